@@ -1,0 +1,137 @@
+"""What every algorithm's arguments share: no torch here, so that help and validation are instant."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from sheeprl.buffer.samplers import Rollout, Sampler, Transitions
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, typed strictly, and unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+def _whole(value: Any) -> Any:
+    """Let 1e6 stand for 1000000, as people write step counts; leave every other value to the type's own check."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Natural = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Sizes = Annotated[tuple[Count, ...], Field(strict=False)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fractional = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class OnPolicy:
+    """Learn from each round's rollout once, `epochs` times in shuffled minibatches, then throw it away.
+
+    Args:
+        rollout_steps: rows that every environment adds in a round, T.
+        batch_size: transitions of a minibatch, over the whole trainer group.
+        epochs: passes over the rollout.
+        standardize: keys of the prepared rollout that are standardized per minibatch, over the whole group.
+    """
+
+    rollout_steps: int
+    batch_size: int
+    epochs: int
+    standardize: tuple[str, ...] = ()
+    learning_starts: int = 0
+
+    @property
+    def sampler(self) -> Sampler:
+        """The buffer is read whole."""
+        return Rollout()
+
+    @property
+    def fragment_rows(self) -> int:
+        """A rollout is one fragment per player."""
+        return self.rollout_steps
+
+    def minibatches(self, rows: int) -> int:
+        """Minibatches of an epoch over a rollout of `rows` = T × B rows."""
+        return math.ceil(rows / self.batch_size)
+
+    def owed(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
+        """Gradient steps to take after a round of `rows` rows."""
+        return self.epochs * self.minibatches(rows)
+
+
+@dataclass(frozen=True)
+class OffPolicy:
+    """Learn from samples of everything stored, `replay_ratio` gradient steps per policy step.
+
+    Args:
+        batch_size: rows (or sequences) of a batch, over the whole trainer group.
+        replay_ratio: gradient steps per policy step, held exactly: it is taken as the decimal number that was written.
+        learning_starts: policy steps played at random before learning starts.
+        sampler: what a sample is.
+        fragment_rows: rows of a fragment unless `players.fragment_rows` says otherwise.
+    """
+
+    batch_size: int
+    replay_ratio: float
+    learning_starts: int = 0
+    sampler: Sampler = Transitions()  # noqa: RUF009 - frozen
+    fragment_rows: int = 16
+
+    def due(self, policy_steps: int) -> int:
+        """floor(replay_ratio × max(0, policy_steps − learning_starts)), in exact arithmetic."""
+        return math.floor(Fraction(str(self.replay_ratio)) * max(0, policy_steps - self.learning_starts))
+
+    def owed(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
+        """Gradient steps still to take after `policy_steps`, of which `gradient_steps` are done."""
+        return max(0, self.due(policy_steps) - gradient_steps)
+
+
+class AlgoArgs(Section):
+    """Arguments of one algorithm, and the facts of it that can be told without importing torch."""
+
+    algorithm: ClassVar[str] = ""
+    """Path of the Algorithm, `package.module:Class`."""
+    summary: ClassVar[str] = ""
+    """One line for `sheeprl algos`."""
+    observations: ClassVar[tuple[str, ...]] = ("vector",)
+    actions: ClassVar[tuple[str, ...]] = ("discrete", "multi-discrete", "continuous")
+
+    name: str = Field(description="the algorithm: a registered name, or package.module:Class")
+
+    def data(self) -> OnPolicy | OffPolicy:
+        """How the algorithm reads what was collected."""
+        raise NotImplementedError(f"{type(self).__name__} must say how its data is read: derive from "
+                                  f"OnPolicyArgs or OffPolicyArgs, or define data()")
+
+
+class OnPolicyArgs(AlgoArgs):
+    """Arguments that every on-policy algorithm has."""
+
+    rollout_steps: Count = Field(128, description="rows that every environment plays in a round")
+    batch_size: Count = Field(64, description="transitions of a minibatch, over the whole trainer group")
+    epochs: Count = Field(10, description="passes over each rollout")
+
+    def data(self) -> OnPolicy:
+        """Read whole rollouts."""
+        return OnPolicy(self.rollout_steps, self.batch_size, self.epochs)
+
+
+class OffPolicyArgs(AlgoArgs):
+    """Arguments that every off-policy algorithm has."""
+
+    learning_starts: Natural = Field(100, description="policy steps played at random before learning starts")
+    replay_ratio: NonNegative = Field(1.0, description="gradient steps per policy step, held exactly")
+    batch_size: Count = Field(256, description="transitions of a batch, over the whole trainer group")
+
+    def data(self) -> OffPolicy:
+        """Read uniform samples of transitions."""
+        return OffPolicy(self.batch_size, self.replay_ratio, self.learning_starts)
