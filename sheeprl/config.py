@@ -20,7 +20,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from sheeprl.algos import registry
-from sheeprl.algos.args import AlgoArgs, Count, Int, Natural, NonNegative, Positive, Section
+from sheeprl.algos.args import AlgoArgs, Count, Natural, NonNegative, Positive, Section
 
 Tree = dict[str, Any]
 
@@ -44,7 +44,7 @@ class RunConfig(Section):
     )
     max_staleness: Natural | None = Field(
         None,
-        description="versions of the weights a fragment may lag behind; default 1 for off-policy decoupled runs, else 0",
+        description="versions of the weights a fragment may lag behind; default 1 off-policy and decoupled, else 0",
     )
     resume: bool = Field(False, description="go on from the newest checkpoint in run.dir, when there is one")
 
@@ -59,7 +59,9 @@ class EnvConfig(Section):
     )
     max_episode_steps: Count | None = Field(None, description="truncate episodes after so many steps")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments of the environment itself")
-    wrappers: tuple[str, ...] = Field((), strict=False, description="gymnasium wrappers around each env, package.module:Class")
+    wrappers: tuple[str, ...] = Field(
+        (), strict=False, description="gymnasium wrappers around each env, package.module:Class"
+    )
     capture_video: bool = Field(False, description="record episodes of the first environment (extra: video)")
 
 
@@ -113,7 +115,9 @@ class EvalConfig(Section):
 class LogConfig(Section):
     """What is written down."""
 
-    every: Count | None = Field(None, description="policy steps between lines of metrics; default a hundredth of the run")
+    every: Count | None = Field(
+        None, description="policy steps between lines of metrics; default a hundredth of the run"
+    )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is printed")
 
 
@@ -141,7 +145,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The tree as YAML that `load_config` reads back to an equal Config."""
-        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        return str(yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """A copy with dotted keys set, checked again.
@@ -154,6 +158,7 @@ class Config(Section):
             set_value(tree, key, value)
         return validate(tree)
 
+
 # --------------------------------------------------------------------------------------------- reading
 
 
@@ -164,16 +169,25 @@ class _Loader(yaml.SafeLoader):
         """Refuse duplicates, of which YAML would silently keep the last."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (str, int)) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
-            seen.add(str(key))
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """`yaml.SafeDumper` that quotes the texts which `_Loader` would otherwise read as numbers, as `1e5`."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -183,7 +197,7 @@ def parse_yaml(text: str, source: str) -> Any:
         ConfigError: it isn't YAML; the message holds the line.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - derives from SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
@@ -240,6 +254,23 @@ def set_value(tree: Tree, key: str, value: Any) -> None:
             below = tree[group] = {}
         tree = below
     tree[leaf] = value
+
+
+def get_value(tree: Tree, key: str) -> Any:
+    """The value at a dotted key, None if there is none."""
+    value: Any = tree
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def structural_keys(model: type[Section]) -> list[str]:
+    """The settings that shape networks."""
+    return [
+        key
+        for key, field in leaves(model)
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("structural")
+    ]
 
 
 def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
@@ -304,7 +335,8 @@ def inspect(tree: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
     Where a value is wrong its default stands in, so that the rest can be looked at in the same go; None when
     not even that is possible (an unknown algorithm, no env.id).
     """
-    tree = _plain_copy(tree)
+    # A group that is left out, or whose settings are all commented out, is an empty one.
+    tree = {"env": {}} | {group: {} if below is None else below for group, below in _plain_copy(tree).items()}
     args, mistakes = _args_of(tree)
     model = config_class(args or AlgoArgs)
     if args is None:

@@ -1,0 +1,372 @@
+"""Puts a run together: checks it, starts its pieces where `run.mode` says, drives it, and leaves its folder behind.
+
+Light to import: torch, Ray and Lightning are loaded by the pieces that need them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sheeprl.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from sheeprl.actors.handle import Handle
+    from sheeprl.envs.transforms import Spaces
+    from sheeprl.report import FileReporter
+    from sheeprl.run import Counters, Plan, Run
+
+
+class RunFailedError(RuntimeError):
+    """The run ended before its time; the message says why, and where the whole trace is."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Args:
+        run_dir: its folder.
+        policy_steps: decisions played, those before a resume included.
+        gradient_steps: gradient steps taken.
+        mean_return: mean over the last 100 episodes, None if none ended.
+        interrupted_by: number of the signal that ended it early, after a checkpoint.
+    """
+
+    run_dir: Path
+    policy_steps: int
+    gradient_steps: int
+    mean_return: float | None = None
+    interrupted_by: int | None = None
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The parts of a run, wherever they are."""
+
+    make_player: Callable[[int, int], Handle]
+    buffer: Handle
+    learner: Handle
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the run is kept.
+
+    Args:
+        run_dir: its folder, which may not exist yet.
+        checkpoint: to go on from, if any.
+        shards: parts of the replay, one per rank in coupled mode.
+    """
+
+    run_dir: Path
+    checkpoint: Path | None
+    shards: int = 1
+
+
+def train(config: Config) -> Result:
+    """Train as configured.
+
+    Raises:
+        ConfigError: the configuration doesn't fit the environment or the machine.
+        RunFailedError: the run could not go on.
+    """
+    return train_tree(config.model_dump(mode="json"))
+
+
+def train_tree(tree: Mapping[str, Any]) -> Result:
+    """Train as a raw tree of settings says.
+
+    Raises:
+        ConfigError: with every mistake in it; nothing was started and no folder made.
+        RunFailedError: the run could not go on.
+    """
+    from sheeprl.resolve import check
+
+    resolved = check(tree)
+    if resolved.config.run.mode == "coupled":
+        return _train_coupled(resolved.config, resolved.spaces)
+    return _train_decoupled(resolved.config, resolved.spaces)
+
+
+# ------------------------------------------------------------------------------------------ two placements
+
+
+def _train_decoupled(config: Config, spaces: Spaces) -> Result:
+    """Every piece a Ray actor."""
+    place = _find_place(config)
+    from sheeprl.actors import ray_settings
+
+    ray_settings.settle(config)
+    from sheeprl.actors import cluster  # Ray takes its time to import: only once all mistakes are out
+
+    try:
+        connected = cluster.connect(config)
+    except cluster.ClusterError as error:
+        raise RunFailedError(str(error)) from error
+    try:
+        if config.trainer.accelerator == "auto":
+            config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
+        fleet = cluster.Fleet(config, spaces, _video_folder(config, place.run_dir))
+        pieces = Pieces(fleet.make_player, fleet.buffer, fleet.learner)
+
+        async def main() -> Result:
+            await fleet.start(_next_incarnations(config, place), _say)
+            return await _drive(config, pieces, place)
+
+        try:
+            return asyncio.run(main())
+        except cluster.ClusterError as error:
+            raise RunFailedError(str(error)) from error
+        finally:
+            fleet.close()
+    finally:
+        if connected:
+            cluster.disconnect()
+
+
+def _train_coupled(config: Config, spaces: Spaces) -> Result:
+    """Every piece an object of this process, or of the ranks that Fabric starts."""
+    is_main = os.environ.get("LOCAL_RANK", "0") == "0"
+    ranks = config.trainer.devices
+    # The other ranks carry out rank 0's commands and leave the folder to it.
+    place = _find_place(config, shards=ranks) if is_main else Place(Path(), None, ranks)
+
+    from sheeprl.actors.build import build_learner, build_replay, local_fabric
+    from sheeprl.actors.handle import LocalHandle
+    from sheeprl.actors.player import Player
+
+    if config.trainer.accelerator == "auto":
+        import torch
+
+        config = _with_accelerator(config, "cuda" if torch.cuda.device_count() >= ranks else "cpu")
+    fabric = local_fabric(config)
+    learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
+    replay = build_replay(config, fabric.global_rank, ranks)
+
+    def make_player(number: int, incarnation: int) -> Player:
+        folder = _video_folder(config, place.run_dir) if number == 0 else None
+        return Player(config, spaces, number, incarnation, folder)
+
+    if ranks == 1:
+        pieces = Pieces(lambda *who: LocalHandle(make_player(*who)), LocalHandle(replay), LocalHandle(learner))
+        return asyncio.run(_drive(config, pieces, place))
+    return _train_ranks(config, place, fabric, {"buffer": replay, "learner": learner}, make_player)
+
+
+def _train_ranks(
+    config: Config, place: Place, fabric: Any, objects: dict[str, Any], make_player: Callable[[int, int], Any]
+) -> Result:
+    """Drive from rank 0; serve on the others."""
+    from sheeprl.actors.ranks import Link, RankHandle
+
+    link = Link(fabric, objects, {"player": make_player})
+    if fabric.global_rank != 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every rank; rank 0 says what comes of it
+        link.serve()
+        return Result(place.run_dir, 0, 0)
+
+    def player(number: int, incarnation: int) -> Handle:
+        name, rank = f"player {number}.{incarnation}", number % fabric.world_size
+        link.make("player", name, rank, (number, incarnation))
+        return RankHandle(link, name, rank)
+
+    pieces = Pieces(player, RankHandle(link, "buffer"), RankHandle(link, "learner"))
+    try:
+        return asyncio.run(_drive(config, pieces, place))
+    finally:
+        link.end()
+
+
+# --------------------------------------------------------------------------------------------- driving
+
+
+async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
+    """Run to the end, an interruption or a failure; whatever it is stands in the run's folder."""
+    from sheeprl.checkpoint import CheckpointKeeper
+    from sheeprl.run import Run
+    from sheeprl.run import RunFailedError as Failed
+
+    counters = await _load(config, pieces, place)
+    _make_folder(config, place)
+    reporter = _open_reporter(config, place, counters)
+    keeper = CheckpointKeeper(place.run_dir, config, place.shards)
+    run = Run(_plan(config), pieces.make_player, pieces.buffer, pieces.learner, reporter, keeper, counters)
+    status, caught = "failed", None
+    try:
+        with _stopping_on_signals(run) as signals:
+            await run.train()
+        caught = signals[0] if signals else None
+        status = "interrupted" if caught else "done"
+    except Failed as error:
+        raise RunFailedError(_tell_failure(place.run_dir, error)) from error
+    finally:
+        wall_time = round(time.monotonic() - run.began, 3)
+        reporter.event(
+            "end",
+            policy_steps=counters.policy_steps,
+            gradient_steps=counters.gradient_steps,
+            wall_time=wall_time,
+            restarts=counters.restarts,
+            status=status,
+        )
+        reporter.close()
+        for player in run.players.values():
+            player.close()
+    _say_end(config, place.run_dir, run, status, wall_time)
+    return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.mean_return, caught)
+
+
+async def _load(config: Config, pieces: Pieces, place: Place) -> Counters:
+    """Take over the checkpoint, if there is one; the counters to go on with."""
+    from sheeprl.algos.args import OffPolicy
+    from sheeprl.checkpoint import read_counters
+    from sheeprl.run import Counters
+
+    if place.checkpoint is None:
+        return Counters()
+    counters = read_counters(place.checkpoint)
+    counters.gradient_steps = await pieces.learner.call("load", str(place.checkpoint))
+    if isinstance(config.algo.data(), OffPolicy) and (place.checkpoint / "buffer").is_dir():
+        await pieces.buffer.call("load", str(place.checkpoint / "buffer"))
+    return counters
+
+
+def _plan(config: Config) -> Plan:
+    """The driver's part of the configuration."""
+    from sheeprl.run import Plan
+
+    players, staleness = config.players, config.run.max_staleness
+    assert players.num is not None and players.fragment_rows is not None and staleness is not None
+    return Plan(
+        data=config.algo.data(),
+        total_steps=config.run.total_steps,
+        players=players.num,
+        fragment_rows=players.fragment_rows,
+        max_staleness=staleness,
+        prefetch=config.trainer.prefetch,
+        max_failures=config.ray.max_failures,
+        log_every=config.log.every or config.run.total_steps,
+        checkpoint_every=config.checkpoint.every,
+        eval_every=config.eval.every,
+        eval_episodes=config.eval.episodes,
+    )
+
+
+@contextmanager
+def _stopping_on_signals(run: Run) -> Iterator[list[int]]:
+    """Let a first SIGINT or SIGTERM stop the run after a checkpoint, and a second one end it at once."""
+    caught: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, frame: object) -> None:
+        caught.append(number)
+        if len(caught) > 1:
+            raise KeyboardInterrupt
+        loop.call_soon_threadsafe(run.stop)
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, which alone may take signals
+        before = {}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# ---------------------------------------------------------------------------------------------- folder
+
+
+def _find_place(config: Config, shards: int = 1) -> Place:
+    """Where the run will be kept, and what it goes on from.
+
+    Raises:
+        ConfigError: the folder holds another run, or a checkpoint that doesn't fit.
+    """
+    from sheeprl import checkpoint
+
+    if config.run.resume and config.run.dir is None:
+        raise ConfigError(["run.resume=true: needs run.dir, the folder of the run to go on with"])
+    if config.run.resume:
+        folder = checkpoint.base_folder() / str(config.run.dir)
+        if found := checkpoint.checkpoints(folder):
+            checkpoint.check_fits(found[-1], config, shards)
+            return Place(folder.resolve(), found[-1], shards)
+    return Place(checkpoint.new_run_dir(config).resolve(), None, shards)
+
+
+def _make_folder(config: Config, place: Place) -> None:
+    from sheeprl.checkpoint import CONFIG, write_atomically
+
+    place.run_dir.mkdir(parents=True, exist_ok=True)
+    # Without the folder itself, so that the file runs again as it is.
+    kept = config.model_copy(update={"run": config.run.model_copy(update={"dir": None, "resume": False})})
+    write_atomically(place.run_dir / CONFIG, kept.to_yaml())
+
+
+def _open_reporter(config: Config, place: Place, counters: Counters) -> FileReporter:
+    from sheeprl.report import FileReporter, Progress
+
+    reporter = FileReporter(place.run_dir, config.log.level, start_time=counters.wall_time)
+    reporter.message(
+        f"{config.algo.name} on {config.env.id}, {config.run.mode}: {config.players.num} players x "
+        f"{config.env.num_envs} environments, {config.trainer.devices} ranks on {config.trainer.accelerator} "
+        f"with {config.trainer.threads} threads"
+    )
+    reporter.message(f"folder: {place.run_dir}")
+    if place.checkpoint is not None:
+        reporter.message(f"going on from {place.checkpoint.name}")
+        reporter.event("resume", step=counters.policy_steps)
+    total, players = config.run.total_steps, config.players.num or 1
+    reporter.progress(Progress(counters.policy_steps, total, counters.gradient_steps, None, players, players))
+    return reporter
+
+
+def _tell_failure(run_dir: Path, error: Any) -> str:
+    """Keep the trace of a failure; the line that says both."""
+    path = run_dir / "error.log"
+    own = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    path.write_text(f"{error.trace}\n{own}" if error.trace else own, encoding="utf-8")
+    return f"{error.reason}; the whole trace is in {path}"
+
+
+def _say_end(config: Config, run_dir: Path, run: Run, status: str, wall_time: float) -> None:
+    if config.log.level in ("warning", "error"):
+        return
+    counters = run.counters
+    _say(
+        f"{status}: {counters.policy_steps:,} policy steps and {counters.gradient_steps:,} gradient steps in "
+        f"{wall_time:.0f} s; sheeprl {'eval' if status == 'done' else 'resume'} {run_dir}"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _next_incarnations(config: Config, place: Place) -> list[int]:
+    """Which incarnation each player starts as: one that hasn't played yet."""
+    from sheeprl.checkpoint import read_counters
+
+    played = read_counters(place.checkpoint).incarnations if place.checkpoint else []
+    players = config.players.num or 1
+    return [(played[number] if number < len(played) else -1) + 1 for number in range(players)]
+
+
+def _video_folder(config: Config, run_dir: Path) -> str | None:
+    return str(run_dir / "videos") if config.env.capture_video else None
+
+
+def _with_accelerator(config: Config, accelerator: str) -> Config:
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"accelerator": accelerator})})

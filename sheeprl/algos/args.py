@@ -18,6 +18,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
 
+STRUCTURAL: dict[str, Any] = {"structural": True}
+"""`json_schema_extra` of arguments that shape the networks: a resumed run can't change them."""
+
+
 def _whole(value: Any) -> Any:
     """Let 1e6 stand for 1000000, as people write step counts; leave every other value to the type's own check."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -47,7 +51,9 @@ class OnPolicy:
     batch_size: int
     epochs: int
     standardize: tuple[str, ...] = ()
-    learning_starts: int = 0
+
+    learning_starts: ClassVar[int] = 0
+    writes_back: ClassVar[bool] = False
 
     @property
     def sampler(self) -> Sampler:
@@ -78,6 +84,7 @@ class OffPolicy:
         learning_starts: policy steps played at random before learning starts.
         sampler: what a sample is.
         fragment_rows: rows of a fragment unless `players.fragment_rows` says otherwise.
+        writes_back: whether losses return values to write back into the sampled rows.
     """
 
     batch_size: int
@@ -85,6 +92,7 @@ class OffPolicy:
     learning_starts: int = 0
     sampler: Sampler = Transitions()  # noqa: RUF009 - frozen
     fragment_rows: int = 16
+    writes_back: bool = False
 
     def due(self, policy_steps: int) -> int:
         """floor(replay_ratio × max(0, policy_steps − learning_starts)), in exact arithmetic."""
@@ -104,6 +112,8 @@ class AlgoArgs(Section):
     """One line for `sheeprl algos`."""
     observations: ClassVar[tuple[str, ...]] = ("vector",)
     actions: ClassVar[tuple[str, ...]] = ("discrete", "multi-discrete", "continuous")
+    bounded_actions: ClassVar[bool] = False
+    """Whether continuous actions must have bounds."""
 
     name: str = Field(description="the algorithm: a registered name, or package.module:Class")
 

@@ -8,6 +8,7 @@ and adding costs the same however much is stored.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -235,3 +236,62 @@ class Storage:
         for name, new in values.items():
             self.rows[name][slots] = new[kept]
         return int(kept.sum())
+
+    # ------------------------------------------------------------------------------------- persistence
+
+    def index_arrays(self, size: int) -> Rows:
+        """The arrays besides rows and tails, cut to `size` slots where they are per slot."""
+        per_slot = {"link": self.link, "previous": self.previous, "stream": self.stream, "position": self.position}
+        return {name: values[:size] for name, values in per_slot.items()} | {
+            "stored": self.stored,
+            "length": self.length,
+        }
+
+    def book_keeping(self) -> dict[str, object]:
+        """Everything that isn't an array of rows, as plain values."""
+        return {
+            "total": self.total,
+            "transitions": self.transitions,
+            "free_tails": self._free_tails,
+            "groups": [self._describe_group(group) for group in self.groups.values()],
+            "closed": [self._describe_group(group) for group in self._closed],
+        }
+
+    def restore(self, state: dict[str, Any], arrays: Rows) -> None:
+        """Take over `book_keeping` and arrays named `row …`, `tail …` and `index …`."""
+        self.total, self.transitions = state["total"], state["transitions"]
+        self._free_tails = list(state["free_tails"])
+        groups = [self._restore_group(described) for described in state["groups"]]
+        self.groups = {group.key: group for group in groups}
+        self._closed = [self._restore_group(described) for described in state["closed"]]
+        for name, values in arrays.items():
+            kind, _, key = name.partition(" ")
+            if kind == "tail":
+                self.tails[key] = values
+            elif kind == "row":
+                self.rows[key] = np.empty((self.capacity, *values.shape[1:]), values.dtype)
+                self.rows[key][: len(values)] = values
+        for name, stored in self.index_arrays(self.size).items():
+            if name in ("stored", "length"):
+                continue
+            stored[:] = arrays[f"index {name}"]
+        self.stored = arrays["index stored"].astype(np.int64)
+        self.length = arrays["index length"].astype(np.int64)
+
+    @staticmethod
+    def _describe_group(group: StreamGroup) -> dict[str, object]:
+        last = None if group.last is None else group.last.tolist()
+        return {
+            "key": list(group.key),
+            "streams": group.streams.tolist(),
+            "tails": group.tails.tolist(),
+            "rows": group.rows,
+            "last": last,
+        }
+
+    @staticmethod
+    def _restore_group(state: dict[str, Any]) -> StreamGroup:
+        last = None if state["last"] is None else np.array(state["last"], np.int64)
+        player, incarnation = state["key"]
+        streams, tails = np.array(state["streams"], np.int64), np.array(state["tails"], np.int64)
+        return StreamGroup((player, incarnation), streams, tails, state["rows"], last)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from sheeprl.algos.args import Fractional, NonNegative, OnPolicy, OnPolicyArgs, Positive, Sizes
+from sheeprl.algos.args import STRUCTURAL, Fractional, NonNegative, OnPolicy, OnPolicyArgs, Positive, Sizes
 
 
 class PPOArgs(OnPolicyArgs):
@@ -25,8 +25,8 @@ class PPOArgs(OnPolicyArgs):
     entropy_coef: NonNegative = Field(0.0, description="weight of the entropy bonus")
     max_grad_norm: Positive = Field(0.5, description="clip of the gradients' global norm")
     normalize_advantage: bool = Field(True, description="standardize advantages per minibatch, over the whole group")
-    hidden_sizes: Sizes = Field((64, 64), description="widths of the hidden layers of actor and critic")
-    activation: Literal["tanh", "relu", "silu"] = Field("tanh", description="activation of the hidden layers")
+    hidden_sizes: Sizes = Field((64, 64), description="widths of the hidden layers of actor and critic", json_schema_extra=STRUCTURAL)
+    activation: Literal["tanh", "relu", "silu"] = Field("tanh", description="activation of the hidden layers", json_schema_extra=STRUCTURAL)
     log_std_init: float = Field(0.0, description="initial log standard deviation of continuous actions")
 
     def data(self) -> OnPolicy:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from sheeprl.algos.args import Fractional, OffPolicyArgs, Positive, Sizes
+from sheeprl.algos.args import STRUCTURAL, Fractional, OffPolicyArgs, Positive, Sizes
 
 
 class SACArgs(OffPolicyArgs):
@@ -15,6 +15,7 @@ class SACArgs(OffPolicyArgs):
     algorithm: ClassVar[str] = "sheeprl.algos.sac.sac:SAC"
     summary: ClassVar[str] = "Soft Actor-Critic: twin critics, squashed Gaussian policy, learned temperature"
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
+    bounded_actions: ClassVar[bool] = True
 
     actor_lr: Positive = Field(3e-4, description="Adam's learning rate for the actor")
     critic_lr: Positive = Field(3e-4, description="Adam's learning rate for the critics")
@@ -24,4 +25,4 @@ class SACArgs(OffPolicyArgs):
     alpha: Positive = Field(1.0, description="initial temperature, the weight of the entropy")
     learn_alpha: bool = Field(True, description="learn the temperature; false keeps it at algo.alpha")
     target_entropy: float | None = Field(None, description="entropy that alpha is learned for; default -dim(action)")
-    hidden_sizes: Sizes = Field((256, 256), description="widths of the hidden layers of actor and critics")
+    hidden_sizes: Sizes = Field((256, 256), description="widths of the hidden layers of actor and critics", json_schema_extra=STRUCTURAL)

@@ -1,0 +1,120 @@
+"""Builds the plain objects of a run from its configuration, wherever they live."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any
+
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import ClusterEnvironment
+
+from sheeprl import seeding
+from sheeprl.actors.replay import Replay
+from sheeprl.actors.trainer import Learner
+from sheeprl.buffer import ReplayBuffer
+from sheeprl.config import Config
+from sheeprl.envs.transforms import Spaces
+
+
+def build_replay(config: Config, shard: int = 0, shards: int = 1) -> Replay:
+    """The replay, or one rank's part of it."""
+    data = config.algo.data()
+    assert config.buffer.size is not None
+    seed = seeding.sequence(config.run.seed, seeding.Role.BUFFER, shard)
+    buffer = ReplayBuffer(config.buffer.size // shards, data.sampler, seed)
+    return Replay(buffer, data.batch_size // shards, shard)
+
+
+def build_learner(config: Config, spaces: Spaces, fabric: Fabric, has_shard: bool = False) -> Learner:
+    """The learner of one rank."""
+    return Learner(config, spaces, fabric, has_shard)
+
+
+class MeetingPoint(ClusterEnvironment):
+    """Tells Fabric where ranks meet that someone else has started, each as if on a node of its own."""
+
+    def __init__(self, rank: int, world: int, host: str, port: int) -> None:
+        self._rank, self._world, self._host, self._port = rank, world, host, port
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Fabric must not start processes."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Host of rank 0."""
+        return self._host
+
+    @property
+    def main_port(self) -> int:
+        """Port on that host."""
+        return self._port
+
+    @staticmethod
+    def detect() -> bool:
+        """Never chosen by itself."""
+        return False
+
+    def world_size(self) -> int:
+        """Ranks."""
+        return self._world
+
+    def set_world_size(self, size: int) -> None:
+        """Fixed from the start."""
+
+    def global_rank(self) -> int:
+        """This rank."""
+        return self._rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Fixed from the start."""
+
+    def local_rank(self) -> int:
+        """Every rank has the devices that its actor was given to itself."""
+        return 0
+
+    def node_rank(self) -> int:
+        """Every rank counts as a node."""
+        return self._rank
+
+
+def ray_fabric(config: Config, rank: int, world: int, host: str, port: int) -> Fabric:
+    """Fabric for one rank of a group whose processes are Ray actors, launched."""
+    _quiet()
+    trainer = config.trainer
+    settings: dict[str, Any] = {"accelerator": trainer.accelerator, "devices": 1, "precision": trainer.precision}
+    if world > 1:
+        meeting = MeetingPoint(rank, world, host, port)
+        settings |= {"num_nodes": world, "strategy": "ddp", "plugins": [meeting]}
+    fabric = Fabric(**settings)
+    fabric.launch()
+    return fabric
+
+
+def local_fabric(config: Config) -> Fabric:
+    """Fabric in coupled mode, launched: with several devices it starts the other ranks by running the program again.
+
+    Under Lightning's own `fabric run` the ranks are there already, as many as that was told.
+    """
+    _quiet()
+    trainer = config.trainer
+    if "LT_CLI_USED" in os.environ:
+        return Fabric(precision=trainer.precision)
+    fabric = Fabric(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        strategy="ddp" if trainer.devices > 1 else "auto",
+        precision=trainer.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _quiet() -> None:
+    """Silence what Lightning says about itself and about what the user can't change."""
+    for name in ("lightning.fabric", "lightning.pytorch", "lightning_fabric", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")

@@ -1,0 +1,287 @@
+"""Everything that is Ray: joining or starting a cluster, placing the actors, speaking to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from sheeprl.actors.handle import Handle, Ref
+from sheeprl.actors.shells import PlayerActor, ReplayActor, TrainerActor
+from sheeprl.actors.ray_settings import cluster_address
+from sheeprl.config import Config
+from sheeprl.envs.transforms import Spaces
+
+WARN_AFTER = 10.0  # seconds of waiting before saying for what
+Report = Callable[[str], None]
+
+
+class ClusterError(RuntimeError):
+    """The cluster can't be joined, or doesn't hold the run."""
+
+
+# ------------------------------------------------------------------------------------------- connecting
+
+
+def connect(config: Config) -> bool:
+    """Join the cluster that `ray.address` or RAY_ADDRESS names, or the one whose job this is; else start one here.
+
+    A program that has called `ray.init` itself stays with what it chose.
+
+    Returns:
+        Whether a connection was made, which `disconnect` ends.
+
+    Raises:
+        ClusterError: the named cluster can't be reached.
+    """
+    if ray.is_initialized():
+        return False
+    address = cluster_address(config)
+    quiet = {"log_to_driver": config.log.level == "debug", "logging_level": logging.ERROR}
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            # Actors ask for logical CPUs; on a small machine there may be fewer cores than actors that take turns.
+            ray.init(num_cpus=max(os.cpu_count() or 1, _cpus_asked(config)), include_dashboard=False, **quiet)
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        where = f"the Ray cluster at {address}" if address else "Ray"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ClusterError(f"{where} can't be {'joined' if address else 'started'}: {reason}") from error
+    return True
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that was started for the run ends."""
+    ray.shutdown()
+
+
+def _cpus_asked(config: Config) -> int:
+    ranks = config.trainer.devices * config.trainer.num_nodes
+    return int(ranks * _trainer_cpus(config) + (config.players.num or 1) * config.players.cpus + 0.999)
+
+
+def _trainer_cpus(config: Config) -> int:
+    """CPUs that a rank asks for: one, though it may use more threads, so that a run fits a two-core machine."""
+    return 1
+
+
+def cuda_available(config: Config) -> bool:
+    """Whether the cluster has a GPU for every rank."""
+    return bool(ray.cluster_resources().get("GPU", 0) >= config.trainer.devices * config.trainer.num_nodes)
+
+
+# --------------------------------------------------------------------------------------------- speaking
+
+
+class RayRef:
+    """The result of an actor's call; what a method raised is raised as it was, not as Ray wraps it."""
+
+    def __init__(self, ref: ray.ObjectRef) -> None:
+        self.ref = ref
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._get().__await__()
+
+    async def _get(self) -> Any:
+        try:
+            return await self.ref
+        except RayTaskError as error:
+            raise error.cause from None
+
+
+class GroupRef:
+    """The results of one call to every rank."""
+
+    def __init__(self, refs: Sequence[RayRef]) -> None:
+        self.refs = refs
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._get().__await__()
+
+    async def _get(self) -> Any:
+        """The first rank's result, once all ranks have theirs."""
+        return (await asyncio.gather(*self.refs))[0]
+
+
+def _plain(args: Sequence[Any]) -> list[Any]:
+    """Arguments as Ray takes them; the results of a group become one argument a rank."""
+    plain: list[Any] = []
+    for arg in args:
+        if isinstance(arg, GroupRef):
+            plain += [ref.ref for ref in arg.refs]
+        else:
+            plain.append(arg.ref if isinstance(arg, RayRef) else arg)
+    return plain
+
+
+class RayHandle:
+    """Calls an actor, whose methods run in the order of the calls."""
+
+    def __init__(self, actor: ActorHandle) -> None:
+        self.actor = actor
+
+    def call(self, method: str, *args: Any) -> RayRef:
+        """Start a method."""
+        return RayRef(getattr(self.actor, method).remote(*_plain(args)))
+
+    def call_pair(self, method: str, *args: Any) -> tuple[RayRef, RayRef]:
+        """Start a method that returns a pair, each half of which becomes an object of its own."""
+        first, second = getattr(self.actor, method).options(num_returns=2).remote(*_plain(args))
+        return RayRef(first), RayRef(second)
+
+    def close(self) -> None:
+        """End the actor."""
+        ray.kill(self.actor)
+
+
+class GroupHandle:
+    """Calls every rank of the trainer group."""
+
+    def __init__(self, ranks: Sequence[RayHandle]) -> None:
+        self.ranks = ranks
+
+    def call(self, method: str, *args: Any) -> GroupRef:
+        """Start a method on all ranks."""
+        return GroupRef([rank.call(method, *args) for rank in self.ranks])
+
+    def call_pair(self, method: str, *args: Any) -> tuple[GroupRef, Ref]:
+        """Start a method on all ranks that returns a pair."""
+        pairs = [rank.call_pair(method, *args) for rank in self.ranks]
+        return GroupRef([first for first, _ in pairs]), GroupRef([second for _, second in pairs])
+
+    def close(self) -> None:
+        """End all ranks."""
+        for rank in self.ranks:
+            rank.close()
+
+
+# ---------------------------------------------------------------------------------------------- placing
+
+
+@dataclass
+class Fleet:
+    """The actors of a run.
+
+    Args:
+        config: the run's configuration, resolved.
+        spaces: what the agent sees and does.
+        video_folder: where the first player records, if anywhere.
+    """
+
+    config: Config
+    spaces: Spaces
+    video_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        self._free: dict[str, float] = ray.available_resources()
+        ranks = self.config.trainer.devices * self.config.trainer.num_nodes
+        gpus = 1 if self.config.trainer.accelerator == "cuda" else 0
+        bundle = {"CPU": _trainer_cpus(self.config), **({"GPU": gpus} if gpus else {})}
+        # All or nothing: half a trainer group can't do anything but block what it holds.
+        self.group: PlacementGroup = placement_group([bundle] * ranks, strategy="PACK")
+        self.buffer = RayHandle(_actor(ReplayActor, num_cpus=0).remote(self.config))  # short bursts of copying
+        self.trainers = [self._trainer(rank, bundle) for rank in range(ranks)]
+        self.learner = GroupHandle(self.trainers)
+        self._waiting: dict[tuple[int, int], RayHandle] = {}
+
+    def make_player(self, number: int, incarnation: int) -> Handle:
+        """The actor of a player; the first ones were started ahead."""
+        ready = self._waiting.pop((number, incarnation), None)
+        return ready or self._player(number, incarnation)
+
+    def _player(self, number: int, incarnation: int) -> RayHandle:
+        players = self.config.players
+        actor = _actor(PlayerActor, num_cpus=players.cpus, num_gpus=players.gpus)
+        folder = self.video_folder if number == 0 else None
+        return RayHandle(actor.remote(self.config, self.spaces, number, incarnation, folder))
+
+    def _trainer(self, rank: int, bundle: dict[str, int]) -> RayHandle:
+        place = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=rank)
+        actor = _actor(
+            TrainerActor, num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), scheduling_strategy=place
+        )
+        return RayHandle(actor.remote(self.config, self.spaces, rank, len(self.group.bundle_specs)))
+
+    async def start(self, incarnations: Sequence[int], report: Report) -> None:
+        """Wait until every actor is there; say what is lacking while it takes long.
+
+        Args:
+            incarnations: that the players will have, by number.
+            report: takes what is to be said.
+
+        Raises:
+            ClusterError: the cluster didn't hold the run within `ray.wait_timeout`.
+        """
+        for number, incarnation in enumerate(incarnations):
+            self._waiting[number, incarnation] = self._player(number, incarnation)
+        ready = asyncio.gather(
+            self._join_trainers(),
+            self.buffer.call("status"),
+            *(player.call("ready") for player in self._waiting.values()),
+        )
+        timeout = self.config.ray.wait_timeout
+        try:
+            done, _ = await asyncio.wait({ready}, timeout=min(WARN_AFTER, timeout))
+            if not done and self._is_short():
+                report(f"waiting for the cluster: {self.shortage()}; giving up after {timeout:g} s (ray.wait_timeout)")
+            if not done:
+                await asyncio.wait_for(ready, max(0.0, timeout - WARN_AFTER))
+            ready.result()
+        except asyncio.TimeoutError:
+            raise ClusterError(f"the cluster didn't hold the run within {timeout:g} s: {self.shortage()}") from None
+        except RayError as error:
+            raise ClusterError(f"an actor of the run didn't start: {error}") from error
+
+    async def _join_trainers(self) -> None:
+        """Make one Fabric group of the ranks, which meet at rank 0."""
+        host, port = await self.trainers[0].call("address")
+        await asyncio.gather(*(trainer.call("join", host, port) for trainer in self.trainers))
+
+    def asked(self) -> dict[str, float]:
+        """Resources that the run asks for."""
+        config, ranks = self.config, len(self.trainers)
+        players = config.players.num or 1
+        cpus = ranks * _trainer_cpus(config) + players * config.players.cpus
+        gpus = players * config.players.gpus + (ranks if config.trainer.accelerator == "cuda" else 0)
+        return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+
+    def _is_short(self) -> bool:
+        """Whether less was free than the run asks for, so that it isn't just slow to start."""
+        return any(self._free.get(name, 0) < amount for name, amount in self.asked().items())
+
+    def shortage(self) -> str:
+        """What is asked, what there is, and which setting to lower."""
+        config, ranks = self.config, len(self.trainers)
+        total, free = ray.cluster_resources(), ray.available_resources()
+        asked = " and ".join(f"{amount:g} {name}s" for name, amount in self.asked().items())
+        there = " and ".join(
+            f"{total.get(name, 0):g} {name}s, {free.get(name, 0):g} of them free" for name in self.asked()
+        )
+        return (
+            f"the run asks for {asked} (players.num={config.players.num} x players.cpus={config.players.cpus:g}, "
+            f"{ranks} ranks of trainer.devices={config.trainer.devices}); the cluster has {there}; "
+            "lower players.num, players.cpus or trainer.devices, or add a node"
+        )
+
+    def close(self) -> None:
+        """Let go of what the actors held."""
+        for handle in (self.buffer, self.learner, *self._waiting.values()):
+            handle.close()
+        remove_placement_group(self.group)
+
+
+def _actor(shell: type[Any], **options: Any) -> Any:
+    """A shell as an actor class. Nothing is retried behind the run's back: it decides what is done again."""
+    return ray.remote(max_restarts=0, max_task_retries=0, **options)(shell)

@@ -1,0 +1,217 @@
+"""Plays: a vector environment and a copy of the policy. Imports neither lightning nor tensordict nor ray."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sheeprl import seeding
+from sheeprl.actors.fragment import Fragment, FragmentInfo
+from sheeprl.algos.base import Mode, Row, Spaces, Tensors
+from sheeprl.algos.build import build_algorithm
+from sheeprl.buffer.storage import Rows
+from sheeprl.config import Config
+from sheeprl.envs import transforms
+from sheeprl.envs.make import make_env, make_vector_env
+from sheeprl.evaluate import LANES, Evaluation, eval_seeds, play_episodes
+from sheeprl.models import weights as weights_of
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a step of the environments brought: `[B, *]` arrays, observations by flat key."""
+
+    obs: dict[str, Array]
+    reward: Array
+    terminated: Array
+    truncated: Array
+    is_first: Array
+
+
+class EnvFailedError(RuntimeError):
+    """An environment raised. `reason` is one line, `trace` the traceback."""
+
+    def __init__(self, reason: str, trace: str = "") -> None:
+        super().__init__(reason, trace)
+        self.reason, self.trace = reason, trace
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Player:
+    """Plays `config.env.num_envs` environments and hands over what it found as fragments.
+
+    Args:
+        config: the run's configuration, resolved.
+        spaces: what the agent sees and does.
+        number: of this player in the run.
+        incarnation: how often it has been replaced; it seeds streams of its own.
+        video_folder: where to record the first environment, if anywhere.
+    """
+
+    def __init__(
+        self, config: Config, spaces: Spaces, number: int, incarnation: int = 0, video_folder: str | None = None
+    ) -> None:
+        self.config = config
+        self.spaces = spaces
+        self.number = number
+        self.incarnation = incarnation
+        self.sequence = 0
+        self.steps = 0
+        self.algorithm = build_algorithm(config, spaces)
+        self.policy = self.algorithm.build_agent().get_submodule("policy").eval()
+        self.version = -1
+        self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])
+        self.state: Tensors = {}
+        self._video_folder = video_folder
+        self._envs: gymnasium.vector.VectorEnv[Any, Any, Any] | None = None
+
+    def _seeds(self, role: seeding.Role, count: int) -> list[int]:
+        return seeding.seeds(self.config.run.seed, role, self.number, self.incarnation, count=count)
+
+    def _start(self) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+        """Make and reset the environments."""
+        envs = make_vector_env(self.config.env, self._video_folder)
+        self._to_env = transforms.ActionTransform(envs.single_action_space)
+        obs, _ = envs.reset(seed=self._seeds(seeding.Role.ENV, envs.num_envs))
+        never = np.zeros(envs.num_envs, np.bool_)
+        self._arrival = Arrival(transforms.flat_observations(obs), np.zeros(envs.num_envs), never, never, ~never)
+        self._episode_return = np.zeros(envs.num_envs)
+        self._episode_length = np.zeros(envs.num_envs, np.int64)
+        return envs
+
+    def collect(self, rows: int, weights: Rows | None, version: int, mode: Mode) -> tuple[FragmentInfo, Fragment]:
+        """Play `rows` rows.
+
+        Args:
+            rows: T.
+            weights: of the policy; None keeps those it has.
+            version: of these weights.
+            mode: how to act.
+
+        Raises:
+            EnvFailedError: an environment raised in reset or step.
+        """
+        started = time.perf_counter()
+        torch.set_num_threads(1)
+        if weights is not None:
+            weights_of.from_arrays(self.policy, weights)
+            self.version = version
+        if self._envs is None:
+            self._envs = self._guard("reset", self._start)
+        with torch.inference_mode():
+            fragment = self._play(self._envs, rows, mode)
+        is_last = fragment["terminated"] | fragment["truncated"]
+        decisions = int(np.count_nonzero(~is_last[:-1]))
+        returns, lengths = self._episodes(fragment["reward"][1:], fragment["is_first"][1:], is_last[1:])
+        seconds = time.perf_counter() - started
+        info = FragmentInfo(self.version, decisions, is_last[:-1].size, returns, lengths, seconds)
+        self.sequence += 1
+        return info, Fragment(self.number, self.incarnation, self.sequence - 1, fragment)
+
+    def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
+        """Play greedy episodes on environments of their own, from fixed start seeds."""
+        torch.set_num_threads(1)
+        policy = self.algorithm.build_agent().get_submodule("policy").eval()
+        weights_of.from_arrays(policy, weights)
+        envs = [make_env(self.config.env) for _ in range(min(episodes, LANES))]
+        seeds = eval_seeds(self.config.run.seed, episodes)
+        return self._guard("evaluation", lambda: play_episodes(self.algorithm, policy, envs, seeds))
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self._envs is not None:
+            self._envs.close()
+
+    def _guard(self, where: str, do: Callable[[], T]) -> T:
+        """Run something of the environment's; what it raises is told with the environment, the player and the step."""
+        try:
+            return do()
+        except Exception as error:
+            reason = f"{self.config.env.id} of player {self.number} raised in {where}: {type(error).__name__}: {error}"
+            raise EnvFailedError(reason, traceback.format_exc()) from None
+
+    def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:
+        """`[count + 1, B, *]` arrays: rows that were acted on, and the tail."""
+        rows = self._allocate(count + 1)
+        for t in range(count):
+            self._write_arrival(rows, t)
+            acted = self.algorithm.act(self.policy, self._row(rows, t), self.state, mode, self.generator)
+            self.state = acted.state
+            for name, values in (("action", acted.action), *acted.store.items()):
+                array = values.numpy()
+                if name not in rows:
+                    rows[name] = np.zeros((count + 1, *array.shape), array.dtype)
+                rows[name][t] = array
+            action = self._to_env(rows["action"][t])
+            obs, reward, terminated, truncated = self._guard(f"step {self.steps}", lambda a=action: envs.step(a)[:4])
+            before = self._arrival
+            self._arrival = Arrival(
+                transforms.flat_observations(obs), reward, terminated, truncated, before.terminated | before.truncated
+            )
+            self.steps += 1
+        self._write_arrival(rows, count)
+        return rows
+
+    def _allocate(self, count: int) -> Rows:
+        """Arrays for what is found on arriving, in the dtypes that are stored."""
+        envs = len(self._arrival.reward)
+        leaves = transforms.flat_spaces(self.spaces.observation)
+        rows: Rows = {
+            key: np.empty((count, envs, *(space.shape or ())), transforms.array_dtype(space))
+            for key, space in leaves.items()
+        }
+        rows["reward"] = np.empty((count, envs), np.float32)
+        for flag in ("terminated", "truncated", "is_first"):
+            rows[flag] = np.empty((count, envs), np.bool_)
+        return rows
+
+    def _write_arrival(self, rows: Rows, t: int) -> None:
+        arrival = self._arrival
+        for key, values in arrival.obs.items():
+            rows[key][t] = values
+        rows["reward"][t] = arrival.reward
+        rows["terminated"][t] = arrival.terminated
+        rows["truncated"][t] = arrival.truncated
+        rows["is_first"][t] = arrival.is_first
+
+    def _row(self, rows: Rows, t: int) -> Row:
+        """Row t as tensors that share the arrays' memory."""
+        return Row(
+            self._observation(rows, self.spaces.observation, "obs", t),
+            torch.from_numpy(rows["reward"][t]),
+            torch.from_numpy(rows["is_first"][t]),
+        )
+
+    def _observation(self, rows: Rows, space: gymnasium.Space[Any], key: str, t: int) -> Any:
+        if isinstance(space, gymnasium.spaces.Dict):
+            return {name: self._observation(rows, part, f"{key}/{name}", t) for name, part in space.items()}
+        return torch.from_numpy(rows[key][t])
+
+    def _episodes(
+        self, reward: Array, is_first: Array, is_last: Array
+    ) -> tuple[tuple[float, ...], tuple[int, ...]]:
+        """Returns and lengths of the episodes that ended among these arrivals `[T, B]`; keeps count of open ones."""
+        returns, lengths = [], []
+        begun = np.zeros(reward.shape[1], np.int64)  # first arrival not counted yet, by environment
+        for t, env in np.argwhere(is_last):
+            part = slice(begun[env], t + 1)
+            returns.append(float(self._episode_return[env] + reward[part, env].sum(dtype=np.float64)))
+            lengths.append(int(self._episode_length[env] + np.count_nonzero(~is_first[part, env])))
+            begun[env], self._episode_return[env], self._episode_length[env] = t + 1, 0.0, 0
+        for env, start in enumerate(begun):
+            self._episode_return[env] += reward[start:, env].sum(dtype=np.float64)
+            self._episode_length[env] += np.count_nonzero(~is_first[start:, env])
+        return tuple(returns), tuple(lengths)

@@ -1,0 +1,196 @@
+"""Coupled mode with several ranks: every rank plays, stores and learns in its own process, and rank 0 alone decides.
+
+Rank 0 runs the driver over `RankHandle`s. Each call is broadcast as a command, and every rank carries out those that
+concern it, in the same order: ranks that each decided for themselves would order their collectives differently and
+hang. Results stay on the rank that made them, under a number, until rank 0 awaits or forgets them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed
+from lightning.fabric import Fabric
+
+from sheeprl.actors.handle import LocalHandle, LocalRef
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A result in the ranks' memory, named in a command."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Command:
+    """Something for ranks to do.
+
+    Args:
+        kind: `call`, `pair` (a call that returns a pair), `make`, `close`, `fetch` or `end`.
+        rank: which rank; None is all.
+        name: of the object.
+        method: of the object.
+        args: of the method, results replaced by `Stored`.
+        result: number of the result; of a pair's second half, one more.
+        forget: numbers of results that are no longer needed.
+    """
+
+    kind: str
+    rank: int | None = None
+    name: str = ""
+    method: str = ""
+    args: tuple[Any, ...] = ()
+    result: int = 0
+    forget: tuple[int, ...] = ()
+
+
+class RankRef:
+    """A result on one rank, or on all."""
+
+    def __init__(self, link: Link, number: int, rank: int | None) -> None:
+        self.link, self.number, self.rank = link, number, rank
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        yield from LocalRef().__await__()
+        return self.link.fetch(self)
+
+    def __del__(self) -> None:
+        self.link.forgotten.append(self.number)
+
+
+class Link:
+    """One rank's end of the line.
+
+    Args:
+        fabric: launched.
+        objects: this rank's objects by name.
+        makers: by kind of object, what makes another one that commands may ask for.
+    """
+
+    def __init__(self, fabric: Fabric, objects: dict[str, Any], makers: dict[str, Callable[..., Any]]) -> None:
+        self.rank, self.world = fabric.global_rank, fabric.world_size
+        self.handles = {name: LocalHandle(target) for name, target in objects.items()}
+        self.makers = makers
+        self.results: dict[int, LocalRef] = {}
+        self.forgotten: list[int] = []
+        self._next = 0
+        # Commands wait for as long as rank 0 has other things to do, so they have a group of their own.
+        self._group = torch.distributed.new_group(backend="gloo")
+
+    # ------------------------------------------------------------------------------------ rank 0 drives
+
+    def call(self, kind: str, name: str, method: str, args: Sequence[Any], rank: int | None) -> tuple[RankRef, RankRef]:
+        """Have a method called; on the rank where its arguments are, if they are on one."""
+        for arg in args:
+            if isinstance(arg, RankRef) and arg.rank is not None:
+                rank = arg.rank
+        number = self._next
+        self._next += 2
+        plain = tuple(Stored(arg.number) if isinstance(arg, RankRef) else arg for arg in args)
+        self._command(Command(kind, rank, name, method, plain, number))
+        return RankRef(self, number, rank), RankRef(self, number + 1, rank)
+
+    def make(self, kind: str, name: str, rank: int, args: tuple[Any, ...]) -> None:
+        """Have an object made.
+
+        Raises:
+            Exception: what its constructor raised.
+        """
+        self._command(Command("make", rank, name, kind, args))
+
+    def close(self, name: str, rank: int | None) -> None:
+        """Have an object closed."""
+        self._command(Command("close", rank, name))
+
+    def fetch(self, ref: RankRef) -> Any:
+        """The value of a result; rank 0's own if all ranks have one. A failure anywhere is raised here."""
+        if ref.rank in (None, 0):
+            return self.results[ref.number].get()
+        return self._command(Command("fetch", ref.rank, args=(Stored(ref.number),))).get()
+
+    def end(self) -> None:
+        """Let the other ranks go."""
+        self._command(Command("end"))
+
+    def _command(self, command: Command) -> LocalRef:
+        forget, self.forgotten = tuple(self.forgotten), []
+        command = Command(**{**vars(command), "forget": forget})
+        torch.distributed.broadcast_object_list([command], src=0, group=self._group)
+        return self._carry_out(command)
+
+    # --------------------------------------------------------------------------------- the others obey
+
+    def serve(self) -> None:
+        """Carry out commands until rank 0 lets go."""
+        while True:
+            box: list[Any] = [None]
+            torch.distributed.broadcast_object_list(box, src=0, group=self._group)
+            if box[0].kind == "end":
+                return
+            self._carry_out(box[0])
+
+    def _carry_out(self, command: Command) -> LocalRef:
+        """Do what concerns this rank, then tell the others how it went."""
+        for number in command.forget:
+            self.results.pop(number, None)
+        if command.kind == "end":
+            return LocalRef()
+        answer = LocalRef()
+        if command.rank in (None, self.rank):
+            answer = self._do(command)
+        return self._agree(command, answer)
+
+    def _do(self, command: Command) -> LocalRef:
+        args = [self.results[arg.number] if isinstance(arg, Stored) else arg for arg in command.args]
+        if command.kind == "call":
+            self.results[command.result] = self.handles[command.name].call(command.method, *args)
+            return LocalRef(error=self.results[command.result].error)
+        if command.kind == "pair":
+            first, second = self.handles[command.name].call_pair(command.method, *args)
+            self.results[command.result], self.results[command.result + 1] = first, second
+            return LocalRef(error=first.error)
+        if command.kind == "fetch":
+            return args[0]  # type: ignore[no-any-return]
+        try:
+            if command.kind == "make":
+                self.handles[command.name] = LocalHandle(self.makers[command.method](*args))
+            else:
+                self.handles.pop(command.name).close()
+        except Exception as error:
+            return LocalRef(error=error)
+        return LocalRef()
+
+    def _agree(self, command: Command, answer: LocalRef) -> LocalRef:
+        """Everybody learns of a failure on any rank, and of what a fetch brought."""
+        answers: list[Any] = [None] * self.world
+        value = answer.value if command.kind == "fetch" else None
+        torch.distributed.all_gather_object(answers, LocalRef(value, answer.error), group=self._group)
+        failed = next((other for other in answers if other.error is not None), None)
+        if failed is not None:
+            for number in (command.result, command.result + 1):
+                if command.kind in ("call", "pair"):
+                    self.results[number] = failed
+            return failed  # type: ignore[no-any-return]
+        return answers[command.rank or 0]  # type: ignore[no-any-return]
+
+
+class RankHandle:
+    """Calls an object on one rank, or the objects of that name on all ranks."""
+
+    def __init__(self, link: Link, name: str, rank: int | None = None) -> None:
+        self.link, self.name, self.rank = link, name, rank
+
+    def call(self, method: str, *args: Any) -> RankRef:
+        """Have a method called."""
+        return self.link.call("call", self.name, method, args, self.rank)[0]
+
+    def call_pair(self, method: str, *args: Any) -> tuple[RankRef, RankRef]:
+        """Have a method called that returns a pair."""
+        return self.link.call("pair", self.name, method, args, self.rank)
+
+    def close(self) -> None:
+        """Have it closed."""
+        self.link.close(self.name, self.rank)

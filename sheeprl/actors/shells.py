@@ -1,0 +1,110 @@
+"""What Ray runs: players, buffer and trainers in processes of their own. Each method hands over to a plain object.
+
+Imports are late: this module is loaded by the driver, which needs none of torch, lightning and tensordict.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from sheeprl.actors.fragment import BufferStatus, Fragment, FragmentInfo, UpdateInfo
+from sheeprl.buffer.storage import Rows
+from sheeprl.config import Config
+from sheeprl.envs.transforms import Spaces
+
+if TYPE_CHECKING:
+    from sheeprl.actors.replay import Writes
+    from sheeprl.evaluate import Evaluation
+
+
+class PlayerActor:
+    """A `Player`; the arguments are its."""
+
+    def __init__(self, config: Config, spaces: Spaces, number: int, incarnation: int, video_folder: str | None) -> None:
+        from sheeprl.actors.player import Player
+
+        self.player = Player(config, spaces, number, incarnation, video_folder)
+
+    def ready(self) -> bool:
+        """Answers once the actor has started."""
+        return True
+
+    def collect(self, *args: Any) -> tuple[FragmentInfo, Fragment]:
+        """`Player.collect`."""
+        return self.player.collect(*args)
+
+    def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
+        """`Player.evaluate`."""
+        return self.player.evaluate(weights, episodes)
+
+
+class ReplayActor:
+    """A `Replay`."""
+
+    def __init__(self, config: Config) -> None:
+        from sheeprl.actors.build import build_replay
+
+        self.replay = build_replay(config)
+
+    def add(self, fragment: Fragment) -> BufferStatus:
+        """`Replay.add`."""
+        return self.replay.add(fragment)
+
+    def status(self) -> BufferStatus:
+        """`Replay.status`."""
+        return self.replay.status()
+
+    def sample(self, n_batches: int) -> Rows:
+        """`Replay.sample`."""
+        return self.replay.sample(n_batches)
+
+    def write_back(self, *writes: Writes) -> int:
+        """`Replay.write_back`."""
+        return self.replay.write_back(*writes)
+
+    def save(self, folder: str) -> None:
+        """`Replay.save`."""
+        self.replay.save(folder)
+
+    def load(self, folder: str) -> BufferStatus:
+        """`Replay.load`."""
+        return self.replay.load(folder)
+
+
+class TrainerActor:
+    """A rank of the trainer group: a `Learner`, once `join` was called."""
+
+    def __init__(self, config: Config, spaces: Spaces, rank: int, world: int) -> None:
+        self.config, self.spaces, self.rank, self.world = config, spaces, rank, world
+
+    def address(self) -> tuple[str, int]:
+        """Where the ranks can meet: this node, and a port that is free."""
+        import ray
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
+
+    def join(self, host: str, port: int) -> None:
+        """Meet the other ranks and build the learner."""
+        from sheeprl.actors.build import build_learner, ray_fabric
+
+        fabric = ray_fabric(self.config, self.rank, self.world, host, port)
+        self.learner = build_learner(self.config, self.spaces, fabric)
+
+    def update(self, block: Rows, steps: int, progress: float) -> tuple[UpdateInfo, Writes]:
+        """`Learner.update`."""
+        return self.learner.update(block, steps, progress)
+
+    def weights(self) -> tuple[int, Rows]:
+        """`Learner.weights`."""
+        return self.learner.weights()
+
+    def save(self, folder: str) -> int:
+        """`Learner.save`."""
+        return self.learner.save(folder)
+
+    def load(self, folder: str) -> int:
+        """`Learner.load`."""
+        return self.learner.load(folder)

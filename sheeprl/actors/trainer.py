@@ -1,0 +1,308 @@
+"""Learns: one rank of the trainer group. Owns backward, gradient reduction, clipping and optimizer steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sheeprl import seeding
+from sheeprl.actors.fragment import UpdateInfo
+from sheeprl.actors.replay import Writes
+from sheeprl.algos.args import OnPolicy
+from sheeprl.algos.base import Average, Loss, LossFunction, Phase, Spaces, Step, Tensors
+from sheeprl.algos.build import build_algorithm
+from sheeprl.buffer.flat import flatten, unflatten
+from sheeprl.buffer.storage import Rows
+from sheeprl.config import Config
+from sheeprl.models import weights as weights_of
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or its gradient is not a finite number. The step that would have spread it was not taken."""
+
+
+@dataclass
+class Group:
+    """The parameters of one optimizer."""
+
+    parameters: list[nn.Parameter]
+    optimizer: Optimizer
+    learning_rates: list[float]
+    max_grad_norm: float | None
+
+
+class Learner:
+    """Agent and optimizers of one rank.
+
+    Args:
+        config: the run's configuration, resolved.
+        spaces: what the agent sees and does.
+        fabric: launched; its rank and world size are those of the group.
+        has_shard: whether every rank samples from a buffer of its own (coupled mode) rather than all from one.
+    """
+
+    def __init__(self, config: Config, spaces: Spaces, fabric: Fabric, has_shard: bool = False) -> None:
+        self.config = config
+        self.fabric = fabric
+        self.rank, self.world = fabric.global_rank, fabric.world_size
+        self.has_shard = has_shard
+        self.threads = config.trainer.threads or 1
+        torch.set_num_threads(self.threads)
+        seed = config.run.seed
+        self.algorithm = build_algorithm(config, spaces)
+        torch.manual_seed(seeding.seeds(seed, seeding.Role.AGENT)[0])
+        self.agent = fabric.to_device(self.algorithm.build_agent())
+        self.groups = self._build_groups()
+        self.gradient_steps = 0
+        # Minibatches and noise are drawn for the whole group, the same on every rank, and each rank takes its part:
+        # so a result doesn't depend on the number of ranks.
+        self.group_rng = torch.Generator().manual_seed(seeding.seeds(seed, seeding.Role.LEARNER)[0])
+        self.rank_rng = np.random.Generator(np.random.PCG64(seeding.sequence(seed, seeding.Role.RANK, self.rank)))
+        self._failure: NonFiniteError | None = None
+        self._compiled: dict[LossFunction, LossFunction] = {}
+
+    def _build_groups(self) -> dict[str, Group]:
+        groups = {}
+        for name, spec in self.algorithm.optimizers().items():
+            modules = [self.agent.get_submodule(module) for module in spec.modules]
+            parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+            optimizer = spec.build(parameters)
+            rates = [float(group["lr"]) for group in optimizer.param_groups]
+            groups[name] = Group(parameters, optimizer, rates, spec.max_grad_norm)
+        return groups
+
+    # ---------------------------------------------------------------------------------------- learning
+
+    def update(self, block: Rows, steps: int, progress: float) -> tuple[UpdateInfo, Writes]:
+        """Take `steps` gradient steps.
+
+        Args:
+            block: what the buffer's sampler gave: a rollout, or `steps` batches.
+            steps: gradient steps.
+            progress: part of the run that has been played, from 0 to 1, for schedules.
+
+        Returns:
+            Means of the metrics over the steps, and what losses gave to write back into sampled rows.
+
+        Raises:
+            NonFiniteError: a loss or gradient is not finite, on any rank.
+        """
+        started = time.perf_counter()
+        if self._failure is not None:
+            raise self._failure  # calls that were under way when it failed must not learn on
+        torch.set_num_threads(self.threads)
+        torch.manual_seed(int(self.rank_rng.integers(2**31)))  # for modules that draw by themselves
+        metrics: dict[str, list[Tensor]] = {}
+        writes: Writes = []
+        try:
+            for batch in self._batches(block, steps):
+                for name, value in self._gradient_step(batch, progress, writes).items():
+                    metrics.setdefault(name, []).append(value)
+        except NonFiniteError as error:
+            self._failure = error
+            raise
+        means = self._means(metrics)
+        return UpdateInfo(self.gradient_steps, means, time.perf_counter() - started), writes
+
+    def _gradient_step(self, batch: TensorDict, progress: float, writes: Writes) -> Tensors:
+        """One pass over the phases; the metrics of all of them."""
+        carried: Tensors = {}
+        metrics: Tensors = {}
+        for phase in self.algorithm.phases(Step(self.gradient_steps, progress)):
+            noise = self._noise(phase, batch)
+            scalars = {name: torch.tensor(value, device=self.fabric.device) for name, value in phase.scalars.items()}
+            with self.fabric.autocast():
+                loss = self._loss_function(phase)(self.agent, batch, noise, {**carried, **scalars})
+            self._minimize(self.groups[phase.optimizer], phase, loss)
+            for average in phase.averages:
+                self._move_average(average)
+            carried.update(loss.carry)
+            metrics.update(loss.metrics)
+            if loss.write:
+                values = flatten(TensorDict(dict(loss.write), batch_size=batch["index"].shape).cpu())
+                writes.append((batch["index"].cpu().numpy(), values))
+        self.gradient_steps += 1
+        return metrics
+
+    def _minimize(self, group: Group, phase: Phase, loss: Loss) -> None:
+        gradients = torch.autograd.grad(loss.value, group.parameters, allow_unused=True)
+        if self.world > 1:
+            gradients = self._average_over_ranks(group, gradients)
+        for parameter, gradient in zip(group.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+        if not math.isfinite(norm.item()):
+            raise NonFiniteError(self._blame(phase, loss))
+        if group.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(group.parameters, group.max_grad_norm, norm)
+        for settings, rate in zip(group.optimizer.param_groups, group.learning_rates, strict=True):
+            settings["lr"] = rate * phase.lr_scale
+        group.optimizer.step()
+
+    def _average_over_ranks(self, group: Group, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """One all-reduce of all gradients as one vector."""
+        filled = [
+            torch.zeros_like(parameter) if gradient is None else gradient
+            for parameter, gradient in zip(group.parameters, gradients, strict=True)
+        ]
+        flat = torch.cat([gradient.flatten() for gradient in filled])
+        mean: Any = self.fabric.all_reduce(flat, reduce_op="mean")
+        parts = mean.split([gradient.numel() for gradient in filled])
+        return tuple(part.view_as(gradient) for part, gradient in zip(parts, filled, strict=True))
+
+    def _blame(self, phase: Phase, loss: Loss) -> str:
+        """Which loss is not finite, and when."""
+        bad = [f"{name} is {value.item()}" for name, value in loss.metrics.items() if not torch.isfinite(value).all()]
+        what = " and ".join(bad) or f"the gradient of the loss of {phase.optimizer!r} is not finite"
+        return f"{what} at gradient step {self.gradient_steps}"
+
+    def _move_average(self, average: Average) -> None:
+        online = self.agent.get_submodule(average.online).parameters()
+        target = self.agent.get_submodule(average.target).parameters()
+        with torch.no_grad():
+            for goal, parameter in zip(online, target, strict=True):
+                parameter.lerp_(goal, average.tau)
+
+    def _loss_function(self, phase: Phase) -> LossFunction:
+        if not self.config.trainer.compile:
+            return phase.loss
+        if phase.loss not in self._compiled:
+            self._compiled[phase.loss] = torch.compile(phase.loss)
+        return self._compiled[phase.loss]
+
+    # ----------------------------------------------------------------------------------------- batches
+
+    def _batches(self, block: Rows, steps: int) -> Iterator[TensorDict]:
+        """The batches of this rank, each with `weight`."""
+        data = self.algorithm.data()
+        if isinstance(data, OnPolicy):
+            yield from self._minibatches(data, block, steps)
+            return
+        batches = self._to_device(unflatten(block, batch_dims=block["index"].ndim))
+        if not self.has_shard:
+            every_rank = slice(self.rank, None, self.world)
+            batches = batches[(slice(None),) * (batches.batch_dims - 1) + (every_rank,)]
+        samples = batches.batch_size[-1]
+        weight = torch.full((samples,), 1.0 / samples, device=self.fabric.device)
+        for batch in batches.unbind(0):
+            if batch.batch_dims > 1:
+                batch.batch_size = torch.Size([])  # sequences [L, N] next to weights [N]
+            yield batch.set("weight", weight)
+
+    def _minibatches(self, data: OnPolicy, block: Rows, steps: int) -> Iterator[TensorDict]:
+        """Shuffled minibatches of the prepared rollout: all of one shape, filled up with masked rows."""
+        with torch.no_grad(), self.fabric.autocast():
+            rows = self.algorithm.prepare(self.agent, self._to_device(unflatten(block, batch_dims=2)))
+        rows = rows.reshape(-1)
+        valid = torch.nonzero(rows["mask"].cpu()).squeeze(-1)
+        ranks = 1 if self.has_shard else self.world
+        shape = data.batch_size // (self.world // ranks)
+        minibatches = data.minibatches(len(rows) * (self.world // ranks))
+        for step in range(steps):
+            if step % minibatches == 0:
+                chunks = self._shuffled(valid).tensor_split(minibatches)
+            yield self._minibatch(data, rows, chunks[step % minibatches], shape, ranks)
+
+    def _shuffled(self, valid: Tensor) -> Tensor:
+        if self.has_shard:
+            order = torch.from_numpy(self.rank_rng.permutation(len(valid)))
+        else:
+            order = torch.randperm(len(valid), generator=self.group_rng)
+        return valid[order]
+
+    def _minibatch(self, data: OnPolicy, rows: TensorDict, chosen: Tensor, shape: int, ranks: int) -> TensorDict:
+        """This rank's part of one minibatch."""
+        mask = torch.zeros(shape, dtype=torch.bool)
+        mask[: len(chosen)] = True
+        padded = torch.zeros(shape, dtype=torch.long)
+        padded[: len(chosen)] = chosen
+        part = slice(None) if ranks == 1 else slice(self.rank, None, ranks)
+        batch: TensorDict = rows[padded[part].to(self.fabric.device)]
+        mask = mask[part].to(self.fabric.device)
+        count = self._group_sum(mask.sum().float())
+        batch["weight"] = mask * (self.world / count)
+        for key in data.standardize:
+            batch[key] = self._standardized(batch[key], mask, count)
+        return batch
+
+    def _standardized(self, values: Tensor, mask: Tensor, count: Tensor) -> Tensor:
+        """Zero mean and unit standard deviation over what is valid in the whole group."""
+        mean = self._group_sum((values * mask).sum()) / count
+        variance = self._group_sum(((values - mean) ** 2 * mask).sum()) / (count - 1).clamp_min(1)
+        return (values - mean) / (variance.sqrt() + 1e-8)
+
+    def _group_sum(self, value: Tensor) -> Tensor:
+        if self.world == 1:
+            return value
+        total: Tensor = self.fabric.all_reduce(value, reduce_op="sum")  # type: ignore[assignment]
+        return total
+
+    def _to_device(self, data: TensorDict) -> TensorDict:
+        """On CPU the block itself, read-only where it came out of the object store."""
+        return data if self.fabric.device.type == "cpu" else data.to(self.fabric.device)
+
+    def _noise(self, phase: Phase, batch: TensorDict) -> Tensors:
+        """This rank's part of the group's noise."""
+        if phase.noise is None:
+            return {}
+        local = len(batch["weight"])
+        drawn = phase.noise(torch.Size([local * self.world]), self.group_rng)
+        return {name: values[self.rank :: self.world].to(self.fabric.device) for name, values in drawn.items()}
+
+    def _means(self, metrics: dict[str, list[Tensor]]) -> dict[str, float]:
+        """Mean of every metric over the steps and the ranks."""
+        if not metrics:
+            return {}
+        means = torch.stack([torch.stack(values).float().mean() for values in metrics.values()])
+        if self.world > 1:
+            means = self.fabric.all_reduce(means, reduce_op="mean")  # type: ignore[assignment]
+        return dict(zip(metrics, means.tolist(), strict=True))
+
+    # ------------------------------------------------------------------------------------------- state
+
+    def weights(self) -> tuple[int, Rows]:
+        """Gradient steps taken, and the policy's weights after them."""
+        return self.gradient_steps, weights_of.to_arrays(self.agent.get_submodule("policy"))
+
+    def save(self, folder: str) -> int:
+        """Write this rank's part of a checkpoint: generators, and from rank 0 agent and optimizers.
+
+        Returns:
+            How many gradient steps it has taken.
+        """
+        generators = {"group": self.group_rng.get_state(), "rank": _generator_state(self.rank_rng)}
+        torch.save(generators, Path(folder) / f"rank_{self.rank}.pt")
+        if self.rank == 0:
+            optimizers = {name: group.optimizer.state_dict() for name, group in self.groups.items()}
+            state = {"agent": self.agent.state_dict(), "optimizers": optimizers, "gradient_steps": self.gradient_steps}
+            torch.save(state, Path(folder) / "agent.pt")
+        return self.gradient_steps
+
+    def load(self, folder: str) -> int:
+        """Take over a checkpoint; how many gradient steps it has taken."""
+        state = torch.load(Path(folder) / "agent.pt", map_location=self.fabric.device, weights_only=True)
+        self.agent.load_state_dict(state["agent"])
+        for name, group in self.groups.items():
+            group.optimizer.load_state_dict(state["optimizers"][name])
+        self.gradient_steps = int(state["gradient_steps"])
+        generators = Path(folder) / f"rank_{self.rank}.pt"
+        if generators.exists():  # a rank that the checkpointed group didn't have starts its own
+            own = torch.load(generators, weights_only=True)
+            self.group_rng.set_state(own["group"])
+            self.rank_rng.bit_generator.state = own["rank"]
+        return self.gradient_steps
+
+
+def _generator_state(generator: np.random.Generator) -> dict[str, Any]:
+    return dict(generator.bit_generator.state)

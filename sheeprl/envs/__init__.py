@@ -1,0 +1,1 @@
+"""Environments: making them, and making their spaces uniform."""

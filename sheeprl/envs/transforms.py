@@ -1,0 +1,109 @@
+"""One form of spaces for all agents, and the way from an agent's action to the environment's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import Space, spaces
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What an agent sees and does: one environment's spaces, made uniform by the functions below.
+
+    `observation` is a Box, a Discrete or a (nested) Dict of such. `action` is a Discrete from 0, a MultiDiscrete from
+    0, or a flat Box; a bounded Box is [-1, 1] in every direction, whatever the environment's own bounds.
+    """
+
+    observation: Space[Any]
+    action: Space[Any]
+
+    @property
+    def action_kind(self) -> str:
+        """`discrete`, `multi-discrete` or `continuous`."""
+        kinds = {spaces.Discrete: "discrete", spaces.MultiDiscrete: "multi-discrete"}
+        return kinds.get(type(self.action), "continuous")
+
+
+def observation_space(space: Space[Any]) -> Space[Any]:
+    """The space as it is stored: float64 becomes float32, since networks compute in that and it halves the bytes."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: observation_space(part) for name, part in space.items()})
+    if isinstance(space, spaces.Box) and space.dtype == np.float64:
+        return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+    return space
+
+
+def action_space(space: Space[Any]) -> Space[Any]:
+    """The space as agents see it: discrete from 0, boxes flat, bounded boxes in [-1, 1]."""
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        return spaces.MultiDiscrete(space.nvec.reshape(-1))
+    if isinstance(space, spaces.Box):
+        bound = 1.0 if space.is_bounded() else np.inf
+        return spaces.Box(-bound, bound, (int(np.prod(space.shape)),), np.float32)
+    return space
+
+
+def array_dtype(space: Space[Any]) -> np.dtype[Any]:
+    """The dtype in which observations of a (leaf) space are stored."""
+    return np.dtype(space.dtype or np.float32)
+
+
+def flat_spaces(space: Space[Any], key: str = "obs") -> dict[str, Space[Any]]:
+    """Leaf spaces by flat key: a nested Dict's levels are joined by a slash."""
+    if not isinstance(space, spaces.Dict):
+        return {key: space}
+    leaves: dict[str, Space[Any]] = {}
+    for name, part in space.items():
+        leaves |= flat_spaces(part, f"{key}/{name}")
+    return leaves
+
+
+def flat_observations(obs: Any, key: str = "obs") -> dict[str, Array]:
+    """Arrays by flat key of a (nested) observation."""
+    if not isinstance(obs, dict):
+        return {key: obs}
+    leaves: dict[str, Array] = {}
+    for name, part in obs.items():
+        leaves |= flat_observations(part, f"{key}/{name}")
+    return leaves
+
+
+class ActionTransform:
+    """From `[B, *]` actions of an agent to those of the environment.
+
+    Bounded boxes: clipped to [-1, 1], then scaled to the environment's bounds. Discrete: shifted to its first value.
+
+    Args:
+        space: one environment's action space.
+    """
+
+    def __init__(self, space: Space[Any]) -> None:
+        self.space = space
+        self.is_bounded = isinstance(space, spaces.Box) and space.is_bounded()
+        if isinstance(space, spaces.Box) and self.is_bounded:
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            self.middle, self.half = (high + low) / 2, (high - low) / 2
+            self.low, self.high = space.low, space.high
+
+    def __call__(self, action: Array) -> Array:
+        """The environment's actions `[B, *]`, in its dtype."""
+        space = self.space
+        if isinstance(space, spaces.Box):
+            action = action.reshape(len(action), *space.shape)
+            if self.is_bounded:
+                scaled = self.middle + self.half * np.clip(action, -1.0, 1.0)
+                # Rounding may leave the bounds by one unit in the last place.
+                return np.clip(scaled.astype(space.dtype), self.low, self.high)
+            return action.astype(space.dtype)
+        if isinstance(space, spaces.MultiDiscrete):
+            return (action.reshape(len(action), *space.shape) + space.start).astype(space.dtype)
+        start = int(space.start) if isinstance(space, spaces.Discrete) else 0
+        return action + start

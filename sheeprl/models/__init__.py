@@ -1,0 +1,1 @@
+"""Networks and distributions that algorithms share."""

@@ -1,0 +1,48 @@
+"""From observations to feature vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch.nn import functional
+
+
+def vector_size(space: gymnasium.Space[Any]) -> int:
+    """Length of `to_vector`'s result.
+
+    Raises:
+        TypeError: a kind of space that has no vector form.
+    """
+    if isinstance(space, spaces.Dict):
+        return sum(vector_size(part) for part in space.values())
+    if isinstance(space, spaces.Box):
+        return math.prod(space.shape)
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiBinary):
+        return math.prod(space.shape)
+    raise TypeError(f"an observation space of {type(space).__name__} has no vector form")
+
+
+def to_vector(space: gymnasium.Space[Any], obs: Any, batch_dims: int = 1) -> Tensor:
+    """Observations as one float vector each: Boxes flattened, Discretes one-hot, Dicts joined in the space's order.
+
+    Args:
+        space: the observation space.
+        obs: a tensor `[*batch, *shape]`, or a mapping of such for a Dict space.
+        batch_dims: how many leading axes are batch axes.
+
+    Returns:
+        `[*batch, vector_size(space)]` float tensor.
+    """
+    if isinstance(space, spaces.Dict):
+        parts = [to_vector(part, obs[name], batch_dims) for name, part in space.items()]
+        return torch.cat(parts, -1)
+    if isinstance(space, spaces.Discrete):
+        return functional.one_hot(obs.long() - int(space.start), int(space.n)).float()
+    return obs.float().flatten(batch_dims) if obs.dim() > batch_dims else obs.float().unsqueeze(-1)

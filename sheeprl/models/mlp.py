@@ -1,0 +1,29 @@
+"""Multilayer perceptrons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str = "relu") -> nn.Sequential:
+    """Linear layers with an activation between them: `[N, inputs]` to `[N, outputs]`."""
+    sizes = [inputs, *hidden]
+    layers: list[nn.Module] = []
+    for before, after in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
+def orthogonal_(module: nn.Sequential, gain: float, output_gain: float) -> nn.Sequential:
+    """Initialize weights orthogonally, biases to 0; the last layer has a gain of its own."""
+    linears = [layer for layer in module if isinstance(layer, nn.Linear)]
+    for layer in linears:
+        nn.init.orthogonal_(layer.weight, output_gain if layer is linears[-1] else gain)
+        with torch.no_grad():
+            layer.bias.zero_()
+    return module

@@ -1,0 +1,164 @@
+"""Fills in what was left open and checks what only the environment and the machine can tell, before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.config import Config, ConfigError, inspect
+from sheeprl.envs.transforms import Spaces
+
+DEFAULT_REPLAY = 1_000_000
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration without open questions, and the spaces of its environment."""
+
+    config: Config
+    spaces: Spaces
+
+
+def check(tree: Mapping[str, Any]) -> Resolved:
+    """Check a raw tree against schema, environment and machine.
+
+    Raises:
+        ConfigError: with every mistake found.
+    """
+    config, mistakes = inspect(tree)
+    if config is None:
+        raise ConfigError([*mistakes, *_env_mistakes_of(tree)])
+    config = fill_in(config)
+    spaces, env_mistakes = _probe(config)
+    mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
+    if mistakes or spaces is None:
+        raise ConfigError(mistakes)
+    return Resolved(config, spaces)
+
+
+def fill_in(config: Config) -> Config:
+    """Decide everything that was left open, so that `config.yaml` says what really ran."""
+    data = config.algo.data()
+    coupled = config.run.mode == "coupled"
+    total, ranks = config.run.total_steps, config.trainer.devices * config.trainer.num_nodes
+    players = config.players.num or (ranks if coupled else 1)
+    rows = config.players.fragment_rows or data.fragment_rows
+    rollout = rows * config.env.num_envs * players
+    staleness = config.run.max_staleness
+    if staleness is None:
+        staleness = 1 if isinstance(data, OffPolicy) and not coupled else 0
+    values = {
+        "players": {"num": players, "fragment_rows": rows},
+        "buffer": {"size": config.buffer.size or (rollout if isinstance(data, OnPolicy) else DEFAULT_REPLAY)},
+        "run": {"max_staleness": staleness},
+        "trainer": {"threads": config.trainer.threads or max(1, available_cores() // config.trainer.devices)},
+        "checkpoint": {"every": config.checkpoint.every or max(1, total // 10)},
+        "log": {"every": config.log.every or max(1, total // 100)},
+    }
+    sections = {name: getattr(config, name).model_copy(update=update) for name, update in values.items()}
+    return config.model_copy(update=sections)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
+    """Mistakes in `env` of a tree whose other groups are beyond use."""
+    stand_in = {"algo": {"name": "ppo"}, "env": tree.get("env")}
+    config, _ = inspect(stand_in)
+    return _probe(config, with_algorithm=False)[1] if config is not None else []
+
+
+def _probe(config: Config, with_algorithm: bool = True) -> tuple[Spaces | None, list[str]]:
+    """Make one environment: its spaces as agents see them, and what is wrong with it."""
+    from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, spaces_of
+
+    try:
+        env = make_env(config.env, "rgb_array" if config.env.capture_video else None)
+        if config.env.vectorization == "native":
+            make_vector_env(config.env).close()
+        if config.env.capture_video:
+            env.reset(seed=0)
+            env.render()
+    except EnvSettingsError as error:
+        return None, [str(error)]
+    spaces = spaces_of(env)
+    env.close()
+    return spaces, list(_space_mistakes(config, spaces)) if with_algorithm else []
+
+
+def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
+    import gymnasium
+
+    from sheeprl.models.encoder import vector_size
+
+    args, env = config.algo, config.env.id
+    known = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.Box)
+    kind = spaces.action_kind
+    if not isinstance(spaces.action, known):
+        yield f"env.id={env}: its action space, {spaces.action}, is none of Discrete, MultiDiscrete and Box"
+    elif kind not in args.actions:
+        yield f"env.id={env}: its actions are {kind}; {args.name} needs {' or '.join(args.actions)} ones"
+    elif isinstance(spaces.action, gymnasium.spaces.Box) and args.bounded_actions and not spaces.action.is_bounded():
+        yield f"env.id={env}: its actions have no bounds; {args.name} needs bounded ones"
+    if "pixels" not in args.observations:
+        try:
+            vector_size(spaces.observation)
+        except TypeError as error:
+            yield f"env.id={env}: {error}; {args.name} needs vectors"
+
+
+def _size_mistakes(config: Config) -> Iterator[str]:
+    """Sizes that don't fit each other."""
+    data, env, players, buffer = config.algo.data(), config.env, config.players, config.buffer
+    assert players.num is not None and players.fragment_rows is not None and buffer.size is not None
+    batch, ranks = data.batch_size, config.trainer.devices * config.trainer.num_nodes
+    fragment = players.fragment_rows * env.num_envs
+    round_rows = fragment * players.num
+    if batch % ranks:
+        yield f"algo.batch_size={batch}: must be a multiple of the {ranks} ranks that share it"
+    if config.run.mode == "coupled":
+        if players.num % ranks:
+            yield f"players.num={players.num}: in coupled mode every rank plays; use a multiple of {ranks}"
+        if config.trainer.num_nodes > 1:
+            yield f"trainer.num_nodes={config.trainer.num_nodes}: coupled mode is for one node; use run.mode=decoupled"
+    if isinstance(data, OnPolicy):
+        if players.fragment_rows != data.rollout_steps:
+            yield (
+                f"players.fragment_rows={players.fragment_rows}: a rollout is one fragment; leave it out or "
+                f"use algo.rollout_steps={data.rollout_steps}"
+            )
+        if buffer.size != round_rows:
+            yield (
+                f"buffer.size={buffer.size}: a rollout buffer holds one round of {data.rollout_steps} x {env.num_envs} "
+                f"x {players.num} rows; leave it out or use {round_rows}"
+            )
+        if batch > round_rows:
+            yield f"algo.batch_size={batch}: larger than a rollout of {round_rows} rows"
+        return
+    if batch > buffer.size:
+        yield f"algo.batch_size={batch}: larger than will ever be stored, buffer.size={buffer.size}"
+    elif batch > config.run.total_steps:
+        yield f"algo.batch_size={batch}: larger than will ever be stored, run.total_steps={config.run.total_steps}"
+    if buffer.size < round_rows:
+        yield f"buffer.size={buffer.size}: less than one round, {round_rows} rows"
+
+
+def _machine_mistakes(config: Config) -> Iterator[str]:
+    """What this machine lacks."""
+    if config.trainer.compile and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        yield "trainer.compile=true: needs a C++ compiler, and none is installed (such as the package g++)"
+    if config.env.capture_video and importlib.util.find_spec("moviepy") is None:
+        yield 'env.capture_video=true: needs moviepy; pip install "sheeprl[video]"'
+
+
+

@@ -1,0 +1,493 @@
+"""The run: asks players for fragments, gives them to the buffer, lets the learner learn, counts, recovers.
+
+Read this file first. It is one asyncio program over awaitable handles (`sheeprl.actors.handle`), which may stand for
+objects of this process, for Ray actors, or, in simulation, for nothing at all. It says *when*; data passes it by
+reference only.
+
+A *round* is `fragment_rows` rows from each of K players. Once the buffer has them all, the gradient steps that are owed
+are taken and the weights' version goes up by one. A player begins round r once the weights are no more than
+`max_staleness` versions behind it, so at 0 playing and learning take turns and at 1 they overlap. Fragments of a round
+are added in the order of the players' numbers, after the previous round's samples were drawn: what is learned doesn't
+depend on who was faster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sheeprl.actors.fragment import BufferStatus, FragmentInfo, UpdateInfo
+from sheeprl.actors.handle import Handle, Ref
+from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.evaluate import Evaluation
+from sheeprl.report import Progress, Reporter
+
+CHUNK = 64  # gradient steps per call to the learner: enough to make the call cheap, few enough to stop soon
+
+
+class RunFailedError(RuntimeError):
+    """The run can't go on. `reason` is one line; `trace`, if there is one, tells where it was raised."""
+
+    def __init__(self, reason: str, trace: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.trace = reason, trace
+
+
+class Clock(Protocol):
+    """Where the run gets its time from."""
+
+    def time(self) -> float:
+        """Seconds since some moment."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Let others go on for so long."""
+        ...
+
+
+class WallClock:
+    """Real time."""
+
+    def time(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Let others go on for so long."""
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the run is asked to do; the numbers of the configuration that concern the driver.
+
+    Args:
+        data: how the algorithm reads what was collected.
+        total_steps: policy steps.
+        players: K.
+        fragment_rows: rows of a fragment.
+        max_staleness: versions that a fragment may lag behind.
+        prefetch: chunks of batches requested ahead.
+        max_failures: restarts of players before giving up.
+        log_every: policy steps between lines of metrics; the others likewise, None for never.
+        eval_episodes: episodes of an evaluation.
+    """
+
+    data: OnPolicy | OffPolicy
+    total_steps: int
+    players: int
+    fragment_rows: int
+    max_staleness: int
+    prefetch: int = 1
+    max_failures: int = 3
+    log_every: int = 1000
+    checkpoint_every: int | None = None
+    eval_every: int | None = None
+    eval_episodes: int = 0
+
+
+@dataclass
+class Counters:
+    """Everything that is counted; what a checkpoint keeps of the driver."""
+
+    policy_steps: int = 0
+    gradient_steps: int = 0
+    version: int = 0  # rounds learned
+    restarts: int = 0
+    incarnations: list[int] = field(default_factory=list)  # by player
+    wall_time: float = 0.0
+
+
+class Keeper(Protocol):
+    """Keeps checkpoints."""
+
+    async def save(self, counters: Counters, learner: Handle, buffer: Handle) -> None:
+        """Write a checkpoint of learner, buffer and counters, whole or not at all."""
+        ...
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that players may play with."""
+
+    version: int
+    weights: Ref
+    policy_steps: int  # counted when these weights were made, which decides whether play is still random
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A fragment on its way to the buffer."""
+
+    info: FragmentInfo
+    fragment: Ref
+
+
+class Window:
+    """What happened since the last line of metrics."""
+
+    def __init__(self, now: float, policy_steps: int, gradient_steps: int) -> None:
+        self.began, self.policy_steps, self.gradient_steps = now, policy_steps, gradient_steps
+        self.returns: list[float] = []
+        self.lengths: list[int] = []
+        self.losses: dict[str, list[float]] = {}
+        self.playing = self.learning = self.player_idle = self.trainer_idle = 0.0
+        self.staleness = 0
+
+
+class Run:
+    """One training run.
+
+    Args:
+        plan: what to do.
+        make_player: handle of player `number` in its `incarnation`; called again to replace one that failed.
+        buffer: handle of the replay.
+        learner: handle of the trainer group.
+        reporter: where metrics and messages go.
+        keeper: where checkpoints go.
+        counters: where to go on from.
+        clock: time.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        make_player: Callable[[int, int], Handle],
+        buffer: Handle,
+        learner: Handle,
+        reporter: Reporter,
+        keeper: Keeper,
+        counters: Counters | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.plan = plan
+        self.make_player = make_player
+        self.buffer, self.learner = buffer, learner
+        self.reporter, self.keeper = reporter, keeper
+        self.clock = clock or WallClock()
+        self.counters = counters or Counters()
+        lives = self.counters.incarnations
+        lives += [-1] * (plan.players - len(lives))
+        self.players: dict[int, Handle] = {}
+        self.inbox: list[asyncio.Queue[Arrived]] = [asyncio.Queue() for _ in range(plan.players)]
+        self.published: Published | None = None
+        self.failures = 0
+        self.newer_weights = asyncio.Condition()
+        self.stopping = asyncio.Event()
+        self.evaluations: set[asyncio.Task[None]] = set()
+        self.status = BufferStatus(0, ready=False)
+        self.mean_return: float | None = None
+        self.recent_returns: deque[float] = deque(maxlen=100)
+        self.began = self.clock.time() - self.counters.wall_time
+        self.began_at = self.counters.policy_steps
+        self.periods: dict[str, int] = {}
+        self.window = Window(self.clock.time(), self.counters.policy_steps, self.counters.gradient_steps)
+
+    # ------------------------------------------------------------------------------------- the program
+
+    def stop(self) -> None:
+        """Ask the run to end with the round it is in, after a checkpoint."""
+        self.stopping.set()
+
+    async def train(self) -> None:
+        """Train until `total_steps` are played, or `stop` was called; write a checkpoint at the end either way.
+
+        Raises:
+            RunFailedError: a player failed too often, or learner or buffer failed. What could be saved was saved.
+        """
+        try:
+            self.status = await self.asked(self.buffer.call("status"), "the buffer")
+            await self.take_gradient_steps(rows=0)
+            await self.publish()
+            players = [asyncio.ensure_future(self.play(number)) for number in range(self.plan.players)]
+            await self.until_learned(asyncio.ensure_future(self.learn()), players)
+        except RunFailedError:
+            await self.save_what_is_left()
+            raise
+        if not self.stopping.is_set() and self.plan.eval_episodes:
+            await self.evaluate()
+        await asyncio.gather(*self.evaluations)
+        self.log_metrics()
+        await self.checkpoint()
+
+    async def until_learned(self, learning: asyncio.Future[None], players: list[asyncio.Future[None]]) -> None:
+        """Wait for `learn`. A player that gives up ends the run with the round that is being learned."""
+        try:
+            waiting: set[asyncio.Future[None]] = {learning, *players}
+            while not learning.done():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if any(player in done and player.exception() for player in players):
+                    self.stop()
+            learning.result()
+            for player in players:
+                if player.done():
+                    player.result()
+        finally:
+            for task in (learning, *players):
+                task.cancel()
+            await asyncio.gather(learning, *players, return_exceptions=True)
+
+    async def play(self, number: int) -> None:
+        """Let one player play round after round, as far ahead of the weights as it may."""
+        round_number = self.counters.version
+        while True:
+            weights = await self.weights_for(round_number)
+            self.inbox[number].put_nowait(await self.fragment_of(number, weights))
+            round_number += 1
+
+    async def learn(self) -> None:
+        """Round after round: take in the players' fragments, take the gradient steps owed, publish the weights."""
+        while self.counters.policy_steps < self.plan.total_steps and not self.stopping.is_set():
+            arrived = await self.next_round()
+            if arrived is None:
+                return
+            await self.add(arrived)
+            await self.take_gradient_steps(rows=sum(each.info.rows for each in arrived))
+            self.counters.version += 1
+            await self.publish()
+            await self.keep_books()
+
+    # ----------------------------------------------------------------------------------------- playing
+
+    async def weights_for(self, round_number: int) -> Published:
+        """Wait until the weights are recent enough to play a round with."""
+        began = self.clock.time()
+        async with self.newer_weights:
+            await self.newer_weights.wait_for(lambda: self.lag(round_number) <= self.plan.max_staleness)
+        self.window.player_idle += self.clock.time() - began
+        assert self.published is not None
+        return self.published
+
+    def lag(self, round_number: int) -> int:
+        """Versions that the published weights are behind those that a round at staleness 0 would be played with."""
+        return round_number - self.published.version if self.published else self.plan.max_staleness + 1
+
+    async def fragment_of(self, number: int, published: Published) -> Arrived:
+        """A fragment of one player, which is replaced for as often as it may fail."""
+        starting = published.policy_steps < self.plan.data.learning_starts
+        mode = "random" if starting else "explore"
+        while True:
+            if number not in self.players:
+                self.counters.incarnations[number] += 1
+                self.players[number] = self.make_player(number, self.counters.incarnations[number])
+            request = (self.plan.fragment_rows, published.weights, published.version, mode)
+            try:
+                info, fragment = self.players[number].call_pair("collect", *request)
+                return Arrived(await info, fragment)
+            except Exception as error:
+                self.lose_player(number, error)
+                published = self.published or published  # the newest weights for the one that takes its place
+
+    def lose_player(self, number: int, error: Exception) -> None:
+        """Count a failed player and let go of it.
+
+        Raises:
+            RunFailedError: it was one failure too many.
+        """
+        self.players.pop(number).close()
+        self.counters.restarts += 1
+        self.failures += 1
+        if self.failures > self.plan.max_failures:
+            raise RunFailedError(
+                f"{error} (restarts used up: ray.max_failures={self.plan.max_failures})", getattr(error, "trace", "")
+            ) from error
+        self.reporter.message(
+            f"player {number} is replaced ({self.failures} of {self.plan.max_failures}): {error}", "warning"
+        )
+
+    # ---------------------------------------------------------------------------------------- learning
+
+    async def next_round(self) -> list[Arrived] | None:
+        """One fragment of every player, in the order of their numbers; None if the run is to stop before."""
+        began = self.clock.time()
+        arrivals = asyncio.ensure_future(_in_order(queue.get() for queue in self.inbox))
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        await asyncio.wait({arrivals, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        self.window.trainer_idle += self.clock.time() - began
+        if arrivals.done():
+            return arrivals.result()
+        arrivals.cancel()
+        return None
+
+    async def add(self, arrived: list[Arrived]) -> None:
+        """Put a round's fragments into the buffer and count them."""
+        answers = [self.buffer.call("add", each.fragment) for each in arrived]
+        for answer in answers:
+            self.status = await self.asked(answer, "the buffer")
+        for info in (each.info for each in arrived):
+            self.counters.policy_steps += info.policy_steps
+            self.window.playing += info.seconds
+            self.window.staleness = max(self.window.staleness, self.counters.version - info.version)
+            self.window.returns += info.returns
+            self.window.lengths += info.lengths
+            self.recent_returns += info.returns
+        if self.recent_returns:
+            self.mean_return = sum(self.recent_returns) / len(self.recent_returns)
+
+    async def take_gradient_steps(self, rows: int) -> None:
+        """Take the gradient steps owed after a round of `rows` rows; with 0, those that an interrupted round left.
+
+        While the buffer can't serve a sample yet the debt grows, and nobody waits for it.
+        """
+        data, counters = self.plan.data, self.counters
+        if not self.status.ready or (rows == 0 and isinstance(data, OnPolicy)):
+            return
+        owed = data.owed(counters.policy_steps, counters.gradient_steps, rows)
+        chunks = deque([owed] if isinstance(data, OnPolicy) else _chunks(owed))
+        sampled: deque[tuple[int, Ref]] = deque()
+        updating: deque[Ref] = deque()
+        progress = min(1.0, counters.policy_steps / self.plan.total_steps)
+        # The order of these calls decides what is sampled, so it must not depend on how long they take.
+        while chunks or sampled:
+            if self.stopping.is_set():
+                chunks.clear()  # a resumed run takes the steps that are still owed
+            while chunks and len(sampled) <= self.plan.prefetch:
+                sampled.append((chunks[0], self.buffer.call("sample", chunks.popleft())))
+            steps, block = sampled.popleft()
+            info, writes = self.learner.call_pair("update", block, steps, progress)
+            updating.append(info)
+            if data.writes_back:
+                await self.asked(self.buffer.call("write_back", writes), "the buffer")
+            while len(updating) > self.plan.prefetch:
+                await self.updated(updating.popleft())
+        while updating:
+            await self.updated(updating.popleft())
+
+    async def updated(self, answer: Ref) -> None:
+        """Wait for an update and take note of it."""
+        info: UpdateInfo = await self.asked(answer, "the learner")
+        self.counters.gradient_steps = info.gradient_steps
+        self.window.learning += info.seconds
+        for name, value in info.metrics.items():
+            self.window.losses.setdefault(name, []).append(value)
+        self.show_progress()
+
+    async def publish(self) -> None:
+        """Let players have the newest weights. They stay where they are; players pull them."""
+        made, weights = self.learner.call_pair("weights")
+        await self.asked(made, "the learner")
+        async with self.newer_weights:
+            self.published = Published(self.counters.version, weights, self.counters.policy_steps)
+            self.newer_weights.notify_all()
+
+    async def asked(self, answer: Ref, who: str) -> Any:
+        """Wait for something without which the run can't go on.
+
+        Raises:
+            RunFailedError: it failed.
+        """
+        try:
+            return await answer
+        except Exception as error:
+            raise RunFailedError(f"{who} failed: {error}", getattr(error, "trace", "")) from error
+
+    # ------------------------------------------------------------------------------------ book-keeping
+
+    async def keep_books(self) -> None:
+        """After a round: show, log, evaluate and write a checkpoint, each when it is due."""
+        self.show_progress()
+        if self.due("log", self.plan.log_every):
+            self.log_metrics()
+        if self.due("evaluate", self.plan.eval_every):
+            self.evaluations.add(asyncio.ensure_future(self.evaluate()))
+        if self.due("checkpoint", self.plan.checkpoint_every):
+            await self.checkpoint()
+
+    def due(self, what: str, every: int | None) -> bool:
+        """Whether a multiple of `every` policy steps was passed since this was asked last."""
+        if every is None:
+            return False
+        before = self.periods.get(what, self.began_at // every)
+        self.periods[what] = self.counters.policy_steps // every
+        return self.periods[what] > before
+
+    async def evaluate(self) -> None:
+        """Let the first player play greedy episodes with the newest weights, and log what they brought."""
+        published, step = self.published, self.counters.policy_steps
+        assert published is not None
+        try:
+            player = self.players.get(0) or self.make_player(0, self.counters.incarnations[0] + 1)
+            result: Evaluation = await player.call("evaluate", published.weights, self.plan.eval_episodes)
+        except Exception as error:
+            self.reporter.message(f"the evaluation at step {step} failed: {error}", "error")
+            return
+        self.reporter.metrics(
+            step, {"Test/cumulative_reward": result.mean_return, "Test/cumulative_reward_std": result.std_return}
+        )
+        self.reporter.message(
+            f"evaluation at step {step}: return {result.mean_return:.1f} ± {result.std_return:.1f} "
+            f"over {len(result.returns)} episodes"
+        )
+
+    async def checkpoint(self) -> None:
+        """Write a checkpoint."""
+        self.counters.wall_time = self.clock.time() - self.began
+        await self.keeper.save(self.counters, self.learner, self.buffer)
+
+    async def save_what_is_left(self) -> None:
+        """Write a checkpoint of a run that failed, if its parts still can."""
+        try:
+            await self.checkpoint()
+        except Exception as error:
+            self.reporter.message(f"no checkpoint could be written: {error}", "error")
+
+    def show_progress(self) -> None:
+        """Tell the reporter where the run is."""
+        counters, plan = self.counters, self.plan
+        self.reporter.progress(
+            Progress(
+                policy_steps=counters.policy_steps,
+                total_steps=plan.total_steps,
+                gradient_steps=counters.gradient_steps,
+                mean_return=self.mean_return,
+                players_alive=len(self.players),
+                players=plan.players,
+            )
+        )
+
+    def log_metrics(self) -> None:
+        """Write a line of metrics over what happened since the last one."""
+        counters, window, now = self.counters, self.window, self.clock.time()
+        steps, updates = counters.policy_steps - window.policy_steps, counters.gradient_steps - window.gradient_steps
+        if not steps and not updates:
+            return
+        seconds = max(now - window.began, 1e-9)
+        values = {name: _mean(losses) for name, losses in window.losses.items()}
+        if window.returns:
+            values |= {"Rewards/rew_avg": _mean(window.returns), "Game/ep_len_avg": _mean(window.lengths)}
+        if window.playing:
+            values["Time/sps_env_interaction"] = steps * self.plan.players / window.playing
+        if window.learning:
+            values["Time/sps_train"] = updates / window.learning
+        values |= {
+            "Time/sps": steps / seconds,
+            "Time/player_idle": window.player_idle / (seconds * self.plan.players),
+            "Time/trainer_idle": window.trainer_idle / seconds,
+            "Params/replay_ratio": counters.gradient_steps / max(1, counters.policy_steps),
+            "Params/gradient_steps": counters.gradient_steps,
+            "Players/alive": len(self.players),
+            "Players/restarts": counters.restarts,
+            "Weights/staleness": window.staleness,
+            "Buffer/size": self.status.size,
+        }
+        self.reporter.metrics(counters.policy_steps, values)
+        self.window = Window(now, counters.policy_steps, counters.gradient_steps)
+
+
+async def _in_order(awaitables: Iterable[Awaitable[Arrived]]) -> list[Arrived]:
+    return [await awaitable for awaitable in awaitables]
+
+
+def _chunks(steps: int) -> list[int]:
+    """`steps` as chunks of CHUNK and a rest."""
+    whole, rest = divmod(steps, CHUNK)
+    return [CHUNK] * whole + [rest] * (rest > 0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,473 @@
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from sheeprl.report import FileReporter, JsonLines, Progress, Reporter, Speedometer, describe
+
+
+class Clock:
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def columns(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def make(tmp_path, clock):
+    made = []
+
+    def make(stream=None, level="info", run_dir=tmp_path, **kwargs):
+        reporter: Reporter = FileReporter(run_dir, level, StringIO() if stream is None else stream, clock, **kwargs)
+        made.append(reporter)
+        return reporter
+
+    yield make
+    for reporter in made:
+        reporter.close()
+
+
+def at(steps: int, gradient_steps: int = 0, mean_return: float | None = None, total: int = 10_000) -> Progress:
+    return Progress(steps, total, gradient_steps, mean_return, 3, 4)
+
+
+def read_lines(run_dir: Path) -> list[dict]:
+    def refuse(name: str):
+        raise AssertionError(f"{name} isn't JSON")
+
+    text = (run_dir / "metrics.jsonl").read_text()
+    assert text.endswith("\n")
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+def read_scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(run_dir))
+    events.Reload()
+    return {
+        tag: [(event.step, make_ndarray(event.tensor_proto).item()) for event in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+    }
+
+
+class TestMetrics:
+    def test_line_has_step_time_and_values(self, make, clock, tmp_path):
+        reporter = make()
+        clock.now += 2.5
+        reporter.metrics(128, {"Rewards/rew_avg": 21.5, "Players/alive": 3})
+        assert read_lines(tmp_path) == [{"step": 128, "time": 2.5, "Rewards/rew_avg": 21.5, "Players/alive": 3}]
+
+    def test_tensorboard_holds_the_same(self, make, tmp_path):
+        reporter = make()
+        for step in (100, 200):
+            reporter.metrics(step, {"Loss/value_loss": step / 1000, "Rewards/rew_avg": float(step)})
+        scalars = {
+            key: [(line["step"], pytest.approx(line[key])) for line in read_lines(tmp_path)]
+            for key in ("Loss/value_loss", "Rewards/rew_avg")
+        }
+        assert read_scalars(tmp_path) == scalars  # before close: a killed run loses nothing
+
+    def test_killed_process_loses_no_line(self, tmp_path):
+        program = (
+            "import os, sys; from pathlib import Path; from sheeprl.report import FileReporter\n"
+            "reporter = FileReporter(Path(sys.argv[1]), 'info')\n"
+            "reporter.metrics(1, {'Loss/a': 0.5}); reporter.event('resume', policy_steps=1); os._exit(9)"
+        )
+        subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+        assert [line.get("event", line.get("step")) for line in read_lines(tmp_path)] == [1, "resume"]
+        assert read_scalars(tmp_path) == {"Loss/a": [(1, 0.5)]}
+
+    def test_numpy_numbers(self, make, tmp_path):
+        import numpy as np
+
+        make().metrics(1, {"a": np.float32(0.5), "b": np.float64(0.25), "c": np.int64(3)})
+        assert read_lines(tmp_path) == [{"step": 1, "time": 0.0, "a": 0.5, "b": 0.25, "c": 3}]
+
+    def test_folder_is_made(self, make, tmp_path):
+        make(run_dir=tmp_path / "logs" / "ppo").event("end")
+        assert read_lines(tmp_path / "logs" / "ppo") == [{"event": "end"}]
+
+    def test_nonfinite_is_null_and_said_once(self, make, tmp_path, capsys):
+        reporter = make()
+        reporter.metrics(1, {"a": math.nan, "b": math.inf, "c": 1.0})
+        reporter.metrics(2, {"a": -math.inf, "c": 2.0})
+        lines = read_lines(tmp_path)
+        assert [lines[0][key] for key in "abc"] == [None, None, 1.0]
+        assert lines[1]["a"] is None
+        warning = "warning: a is nan, b is inf at step 1: null in metrics.jsonl (this is said once)\n"
+        assert capsys.readouterr().err == warning
+        scalars = read_scalars(tmp_path)
+        assert math.isnan(scalars["a"][0][1])
+        assert scalars["b"] == [(1, math.inf)]
+
+    def test_event(self, make, tmp_path):
+        reporter = make()
+        reporter.event("end", policy_steps=10, wall_time=1.5, mean=math.nan, name="x", why=None)
+        assert read_lines(tmp_path) == [
+            {"event": "end", "policy_steps": 10, "wall_time": 1.5, "mean": None, "name": "x", "why": None}
+        ]
+
+
+class TestResume:
+    def test_appends_and_goes_on_counting_time(self, make, clock, tmp_path):
+        first = make()
+        clock.now += 10
+        first.metrics(1, {"a": 1.0})
+        first.close()
+        clock.now += 500
+        second = make(start_time=10.0)
+        second.event("resume", policy_steps=1)
+        clock.now += 2
+        second.metrics(2, {"a": 2.0})
+        assert [line.get("time") for line in read_lines(tmp_path)] == [10.0, None, 12.0]
+        second.close()
+        assert read_scalars(tmp_path)["a"] == [(1, 1.0), (2, 2.0)]
+
+    @pytest.mark.parametrize(
+        ("left", "kept"),
+        [
+            (b"", []),
+            (b'{"step": 1}\n', [1]),
+            (b'{"step": 1}\n{"step": 2, "Loss/val', [1]),
+            (b'{"step": 1}\n{"step": 2}', [1, 2]),  # whole but for its end
+            (b'{"st', []),
+            ('{"step": 1}\n{"naïve'.encode()[:-3], [1]),  # cut inside a character
+        ],
+    )
+    def test_starts_on_a_fresh_line(self, make, tmp_path, left, kept):
+        (tmp_path / "metrics.jsonl").write_bytes(left)
+        make().metrics(3, {})
+        assert [line["step"] for line in read_lines(tmp_path)] == [*kept, 3]
+
+    def test_rates_leave_old_steps_out(self, make, clock):
+        stream = StringIO()
+        reporter = make(stream)
+        reporter.progress(at(5000, 500))
+        clock.now += 5
+        reporter.progress(at(5050, 510))
+        first, second = stream.getvalue().splitlines()
+        assert "| - steps/s | - gradient steps/s |" in first
+        assert "| 10 steps/s | 2 gradient steps/s |" in second
+
+
+class TestDiskErrors:
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+    def test_full_disk_names_the_file(self, make, tmp_path):
+        (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+        with pytest.raises(OSError, match=r"No space left on device: '.*metrics\.jsonl'") as raised:
+            make().metrics(1, {"a": 1.0})
+        assert raised.value.errno == errno.ENOSPC
+
+    def test_full_disk_leaves_no_half_line(self, tmp_path):
+        resource = pytest.importorskip("resource")
+        program = (
+            "import resource, signal, sys; from pathlib import Path; from sheeprl.report import JsonLines\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "lines = JsonLines(Path(sys.argv[1])); lines.append({'step': 1})\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
+            "try: lines.append({'step': 2, 'Loss/value_loss': 1.0})\n"
+            "except OSError as error: print(error)\n"
+            "lines.close()"
+        )
+        assert resource.RLIMIT_FSIZE is not None
+        path = tmp_path / "metrics.jsonl"
+        output = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+        assert "metrics.jsonl" in output.stdout
+        assert path.read_text() == '{"step": 1}\n'
+
+    def test_unwritable_events_name_the_file(self, make, tmp_path):
+        reporter = make()
+        error = OSError(errno.ENOSPC, "No space left on device")
+
+        def fail(*args):
+            raise error
+
+        reporter._scalars._writer.add_scalar = fail
+        with pytest.raises(OSError, match=r"No space left on device: '.*events\.out\.tfevents"):
+            reporter.metrics(1, {"a": 1.0})
+        assert read_lines(tmp_path) == [{"step": 1, "time": 0.0, "a": 1.0}]
+
+    def test_folder_in_the_way(self, tmp_path):
+        (tmp_path / "metrics.jsonl").mkdir()
+        with pytest.raises(OSError, match=r"metrics\.jsonl"):
+            JsonLines(tmp_path / "metrics.jsonl")
+
+
+class TestPlainLines:
+    def test_content(self, make, clock):
+        stream = StringIO()
+        reporter = make(stream)
+        reporter.progress(at(0))
+        clock.now += 10
+        reporter.progress(at(2500, 1000, 21.456))
+        assert stream.getvalue().splitlines() == [
+            "policy steps 0/10,000 (0%) | - steps/s | - gradient steps/s | return - | players 3/4 | - left",
+            "policy steps 2,500/10,000 (25%) | 250 steps/s | 100 gradient steps/s | return 21.46 | players 3/4"
+            " | 30s left",
+        ]
+
+    def test_one_line_an_interval(self, make, clock):
+        stream = StringIO()
+        reporter = make(stream, interval=2.0)
+        for step in range(101):  # ten seconds
+            reporter.progress(at(step))
+            clock.now += 0.1
+        assert len(stream.getvalue().splitlines()) == 6  # five, and the first
+
+    def test_last_progress_is_shown_on_close(self, make, clock):
+        stream = StringIO()
+        reporter = make(stream)
+        reporter.progress(at(0))
+        clock.now += 1
+        reporter.progress(at(10_000))
+        assert len(stream.getvalue().splitlines()) == 1
+        reporter.close()
+        reporter.close()
+        assert len(stream.getvalue().splitlines()) == 2
+        assert "10,000/10,000 (100%)" in stream.getvalue()
+        assert stream.getvalue().endswith("| 0s left\n")
+
+    def test_lines_are_flushed(self, make):
+        class Flushed(StringIO):
+            unflushed = 0
+
+            def write(self, text):
+                self.unflushed += len(text)
+                return super().write(text)
+
+            def flush(self):
+                self.unflushed = 0
+
+        stream = Flushed()
+        reporter = make(stream)
+        reporter.progress(at(0))
+        assert stream.getvalue() and not stream.unflushed
+        reporter.message("hello")
+        assert stream.getvalue().endswith("hello\n") and not stream.unflushed
+
+    def test_forced_colours_make_no_terminal(self, make, monkeypatch):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        stream = StringIO()
+        make(stream).progress(at(0))
+        assert "\x1b" not in stream.getvalue()
+
+    def test_dumb_terminal_gets_plain_lines(self, make, monkeypatch):
+        monkeypatch.setenv("TERM", "dumb")
+        stream = Terminal()
+        make(stream).progress(at(0))
+        assert "\x1b" not in stream.getvalue()
+
+    def test_default_stream_is_stdout(self, tmp_path, capsys):
+        FileReporter(tmp_path, "info").message("hello")
+        assert capsys.readouterr().out == "hello\n"
+
+
+class TestMessages:
+    @pytest.mark.parametrize(
+        ("level", "out", "err"),
+        [
+            ("debug", "debug: d\ni\n", "warning: w\nerror: e\n"),
+            ("info", "i\n", "warning: w\nerror: e\n"),
+            ("warning", "", "warning: w\nerror: e\n"),
+            ("error", "", "error: e\n"),
+        ],
+    )
+    @pytest.mark.parametrize("kind", [StringIO, Terminal])
+    def test_levels(self, make, capsys, level, out, err, kind):
+        stream = kind()
+        reporter = make(stream, level)
+        for message in ("debug", "info", "warning", "error"):
+            reporter.message(message[0], message)
+        assert stream.getvalue() == out
+        assert capsys.readouterr().err == err
+
+    @pytest.mark.parametrize("level", ["warning", "error"])
+    @pytest.mark.parametrize("kind", [StringIO, Terminal])
+    def test_no_progress_at_warning_and_error(self, make, clock, level, kind):
+        stream = kind()
+        reporter = make(stream, level)
+        for step in range(5):
+            reporter.progress(at(step))
+            clock.now += 10
+        reporter.close()
+        assert stream.getvalue() == ""
+
+
+class TestLiveLine:
+    def test_redrawn_at_most_every_quarter_second(self, make, clock):
+        stream = Terminal()
+        reporter = make(stream)
+        for step in range(160):  # ten seconds, a sixteenth each
+            reporter.progress(at(step))
+            clock.now += 0.0625
+        assert stream.getvalue().count("policy steps") in (40, 41)  # the first is drawn once more on starting
+
+    def test_one_line_kept_at_the_end(self, make, clock):
+        stream = Terminal()
+        reporter = make(stream)
+        for step in (0, 5000, 10_000):
+            reporter.progress(at(step))
+            clock.now += 1
+        assert "\n" not in stream.getvalue()
+        reporter.close()
+        assert stream.getvalue().count("\n") == 1
+        assert "10,000/10,000 (100%)" in stream.getvalue().rpartition("\r")[0]
+        assert "\x1b[?25h" in stream.getvalue()  # the cursor is there again
+
+    def test_message_goes_above_and_is_not_wrapped(self, make, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        stream = Terminal()
+        reporter = make(stream)
+        reporter.progress(at(0))
+        shown = len(stream.getvalue())
+        text = "[bold]a path[/bold] /" + "x" * 200
+        reporter.message(text)
+        after = stream.getvalue()[shown:]
+        assert f"{text}\n" in after
+        assert after.rpartition("\n")[2].startswith("0/10k  ")
+
+    @pytest.mark.parametrize("kind", [StringIO, Terminal])
+    def test_warning_goes_to_a_redirected_stderr(self, make, monkeypatch, kind):
+        stream, stderr = Terminal(), kind()
+        monkeypatch.setattr(sys, "stderr", stderr)
+        reporter = make(stream)
+        reporter.progress(at(0))
+        reporter.message("careful", "warning")
+        on_terminal = kind is Terminal  # then it is drawn above the live line, on the same screen
+        assert ("warning: careful\n" in stream.getvalue()) == on_terminal
+        assert ("warning: careful\n" in stderr.getvalue()) != on_terminal
+
+    def test_prints_of_others_go_above(self, make, monkeypatch):
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stdout", stream)
+        reporter = make(stream)
+        reporter.progress(at(0))
+        print("a library speaks")
+        assert stream.getvalue().rpartition("a library speaks\n")[2].startswith("policy steps")
+        reporter.close()
+        assert sys.stdout is stream
+
+
+class TestDescribe:
+    @pytest.mark.parametrize("width", [20, 80, 120])
+    @pytest.mark.parametrize("scale", [1, 1000, 1_000_000])
+    def test_fits(self, width, scale):
+        speed = Speedometer()
+        speed.add(0.0, 0, 0)
+        speed.add(1.0, 123 * scale, 45 * scale)
+        progress = Progress(123 * scale, 999_999_999 * scale, 45 * scale, -1234.56, 128, 128)
+        assert len(describe(progress, speed, width)) <= width
+
+    def test_short_form_is_whole_at_80_columns(self):
+        speed = Speedometer()
+        speed.add(0.0, 0, 0)
+        speed.add(100.0, 1_234_567, 123_456)
+        line = describe(Progress(1_234_567, 100_000_000, 123_456, -1234.56, 64, 64), speed, 80)
+        assert line == "1.23M/100M  12.3k steps/s  1.23k grad/s  return -1235  players 64/64  2h13m left"
+
+    def test_cut_where_even_the_short_form_is_too_long(self):
+        assert describe(at(0), Speedometer(), 10) == "0/10k  - s"
+
+    @pytest.mark.parametrize(
+        ("total", "left"),
+        [(159, "59s left"), (3699, "59m59s left"), (3700, "1h0m left"), (100 + 86400 * 2 + 7200, "2d2h left")],
+    )
+    def test_time_left(self, total, left):
+        speed = Speedometer()
+        speed.add(0.0, 0, 0)
+        speed.add(100.0, 100, 0)
+        assert describe(at(100, total=total), speed).endswith(f"| {left}")
+
+    def test_time_left_is_unknown_while_nothing_moves(self):
+        speed = Speedometer()
+        speed.add(0.0, 5, 0)
+        speed.add(100.0, 5, 10)
+        assert describe(at(5), speed).endswith("| - left")
+
+    def test_almost_done_is_not_done(self):
+        assert "(99%)" in describe(at(9_999), Speedometer())
+
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [
+            (None, "-"),
+            (0.8125, "0.81"),
+            (-999.99, "-999.99"),
+            (12345.6, "12346"),
+            (-1.5e6, "-1.5M"),
+            (math.nan, "nan"),
+        ],
+    )
+    def test_return(self, value, shown):
+        assert f"| return {shown} |" in describe(at(0, mean_return=value), Speedometer())
+
+
+class TestSpeedometer:
+    def test_nothing_known_at_first(self):
+        speed = Speedometer()
+        assert speed.rates(10) is None
+        speed.add(1.0, 100, 10)
+        assert speed.rates(10) is None
+
+    def test_only_the_last_seconds_count(self):
+        speed = Speedometer()
+        for second in range(101):
+            speed.add(float(second), 10 * second if second <= 50 else 500 + 100 * (second - 50), second)
+        assert speed.rates(10) == (100.0, 1.0)
+        assert speed.rates(60) == pytest.approx(((10 * 10 + 50 * 100) / 60, 1.0))
+
+    def test_rounds_longer_than_the_window(self):
+        speed = Speedometer()
+        for round_ in range(10):
+            speed.add(100.0 * round_, 1000 * round_, 0)
+        assert speed.rates(10) == (10.0, 0.0)
+
+    def test_frequent_counts_take_little_memory(self):
+        speed = Speedometer()
+        for call in range(100_000):
+            speed.add(call / 1000, call, 0)
+        assert len(speed._counts) < 300
+        assert speed.rates(10) == pytest.approx((1000.0, 0.0))
+
+    def test_going_back_starts_anew(self):
+        speed = Speedometer()
+        speed.add(0.0, 0, 0)
+        speed.add(10.0, 1000, 100)
+        speed.add(20.0, 500, 50)
+        assert speed.rates(10) is None
+        speed.add(30.0, 600, 60)
+        assert speed.rates(10) == (10.0, 1.0)
+
+
+def test_imports_neither_torch_nor_ray(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from sheeprl.report import FileReporter\n"
+        "FileReporter(Path(sys.argv[1]), 'info').metrics(1, {'a': 1.0})\n"
+        "print({'torch', 'ray', 'tensorflow'} & set(sys.modules))"
+    )
+    output = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert output.stdout == "set()\n"
