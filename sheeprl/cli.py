@@ -160,7 +160,7 @@ def _report(error: BaseException, debugging: bool = False) -> int:
     """Say on stderr what went wrong, and return the exit code for it."""
     if isinstance(error, ConfigError):
         for mistake in error.mistakes:
-            _say_error(" ".join(mistake.splitlines()))
+            _say_error(mistake)
         return WRONG_INPUT
     if isinstance(error, KeyboardInterrupt):
         typer.echo("interrupted", err=True)

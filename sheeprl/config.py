@@ -29,8 +29,8 @@ class ConfigError(Exception):
     """The user's input is wrong: one line a mistake in `mistakes`."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = list(mistakes)
+        self.mistakes = [" ".join(mistake.splitlines()) for mistake in mistakes]
+        super().__init__("\n".join(self.mistakes))
 
 
 class RunConfig(Section):
@@ -145,7 +145,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The tree as YAML that `load_config` reads back to an equal Config."""
-        return str(yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+        return str(yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False))
 
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """A copy with dotted keys set, checked again.
@@ -404,14 +404,15 @@ def _nearest(name: str, known: Iterator[str] | Mapping[str, Any] | Sequence[str]
 def nearest_key(key: str, model: type[Section]) -> str:
     """`; did you mean …?` for a dotted key that doesn't exist, or nothing."""
     known = [name for name, _ in leaves(model)]
-    by_leaf = {name.rpartition(".")[2]: name for name in reversed(known)}
-    leaf = key.rpartition(".")[2]
-    siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    for candidates in (siblings, known):
-        if hint := _nearest(key, candidates):
-            return hint
-    match = difflib.get_close_matches(leaf, list(by_leaf), 1, 0.6)
-    return f"; did you mean {by_leaf[match[0]]}?" if match else ""
+    group, _, leaf = key.rpartition(".")
+    if namesakes := [name for name in known if name.rpartition(".")[2] == leaf]:
+        return f"; did you mean {' or '.join(namesakes)}?"
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
+    elsewhere = {name.rpartition(".")[2]: name for name in reversed(known)}
+    for names in (siblings, elsewhere | {name: name for name in model.model_fields}):
+        if match := difflib.get_close_matches(leaf, names, 1, 0.6):
+            return f"; did you mean {names[match[0]]}?"
+    return ""
 
 
 _MESSAGES = {

@@ -45,6 +45,9 @@ def fill_in(config: Config) -> Config:
     """Decide everything that was left open, so that `config.yaml` says what really ran."""
     data = config.algo.data()
     coupled = config.run.mode == "coupled"
+    if coupled and (launched := ranks_launched_by_fabric()):
+        trainer = config.trainer.model_copy(update={"devices": launched})
+        config = config.model_copy(update={"trainer": trainer})
     total, ranks = config.run.total_steps, config.trainer.devices * config.trainer.num_nodes
     players = config.players.num or (ranks if coupled else 1)
     rows = config.players.fragment_rows or data.fragment_rows
@@ -62,6 +65,11 @@ def fill_in(config: Config) -> Config:
     }
     sections = {name: getattr(config, name).model_copy(update=update) for name, update in values.items()}
     return config.model_copy(update=sections)
+
+
+def ranks_launched_by_fabric() -> int | None:
+    """How many ranks Lightning's `fabric run` has started, this one among them; None if that isn't what started us."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "LT_CLI_USED" in os.environ else None
 
 
 def available_cores() -> int:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sheeprl.actors.fragment import BufferStatus, FragmentInfo, UpdateInfo
-from sheeprl.actors.handle import Handle, Ref
+from sheeprl.actors.handle import Every, Handle, Ref
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.evaluate import Evaluation
 from sheeprl.report import Progress, Reporter
@@ -352,7 +352,7 @@ class Run:
             info, writes = self.learner.call_pair("update", block, steps, progress)
             updating.append(info)
             if data.writes_back:
-                await self.asked(self.buffer.call("write_back", writes), "the buffer")
+                await self.asked(self.buffer.call("write_back", Every(writes)), "the buffer")
             while len(updating) > self.plan.prefetch:
                 await self.updated(updating.popleft())
         while updating:

@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sheeprl.actors.handle import Handle, Ref
+from sheeprl.actors.handle import Every, Handle, Ref
 from sheeprl.actors.shells import PlayerActor, ReplayActor, TrainerActor
 from sheeprl.actors.ray_settings import cluster_address
 from sheeprl.config import Config
@@ -116,11 +116,13 @@ class GroupRef:
 
 
 def _plain(args: Sequence[Any]) -> list[Any]:
-    """Arguments as Ray takes them; the results of a group become one argument a rank."""
+    """Arguments as Ray takes them."""
     plain: list[Any] = []
     for arg in args:
-        if isinstance(arg, GroupRef):
-            plain += [ref.ref for ref in arg.refs]
+        if isinstance(arg, Every):
+            plain += [ref.ref for ref in arg.ref.refs]
+        elif isinstance(arg, GroupRef):
+            plain.append(arg.refs[0].ref)
         else:
             plain.append(arg.ref if isinstance(arg, RayRef) else arg)
     return plain

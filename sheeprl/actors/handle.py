@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 
@@ -27,7 +28,10 @@ class Handle(Protocol):
     """Something whose methods are called from afar."""
 
     def call(self, method: str, *args: Any) -> Ref:
-        """Start a method. References among the arguments are replaced by what they refer to."""
+        """Start a method. References among the arguments are replaced by what they refer to.
+
+        Where a reference stands for a call to several ranks, that is what the first of them returned.
+        """
         ...
 
     def call_pair(self, method: str, *args: Any) -> tuple[Ref, Ref]:
@@ -37,6 +41,13 @@ class Handle(Protocol):
     def close(self) -> None:
         """Let go of it; an actor ends."""
         ...
+
+
+@dataclass(frozen=True)
+class Every:
+    """An argument that stands for the results of all ranks, one argument each, where a call went to several."""
+
+    ref: Any
 
 
 class LocalRef:
@@ -66,7 +77,8 @@ class LocalHandle:
     def call(self, method: str, *args: Any) -> LocalRef:
         """Carry the method out now."""
         try:
-            values = [arg.get() if isinstance(arg, LocalRef) else arg for arg in args]
+            refs = [arg.ref if isinstance(arg, Every) else arg for arg in args]
+            values = [ref.get() if isinstance(ref, LocalRef) else ref for ref in refs]
             return LocalRef(getattr(self.target, method)(*values))
         except Exception as error:
             return LocalRef(error=error)

@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed
 from lightning.fabric import Fabric
 
-from sheeprl.actors.handle import LocalHandle, LocalRef
+from sheeprl.actors.handle import Every, LocalHandle, LocalRef
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class Link:
 
     def call(self, kind: str, name: str, method: str, args: Sequence[Any], rank: int | None) -> tuple[RankRef, RankRef]:
         """Have a method called; on the rank where its arguments are, if they are on one."""
+        args = [arg.ref if isinstance(arg, Every) else arg for arg in args]
         for arg in args:
             if isinstance(arg, RankRef) and arg.rank is not None:
                 rank = arg.rank

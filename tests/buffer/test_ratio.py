@@ -1,0 +1,80 @@
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sheeprl.algos.args import OffPolicy, OnPolicy
+
+
+def off_policy(ratio, learning_starts=0):
+    return OffPolicy(batch_size=8, replay_ratio=ratio, learning_starts=learning_starts)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "policy_steps", "due"),
+    [
+        (1.0, 7, 7),
+        (1, 7, 7),
+        (0.5, 7, 3),
+        (0.5, 8, 4),
+        (0.3, 3, 0),
+        (0.3, 4, 1),
+        (0.3, 10, 3),
+        (0.7, 10, 7),
+        (0.7, 1_000_000, 700_000),
+        (4.0, 5, 20),
+        (0.0, 1000, 0),
+        (1e-05, 99_999, 0),
+        (1e-05, 100_000, 1),
+        (0.29, 100, 29),  # 0.29 * 100 == 28.999999999999996
+        (0.57, 100, 57),  # 0.57 * 100 == 56.99999999999999
+        (4.35, 100, 435),  # 4.35 * 100 == 434.99999999999994
+        (1.1, 10**15, 11 * 10**14),
+    ],
+)
+def test_due_is_exact(ratio, policy_steps, due):
+    assert off_policy(ratio).due(policy_steps) == due
+
+
+@pytest.mark.parametrize(("policy_steps", "due"), [(0, 0), (99, 0), (100, 0), (101, 0), (104, 1), (110, 3)])
+def test_nothing_is_due_before_learning_starts(policy_steps, due):
+    assert off_policy(0.3, learning_starts=100).due(policy_steps) == due
+
+
+@given(
+    digits=st.integers(1, 10**9), decimals=st.integers(0, 9), steps=st.integers(0, 10**12), starts=st.integers(0, 10**6)
+)
+def test_due_is_the_decimal_that_was_written(digits, decimals, steps, starts):
+    due = off_policy(float(f"{digits}e-{decimals}"), starts).due(steps)
+    assert due == digits * max(0, steps - starts) // 10**decimals
+    assert due == math.floor(Fraction(digits, 10**decimals) * max(0, steps - starts))
+
+
+@given(
+    thousandths=st.integers(0, 5000), rounds=st.lists(st.integers(0, 97), max_size=60), starts=st.integers(0, 300)
+)
+def test_rounds_of_any_sizes_add_up(thousandths, rounds, starts):
+    data = off_policy(thousandths / 1000, starts)
+    policy_steps = gradient_steps = 0
+    for decisions in rounds:
+        policy_steps += decisions
+        gradient_steps += data.owed(policy_steps, gradient_steps, rows=decisions)
+        assert gradient_steps == thousandths * max(0, policy_steps - starts) // 1000
+
+
+def test_owed_is_what_is_due_less_what_is_done():
+    assert off_policy(0.5).owed(policy_steps=21, gradient_steps=4, rows=99) == 6
+    assert off_policy(0.5).owed(policy_steps=21, gradient_steps=12, rows=99) == 0
+
+
+@pytest.mark.parametrize(("rows", "minibatches"), [(1, 1), (63, 1), (64, 1), (65, 2), (128, 2), (129, 3)])
+def test_on_policy_owes_epochs_of_minibatches(rows, minibatches):
+    data = OnPolicy(rollout_steps=128, batch_size=64, epochs=10)
+    assert data.minibatches(rows) == minibatches
+    assert data.owed(policy_steps=12345, gradient_steps=678, rows=rows) == 10 * minibatches
+
+
+def test_on_policy_plays_a_rollout_per_fragment():
+    assert OnPolicy(rollout_steps=128, batch_size=64, epochs=10).fragment_rows == 128

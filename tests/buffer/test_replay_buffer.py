@@ -1,0 +1,575 @@
+"""The buffer against a slow, obvious model: one Python list of rows per stream, one list of arrivals."""
+
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tensordict import TensorDict
+
+from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer.samplers import Rollout, Sequences, Transitions
+from sheeprl.buffer.storage import NotEnoughDataError, RefusedFragmentError
+
+# ------------------------------------------------------------------------------------------------ the model
+
+ENVS = (1, 2, 3)  # of players 0, 1 and 2
+
+
+@dataclass
+class ModelRow:
+    """One arrival row. Every field is told by the row's name, but those that are drawn."""
+
+    name: int
+    terminated: bool
+    truncated: bool
+    is_first: bool
+    note: float = 0.0  # what write_back overwrites
+
+    @property
+    def is_last(self):
+        return self.terminated or self.truncated
+
+
+class Model:
+    def __init__(self, capacity):
+        self.capacity = capacity
+        self.streams = {}  # (player, incarnation, env) -> rows
+        self.tails = {}
+        self.arrivals = []  # (stream, position), by arrival number
+        self.names = 0
+
+    def new_row(self, end, is_first):
+        self.names += 1
+        return ModelRow(self.names, end == "terminated", end == "truncated", is_first)
+
+    def fragment(self, envs, ends):
+        """Rows `[T + 1][B]` with new names; `ends` are drawn endings, used row by row."""
+        drawn = iter(ends)
+        return [[self.new_row(next(drawn), next(drawn) is None) for _ in range(envs)] for _ in range(len(ends) // envs // 2)]
+
+    def add(self, player, incarnation, fragment):
+        for row in fragment[:-1]:
+            for env, cell in enumerate(row):
+                stream = self.streams.setdefault((player, incarnation, env), [])
+                self.arrivals.append(((player, incarnation, env), len(stream)))
+                stream.append(cell)
+        for env, cell in enumerate(fragment[-1]):
+            self.tails[player, incarnation, env] = cell
+
+    @property
+    def stored(self):
+        """Arrival numbers of the rows that are still there."""
+        return range(max(0, len(self.arrivals) - self.capacity), len(self.arrivals))
+
+    def row(self, number):
+        stream, position = self.arrivals[number]
+        return self.streams[stream][position]
+
+    def successor(self, number):
+        stream, position = self.arrivals[number]
+        rows = self.streams[stream]
+        return rows[position + 1] if position + 1 < len(rows) else self.tails[stream]
+
+    def transitions(self):
+        """Arrival number to (row, successor)."""
+        return {n: (self.row(n), self.successor(n)) for n in self.stored if not self.row(n).is_last}
+
+    def sequences(self, length, context):
+        """Arrival number of the first row (that is no context) to the arrival numbers of all rows."""
+        number_of = {self.arrivals[number]: number for number in self.stored}
+        found = {}
+        for number in self.stored:
+            stream, position = self.arrivals[number]
+            numbers = [number_of.get((stream, position + i)) for i in range(length)]
+            if context:
+                numbers.insert(0, number_of.get((stream, position - 1)) if position else number)
+            if None not in numbers:
+                found[number] = numbers
+        return found
+
+    def longest(self):
+        """Rows stored of the stream that has most."""
+        counts = {}
+        for number in self.stored:
+            stream = self.arrivals[number][0]
+            counts[stream] = counts.get(stream, 0) + 1
+        return max(counts.values(), default=0)
+
+
+def encode(fragment):
+    """A model's fragment as a TensorDict, every value of a row told by its name."""
+    shape = (len(fragment), len(fragment[0]))
+    names = torch.tensor([[cell.name for cell in row] for row in fragment])
+
+    def flags(field):
+        return torch.tensor([[getattr(cell, field) for cell in row] for row in fragment])
+
+    return TensorDict(
+        {
+            "obs": {
+                "vector": torch.stack([names.float(), -names.float()], -1),
+                "deep": {"pixel": (names % 251).to(torch.uint8).reshape(*shape, 1, 1)},
+            },
+            "action": names * 3,
+            "reward": names.float() / 2,
+            "terminated": flags("terminated"),
+            "truncated": flags("truncated"),
+            "is_first": flags("is_first"),
+            "note": torch.zeros(shape),
+        },
+        batch_size=shape,
+    )
+
+
+def check_observation(obs, name):
+    assert obs["vector"].tolist() == [name, -name]
+    assert obs["deep", "pixel"].dtype == torch.uint8
+    assert obs["deep", "pixel"].item() == name % 251
+
+
+def check_transition(sample, row, successor):
+    check_observation(sample["obs"], row.name)
+    assert sample["action"] == row.name * 3
+    assert sample["is_first"] == row.is_first
+    assert sample["note"] == row.note
+    assert sample["reward"] == successor.name / 2
+    assert sample["terminated"] == successor.terminated
+    assert sample["truncated"] == successor.truncated
+    check_observation(sample["next_obs"], successor.name)
+
+
+def check_row(sample, row):
+    check_observation(sample["obs"], row.name)
+    assert sample["action"] == row.name * 3
+    assert sample["reward"] == row.name / 2
+    assert sample["note"] == row.note
+    for field in ("terminated", "truncated", "is_first"):
+        assert sample[field] == getattr(row, field)
+
+
+def one_of_each(samples):
+    """Each distinct sample once, by index, after checking that the others are the same."""
+    flat = samples.reshape(-1)
+    index, first, inverse = np.unique(flat["index"].numpy(), return_index=True, return_inverse=True)
+    distinct = flat[torch.from_numpy(first)]
+    assert (flat == distinct[torch.from_numpy(inverse)]).all()
+    return dict(zip(index.tolist(), distinct.unbind(0), strict=True))
+
+
+ENDINGS = st.sampled_from([None, None, None, "terminated", "truncated"])
+
+
+class BufferAgainstModel(RuleBasedStateMachine):
+    @initialize(capacity=st.integers(18, 40), seed=st.integers(0, 2**32 - 1))
+    def start(self, capacity, seed):
+        self.buffer = ReplayBuffer(capacity, Transitions(), seed)
+        self.model = Model(capacity)
+        self.incarnations = [0, 0, 0]
+        self.sequences = [0, 0, 0]
+        self.remembered = np.zeros(0, np.int64)
+
+    @rule(player=st.integers(0, 2), rows=st.integers(1, 6), data=st.data())
+    def add(self, player, rows, data):
+        count = 2 * (rows + 1) * ENVS[player]
+        fragment = self.model.fragment(ENVS[player], data.draw(st.lists(ENDINGS, min_size=count, max_size=count)))
+        given = encode(fragment)
+        number = data.draw(st.sampled_from([None, self.sequences[player]]))
+        assert self.buffer.add(given, (player, self.incarnations[player]), number)
+        for values in given.values(include_nested=True, leaves_only=True):
+            values.fill_(1)  # the buffer must have its own copy
+        self.model.add(player, self.incarnations[player], fragment)
+        self.sequences[player] += 1
+
+    @rule(player=st.integers(0, 2))
+    def restart(self, player):
+        self.incarnations[player] += 1
+        self.sequences[player] = 0
+
+    @rule(player=st.integers(0, 2), data=st.data())
+    def add_again(self, player, data):
+        if self.sequences[player]:
+            number = data.draw(st.integers(0, self.sequences[player] - 1))
+            fragment = encode(Model(1).fragment(ENVS[player], [None] * 4 * ENVS[player]))
+            assert not self.buffer.add(fragment, (player, self.incarnations[player]), number)
+
+    @rule(player=st.integers(0, 2), data=st.data())
+    def add_from_the_dead(self, player, data):
+        if self.incarnations[player] and self.sequences[player]:
+            incarnation = data.draw(st.integers(0, self.incarnations[player] - 1))
+            fragment = encode(Model(1).fragment(ENVS[player], [None] * 4 * ENVS[player]))
+            assert not self.buffer.add(fragment, (player, incarnation), data.draw(st.sampled_from([None, 0, 7])))
+
+    @rule(player=st.integers(0, 2), gap=st.integers(1, 3))
+    def add_with_a_gap(self, player, gap):
+        fragment = encode(Model(1).fragment(ENVS[player], [None] * 4 * ENVS[player]))
+        with pytest.raises(RefusedFragmentError, match=f"fragment {self.sequences[player] + gap}"):
+            self.buffer.add(fragment, (player, self.incarnations[player]), self.sequences[player] + gap)
+
+    @rule()
+    def save_and_load(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.buffer.save(Path(folder) / "buffer")
+            restored = ReplayBuffer(self.model.capacity, Transitions(), seed=999)
+            restored.load(Path(folder) / "buffer")
+        if self.buffer.ready:
+            assert (self.buffer.sample(7, 2) == restored.sample(7, 2)).all()
+        self.buffer = restored
+
+    @precondition(lambda self: self.buffer.ready)
+    @rule()
+    def remember(self):
+        self.remembered = self.buffer.sample(5, 3)["index"].numpy()
+
+    @rule()
+    def write_back(self):
+        kept = [number for number in self.remembered.flatten().tolist() if number in self.model.stored]
+        notes = np.sqrt(self.remembered + 0.5).astype(np.float32)
+        values = TensorDict({"note": torch.from_numpy(notes)}, batch_size=notes.shape)
+        if len(self.buffer):
+            assert self.buffer.write_back(self.remembered, values) == len(kept)
+        for number in kept:
+            self.model.row(number).note = float(np.sqrt(number + 0.5).astype(np.float32))
+
+    @invariant()
+    def size_is_right(self):
+        assert len(self.buffer) == len(self.model.stored)
+
+    @invariant()
+    def transitions_are_those_of_the_model(self):
+        expected = self.model.transitions()
+        assert self.buffer.ready == bool(expected)
+        if not expected:
+            with pytest.raises(NotEnoughDataError):
+                self.buffer.sample(1)
+            return
+        # Missing one of at most 40 in so many draws has a chance of 1e-21.
+        samples = self.buffer.sample(250, 8)
+        assert samples.batch_size == (8, 250)
+        found = one_of_each(samples)
+        assert set(found) == set(expected)
+        for number, (row, successor) in expected.items():
+            check_transition(found[number], row, successor)
+
+    @rule(length=st.integers(1, 4), context=st.booleans())
+    def sequences_are_those_of_the_model(self, length, context):
+        self.buffer.sampler = Sequences(length, context)
+        try:
+            self.check_sequences(length, context)
+        finally:
+            self.buffer.sampler = Transitions()
+
+    def check_sequences(self, length, context):
+        ready = self.model.longest() >= length + context
+        assert self.buffer.ready == ready
+        if not ready:
+            with pytest.raises(NotEnoughDataError):
+                self.buffer.sample(1)
+            return
+        expected = self.model.sequences(length, context)
+        samples = self.buffer.sample(250, 8)
+        assert samples.batch_size == (8, length + context, 250)
+        rows = one_of_each(samples)
+        for number, row in rows.items():
+            check_row(row, self.model.row(number))
+        columns = samples["index"].transpose(1, 2).reshape(2000, -1).tolist()
+        starts = {column[int(context)]: column for column in columns}
+        assert set(starts) == set(expected)
+        assert all(column == expected[column[int(context)]] for column in columns)
+
+
+BufferAgainstModel.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestBufferAgainstModel = BufferAgainstModel.TestCase
+
+
+# ----------------------------------------------------------------------------------- by hand, one at a time
+
+
+def rows_of(names, ends="", first="", envs=1):
+    """A fragment `[T + 1, envs]` of vector observations: names of the rows, letters t and x where an episode ended."""
+    count = len(names)
+    ends, first = ends.ljust(count), first.ljust(count)
+    column = torch.tensor(names, dtype=torch.float32)[:, None].expand(count, envs) + 1000 * torch.arange(envs)
+    grid = {
+        "terminated": [[letter == "t"] * envs for letter in ends],
+        "truncated": [[letter == "x"] * envs for letter in ends],
+        "is_first": [[letter == "f"] * envs for letter in first],
+    }
+    tensors = {name: torch.tensor(values) for name, values in grid.items()}
+    return TensorDict(
+        {"obs": column[..., None].clone(), "action": column + 0.25, "reward": column / 10, **tensors},
+        batch_size=(count, envs),
+    )
+
+
+def draw_all(buffer, draws=4000):
+    return one_of_each(buffer.sample(draws))
+
+
+def test_an_episode_and_its_end_row():
+    buffer = ReplayBuffer(10)
+    buffer.add(rows_of([0, 1, 2, 10, 11], ends="  t", first="f  f "))
+    found = {int(sample["obs"]): sample for sample in draw_all(buffer).values()}
+    assert set(found) == {0, 1, 10}  # row 2 is the end of the episode: nothing was decided there
+    assert found[0]["next_obs"].item() == 1 and found[1]["next_obs"].item() == 2 and found[10]["next_obs"].item() == 11
+    assert [bool(found[name]["terminated"]) for name in (0, 1, 10)] == [False, True, False]
+    assert found[1]["reward"] == pytest.approx(0.2)  # paid on arriving at the end
+    assert found[10]["action"] == 10.25
+
+
+def test_the_tail_is_replaced_by_the_successors_first_row():
+    buffer = ReplayBuffer(10)
+    buffer.add(rows_of([0, 77], ends=" x"))
+    (only,) = draw_all(buffer).values()
+    assert only["next_obs"] == 77 and only["truncated"] and not only["terminated"]
+    buffer.add(rows_of([1, 2], ends="t"))
+    (only,) = draw_all(buffer).values()  # row 1 ended an episode
+    assert only["obs"] == 0 and only["next_obs"] == 1 and only["terminated"] and not only["truncated"]
+
+
+def test_a_restarted_player_joins_nothing():
+    buffer = ReplayBuffer(10)
+    buffer.add(rows_of([0, 1]), (3, 0))
+    buffer.add(rows_of([50, 51]), (3, 1))
+    found = {int(sample["obs"]): int(sample["next_obs"]) for sample in draw_all(buffer).values()}
+    assert found == {0: 1, 50: 51}
+    buffer.sampler = Sequences(2)
+    assert not buffer.ready
+
+
+def test_tails_of_the_dead_are_kept_as_long_as_their_rows():
+    buffer = ReplayBuffer(4)
+    for life in range(12):
+        buffer.add(rows_of([10 * life, 10 * life + 1]), (0, life))
+    found = {int(sample["obs"]): int(sample["next_obs"]) for sample in draw_all(buffer).values()}
+    assert found == {80: 81, 90: 91, 100: 101, 110: 111}
+    assert len(buffer.storage.tails["reward"]) <= 6  # and not for ever
+
+
+@pytest.mark.parametrize("sampler", [Transitions(), Sequences(2), Sequences(2, context=True)])
+def test_samples_are_uniform(sampler):
+    buffer = ReplayBuffer(30, sampler, seed=1)
+    for number in range(9):
+        buffer.add(rows_of([10 * number, 1, 2, 3, 4], ends="  t" if number % 2 else "", envs=1), (number % 2, 0))
+    index = buffer.sample(10_000)["index"]
+    firsts = index if index.dim() == 2 else index[:, int(isinstance(sampler, Sequences) and sampler.context)]
+    counts = np.unique(firsts.numpy(), return_counts=True)[1]
+    assert len(counts) > 20
+    expected = 10_000 / len(counts)
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    freedom = len(counts) - 1
+    assert abs(chi_square - freedom) < 3 * math.sqrt(2 * freedom)
+
+
+def test_samples_are_uniform_where_hardly_any_row_is_a_transition():
+    buffer = ReplayBuffer(1000, seed=2)
+    buffer.add(rows_of(range(1001), ends="t" * 400 + "   " + "t" * 597))
+    index, counts = np.unique(buffer.sample(9000)["index"].numpy(), return_counts=True)
+    assert index.tolist() == [400, 401, 402]
+    assert ((counts - 3000) ** 2 / 3000).sum() < 10
+
+
+def test_the_same_seed_draws_the_same_whatever_the_global_generators():
+    def draw(seed):
+        np.random.seed(len(str(seed)))
+        torch.manual_seed(seed)
+        buffer = ReplayBuffer(100, Transitions(), seed)
+        buffer.add(rows_of(range(50)))
+        return buffer.sample(20, 3)["index"].tolist()
+
+    assert draw(5) == draw(5)
+    assert draw(5) != draw(6)
+
+
+def test_sampling_draws_anew_each_time():
+    buffer = ReplayBuffer(100)
+    buffer.add(rows_of(range(50)))
+    assert buffer.sample(20)["index"].tolist() != buffer.sample(20)["index"].tolist()
+
+
+def test_samples_are_copies():
+    buffer = ReplayBuffer(4)
+    buffer.add(rows_of([0, 1]))
+    buffer.sample(8).apply_(lambda values: values.fill_(1))
+    assert buffer.sample(1)["obs"].item() == 0 and buffer.sample(1)["next_obs"].item() == 1
+
+
+def test_read_only_rows_are_taken():
+    fragment = rows_of([0, 1, 2])
+    frozen = {name: values.numpy() for name, values in fragment.items()}
+    for values in frozen.values():
+        values.flags.writeable = False
+    buffer = ReplayBuffer(4)
+    buffer.storage.add((0, 0), frozen)
+    assert set(draw_all(buffer)) == {0, 1}
+
+
+# ------------------------------------------------------------------------------------------------- sequences
+
+
+def test_a_sequence_runs_over_the_ends_of_episodes_and_fragments():
+    buffer = ReplayBuffer(10, Sequences(5))
+    buffer.add(rows_of([0, 1, 2, 10], ends="  t", first="f  f"))
+    buffer.add(rows_of([10, 11, 12], first="f"))
+    (sequence,) = buffer.sample(1, 1).unbind(0)
+    assert sequence["obs"].flatten().tolist() == [0, 1, 2, 10, 11]
+    assert sequence["is_first"].flatten().tolist() == [True, False, False, True, False]
+    assert sequence["terminated"].flatten().tolist() == [False, False, True, False, False]
+    assert sequence["index"].flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_context_is_the_row_before_or_the_streams_first_row_again():
+    buffer = ReplayBuffer(10, Sequences(2, context=True))
+    buffer.add(rows_of([0, 1, 2, 3]))
+    columns = {tuple(column) for column in buffer.sample(500)["obs"][0, :, :, 0].T.tolist()}
+    assert columns == {(0, 0, 1), (0, 1, 2)}
+
+
+def test_context_needs_the_row_before_to_be_still_there():
+    buffer = ReplayBuffer(3, Sequences(1, context=True))
+    buffer.add(rows_of([0, 1, 2, 3]))
+    buffer.add(rows_of([3, 4]))  # overwrites row 0
+    columns = {tuple(column) for column in buffer.sample(500)["obs"][0, :, :, 0].T.tolist()}
+    assert columns == {(1, 2), (2, 3)}
+
+
+def test_columns_of_a_fragment_are_streams_of_their_own():
+    buffer = ReplayBuffer(12, Sequences(2))
+    buffer.add(rows_of([0, 1, 2, 3], envs=3))
+    columns = {tuple(column) for column in buffer.sample(1000)["obs"][0, :, :, 0].T.tolist()}
+    assert columns == {(base + row, base + row + 1) for base in (0, 1000, 2000) for row in (0, 1)}
+
+
+# ------------------------------------------------------------------------------------------------ write back
+
+
+def test_write_back_hits_only_rows_that_are_still_there():
+    buffer = ReplayBuffer(4)
+    buffer.add(rows_of([0, 1, 2, 3, 4]))
+    index = np.array([0, 1, 2, 3])
+    buffer.add(rows_of([4, 5, 6]))  # takes the places of rows 0 and 1
+    assert buffer.write_back(index, TensorDict({"action": torch.tensor([-1.0, -2, -3, -4])}, [4])) == 2
+    actions = {int(sample["obs"]): float(sample["action"]) for sample in draw_all(buffer).values()}
+    assert actions == {2: -3.0, 3: -4.0, 4: 4.25, 5: 5.25}
+
+
+def test_write_back_of_an_unknown_key_is_an_error():
+    buffer = ReplayBuffer(4)
+    buffer.add(rows_of([0, 1]))
+    with pytest.raises(KeyError, match="latent"):
+        buffer.write_back(np.array([0]), TensorDict({"latent": torch.zeros(1)}, [1]))
+
+
+# --------------------------------------------------------------------------------------------------- rollout
+
+
+def test_a_rollout_is_in_the_order_of_players_and_environments():
+    buffer = ReplayBuffer(3 * 5, Rollout())
+    for round_number in range(2):  # the second round takes the place of the first
+        base = 100 * round_number
+        buffer.add(rows_of([base + 7, base + 8, base + 9, base + 10], envs=2), (12, 0))
+        buffer.add(rows_of([base + 1, base + 2, base + 3, base + 4], envs=1), (2, 4))
+        buffer.add(rows_of([base + 4, base + 5, base + 6, base + 7], envs=2), (5, 0))
+        rollout = buffer.sample(64)
+        assert rollout.batch_size == (4, 5)
+        first = torch.tensor([1.0, 4, 1004, 7, 1007]) + base
+        assert torch.equal(rollout["obs"][..., 0], first + torch.arange(4.0)[:, None])
+        assert torch.equal(rollout["reward"], rollout["obs"][..., 0] / 10)
+
+
+def test_a_rollout_after_a_restart():
+    buffer = ReplayBuffer(4, Rollout())
+    buffer.add(rows_of([0, 1, 2]), (1, 0))
+    buffer.add(rows_of([10, 11, 12]), (0, 0))
+    buffer.add(rows_of([90, 91, 92]), (0, 1))
+    buffer.add(rows_of([2, 3, 4]), (1, 0))
+    assert buffer.sample(1)["obs"][..., 0].tolist() == [[90, 2], [91, 3], [92, 4]]
+
+
+def test_a_rollout_needs_equally_many_rows_of_all():
+    buffer = ReplayBuffer(4, Rollout())
+    assert not buffer.ready
+    buffer.add(rows_of([0, 1]), (0, 0))
+    buffer.add(rows_of([0, 1, 2]), (1, 0))
+    with pytest.raises(NotEnoughDataError, match="not 1, 2"):
+        buffer.sample(1)
+
+
+# -------------------------------------------------------------------------------------------------- refusals
+
+
+def without(key):
+    return rows_of([5, 6, 7]).exclude(key)
+
+
+def with_value(key, value):
+    return rows_of([5, 6, 7]).set(key, value)
+
+
+REFUSED = {
+    "reward": without("reward"),
+    "action": without("action"),
+    "is_first": without("is_first"),
+    "keys differ.*obs": without("obs"),
+    "keys differ.*extra": with_value("extra", torch.zeros(3, 1)),
+    r"obs is float32\[2\], stored is float32\[1\]": with_value("obs", torch.zeros(3, 1, 2)),
+    "obs is uint8": with_value("obs", torch.zeros(3, 1, 1, dtype=torch.uint8)),
+    "action is float64": with_value("action", torch.zeros(3, 1, dtype=torch.float64)),
+    "9 x 1 rows can't go into a buffer of 8": rows_of(range(10)),
+    "T and B at least 1": rows_of([5]),
+    "player 0 brings 2 environments; before, 1": rows_of([5, 6, 7], envs=2),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_fragment_that_does_not_fit_is_refused_by_name(message):
+    buffer = ReplayBuffer(8)
+    buffer.add(rows_of([0, 1, 2]))
+    with pytest.raises(RefusedFragmentError, match=message):
+        buffer.add(REFUSED[message])
+    assert len(buffer) == 2
+    found = {int(sample["obs"]): int(sample["next_obs"]) for sample in draw_all(buffer).values()}
+    assert found == {0: 1, 1: 2}
+    assert buffer.add(rows_of([2, 3]), sequence=1)  # the refused one has taken no number
+    found = {int(sample["obs"]): int(sample["next_obs"]) for sample in draw_all(buffer).values()}
+    assert found == {0: 1, 1: 2, 2: 3}
+
+
+@pytest.mark.parametrize("refused", [rows_of(range(10)), without("reward"), rows_of([5])])
+def test_a_refused_first_fragment_leaves_no_trace(refused):
+    buffer = ReplayBuffer(8)
+    with pytest.raises(RefusedFragmentError):
+        buffer.add(refused)
+    assert len(buffer) == 0 and not buffer.ready
+    assert buffer.add(with_value("obs", torch.zeros(3, 1, 5, dtype=torch.uint8)), sequence=0)  # of another shape
+
+
+def test_a_buffer_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="0 rows"):
+        ReplayBuffer(0)
+
+
+def test_a_saved_buffer_of_another_capacity_is_refused(tmp_path):
+    buffer = ReplayBuffer(8)
+    buffer.add(rows_of([0, 1]))
+    buffer.save(tmp_path / "buffer")
+    with pytest.raises(ValueError, match=r"use buffer\.size=8"):
+        ReplayBuffer(9).load(tmp_path / "buffer")
+
+
+def test_loading_takes_over_the_draws_to_come(tmp_path):
+    buffer = ReplayBuffer(50, seed=3)
+    buffer.add(rows_of(range(40)))
+    buffer.sample(5)
+    buffer.save(tmp_path / "buffer")
+    restored = ReplayBuffer(50, seed=4)
+    restored.load(tmp_path / "buffer")
+    assert torch.equal(buffer.sample(10, 2)["index"], restored.sample(10, 2)["index"])

@@ -1,0 +1,210 @@
+"""A recurrent world model fits the contract: `toy_world_model.py` trains with no change outside its own file."""
+
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+
+from sheeprl.actors.player import Player
+from sheeprl.actors.trainer import Learner
+from sheeprl.algos.base import Row
+from sheeprl.algos.build import build_algorithm
+from sheeprl.buffer.flat import flatten, unflatten
+from sheeprl.buffer.replay_buffer import ReplayBuffer
+from sheeprl.checkpoint import checkpoints, resume_tree
+from sheeprl.models import weights as weights_of
+from sheeprl.resolve import check
+from sheeprl.train import train_tree
+from tests.toy_envs import DECISIONS
+
+RATIO, STARTS = 0.3, 100
+TREE = {
+    "algo": {
+        "name": "tests.toy_world_model:ToyWorldModel",
+        "learning_starts": STARTS,
+        "replay_ratio": RATIO,
+        "batch_size": 16,
+    },
+    "env": {"id": "tests.toy_envs:Recall-v0", "num_envs": 4},
+    "run": {"total_steps": 600, "mode": "coupled", "seed": 1},
+    "buffer": {"size": 2000},
+    "trainer": {"accelerator": "cpu", "threads": 1},
+    "log": {"level": "warning"},
+}
+
+
+def with_groups(tree: dict, **groups: dict) -> dict:
+    return {**tree, **{name: {**tree[name], **values} for name, values in groups.items()}}
+
+
+def metrics_of(run_dir: Path, key: str) -> list[float]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def saved_buffer(run_dir: Path) -> ReplayBuffer:
+    buffer = ReplayBuffer(2000, check(TREE).config.algo.data().sampler)
+    buffer.load(checkpoints(run_dir)[-1] / "buffer" / "shard_0")
+    return buffer
+
+
+def due(policy_steps: int) -> int:
+    return math.floor(Fraction(str(RATIO)) * (policy_steps - STARTS))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy") / "run"
+    return train_tree(with_groups(TREE, run={"dir": str(folder)}, eval={"episodes": 0}) if "eval" in TREE else
+                      {**with_groups(TREE, run={"dir": str(folder)}), "eval": {"episodes": 0}})
+
+
+@pytest.fixture(scope="module")
+def resolved():
+    return check(TREE)
+
+
+@pytest.fixture
+def player(resolved):
+    return Player(resolved.config, resolved.spaces, number=0)
+
+
+@pytest.fixture
+def learner(resolved):
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    return Learner(resolved.config, resolved.spaces, fabric)
+
+
+# ---------------------------------------------------------------------------------------- whole runs
+
+
+def test_losses_fall(run):
+    for name in ("reconstruction_loss", "reward_loss", "end_loss"):
+        losses = metrics_of(run.run_dir, f"Loss/{name}")
+        assert np.mean(losses[-5:]) < 0.1 * np.mean(losses[:5]), name
+
+
+def test_ratio_is_exact(run):
+    assert run.policy_steps >= 600
+    assert run.gradient_steps == due(run.policy_steps)
+
+
+def test_latents_are_written_back_into_the_buffer(run):
+    storage = saved_buffer(run.run_dir).storage
+    visits = storage.rows["visits"][: storage.size]
+    is_first, latent = storage.rows["is_first"][: storage.size], storage.rows["latent"][: storage.size]
+    visited = visits > 0
+    assert visited.mean() > 0.5
+    # What act stored on early first rows came from untrained weights; what was written since is of one mind.
+    early = np.flatnonzero(is_first[:200])
+    cue = storage.rows["obs"][early, 0] > 0.5
+    assert visited[early].all()
+    for shown in (True, False):
+        assert latent[early][cue == shown].std(0).max() < 0.5 * latent[early].std(0).max()
+
+
+def test_resumed_run_goes_on_learns_the_task_and_keeps_the_ratio(run):
+    result = train_tree(resume_tree(str(run.run_dir), ["run.total_steps=1200", "eval.episodes=20"]))
+    assert result.run_dir == run.run_dir
+    assert result.policy_steps >= 1200
+    assert result.gradient_steps == due(result.policy_steps)
+    assert saved_buffer(result.run_dir).storage.total > result.policy_steps
+    # Without its recurrent state the policy would get 0.5.
+    assert metrics_of(result.run_dir, "Test/cumulative_reward")[-1] > 0.9
+
+
+def test_its_arguments_may_be_named_instead(resolved):
+    tree = with_groups(TREE, algo={"name": "tests.toy_world_model:ToyWorldModelArgs"})
+    config = check(tree).config
+    assert type(build_algorithm(config, resolved.spaces)) is type(build_algorithm(resolved.config, resolved.spaces))
+
+
+# ----------------------------------------------------------------------------------- state and context
+
+
+def test_recurrent_state_resets_where_an_episode_begins(player):
+    algorithm, policy, generator = player.algorithm, player.policy, torch.Generator()
+    obs, zeros = torch.rand(2, 3), torch.zeros(2)
+    with torch.inference_mode():
+        begun = algorithm.act(policy, Row(obs, zeros, torch.tensor([True, True])), {}, "explore", generator)
+        row = Row(obs, zeros, torch.tensor([True, False]))
+        went_on = algorithm.act(policy, row, begun.state, "explore", generator)
+    torch.testing.assert_close(went_on.state["latent"][0], begun.state["latent"][0])
+    assert not torch.allclose(went_on.state["latent"][1], begun.state["latent"][1])
+
+
+def test_recurrent_state_carries_the_previous_action(player):
+    row = Row(torch.rand(1, 3), torch.zeros(1), torch.tensor([False]))
+    before = {"latent": torch.zeros(1, 24)}
+    with torch.inference_mode():
+        latents = [
+            player.algorithm.act(
+                player.policy, row, {**before, "action": torch.tensor([action])}, "greedy", player.generator
+            ).state["latent"]
+            for action in range(2)
+        ]
+    assert not torch.allclose(*latents)
+
+
+def test_sequences_repeat_what_the_player_computed(player, learner):
+    """From the context's latent and action on, the world model infers the very latents that act stored."""
+    _, weights = learner.weights()
+    _, first = player.collect(10, weights, 0, "explore")
+    _, second = player.collect(10, None, 0, "explore")
+    rows = {name: np.concatenate([first.rows[name][:-1], values[:-1]]) for name, values in second.rows.items()}
+    assert rows["is_first"].sum() > 4 * 20 / (DECISIONS + 1) - 4
+    batch = unflatten(rows, batch_dims=1)
+    with torch.no_grad():
+        latents = learner.algorithm.observe(learner.agent.policy, batch)
+    torch.testing.assert_close(latents, batch["latent"][1:])
+
+
+def test_what_a_loss_writes_lands_in_the_rows_it_was_computed_for(player, learner):
+    _, weights = learner.weights()
+    buffer = ReplayBuffer(500, learner.algorithm.data().sampler, seed=3)
+    for _ in range(4):
+        fragment = player.collect(16, weights, 0, "explore")[1]
+        buffer.add(unflatten(fragment.rows, batch_dims=2))
+    buffer.storage.rows["latent"][:] = 7.0  # no inference gives this
+    block = flatten(buffer.sample(16, n_batches=1))
+    with torch.no_grad():
+        expected = learner.algorithm.observe(learner.agent.policy, unflatten(block, 3)[0])
+    info, writes = learner.update(block, steps=1, progress=0.0)
+    assert info.gradient_steps == 1
+    (index, values), = writes
+    buffer.write_back(index, unflatten(values, batch_dims=index.ndim))
+    written = index[0, 1:] if index.ndim == 3 else index[1:]
+    found = buffer.storage.rows["latent"][written]
+    agrees = np.isclose(found, expected.numpy(), atol=1e-6).all(-1)
+    assert agrees.mean() > 0.5  # a row in several sequences has the value of one of them
+    untouched = np.setdiff1d(np.arange(len(buffer)), index)
+    assert len(untouched)
+    assert (buffer.storage.rows["latent"][untouched] == 7.0).all()
+    assert set(np.unique(buffer.storage.rows["visits"][np.unique(written)])) == {1}
+
+
+def test_behavior_phase_sees_the_stepped_world_model_and_leaves_it_alone(player, learner):
+    _, weights = learner.weights()
+    buffer = ReplayBuffer(500, learner.algorithm.data().sampler)
+    buffer.add(unflatten(player.collect(32, weights, 0, "explore")[1].rows, batch_dims=2))
+    batch = next(iter(learner._batches(flatten(buffer.sample(16)), 1)))
+    world, behavior = learner.algorithm.phases(None)
+    loss = world.loss(learner.agent, batch, {}, {})
+    noise = behavior.noise(torch.Size([16]), torch.Generator())
+    imagined = behavior.loss(learner.agent, batch, noise, loss.carry)
+    of_world = learner.groups["world"].parameters
+    gradients = torch.autograd.grad(imagined.value, of_world, allow_unused=True, retain_graph=True)
+    assert all(gradient is None or not gradient.any() for gradient in gradients)
+    assert any(g.any() for g in torch.autograd.grad(imagined.value, learner.groups["behavior"].parameters))
+    before = weights_of.to_arrays(learner.agent)
+    learner.update(flatten(buffer.sample(16)), 1, 0.0)
+    changed = {name for name, values in weights_of.to_arrays(learner.agent).items() if (values != before[name]).any()}
+    assert {name.partition(".")[0] for name in changed} == {
+        "policy", "decoder", "prior", "head", "critic", "critic_target"
+    }
