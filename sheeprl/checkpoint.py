@@ -31,9 +31,9 @@ def new_run_dir(config: Config) -> Path:
     if config.run.dir is not None:
         folder = base_folder() / config.run.dir
         if (folder / CONFIG).exists():
-            raise ConfigError([
-                f"run.dir={config.run.dir}: holds a run already; `sheeprl resume {config.run.dir}` goes on with it"
-            ])
+            raise ConfigError(
+                [f"run.dir={config.run.dir}: holds a run already; `sheeprl resume {config.run.dir}` goes on with it"]
+            )
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError([f"run.dir={config.run.dir}: exists and isn't an empty folder"])
         return folder
@@ -121,8 +121,10 @@ def check_fits(checkpoint: Path, config: Config, shards: int) -> None:
     if state["algorithm"] != config.algo.name:
         mistakes.append(f"algo.name={config.algo.name}: {checkpoint} is a checkpoint of {state['algorithm']}")
     if (checkpoint / "buffer").is_dir() and state["shards"] != shards:
-        mistakes.append(f"trainer.devices={shards}: in coupled mode every rank has its part of the replay, and "
-                        f"{checkpoint} has {state['shards']} parts; use run.mode and trainer.devices as before")
+        mistakes.append(
+            f"trainer.devices={shards}: in coupled mode every rank has its part of the replay, and "
+            f"{checkpoint} has {state['shards']} parts; use run.mode and trainer.devices as before"
+        )
     if mistakes:
         raise ConfigError(mistakes)
 
@@ -186,6 +188,8 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     fixed = {*FIXED, *structural_keys(type(config))} if config else set(FIXED)
     changed = [key for key in (override.partition("=")[0] for override in overrides) if key in fixed]
     if changed := [key for key in changed if get_value(tree, key) != get_value(before, key)]:
-        raise ConfigError([f"{key}: can't change in a resumed run; it is {get_value(before, key)!r}" for key in changed])
+        raise ConfigError(
+            [f"{key}: can't change in a resumed run; it is {get_value(before, key)!r}" for key in changed]
+        )
     tree.setdefault("run", {}).update(dir=str(folder), resume=True)
     return tree

@@ -35,7 +35,7 @@ from sheeprl.config import (
     read_tree,
     set_value,
 )
-from sheeprl.train import RunFailedError
+from sheeprl.launch import RunFailedError
 from sheeprl.version import __version__
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes, beside 0
@@ -145,7 +145,7 @@ def _train(read: Callable[[], Tree], flags: Sequence[Flag] = ()) -> None:
     tree: Tree = {}
     try:
         tree.update(read())
-        from sheeprl.train import train_tree
+        from sheeprl.launch import train_tree
 
         result = train_tree(tree)
     except ConfigError as error:
@@ -303,7 +303,7 @@ def _tree_of_flags(
         if text is None:
             continue
         try:
-            set_value(tree, flag.key, parse_yaml(text, f"the value of --{flag.names[0]}"))
+            set_value(tree, flag.key, _value(flag, text))
         except ConfigError as error:
             mistakes += error.mistakes
     algo = tree.setdefault("algo", {})
@@ -312,6 +312,13 @@ def _tree_of_flags(
     if mistakes:
         raise ConfigError(mistakes)
     return tree
+
+
+def _value(flag: Flag, text: str) -> Any:
+    """What was typed for a flag, as YAML; but a text stays one, since shells take away the quotes that YAML needs."""
+    value = parse_yaml(text, f"the value of --{flag.names[0]}")
+    is_text = _type_name(flag.field.annotation) == "text"
+    return text if is_text and isinstance(value, (bool, int, float)) else value
 
 
 def _unknown_flags(algorithm: str, unread: Sequence[str], flags: Sequence[Flag]) -> Iterator[str]:
@@ -462,6 +469,8 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always, with the exit code.
     """
+    # As with `python -m`: environments and algorithms beside the configuration are found. Ray's workers look there too.
+    sys.path.append(os.getcwd())
     words = list(sys.argv[1:] if args is None else args)
     command = next((word for word in words if not word.startswith("-")), None)
     try:

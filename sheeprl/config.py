@@ -30,7 +30,10 @@ class ConfigError(Exception):
 
     def __init__(self, mistakes: Sequence[str]) -> None:
         self.mistakes = [" ".join(mistake.splitlines()) for mistake in mistakes]
-        super().__init__("\n".join(self.mistakes))
+        super().__init__(self.mistakes)  # args are what a copy from another process is made of
+
+    def __str__(self) -> str:
+        return "\n".join(self.mistakes)
 
 
 class RunConfig(Section):
@@ -163,7 +166,12 @@ class Config(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """`yaml.SafeLoader` that also knows 1e-3 and 1e6 as numbers, and refuses a key given twice."""
+    """`yaml.SafeLoader` that also knows 1e-3 and 1e6 as numbers, leaves dates texts, and refuses a key given twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name, which it copies before adding
+        first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse duplicates, of which YAML would silently keep the last."""

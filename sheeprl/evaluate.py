@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +99,46 @@ def _stack(observations: list[Any], space: Any) -> Any:
     if isinstance(space, spaces.Dict):
         return {name: _stack([obs[name] for obs in observations], part) for name, part in space.items()}
     return torch.from_numpy(np.stack(observations).astype(transforms.array_dtype(space)))
+
+
+def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video: bool = False) -> Evaluation:
+    """Play the policy of a run's newest checkpoint, or of one checkpoint.
+
+    Args:
+        path: folder of the run or of the checkpoint.
+        episodes: how many.
+        seed: from which the start seeds are derived; default the run's.
+        video: record the first environment's episodes into the run's `videos` folder.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or its environment can't be made here.
+    """
+    import torch
+
+    from sheeprl.algos.build import build_algorithm
+    from sheeprl.checkpoint import find_checkpoint, read_config, read_counters
+    from sheeprl.config import ConfigError, validate
+    from sheeprl.envs.make import EnvSettingsError, make_env, record_video, spaces_of
+
+    if episodes < 1:
+        raise ConfigError([f"episodes={episodes}: must be at least 1"])
+    run_dir, checkpoint = find_checkpoint(path)
+    config = validate(read_config(run_dir))
+    try:
+        envs = [make_env(config.env) for _ in range(min(episodes, LANES) - video)]
+        if video:
+            filmed = make_env(config.env, "rgb_array")
+            envs.append(record_video(filmed, str(run_dir / "videos"), every_episode=True))
+    except EnvSettingsError as error:
+        raise ConfigError([str(error)]) from error
+    algorithm = build_algorithm(config, spaces_of(envs[0]))
+    agent = algorithm.build_agent()
+    state = torch.load(checkpoint / "agent.pt", map_location="cpu", weights_only=True)
+    agent.load_state_dict(state["agent"])
+    policy = agent.get_submodule("policy").eval()
+    seeds = eval_seeds(config.run.seed if seed is None else seed, episodes)
+    played = play_episodes(algorithm, policy, envs, seeds)
+    return replace(played, policy_steps=read_counters(checkpoint).policy_steps)
 
 
 def eval_seeds(seed: int, episodes: int) -> list[int]:

@@ -127,46 +127,58 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
 
 def _size_mistakes(config: Config) -> Iterator[str]:
     """Sizes that don't fit each other."""
-    data, env, players, buffer = config.algo.data(), config.env, config.players, config.buffer
-    assert players.num is not None and players.fragment_rows is not None and buffer.size is not None
-    batch, ranks = data.batch_size, config.trainer.devices * config.trainer.num_nodes
-    fragment = players.fragment_rows * env.num_envs
-    round_rows = fragment * players.num
+    data = config.algo.data()
+    yield from _rank_mistakes(config, data.batch_size)
+    yield from _rollout_mistakes(config, data) if isinstance(data, OnPolicy) else _replay_mistakes(config, data)
+
+
+def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
+    """What the ranks of the trainer group can't share out."""
+    trainer, players = config.trainer, config.players.num or 1
+    ranks = trainer.devices * trainer.num_nodes
     if batch % ranks:
         yield f"algo.batch_size={batch}: must be a multiple of the {ranks} ranks that share it"
-    if config.run.mode == "coupled":
-        if players.num % ranks:
-            yield f"players.num={players.num}: in coupled mode every rank plays; use a multiple of {ranks}"
-        if config.trainer.num_nodes > 1:
-            yield f"trainer.num_nodes={config.trainer.num_nodes}: coupled mode is for one node; use run.mode=decoupled"
-    if isinstance(data, OnPolicy):
-        if players.fragment_rows != data.rollout_steps:
-            yield (
-                f"players.fragment_rows={players.fragment_rows}: a rollout is one fragment; leave it out or "
-                f"use algo.rollout_steps={data.rollout_steps}"
-            )
-        if buffer.size != round_rows:
-            yield (
-                f"buffer.size={buffer.size}: a rollout buffer holds one round of {data.rollout_steps} x {env.num_envs} "
-                f"x {players.num} rows; leave it out or use {round_rows}"
-            )
-        if batch > round_rows:
-            yield f"algo.batch_size={batch}: larger than a rollout of {round_rows} rows"
-        return
-    if batch > buffer.size:
-        yield f"algo.batch_size={batch}: larger than will ever be stored, buffer.size={buffer.size}"
-    elif batch > config.run.total_steps:
-        yield f"algo.batch_size={batch}: larger than will ever be stored, run.total_steps={config.run.total_steps}"
-    if buffer.size < round_rows:
-        yield f"buffer.size={buffer.size}: less than one round, {round_rows} rows"
+    if config.run.mode == "coupled" and players % ranks:
+        yield f"players.num={players}: in coupled mode every rank plays; use a multiple of {ranks}"
+    if config.run.mode == "coupled" and trainer.num_nodes > 1:
+        yield f"trainer.num_nodes={trainer.num_nodes}: coupled mode is for one node; use run.mode=decoupled"
+
+
+def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
+    """Sizes that don't fit a rollout."""
+    rows, envs, players, size = data.rollout_steps, config.env.num_envs, config.players.num or 1, config.buffer.size
+    round_rows = rows * envs * players
+    if config.players.fragment_rows != rows:
+        yield (
+            f"players.fragment_rows={config.players.fragment_rows}: a rollout is one fragment; leave it out or use "
+            f"algo.rollout_steps={rows}"
+        )
+    elif size != round_rows:
+        yield (
+            f"buffer.size={size}: a rollout buffer holds one round of {rows} x {envs} x {players} rows; leave it out "
+            f"or use {round_rows}"
+        )
+    if data.batch_size > round_rows:
+        yield f"algo.batch_size={data.batch_size}: larger than a rollout of {round_rows} rows"
+
+
+def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
+    """Sizes that don't fit a replay."""
+    size, total = config.buffer.size or DEFAULT_REPLAY, config.run.total_steps
+    if data.batch_size > size:
+        yield f"algo.batch_size={data.batch_size}: larger than will ever be stored, buffer.size={size}"
+    elif data.batch_size > total:
+        yield f"algo.batch_size={data.batch_size}: larger than will ever be stored, run.total_steps={total}"
+    round_rows = (config.players.fragment_rows or 1) * config.env.num_envs * (config.players.num or 1)
+    if size < round_rows:
+        yield f"buffer.size={size}: less than one round, {round_rows} rows"
 
 
 def _machine_mistakes(config: Config) -> Iterator[str]:
     """What this machine lacks."""
-    if config.trainer.compile and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+    if config.trainer.compile and not any(
+        shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")
+    ):
         yield "trainer.compile=true: needs a C++ compiler, and none is installed (such as the package g++)"
     if config.env.capture_video and importlib.util.find_spec("moviepy") is None:
         yield 'env.capture_video=true: needs moviepy; pip install "sheeprl[video]"'
-
-
-

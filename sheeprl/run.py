@@ -214,7 +214,7 @@ class Run:
         self.log_metrics()
         await self.checkpoint()
 
-    async def until_learned(self, learning: asyncio.Future[None], players: list[asyncio.Future[None]]) -> None:
+    async def until_learned(self, learning: asyncio.Future[None], players: Sequence[asyncio.Future[None]]) -> None:
         """Wait for `learn`. A player that gives up ends the run with the round that is being learned."""
         try:
             waiting: set[asyncio.Future[None]] = {learning, *players}
@@ -335,19 +335,21 @@ class Run:
         While the buffer can't serve a sample yet the debt grows, and nobody waits for it.
         """
         data, counters = self.plan.data, self.counters
-        if not self.status.ready or (rows == 0 and isinstance(data, OnPolicy)):
+        if not self.status.ready or (rows == 0 and not data.carries_debt):
             return
         owed = data.owed(counters.policy_steps, counters.gradient_steps, rows)
-        chunks = deque([owed] if isinstance(data, OnPolicy) else _chunks(owed))
+        chunks = deque(_chunks(owed) if data.carries_debt else [owed])
         sampled: deque[tuple[int, Ref]] = deque()
         updating: deque[Ref] = deque()
         progress = min(1.0, counters.policy_steps / self.plan.total_steps)
         # The order of these calls decides what is sampled, so it must not depend on how long they take.
-        while chunks or sampled:
-            if self.stopping.is_set():
+        while True:
+            if self.stopping.is_set() and data.carries_debt:
                 chunks.clear()  # a resumed run takes the steps that are still owed
             while chunks and len(sampled) <= self.plan.prefetch:
                 sampled.append((chunks[0], self.buffer.call("sample", chunks.popleft())))
+            if not sampled:
+                break
             steps, block = sampled.popleft()
             info, writes = self.learner.call_pair("update", block, steps, progress)
             updating.append(info)

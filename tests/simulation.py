@@ -16,12 +16,13 @@ import selectors
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
 from sheeprl.actors.fragment import BufferStatus, FragmentInfo, UpdateInfo
-from sheeprl.actors.handle import Handle
+from sheeprl.actors.handle import Every, Handle
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.evaluate import Evaluation
 from sheeprl.report import Progress
@@ -181,7 +182,8 @@ class SimulatedHandle:
         self.closed = False
 
     def call(self, method: str, *args: Any) -> SimulatedRef:
-        call = Call(method, args, self.loop.create_future())
+        refs = tuple(arg.ref if isinstance(arg, Every) else arg for arg in args)
+        call = Call(method, refs, self.loop.create_future())
         self._note("asked", call)
         self.calls.append(call)
         if self.dead is not None:
@@ -389,8 +391,8 @@ def schedules(draw: st.DrawFn, calm: bool = False, max_staleness: int = 3) -> Sc
         max_failures=draw(st.integers(0, 4)),
         log_every=draw(st.integers(1, 2 * rows)),
         checkpoint_every=draw(st.none() | st.integers(1, 2 * rows)),
-        eval_every=draw(st.none() | st.integers(1, 2 * rows)),
-        eval_episodes=draw(st.integers(0, 2)),
+        eval_every=draw(st.none() | st.integers(1, 2 * rows)) if (eval_episodes := draw(st.integers(0, 2))) else None,
+        eval_episodes=eval_episodes,
         end_rows=draw(st.lists(st.integers(0, 8), min_size=1, max_size=4).map(tuple)),
         ready_rows=0 if isinstance(data, OnPolicy) else draw(st.integers(0, 2 * rows)),
         keeps_buffer=draw(st.booleans()) and isinstance(data, OffPolicy),
@@ -680,13 +682,8 @@ class World:
 
     def handle(self, name: str, target: Any, ticks: tuple[int, ...]) -> SimulatedHandle:
         """A handle whose calls take `ticks`, over and over."""
-        taken = Counter[str]()
-
-        def delay() -> float:
-            taken[name] += 1
-            return float(ticks[taken[name] % len(ticks)])
-
-        return SimulatedHandle(name, target, delay, self.events, self.on_call)
+        endless = cycle(ticks)
+        return SimulatedHandle(name, target, lambda: float(next(endless)), self.events, self.on_call)
 
     def on_call(self, handle: SimulatedHandle, method: str) -> None:
         """Stop the run, or let buffer or learner fail, when it is time."""

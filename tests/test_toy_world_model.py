@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.flat import flatten, unflatten
 from sheeprl.buffer.replay_buffer import ReplayBuffer
 from sheeprl.checkpoint import checkpoints, resume_tree
+from sheeprl.launch import train_tree
 from sheeprl.models import weights as weights_of
 from sheeprl.resolve import check
-from sheeprl.train import train_tree
 from tests.toy_envs import DECISIONS
 
 RATIO, STARTS = 0.3, 100
@@ -31,7 +32,8 @@ TREE = {
         "batch_size": 16,
     },
     "env": {"id": "tests.toy_envs:Recall-v0", "num_envs": 4},
-    "run": {"total_steps": 600, "mode": "coupled", "seed": 1},
+    "eval": {"episodes": 0},
+    "run": {"total_steps": 800, "mode": "coupled", "seed": 1},
     "buffer": {"size": 2000},
     "trainer": {"accelerator": "cpu", "threads": 1},
     "log": {"level": "warning"},
@@ -59,9 +61,7 @@ def due(policy_steps: int) -> int:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy") / "run"
-    return train_tree(with_groups(TREE, run={"dir": str(folder)}, eval={"episodes": 0}) if "eval" in TREE else
-                      {**with_groups(TREE, run={"dir": str(folder)}), "eval": {"episodes": 0}})
+    return train_tree(with_groups(TREE, run={"dir": str(tmp_path_factory.mktemp("toy") / "run")}))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_losses_fall(run):
 
 
 def test_ratio_is_exact(run):
-    assert run.policy_steps >= 600
+    assert run.policy_steps >= 800
     assert run.gradient_steps == due(run.policy_steps)
 
 
@@ -110,9 +110,9 @@ def test_latents_are_written_back_into_the_buffer(run):
 
 
 def test_resumed_run_goes_on_learns_the_task_and_keeps_the_ratio(run):
-    result = train_tree(resume_tree(str(run.run_dir), ["run.total_steps=1200", "eval.episodes=20"]))
+    result = train_tree(resume_tree(str(run.run_dir), ["run.total_steps=1400", "eval.episodes=20"]))
     assert result.run_dir == run.run_dir
-    assert result.policy_steps >= 1200
+    assert result.policy_steps >= 1400
     assert result.gradient_steps == due(result.policy_steps)
     assert saved_buffer(result.run_dir).storage.total > result.policy_steps
     # Without its recurrent state the policy would get 0.5.
@@ -177,16 +177,28 @@ def test_what_a_loss_writes_lands_in_the_rows_it_was_computed_for(player, learne
         expected = learner.algorithm.observe(learner.agent.policy, unflatten(block, 3)[0])
     info, writes = learner.update(block, steps=1, progress=0.0)
     assert info.gradient_steps == 1
-    (index, values), = writes
-    buffer.write_back(index, unflatten(values, batch_dims=index.ndim))
-    written = index[0, 1:] if index.ndim == 3 else index[1:]
-    found = buffer.storage.rows["latent"][written]
-    agrees = np.isclose(found, expected.numpy(), atol=1e-6).all(-1)
-    assert agrees.mean() > 0.5  # a row in several sequences has the value of one of them
+    ((index, values),) = writes  # of the one gradient step; [L + 1, N]
+    assert index.shape == block["index"][0].shape
+    buffer.write_back(index, unflatten(values, batch_dims=2))
+    for row in np.unique(index[1:]):  # one that is in several sequences has the value of one of them
+        candidates = expected.numpy()[index[1:] == row]
+        assert np.isclose(candidates, buffer.storage.rows["latent"][row], atol=1e-6).all(-1).any()
     untouched = np.setdiff1d(np.arange(len(buffer)), index)
     assert len(untouched)
     assert (buffer.storage.rows["latent"][untouched] == 7.0).all()
-    assert set(np.unique(buffer.storage.rows["visits"][np.unique(written)])) == {1}
+    assert set(np.unique(buffer.storage.rows["visits"][np.unique(index[1:])])) == {1}
+
+
+def test_written_values_take_the_stored_dtype(player, learner, monkeypatch):
+    def loss_in_half_precision(*inputs):
+        loss = type(learner.algorithm).world_loss(learner.algorithm, *inputs)
+        return replace(loss, write={"latent": loss.write["latent"].bfloat16()})
+
+    monkeypatch.setattr(learner.algorithm, "world_loss", loss_in_half_precision)
+    buffer = ReplayBuffer(500, learner.algorithm.data().sampler)
+    buffer.add(unflatten(player.collect(32, learner.weights()[1], 0, "explore")[1].rows, batch_dims=2))
+    _, writes = learner.update(flatten(buffer.sample(16)), steps=1, progress=0.0)
+    assert writes[0][1]["latent"].dtype == np.float32
 
 
 def test_behavior_phase_sees_the_stepped_world_model_and_leaves_it_alone(player, learner):
@@ -206,5 +218,10 @@ def test_behavior_phase_sees_the_stepped_world_model_and_leaves_it_alone(player,
     learner.update(flatten(buffer.sample(16)), 1, 0.0)
     changed = {name for name, values in weights_of.to_arrays(learner.agent).items() if (values != before[name]).any()}
     assert {name.partition(".")[0] for name in changed} == {
-        "policy", "decoder", "prior", "head", "critic", "critic_target"
+        "policy",
+        "decoder",
+        "prior",
+        "head",
+        "critic",
+        "critic_target",
     }

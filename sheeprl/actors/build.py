@@ -8,7 +8,7 @@ import warnings
 from typing import Any
 
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 from sheeprl import seeding
 from sheeprl.actors.replay import Replay
@@ -66,7 +66,7 @@ class MeetingPoint(ClusterEnvironment):
         """Fixed from the start."""
 
     def global_rank(self) -> int:
-        """This rank."""
+        """The number of this rank."""
         return self._rank
 
     def set_global_rank(self, rank: int) -> None:

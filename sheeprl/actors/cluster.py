@@ -17,8 +17,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sheeprl.actors.handle import Every, Handle, Ref
-from sheeprl.actors.shells import PlayerActor, ReplayActor, TrainerActor
 from sheeprl.actors.ray_settings import cluster_address
+from sheeprl.actors.shells import PlayerActor, ReplayActor, TrainerActor
 from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
 
@@ -47,14 +47,15 @@ def connect(config: Config) -> bool:
     if ray.is_initialized():
         return False
     address = cluster_address(config)
-    quiet = {"log_to_driver": config.log.level == "debug", "logging_level": logging.ERROR}
+    show = config.log.level == "debug"
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     try:
         if address:
-            ray.init(address=address, **quiet)
+            ray.init(address=address, log_to_driver=show, logging_level=logging.ERROR)
         else:
             # Actors ask for logical CPUs; on a small machine there may be fewer cores than actors that take turns.
-            ray.init(num_cpus=max(os.cpu_count() or 1, _cpus_asked(config)), include_dashboard=False, **quiet)
+            cpus = max(os.cpu_count() or 1, _cpus_asked(config))
+            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "Ray"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -88,7 +89,7 @@ def cuda_available(config: Config) -> bool:
 class RayRef:
     """The result of an actor's call; what a method raised is raised as it was, not as Ray wraps it."""
 
-    def __init__(self, ref: ray.ObjectRef) -> None:
+    def __init__(self, ref: ray.ObjectRef[Any]) -> None:
         self.ref = ref
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -98,7 +99,7 @@ class RayRef:
         try:
             return await self.ref
         except RayTaskError as error:
-            raise error.cause from None
+            raise error.cause from error  # which tells where, in the actor
 
 
 class GroupRef:
@@ -131,7 +132,7 @@ def _plain(args: Sequence[Any]) -> list[Any]:
 class RayHandle:
     """Calls an actor, whose methods run in the order of the calls."""
 
-    def __init__(self, actor: ActorHandle) -> None:
+    def __init__(self, actor: ActorHandle[Any]) -> None:
         self.actor = actor
 
     def call(self, method: str, *args: Any) -> RayRef:
@@ -211,9 +212,7 @@ class Fleet:
 
     def _trainer(self, rank: int, bundle: dict[str, int]) -> RayHandle:
         place = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=rank)
-        actor = _actor(
-            TrainerActor, num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), scheduling_strategy=place
-        )
+        actor = _actor(TrainerActor, num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), scheduling_strategy=place)
         return RayHandle(actor.remote(self.config, self.spaces, rank, len(self.group.bundle_specs)))
 
     async def start(self, incarnations: Sequence[int], report: Report) -> None:
@@ -279,7 +278,8 @@ class Fleet:
 
     def close(self) -> None:
         """Let go of what the actors held."""
-        for handle in (self.buffer, self.learner, *self._waiting.values()):
+        handles: list[Handle] = [self.buffer, self.learner, *self._waiting.values()]
+        for handle in handles:
             handle.close()
         remove_placement_group(self.group)
 

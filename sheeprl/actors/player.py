@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import gymnasium
@@ -85,7 +86,8 @@ class Player:
         """Make and reset the environments."""
         envs = make_vector_env(self.config.env, self._video_folder)
         self._to_env = transforms.ActionTransform(envs.single_action_space)
-        obs, _ = envs.reset(seed=self._seeds(seeding.Role.ENV, envs.num_envs))
+        seeds: Any = self._seeds(seeding.Role.ENV, envs.num_envs)  # VectorEnv's own annotation forgets lists
+        obs, _ = envs.reset(seed=seeds)
         never = np.zeros(envs.num_envs, np.bool_)
         self._arrival = Arrival(transforms.flat_observations(obs), np.zeros(envs.num_envs), never, never, ~never)
         self._episode_return = np.zeros(envs.num_envs)
@@ -156,7 +158,7 @@ class Player:
                     rows[name] = np.zeros((count + 1, *array.shape), array.dtype)
                 rows[name][t] = array
             action = self._to_env(rows["action"][t])
-            obs, reward, terminated, truncated = self._guard(f"step {self.steps}", lambda a=action: envs.step(a)[:4])
+            obs, reward, terminated, truncated, _ = self._guard(f"step {self.steps}", partial(envs.step, action))
             before = self._arrival
             self._arrival = Arrival(
                 transforms.flat_observations(obs), reward, terminated, truncated, before.terminated | before.truncated
@@ -200,9 +202,7 @@ class Player:
             return {name: self._observation(rows, part, f"{key}/{name}", t) for name, part in space.items()}
         return torch.from_numpy(rows[key][t])
 
-    def _episodes(
-        self, reward: Array, is_first: Array, is_last: Array
-    ) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    def _episodes(self, reward: Array, is_first: Array, is_last: Array) -> tuple[tuple[float, ...], tuple[int, ...]]:
         """Returns and lengths of the episodes that ended among these arrivals `[T, B]`; keeps count of open ones."""
         returns, lengths = [], []
         begun = np.zeros(reward.shape[1], np.int64)  # first arrival not counted yet, by environment

@@ -154,7 +154,7 @@ class Link:
             self.results[command.result], self.results[command.result + 1] = first, second
             return LocalRef(error=first.error)
         if command.kind == "fetch":
-            return args[0]  # type: ignore[no-any-return]
+            return args[0]
         try:
             if command.kind == "make":
                 self.handles[command.name] = LocalHandle(self.makers[command.method](*args))

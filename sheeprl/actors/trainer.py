@@ -130,13 +130,15 @@ class Learner:
             carried.update(loss.carry)
             metrics.update(loss.metrics)
             if loss.write:
-                values = flatten(TensorDict(dict(loss.write), batch_size=batch["index"].shape).cpu())
+                # In the dtypes that are stored: NumPy doesn't know the bfloat16 of mixed precision.
+                stored = {name: value.to(batch[name].dtype) for name, value in loss.write.items()}
+                values = flatten(TensorDict(stored, batch_size=batch["index"].shape).cpu())
                 writes.append((batch["index"].cpu().numpy(), values))
         self.gradient_steps += 1
         return metrics
 
     def _minimize(self, group: Group, phase: Phase, loss: Loss) -> None:
-        gradients = torch.autograd.grad(loss.value, group.parameters, allow_unused=True)
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss.value, group.parameters, allow_unused=True)
         if self.world > 1:
             gradients = self._average_over_ranks(group, gradients)
         for parameter, gradient in zip(group.parameters, gradients, strict=True):
@@ -222,7 +224,7 @@ class Learner:
         return valid[order]
 
     def _minibatch(self, data: OnPolicy, rows: TensorDict, chosen: Tensor, shape: int, ranks: int) -> TensorDict:
-        """This rank's part of one minibatch."""
+        """One minibatch, or what of it is this rank's."""
         mask = torch.zeros(shape, dtype=torch.bool)
         mask[: len(chosen)] = True
         padded = torch.zeros(shape, dtype=torch.long)
@@ -230,7 +232,7 @@ class Learner:
         part = slice(None) if ranks == 1 else slice(self.rank, None, ranks)
         batch: TensorDict = rows[padded[part].to(self.fabric.device)]
         mask = mask[part].to(self.fabric.device)
-        count = self._group_sum(mask.sum().float())
+        count = self._group_sum(mask.sum().float()).clamp_min(1)  # rows may all be ends of episodes
         batch["weight"] = mask * (self.world / count)
         for key in data.standardize:
             batch[key] = self._standardized(batch[key], mask, count)
@@ -253,7 +255,7 @@ class Learner:
         return data if self.fabric.device.type == "cpu" else data.to(self.fabric.device)
 
     def _noise(self, phase: Phase, batch: TensorDict) -> Tensors:
-        """This rank's part of the group's noise."""
+        """What of the group's noise is this rank's."""
         if phase.noise is None:
             return {}
         local = len(batch["weight"])

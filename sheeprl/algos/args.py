@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from sheeprl.buffer.samplers import Rollout, Sampler, Transitions
+if TYPE_CHECKING:
+    from sheeprl.buffer.samplers import Sampler
 
 
 class Section(BaseModel):
@@ -52,12 +53,16 @@ class OnPolicy:
     epochs: int
     standardize: tuple[str, ...] = ()
 
+    carries_debt: ClassVar[bool] = False
+    """A rollout is learned whole, in one call, or never."""
     learning_starts: ClassVar[int] = 0
     writes_back: ClassVar[bool] = False
 
     @property
     def sampler(self) -> Sampler:
         """The buffer is read whole."""
+        from sheeprl.buffer.samplers import Rollout  # brings NumPy, for which help doesn't wait
+
         return Rollout()
 
     @property
@@ -82,15 +87,18 @@ class OffPolicy:
         batch_size: rows (or sequences) of a batch, over the whole trainer group.
         replay_ratio: gradient steps per policy step, held exactly: it is taken as the decimal number that was written.
         learning_starts: policy steps played at random before learning starts.
-        sampler: what a sample is.
+        sampler: what a sample is; None for single transitions.
         fragment_rows: rows of a fragment unless `players.fragment_rows` says otherwise.
         writes_back: whether losses return values to write back into the sampled rows.
     """
 
+    carries_debt: ClassVar[bool] = True
+    """Gradient steps that a round leaves undone are owed in the next."""
+
     batch_size: int
     replay_ratio: float
     learning_starts: int = 0
-    sampler: Sampler = Transitions()  # noqa: RUF009 - frozen
+    sampler: Sampler | None = None
     fragment_rows: int = 16
     writes_back: bool = False
 
@@ -119,8 +127,10 @@ class AlgoArgs(Section):
 
     def data(self) -> OnPolicy | OffPolicy:
         """How the algorithm reads what was collected."""
-        raise NotImplementedError(f"{type(self).__name__} must say how its data is read: derive from "
-                                  f"OnPolicyArgs or OffPolicyArgs, or define data()")
+        raise NotImplementedError(
+            f"{type(self).__name__} must say how its data is read: derive from "
+            f"OnPolicyArgs or OffPolicyArgs, or define data()"
+        )
 
 
 class OnPolicyArgs(AlgoArgs):

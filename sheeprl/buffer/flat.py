@@ -13,10 +13,10 @@ from sheeprl.buffer.storage import Rows
 
 def flatten(data: TensorDict) -> Rows:
     """Arrays by flat key (`obs/position`), sharing the TensorDict's memory."""
-    return {
-        "/".join((key,) if isinstance(key, str) else key): value.numpy()
-        for key, value in data.items(include_nested=True, leaves_only=True)
-    }
+    leaves: Rows = {}
+    for key, value in data.items(include_nested=True, leaves_only=True):
+        leaves["/".join((key,) if isinstance(key, str) else key)] = value.numpy()  # type: ignore[assignment]
+    return leaves
 
 
 def unflatten(rows: Rows, batch_dims: int) -> TensorDict:
@@ -29,10 +29,10 @@ def unflatten(rows: Rows, batch_dims: int) -> TensorDict:
             level = level.setdefault(group, {})  # type: ignore[assignment]
         level[leaf] = _tensor(values)
     batch_size = next(iter(rows.values())).shape[:batch_dims]
-    return TensorDict(nested, batch_size=batch_size)  # type: ignore[arg-type]
+    return TensorDict(nested, batch_size=batch_size)
 
 
-def _tensor(values: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+def _tensor(values: np.ndarray) -> torch.Tensor:
     if values.flags.writeable:
         return torch.from_numpy(values)
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from tensordict import TensorDict
 
 from sheeprl.buffer.flat import flatten, unflatten
 from sheeprl.buffer.samplers import Sampler, Transitions
-from sheeprl.buffer.storage import RefusedFragmentError, Storage, StreamKey
+from sheeprl.buffer.storage import RefusedFragmentError, Slots, Storage, StreamKey
 
 
 class ReplayBuffer:
@@ -31,9 +31,7 @@ class ReplayBuffer:
         >>> batches = buffer.sample(256, n_batches=8)  # TensorDict [8, 256]
     """
 
-    def __init__(
-        self, capacity: int, sampler: Sampler | None = None, seed: int | np.random.SeedSequence = 0
-    ) -> None:
+    def __init__(self, capacity: int, sampler: Sampler | None = None, seed: int | np.random.SeedSequence = 0) -> None:
         self.storage = Storage(capacity)
         self.sampler = sampler or Transitions()
         self.rng = np.random.Generator(np.random.PCG64(seed))
@@ -84,7 +82,7 @@ class ReplayBuffer:
         rows = self.sampler.draw(self.storage, self.rng, batch_size, n_batches)
         return unflatten(rows, batch_dims=rows["reward"].ndim)
 
-    def write_back(self, index: np.ndarray, values: TensorDict) -> int:  # type: ignore[type-arg]
+    def write_back(self, index: Slots, values: TensorDict) -> int:
         """Overwrite keys of sampled rows by their `index`; rows that have been overwritten since are left out.
 
         Returns:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Slots = npt.NDArray[np.int64]
 Rows = dict[str, Array]
 """Arrays by flat key; the levels of a nested key are joined by a slash, as in `obs/position`."""
@@ -125,9 +125,8 @@ class Storage:
         for name, values in fragment.items():
             stored = self.rows[name]
             if (stored.shape[1:], stored.dtype) != (values.shape[2:], values.dtype):
-                raise RefusedFragmentError(
-                    f"{name} is {values.dtype}{list(values.shape[2:])}, stored is {stored.dtype}{list(stored.shape[1:])}"
-                )
+                given, known = (f"{a.dtype}{list(a.shape[n:])}" for a, n in ((values, 2), (stored, 1)))
+                raise RefusedFragmentError(f"{name} is {given}, stored is {known}")
         return rows, envs
 
     def _allocate(self, fragment: Rows) -> None:
@@ -218,7 +217,7 @@ class Storage:
         """Whether the row before is still stored."""
         before = self.previous[slots]
         same = (self.stream[before] == self.stream[slots]) & (self.position[before] == self.position[slots] - 1)
-        return (before >= 0) & same
+        return np.asarray((before >= 0) & same)
 
     def numbers(self, slots: Slots) -> Slots:
         """Arrival numbers of the rows at `slots`; a number names one row for ever, a slot only until overwritten."""

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
@@ -76,8 +76,8 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
-def record_video(env: gymnasium.Env[Any, Any], folder: str) -> gymnasium.Env[Any, Any]:
-    """Record episodes into `folder` as gymnasium's schedule says.
+def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool = False) -> gymnasium.Env[Any, Any]:
+    """Record episodes into `folder`: all of them, or as gymnasium's schedule says (the cubes, then each thousandth).
 
     Raises:
         EnvSettingsError: the package that writes videos isn't installed.
@@ -86,14 +86,13 @@ def record_video(env: gymnasium.Env[Any, Any], folder: str) -> gymnasium.Env[Any
 
     if importlib.util.find_spec("moviepy") is None:
         raise EnvSettingsError('env.capture_video: needs moviepy; pip install "sheeprl[video]"')
-    return RecordVideo(env, folder, disable_logger=True)
+    trigger = (lambda episode: True) if every_episode else None
+    return RecordVideo(env, folder, episode_trigger=trigger, disable_logger=True)
 
 
 def spaces_of(env: gymnasium.Env[Any, Any]) -> Spaces:
     """The spaces as agents see them."""
-    return Spaces(
-        transforms.observation_space(env.observation_space), transforms.action_space(env.action_space)
-    )
+    return Spaces(transforms.observation_space(env.observation_space), transforms.action_space(env.action_space))
 
 
 def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
@@ -104,11 +103,11 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
         arguments["max_episode_steps"] = config.max_episode_steps
     if config.wrappers:
         raise EnvSettingsError("env.wrappers: wrap single environments; use env.vectorization=sync or async with them")
-    if gymnasium.spec(config.id).vector_entry_point is None:
-        raise EnvSettingsError(
-            f"env.vectorization=native: {config.id} has no vector version of its own; use sync or async"
-        )
     with _told_as_settings(config):
+        if _spec(config.id).vector_entry_point is None:
+            raise EnvSettingsError(
+                f"env.vectorization=native: {config.id} has no vector version of its own; use sync or async"
+            )
         envs = gymnasium.make_vec(config.id, config.num_envs, vectorization_mode="vector_entry_point", **arguments)
     mode = envs.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:
@@ -125,6 +124,14 @@ def _register(env_id: str) -> None:
     if package and importlib.util.find_spec(package):
         module = importlib.import_module(package)
         gymnasium.register_envs(module)
+
+
+def _spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
+    """What is registered under an id, also under `module:id`, which gymnasium's own `spec` doesn't take."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return gymnasium.spec(name)
 
 
 def _load_wrapper(path: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:

@@ -101,9 +101,9 @@ class ActionTransform:
             if self.is_bounded:
                 scaled = self.middle + self.half * np.clip(action, -1.0, 1.0)
                 # Rounding may leave the bounds by one unit in the last place.
-                return np.clip(scaled.astype(space.dtype), self.low, self.high)
+                return np.asarray(np.clip(scaled.astype(space.dtype), self.low, self.high))
             return action.astype(space.dtype)
         if isinstance(space, spaces.MultiDiscrete):
-            return (action.reshape(len(action), *space.shape) + space.start).astype(space.dtype)
+            return np.asarray(action.reshape(len(action), *space.shape) + space.start, space.dtype)
         start = int(space.start) if isinstance(space, spaces.Discrete) else 0
         return action + start

@@ -24,7 +24,7 @@ def categorical_sample(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 def categorical_logprob(logits: Tensor, action: Tensor) -> Tensor:
-    """log softmax(logits)[action]: `[*, n]` and `[*]` to `[*]`."""
+    """Log softmax(logits)[action]: `[*, n]` and `[*]` to `[*]`."""
     return functional.log_softmax(logits, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
 

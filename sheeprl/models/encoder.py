@@ -45,4 +45,5 @@ def to_vector(space: gymnasium.Space[Any], obs: Any, batch_dims: int = 1) -> Ten
         return torch.cat(parts, -1)
     if isinstance(space, spaces.Discrete):
         return functional.one_hot(obs.long() - int(space.start), int(space.n)).float()
-    return obs.float().flatten(batch_dims) if obs.dim() > batch_dims else obs.float().unsqueeze(-1)
+    vector: Tensor = obs.float()
+    return vector.flatten(batch_dims) if vector.dim() > batch_dims else vector.unsqueeze(-1)

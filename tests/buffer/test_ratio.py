@@ -52,9 +52,7 @@ def test_due_is_the_decimal_that_was_written(digits, decimals, steps, starts):
     assert due == math.floor(Fraction(digits, 10**decimals) * max(0, steps - starts))
 
 
-@given(
-    thousandths=st.integers(0, 5000), rounds=st.lists(st.integers(0, 97), max_size=60), starts=st.integers(0, 300)
-)
+@given(thousandths=st.integers(0, 5000), rounds=st.lists(st.integers(0, 97), max_size=60), starts=st.integers(0, 300))
 def test_rounds_of_any_sizes_add_up(thousandths, rounds, starts):
     data = off_policy(thousandths / 1000, starts)
     policy_steps = gradient_steps = 0

@@ -50,9 +50,9 @@ class Model:
         return ModelRow(self.names, end == "terminated", end == "truncated", is_first)
 
     def fragment(self, envs, ends):
-        """Rows `[T + 1][B]` with new names; `ends` are drawn endings, used row by row."""
-        drawn = iter(ends)
-        return [[self.new_row(next(drawn), next(drawn) is None) for _ in range(envs)] for _ in range(len(ends) // envs // 2)]
+        """Rows `[T + 1][B]` with new names; of `ends` every cell takes two: its end, and whether it is first."""
+        drawn, rows = iter(ends), len(ends) // envs // 2
+        return [[self.new_row(next(drawn), next(drawn) is None) for _ in range(envs)] for _ in range(rows)]
 
     def add(self, player, incarnation, fragment):
         for row in fragment[:-1]:
@@ -515,9 +515,9 @@ def with_value(key, value):
 
 
 REFUSED = {
-    "reward": without("reward"),
-    "action": without("action"),
-    "is_first": without("is_first"),
+    "lacks reward": without("reward"),
+    "lacks action": without("action"),
+    "lacks is_first": without("is_first"),
     "keys differ.*obs": without("obs"),
     "keys differ.*extra": with_value("extra", torch.zeros(3, 1)),
     r"obs is float32\[2\], stored is float32\[1\]": with_value("obs", torch.zeros(3, 1, 2)),

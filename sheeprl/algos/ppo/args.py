@@ -25,8 +25,12 @@ class PPOArgs(OnPolicyArgs):
     entropy_coef: NonNegative = Field(0.0, description="weight of the entropy bonus")
     max_grad_norm: Positive = Field(0.5, description="clip of the gradients' global norm")
     normalize_advantage: bool = Field(True, description="standardize advantages per minibatch, over the whole group")
-    hidden_sizes: Sizes = Field((64, 64), description="widths of the hidden layers of actor and critic", json_schema_extra=STRUCTURAL)
-    activation: Literal["tanh", "relu", "silu"] = Field("tanh", description="activation of the hidden layers", json_schema_extra=STRUCTURAL)
+    hidden_sizes: Sizes = Field(
+        (64, 64), description="widths of the hidden layers of actor and critic", json_schema_extra=STRUCTURAL
+    )
+    activation: Literal["tanh", "relu", "silu"] = Field(
+        "tanh", description="activation of the hidden layers", json_schema_extra=STRUCTURAL
+    )
     log_std_init: float = Field(0.0, description="initial log standard deviation of continuous actions")
 
     def data(self) -> OnPolicy:

@@ -37,7 +37,9 @@ def compute_gae(
     return advantage
 
 
-def clipped_policy_loss(logprob: Tensor, old_logprob: Tensor, advantage: Tensor, weight: Tensor, clip: Tensor) -> Tensor:
+def clipped_policy_loss(
+    logprob: Tensor, old_logprob: Tensor, advantage: Tensor, weight: Tensor, clip: Tensor
+) -> Tensor:
     """PPO's clipped surrogate, −L^CLIP of Schulman et al. 2017 (1707.06347), eq. 7. All inputs `[N]`, clip a scalar."""
     ratio = torch.exp(logprob - old_logprob)
     clipped = torch.clamp(ratio, 1 - clip, 1 + clip)

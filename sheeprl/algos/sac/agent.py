@@ -33,7 +33,8 @@ class Actor(nn.Module):
 
     def sample(self, obs: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions `[N, actions]` and their log densities `[N]`, differentiable, from standard normal noise."""
-        return distributions.tanh_normal_sample(*self(obs), noise)
+        mean, log_std = self(obs)
+        return distributions.tanh_normal_sample(mean, log_std, noise)
 
 
 class Critic(nn.Module):

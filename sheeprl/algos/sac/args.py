@@ -25,4 +25,6 @@ class SACArgs(OffPolicyArgs):
     alpha: Positive = Field(1.0, description="initial temperature, the weight of the entropy")
     learn_alpha: bool = Field(True, description="learn the temperature; false keeps it at algo.alpha")
     target_entropy: float | None = Field(None, description="entropy that alpha is learned for; default -dim(action)")
-    hidden_sizes: Sizes = Field((256, 256), description="widths of the hidden layers of actor and critics", json_schema_extra=STRUCTURAL)
+    hidden_sizes: Sizes = Field(
+        (256, 256), description="widths of the hidden layers of actor and critics", json_schema_extra=STRUCTURAL
+    )

@@ -8,7 +8,7 @@ from torch import Tensor
 def critic_target(
     reward: Tensor, terminated: Tensor, next_q: Tensor, next_logprob: Tensor, alpha: Tensor, gamma: float
 ) -> Tensor:
-    """y = r + γ (1 − terminated) (min_i Q_i(s', a') − α log π(a'|s')), eq. 5 and 6 with twin critics.
+    """Y = r + γ (1 − terminated) (min_i Q_i(s', a') − α log π(a'|s')), eq. 5 and 6 with twin critics.
 
     Args:
         reward: `[N]`.

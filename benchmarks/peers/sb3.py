@@ -1,0 +1,88 @@
+"""Stable-Baselines3's side of `benchmarks.speed`: one workload, timed. Prints one JSON object on stdout.
+
+It stands alone, so that the environment it runs in needs nothing of SheepRL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
+
+PACKAGES = ("stable-baselines3", "torch", "gymnasium", "numpy")
+
+
+def build_ppo(num_envs: int, seed: int) -> tuple[Any, torch.optim.Optimizer]:
+    """PPO on CartPole-v1, and the optimizer whose steps count."""
+    model = PPO(
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", num_envs, seed=seed),
+        n_steps=128,
+        batch_size=64,
+        n_epochs=10,
+        learning_rate=3e-4,
+        gamma=0.99,
+        gae_lambda=0.95,
+        clip_range=0.2,
+        vf_coef=0.5,
+        max_grad_norm=0.5,
+        seed=seed,
+        device="cpu",
+    )
+    return model, model.policy.optimizer
+
+
+def build_sac(num_envs: int, seed: int) -> tuple[Any, torch.optim.Optimizer]:
+    """SAC on HalfCheetah-v5, and the optimizer whose steps count."""
+    model = SAC(
+        "MlpPolicy",
+        make_vec_env("HalfCheetah-v5", num_envs, seed=seed),
+        learning_rate=3e-4,
+        buffer_size=1_000_000,
+        learning_starts=100,
+        batch_size=256,
+        gamma=0.99,
+        tau=0.005,
+        train_freq=1,
+        gradient_steps=-1,  # as many as policy steps were just played
+        seed=seed,
+        device="cpu",
+    )
+    return model, model.critic.optimizer
+
+
+BUILDERS = {"ppo_cartpole": build_ppo, "sac_halfcheetah": build_sac}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("workload", choices=BUILDERS)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--num-envs", type=int, default=4)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    model, optimizer = BUILDERS[given.workload](given.num_envs, given.seed)
+    updates = 0
+
+    def count(*_: Any) -> None:
+        nonlocal updates
+        updates += 1
+
+    optimizer.register_step_post_hook(count)
+    began = time.perf_counter()
+    model.learn(given.steps)
+    loop = time.perf_counter() - began
+    versions = {package: version(package) for package in PACKAGES}
+    print(json.dumps({"loop": loop, "updates": updates, "policy_steps": model.num_timesteps, "versions": versions}))
+
+
+if __name__ == "__main__":
+    main()

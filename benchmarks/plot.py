@@ -1,0 +1,105 @@
+"""Draws the learning curves of the committed results, both placements in one figure a gate.
+
+`python -m benchmarks.plot` reads `benchmarks/results/<gate>_<mode>.json` and writes `docs/images/<gate>.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
+
+from benchmarks import record  # noqa: E402
+from benchmarks.learning import GATES, Gate  # noqa: E402
+from benchmarks.record import Json  # noqa: E402
+
+MODES = {"coupled": "tab:blue", "decoupled": "tab:orange"}
+POINTS = 100
+# Two-sided 95 % quantiles of Student's t by degrees of freedom; more of them count as nine, which is a little wide.
+STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def half_width(values: np.ndarray) -> np.ndarray:
+    """Half the 95 % confidence interval of the mean over the first axis, the seeds; 0 for a single one."""
+    seeds = len(values)
+    if seeds < 2:
+        return np.zeros(values.shape[1:])
+    return STUDENT_T[min(seeds - 1, 9)] * values.std(0, ddof=1) / math.sqrt(seeds)
+
+
+def on_grid(curves: Sequence[Sequence[Sequence[float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps that all curves cover, `[POINTS]`, and their values there, `[seeds, POINTS]`."""
+    arrays = [np.asarray(curve, dtype=float) for curve in curves]
+    first, last = max(a[0, 0] for a in arrays), min(a[-1, 0] for a in arrays)
+    steps = np.linspace(first, last, POINTS)
+    return steps, np.stack([np.interp(steps, a[:, 0], a[:, 1]) for a in arrays])
+
+
+def draw_mode(axes: plt.Axes, result: Json, color: str) -> None:
+    """One placement: mean return while training with its interval, and the final policies' evaluation at the end."""
+    per_seed = result["per_seed"]
+    steps, values = on_grid([seed["curve"] for seed in per_seed])
+    mean, half = values.mean(0), half_width(values)
+    axes.plot(steps, mean, color=color, label=f"{result['mode']}, training")
+    axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
+    final = np.array([seed["mean"] for seed in per_seed])
+    end = max(seed["policy_steps"] for seed in per_seed)
+    label = f"{result['mode']}, final policy: {final.mean():.0f}"
+    axes.errorbar(end, final.mean(), half_width(final), color=color, fmt="o", capsize=3, label=label)
+
+
+def limits(axes: plt.Axes, results: Sequence[Json], threshold: float) -> None:
+    """Show what the seeds reached; an interval of few seeds may be far wider."""
+    values = [value for result in results for seed in result["per_seed"] for _, value in seed["curve"]]
+    values += [seed["mean"] for result in results for seed in result["per_seed"]] + [threshold]
+    margin = 0.05 * (max(values) - min(values))
+    axes.set_ylim(min(values) - margin, max(values) + margin)
+
+
+def draw(gate: Gate, results: Sequence[Json], path: Path) -> None:
+    """One gate's figure."""
+    figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
+    for result in results:
+        draw_mode(axes, result, MODES[result["mode"]])
+    axes.axhline(gate.threshold, color="gray", linestyle="--", linewidth=1, label=f"gate: {gate.threshold:g}")
+    limits(axes, results, gate.threshold)
+    seeds = " and ".join(str(count) for count in sorted({len(result["seeds"]) for result in results}))
+    axes.set_title(f"{gate.name}: mean over {seeds} seeds with 95 % interval", fontsize=10)
+    axes.set_xlabel("policy steps")
+    axes.set_ylabel("return of an episode")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})  # the same bytes for the same results
+    plt.close(figure)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("gates", nargs="*", metavar="GATE", help="default: all that have results")
+    parser.add_argument("--results", type=Path, default=record.RESULTS)
+    parser.add_argument("--out", type=Path, default=record.ROOT / "docs" / "images")
+    given = parser.parse_args(args)
+    if unknown := [name for name in given.gates if name not in GATES]:
+        parser.error(f"{', '.join(unknown)}: no such gate; one of {', '.join(GATES)}")
+    for name in given.gates or GATES:
+        paths = [given.results / f"{name}_{mode}.json" for mode in MODES]
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+        if results:
+            draw(GATES[name], results, given.out / f"{name}.png")
+            print(given.out / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

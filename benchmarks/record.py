@@ -1,0 +1,108 @@
+"""What stands in every result: the code, the versions and the machine that it was measured with."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("sheeprl", "torch", "lightning", "ray", "tensordict", "gymnasium", "mujoco", "numpy")
+
+Json = dict[str, Any]
+
+
+def describe(*configs: str) -> Json:
+    """Command, commit, versions and machine of this process.
+
+    Args:
+        configs: the files in the repository, beside the package's own, that the result depends on.
+    """
+    return {
+        "command": command_line(),
+        "commit": commit(),
+        "modified": modified_files("sheeprl", *configs),
+        "versions": {"python": platform.python_version()} | versions(PACKAGES),
+        "machine": machine(),
+    }
+
+
+def command_line() -> str:
+    """What was typed, as somebody else would type it."""
+    module = Path(sys.argv[0]).stem
+    return " ".join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
+
+
+def commit() -> str:
+    """The commit that is checked out."""
+    return _git("rev-parse", "HEAD").strip() or "unknown"
+
+
+def modified_files(*paths: str) -> list[str]:
+    """Files below some paths that differ from the commit; none when the result is wholly of it."""
+    return [line[3:] for line in _git("status", "--porcelain", "--", *paths).splitlines()]
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    installed = {found.name: found.version for found in distributions()}
+    return {package: installed[package] for package in packages if package in installed}
+
+
+def machine() -> Json:
+    """Cores that this process may use, and their model."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cores": cores, "cpu": _cpu_model(), "system": platform.platform()}
+
+
+def environment(threads: int | None = None) -> dict[str, str]:
+    """Environment variables for a subprocess: this checkout's code, and a number of threads if one is given."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    if threads is not None:
+        variables |= {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    return variables
+
+
+def read_metrics(run_dir: Path) -> list[Json]:
+    """The lines of a run's `metrics.jsonl`."""
+    with (run_dir / "metrics.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write(path: Path, result: Json) -> None:
+    """Write a result as JSON, lists of numbers on one line each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_dumps(result) + "\n", encoding="utf-8")
+
+
+def _dumps(value: Any, indent: str = "") -> str:
+    below = indent + "  "
+    if isinstance(value, dict) and value:
+        items = (f"{below}{json.dumps(key)}: {_dumps(item, below)}" for key, item in value.items())
+        return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "[\n" + ",\n".join(below + _dumps(item, below) for item in value) + f"\n{indent}]"
+    return json.dumps(value)
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _git(*words: str) -> str:
+    try:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""

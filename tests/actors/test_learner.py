@@ -1,0 +1,508 @@
+"""One rank's learner against the same steps written by hand in plain torch."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from lightning.fabric import Fabric
+from torch import nn
+from torch.distributions import Categorical, Independent, Normal, TransformedDistribution
+from torch.distributions.transforms import TanhTransform
+
+from sheeprl import resolve
+from sheeprl.actors.trainer import Learner, NonFiniteError
+from sheeprl.algos.base import Acted, Algorithm, Loss, OptimizerSpec, Phase, Spaces
+from sheeprl.config import validate
+
+OBS = spaces.Box(-1.0, 1.0, (3,))
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    made = Fabric(accelerator="cpu", devices=1)
+    made.launch()
+    return made
+
+
+def make_learner(fabric, algo, action, seed=0, **args):
+    tree = {"algo": {"name": algo, **args}, "env": {"id": "none"}, "run": {"seed": seed}, "trainer": {"threads": 1}}
+    return Learner(resolve.fill_in(validate(tree)), Spaces(OBS, action), fabric)
+
+
+def make_ppo(fabric, action=None, **args):
+    defaults = {"hidden_sizes": [8], "rollout_steps": 5, "batch_size": 10, "epochs": 1}
+    return make_learner(fabric, "ppo", action or spaces.Discrete(3), **{**defaults, **args})
+
+
+def make_sac(fabric, **args):
+    defaults = {
+        "hidden_sizes": [8],
+        "batch_size": 16,
+        "tau": 0.1,
+        "actor_lr": 1e-2,
+        "critic_lr": 2e-2,
+        "alpha_lr": 3e-2,
+    }
+    return make_learner(fabric, "sac", spaces.Box(-1.0, 1.0, (2,)), **{**defaults, **args})
+
+
+def rollout(seed=0, steps=5, envs=2, ends=(), continuous=False):
+    """A rollout block `[steps + 1, envs]`; `ends` are (row, env) of truncated end rows."""
+    rng = np.random.default_rng(seed)
+    truncated = np.zeros((steps + 1, envs), np.bool_)
+    for end in ends:
+        truncated[end] = True
+    shape = (steps + 1, envs)
+    return {
+        "obs": rng.uniform(-1, 1, (*shape, 3)).astype(np.float32),
+        "action": rng.normal(size=(*shape, 2)).astype(np.float32) if continuous else rng.integers(0, 3, shape),
+        "logprob": np.log(rng.uniform(0.1, 0.9, shape)).astype(np.float32),
+        "reward": rng.normal(size=shape).astype(np.float32),
+        "terminated": np.zeros(shape, np.bool_),
+        "truncated": truncated,
+        "is_first": np.roll(truncated, 1, 0),
+    }
+
+
+def transitions(seed=0, batches=1, size=16):
+    rng = np.random.default_rng(seed)
+    shape = (batches, size)
+    return {
+        "obs": rng.uniform(-1, 1, (*shape, 3)).astype(np.float32),
+        "next_obs": rng.uniform(-1, 1, (*shape, 3)).astype(np.float32),
+        "action": rng.uniform(-1, 1, (*shape, 2)).astype(np.float32),
+        "reward": rng.normal(size=shape).astype(np.float32),
+        "terminated": rng.random(shape) < 0.3,
+        "truncated": rng.random(shape) < 0.3,
+        "index": rng.integers(0, 100, shape),
+    }
+
+
+def parameters_of(agent):
+    return {name: values.detach().clone() for name, values in agent.state_dict().items()}
+
+
+def assert_close(agent, reference):
+    expected = reference.state_dict()
+    for name, values in agent.state_dict().items():
+        torch.testing.assert_close(
+            values, expected[name], rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def assert_same(agent, expected):
+    for name, values in agent.state_dict().items():
+        assert torch.equal(values, expected[name]), name
+
+
+# ------------------------------------------------------------------------------------------------------- PPO
+
+
+def reference_advantages(value, block, gamma, gae_lambda):
+    """Of rows that decide, by (row, env); truncated ends bootstrap."""
+    reward, last = block["reward"], block["truncated"]
+    advantages = {}
+    for env in range(reward.shape[1]):
+        for t in reversed(range(len(reward) - 1)):
+            if not last[t, env]:
+                delta = reward[t + 1, env] + gamma * value[t + 1, env] - value[t, env]
+                after = 0.0 if last[t + 1, env] else advantages.get((t + 1, env), 0.0)
+                advantages[t, env] = delta + gamma * gae_lambda * after
+    return advantages
+
+
+def policy_of(agent, obs):
+    """The policy's distribution, by torch."""
+    output = agent.policy.network(obs)
+    if agent.policy.choices:
+        return Categorical(logits=output)
+    return Independent(Normal(output, agent.policy.log_std.exp()), 1)
+
+
+def reference_ppo_step(agent, block, progress=0.0, epochs=1):
+    """Steps with one minibatch of the rows that decide and no others: gamma 0.9, lambda 0.8, clip 0.2, annealed."""
+    value = agent.critic.network(torch.from_numpy(block["obs"])).detach().squeeze(-1).numpy()
+    advantages = reference_advantages(value, block, 0.9, 0.8)
+    rows, envs = np.array(list(advantages)).T
+    obs, action, old = (torch.from_numpy(block[name][rows, envs]) for name in ("obs", "action", "logprob"))
+    advantage = torch.tensor(list(advantages.values()), dtype=torch.float32)
+    returns = advantage + torch.from_numpy(value[rows, envs])
+    standardized = (advantage - advantage.mean()) / advantage.std()
+    optimizer = torch.optim.Adam(agent.parameters(), lr=1e-2 * (1 - progress), eps=1e-5)
+    clip = 0.2 * (1 - progress)
+    for _ in range(epochs):
+        distribution = policy_of(agent, obs)
+        ratio = (distribution.log_prob(action) - old).exp()
+        surrogate = torch.min(ratio * standardized, ratio.clamp(1 - clip, 1 + clip) * standardized).mean()
+        value_error = (agent.critic.network(obs).squeeze(-1) - returns).square().mean()
+        loss = -surrogate + 0.7 * value_error - 0.05 * distribution.entropy().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(agent.parameters(), 0.3)
+        assert norm > 0.3  # else clipping is not seen
+        optimizer.step()
+
+
+SETTINGS = {
+    "gamma": 0.9,
+    "gae_lambda": 0.8,
+    "learning_rate": 1e-2,
+    "value_coef": 0.7,
+    "entropy_coef": 0.05,
+    "max_grad_norm": 0.3,
+    "anneal": True,
+}
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("ends", [(), ((2, 0),), ((0, 0), (4, 1), (2, 1))])
+@pytest.mark.parametrize("progress", [0.0, 0.75])
+def test_ppo_steps(fabric, continuous, ends, progress):
+    # With ends the minibatch has masked rows; the reference never sees them.
+    action = spaces.Box(-1.0, 1.0, (2,)) if continuous else None
+    learner = make_ppo(fabric, action, epochs=3, **SETTINGS)
+    reference = copy.deepcopy(learner.agent)
+    block = rollout(ends=ends, continuous=continuous)
+    before = parameters_of(learner.agent)
+    info, writes = learner.update(block, steps=3, progress=progress)
+    reference_ppo_step(reference, block, progress, epochs=3)
+    assert_close(learner.agent, reference)
+    assert any(not torch.allclose(values, before[name]) for name, values in learner.agent.state_dict().items())
+    assert info.gradient_steps == 3 and writes == []
+
+
+def spy_on_batches(learner):
+    """Batches that the loss is given, in order."""
+    seen = []
+    loss = learner.algorithm.loss
+
+    def recorded(agent, batch, noise, carry):
+        seen.append(batch.clone())
+        return loss(agent, batch, noise, carry)
+
+    learner.algorithm.loss = recorded
+    return seen
+
+
+def test_minibatches_hold_every_decision_once_an_epoch(fabric):
+    learner = make_ppo(fabric, batch_size=4, epochs=2)
+    seen = spy_on_batches(learner)
+    block = rollout(ends=[(1, 0), (4, 1)])
+    learner.update(block, steps=6, progress=0.0)  # 10 rows in minibatches of 4
+    valid = sorted(block["obs"][:-1][~block["truncated"][:-1]][:, 0].tolist())
+    orders = []
+    for epoch in (seen[:3], seen[3:]):
+        played = [batch["obs"][batch["weight"] > 0][:, 0].tolist() for batch in epoch]
+        orders.append([first for batch in played for first in batch])
+        assert sorted(orders[-1]) == valid
+        assert all(len(batch) in (2, 3) for batch in played)
+    assert orders[0] != orders[1]
+    for batch in seen:
+        counted = batch["weight"] > 0
+        assert batch.batch_size == (4,)  # one shape
+        assert batch["weight"].sum().item() == pytest.approx(1)
+        assert len(batch["weight"][counted].unique()) == 1
+        advantage = batch["advantage"][counted]
+        assert advantage.mean().item() == pytest.approx(0, abs=1e-5)
+        assert advantage.std().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_padded_minibatch_has_the_gradient_of_one_without_padding(fabric):
+    learner = make_ppo(fabric, batch_size=4, entropy_coef=0.1)
+    seen = spy_on_batches(learner)
+    learner.update(rollout(ends=[(1, 0), (4, 1)]), steps=3, progress=0.0)
+    padded = [batch for batch in seen if (batch["weight"] == 0).any()]
+    assert padded
+    for batch in padded:
+        plain = batch[batch["weight"] > 0]
+        gradients = []
+        for each in (batch, plain):
+            value = learner.algorithm.loss(learner.agent, each, {}, {"clip": torch.tensor(0.2)}).value
+            gradients.append(torch.autograd.grad(value, list(learner.agent.parameters())))
+        assert plain["weight"].tolist() == pytest.approx([1 / len(plain)] * len(plain))
+        for found, expected in zip(*gradients, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_minibatch_without_any_decision_does_no_harm(fabric):
+    learner = make_ppo(fabric, rollout_steps=1, batch_size=1)
+    before = parameters_of(learner.agent)
+    info, _ = learner.update(rollout(steps=1, envs=1, ends=[(0, 0)]), steps=1, progress=0.0)
+    assert_same(learner.agent, before)
+    assert all(np.isfinite(value) for value in info.metrics.values())
+
+
+def test_unstandardized_advantages_are_left_alone(fabric):
+    learner = make_ppo(fabric, normalize_advantage=False, gamma=0.9, gae_lambda=0.8)
+    seen = spy_on_batches(learner)
+    block = rollout()
+    value = learner.agent.critic.network(torch.from_numpy(block["obs"])).detach().squeeze(-1).numpy()
+    expected = reference_advantages(value, block, 0.9, 0.8)
+    learner.update(block, steps=1, progress=0.0)
+    found = np.sort(seen[0]["advantage"].numpy())
+    assert found == pytest.approx(np.sort(list(expected.values())), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------- SAC
+
+
+def squashed(agent, obs, noise):
+    """An action, and its log density by torch."""
+    mean, log_std = agent.policy.network(obs).chunk(2, -1)
+    std = log_std.clamp(-20, 2).exp()
+    u = mean + std * noise
+    transform = TanhTransform(cache_size=1)
+    action = transform(u)
+    return action, Independent(TransformedDistribution(Normal(mean, std), transform), 1).log_prob(action)
+
+
+def q_values(critic, obs, action):
+    return [network(torch.cat([obs, action], -1)).squeeze(-1) for network in critic.networks]
+
+
+class ReferenceSAC:
+    """gamma 0.9, tau 0.1, target entropy −2; critic, targets, actor, temperature, in this order."""
+
+    def __init__(self, learner):
+        self.agent = copy.deepcopy(learner.agent)
+        self.generator = torch.Generator()
+        self.generator.set_state(learner.group_rng.get_state())
+        agent = self.agent
+        self.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), lr=2e-2)
+        self.actor_optimizer = torch.optim.Adam(agent.policy.parameters(), lr=1e-2)
+        self.alpha_optimizer = torch.optim.Adam([agent.alpha.log_alpha], lr=3e-2)
+
+    def minimize(self, optimizer, loss):
+        self.agent.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def step(self, batch):
+        agent = self.agent
+        alpha = agent.alpha.log_alpha.detach().exp()
+        with torch.no_grad():
+            next_action, next_logprob = squashed(agent, batch["next_obs"], self.noise())
+            next_q = torch.min(*q_values(agent.critic_target, batch["next_obs"], next_action))
+            bootstrap = torch.where(batch["terminated"], 0.0, next_q - alpha * next_logprob)
+            target = batch["reward"] + 0.9 * bootstrap
+        first, second = q_values(agent.critic, batch["obs"], batch["action"])
+        critic_loss = nn.functional.mse_loss(first, target) + nn.functional.mse_loss(second, target)
+        self.minimize(self.critic_optimizer, critic_loss)
+        with torch.no_grad():
+            for goal, parameter in zip(agent.critic.parameters(), agent.critic_target.parameters(), strict=True):
+                parameter.copy_(0.9 * parameter + 0.1 * goal)
+        action, logprob = squashed(agent, batch["obs"], self.noise())
+        actor_loss = (alpha * logprob - torch.min(*q_values(agent.critic, batch["obs"], action))).mean()
+        self.minimize(self.actor_optimizer, actor_loss)
+        alpha_loss = (-agent.alpha.log_alpha * (logprob.detach() - 2)).mean()
+        self.minimize(self.alpha_optimizer, alpha_loss)
+        return {"Loss/value_loss": critic_loss, "Loss/policy_loss": actor_loss, "Loss/alpha_loss": alpha_loss}
+
+    def noise(self):
+        return torch.randn((16, 2), generator=self.generator)
+
+
+def test_sac_steps(fabric):
+    learner = make_sac(fabric, gamma=0.9, alpha=0.5)
+    reference = ReferenceSAC(learner)
+    block = transitions(batches=4)
+    info, writes = learner.update(block, steps=4, progress=0.0)
+    batches = [{name: torch.from_numpy(values[i]) for name, values in block.items()} for i in range(4)]
+    metrics = [reference.step(batch) for batch in batches]
+    assert_close(learner.agent, reference.agent)
+    assert info.gradient_steps == 4 and writes == []
+    for name in metrics[0]:
+        mean = sum(step[name].item() for step in metrics) / 4
+        assert info.metrics[name] == pytest.approx(mean, rel=1e-4, abs=1e-5), name
+
+
+def test_sac_with_a_fixed_temperature(fabric):
+    learner = make_sac(fabric, alpha=0.25, learn_alpha=False)
+    learner.update(transitions(batches=3), steps=3, progress=0.0)
+    assert learner.agent.alpha().item() == pytest.approx(0.25)
+
+
+# -------------------------------------------------------------------------------------- not finite numbers
+
+
+def test_ppo_refuses_a_loss_that_is_not_finite(fabric):
+    learner = make_ppo(fabric)
+    before = parameters_of(learner.agent)
+    block = rollout()
+    block["reward"][3, 1] = np.inf
+    with pytest.raises(NonFiniteError, match=r"Loss/value_loss is (nan|inf).* at gradient step 0"):
+        learner.update(block, steps=1, progress=0.0)
+    assert_same(learner.agent, before)
+    with pytest.raises(NonFiniteError):  # an update that was under way already
+        learner.update(rollout(), steps=1, progress=0.0)
+    assert_same(learner.agent, before)
+    assert learner.gradient_steps == 0
+
+
+def test_sac_refuses_a_loss_that_is_not_finite(fabric):
+    learner = make_sac(fabric)
+    learner.update(transitions(batches=2), steps=2, progress=0.0)
+    before = parameters_of(learner.agent)
+    block = transitions()
+    block["reward"][0, 5] = np.nan
+    with pytest.raises(NonFiniteError, match=r"Loss/value_loss is nan.* at gradient step 2"):
+        learner.update(block, steps=1, progress=0.0)
+    assert_same(learner.agent, before)  # the targets neither
+
+
+# --------------------------------------------------------------------------------- generators and checkpoints
+
+
+def update(learner, seed, steps=3):
+    """Three gradient steps, on data told by the seed; the metrics."""
+    is_ppo = learner.config.algo.name == "ppo"
+    block = rollout(seed, ends=[(2, 1)]) if is_ppo else transitions(seed, batches=steps)
+    return learner.update(block, steps, 0.5)[0].metrics
+
+
+MAKERS = {"ppo": lambda fabric, **args: make_ppo(fabric, batch_size=4, epochs=1, **args), "sac": make_sac}
+
+
+@pytest.mark.parametrize("algo", MAKERS)
+def test_a_loaded_learner_goes_on_to_the_bit(fabric, tmp_path, algo):
+    learner = MAKERS[algo](fabric)
+    for seed in range(3):
+        update(learner, seed)
+    assert learner.save(str(tmp_path)) == 9
+    restored = MAKERS[algo](fabric, seed=77)
+    torch.manual_seed(123)
+    assert restored.load(str(tmp_path)) == 9
+    assert_same(restored.agent, learner.agent.state_dict())
+    for seed in range(3, 6):
+        assert update(learner, seed) == update(restored, seed)
+        assert_same(restored.agent, learner.agent.state_dict())
+    assert restored.gradient_steps == 18
+    assert restored.rank_rng.bit_generator.state == learner.rank_rng.bit_generator.state
+
+
+@pytest.mark.parametrize("algo", MAKERS)
+def test_the_global_generators_do_not_matter(fabric, algo):
+    def learn(global_seed, seed=0):
+        torch.manual_seed(global_seed)
+        np.random.seed(global_seed)
+        learner = MAKERS[algo](fabric, seed=seed)
+        for data_seed in range(3):
+            torch.manual_seed(global_seed + data_seed)
+            update(learner, data_seed)
+        return parameters_of(learner.agent)
+
+    first, second, other = learn(1), learn(2), learn(1, seed=5)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("algo", MAKERS)
+def test_minibatches_and_noise_are_drawn_anew(fabric, algo):
+    learner = MAKERS[algo](fabric)
+    state = parameters_of(learner.agent)
+    results = []
+    for _ in range(2):
+        learner.agent.load_state_dict(state)
+        for group in learner.groups.values():
+            group.optimizer.state.clear()
+        update(learner, seed=0)
+        results.append(parameters_of(learner.agent))
+    assert not all(torch.equal(results[0][name], results[1][name]) for name in state)
+
+
+@pytest.mark.parametrize("algo", MAKERS)
+def test_blocks_are_only_read(fabric, algo):
+    learner = MAKERS[algo](fabric)
+    block = rollout() if algo == "ppo" else transitions()
+    copies = {name: values.copy() for name, values in block.items()}
+    for values in block.values():
+        values.flags.writeable = False  # as they come out of the object store
+    learner.update(block, steps=1, progress=0.0)
+    assert all(np.array_equal(block[name], copies[name]) for name in copies)
+
+
+def test_weights_are_copies_of_the_policys(fabric):
+    learner = make_sac(fabric)
+    update(learner, seed=0)
+    steps, weights = learner.weights()
+    assert steps == 3 and weights.keys() == learner.agent.policy.state_dict().keys()
+    frozen = {name: values.copy() for name, values in weights.items()}
+    update(learner, seed=1)
+    assert all(np.array_equal(weights[name], frozen[name]) for name in weights)
+    assert not all(np.array_equal(weights[name], later) for name, later in learner.weights()[1].items())
+
+
+# ---------------------------------------------------------------------------- what a loss may give and carry
+
+
+class Carrying(Algorithm):
+    """Two phases over two numbers: the second reads what the first stepped and carried, and writes back."""
+
+    def build_agent(self):
+        agent = nn.Module()
+        agent.policy, agent.head = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        agent.unused = nn.Linear(1, 1)
+        for layer in (agent.policy, agent.head):
+            nn.init.ones_(layer.weight)
+        return agent
+
+    def optimizers(self):
+        return {
+            "first": OptimizerSpec(("policy", "unused"), lambda parameters: torch.optim.SGD(parameters, lr=0.5)),
+            "second": OptimizerSpec(("head",), lambda parameters: torch.optim.SGD(parameters, lr=1.0)),
+        }
+
+    def act(self, policy, row, state, mode, generator):
+        return Acted(torch.zeros(len(row.reward), dtype=torch.int64))
+
+    def phases(self, step):
+        second = Phase("second", self.second, scalars={"bonus": 10.0 + step.gradient_step}, lr_scale=0.25)
+        return [Phase("first", self.first), second]
+
+    def first(self, agent, batch, noise, carry):
+        return Loss((batch["weight"] * agent.policy.weight.squeeze()).sum(), carry={"latent": torch.tensor(3.0)})
+
+    def second(self, agent, batch, noise, carry):
+        # the policy's weight is 1 − 0.5 by now, then 0
+        slope = agent.policy.weight.detach().squeeze() * carry["latent"] + carry["bonus"]
+        loss = slope * agent.head.weight.squeeze()
+        return Loss(loss, {"Loss/second": loss.detach()}, write={"reward": batch["reward"].double() * 2})
+
+
+class Steep(Carrying):
+    """Its first loss is 0, its gradient infinite."""
+
+    def first(self, agent, batch, noise, carry):
+        return Loss((agent.policy.weight - 1).sqrt().squeeze())
+
+
+def replace_algorithm(learner, algorithm):
+    learner.algorithm = algorithm(learner.config.algo, Spaces(OBS, spaces.Discrete(2)))
+    learner.agent = learner.algorithm.build_agent()
+    learner.groups = learner._build_groups()
+    return learner
+
+
+def test_a_gradient_that_is_not_finite_is_refused(fabric):
+    learner = replace_algorithm(make_sac(fabric), Steep)
+    before = parameters_of(learner.agent)
+    with pytest.raises(NonFiniteError, match="the gradient of the loss of 'first' is not finite at gradient step 0"):
+        learner.update(transitions(size=4), steps=1, progress=0.0)
+    assert_same(learner.agent, before)
+
+
+def test_phases_see_what_earlier_ones_stepped_and_carried(fabric):
+    learner = replace_algorithm(make_sac(fabric), Carrying)
+    block = transitions(batches=2, size=4)
+    info, writes = learner.update(block, steps=2, progress=0.0)
+    assert learner.agent.policy.weight.item() == 0.0
+    # slopes 0.5·3 + 10 = 11.5 and 0·3 + 11 = 11, at a quarter of the rate 1
+    assert learner.agent.head.weight.item() == pytest.approx(1 - (11.5 + 11) / 4)
+    assert info.metrics == {"Loss/second": pytest.approx((11.5 * 1 + 11 * (1 - 11.5 / 4)) / 2)}
+    assert len(writes) == 2
+    for (index, values), batch in zip(writes, range(2), strict=True):
+        assert index.tolist() == block["index"][batch].tolist()
+        assert values["reward"].dtype == np.float32  # as it is stored
+        assert values["reward"].tolist() == (block["reward"][batch] * 2).tolist()

@@ -1,0 +1,353 @@
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from sheeprl import resolve, seeding
+from sheeprl.actors.player import EnvFailedError, Player
+from sheeprl.envs.make import EnvSettingsError, make_vector_env
+from sheeprl.envs.transforms import ActionTransform
+from sheeprl.models.weights import to_arrays
+from tests.envs import Counting, Echo
+
+STORED = ("action", "logprob")  # what is decided on a row, of which a tail has none
+
+
+def resolved(env_id, num_envs=2, algo="ppo", seed=3, **env):
+    tree = {
+        "algo": {"name": algo, "hidden_sizes": [4], "batch_size": 2},
+        "env": {"id": f"tests.envs:{env_id}", "num_envs": num_envs, **env},
+        "run": {"seed": seed, "mode": "coupled"},
+    }
+    return resolve.check(tree)
+
+
+def make_player(env_id="Counting-v0", number=0, incarnation=0, **settings):
+    found = resolved(env_id, **settings)
+    torch.manual_seed(0)  # initial weights, where a test gives no others
+    return Player(found.config, found.spaces, number, incarnation)
+
+
+@pytest.fixture
+def player(request):
+    """A player, told by the test's parameter, that is closed afterwards."""
+    made = make_player(**getattr(request, "param", {}))
+    yield made
+    made.close()
+
+
+def collect(player, rows, mode="explore"):
+    info, fragment = player.collect(rows, None, 0, mode)
+    return info, fragment.rows
+
+
+def acting(player, action):
+    """Make a player always take this action."""
+    act = player.algorithm.act
+
+    def constant(policy, row, state, mode, generator):
+        acted = act(policy, row, state, mode, generator)
+        return type(acted)(torch.as_tensor(action).expand_as(acted.action).to(acted.action.dtype), acted.store)
+
+    player.algorithm.act = constant
+    return player
+
+
+def by_hand(env, seed, actions):
+    """The arrival rows of one environment under these actions, the last of which is not taken; reset by hand."""
+    obs, _ = env.reset(seed=seed)
+    rows = [(obs, 0.0, False, False, True)]
+    for action in actions[:-1]:
+        if rows[-1][2] or rows[-1][3]:
+            rows.append((env.reset()[0], 0.0, False, False, True))
+        else:
+            rows.append((*env.step(action)[:4], False))
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------- arrival rows
+
+
+@pytest.mark.parametrize(("ends", "other"), [("terminated", "truncated"), ("truncated", "terminated")])
+def test_the_rows_of_two_episodes(ends, other):
+    player = acting(make_player(num_envs=1, kwargs={"lengths": [2, 3], "ends": [ends]}), 1)
+    info, rows = collect(player, 8)
+    episode_and_step = [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [1, 3], [2, 0], [2, 1]]
+    assert rows["obs"][:, 0, 1:].tolist() == episode_and_step
+    assert rows["reward"][:, 0].tolist() == [0, 101, 102, 0, 101, 102, 103, 0, 101]
+    assert rows["is_first"][:, 0].tolist() == [True, False, False, True, False, False, False, True, False]
+    assert rows[ends][:, 0].tolist() == [False, False, True, False, False, False, True, False, False]
+    assert not rows[other].any()
+    assert (info.policy_steps, info.rows) == (6, 8)
+    assert info.returns == (203, 306) and info.lengths == (2, 3)
+
+
+def test_dtypes_and_shapes():
+    _, rows = collect(make_player(num_envs=3), 5)
+    kinds = {name: (values.dtype.name, values.shape) for name, values in rows.items()}
+    assert kinds == {
+        "obs": ("float32", (6, 3, 3)),
+        "action": ("int64", (6, 3)),
+        "logprob": ("float32", (6, 3)),
+        "reward": ("float32", (6, 3)),
+        "terminated": ("bool", (6, 3)),
+        "truncated": ("bool", (6, 3)),
+        "is_first": ("bool", (6, 3)),
+    }
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async", "native"])
+@pytest.mark.parametrize("lengths", [[2, 3, 1], []])
+def test_rows_are_those_of_an_environment_played_by_hand(vectorization, lengths):
+    kwargs = {"lengths": lengths, "ends": ["terminated", "truncated"]}
+    player = make_player(number=5, incarnation=2, num_envs=3, vectorization=vectorization, kwargs=kwargs)
+    try:
+        fragments = [collect(player, rows) for rows in (1, 7, 4, 12)]
+    finally:
+        player.close()
+    joined = {name: np.concatenate([rows[name][:-1] for _, rows in fragments]) for name in fragments[0][1]}
+    seeds = seeding.seeds(3, seeding.Role.ENV, 5, 2, count=3)
+    returns, lengths_seen = [], []
+    for env, seed in enumerate(seeds):
+        expected = by_hand(Counting(**kwargs), seed, joined["action"][:, env])
+        for t, (obs, reward, terminated, truncated, is_first) in enumerate(expected):
+            assert joined["obs"][t, env].tolist() == obs.tolist()
+            found = [joined[name][t, env] for name in ("reward", "terminated", "truncated", "is_first")]
+            assert found == [reward, terminated, truncated, is_first]
+        total, length = 0.0, -1
+        tail = fragments[-1][1]
+        last = tuple(tail[name][-1, env] for name in ("obs", "reward", "terminated", "truncated", "is_first"))
+        for _, reward, terminated, truncated, _ in [*expected, last]:
+            total, length = total + reward, length + 1
+            if terminated or truncated:
+                returns.append(total)
+                lengths_seen.append(length)
+                total, length = 0.0, -1
+    is_last = joined["terminated"] | joined["truncated"]
+    assert sum(info.policy_steps for info, _ in fragments) == int((~is_last).sum())
+    assert sorted(value for info, _ in fragments for value in info.returns) == sorted(returns)
+    assert sorted(value for info, _ in fragments for value in info.lengths) == sorted(lengths_seen)
+
+
+@pytest.mark.parametrize("player", [{"kwargs": {"lengths": [2, 1]}}, {"env_id": "Nested-v0"}], indirect=True)
+def test_a_tail_is_the_successors_first_row(player):
+    before = collect(player, 3)[1]
+    for rows in (1, 2, 5):
+        after = collect(player, rows)[1]
+        for name in before:
+            if name in STORED:
+                assert not before[name][-1].any()  # nothing was decided there
+            else:
+                assert before[name][-1].tolist() == after[name][0].tolist()
+        before = after
+
+
+def test_a_fragment_is_not_overwritten_by_the_next(player):
+    rows = collect(player, 4)[1]
+    copies = {name: values.copy() for name, values in rows.items()}
+    collect(player, 4)
+    assert all(np.array_equal(rows[name], copies[name]) for name in rows)
+
+
+def test_dict_observations_keep_their_dtypes():
+    player = make_player("Nested-v0", num_envs=2, kwargs={"lengths": [3]})
+    _, rows = collect(player, 4)
+    kinds = {name: (values.dtype.name, values.shape) for name, values in rows.items() if name.startswith("obs")}
+    assert kinds == {
+        "obs/where": ("float32", (5, 2, 2)),
+        "obs/picture": ("uint8", (5, 2, 2, 2, 1)),
+        "obs/inner/phase": ("int64", (5, 2)),
+    }
+    for env in range(2):
+        assert rows["obs/inner/phase"][:, env].tolist() == [1, 2, 3, 4, 1]
+        assert rows["obs/picture"][:, env, 0, 0, 0].tolist() == [0, 1, 2, 3, 10]
+        assert rows["obs/where"][:, env].tolist() == [[s / 8, -s / 8] for s in (0, 1, 2, 3, 0)]
+
+
+def test_a_time_limit_truncates():
+    player = make_player(num_envs=1, max_episode_steps=2, kwargs={"lengths": [9]})
+    info, rows = collect(player, 4)
+    assert rows["truncated"][:, 0].tolist() == [False, False, True, False, False]
+    assert not rows["terminated"].any()
+    assert info.lengths == (2,) and info.policy_steps == 3
+
+
+def test_episodes_run_on_over_fragments():
+    player = acting(make_player(num_envs=2, kwargs={"lengths": [5, 2]}), 0)
+    infos = [collect(player, rows)[0] for rows in (2, 2, 2, 6)]
+    # 1 + 2 + 3 + 4 + 5 at step 5, then a reset row, then 1 + 2
+    assert [info.returns for info in infos] == [(), (), (15.0, 15.0), (3.0, 3.0)]
+    assert [info.lengths for info in infos] == [(), (), (5, 5), (2, 2)]
+    # rows 0 to 11 of each environment, of which 5 and 8 are end rows
+    assert [info.policy_steps for info in infos] == [4, 4, 2, 10]
+
+
+def test_a_return_belongs_to_the_fragment_that_its_end_row_closes():
+    player = acting(make_player(num_envs=1, kwargs={"lengths": [2]}), 0)
+    first, second = collect(player, 2)[0], collect(player, 1)[0]
+    assert (first.returns, second.returns) == ((3.0,), ())  # the tail is arrived at, and not told twice
+    assert (first.policy_steps, second.policy_steps) == (2, 0)
+
+
+# ------------------------------------------------------------------------------------------ seeds and weights
+
+
+def tags(player):
+    rows = collect(player, 1)[1]
+    player.close()
+    return rows["obs"][0, :, 0].tolist()
+
+
+def test_environments_players_restarts_and_runs_have_seeds_of_their_own():
+    drawn = [
+        *tags(make_player(num_envs=3)),
+        *tags(make_player(num_envs=3, number=1)),
+        *tags(make_player(num_envs=3, incarnation=1)),
+        *tags(make_player(num_envs=3, seed=4)),
+    ]
+    assert len(set(drawn)) == 12
+    assert tags(make_player(num_envs=3)) == drawn[:3]
+
+
+def test_playing_depends_on_seed_number_and_incarnation_alone():
+    weights = to_arrays(make_player().policy)
+
+    def actions(global_seed, **which):
+        player = make_player(num_envs=4, kwargs={"lengths": [50]}, **which)
+        torch.manual_seed(global_seed)
+        np.random.seed(global_seed)
+        _, fragment = player.collect(30, weights, 7, "explore")
+        player.close()
+        return fragment.rows["action"][:30].tolist()
+
+    assert actions(1) == actions(2)
+    others = [actions(1, number=1), actions(1, incarnation=1), actions(1, seed=4)]
+    assert all(other != actions(1) for other in others)
+
+
+def test_fragments_say_whose_they_are_and_what_played_them(player):
+    assert collect(make_player(), 1)[0].version == -1  # no weights were given yet
+    weights = {name: np.zeros_like(values) for name, values in to_arrays(player.policy).items()}
+    info, fragment = player.collect(2, weights, 7, "explore")
+    assert info.version == 7
+    assert (fragment.player, fragment.incarnation, fragment.sequence) == (0, 0, 0)
+    assert fragment.rows["logprob"][:2] == pytest.approx(np.log(0.5))  # zero weights play both actions alike
+    info, fragment = player.collect(2, None, 8, "explore")
+    assert (info.version, fragment.sequence) == (7, 1)
+
+
+def test_weights_are_copied(player):
+    weights = to_arrays(player.policy)
+    weights["network.0.bias"].flags.writeable = False  # as they come out of the object store
+    player.collect(1, weights, 0, "explore")
+    weights["network.0.weight"][:] = 77
+    assert not (player.policy.get_parameter("network.0.weight") == 77).any()
+
+
+# --------------------------------------------------------------------------------------------------- actions
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "received"),
+    [
+        ("discrete", [0, 2], [[5], [7]]),
+        ("multi-discrete", [[0, 0], [1, 2]], [[1, -4], [2, -2]]),
+        ("bounded", [[-1.0, -1.0], [0.5, 0.0]], [[-2, 0], [1, 5]]),
+        ("bounded", [[1.0, 1.0], [-7.0, 9.0]], [[2, 10], [-2, 10]]),
+        ("unbounded", [[-30.0, 4.0], [0.0, 1e6]], [[-30, 4], [0, 1e6]]),
+        ("matrix", [[-1.0, 0.0, 0.5, 9.0], [0.0] * 4], [[-3, 0, 1.5, 3], [0] * 4]),
+    ],
+)
+def test_actions_reach_the_environment_in_its_own_terms(kind, chosen, received):
+    player = make_player("Echo-v0", kwargs={"kind": kind})
+    action = np.array(chosen, np.int64 if "discrete" in kind else np.float32)
+    acting(player, torch.from_numpy(action))
+    rows = collect(player, 2)[1]
+    assert rows["action"][0].tolist() == chosen  # stored as the agent chose it
+    assert rows["obs"][1].tolist() == received
+    assert rows["reward"][1].tolist() == [first for first, *_ in received]
+
+
+@pytest.mark.parametrize("kind", Echo.SPACES)
+@pytest.mark.parametrize("mode", ["explore", "greedy"])
+def test_every_kind_of_action_is_played(kind, mode):
+    player = make_player("Echo-v0", kwargs={"kind": kind})
+    info, _ = player.collect(20, None, 0, mode)  # Echo refuses what is not in its space
+    assert info.policy_steps == 40
+
+
+def test_a_scaled_action_stays_within_the_bounds():
+    space = gymnasium.spaces.Box(np.array([-0.3], np.float32), np.array([0.7], np.float32))
+    transform = ActionTransform(space)
+    for action in (-1.0, 1.0):
+        assert space.contains(transform(np.array([[action]], np.float32))[0])
+
+
+def test_warm_up_is_uniform_over_the_environments_bounds():
+    player = make_player("Echo-v0", algo="sac", num_envs=1, kwargs={"kind": "bounded"})
+    _, rows = collect(player, 2000, "random")
+    received = rows["obs"][1:, 0]
+    assert received.mean(0) == pytest.approx([0, 5], abs=0.2)
+    assert received.std(0) == pytest.approx([4 / 12**0.5, 10 / 12**0.5], rel=0.05)
+
+
+# -------------------------------------------------------------------------------------------------- failures
+
+
+@pytest.mark.filterwarnings("ignore:.*ERROR")  # async workers say that they failed
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("where", "after", "told"),
+    [
+        ("reset", 0, "reset: RuntimeError: broken reset"),
+        ("step", 0, "step 0: RuntimeError: broken step"),
+        ("step", 5, "step 6: RuntimeError: broken step"),  # the fourth call of step resets
+        ("reset", 1, "step 3: RuntimeError: broken reset"),
+    ],
+)
+def test_a_failing_environment_is_named(vectorization, where, after, told):
+    kwargs = {"where": where, "after": after, "lengths": [3]}
+    player = make_player("Raising-v0", number=4, vectorization=vectorization, kwargs=kwargs)
+    with pytest.raises(EnvFailedError) as caught:
+        for _ in range(3):
+            collect(player, 4)
+    assert str(caught.value) == f"tests.envs:Raising-v0 of player 4 raised in {told}"
+    assert "Traceback" in caught.value.trace and f"broken {where}" in caught.value.trace
+    player.close()
+
+
+def test_a_failing_evaluation_is_told_as_one():
+    player = make_player("Raising-v0", kwargs={"where": "step", "after": 1})
+    with pytest.raises(EnvFailedError, match="player 0 raised in evaluation: RuntimeError: broken step"):
+        player.evaluate(to_arrays(player.policy), 2)
+
+
+def test_a_vector_environment_that_resets_within_the_step_is_refused():
+    config = resolved("SameStep-v0").config.env.model_copy(update={"vectorization": "native"})
+    with pytest.raises(EnvSettingsError, match=r"SAME_STEP.*use sync or async"):
+        make_vector_env(config)
+
+
+# ------------------------------------------------------------------------------------------------ evaluation
+
+
+def test_evaluating_does_not_disturb_playing():
+    def play(evaluate):
+        player = make_player(num_envs=2, kwargs={"lengths": [4]})
+        first = collect(player, 3)[1]
+        if evaluate:
+            weights = {name: np.ones_like(values) for name, values in to_arrays(player.policy).items()}
+            player.evaluate(weights, 3)
+        second = collect(player, 5)[1]
+        player.close()
+        return [rows[name].tolist() for rows in (first, second) for name in rows]
+
+    assert play(evaluate=True) == play(evaluate=False)
+
+
+def test_evaluate_plays_the_given_weights():
+    player = make_player(kwargs={"lengths": [2]})
+    weights = {name: np.zeros_like(values) for name, values in to_arrays(player.policy).items()}
+    weights["network.2.bias"][1] = 1.0  # always action 1
+    evaluation = player.evaluate(weights, 3)
+    assert evaluation.returns == [203, 203, 203] and evaluation.lengths == [2, 2, 2]

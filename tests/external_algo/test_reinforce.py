@@ -1,0 +1,40 @@
+import torch
+from reinforce_example.loss import baseline_loss, discounted_returns, policy_loss
+
+from sheeprl import train
+from sheeprl.config import validate
+
+
+def column(*values: float) -> torch.Tensor:
+    return torch.tensor(values).unsqueeze(-1)
+
+
+def test_returns_by_hand():
+    # Rows 0 to 4; row 2 is an end row, row 3 begins the next episode, row 4 is the tail.
+    reward, value = column(0.0, 1.0, 2.0, 0.0, 3.0), column(9.0, 9.0, 10.0, 9.0, 20.0)
+    end, never = column(0, 0, 1, 0, 0).bool(), column(0, 0, 0, 0, 0).bool()
+    cut = discounted_returns(reward, value, never, end, gamma=0.5)
+    assert cut[[0, 1, 3], 0].tolist() == [1 + 0.5 * 7, 2 + 0.5 * 10, 3 + 0.5 * 20]
+    over = discounted_returns(reward, value, end, never, gamma=0.5)
+    assert over[[0, 1, 3], 0].tolist() == [1 + 0.5 * 2, 2, 3 + 0.5 * 20]
+
+
+def test_losses_by_hand():
+    weight = torch.tensor([0.5, 0.5, 0.0])  # the third row is padding
+    logprob, advantage = torch.tensor([-1.0, -2.0, -9.0]), torch.tensor([2.0, -1.0, 9.0])
+    assert policy_loss(logprob, advantage, weight).item() == 0.0
+    value, returns = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([3.0, 2.0, 0.0])
+    assert baseline_loss(value, returns, weight).item() == 2.0
+
+
+def test_learns_to_balance(tmp_path):
+    tree = {
+        "algo": {"name": "reinforce_example.algorithm:Reinforce", "rollout_steps": 32},
+        "env": {"id": "CartPole-v1", "num_envs": 8},
+        "run": {"total_steps": 8_000, "mode": "coupled", "dir": str(tmp_path / "run"), "seed": 1},
+        "trainer": {"accelerator": "cpu", "threads": 1},
+        "eval": {"episodes": 0},
+        "log": {"level": "warning"},
+    }
+    result = train(validate(tree))
+    assert result.mean_return > 45  # a random policy gets about 22

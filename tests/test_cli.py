@@ -1,0 +1,525 @@
+"""The command line: what it makes of flags, what it says, and the exit code that it leaves."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from sheeprl import ConfigError, RunFailedError, __version__
+from sheeprl.algos import registry
+from sheeprl.algos.args import AlgoArgs, Section
+from sheeprl.algos.ppo.args import PPOArgs
+from sheeprl.algos.sac.args import SACArgs
+from sheeprl.cli import flags_of, main
+from sheeprl.config import config_class, leaves, validate
+
+
+@dataclass
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self):
+        return [line.removeprefix("error: ") for line in self.err.splitlines()]
+
+
+@pytest.fixture
+def sheeprl(capsys, monkeypatch):
+    """Runs the command line in this process, on a terminal wide enough not to break the help's lines."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    monkeypatch.delenv("SHEEPRL_TRACEBACK", raising=False)
+
+    def run(*words):
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        said = capsys.readouterr()
+        return Done(ended.value.code or 0, said.out, said.err)
+
+    return run
+
+
+@dataclass
+class Training:
+    """Stands in for training: keeps the tree, then checks it and ends as told."""
+
+    trees: list = field(default_factory=list)
+    error: BaseException | None = None
+    interrupted_by: int | None = None
+
+    def __call__(self, tree):
+        self.trees.append(tree)
+        if self.error is not None:
+            raise self.error
+        validate(tree)
+        return SimpleNamespace(
+            run_dir=Path("logs/x"), policy_steps=1, gradient_steps=1, interrupted_by=self.interrupted_by
+        )
+
+    @property
+    def tree(self):
+        (tree,) = self.trees
+        return tree
+
+
+@pytest.fixture
+def training(monkeypatch):
+    stand_in = Training()
+    # `sheeprl.launch` is also the name of a function of the package, hence not by path.
+    monkeypatch.setattr(importlib.import_module("sheeprl.launch"), "train_tree", stand_in)
+    return stand_in
+
+
+def python(*words, **environment):
+    """A Python process of its own."""
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=os.environ | environment, check=False, timeout=120
+    )
+
+
+# --------------------------------------------------------------------------------------- help and lists
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], []])
+def test_help_names_every_command_and_algorithm(sheeprl, words):
+    done = sheeprl(*words)
+    assert done.code == 0
+    for name in ("run", "resume", "eval", "algos", "ppo", "sac", PPOArgs.summary, "--version", "--sheeprl_help"):
+        assert name in done.out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["ppo", "--help"], ["algos"], ["--version"], ["run", "nowhere.yaml"]])
+def test_help_and_input_mistakes_import_nothing_heavy(words):
+    code = (
+        "import sys\n"
+        "from sheeprl.cli import main\n"
+        "try:\n"
+        f"    main({words!r})\n"
+        "finally:\n"
+        "    heavy = {'torch', 'ray', 'lightning', 'gymnasium', 'tensordict', 'tensorboard'} & set(sys.modules)\n"
+        "    print('HEAVY', sorted(heavy))\n"
+    )
+    assert "HEAVY []" in python("-c", code).stdout.splitlines()
+
+
+@pytest.mark.parametrize("words", [["algos"], ["--sheeprl_help"]])
+def test_algos_is_a_table(sheeprl, words):
+    done = sheeprl(*words)
+    head, *rows = done.out.splitlines()
+    assert done.code == 0
+    assert head.split() == ["name", "observations", "actions", "policy", "summary"]
+    table = {row.split()[0]: row for row in rows}
+    assert "discrete, multi-discrete, continuous" in table["ppo"] and " on-policy " in table["ppo"]
+    assert " continuous " in table["sac"] and " off-policy " in table["sac"] and SACArgs.summary in table["sac"]
+    assert len({row.index(args.summary) for row, args in ((table["ppo"], PPOArgs), (table["sac"], SACArgs))}) == 1
+
+
+def test_version(sheeprl):
+    done = sheeprl("--version")
+    assert (done.code, done.out.split()) == (0, ["sheeprl", __version__])
+
+
+def test_the_module_runs_as_the_command_does():
+    done = python("-m", "sheeprl", "--version")
+    assert (done.returncode, done.stdout.split()) == (0, ["sheeprl", __version__])
+
+
+def test_an_algorithm_that_cannot_be_loaded_hides_no_other(sheeprl, monkeypatch):
+    broken = EntryPoint("broken", "no_such_package.args:Args", registry.GROUP)
+    found = {**registry.registered(), "broken": broken}
+    monkeypatch.setattr(registry, "registered", lambda: found)
+    for words in (["--help"], ["algos"]):
+        done = sheeprl(*words)
+        assert done.code == 0 and PPOArgs.summary in done.out
+        assert "cannot be loaded: UnknownAlgorithmError" in done.out and "no_such_package" in done.out
+    done = sheeprl("broken", "--env_id", "CartPole-v1")
+    assert done.code == 1 and "no_such_package" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("args", [PPOArgs, SACArgs])
+def test_an_algorithm_s_help_tells_every_setting(sheeprl, args, flag):
+    done = sheeprl(args.algorithm.split(".")[2], flag)
+    assert done.code == 0
+    text = " ".join(done.out.split())
+    for setting in flags_of(args):
+        assert f"--{setting.names[0]}" in done.out
+        assert setting.field.description.split(";")[0][:20] in text, setting.key
+
+
+def test_help_tells_types_and_defaults_in_panels_with_the_algorithm_s_first(sheeprl):
+    lines = sheeprl("ppo", "-h").out.splitlines()
+
+    def line_of(flag):
+        (line,) = [line for line in lines if f"{flag} " in line]
+        return line
+
+    assert " float " in line_of("--learning_rate") and "[default: 0.0003]" in line_of("--learning_rate")
+    assert " true|false " in line_of("--anneal") and "[default: false]" in line_of("--anneal")
+    assert " [int, ...] " in line_of("--hidden_sizes") and "[default: [64, 64]]" in line_of("--hidden_sizes")
+    assert " sync|async|native " in line_of("--vectorization")
+    assert " int " in line_of("--fragment_rows") and "[default: auto]" in line_of("--fragment_rows")
+    assert " text " in line_of("--env_id") and "[required]" in line_of("--env_id")
+    titles = [line.split("─ ")[1].split(" ─")[0] for line in lines if line.startswith("╭")]
+    assert titles == [
+        "Options",
+        "algo",
+        "env",
+        "run",
+        "players",
+        "buffer",
+        "trainer",
+        "checkpoint",
+        "eval",
+        "log",
+        "ray",
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- run
+
+
+def test_run_trains_the_file_with_the_overrides_on_top(sheeprl, training):
+    done = sheeprl("run", "ppo", "run.seed=7", "algo.learning_rate=1e-3", "env.num_envs=2")
+    assert done.code == 0 and done.err == ""
+    assert training.tree["run"] == {**training.tree["run"], "seed": 7}
+    assert training.tree["algo"]["learning_rate"] == 1e-3
+    assert training.tree["env"] == {"id": "CartPole-v1", "num_envs": 2}
+
+
+def test_run_reads_a_file_by_path(sheeprl, training, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("algo: {name: sac}\nenv: {id: Pendulum-v1}\n")
+    assert sheeprl("run", path).code == 0
+    assert training.tree == {"algo": {"name": "sac"}, "env": {"id": "Pendulum-v1"}}
+
+
+def test_every_mistake_has_its_line_on_stderr(sheeprl, training):
+    done = sheeprl("run", "ppo", "run.seed=-1", "env.num_env=3", "log.level=loud")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines() == [
+        "error: env.num_env: unknown setting; did you mean env.num_envs?",
+        "error: run.seed=-1: must be at least 0",
+        "error: log.level=loud: must be debug, info, warning or error",
+    ]
+
+
+def test_mistakes_of_the_schema_and_of_the_environment_are_told_together(sheeprl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = sheeprl("run", "ppo", "env.id=NoSuchEnv-v0", "run.sede=1", "run.mode=coupled")
+    assert done.code == 2
+    assert "run.sede: unknown setting; did you mean run.seed?" in done.errors
+    assert any("NoSuchEnv" in mistake for mistake in done.errors)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_is_a_mistake_of_the_input(sheeprl, training):
+    done = sheeprl("run", "nowhere.yaml")
+    assert done.code == 2 and done.err.startswith("error: nowhere.yaml: no such file") and training.trees == []
+
+
+def test_overrides_of_the_wrong_form_are_all_told(sheeprl, training):
+    done = sheeprl("run", "ppo", "run.seed", "env.kwargs={a: ")
+    assert done.code == 2 and len(done.errors) == 2 and training.trees == []
+    assert done.errors[0] == "'run.seed': an override is written key=value, as in run.seed=1"
+    assert done.errors[1].startswith("the value of env.kwargs:1: not valid YAML")
+
+
+@pytest.mark.parametrize(
+    "words", [["run"], ["resume"], ["eval"], ["run", "ppo", "--sed", "1"], ["eval", "x", "--episodes", "0"]]
+)
+def test_wrong_usage_is_a_mistake_of_the_input(sheeprl, training, words):
+    done = sheeprl(*words)
+    assert done.code == 2 and "Usage: " in done.err and done.out == ""
+
+
+def test_resume_trains_the_tree_of_the_run_s_folder(sheeprl, training, monkeypatch):
+    tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
+    asked = []
+    monkeypatch.setattr("sheeprl.checkpoint.resume_tree", lambda *what: asked.append(what) or tree)
+    assert sheeprl("resume", "logs/mine", "run.total_steps=9").code == 0
+    assert asked == [("logs/mine", ["run.total_steps=9"])]
+    assert training.tree == tree
+
+
+def test_resume_without_a_run_is_a_mistake_of_the_input(sheeprl, tmp_path):
+    done = sheeprl("resume", tmp_path / "none")
+    assert done.code == 2 and done.err.startswith("error: ") and str(tmp_path / "none") in done.err
+
+
+# ---------------------------------------------------------------------------------------- how it ends
+
+
+def test_a_failed_run_leaves_one_and_says_where_the_trace_is(sheeprl, training):
+    training.error = RunFailedError("learner: the loss is nan; the whole trace is in logs/x/error.log")
+    done = sheeprl("run", "ppo")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "error: learner: the loss is nan; the whole trace is in logs/x/error.log\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+def test_an_interrupted_run_leaves_the_signal_s_code(sheeprl, training, number, code):
+    training.interrupted_by = number
+    assert sheeprl("run", "ppo").code == code
+
+
+def test_an_interruption_before_the_run_leaves_its_code_too(sheeprl, training):
+    training.error = KeyboardInterrupt()
+    done = sheeprl("run", "ppo")
+    assert (done.code, done.err) == (130, "interrupted\n")
+
+
+def test_an_unexpected_error_is_one_line(sheeprl, training):
+    training.error = ZeroDivisionError("division\nby zero")
+    done = sheeprl("run", "ppo")
+    assert done.code == 1
+    assert done.err == "error: ZeroDivisionError: division (SHEEPRL_TRACEBACK=1 shows the traceback)\n"
+
+
+@pytest.mark.parametrize(("words", "variable"), [(["log.level=debug"], None), ([], "1")])
+def test_the_traceback_of_an_unexpected_error_is_shown_on_demand(sheeprl, training, monkeypatch, words, variable):
+    if variable:
+        monkeypatch.setenv("SHEEPRL_TRACEBACK", variable)
+    training.error = ZeroDivisionError("by zero")
+    done = sheeprl("run", "ppo", *words)
+    assert done.code == 1 and "Traceback (most recent call last)" in done.err
+    assert done.err.splitlines()[-1] == "error: ZeroDivisionError: by zero"
+
+
+def test_exit_code_and_lines_of_the_process_itself(tmp_path):
+    done = python("-m", "sheeprl", "run", "ppo", "run.sede=1", "run.seed=-1", f"run.dir={tmp_path / 'run'}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sorted(done.stderr.splitlines()) == [
+        "error: run.sede: unknown setting; did you mean run.seed?",
+        "error: run.seed=-1: must be at least 0",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------------ commands
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("pppo", "; did you mean ppo?"),
+        ("resum", "; did you mean resume?"),
+        ("x", ""),
+        ("a.yaml", "; did you mean sheeprl run a.yaml?"),
+    ],
+)
+def test_an_unknown_command_gets_the_nearest(sheeprl, word, hint):
+    done = sheeprl(word, "--env_id", "CartPole-v1")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: no command {word!r}{hint}") and len(done.errors) == 1
+    assert ("did you mean" in done.err) == bool(hint)
+
+
+# -------------------------------------------------------------------------------------- the short form
+
+
+def test_flags_land_at_their_keys(sheeprl, training):
+    done = sheeprl(
+        *("ppo", "--env_id", "CartPole-v1", "--num_envs", "8", "--learning_rate", "1e-3", "--anneal", "true"),
+        *("--hidden_sizes", "[32, 32]", "--log_every", "100", "--run.total_steps=1e6", "--log_std_init", "-0.5"),
+        *("--kwargs", "{sutton_barto_reward: true}"),
+    )
+    assert done.code == 0 and done.err == ""
+    assert training.tree == {
+        "algo": {"name": "ppo", "learning_rate": 1e-3, "anneal": True, "hidden_sizes": [32, 32], "log_std_init": -0.5},
+        "env": {"id": "CartPole-v1", "num_envs": 8, "kwargs": {"sutton_barto_reward": True}},
+        "log": {"every": 100},
+        "run": {"total_steps": 1e6},
+    }
+    config = validate(training.tree)
+    assert config.run.total_steps == 1_000_000 and config.algo.hidden_sizes == (32, 32)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--num_envs", "--num-envs", "--env_num_envs", "--env-num-envs", "--env.num_envs", "--env.num-envs"]
+)
+def test_a_flag_may_be_written_in_every_form(sheeprl, training, flag):
+    for words in ([flag, "3"], [f"{flag}=3"]):
+        training.trees.clear()
+        assert sheeprl("ppo", "--id", "CartPole-v1", *words).code == 0
+        assert training.tree["env"] == {"id": "CartPole-v1", "num_envs": 3}
+
+
+@pytest.mark.parametrize("args", [PPOArgs, SACArgs])
+def test_every_setting_has_flags_of_its_own(args):
+    flags = flags_of(args)
+    assert {flag.key for flag in flags} == {key for key, _ in leaves(config_class(args))} - {"algo.name"}
+    accepted = [name for flag in flags for name in (*flag.shown, *flag.aliases)]
+    assert [name for name, count in Counter(accepted).items() if count > 1] == []
+    assert not {"config", "help", "name"} & set(accepted)
+    for flag in flags:
+        assert flag.key in flag.names and flag.shown[0] == flag.names[0]
+
+
+def test_leaves_that_several_groups_have_need_the_longer_form(sheeprl, training):
+    done = sheeprl("ppo", "--env_id", "CartPole-v1", "--every", "10")
+    assert done.code == 2 and training.trees == []
+    (mistake,) = done.errors
+    assert "several settings are called so" in mistake
+    assert "--checkpoint_every, --eval_every, --log_every" in mistake
+    assert sheeprl("ppo", "--env_id", "CartPole-v1", "--eval_every", "10", "--log.every", "5").code == 0
+    assert training.tree["eval"] == {"every": 10} and training.tree["log"] == {"every": 5}
+
+
+def test_names_that_clash_leave_the_dotted_form(monkeypatch):
+    class Encoder(Section):
+        size: int = 1
+        num_envs: int = 1
+
+    class Args(AlgoArgs):
+        eval_episodes: int = 1
+        config: int = 1
+        encoder: Encoder = Encoder()
+
+    names = {flag.key: flag.names for flag in flags_of(Args)}
+    assert names["algo.eval_episodes"] == ("algo_eval_episodes", "algo.eval_episodes")
+    assert names["eval.episodes"] == ("episodes", "eval.episodes")
+    assert names["algo.config"] == ("algo_config", "algo.config")
+    assert names["algo.encoder.size"] == ("algo_encoder_size", "algo.encoder.size")
+    assert names["env.num_envs"] == ("env_num_envs", "env.num_envs")
+
+
+def test_a_missing_environment_is_told_with_its_flag(sheeprl, training):
+    done = sheeprl("ppo")
+    assert (done.code, done.errors) == (2, ["env.id: is missing; give --env_id"])
+
+
+def test_values_are_checked_by_the_tree_all_at_once(sheeprl, training):
+    done = sheeprl("ppo", "--num_envs", "0", "--anneal", "maybe", "--mode", "decopled")
+    assert done.code == 2
+    assert set(done.errors) == {
+        "env.id: is missing; give --env_id",
+        "env.num_envs=0: must be at least 1",
+        "algo.anneal=maybe: must be true or false",
+        "run.mode=decopled: must be decoupled or coupled; did you mean decoupled?",
+    }
+
+
+def test_unknown_flags_and_stray_words_are_all_told(sheeprl, training):
+    done = sheeprl(
+        "ppo", "--nmu-envs", "8", "--zzz=3", "--env_id", "CartPole-v1", "stray", "run.seed=1", "--kwargs", "{a: "
+    )
+    assert done.code == 2 and training.trees == []
+    assert [mistake.split(" (")[0] for mistake in done.errors[:4]] == [
+        "--nmu-envs: unknown flag; did you mean --num_envs?",
+        "--zzz: unknown flag",
+        "'stray': settings are given as flags, as in --num_envs 8",
+        "'run.seed=1': settings are given as flags, as in --num_envs 8",
+    ]
+    assert done.errors[4].startswith("the value of --kwargs:1: not valid YAML")
+    assert len(done.errors) == 5
+
+
+def test_the_algorithm_s_name_is_no_flag(sheeprl, training):
+    for flag in ("--name", "--algo_name", "--algo.name"):
+        assert sheeprl("ppo", "--env_id", "CartPole-v1", flag, "sac").code == 2
+    assert training.trees == []
+
+
+def test_a_flag_without_its_value_is_refused(sheeprl, training):
+    done = sheeprl("ppo", "--env_id", "CartPole-v1", "--num_envs")
+    assert done.code == 2 and "--num_envs" in done.err and training.trees == []
+
+
+def test_one_setting_under_two_names_is_refused(sheeprl, training):
+    done = sheeprl("ppo", "--env_id", "CartPole-v1", "--num_envs", "8", "--env.num_envs", "4")
+    assert (done.code, done.errors) == (2, ["--num_envs: given twice, under two names"])
+
+
+def test_flags_go_on_top_of_a_base_config(sheeprl, training, tmp_path):
+    base = tmp_path / "base.yaml"
+    base.write_text(
+        yaml.safe_dump({"algo": {"name": "ppo", "gamma": 0.9}, "env": {"id": "CartPole-v1", "num_envs": 2}})
+    )
+    assert sheeprl("ppo", "--config", base, "--num_envs", "8", "--clip", "0.1").code == 0
+    assert training.tree == {
+        "algo": {"name": "ppo", "gamma": 0.9, "clip": 0.1},
+        "env": {"id": "CartPole-v1", "num_envs": 8},
+    }
+
+
+def test_a_base_config_of_another_algorithm_is_refused(sheeprl, training):
+    done = sheeprl("ppo", "--config", "sac")
+    assert (done.code, done.errors) == (2, ["--config sac: is for algo.name=sac; use sheeprl run sac"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"), [("2024-01-01", "2024-01-01"), ("007", "007"), ("yes", "yes"), ("null", None)]
+)
+def test_a_text_stays_one_whatever_it_looks_like(sheeprl, training, typed, value):
+    assert sheeprl("ppo", "--env_id", "CartPole-v1", "--dir", typed).code == 0
+    assert training.tree["run"]["dir"] == value
+
+
+# ----------------------------------------------------------------------------------------------- eval
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Stands in for what an evaluation returns."""
+
+    mean_return: float = 2.5
+    std_return: float = 0.5
+    returns: tuple = (2.0, 3.0)
+    lengths: tuple = (20, 30)
+    policy_steps: int = 1000
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """The questions that were asked of the evaluation, which prints something of its own."""
+    asked = []
+
+    def evaluate(*question):
+        asked.append(question)
+        print("hello from an environment")
+        return Evaluation()
+
+    monkeypatch.setattr("sheeprl.evaluate.evaluate_checkpoint", evaluate)
+    return asked
+
+
+def test_eval_prints_mean_and_deviation(sheeprl, evaluations):
+    done = sheeprl("eval", "logs/mine")
+    assert done.code == 0 and evaluations == [("logs/mine", 10, None, False)]
+    assert done.out == "return 2.50 ± 0.50 over 2 episodes, after 1000 policy steps\n"
+
+
+def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
+    done = sheeprl("eval", "logs/mine", "--json", "--episodes", "2", "--seed", "3", "--video")
+    assert done.code == 0 and evaluations == [("logs/mine", 2, 3, True)]
+    assert json.loads(done.out) == {
+        "mean_return": 2.5,
+        "std_return": 0.5,
+        "returns": [2.0, 3.0],
+        "lengths": [20, 30],
+        "policy_steps": 1000,
+    }
+    assert "hello" in done.err
+
+
+def test_eval_of_nothing_is_a_mistake_of_the_input(sheeprl, monkeypatch):
+    def evaluate(*question):
+        raise ConfigError(["logs/none: no such run"])
+
+    monkeypatch.setattr("sheeprl.evaluate.evaluate_checkpoint", evaluate)
+    done = sheeprl("eval", "logs/none", "--json")
+    assert (done.code, done.out, done.err) == (2, "", "error: logs/none: no such run\n")

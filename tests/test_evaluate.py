@@ -1,0 +1,114 @@
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from sheeprl.algos.base import Acted
+from sheeprl.envs.transforms import action_space, observation_space
+from sheeprl.evaluate import eval_seeds, play_episodes
+from tests.envs import Counting
+
+SEEDS = [11, 5, 23, 8, 2, 40, 17]
+
+
+class Remembering:
+    """A policy with a state: action 1 on every second step of an episode, told by counting rows, not by the row."""
+
+    def __init__(self, env):
+        self.spaces = SimpleNamespace(observation=observation_space(env.observation_space))
+        self.modes, self.rewards, self.observations = set(), [], []
+
+    def act(self, policy, row, state, mode, generator):
+        count = state.get("count", torch.zeros(len(row.reward), dtype=torch.int64))
+        count = torch.where(row.is_first, torch.zeros_like(count), count + 1)
+        self.modes.add(mode)
+        self.rewards.append(row.reward)
+        self.observations.append(row.obs)
+        return Acted(count % 2, state={"count": count})
+
+
+def play(lanes, seeds=SEEDS, env_id="Counting-v0", **kwargs):
+    envs = [gymnasium.make(f"tests.envs:{env_id}", **kwargs) for _ in range(lanes)]
+    algorithm = Remembering(envs[0])
+    return play_episodes(algorithm, None, envs, list(seeds)), algorithm
+
+
+def one_by_hand(seed, **kwargs):
+    env = Counting(**kwargs)
+    env.reset(seed=seed)
+    total, length, over = 0.0, 0, False
+    while not over:
+        _, reward, terminated, truncated, _ = env.step(length % 2)
+        total, length, over = total + reward, length + 1, terminated or truncated
+    return total, length
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 5, 7])
+def test_results_do_not_depend_on_the_number_of_lanes(lanes):
+    kwargs = {"lengths": (), "ends": ("truncated",)}  # lengths are told by the seed
+    evaluation, algorithm = play(lanes, **kwargs)
+    expected = [one_by_hand(seed, **kwargs) for seed in SEEDS]
+    assert len({length for _, length in expected}) > 1
+    assert evaluation.returns == [total for total, _ in expected]
+    assert evaluation.lengths == [length for _, length in expected]
+    assert evaluation.mean_return == pytest.approx(np.mean(evaluation.returns))
+    assert evaluation.std_return == pytest.approx(np.std(evaluation.returns, ddof=1))
+    assert algorithm.modes == {"greedy"}
+
+
+def test_lanes_that_have_finished_wait_for_the_others():
+    evaluation, _ = play(2, seeds=[1, 2, 3], lengths=(6,))
+    assert evaluation.lengths == [6, 6, 6]
+    # steps 1 to 6, and 100 for each of the actions after the second, fourth and sixth row
+    assert evaluation.returns == [321, 321, 321]
+
+
+def test_one_episode_has_no_spread():
+    evaluation, _ = play(1, seeds=[3], lengths=(2,))
+    assert (evaluation.mean_return, evaluation.std_return) == (103.0, 0.0)
+    assert evaluation.returns == [103.0] and evaluation.lengths == [2]
+
+
+def test_rows_are_as_in_training():
+    _, algorithm = play(1, seeds=[3, 4], lengths=(2,))
+    assert torch.cat(algorithm.rewards).tolist() == [0, 1, 0, 1]  # 0 on a first row
+    assert torch.cat(algorithm.observations)[:, 2].tolist() == [0, 1, 0, 1]
+    assert algorithm.observations[0].dtype == torch.float32
+
+
+def test_dict_observations():
+    evaluation, algorithm = play(2, seeds=[3, 4, 5], env_id="Nested-v0", lengths=(2,))
+    assert evaluation.lengths == [2, 2, 2]
+    obs = algorithm.observations[1]
+    assert obs["where"].dtype == torch.float32 and obs["where"].tolist() == [[0.125, -0.125]] * 2
+    assert obs["picture"].dtype == torch.uint8 and obs["picture"].shape == (2, 2, 2, 1)
+    assert obs["inner"]["phase"].tolist() == [2, 2]
+
+
+def test_environments_are_closed():
+    closed = []
+
+    class Closing(Counting):
+        def close(self):
+            closed.append(self)
+
+    envs = [Closing(), Closing()]
+    play_episodes(Remembering(envs[0]), None, envs, [1, 2, 3])
+    assert closed == envs
+
+
+def test_actions_are_brought_to_the_environments_terms():
+    env = gymnasium.make("tests.envs:Echo-v0", kind="discrete", max_episode_steps=3)
+    assert action_space(env.action_space).start == 0
+    algorithm = Remembering(env)
+    evaluation = play_episodes(algorithm, None, [env], [0])
+    assert evaluation.returns == [5 + 6 + 5]
+
+
+def test_eval_seeds_are_fixed_and_all_different():
+    assert eval_seeds(7, 20) == eval_seeds(7, 20)
+    assert eval_seeds(7, 20)[:5] == eval_seeds(7, 5)  # more episodes keep the first ones
+    assert len(set(eval_seeds(7, 1000))) == 1000
+    assert not set(eval_seeds(7, 20)) & set(eval_seeds(8, 20))
