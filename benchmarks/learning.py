@@ -124,13 +124,14 @@ def learning_curve(lines: Sequence[Json], key: str = "Rewards/rew_avg") -> list[
     return [(line["step"], round(line[key], 3)) for line in lines if line.get(key) is not None]
 
 
-def run_gate(gate: Gate, mode: str, seeds: Sequence[int], overrides: Sequence[str]) -> Json:
+def run_gate(gate: Gate, mode: str, seeds: Sequence[int], overrides: Sequence[str], threads: int | None = None) -> Json:
     """Run all seeds, one after the other, and judge them."""
+    settings = [*overrides, *([] if threads is None else [f"trainer.threads={threads}"])]
     results = []
     described = record.describe(gate.config)  # before the runs: the code that they start with
     for seed in seeds:
         folder = Path(tempfile.mkdtemp(prefix=f"{gate.name}_{mode}_{seed}_"))
-        results.append(run_seed(gate, mode, seed, overrides, folder / "run"))
+        results.append(run_seed(gate, mode, seed, settings, folder / "run"))
         shutil.rmtree(folder)  # a failed run's stays, to be looked at
         print_row(results[-1])
     mean = statistics.fmean(result.mean for result in results)
@@ -162,6 +163,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings on top: a trial, without a verdict")
     parser.add_argument("--mode", choices=("coupled", "decoupled"), default="decoupled")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, help="CPU threads of the learner: speed, not the algorithm")
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
     given = parser.parse_args(args)
     if given.overrides and given.out.resolve() == record.RESULTS:
@@ -170,7 +172,7 @@ def main(args: Sequence[str] | None = None) -> None:
     print(f"{gate.name}, {given.mode}: {gate.config}, {gate.episodes} episodes, gate ≥ {gate.threshold}")
     print("  seed      return             policy steps  gradient steps        loop", flush=True)
     try:
-        result = run_gate(gate, given.mode, given.seeds, given.overrides)
+        result = run_gate(gate, given.mode, given.seeds, given.overrides, given.threads)
     except StepFailedError as error:
         sys.exit(f"error: {error}")
     path = given.out / f"{gate.name}_{given.mode}.json"

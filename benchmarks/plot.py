@@ -16,13 +16,14 @@ import numpy as np
 
 mpl.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
+from matplotlib import pyplot as plt
 
-from benchmarks import record  # noqa: E402
-from benchmarks.learning import GATES, Gate  # noqa: E402
-from benchmarks.record import Json  # noqa: E402
+from benchmarks import record
+from benchmarks.learning import GATES, Gate
+from benchmarks.record import Json
 
-MODES = {"coupled": "tab:blue", "decoupled": "tab:orange"}
+# Color, line and marker; dashes and a cross, because on-policy both placements give the very same curve.
+MODES = {"coupled": ("tab:blue", "-", "o"), "decoupled": ("tab:orange", "--", "x")}
 POINTS = 100
 # Two-sided 95 % quantiles of Student's t by degrees of freedom; more of them count as nine, which is a little wide.
 STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -44,17 +45,18 @@ def on_grid(curves: Sequence[Sequence[Sequence[float]]]) -> tuple[np.ndarray, np
     return steps, np.stack([np.interp(steps, a[:, 0], a[:, 1]) for a in arrays])
 
 
-def draw_mode(axes: plt.Axes, result: Json, color: str) -> None:
+def draw_mode(axes: plt.Axes, result: Json) -> None:
     """One placement: mean return while training with its interval, and the final policies' evaluation at the end."""
+    color, line, marker = MODES[result["mode"]]
     per_seed = result["per_seed"]
     steps, values = on_grid([seed["curve"] for seed in per_seed])
     mean, half = values.mean(0), half_width(values)
-    axes.plot(steps, mean, color=color, label=f"{result['mode']}, training")
+    axes.plot(steps, mean, color=color, linestyle=line, label=f"{result['mode']}, training")
     axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
     final = np.array([seed["mean"] for seed in per_seed])
     end = max(seed["policy_steps"] for seed in per_seed)
     label = f"{result['mode']}, final policy: {final.mean():.0f}"
-    axes.errorbar(end, final.mean(), half_width(final), color=color, fmt="o", capsize=3, label=label)
+    axes.errorbar(end, final.mean(), half_width(final), color=color, fmt=marker, capsize=3, label=label)
 
 
 def limits(axes: plt.Axes, results: Sequence[Json], threshold: float) -> None:
@@ -69,8 +71,8 @@ def draw(gate: Gate, results: Sequence[Json], path: Path) -> None:
     """One gate's figure."""
     figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
     for result in results:
-        draw_mode(axes, result, MODES[result["mode"]])
-    axes.axhline(gate.threshold, color="gray", linestyle="--", linewidth=1, label=f"gate: {gate.threshold:g}")
+        draw_mode(axes, result)
+    axes.axhline(gate.threshold, color="gray", linestyle=":", linewidth=1, label=f"gate: {gate.threshold:g}")
     limits(axes, results, gate.threshold)
     seeds = " and ".join(str(count) for count in sorted({len(result["seeds"]) for result in results}))
     axes.set_title(f"{gate.name}: mean over {seeds} seeds with 95 % interval", fontsize=10)

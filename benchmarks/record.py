@@ -34,9 +34,10 @@ def describe(*configs: str) -> Json:
 
 
 def command_line() -> str:
-    """What was typed, as somebody else would type it."""
+    """What was typed, less the folders of this machine."""
     module = Path(sys.argv[0]).stem
-    return " ".join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
+    words = (f"PATH/{Path(word).name}" if Path(word).is_absolute() else word for word in sys.argv[1:])
+    return " ".join(["python", "-m", f"benchmarks.{module}", *words])
 
 
 def commit() -> str:

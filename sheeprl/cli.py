@@ -162,6 +162,9 @@ def _report(error: BaseException, debugging: bool = False) -> int:
         for mistake in error.mistakes:
             _say_error(mistake)
         return WRONG_INPUT
+    if isinstance(error, registry.DuplicateAlgorithmError):
+        _say_error(str(error))
+        return WRONG_INPUT
     if isinstance(error, KeyboardInterrupt):
         typer.echo("interrupted", err=True)
         return INTERRUPTED

@@ -128,7 +128,7 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
 def _size_mistakes(config: Config) -> Iterator[str]:
     """Sizes that don't fit each other."""
     data = config.algo.data()
-    yield from _rank_mistakes(config, data.batch_size)
+    yield from _rank_mistakes(config, data.batch_size or 0)
     yield from _rollout_mistakes(config, data) if isinstance(data, OnPolicy) else _replay_mistakes(config, data)
 
 
@@ -158,7 +158,7 @@ def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
             f"buffer.size={size}: a rollout buffer holds one round of {rows} x {envs} x {players} rows; leave it out "
             f"or use {round_rows}"
         )
-    if data.batch_size > round_rows:
+    if data.batch_size and data.batch_size > round_rows:
         yield f"algo.batch_size={data.batch_size}: larger than a rollout of {round_rows} rows"
 
 

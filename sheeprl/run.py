@@ -241,7 +241,7 @@ class Run:
 
     async def learn(self) -> None:
         """Round after round: take in the players' fragments, take the gradient steps owed, publish the weights."""
-        while self.counters.policy_steps < self.plan.total_steps and not self.stopping.is_set():
+        while not self.is_over():
             arrived = await self.next_round()
             if arrived is None:
                 return
@@ -257,24 +257,31 @@ class Run:
         """Wait until the weights are recent enough to play a round with."""
         began = self.clock.time()
         async with self.newer_weights:
-            await self.newer_weights.wait_for(lambda: self.lag(round_number) <= self.plan.max_staleness)
+            await self.newer_weights.wait_for(lambda: self.may_play(round_number))
         self.window.player_idle += self.clock.time() - began
         assert self.published is not None
         return self.published
 
-    def lag(self, round_number: int) -> int:
-        """Versions that the published weights are behind those that a round at staleness 0 would be played with."""
-        return round_number - self.published.version if self.published else self.plan.max_staleness + 1
+    def may_play(self, round_number: int) -> bool:
+        """Whether the weights are recent enough for a round that will still be learned from."""
+        if self.published is None or self.is_over():
+            return False
+        return round_number - self.published.version <= self.plan.max_staleness
+
+    def is_over(self) -> bool:
+        """Whether no further round begins."""
+        return self.counters.policy_steps >= self.plan.total_steps or self.stopping.is_set()
 
     async def fragment_of(self, number: int, published: Published) -> Arrived:
         """A fragment of one player, which is replaced for as often as it may fail."""
-        starting = published.policy_steps < self.plan.data.learning_starts
-        mode = "random" if starting else "explore"
         while True:
             if number not in self.players:
                 self.counters.incarnations[number] += 1
                 self.players[number] = self.make_player(number, self.counters.incarnations[number])
-            request = (self.plan.fragment_rows, published.weights, published.version, mode)
+            starting = published.policy_steps < self.plan.data.learning_starts
+            mode = "random" if starting else "explore"
+            progress = min(1.0, published.policy_steps / self.plan.total_steps)
+            request = (self.plan.fragment_rows, published.weights, published.version, mode, progress)
             try:
                 info, fragment = self.players[number].call_pair("collect", *request)
                 return Arrived(await info, fragment)
@@ -427,16 +434,23 @@ class Run:
         )
 
     async def checkpoint(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            RunFailedError: it can't be written, or learner or buffer failed.
+        """
         self.counters.wall_time = self.clock.time() - self.began
-        await self.keeper.save(self.counters, self.learner, self.buffer)
+        try:
+            await self.keeper.save(self.counters, self.learner, self.buffer)
+        except Exception as error:
+            raise RunFailedError(f"no checkpoint could be written: {error}", getattr(error, "trace", "")) from error
 
     async def save_what_is_left(self) -> None:
         """Write a checkpoint of a run that failed, if its parts still can."""
         try:
             await self.checkpoint()
-        except Exception as error:
-            self.reporter.message(f"no checkpoint could be written: {error}", "error")
+        except RunFailedError as error:
+            self.reporter.message(error.reason, "error")
 
     def show_progress(self) -> None:
         """Tell the reporter where the run is."""

@@ -263,9 +263,10 @@ class PlayerFailure:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Lets the learner or the buffer fail at its call number `at`, for good if it dies."""
+    """Lets the learner or the buffer fail in call number `at` of a method, for good if it dies."""
 
     actor: Literal["buffer", "learner"]
+    method: str
     dies: bool
     at: int
 
@@ -345,15 +346,26 @@ class Schedule:
         return self.fragment_rows * self.envs - min(ends, most)
 
 
+def uniform(least: int, most: int) -> st.SearchStrategy[int]:
+    """Whole numbers, each as often as any other; `st.integers` prefers the ends."""
+    return st.sampled_from(range(least, most + 1))
+
+
 _ticks = st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple)
 delays = st.builds(Delays, player=_ticks, buffer=_ticks, learner=_ticks)
-_ratios = st.sampled_from([1.0, 0.5, 0.3, 0.7, 4.0, 0.0]) | st.integers(1, 5000).map(
-    lambda thousandths: thousandths / 1e3
+_ratios = st.one_of(
+    st.sampled_from([1.0, 0.5, 0.3, 0.7, 4.0, 0.0]),
+    uniform(1, 9999).map(lambda thousandths: thousandths / 1000),
+    uniform(10, 50).map(float),  # for several chunks a round
 )
 _failures = st.lists(
-    st.builds(PlayerFailure, player=st.integers(0, 4), dies=st.booleans(), at=st.integers(0, 20)), max_size=5
+    st.builds(PlayerFailure, player=uniform(0, 4), dies=st.booleans(), at=uniform(0, 20)), max_size=5
 ).map(tuple)
-_troubles = st.builds(Trouble, actor=st.sampled_from(["buffer", "learner"]), dies=st.booleans(), at=st.integers(0, 40))
+_methods = [("learner", name) for name in ("update", "weights", "save")]
+_methods += [("buffer", name) for name in ("add", "sample", "write_back", "save", "status")]
+_troubles = st.builds(
+    lambda method, dies, at: Trouble(*method, dies, at), st.sampled_from(_methods), st.booleans(), uniform(0, 4)
+)
 
 
 @st.composite
@@ -365,10 +377,10 @@ def schedules(draw: st.DrawFn, calm: bool = False, max_staleness: int = 3) -> Sc
         calm: without failures and stops.
         max_staleness: the most that is drawn.
     """
-    players, fragment_rows, envs = draw(st.integers(1, 5)), draw(st.integers(1, 6)), draw(st.integers(1, 4))
+    players, fragment_rows, envs = draw(uniform(1, 5)), draw(uniform(1, 6)), draw(uniform(1, 4))
     rows = players * fragment_rows * envs
     data: OnPolicy | OffPolicy
-    if draw(st.integers(0, 3)) == 3:
+    if draw(uniform(0, 3)) == 3:
         data = OnPolicy(fragment_rows, batch_size=draw(st.integers(1, 2 * rows)), epochs=draw(st.integers(1, 3)))
     else:
         data = OffPolicy(
@@ -385,8 +397,8 @@ def schedules(draw: st.DrawFn, calm: bool = False, max_staleness: int = 3) -> Sc
         players=players,
         fragment_rows=fragment_rows,
         envs=envs,
-        total_steps=draw(st.integers(1, 6 * rows)),
-        max_staleness=draw(st.integers(0, max_staleness)),
+        total_steps=draw(uniform(1, 6 * rows)),
+        max_staleness=draw(uniform(0, max_staleness)),
         prefetch=draw(st.integers(0, 3)),
         max_failures=draw(st.integers(0, 4)),
         log_every=draw(st.integers(1, 2 * rows)),
@@ -399,7 +411,7 @@ def schedules(draw: st.DrawFn, calm: bool = False, max_staleness: int = 3) -> Sc
         delays=draw(delays),
         failures=draw(_failures) if wrong in ("failures", "all") else (),
         trouble=draw(_troubles) if wrong in ("trouble", "all") else None,
-        stop_after=draw(st.integers(0, 60)) if wrong in ("stop", "all") else None,
+        stop_after=draw(uniform(0, 60)) if wrong in ("stop", "all") else None,
         resume_from=draw(st.integers(0, 3)),
     )
 
@@ -439,16 +451,18 @@ class Played:
     mode: str
     policy_steps: int
     rows: int
+    progress: float
     weights: Weights
 
 
 @dataclass(frozen=True)
 class Block:
-    """Batches that were sampled: their number in this leg, how many were asked for, the fragments there were."""
+    """Batches that were sampled: their number in this leg, how many were asked for, what had been added by then."""
 
     number: int
     asked: int
     fragments: int
+    policy_steps: int
 
 
 @dataclass(frozen=True)
@@ -474,11 +488,13 @@ class StandInPlayer:
         self.schedule, self.number, self.incarnation = schedule, number, incarnation
         self.sequence = 0
 
-    def collect(self, rows: int, weights: Weights, version: int, mode: str) -> tuple[FragmentInfo, Played]:
+    def collect(
+        self, rows: int, weights: Weights, version: int, mode: str, progress: float
+    ) -> tuple[FragmentInfo, Played]:
         assert rows == self.schedule.fragment_rows
         steps = self.schedule.decided(self.number, self.incarnation, self.sequence)
         total = rows * self.schedule.envs
-        played = Played(self.number, self.incarnation, self.sequence, version, mode, steps, total, weights)
+        played = Played(self.number, self.incarnation, self.sequence, version, mode, steps, total, progress, weights)
         self.sequence += 1
         returns, lengths = ((1.0,), (steps,)) if steps < total else ((), ())
         return FragmentInfo(version, steps, total, returns, lengths, seconds=1.0), played
@@ -514,7 +530,7 @@ class StandInBuffer:
     def sample(self, n_batches: int) -> Block:
         if not self.ready:
             raise AssertionError("a sample was asked of a buffer that isn't ready")
-        block = Block(self.sampled, n_batches, len(self.added))
+        block = Block(self.sampled, n_batches, len(self.added), self.policy_steps)
         self.sampled += 1
         self.log.append(block)
         return block
@@ -623,7 +639,7 @@ class World:
     def __init__(self, schedule: Schedule, checkpoint: Checkpoint | None = None) -> None:
         self.schedule = schedule
         self.events: list[Event] = []
-        self.calls: Counter[str] = Counter()
+        self.calls: Counter[tuple[str, str]] = Counter()
         self.troubled_at: str | None = None  # method that the trouble struck
         self.players: list[SimulatedHandle] = []
         self.before = checkpoint.streams if checkpoint else frozenset()
@@ -687,11 +703,11 @@ class World:
 
     def on_call(self, handle: SimulatedHandle, method: str) -> None:
         """Stop the run, or let buffer or learner fail, when it is time."""
-        self.calls[handle.name] += 1
+        self.calls[handle.name, method] += 1
         if self.schedule.stop_after is not None and self.calls.total() > self.schedule.stop_after:
             self.run.stop()
-        trouble = self.schedule.trouble
-        if trouble and trouble.actor == handle.name and self.calls[handle.name] == trouble.at + 1:
+        trouble, number = self.schedule.trouble, self.calls[handle.name, method] - 1
+        if trouble and (trouble.actor, trouble.method, trouble.at) == (handle.name, method, number):
             self.troubled_at = method
             if trouble.dies:
                 handle.die(DiedError(f"the {handle.name} died"))

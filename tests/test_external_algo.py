@@ -91,11 +91,14 @@ def test_without_installation_it_is_named_by_path(tmp_path, monkeypatch):
 def test_two_packages_may_not_claim_one_name(visible, capsys):
     install(visible, "another_package", "reinforce", "another_package.args:Args")
     registry.registered.cache_clear()
-    with pytest.raises(ValueError, match=r"two .*'reinforce'.*another_package\.args:Args.*reinforce_example\.args"):
+    with pytest.raises(
+        registry.DuplicateAlgorithmError,
+        match=r"two .*'reinforce'.*another_package\.args:Args.*reinforce_example\.args",
+    ):
         registry.registered()
     with pytest.raises(SystemExit) as refused:
         cli.main(["algos"])
-    assert refused.value.code
+    assert refused.value.code == 2
     assert "'reinforce'" in capsys.readouterr().err
 
 

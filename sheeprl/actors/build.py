@@ -24,7 +24,7 @@ def build_replay(config: Config, shard: int = 0, shards: int = 1) -> Replay:
     assert config.buffer.size is not None
     seed = seeding.sequence(config.run.seed, seeding.Role.BUFFER, shard)
     buffer = ReplayBuffer(config.buffer.size // shards, data.sampler, seed)
-    return Replay(buffer, data.batch_size // shards, shard)
+    return Replay(buffer, (data.batch_size or 0) // shards, shard)  # a rollout is read whole
 
 
 def build_learner(config: Config, spaces: Spaces, fabric: Fabric, has_shard: bool = False) -> Learner:

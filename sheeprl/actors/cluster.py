@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from sheeprl.actors.shells import PlayerActor, ReplayActor, TrainerActor
 from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
 
-WARN_AFTER = 10.0  # seconds of waiting before saying for what
+WARN_AFTER = 3.0  # seconds of waiting before saying for what
 Report = Callable[[str], None]
 
 
@@ -48,6 +49,8 @@ def connect(config: Config) -> bool:
         return False
     address = cluster_address(config)
     show = config.log.level == "debug"
+    if address:
+        _check_listening(address)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     try:
         if address:
@@ -61,6 +64,21 @@ def connect(config: Config) -> bool:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ClusterError(f"{where} can't be {'joined' if address else 'started'}: {reason}") from error
     return True
+
+
+def _check_listening(address: str) -> None:
+    """Find out at once what Ray would find out after minutes.
+
+    Raises:
+        ClusterError: nobody listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if "/" in address or not port.isdigit():  # ray:// and auto are Ray's to resolve
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ClusterError(f"the Ray cluster at {address} can't be joined: {error}") from error
 
 
 def disconnect() -> None:
@@ -265,10 +283,10 @@ class Fleet:
     def shortage(self) -> str:
         """What is asked, what there is, and which setting to lower."""
         config, ranks = self.config, len(self.trainers)
-        total, free = ray.cluster_resources(), ray.available_resources()
+        total, free = ray.cluster_resources(), self._free
         asked = " and ".join(f"{amount:g} {name}s" for name, amount in self.asked().items())
         there = " and ".join(
-            f"{total.get(name, 0):g} {name}s, {free.get(name, 0):g} of them free" for name in self.asked()
+            f"{total.get(name, 0):g} {name}s, {free.get(name, 0):g} of them free at the start" for name in self.asked()
         )
         return (
             f"the run asks for {asked} (players.num={config.players.num} x players.cpus={config.players.cpus:g}, "

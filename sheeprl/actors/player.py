@@ -94,7 +94,9 @@ class Player:
         self._episode_length = np.zeros(envs.num_envs, np.int64)
         return envs
 
-    def collect(self, rows: int, weights: Rows | None, version: int, mode: Mode) -> tuple[FragmentInfo, Fragment]:
+    def collect(
+        self, rows: int, weights: Rows | None, version: int, mode: Mode, progress: float = 0.0
+    ) -> tuple[FragmentInfo, Fragment]:
         """Play `rows` rows.
 
         Args:
@@ -102,12 +104,14 @@ class Player:
             weights: of the policy; None keeps those it has.
             version: of these weights.
             mode: how to act.
+            progress: part of the run that had been played when the weights were made, from 0 to 1.
 
         Raises:
             EnvFailedError: an environment raised in reset or step.
         """
         started = time.perf_counter()
         torch.set_num_threads(1)
+        self.progress = progress
         if weights is not None:
             weights_of.from_arrays(self.policy, weights)
             self.version = version
@@ -195,6 +199,7 @@ class Player:
             self._observation(rows, self.spaces.observation, "obs", t),
             torch.from_numpy(rows["reward"][t]),
             torch.from_numpy(rows["is_first"][t]),
+            self.progress,
         )
 
     def _observation(self, rows: Rows, space: gymnasium.Space[Any], key: str, t: int) -> Any:

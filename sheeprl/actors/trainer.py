@@ -127,6 +127,8 @@ class Learner:
             self._minimize(self.groups[phase.optimizer], phase, loss)
             for average in phase.averages:
                 self._move_average(average)
+            for name, value in loss.buffers.items():
+                self.agent.get_buffer(name).copy_(self._group_sum(value) / self.world)
             carried.update(loss.carry)
             metrics.update(loss.metrics)
             if loss.write:
@@ -209,12 +211,18 @@ class Learner:
         rows = rows.reshape(-1)
         valid = torch.nonzero(rows["mask"].cpu()).squeeze(-1)
         ranks = 1 if self.has_shard else self.world
-        shape = data.batch_size // (self.world // ranks)
+        shape = self._minibatch_rows(data, len(rows))
         minibatches = data.minibatches(len(rows) * (self.world // ranks))
         for step in range(steps):
             if step % minibatches == 0:
                 chunks = self._shuffled(valid).tensor_split(minibatches)
             yield self._minibatch(data, rows, chunks[step % minibatches], shape, ranks)
+
+    def _minibatch_rows(self, data: OnPolicy, rows: int) -> int:
+        """Rows of a minibatch, before it is shared out where all ranks read the same rollout of `rows` rows."""
+        if self.has_shard:
+            return data.batch_size // self.world if data.batch_size else rows
+        return data.batch_size or math.ceil(rows / self.world) * self.world
 
     def _shuffled(self, valid: Tensor) -> Tensor:
         if self.has_shard:

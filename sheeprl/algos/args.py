@@ -43,13 +43,13 @@ class OnPolicy:
 
     Args:
         rollout_steps: rows that every environment adds in a round, T.
-        batch_size: transitions of a minibatch, over the whole trainer group.
+        batch_size: transitions of a minibatch, over the whole trainer group; None for the whole rollout.
         epochs: passes over the rollout.
         standardize: keys of the prepared rollout that are standardized per minibatch, over the whole group.
     """
 
     rollout_steps: int
-    batch_size: int
+    batch_size: int | None
     epochs: int
     standardize: tuple[str, ...] = ()
 
@@ -72,7 +72,7 @@ class OnPolicy:
 
     def minibatches(self, rows: int) -> int:
         """Minibatches of an epoch over a rollout of `rows` = T × B rows."""
-        return math.ceil(rows / self.batch_size)
+        return math.ceil(rows / self.batch_size) if self.batch_size else 1
 
     def owed(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
         """Gradient steps to take after a round of `rows` rows."""

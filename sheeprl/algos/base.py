@@ -49,11 +49,14 @@ class Row:
         obs: `[B, *]`, nested dicts of such for a Dict space.
         reward: `[B]`, received on arriving here; 0 on a first row.
         is_first: `[B]`, whether the observation came from a reset.
+        progress: part of the run that had been played when the policy's weights were made, from 0 to 1, for schedules
+            of exploration.
     """
 
     obs: Any
     reward: Tensor
     is_first: Tensor
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Loss:
         value: the scalar to minimize.
         metrics: detached scalars to log, by the key that dashboards show, such as `Loss/value_loss`.
         carry: detached tensors that later phases of the same gradient step get.
+        buffers: detached tensors, by name of the agent's buffer that takes the group's mean of them after the step:
+            running statistics, such as a scale of returns.
         write: detached tensors shaped like the batch's `index`, to write back to the sampled rows, by stored key.
         priority: detached `[N]` tensor of new priorities of the sampled rows.
     """
@@ -100,6 +105,7 @@ class Loss:
     value: Tensor
     metrics: Tensors = field(default_factory=dict)
     carry: Tensors = field(default_factory=dict)
+    buffers: Tensors = field(default_factory=dict)
     write: Tensors = field(default_factory=dict)
     priority: Tensor | None = None
 

@@ -12,6 +12,10 @@ from sheeprl.algos.args import AlgoArgs
 GROUP = "sheeprl.algos"
 
 
+class DuplicateAlgorithmError(Exception):
+    """Two installed packages claim one name."""
+
+
 class UnknownAlgorithmError(LookupError):
     """There is no algorithm of that name; the message says what was tried."""
 
@@ -21,13 +25,16 @@ def registered() -> dict[str, EntryPoint]:
     """Name → entry point of every installed algorithm.
 
     Raises:
-        ValueError: two packages registered the same name for different classes.
+        DuplicateAlgorithmError: two packages registered the same name for different classes.
     """
     found: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         other = found.setdefault(point.name, point)
         if other.value != point.value:
-            raise ValueError(f"two algorithms are registered as {point.name!r}: {other.value} and {point.value}")
+            both = " and ".join(
+                f"{p.value} of {p.dist.name if p.dist else 'an unknown package'}" for p in (other, point)
+            )
+            raise DuplicateAlgorithmError(f"two algorithms are registered as {point.name!r}: {both}; uninstall one")
     return found
 
 

@@ -413,6 +413,17 @@ def test_minibatches_and_noise_are_drawn_anew(fabric, algo):
 
 
 @pytest.mark.parametrize("algo", MAKERS)
+def test_minibatches_and_noise_are_the_groups_not_the_ranks(fabric, algo):
+    results = []
+    for rank_seed in (1, 2):
+        learner = MAKERS[algo](fabric)
+        learner.rank_rng = np.random.default_rng(rank_seed)
+        update(learner, seed=0)
+        results.append(parameters_of(learner.agent))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+@pytest.mark.parametrize("algo", MAKERS)
 def test_blocks_are_only_read(fabric, algo):
     learner = MAKERS[algo](fabric)
     block = rollout() if algo == "ppo" else transitions()

@@ -1,0 +1,47 @@
+"""Environments for whole runs, registered on import."""
+
+import os
+import uuid
+
+import gymnasium
+import numpy as np
+
+
+class Walk(gymnasium.Env):
+    """Random observations, episodes of 7 to 13 steps; writes a byte per step into a file of its own, if told where.
+
+    Args:
+        folder: where to count.
+        raises_after: steps after which `step` raises.
+        nan_after: steps after which rewards are not numbers.
+    """
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
+    action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
+
+    def __init__(self, folder=None, raises_after=None, nan_after=None):
+        self.path = os.path.join(folder, uuid.uuid4().hex) if folder else None
+        self.raises_after, self.nan_after = raises_after, nan_after
+        self.steps = 0
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(7, 14))
+        return self._obs(), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.left -= 1
+        if self.raises_after is not None and self.steps > self.raises_after:
+            raise ValueError("out of order")
+        if self.path:
+            with open(self.path, "ab") as file:
+                file.write(b".")
+        reward = float("nan") if self.nan_after is not None and self.steps > self.nan_after else 1.0
+        return self._obs(), reward, self.left == 0, False, {}
+
+    def _obs(self):
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32)
+
+
+gymnasium.register("Walk-v0", Walk)

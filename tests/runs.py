@@ -1,0 +1,40 @@
+"""Short whole runs for tests, and what they leave behind."""
+
+import json
+
+import torch
+
+from sheeprl import load_config, train
+from sheeprl.checkpoint import checkpoints
+
+SMALL_SAC = [
+    "algo.hidden_sizes=[32,32]",
+    "algo.batch_size=32",
+    "algo.learning_starts=50",
+    "buffer.size=20000",
+    "players.fragment_rows=8",
+]
+QUIET = ["eval.episodes=0", "log.level=error", "trainer.threads=1"]
+
+
+def run(folder, algorithm, *overrides, env=None):
+    """Train in `folder`; the result."""
+    small = SMALL_SAC if algorithm == "sac" else []
+    chosen = [f"env.id={env}"] if env else []
+    return train(load_config(algorithm, [f"run.dir={folder}", *QUIET, *small, *chosen, *overrides]))
+
+
+def saved(folder):
+    """The newest checkpoint's agent.pt."""
+    return torch.load(checkpoints(folder)[-1] / "agent.pt", weights_only=True)
+
+
+def lines(folder):
+    """All lines of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def largest_difference(one, other):
+    """Largest difference between two agents' parameters."""
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
