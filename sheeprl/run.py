@@ -224,7 +224,7 @@ class Run:
                     self.stop()
             learning.result()
             for player in players:
-                if player.done():
+                if player.done() and self.counters.policy_steps < self.plan.total_steps:
                     player.result()
         finally:
             for task in (learning, *players):
@@ -275,19 +275,23 @@ class Run:
     async def fragment_of(self, number: int, published: Published) -> Arrived:
         """A fragment of one player, which is replaced for as often as it may fail."""
         while True:
-            if number not in self.players:
-                self.counters.incarnations[number] += 1
-                self.players[number] = self.make_player(number, self.counters.incarnations[number])
             starting = published.policy_steps < self.plan.data.learning_starts
             mode = "random" if starting else "explore"
             progress = min(1.0, published.policy_steps / self.plan.total_steps)
             request = (self.plan.fragment_rows, published.weights, published.version, mode, progress)
             try:
-                info, fragment = self.players[number].call_pair("collect", *request)
+                info, fragment = self.player(number).call_pair("collect", *request)
                 return Arrived(await info, fragment)
             except Exception as error:
                 self.lose_player(number, error)
                 published = self.published or published  # the newest weights for the one that takes its place
+
+    def player(self, number: int) -> Handle:
+        """The player of that number; a new incarnation if there is none."""
+        if number not in self.players:
+            self.counters.incarnations[number] += 1
+            self.players[number] = self.make_player(number, self.counters.incarnations[number])
+        return self.players[number]
 
     def lose_player(self, number: int, error: Exception) -> None:
         """Count a failed player and let go of it.
@@ -295,7 +299,8 @@ class Run:
         Raises:
             RunFailedError: it was one failure too many.
         """
-        self.players.pop(number).close()
+        if number in self.players:  # it may have failed at being made
+            self.players.pop(number).close()
         self.counters.restarts += 1
         self.failures += 1
         if self.failures > self.plan.max_failures:
@@ -420,8 +425,7 @@ class Run:
         published, step = self.published, self.counters.policy_steps
         assert published is not None
         try:
-            player = self.players.get(0) or self.make_player(0, self.counters.incarnations[0] + 1)
-            result: Evaluation = await player.call("evaluate", published.weights, self.plan.eval_episodes)
+            result: Evaluation = await self.player(0).call("evaluate", published.weights, self.plan.eval_episodes)
         except Exception as error:
             self.reporter.message(f"the evaluation at step {step} failed: {error}", "error")
             return

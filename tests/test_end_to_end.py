@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,7 +120,9 @@ def _written(folder, tree):
 
 def test_an_env_that_raises_is_told_and_replaced_up_to_a_limit(tmp_path, capfd):
     overrides = [COUPLED, "env.kwargs={raises_after: 40}", "run.total_steps=10000", "ray.max_failures=2"]
-    with pytest.raises(RunFailedError, match=r"Walk-v0 of player 0 raised in step 4\d: ValueError: out of order") as told:
+    with pytest.raises(
+        RunFailedError, match=r"Walk-v0 of player 0 raised in step 4\d: ValueError: out of order"
+    ) as told:
         run(tmp_path / "run", "sac", *overrides, "log.level=warning", env=WALK)
     assert "error.log" in str(told.value)
     assert "ValueError: out of order" in (tmp_path / "run" / "error.log").read_text()
@@ -140,7 +143,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_named(tmp_path, algorithm
 
 def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(tmp_path):
     words = [COUPLED, f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, f"env.id={WALK}", "run.total_steps=1000000"]
-    process = subprocess.Popen([sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
+    )
     metrics = tmp_path / "run" / "metrics.jsonl"
     _wait_for(metrics.exists, process)
     time.sleep(1.0)
@@ -179,7 +184,8 @@ def test_fabric_run_starts_the_ranks_itself(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("from sheeprl.cli import main\nmain()\n")
     words = [COUPLED, f"run.dir={tmp_path / 'run'}", *QUIET, "run.total_steps=400", "algo.rollout_steps=32"]
-    launch = [sys.executable, "-m", "lightning.fabric.cli", "run", "--accelerator=cpu", "--devices=2", "--strategy=ddp"]
+    fabric = Path(sys.executable).with_name("fabric")
+    launch = [fabric, "run", "--accelerator=cpu", "--devices=2", "--strategy=ddp"]
     done = subprocess.run([*launch, script, "run", "ppo", *words], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "trainer:\n  accelerator: cpu\n  devices: 2" in (tmp_path / "run" / "config.yaml").read_text()

@@ -9,7 +9,13 @@ from sheeprl.checkpoint import checkpoints
 from sheeprl.evaluate import evaluate_checkpoint
 from sheeprl.resolve import check
 
-PPO = ["algo.learning_rate=3e-3", "algo.rollout_steps=32", "algo.epochs=5", "algo.hidden_sizes=[32]", "run.total_steps=3000"]
+PPO = [
+    "algo.learning_rate=3e-3",
+    "algo.rollout_steps=32",
+    "algo.epochs=5",
+    "algo.hidden_sizes=[32]",
+    "run.total_steps=3000",
+]
 SAC = [
     "algo.hidden_sizes=[32]", "algo.batch_size=64", "algo.actor_lr=3e-3", "algo.critic_lr=3e-3", "algo.alpha_lr=3e-3",
     "algo.alpha=0.1", "algo.learn_alpha=false", "algo.tau=0.05", "run.total_steps=1500", "buffer.size=5000",
@@ -19,7 +25,13 @@ SAC = [
 def learn(tmp_path, algorithm, env, *overrides):
     """Train and return the agent, its algorithm and the folder."""
     arguments = {"ppo": PPO, "sac": [*SAC]}[algorithm]
-    common = ["run.mode=coupled", f"run.dir={tmp_path / 'run'}", "eval.episodes=0", "log.level=error", "trainer.threads=1"]
+    common = [
+        "run.mode=coupled",
+        f"run.dir={tmp_path / 'run'}",
+        "eval.episodes=0",
+        "log.level=error",
+        "trainer.threads=1",
+    ]
     kwargs = f"env.kwargs={{continuous: {str(algorithm == 'sac').lower()}}}"
     config = load_config(algorithm, [f"env.id=tests.probe_envs:{env}", kwargs, *arguments, *common, *overrides])
     result = train(config)

@@ -58,7 +58,8 @@ def connect(config: Config) -> bool:
         else:
             # Actors ask for logical CPUs; on a small machine there may be fewer cores than actors that take turns.
             cpus = max(os.cpu_count() or 1, _cpus_asked(config))
-            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
+            # "local": a cluster that happens to run on this machine is joined when it is named, not by chance.
+            ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "Ray"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,131 @@
+"""Whole runs whose pieces are Ray actors: one Ray for the module."""
+
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import ray
+
+from sheeprl import RunFailedError, load_config
+from sheeprl.actors import cluster
+from sheeprl.resolve import check
+from tests.runs import QUIET, SMALL_SAC, largest_difference, lines, run, saved
+
+WALK = "tests.run_envs:Walk-v0"
+DECOUPLED = "run.mode=decoupled"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session():
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    ray.init("local", num_cpus=5, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm):
+    for mode in ("coupled", "decoupled"):
+        run(tmp_path / mode, algorithm, f"run.mode={mode}", "run.max_staleness=0", "run.total_steps=2000")
+    one, other = saved(tmp_path / "coupled"), saved(tmp_path / "decoupled")
+    assert one["gradient_steps"] == other["gradient_steps"] > 0
+    assert largest_difference(one["agent"], other["agent"]) == 0.0
+
+
+@pytest.mark.parametrize(("algorithm", "steps"), [("ppo", 1000), ("sac", 150)])
+def test_two_ranks_learn_what_one_learns(tmp_path, algorithm, steps):
+    overrides = [DECOUPLED, "run.max_staleness=0", f"run.total_steps={steps}", "players.num=2"]
+    for ranks in (1, 2):
+        run(tmp_path / str(ranks), algorithm, *overrides, f"trainer.devices={ranks}")
+    one, other = saved(tmp_path / "1"), saved(tmp_path / "2")
+    assert one["gradient_steps"] == other["gradient_steps"] > 0
+    assert largest_difference(one["agent"], other["agent"]) < 1e-5
+
+
+def test_overlapping_play_stays_within_its_bound_and_repeats_itself(tmp_path):
+    agents = []
+    for name in ("a", "b"):
+        result = run(tmp_path / name, "sac", DECOUPLED, "run.max_staleness=1", "players.num=3", "run.total_steps=300")
+        rows = [line for line in lines(result.run_dir) if "Weights/staleness" in line]
+        assert {row["Weights/staleness"] for row in rows} <= {0, 1} and rows[-1]["Weights/staleness"] == 1
+        end = lines(result.run_dir)[-1]
+        assert end["gradient_steps"] == math.floor(max(0, end["policy_steps"] - 50))
+        agents.append(saved(result.run_dir)["agent"])
+    assert largest_difference(*agents) == 0.0
+
+
+def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd):
+    made = []
+    make_player = cluster.Fleet.make_player
+
+    def remember(self, number, incarnation):
+        handle = make_player(self, number, incarnation)
+        made.append((number, incarnation))
+        if incarnation == 0:
+            handle.actor.collect.options(num_returns=2).remote(1, None, 0, "random")  # it is up and playing
+            ray.kill(handle.actor)
+        return handle
+
+    monkeypatch.setattr(cluster.Fleet, "make_player", remember)
+    result = run(tmp_path / "run", "sac", DECOUPLED, "players.num=2", "run.total_steps=200", "log.level=warning")
+    end = lines(result.run_dir)[-1]
+    assert sorted(made) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert (end["status"], end["restarts"]) == ("done", 2)
+    assert end["gradient_steps"] == end["policy_steps"] - 50
+    assert "player 1 is replaced" in capfd.readouterr().err
+
+
+def test_an_env_that_raises_ends_the_run_with_a_checkpoint(tmp_path):
+    overrides = [DECOUPLED, "env.kwargs={raises_after: 60}", "run.total_steps=5000", "ray.max_failures=0"]
+    with pytest.raises(RunFailedError, match=r"Walk-v0 of player 0 raised in step 6\d: ValueError: out of order"):
+        run(tmp_path / "run", "sac", *overrides, env=WALK)
+    assert saved(tmp_path / "run")["gradient_steps"] == lines(tmp_path / "run")[-1]["gradient_steps"] > 0
+    assert "ValueError: out of order" in (tmp_path / "run" / "error.log").read_text()
+
+
+def test_a_loss_that_is_not_finite_is_named(tmp_path):
+    with pytest.raises(RunFailedError, match="Loss/value_loss is nan"):
+        run(tmp_path / "run", "sac", DECOUPLED, "env.kwargs={nan_after: 60}", "run.total_steps=5000", env=WALK)
+
+
+def test_a_cluster_that_is_too_small_is_told_of_at_once_and_given_up_in_the_end(tmp_path, capsys):
+    began = time.monotonic()
+    with pytest.raises(RunFailedError, match=r"didn't hold the run within 6 s: the run asks for 9 CPUs"):
+        run(tmp_path / "run", "ppo", DECOUPLED, "players.num=8", "algo.rollout_steps=16", "ray.wait_timeout=6")
+    said = capsys.readouterr().out
+    assert "waiting for the cluster: the run asks for 9 CPUs (players.num=8 x players.cpus=1" in said
+    assert "the cluster has 5 CPUs" in said and "lower players.num" in said
+    assert time.monotonic() - began > 5
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_failed_start_had_taken_is_free_again():
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU", 0) < 5 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == 5
+
+
+def test_the_driver_never_loads_torch():
+    code = (
+        "import sys\n"
+        "from sheeprl.config import load_config\n"
+        "import sheeprl.run, sheeprl.actors.cluster, sheeprl.checkpoint, sheeprl.report\n"
+        "assert not {'torch', 'lightning', 'tensordict'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+def test_asked_is_what_is_placed():
+    config = check(
+        load_config("sac", [*SMALL_SAC, *QUIET, "players.num=2", "trainer.accelerator=cpu"]).model_dump(mode="json")
+    )
+    fleet = cluster.Fleet(config.config, config.spaces)
+    try:
+        assert fleet.asked() == {"CPU": 3}
+    finally:
+        fleet.close()
