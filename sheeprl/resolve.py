@@ -107,7 +107,7 @@ def _probe(config: Config, with_algorithm: bool = True) -> tuple[Spaces | None, 
 def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     import gymnasium
 
-    from sheeprl.models.encoder import vector_size
+    from sheeprl.envs.transforms import vector_size
 
     args, env = config.algo, config.env.id
     known = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.Box)

@@ -115,6 +115,8 @@ def test_the_driver_never_loads_torch():
         "import sys\n"
         "from sheeprl.config import load_config\n"
         "import sheeprl.run, sheeprl.actors.cluster, sheeprl.checkpoint, sheeprl.report\n"
+        "from sheeprl.resolve import check\n"
+        "check(load_config('ppo').model_dump(mode='json'))\n"
         "assert not {'torch', 'lightning', 'tensordict'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)

@@ -51,6 +51,23 @@ def action_space(space: Space[Any]) -> Space[Any]:
     return space
 
 
+def vector_size(space: Space[Any]) -> int:
+    """Length of the vector that an observation becomes (`models.encoder.to_vector`).
+
+    Raises:
+        TypeError: a kind of space that has no vector form.
+    """
+    if isinstance(space, spaces.Dict):
+        return sum(vector_size(part) for part in space.values())
+    if isinstance(space, spaces.Box):
+        return int(np.prod(space.shape))
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiBinary):
+        return int(np.prod(space.shape))
+    raise TypeError(f"an observation space of {type(space).__name__} has no vector form")
+
+
 def array_dtype(space: Space[Any]) -> np.dtype[Any]:
     """The dtype in which observations of a (leaf) space are stored."""
     return np.dtype(space.dtype or np.float32)

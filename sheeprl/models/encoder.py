@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import gymnasium
@@ -11,22 +10,9 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional
 
+from sheeprl.envs.transforms import vector_size
 
-def vector_size(space: gymnasium.Space[Any]) -> int:
-    """Length of `to_vector`'s result.
-
-    Raises:
-        TypeError: a kind of space that has no vector form.
-    """
-    if isinstance(space, spaces.Dict):
-        return sum(vector_size(part) for part in space.values())
-    if isinstance(space, spaces.Box):
-        return math.prod(space.shape)
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiBinary):
-        return math.prod(space.shape)
-    raise TypeError(f"an observation space of {type(space).__name__} has no vector form")
+__all__ = ["to_vector", "vector_size"]
 
 
 def to_vector(space: gymnasium.Space[Any], obs: Any, batch_dims: int = 1) -> Tensor:
