@@ -95,7 +95,7 @@ class TrainerConfig(Section):
     strategy: Literal["auto", "ddp"] = Field("auto", description="Fabric's strategy")
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Fabric's precision")
     compile: bool = Field(False, description="torch.compile the losses (needs a C++ compiler)")
-    threads: Count | None = Field(None, description="CPU threads of each rank; default: the cores shared out")
+    threads: Count | None = Field(None, description="CPU threads of each rank; default: all cores but one, shared out")
     prefetch: Natural = Field(1, description="chunks of batches requested ahead, never across a round's border")
 
 

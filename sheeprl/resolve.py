@@ -59,12 +59,21 @@ def fill_in(config: Config) -> Config:
         "players": {"num": players, "fragment_rows": rows},
         "buffer": {"size": config.buffer.size or (rollout if isinstance(data, OnPolicy) else DEFAULT_REPLAY)},
         "run": {"max_staleness": staleness},
-        "trainer": {"threads": config.trainer.threads or max(1, available_cores() // config.trainer.devices)},
+        "trainer": {"threads": config.trainer.threads or spare_threads(config.trainer.devices)},
         "checkpoint": {"every": config.checkpoint.every or max(1, total // 10)},
         "log": {"every": config.log.every or max(1, total // 100)},
     }
     sections = {name: getattr(config, name).model_copy(update=update) for name, update in values.items()}
     return config.model_copy(update=sections)
+
+
+def spare_threads(ranks: int) -> int:
+    """Threads of each rank if one core is left for everything else.
+
+    Threads of one operation wait for each other by spinning: should another process take a core, two threads on two
+    cores are not slower by half but by a hundred times.
+    """
+    return max(1, (available_cores() - 1) // ranks)
 
 
 def ranks_launched_by_fabric() -> int | None:
