@@ -133,6 +133,17 @@ def test_an_env_that_raises_is_told_and_replaced_up_to_a_limit(tmp_path, capfd):
     assert end["gradient_steps"] == max(0, end["policy_steps"] - 50)
 
 
+def test_a_player_that_cannot_be_made_has_failed(tmp_path, monkeypatch):
+    def fail(self, *args):
+        raise MemoryError("no room for another player")
+
+    monkeypatch.setattr("sheeprl.actors.player.Player.__init__", fail)
+    with pytest.raises(RunFailedError, match="no room for another player"):
+        run(tmp_path / "run", "sac", COUPLED, "ray.max_failures=1")
+    assert lines(tmp_path / "run")[-1]["restarts"] == 2
+    assert checkpoints(tmp_path / "run")
+
+
 @pytest.mark.parametrize(("algorithm", "loss"), [("sac", "Loss/value_loss"), ("ppo", "Loss/value_loss")])
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_named(tmp_path, algorithm, loss):
     with pytest.raises(RunFailedError, match=rf"{loss} is nan"):
