@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sheeprl.actors.handle import Handle
-from sheeprl.algos.args import OffPolicy
+from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.config import Config, ConfigError, apply_overrides, get_value, inspect, parse_yaml, structural_keys
 from sheeprl.run import Counters
 
@@ -22,29 +25,46 @@ STATE = "state.json"  # written last: a folder without it is no checkpoint
 CONFIG = "config.yaml"
 
 
-def new_run_dir(config: Config) -> Path:
-    """Where the run will be kept; nothing is made yet.
+def make_run_dir(config: Config) -> Path:
+    """Make the folder of a new run; two runs never get the same.
 
     Raises:
-        ConfigError: the folder holds a run already.
+        ConfigError: the folder that was asked for holds a run already, or can't be made.
     """
-    if config.run.dir is not None:
-        folder = base_folder() / config.run.dir
-        if (folder / CONFIG).exists():
-            raise ConfigError(
-                [f"run.dir={config.run.dir}: holds a run already; `sheeprl resume {config.run.dir}` goes on with it"]
-            )
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError([f"run.dir={config.run.dir}: exists and isn't an empty folder"])
-        return folder
-    algorithm, env = (name.replace("/", "_").replace(":", "_") for name in (config.algo.name, config.env.id))
+    named = config.run.dir
+    algorithm, env = (re.sub(r"[^\w.-]", "_", name) for name in (config.algo.name, config.env.id))
     stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.run.seed}"
-    folder = base_folder() / "logs" / algorithm / env / stem
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = folder.with_name(f"{stem}_{number}")
+    folder = base_folder() / "logs" / algorithm / env / stem if named is None else named_folder(named)
+    if named is not None and (folder / CONFIG).exists():
+        raise ConfigError([f"run.dir={named}: holds a run already; `sheeprl resume {named}` goes on with it"])
+    if named is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError([f"run.dir={named}: exists and isn't an empty folder"])
+    try:
+        if named is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = _make_numbered(folder)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} can't be written to")
+    except OSError as error:
+        raise ConfigError([f"run.dir={named or folder}: can't be made: {error}"]) from error
     return folder
+
+
+def _make_numbered(folder: Path) -> Path:
+    """Make a folder; with a number behind its name, if another run of the same second has it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        with suppress(FileExistsError):
+            candidate.mkdir()
+            break
+    return candidate
+
+
+def named_folder(name: str) -> Path:
+    """The folder that `run.dir` names."""
+    return base_folder() / Path(name).expanduser()
 
 
 def base_folder() -> Path:
@@ -66,8 +86,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
-    found = [path for path in (run_dir / "checkpoints").glob("step_*") if (path / STATE).is_file()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    folders = (run_dir / "checkpoints").glob("step_*")
+    found = [path for path in folders if path.name[5:].isdigit() and (path / STATE).is_file()]
+    return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 class CheckpointKeeper:
@@ -85,6 +106,18 @@ class CheckpointKeeper:
         self.shards = shards
         # Between rounds, when checkpoints are written, a rollout has been used up.
         self.keeps_buffer = config.buffer.checkpoint and isinstance(config.algo.data(), OffPolicy)
+        self._clear_remains()
+
+    def _clear_remains(self) -> None:
+        """Remove what a killed run had begun to write; put back what it was replacing."""
+        for partial in self.folder.glob(".step_*.part"):
+            shutil.rmtree(partial)
+        for old in self.folder.glob(".step_*.old"):
+            final = self.folder / old.name[1:-4]
+            if final.exists():
+                shutil.rmtree(old)
+            else:
+                old.rename(final)
 
     async def save(self, counters: Counters, learner: Handle, buffer: Handle) -> None:
         """Write a checkpoint beside the others, then give it its name, then remove the oldest."""
@@ -116,14 +149,14 @@ def check_fits(checkpoint: Path, config: Config, shards: int) -> None:
     Raises:
         ConfigError: it is of another algorithm, or its replay is in other parts.
     """
-    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    state = read_state(checkpoint)
     mistakes = []
     if state["algorithm"] != config.algo.name:
         mistakes.append(f"algo.name={config.algo.name}: {checkpoint} is a checkpoint of {state['algorithm']}")
     if (checkpoint / "buffer").is_dir() and state["shards"] != shards:
         mistakes.append(
             f"trainer.devices={shards}: in coupled mode every rank has its part of the replay, and "
-            f"{checkpoint} has {state['shards']} parts; use run.mode and trainer.devices as before"
+            f"the replay of {checkpoint} is in {state['shards']}; use run.mode and trainer.devices as before"
         )
     if mistakes:
         raise ConfigError(mistakes)
@@ -131,8 +164,22 @@ def check_fits(checkpoint: Path, config: Config, shards: int) -> None:
 
 def read_counters(checkpoint: Path) -> Counters:
     """The counters of a checkpoint."""
-    state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    return Counters(**state["counters"])
+    return Counters(**read_state(checkpoint)["counters"])
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    path = checkpoint / STATE
+    try:
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        Counters(**state["counters"])
+        return {"algorithm": state["algorithm"], "shards": int(state["shards"]), "counters": state["counters"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError([f"{path}: is damaged; move {checkpoint.name} away to use the one before"]) from error
 
 
 def find_checkpoint(path: str) -> tuple[Path, Path]:
@@ -180,12 +227,16 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: no run or checkpoint is there, or an override changes what a resumed run can't change.
     """
-    folder, _ = find_checkpoint(run_dir)
+    folder, checkpoint = find_checkpoint(run_dir)
+    if Path(run_dir).expanduser().resolve() == checkpoint:
+        raise ConfigError([f"{run_dir}: is a checkpoint; a run goes on from its newest one: sheeprl resume {folder}"])
     tree = read_config(folder)
     before = copy.deepcopy(tree)
     apply_overrides(tree, overrides)
     config, _ = inspect(before)
     fixed = {*FIXED, *structural_keys(type(config))} if config else set(FIXED)
+    if config and isinstance(config.algo.data(), OnPolicy):
+        fixed.remove("buffer.size")  # follows from the size of a rollout
     changed = [key for key in (override.partition("=")[0] for override in overrides) if key in fixed]
     if changed := [key for key in changed if get_value(tree, key) != get_value(before, key)]:
         raise ConfigError(

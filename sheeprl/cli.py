@@ -7,7 +7,6 @@ algorithm that is named on the command line gets its flags built.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import json
 import os
@@ -31,11 +30,12 @@ from sheeprl.config import (
     apply_overrides,
     config_class,
     leaves,
+    nearest,
     parse_yaml,
     read_tree,
     set_value,
 )
-from sheeprl.launch import RunFailedError
+from sheeprl.errors import RunFailedError
 from sheeprl.version import __version__
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes, beside 0
@@ -341,12 +341,7 @@ def _unknown_flag(word: str, flags: Sequence[Flag]) -> str:
     namesakes = [f"--{flag.names[0]}" for flag in flags if flag.key.rpartition(".")[2] == name]
     if namesakes:
         return f"several settings are called so; one of {', '.join(namesakes)}"
-    return f"unknown flag{_nearest(name, [name for flag in flags for name in flag.names], '--')}"
-
-
-def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
-    match = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"; did you mean {prefix}{match[0]}?" if match else ""
+    return f"unknown flag{nearest(name, [name for flag in flags for name in flag.names], '--')}"
 
 
 def _with_hint(mistake: str, flags: Sequence[Flag]) -> str:
@@ -460,7 +455,7 @@ def _check_command(command: str | None) -> None:
         return
     if command.endswith((".yaml", ".yml")):
         raise ConfigError([f"no command {command!r}; did you mean sheeprl run {command}?"])
-    raise ConfigError([f"no command {command!r}{_nearest(command, known)} (all of them: sheeprl --help)"])
+    raise ConfigError([f"no command {command!r}{nearest(command, known)} (all of them: sheeprl --help)"])
 
 
 def main(args: Sequence[str] | None = None) -> None:

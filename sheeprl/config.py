@@ -10,7 +10,7 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -148,17 +148,6 @@ class Config(Section):
         """The tree as YAML that `load_config` reads back to an equal Config."""
         return str(yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False))
 
-    def with_values(self, values: Mapping[str, Any]) -> Config:
-        """A copy with dotted keys set, checked again.
-
-        Raises:
-            ConfigError: a key or value is wrong.
-        """
-        tree = self.model_dump(mode="json")
-        for key, value in values.items():
-            set_value(tree, key, value)
-        return validate(tree)
-
 
 # --------------------------------------------------------------------------------------------- reading
 
@@ -231,7 +220,7 @@ def find_config(name: str) -> Path:
     if name in shipped:
         return shipped[name]
     kind = "is a folder" if path.is_dir() else "no such file"
-    hint = _nearest(path.stem, shipped)
+    hint = nearest(path.stem, shipped)
     raise ConfigError([f"{name}: {kind}, nor a shipped configuration ({', '.join(shipped)}){hint}"])
 
 
@@ -252,12 +241,18 @@ def read_tree(name: str) -> Tree:
 
 
 def set_value(tree: Tree, key: str, value: Any) -> None:
-    """Set a dotted key, making the groups on its way."""
+    """Set a dotted key, making the groups on its way.
+
+    Raises:
+        ConfigError: what should be a group isn't one.
+    """
     *groups, leaf = key.split(".")
     for group in groups:
         below = tree.get(group)
-        if not isinstance(below, dict):
+        if below is None:
             below = tree[group] = {}
+        if not isinstance(below, dict):
+            raise ConfigError([f"{group}={_shown(below)}: must be a group of settings, to set {key} in it"])
         tree = below
     tree[leaf] = value
 
@@ -371,7 +366,7 @@ def _args_of(tree: Tree) -> tuple[type[AlgoArgs] | None, list[str]]:
         return registry.args_class(name), []
     except registry.UnknownAlgorithmError as error:
         known = registry.registered()
-        return None, [f"algo.name={name}: {error}; one of {', '.join(known)}{_nearest(name, known)}"]
+        return None, [f"algo.name={name}: {error}; one of {', '.join(known)}{nearest(name, known)}"]
 
 
 def _plain_copy(value: Any) -> Any:
@@ -402,9 +397,10 @@ def leaves(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldI
             yield f"{prefix}{name}", field
 
 
-def _nearest(name: str, known: Iterator[str] | Mapping[str, Any] | Sequence[str]) -> str:
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean …?` with the name most like this one, or nothing."""
     match = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f"; did you mean {match[0]}?" if match else ""
+    return f"; did you mean {prefix}{match[0]}?" if match else ""
 
 
 def nearest_key(key: str, model: type[Section]) -> str:
@@ -426,6 +422,7 @@ _MESSAGES = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
+    "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "string_type": "must be a text",
     "tuple_type": "must be a list",
@@ -445,7 +442,7 @@ def _describe(detail: Mapping[str, Any], model: type[Config]) -> str:
         return f"{key}: is missing"
     if kind == "literal_error":
         allowed = context["expected"].replace("'", "")
-        hint = _nearest(str(given), re.findall(r"[\w-]+", allowed))
+        hint = nearest(str(given), re.findall(r"[\w-]+", allowed))
         return f"{key}={_shown(given)}: must be {allowed}{hint}"
     message = _MESSAGES.get(kind)
     if message is None:

@@ -133,8 +133,12 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
         raise ConfigError([str(error)]) from error
     algorithm = build_algorithm(config, spaces_of(envs[0]))
     agent = algorithm.build_agent()
-    state = torch.load(checkpoint / "agent.pt", map_location="cpu", weights_only=True)
-    agent.load_state_dict(state["agent"])
+    try:
+        state = torch.load(checkpoint / "agent.pt", map_location="cpu", weights_only=True)
+        agent.load_state_dict(state["agent"])
+    except Exception as error:  # torch raises many kinds for a damaged file
+        first_line = str(error).strip().partition("\n")[0]
+        raise ConfigError([f"{checkpoint / 'agent.pt'}: can't be loaded: {first_line}"]) from error
     policy = agent.get_submodule("policy").eval()
     seeds = eval_seeds(config.run.seed if seed is None else seed, episodes)
     played = play_episodes(algorithm, policy, envs, seeds)

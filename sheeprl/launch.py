@@ -11,22 +11,19 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.config import Config, ConfigError
+from sheeprl.errors import RunFailedError
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
     from sheeprl.envs.transforms import Spaces
     from sheeprl.report import FileReporter
     from sheeprl.run import Counters, Plan, Run
-
-
-class RunFailedError(RuntimeError):
-    """The run ended before its time; the message says why, and where the whole trace is."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Place:
     """Where the run is kept.
 
     Args:
-        run_dir: its folder, which may not exist yet.
+        run_dir: its folder.
         checkpoint: to go on from, if any.
         shards: parts of the replay, one per rank in coupled mode.
     """
@@ -103,6 +100,11 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
 def _train_decoupled(config: Config, spaces: Spaces) -> Result:
     """Every piece a Ray actor."""
     place = _find_place(config)
+    with _claimed(place):
+        return _train_on_ray(config, spaces, place)
+
+
+def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
     from sheeprl.actors import ray_settings
 
     ray_settings.settle(config)
@@ -127,7 +129,8 @@ def _train_decoupled(config: Config, spaces: Spaces) -> Result:
         except cluster.ClusterError as error:
             raise RunFailedError(str(error)) from error
         finally:
-            fleet.close()
+            if not connected:  # a cluster lets go of a run's actors when the run disconnects
+                fleet.close()
     finally:
         if connected:
             cluster.disconnect()
@@ -138,17 +141,27 @@ def _train_coupled(config: Config, spaces: Spaces) -> Result:
     is_main = os.environ.get("LOCAL_RANK", "0") == "0"
     ranks = config.trainer.devices
     # The other ranks carry out rank 0's commands and leave the folder to it.
-    place = _find_place(config, shards=ranks) if is_main else Place(Path(), None, ranks)
+    if not is_main:
+        return _train_in_process(config, spaces, Place(Path(), None, ranks))
+    place = _find_place(config, shards=ranks)
+    with _claimed(place):
+        return _train_in_process(config, spaces, place)
 
+
+def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
     from sheeprl.actors.build import build_learner, build_replay, local_fabric
     from sheeprl.actors.handle import LocalHandle
     from sheeprl.actors.player import Player
 
+    ranks = config.trainer.devices
     if config.trainer.accelerator == "auto":
         import torch
 
         config = _with_accelerator(config, "cuda" if torch.cuda.device_count() >= ranks else "cpu")
     fabric = local_fabric(config)
+    if fabric.global_rank != 0:  # signals reach every rank; rank 0 says what comes of them, and lets the others go
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
     replay = build_replay(config, fabric.global_rank, ranks)
 
@@ -170,7 +183,6 @@ def _train_ranks(
 
     link = Link(fabric, objects, {"player": make_player})
     if fabric.global_rank != 0:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every rank; rank 0 says what comes of it
         link.serve()
         return Result(place.run_dir, 0, 0)
 
@@ -193,10 +205,9 @@ async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
     """Run to the end, an interruption or a failure; whatever it is stands in the run's folder."""
     from sheeprl.checkpoint import CheckpointKeeper
     from sheeprl.run import Run
-    from sheeprl.run import RunFailedError as Failed
 
     counters = await _load(config, pieces, place)
-    _make_folder(config, place)
+    _write_config(config, place)
     reporter = _open_reporter(config, place, counters)
     keeper = CheckpointKeeper(place.run_dir, config, place.shards)
     run = Run(_plan(config), pieces.make_player, pieces.buffer, pieces.learner, reporter, keeper, counters)
@@ -206,7 +217,7 @@ async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
             await run.train()
         caught = signals[0] if signals else None
         status = "interrupted" if caught else "done"
-    except Failed as error:
+    except RunFailedError as error:
         raise RunFailedError(_tell_failure(place.run_dir, error)) from error
     finally:
         wall_time = round(time.monotonic() - run.began, 3)
@@ -234,9 +245,14 @@ async def _load(config: Config, pieces: Pieces, place: Place) -> Counters:
     if place.checkpoint is None:
         return Counters()
     counters = read_counters(place.checkpoint)
-    counters.gradient_steps = await pieces.learner.call("load", str(place.checkpoint))
-    if isinstance(config.algo.data(), OffPolicy) and (place.checkpoint / "buffer").is_dir():
-        await pieces.buffer.call("load", str(place.checkpoint / "buffer"))
+    try:
+        counters.gradient_steps = await pieces.learner.call("load", str(place.checkpoint))
+        if isinstance(config.algo.data(), OffPolicy) and (place.checkpoint / "buffer").is_dir():
+            await pieces.buffer.call("load", str(place.checkpoint / "buffer"))
+    except Exception as error:
+        raise RunFailedError(
+            f"{place.checkpoint} can't be loaded: {error}; move it away to go on from the one before"
+        ) from error
     return counters
 
 
@@ -256,7 +272,7 @@ def _plan(config: Config) -> Plan:
         max_failures=config.ray.max_failures,
         log_every=config.log.every or config.run.total_steps,
         checkpoint_every=config.checkpoint.every,
-        eval_every=config.eval.every,
+        eval_every=config.eval.every if config.eval.episodes else None,
         eval_episodes=config.eval.episodes,
     )
 
@@ -288,7 +304,7 @@ def _stopping_on_signals(run: Run) -> Iterator[list[int]]:
 
 
 def _find_place(config: Config, shards: int = 1) -> Place:
-    """Where the run will be kept, and what it goes on from.
+    """Where the run is kept, its folder made, and what it goes on from.
 
     Raises:
         ConfigError: the folder holds another run, or a checkpoint that doesn't fit.
@@ -298,19 +314,34 @@ def _find_place(config: Config, shards: int = 1) -> Place:
     if config.run.resume and config.run.dir is None:
         raise ConfigError(["run.resume=true: needs run.dir, the folder of the run to go on with"])
     if config.run.resume:
-        folder = checkpoint.base_folder() / str(config.run.dir)
+        folder = checkpoint.named_folder(str(config.run.dir))
         if found := checkpoint.checkpoints(folder):
             checkpoint.check_fits(found[-1], config, shards)
             return Place(folder.resolve(), found[-1], shards)
-    return Place(checkpoint.new_run_dir(config).resolve(), None, shards)
+    return Place(checkpoint.make_run_dir(config).resolve(), None, shards)
 
 
-def _make_folder(config: Config, place: Place) -> None:
+@contextmanager
+def _claimed(place: Place) -> Iterator[None]:
+    """Take back a folder that was made for a run in which nothing came to be written."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty: there was a run
+            place.run_dir.rmdir()
+
+
+def _write_config(config: Config, place: Place) -> None:
+    """Write down what is run."""
     from sheeprl.checkpoint import CONFIG, write_atomically
 
-    place.run_dir.mkdir(parents=True, exist_ok=True)
-    # Without the folder itself, so that the file runs again as it is.
-    kept = config.model_copy(update={"run": config.run.model_copy(update={"dir": None, "resume": False})})
+    # Without the folder itself, so that the file runs again as it is, and without what follows from the size of a
+    # rollout, so that it also runs with another one.
+    update: dict[str, Any] = {"run": config.run.model_copy(update={"dir": None, "resume": False})}
+    if not config.algo.data().carries_debt:
+        update["buffer"] = config.buffer.model_copy(update={"size": None})
+        update["players"] = config.players.model_copy(update={"fragment_rows": None})
+    kept = config.model_copy(update=update)
     write_atomically(place.run_dir / CONFIG, kept.to_yaml())
 
 
@@ -319,9 +350,9 @@ def _open_reporter(config: Config, place: Place, counters: Counters) -> FileRepo
 
     reporter = FileReporter(place.run_dir, config.log.level, start_time=counters.wall_time)
     reporter.message(
-        f"{config.algo.name} on {config.env.id}, {config.run.mode}: {config.players.num} players x "
-        f"{config.env.num_envs} environments, {config.trainer.devices} ranks on {config.trainer.accelerator} "
-        f"with {config.trainer.threads} threads"
+        f"{config.algo.name} on {config.env.id}, {config.run.mode}: {_count(config.players.num or 1, 'player')} with "
+        f"{_count(config.env.num_envs, 'environment')}, {_count(config.trainer.devices, 'rank')} on "
+        f"{config.trainer.accelerator} with {_count(config.trainer.threads or 1, 'thread')}"
     )
     reporter.message(f"folder: {place.run_dir}")
     if place.checkpoint is not None:
@@ -348,6 +379,10 @@ def _say_end(config: Config, run_dir: Path, run: Run, status: str, wall_time: fl
         f"{status}: {counters.policy_steps:,} policy steps and {counters.gradient_steps:,} gradient steps in "
         f"{wall_time:.0f} s; sheeprl {'eval' if status == 'done' else 'resume'} {run_dir}"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _say(text: str) -> None:

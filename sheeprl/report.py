@@ -397,7 +397,7 @@ def _time_left(progress: Progress, speed: Speedometer) -> str:
 
 
 def _percent(steps: int, total: int) -> str:
-    return f"{100 * steps // max(total, 1)}%"  # rounded down: 100% means done
+    return f"{min(100, 100 * steps // max(total, 1))}%"  # rounded down: 100% means done; a last round may exceed it
 
 
 def _return(value: float | None) -> str:

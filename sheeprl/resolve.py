@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -9,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from sheeprl.algos.args import OffPolicy, OnPolicy
-from sheeprl.config import Config, ConfigError, inspect
+from sheeprl.config import Config, ConfigError, EnvConfig, inspect
 from sheeprl.envs.transforms import Spaces
 
 DEFAULT_REPLAY = 1_000_000
@@ -34,7 +37,9 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     if config is None:
         raise ConfigError([*mistakes, *_env_mistakes_of(tree)])
     config = fill_in(config)
-    spaces, env_mistakes = _probe(config)
+    spaces, env_mistakes = _probe(config.env)
+    if spaces is not None:
+        env_mistakes += _space_mistakes(config, spaces)
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
@@ -90,33 +95,35 @@ def available_cores() -> int:
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
     """Mistakes in `env` of a tree whose other groups are beyond use."""
-    stand_in = {"algo": {"name": "ppo"}, "env": tree.get("env")}
-    config, _ = inspect(stand_in)
-    return _probe(config, with_algorithm=False)[1] if config is not None else []
+    try:
+        env = EnvConfig.model_validate(tree.get("env"))
+    except ValidationError:
+        return []  # told by the schema
+    return _probe(env)[1]
 
 
-def _probe(config: Config, with_algorithm: bool = True) -> tuple[Spaces | None, list[str]]:
-    """Make one environment: its spaces as agents see them, and what is wrong with it."""
-    from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, spaces_of
+def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
+    """Make the environment once: its spaces as agents see them, and what is wrong with it."""
+    from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, spaces_of, told_as_settings
 
     try:
-        env = make_env(config.env, "rgb_array" if config.env.capture_video else None)
-        if config.env.vectorization == "native":
-            make_vector_env(config.env).close()
-        if config.env.capture_video:
-            env.reset(seed=0)
-            env.render()
+        env = make_env(config, "rgb_array" if config.capture_video else None)
+        with contextlib.closing(env), told_as_settings(config):
+            if config.capture_video:
+                env.reset(seed=0)
+                env.render()
+            if config.vectorization == "native":
+                with contextlib.closing(make_vector_env(config)) as envs:
+                    envs.reset(seed=0)
+            return spaces_of(env), []
     except EnvSettingsError as error:
         return None, [str(error)]
-    spaces = spaces_of(env)
-    env.close()
-    return spaces, list(_space_mistakes(config, spaces)) if with_algorithm else []
 
 
 def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     import gymnasium
 
-    from sheeprl.envs.transforms import vector_size
+    from sheeprl.envs.transforms import dict_keys, vector_size
 
     args, env = config.algo, config.env.id
     known = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.Box)
@@ -127,6 +134,8 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
         yield f"env.id={env}: its actions are {kind}; {args.name} needs {' or '.join(args.actions)} ones"
     elif isinstance(spaces.action, gymnasium.spaces.Box) and args.bounded_actions and not spaces.action.is_bounded():
         yield f"env.id={env}: its actions have no bounds; {args.name} needs bounded ones"
+    if any("/" in key for key in dict_keys(spaces.observation)):
+        yield f"env.id={env}: a key of its observations has a slash in it; rename it in a wrapper"
     if "pixels" not in args.observations:
         try:
             vector_size(spaces.observation)
@@ -179,6 +188,8 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
     elif data.batch_size > total:
         yield f"algo.batch_size={data.batch_size}: larger than will ever be stored, run.total_steps={total}"
     round_rows = (config.players.fragment_rows or 1) * config.env.num_envs * (config.players.num or 1)
+    if data.learning_starts >= total:
+        yield f"algo.learning_starts={data.learning_starts}: nothing would be learned in run.total_steps={total}"
     if size < round_rows:
         yield f"buffer.size={size}: less than one round, {round_rows} rows"
 
@@ -189,5 +200,15 @@ def _machine_mistakes(config: Config) -> Iterator[str]:
         shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")
     ):
         yield "trainer.compile=true: needs a C++ compiler, and none is installed (such as the package g++)"
+    trainer = config.trainer
+    if config.run.mode == "coupled" and trainer.accelerator in ("cuda", "mps"):
+        import torch
+
+        there = torch.cuda.device_count() if trainer.accelerator == "cuda" else int(torch.backends.mps.is_available())
+        if there < trainer.devices:
+            yield (
+                f"trainer.accelerator={trainer.accelerator}: this machine has {there} such devices, "
+                f"trainer.devices={trainer.devices}; use trainer.accelerator=cpu"
+            )
     if config.env.capture_video and importlib.util.find_spec("moviepy") is None:
         yield 'env.capture_video=true: needs moviepy; pip install "sheeprl[video]"'

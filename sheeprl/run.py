@@ -23,18 +23,11 @@ from typing import Any, Protocol
 from sheeprl.actors.fragment import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.actors.handle import Every, Handle, Ref
 from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.errors import RunFailedError
 from sheeprl.evaluate import Evaluation
 from sheeprl.report import Progress, Reporter
 
 CHUNK = 64  # gradient steps per call to the learner: enough to make the call cheap, few enough to stop soon
-
-
-class RunFailedError(RuntimeError):
-    """The run can't go on. `reason` is one line; `trace`, if there is one, tells where it was raised."""
-
-    def __init__(self, reason: str, trace: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.trace = reason, trace
 
 
 class Clock(Protocol):
@@ -178,6 +171,7 @@ class Run:
         self.failures = 0
         self.newer_weights = asyncio.Condition()
         self.stopping = asyncio.Event()
+        self.evaluated_at: int | None = None
         self.evaluations: set[asyncio.Task[None]] = set()
         self.status = BufferStatus(0, ready=False)
         self.mean_return: float | None = None
@@ -201,16 +195,16 @@ class Run:
         """
         try:
             self.status = await self.asked(self.buffer.call("status"), "the buffer")
-            await self.take_gradient_steps(rows=0)
+            await self.take_gradient_steps(0, self.progress())
             await self.publish()
             players = [asyncio.ensure_future(self.play(number)) for number in range(self.plan.players)]
             await self.until_learned(asyncio.ensure_future(self.learn()), players)
         except RunFailedError:
             await self.save_what_is_left()
             raise
-        if not self.stopping.is_set() and self.plan.eval_episodes:
-            await self.evaluate()
         await asyncio.gather(*self.evaluations)
+        if self.evaluated_at != self.counters.policy_steps and not self.stopping.is_set() and self.plan.eval_episodes:
+            await self.evaluate()
         self.log_metrics()
         await self.checkpoint()
 
@@ -245,8 +239,9 @@ class Run:
             arrived = await self.next_round()
             if arrived is None:
                 return
+            progress = self.progress()  # of the round's beginning: a last round at rate 0 would be played for nothing
             await self.add(arrived)
-            await self.take_gradient_steps(rows=sum(each.info.rows for each in arrived))
+            await self.take_gradient_steps(sum(each.info.rows for each in arrived), progress)
             self.counters.version += 1
             await self.publish()
             await self.keep_books()
@@ -271,6 +266,10 @@ class Run:
     def is_over(self) -> bool:
         """Whether no further round begins."""
         return self.counters.policy_steps >= self.plan.total_steps or self.stopping.is_set()
+
+    def progress(self) -> float:
+        """Part of the run that has been played."""
+        return min(1.0, self.counters.policy_steps / self.plan.total_steps)
 
     async def fragment_of(self, number: int, published: Published) -> Arrived:
         """A fragment of one player, which is replaced for as often as it may fail."""
@@ -341,7 +340,7 @@ class Run:
         if self.recent_returns:
             self.mean_return = sum(self.recent_returns) / len(self.recent_returns)
 
-    async def take_gradient_steps(self, rows: int) -> None:
+    async def take_gradient_steps(self, rows: int, progress: float) -> None:
         """Take the gradient steps owed after a round of `rows` rows; with 0, those that an interrupted round left.
 
         While the buffer can't serve a sample yet the debt grows, and nobody waits for it.
@@ -353,7 +352,6 @@ class Run:
         chunks = deque(_chunks(owed) if data.carries_debt else [owed])
         sampled: deque[tuple[int, Ref]] = deque()
         updating: deque[Ref] = deque()
-        progress = min(1.0, counters.policy_steps / self.plan.total_steps)
         # The order of these calls decides what is sampled, so it must not depend on how long they take.
         while True:
             if self.stopping.is_set() and data.carries_debt:
@@ -424,6 +422,7 @@ class Run:
         """Let the first player play greedy episodes with the newest weights, and log what they brought."""
         published, step = self.published, self.counters.policy_steps
         assert published is not None
+        self.evaluated_at = step
         try:
             result: Evaluation = await self.player(0).call("evaluate", published.weights, self.plan.eval_episodes)
         except Exception as error:

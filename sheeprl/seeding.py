@@ -16,8 +16,7 @@ class Role(IntEnum):
     BUFFER = 3
     PLAYER = 4  # actions
     ENV = 5
-    ACTION_SPACE = 6
-    EVAL = 7
+    EVAL = 6
 
 
 def sequence(seed: int, role: Role, *key: int) -> np.random.SeedSequence:

@@ -65,7 +65,8 @@ class CountingVector(VectorEnv):
 
     def reset(self, *, seed=None, options=None):
         self.over[:] = False
-        seeds = seed if isinstance(seed, list) else [seed] * self.num_envs
+        assert not isinstance(seed, list)  # as gymnasium's own: one seed, of which each environment gets its own
+        seeds = [None if seed is None else seed + lane for lane in range(self.num_envs)]
         return np.stack([lane.reset(seed=s)[0] for lane, s in zip(self.lanes, seeds, strict=True)]), {}
 
     def step(self, actions):

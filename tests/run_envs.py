@@ -13,15 +13,16 @@ class Walk(gymnasium.Env):
     Args:
         folder: where to count.
         raises_after: steps after which `step` raises.
+        dies_after: steps after which the process ends without a word.
         nan_after: steps after which rewards are not numbers.
     """
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
     action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
 
-    def __init__(self, folder=None, raises_after=None, nan_after=None):
+    def __init__(self, folder=None, raises_after=None, nan_after=None, dies_after=None):
         self.path = os.path.join(folder, uuid.uuid4().hex) if folder else None
-        self.raises_after, self.nan_after = raises_after, nan_after
+        self.raises_after, self.nan_after, self.dies_after = raises_after, nan_after, dies_after
         self.steps = 0
 
     def reset(self, seed=None, options=None):
@@ -34,6 +35,8 @@ class Walk(gymnasium.Env):
         self.left -= 1
         if self.raises_after is not None and self.steps > self.raises_after:
             raise ValueError("out of order")
+        if self.dies_after is not None and self.steps > self.dies_after:
+            os._exit(3)
         if self.path:
             with open(self.path, "ab") as file:
                 file.write(b".")

@@ -8,6 +8,7 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -247,3 +248,61 @@ class TestBadInput:
             run(folder, "sac", COUPLED, "run.resume=true")
         done = sheeprl("resume", folder, "algo.hidden_sizes=[8]")
         assert done.returncode == 2 and "algo.hidden_sizes: can't change in a resumed run" in done.stderr
+
+
+def test_gymnasiums_own_vector_environment_plays(tmp_path):
+    result = run(
+        tmp_path / "run", "ppo", COUPLED, "env.vectorization=native", "run.total_steps=600", "ray.max_failures=0"
+    )
+    assert result.policy_steps >= 600
+
+
+def test_a_worker_of_an_async_environment_that_dies_is_replaced(tmp_path, capfd):
+    overrides = [
+        COUPLED,
+        "env.vectorization=async",
+        "env.num_envs=2",
+        "env.kwargs={dies_after: 30}",
+        "run.total_steps=5000",
+    ]
+    with pytest.raises(RunFailedError, match=r"Walk-v0 of player 0 raised in step \d+: EOFError"):
+        run(tmp_path / "run", "sac", *overrides, "ray.max_failures=1", env=WALK)
+    assert lines(tmp_path / "run")[-1]["restarts"] == 2
+    assert checkpoints(tmp_path / "run")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_annealing_begins_at_the_full_rate_and_never_reaches_nothing(tmp_path):
+    overrides = [COUPLED, "algo.anneal=true", "run.total_steps=100", "algo.rollout_steps=32"]
+    result = run(tmp_path / "run", "ppo", *overrides)
+    (line,) = [line for line in lines(result.run_dir) if "Loss/approx_kl" in line]
+    assert line["Loss/approx_kl"] > 1e-6
+
+
+def test_two_runs_of_one_second_get_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sheeprl.checkpoint.time", SimpleNamespace(strftime=lambda form: "now"))
+    overrides = [COUPLED, *QUIET, "run.total_steps=100", "algo.rollout_steps=32"]
+    folders = {train(load_config("ppo", overrides)).run_dir.name for _ in range(2)}
+    assert folders == {"now_0", "now_0_2"}
+
+
+def test_a_resumed_on_policy_run_may_have_other_rollouts(tmp_path):
+    folder = tmp_path / "run"
+    run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
+    done = sheeprl("resume", folder, "env.num_envs=2", "algo.rollout_steps=64", "run.total_steps=300")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("damage", ["state.json", "agent.pt"])
+def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+    folder = tmp_path / "run"
+    run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
+    path = checkpoints(folder)[-1] / damage
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for command in ("eval", "resume"):
+        done = sheeprl(command, folder)
+        assert done.returncode in (1, 2) and "Traceback" not in done.stderr
+        assert path.parent.name in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    (path.parent.parent / "step_best").mkdir()  # what isn't ours is left alone
+    assert len(checkpoints(folder)) == 1

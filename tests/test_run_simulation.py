@@ -162,14 +162,16 @@ def check_blocks(leg: Leg) -> None:
             assert added % schedule.players == 0
             blocks += 1
     published = 0
+    begun = world.began_at.policy_steps  # what had been played when the round began that is being learned from
     for step in world.learner.log:
         if isinstance(step, Weights):
             published += 1
+            begun = step.policy_steps
             continue
         assert step.block.number == updates
         assert step.block.fragments == published * schedule.players
         assert step.steps > 0
-        assert step.progress == min(1.0, step.block.policy_steps / schedule.total_steps)
+        assert step.progress == min(1.0, begun / schedule.total_steps)
         if isinstance(schedule.data, OffPolicy):
             assert step.block.asked == step.steps
         updates += 1

@@ -88,7 +88,7 @@ def ray_fabric(config: Config, rank: int, world: int, host: str, port: int) -> F
     settings: dict[str, Any] = {"accelerator": trainer.accelerator, "devices": 1, "precision": trainer.precision}
     if world > 1:
         meeting = MeetingPoint(rank, world, host, port)
-        settings |= {"num_nodes": world, "strategy": "ddp", "plugins": [meeting]}
+        settings |= {"num_nodes": world, "strategy": _strategy(config, world), "plugins": [meeting]}
     fabric = Fabric(**settings)
     fabric.launch()
     return fabric
@@ -106,11 +106,16 @@ def local_fabric(config: Config) -> Fabric:
     fabric = Fabric(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
-        strategy="ddp" if trainer.devices > 1 else "auto",
+        strategy=_strategy(config, trainer.devices),
         precision=trainer.precision,
     )
     fabric.launch()
     return fabric
+
+
+def _strategy(config: Config, world: int) -> str:
+    """Fabric's strategy; left to itself, it would choose one that forks."""
+    return "ddp" if config.trainer.strategy == "auto" and world > 1 else config.trainer.strategy
 
 
 def _quiet() -> None:

@@ -260,7 +260,8 @@ class Fleet:
                 await asyncio.wait_for(ready, max(0.0, timeout - WARN_AFTER))
             ready.result()
         except asyncio.TimeoutError:
-            raise ClusterError(f"the cluster didn't hold the run within {timeout:g} s: {self.shortage()}") from None
+            reason = self.shortage() if self._is_short() else "there was room, but actors were not up by then"
+            raise ClusterError(f"the cluster didn't hold the run within {timeout:g} s: {reason}") from None
         except RayError as error:
             raise ClusterError(f"an actor of the run didn't start: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -86,8 +87,9 @@ class Player:
         """Make and reset the environments."""
         envs = make_vector_env(self.config.env, self._video_folder)
         self._to_env = transforms.ActionTransform(envs.single_action_space)
-        seeds: Any = self._seeds(seeding.Role.ENV, envs.num_envs)  # VectorEnv's own annotation forgets lists
-        obs, _ = envs.reset(seed=seeds)
+        seeds: Any = self._seeds(seeding.Role.ENV, envs.num_envs)
+        # A vector version of an env's own takes one seed and gives its environments theirs.
+        obs, _ = envs.reset(seed=seeds[0] if self.config.env.vectorization == "native" else seeds)
         never = np.zeros(envs.num_envs, np.bool_)
         self._arrival = Arrival(transforms.flat_observations(obs), np.zeros(envs.num_envs), never, never, ~never)
         self._episode_return = np.zeros(envs.num_envs)
@@ -137,16 +139,26 @@ class Player:
         return self._guard("evaluation", lambda: play_episodes(self.algorithm, policy, envs, seeds))
 
     def close(self) -> None:
-        """Close the environments."""
-        if self._envs is not None:
-            self._envs.close()
+        """Close the environments, also those that failed."""
+        envs = self._envs
+        if isinstance(envs, gymnasium.vector.AsyncVectorEnv):
+            try:
+                envs.close(terminate=True)
+            except Exception:  # a worker doesn't answer any more
+                for process in envs.processes:
+                    process.kill()
+                envs.closed = True
+        elif envs is not None:
+            with suppress(Exception):  # it has failed already, and that was told
+                envs.close()
 
     def _guard(self, where: str, do: Callable[[], T]) -> T:
         """Run something of the environment's; what it raises is told with the environment, the player and the step."""
         try:
             return do()
         except Exception as error:
-            reason = f"{self.config.env.id} of player {self.number} raised in {where}: {type(error).__name__}: {error}"
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = f"{self.config.env.id} of player {self.number} raised in {where}: {what}"
             raise EnvFailedError(reason, traceback.format_exc()) from None
 
     def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:

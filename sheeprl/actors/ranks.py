@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed
 from lightning.fabric import Fabric
 
-from sheeprl.actors.handle import Every, LocalHandle, LocalRef
+from sheeprl.actors.handle import Every, LocalHandle, LocalRef, Ref
 
 
 @dataclass(frozen=True)
@@ -184,13 +184,20 @@ class RankHandle:
     def __init__(self, link: Link, name: str, rank: int | None = None) -> None:
         self.link, self.name, self.rank = link, name, rank
 
-    def call(self, method: str, *args: Any) -> RankRef:
+    def call(self, method: str, *args: Any) -> Ref:
         """Have a method called."""
-        return self.link.call("call", self.name, method, args, self.rank)[0]
+        return self._call("call", method, args)[0]
 
-    def call_pair(self, method: str, *args: Any) -> tuple[RankRef, RankRef]:
+    def call_pair(self, method: str, *args: Any) -> tuple[Ref, Ref]:
         """Have a method called that returns a pair."""
-        return self.link.call("pair", self.name, method, args, self.rank)
+        return self._call("pair", method, args)
+
+    def _call(self, kind: str, method: str, args: tuple[Any, ...]) -> tuple[Ref, Ref]:
+        try:
+            return self.link.call(kind, self.name, method, args, self.rank)
+        except RuntimeError as error:  # the line is broken: another rank has died
+            failed = LocalRef(error=error)
+            return failed, failed
 
     def close(self) -> None:
         """Have it closed."""

@@ -290,7 +290,12 @@ class Learner:
 
         Returns:
             How many gradient steps it has taken.
+
+        Raises:
+            NonFiniteError: the agent is beyond use, and no checkpoint is better than one of it.
         """
+        if bad := [name for name, values in self.agent.state_dict().items() if not torch.isfinite(values).all()]:
+            raise NonFiniteError(f"the agent's {bad[0]} is not finite any more")
         generators = {"group": self.group_rng.get_state(), "rank": _generator_state(self.rank_rng)}
         torch.save(generators, Path(folder) / f"rank_{self.rank}.pt")
         if self.rank == 0:

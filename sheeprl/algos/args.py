@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Section(BaseModel):
     """A group of settings: frozen, typed strictly, and unknown keys are mistakes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
 
 STRUCTURAL: dict[str, Any] = {"structural": True}

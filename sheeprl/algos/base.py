@@ -99,7 +99,8 @@ class Loss:
         buffers: detached tensors, by name of the agent's buffer that takes the group's mean of them after the step:
             running statistics, such as a scale of returns.
         write: detached tensors shaped like the batch's `index`, to write back to the sampled rows, by stored key.
-        priority: detached `[N]` tensor of new priorities of the sampled rows.
+        priority: detached `[N]` tensor of new priorities of the sampled rows; of no effect while the buffer draws
+            uniformly.
     """
 
     value: Tensor

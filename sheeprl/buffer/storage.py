@@ -131,7 +131,11 @@ class Storage:
 
     def _allocate(self, fragment: Rows) -> None:
         # np.empty takes address space now and memory only as rows are written.
-        self.rows = {name: np.empty((self.capacity, *v.shape[2:]), v.dtype) for name, v in fragment.items()}
+        row_bytes = sum(v[0, 0].nbytes for v in fragment.values())
+        try:
+            self.rows = {name: np.empty((self.capacity, *v.shape[2:]), v.dtype) for name, v in fragment.items()}
+        except MemoryError as error:
+            raise MemoryError(f"no memory for buffer.size={self.capacity} rows of {row_bytes} bytes") from error
         self.tails = {name: np.empty((0, *v.shape[2:]), v.dtype) for name, v in fragment.items()}
 
     def _group(self, key: StreamKey, envs: int) -> StreamGroup:

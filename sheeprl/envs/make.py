@@ -38,7 +38,7 @@ class EnvSettingsError(Exception):
 
 def quiet_gymnasium() -> None:
     """Silence gymnasium's remarks (an older version of an env, a missing optional package): not the user's concern."""
-    gymnasium.logger.min_level = gymnasium.logger.ERROR
+    gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
 
 
 def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
@@ -52,10 +52,10 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
     arguments = dict(config.kwargs)
     if render_mode is not None:
         arguments["render_mode"] = render_mode
-    with _told_as_settings(config):
+    with told_as_settings(config):
         env = gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **arguments)
     for path in config.wrappers:
-        env = _load_wrapper(path)(env)
+        env = _wrap(path, env)
     return env
 
 
@@ -103,7 +103,7 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
         arguments["max_episode_steps"] = config.max_episode_steps
     if config.wrappers:
         raise EnvSettingsError("env.wrappers: wrap single environments; use env.vectorization=sync or async with them")
-    with _told_as_settings(config):
+    with told_as_settings(config):
         if _spec(config.id).vector_entry_point is None:
             raise EnvSettingsError(
                 f"env.vectorization=native: {config.id} has no vector version of its own; use sync or async"
@@ -134,19 +134,27 @@ def _spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
     return gymnasium.spec(name)
 
 
+def _wrap(path: str, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    wrapper = _load_wrapper(path)
+    try:
+        return wrapper(env)
+    except Exception as error:
+        raise EnvSettingsError(f"env.wrappers={path}: can't be used: {type(error).__name__}: {error}") from error
+
+
 def _load_wrapper(path: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
     module_name, _, name = path.partition(":")
     try:
         found = vars(importlib.import_module(module_name)).get(name)
-    except ImportError as error:
-        raise EnvSettingsError(f"env.wrappers={path}: {error}") from error
+    except (ImportError, ValueError) as error:
+        raise EnvSettingsError(f"env.wrappers={path}: {error}; write package.module:Class") from error
     if found is None:
         raise EnvSettingsError(f"env.wrappers={path}: not found; write package.module:Class")
     return found  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
-def _told_as_settings(config: EnvConfig) -> Iterator[None]:
+def told_as_settings(config: EnvConfig) -> Iterator[None]:
     """Turn what gymnasium raises on making an env into one line about the setting to change."""
     errors = gymnasium.error
     try:

@@ -83,6 +83,13 @@ def flat_spaces(space: Space[Any], key: str = "obs") -> dict[str, Space[Any]]:
     return leaves
 
 
+def dict_keys(space: Space[Any]) -> list[str]:
+    """The keys of all Dicts in a space."""
+    if not isinstance(space, spaces.Dict):
+        return []
+    return [key for name, part in space.items() for key in (name, *dict_keys(part))]
+
+
 def flat_observations(obs: Any, key: str = "obs") -> dict[str, Array]:
     """Arrays by flat key of a (nested) observation."""
     if not isinstance(obs, dict):
@@ -96,7 +103,8 @@ def flat_observations(obs: Any, key: str = "obs") -> dict[str, Array]:
 class ActionTransform:
     """From `[B, *]` actions of an agent to those of the environment.
 
-    Bounded boxes: clipped to [-1, 1], then scaled to the environment's bounds. Discrete: shifted to its first value.
+    Bounded boxes: clipped to [-1, 1], then scaled to the environment's bounds. Others: clipped to the bounds there are.
+    Discrete: shifted to its first value.
 
     Args:
         space: one environment's action space.
@@ -119,7 +127,7 @@ class ActionTransform:
                 scaled = self.middle + self.half * np.clip(action, -1.0, 1.0)
                 # Rounding may leave the bounds by one unit in the last place.
                 return np.asarray(np.clip(scaled.astype(space.dtype), self.low, self.high))
-            return action.astype(space.dtype)
+            return np.asarray(np.clip(action, space.low, space.high).astype(space.dtype))
         if isinstance(space, spaces.MultiDiscrete):
             return np.asarray(action.reshape(len(action), *space.shape) + space.start, space.dtype)
         start = int(space.start) if isinstance(space, spaces.Discrete) else 0

@@ -107,6 +107,8 @@ def test_rows_are_those_of_an_environment_played_by_hand(vectorization, lengths)
         player.close()
     joined = {name: np.concatenate([rows[name][:-1] for _, rows in fragments]) for name in fragments[0][1]}
     seeds = seeding.seeds(3, seeding.Role.ENV, 5, 2, count=3)
+    if vectorization == "native":
+        seeds = [seeds[0] + lane for lane in range(3)]
     returns, lengths_seen = [], []
     for env, seed in enumerate(seeds):
         expected = by_hand(Counting(**kwargs), seed, joined["action"][:, env])
