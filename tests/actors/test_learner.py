@@ -1,6 +1,7 @@
 """One rank's learner against the same steps written by hand in plain torch."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -517,3 +518,38 @@ def test_phases_see_what_earlier_ones_stepped_and_carried(fabric):
         assert index.tolist() == block["index"][batch].tolist()
         assert values["reward"].dtype == np.float32  # as it is stored
         assert values["reward"].tolist() == (block["reward"][batch] * 2).tolist()
+
+
+class Remembering(Carrying):
+    """Keeps a running mean of rewards in a buffer of the agent."""
+
+    def build_agent(self):
+        agent = super().build_agent()
+        agent.register_buffer("mean_reward", torch.zeros(()))
+        return agent
+
+    def first(self, agent, batch, noise, carry):
+        mean = 0.5 * agent.mean_reward + 0.5 * batch["reward"].mean()
+        return Loss((batch["weight"] * agent.policy.weight.squeeze()).sum(), buffers={"mean_reward": mean},
+                    carry={"latent": torch.tensor(3.0)})  # fmt: skip
+
+
+def test_running_statistics_are_kept_in_the_agents_buffers(fabric):
+    learner = replace_algorithm(make_sac(fabric), Remembering)
+    block = transitions(batches=2, size=4)
+    learner.update(block, steps=2, progress=0.0)
+    first, second = block["reward"].mean(axis=1)
+    assert learner.agent.mean_reward.item() == pytest.approx(0.25 * first + 0.5 * second)
+    assert learner.agent.state_dict()["mean_reward"].item() != 0
+
+
+def test_a_whole_rollout_can_be_one_minibatch(fabric):
+    learner = make_ppo(fabric, batch_size=4, epochs=1)
+    data = replace(learner.algorithm.data(), batch_size=None)
+    learner.algorithm.data = lambda: data
+    assert data.owed(0, 0, rows=10) == 1
+    seen = spy_on_batches(learner)
+    learner.update(rollout(ends=[(1, 0)]), steps=1, progress=0.0)
+    (batch,) = seen
+    assert len(batch["weight"]) == 10 and int((batch["weight"] > 0).sum()) == 9
+    assert float(batch["weight"].sum()) == pytest.approx(1.0)
