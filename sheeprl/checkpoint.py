@@ -124,23 +124,31 @@ class CheckpointKeeper:
         partial = self.folder / f".step_{counters.policy_steps}.part"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        # Asked of the learner, because a learner that failed in the middle of an update knows better.
-        counters.gradient_steps = await learner.call("save", str(partial))
-        if self.keeps_buffer:
-            await buffer.call("save", str(partial / "buffer"))
-        state = {"algorithm": self.config.algo.name, "shards": self.shards, "counters": asdict(counters)}
-        write_atomically(partial / STATE, json.dumps(state, indent=1))
-        final = self.folder / f"step_{counters.policy_steps}"
-        if final.exists():  # the same step once more, as when a finished run is resumed
-            old = self.folder / f".{final.name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            final.rename(old)
-            partial.rename(final)
-            shutil.rmtree(old)
-        else:
-            partial.rename(final)
+        try:
+            await self._write(partial, counters, learner, buffer)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        self._replace(self.folder / f"step_{counters.policy_steps}", partial)
         for path in checkpoints(self.folder.parent)[: -self.config.checkpoint.keep_last]:
             await asyncio.to_thread(shutil.rmtree, path)
+
+    async def _write(self, folder: Path, counters: Counters, learner: Handle, buffer: Handle) -> None:
+        """Fill a folder, what says that it is whole last."""
+        # Asked of the learner, because a learner that failed in the middle of an update knows better.
+        counters.gradient_steps = await learner.call("save", str(folder))
+        if self.keeps_buffer:
+            await buffer.call("save", str(folder / "buffer"))
+        state = {"algorithm": self.config.algo.name, "shards": self.shards, "counters": asdict(counters)}
+        write_atomically(folder / STATE, json.dumps(state, indent=1))
+
+    def _replace(self, final: Path, partial: Path) -> None:
+        """Give a whole checkpoint its name, which another may have, as when a finished run is resumed."""
+        old = self.folder / f".{final.name}.old"
+        if final.exists():
+            final.rename(old)
+        partial.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_fits(checkpoint: Path, config: Config, shards: int) -> None:

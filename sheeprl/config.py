@@ -102,7 +102,9 @@ class TrainerConfig(Section):
 class CheckpointConfig(Section):
     """Checkpoints."""
 
-    every: Count | None = Field(None, description="policy steps between checkpoints; default a tenth of the run")
+    every: Count | None = Field(
+        None, description="policy steps between checkpoints; default a tenth of the run, at most 50000"
+    )
     keep_last: Count = Field(3, description="checkpoints that are kept")
 
 
@@ -117,7 +119,7 @@ class LogConfig(Section):
     """What is written down."""
 
     every: Count | None = Field(
-        None, description="policy steps between lines of metrics; default a hundredth of the run"
+        None, description="policy steps between lines of metrics; default a hundredth of the run, at most 10000"
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is printed")
 

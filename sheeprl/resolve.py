@@ -65,8 +65,8 @@ def fill_in(config: Config) -> Config:
         "buffer": {"size": config.buffer.size or (rollout if isinstance(data, OnPolicy) else DEFAULT_REPLAY)},
         "run": {"max_staleness": staleness},
         "trainer": {"threads": config.trainer.threads or spare_threads(config.trainer.devices)},
-        "checkpoint": {"every": config.checkpoint.every or max(1, total // 10)},
-        "log": {"every": config.log.every or max(1, total // 100)},
+        "checkpoint": {"every": config.checkpoint.every or max(1, min(total // 10, 50_000))},
+        "log": {"every": config.log.every or max(1, min(total // 100, 10_000))},
     }
     sections = {name: getattr(config, name).model_copy(update=update) for name, update in values.items()}
     return config.model_copy(update=sections)

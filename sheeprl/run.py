@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from sheeprl.actors.fragment import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.actors.handle import Every, Handle, Ref
 from sheeprl.algos.args import OffPolicy, OnPolicy
-from sheeprl.errors import RunFailedError
+from sheeprl.errors import RunFailedError, one_line
 from sheeprl.evaluate import Evaluation
 from sheeprl.report import Progress, Reporter
 
@@ -302,12 +302,14 @@ class Run:
             self.players.pop(number).close()
         self.counters.restarts += 1
         self.failures += 1
+        reason = one_line(error)
         if self.failures > self.plan.max_failures:
             raise RunFailedError(
-                f"{error} (restarts used up: ray.max_failures={self.plan.max_failures})", getattr(error, "trace", "")
+                f"player {number} has failed once too often: {reason} (ray.max_failures={self.plan.max_failures})",
+                getattr(error, "trace", ""),
             ) from error
         self.reporter.message(
-            f"player {number} is replaced ({self.failures} of {self.plan.max_failures}): {error}", "warning"
+            f"player {number} is replaced ({self.failures} of {self.plan.max_failures}): {reason}", "warning"
         )
 
     # ---------------------------------------------------------------------------------------- learning
@@ -396,7 +398,7 @@ class Run:
         try:
             return await answer
         except Exception as error:
-            raise RunFailedError(f"{who} failed: {error}", getattr(error, "trace", "")) from error
+            raise RunFailedError(f"{who} failed: {one_line(error)}", getattr(error, "trace", "")) from error
 
     # ------------------------------------------------------------------------------------ book-keeping
 
@@ -426,7 +428,7 @@ class Run:
         try:
             result: Evaluation = await self.player(0).call("evaluate", published.weights, self.plan.eval_episodes)
         except Exception as error:
-            self.reporter.message(f"the evaluation at step {step} failed: {error}", "error")
+            self.reporter.message(f"the evaluation at step {step} failed: {one_line(error)}", "error")
             return
         self.reporter.metrics(
             step, {"Test/cumulative_reward": result.mean_return, "Test/cumulative_reward_std": result.std_return}
@@ -446,7 +448,9 @@ class Run:
         try:
             await self.keeper.save(self.counters, self.learner, self.buffer)
         except Exception as error:
-            raise RunFailedError(f"no checkpoint could be written: {error}", getattr(error, "trace", "")) from error
+            raise RunFailedError(
+                f"no checkpoint could be written: {one_line(error)}", getattr(error, "trace", "")
+            ) from error
 
     async def save_what_is_left(self) -> None:
         """Write a checkpoint of a run that failed, if its parts still can."""
