@@ -250,7 +250,7 @@ def check_reports(leg: Leg) -> None:
     if leg.outcome == "done":
         asked = sum(event[:3:2] == ("asked", "evaluate") for event in world.events)
         due = passed(schedule.eval_every, published)
-        at_the_end = bool(schedule.eval_episodes) and len(published) - 1 not in due
+        at_the_end = bool(schedule.eval_episodes) and published[-1].policy_steps not in due
         assert asked == len(due) + at_the_end
 
 
