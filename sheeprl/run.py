@@ -37,10 +37,6 @@ class Clock(Protocol):
         """Seconds since some moment."""
         ...
 
-    async def sleep(self, seconds: float) -> None:
-        """Let others go on for so long."""
-        ...
-
 
 class WallClock:
     """Real time."""
@@ -48,10 +44,6 @@ class WallClock:
     def time(self) -> float:
         """Seconds since some moment."""
         return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        """Let others go on for so long."""
-        await asyncio.sleep(seconds)
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,6 @@ class VirtualClock:
     def time(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
 
 def run_virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """The result of `main()`, in no time.

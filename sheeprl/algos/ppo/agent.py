@@ -39,11 +39,6 @@ class Actor(nn.Module):
             mlp(vector_size(observation), args.hidden_sizes, outputs, args.activation), GAIN, output_gain=0.01
         )
 
-    @property
-    def noise_size(self) -> int:
-        """Random numbers that one decision takes."""
-        return sum(self.choices) or len(self.log_std)
-
     def forward(self, obs: Any) -> Tensor:
         """Logits of all choices, or means: `[N, outputs]`."""
         output: Tensor = self.network(to_vector(self.space, obs))
