@@ -98,6 +98,11 @@ class TrainerConfig(Section):
     threads: Count | None = Field(None, description="CPU threads of each rank; default: all cores but one, shared out")
     prefetch: Natural = Field(1, description="chunks of batches requested ahead, never across a round's border")
 
+    @property
+    def ranks(self) -> int:
+        """Processes of the trainer group."""
+        return self.devices * self.num_nodes
+
 
 class CheckpointConfig(Section):
     """Checkpoints."""

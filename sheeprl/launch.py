@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.config import Config, ConfigError
-from sheeprl.errors import RunFailedError
+from sheeprl.errors import RunFailedError, one_line
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
@@ -251,7 +251,7 @@ async def _load(config: Config, pieces: Pieces, place: Place) -> Counters:
             await pieces.buffer.call("load", str(place.checkpoint / "buffer"))
     except Exception as error:
         raise RunFailedError(
-            f"{place.checkpoint} can't be loaded: {error}; move it away to go on from the one before"
+            f"{place.checkpoint} can't be loaded: {one_line(error)}; move it away to go on from the one before"
         ) from error
     return counters
 

@@ -53,8 +53,8 @@ def fill_in(config: Config) -> Config:
     if coupled and (launched := ranks_launched_by_fabric()):
         trainer = config.trainer.model_copy(update={"devices": launched})
         config = config.model_copy(update={"trainer": trainer})
-    total, ranks = config.run.total_steps, config.trainer.devices * config.trainer.num_nodes
-    players = config.players.num or (ranks if coupled else 1)
+    total = config.run.total_steps
+    players = config.players.num or (config.trainer.ranks if coupled else 1)
     rows = config.players.fragment_rows or data.fragment_rows
     rollout = rows * config.env.num_envs * players
     staleness = config.run.max_staleness
@@ -153,7 +153,7 @@ def _size_mistakes(config: Config) -> Iterator[str]:
 def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
     """What the ranks of the trainer group can't share out."""
     trainer, players = config.trainer, config.players.num or 1
-    ranks = trainer.devices * trainer.num_nodes
+    ranks = trainer.ranks
     if batch % ranks:
         yield f"algo.batch_size={batch}: must be a multiple of the {ranks} ranks that share it"
     if config.run.mode == "coupled" and players % ranks:

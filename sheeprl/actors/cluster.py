@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import warnings
@@ -24,6 +25,7 @@ from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
 
 WARN_AFTER = 3.0  # seconds of waiting before saying for what
+RANK_CPUS = 1  # that a rank asks for, though it may use more threads: so that a run fits a two-core machine
 Report = Callable[[str], None]
 
 
@@ -57,7 +59,7 @@ def connect(config: Config) -> bool:
             ray.init(address=address, log_to_driver=show, logging_level=logging.ERROR)
         else:
             # Actors ask for logical CPUs; on a small machine there may be fewer cores than actors that take turns.
-            cpus = max(os.cpu_count() or 1, _cpus_asked(config))
+            cpus = max(os.cpu_count() or 1, math.ceil(resources_asked(config)["CPU"]))
             # "local": a cluster that happens to run on this machine is joined when it is named, not by chance.
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
@@ -87,19 +89,18 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def _cpus_asked(config: Config) -> int:
-    ranks = config.trainer.devices * config.trainer.num_nodes
-    return int(ranks * _trainer_cpus(config) + (config.players.num or 1) * config.players.cpus + 0.999)
-
-
-def _trainer_cpus(config: Config) -> int:
-    """CPUs that a rank asks for: one, though it may use more threads, so that a run fits a two-core machine."""
-    return 1
+def resources_asked(config: Config) -> dict[str, float]:
+    """What the actors of a run ask of Ray."""
+    players, ranks = config.players.num or 1, config.trainer.ranks
+    asked = {"CPU": ranks * RANK_CPUS + players * config.players.cpus}
+    if gpus := players * config.players.gpus + (ranks if config.trainer.accelerator == "cuda" else 0):
+        asked["GPU"] = gpus
+    return asked
 
 
 def cuda_available(config: Config) -> bool:
     """Whether the cluster has a GPU for every rank."""
-    return bool(ray.cluster_resources().get("GPU", 0) >= config.trainer.devices * config.trainer.num_nodes)
+    return bool(ray.cluster_resources().get("GPU", 0) >= config.trainer.ranks)
 
 
 # --------------------------------------------------------------------------------------------- speaking
@@ -208,9 +209,9 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self._free: dict[str, float] = ray.available_resources()
-        ranks = self.config.trainer.devices * self.config.trainer.num_nodes
+        ranks = self.config.trainer.ranks
         gpus = 1 if self.config.trainer.accelerator == "cuda" else 0
-        bundle = {"CPU": _trainer_cpus(self.config), **({"GPU": gpus} if gpus else {})}
+        bundle = {"CPU": RANK_CPUS, **({"GPU": gpus} if gpus else {})}
         # All or nothing: half a trainer group can't do anything but block what it holds.
         self.group: PlacementGroup = placement_group([bundle] * ranks, strategy="PACK")
         self.buffer = RayHandle(_actor(ReplayActor, num_cpus=0).remote(self.config))  # short bursts of copying
@@ -272,11 +273,7 @@ class Fleet:
 
     def asked(self) -> dict[str, float]:
         """Resources that the run asks for."""
-        config, ranks = self.config, len(self.trainers)
-        players = config.players.num or 1
-        cpus = ranks * _trainer_cpus(config) + players * config.players.cpus
-        gpus = players * config.players.gpus + (ranks if config.trainer.accelerator == "cuda" else 0)
-        return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+        return resources_asked(self.config)
 
     def _is_short(self) -> bool:
         """Whether less was free than the run asks for, so that it isn't just slow to start."""
