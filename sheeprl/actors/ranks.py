@@ -7,7 +7,9 @@ hang. Results stay on the rank that made them, under a number, until rank 0 awai
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +116,9 @@ class Link:
 
     def end(self) -> None:
         """Let the other ranks go."""
-        self._command(Command("end"))
+        with suppress(RuntimeError):  # the line is broken: nobody is left to be told
+            self._command(Command("end"))
+        leave()
 
     def _command(self, command: Command) -> LocalRef:
         forget, self.forgotten = tuple(self.forgotten), []
@@ -130,7 +134,7 @@ class Link:
             box: list[Any] = [None]
             torch.distributed.broadcast_object_list(box, src=0, group=self._group)
             if box[0].kind == "end":
-                return
+                return leave()
             self._carry_out(box[0])
 
     def _carry_out(self, command: Command) -> LocalRef:
@@ -176,6 +180,16 @@ class Link:
                     self.results[number] = failed
             return failed  # type: ignore[no-any-return]
         return answers[command.rank or 0]  # type: ignore[no-any-return]
+
+
+def leave() -> None:
+    """Leave the group for good, while there is an interpreter that its threads can end in.
+
+    Left to the process's exit, a thread of the group now and then asks for the interpreter when that has gone, and
+    the process aborts after all its work is done.
+    """
+    gc.collect()  # what holds on to the group: futures of collectives
+    torch.distributed.destroy_process_group()
 
 
 class RankHandle:
