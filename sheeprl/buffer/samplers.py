@@ -139,7 +139,7 @@ class Rollout:
 
     def read(self, storage: Storage, anchors: Slots) -> Rows:
         """The rows."""
-        block = Block({name: (anchors.shape, values) for name, values in storage.rows.items()})
+        block = Block(storage.pool, {name: (anchors.shape, values) for name, values in storage.rows.items()})
         for name, out in block.rows.items():
             storage.gather(name, anchors, out)
         return block.rows
@@ -387,7 +387,7 @@ def _index_of(storage: Storage) -> EpisodeIndex:
 def _read_rows(storage: Storage, slots: Slots, more: Rows | None = None) -> Rows:
     """Whole rows, in one block."""
     extra: dict[str, Any] = {"index": storage.numbers(slots), **(more or {})}
-    block = Block({name: (slots.shape, values) for name, values in storage.rows.items()}, extra)
+    block = Block(storage.pool, {name: (slots.shape, values) for name, values in storage.rows.items()}, extra)
     for name in storage.rows:
         storage.gather(name, slots, block.rows[name])
     return block.rows
@@ -398,7 +398,7 @@ def _read_steps(storage: Storage, slots: Slots, after: Slots, more: Rows) -> Row
     rows = storage.rows
     sources = {name: (name, after if name in PER_STEP else slots) for name in rows if name not in more}
     sources |= {f"next_{name}": (name, after) for name in rows if name == "obs" or name.startswith("obs/")}
-    block = Block({key: (slots.shape, rows[name]) for key, (name, _) in sources.items()}, more)
+    block = Block(storage.pool, {key: (slots.shape, rows[name]) for key, (name, _) in sources.items()}, more)
     for key, (name, where) in sources.items():
         storage.gather(name, where, block.rows[key])
     return block.rows

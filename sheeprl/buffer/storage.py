@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sheeprl.buffer.block import Pool
 from sheeprl.buffer.changes import Changes
 from sheeprl.buffer.journal import RECORDS, Added, Journal
 from sheeprl.buffer.memory import Array, Heap, Mapped, Memory
@@ -83,6 +84,7 @@ class Storage:
         self.annexed: Rows = {}
         self.journal: Journal | None = None
         self.changes = Changes(self)
+        self.pool = Pool()  # of the memory that samples are read into
 
     @property
     def size(self) -> int:
