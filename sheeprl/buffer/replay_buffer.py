@@ -10,8 +10,8 @@ import numpy as np
 from tensordict import TensorDict
 
 from sheeprl.buffer.flat import flatten, unflatten
-from sheeprl.buffer.samplers import Sampler, Transitions
-from sheeprl.buffer.storage import RefusedFragmentError, Slots, Storage, StreamKey
+from sheeprl.buffer.samplers import Rollout, Sampler, Sequences, Transitions
+from sheeprl.buffer.storage import Array, RefusedFragmentError, Rows, Slots, Storage, StreamKey
 
 
 class ReplayBuffer:
@@ -45,6 +45,27 @@ class ReplayBuffer:
         """Whether `sample` can serve."""
         return self.sampler.ready(self.storage)
 
+    @property
+    def available(self) -> int:
+        """How many distinct samples could be drawn now."""
+        if isinstance(self.sampler, Sequences):
+            return int(np.count_nonzero(self.sampler._starts(self.storage, np.arange(self.storage.size))))
+        return self.storage.size if isinstance(self.sampler, Rollout) else self.storage.transitions
+
+    @property
+    def mass(self) -> float:
+        """Its share among shards."""
+        return float(self.available)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample; 0 before the first fragment."""
+        row = {name: values[0].nbytes for name, values in self.storage.rows.items()}
+        if isinstance(self.sampler, Sequences):
+            return (self.sampler.length + self.sampler.context) * int(sum(row.values()) + 8 * bool(row))
+        obs = sum(size for name, size in row.items() if name == "obs" or name.startswith("obs/"))
+        return int(sum(row.values()) + obs + 8 * bool(row))
+
     def add(self, fragment: TensorDict, stream: StreamKey = (0, 0), sequence: int | None = None) -> bool:
         """Copy a fragment in, behind what its stream brought before.
 
@@ -61,15 +82,18 @@ class ReplayBuffer:
 
         Raises:
             RefusedFragmentError: keys, shapes or dtypes differ from the first fragment's, the fragment exceeds the
-                capacity, or its sequence number leaves a gap. Nothing is stored then.
+                capacity, or some of it is not a finite number. Nothing is stored then.
         """
         expected = self._next_sequence.get(stream, 0)
         sequence = expected if sequence is None else sequence
         if sequence < expected or any(other[0] == stream[0] and other[1] > stream[1] for other in self._next_sequence):
             return False
-        if sequence > expected:
-            raise RefusedFragmentError(f"player {stream[0]} sent fragment {sequence}, but {expected} is next")
-        self.storage.add(stream, flatten(fragment))
+        rows = flatten(fragment)
+        if bad := [name for name, v in rows.items() if v.dtype.kind == "f" and not np.isfinite(v).all()]:
+            raise RefusedFragmentError(f"player {stream[0]} sent {bad[0]} that is not finite")
+        if sequence > expected:  # what came between is missing, so nothing follows the newest rows
+            self.storage.close(stream)
+        self.storage.add(stream, rows)
         self._next_sequence[stream] = sequence + 1
         return True
 
@@ -79,8 +103,15 @@ class ReplayBuffer:
         Raises:
             NotEnoughDataError: what is stored can't serve it yet.
         """
-        rows = self.sampler.draw(self.storage, self.rng, batch_size, n_batches)
+        rows = self.draw(batch_size, n_batches)
         return unflatten(rows, batch_dims=rows["reward"].ndim)
+
+    def draw(self, batch_size: int, n_batches: int = 1, progress: float = 0.0) -> Rows:
+        """What `sample` gives, as flat arrays."""
+        return self.sampler.draw(self.storage, self.rng, batch_size, n_batches)
+
+    def update_priorities(self, index: Slots, priorities: Array) -> None:
+        """Of no effect: samples are drawn uniformly."""
 
     def write_back(self, index: Slots, values: TensorDict) -> int:
         """Overwrite keys of sampled rows by their `index`; rows that have been overwritten since are left out.
