@@ -199,13 +199,13 @@ class Shards:
         return True
 
     async def write_back(self, chunk: Chunk, writes: Any) -> None:
-        """Let the shards that served a chunk have what losses gave for its rows. A shard made since has none of them.
+        """Let the shards that served a chunk have what losses gave for its rows. One made since has none of these.
 
         Args:
             chunk: what was sampled.
             writes: every rank's.
         """
-        served = {part.shard: part.handle for part in chunk.parts if self._is_current(part)}
+        served = {part.shard: part.handle for part in chunk.parts}
         asked = [self._ask(shard, handle, "write_back", writes) for shard, handle in served.items()]
         for each in asked:
             with suppress(LostError):  # the rows are gone, and what was to be written with them
