@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sheeprl.actors.handle import Handle
+from sheeprl.actors.shards import Shards
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.config import Config, ConfigError, apply_overrides, get_value, inspect, parse_yaml, structural_keys
 from sheeprl.run import Counters
@@ -119,13 +120,13 @@ class CheckpointKeeper:
             else:
                 old.rename(final)
 
-    async def save(self, counters: Counters, learner: Handle, buffer: Handle) -> None:
+    async def save(self, counters: Counters, learner: Handle, replay: Shards) -> None:
         """Write a checkpoint beside the others, then give it its name, then remove the oldest."""
         partial = self.folder / f".step_{counters.policy_steps}.part"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            await self._write(partial, counters, learner, buffer)
+            await self._write(partial, counters, learner, replay)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -133,12 +134,12 @@ class CheckpointKeeper:
         for path in checkpoints(self.folder.parent)[: -self.config.checkpoint.keep_last]:
             await asyncio.to_thread(shutil.rmtree, path)
 
-    async def _write(self, folder: Path, counters: Counters, learner: Handle, buffer: Handle) -> None:
+    async def _write(self, folder: Path, counters: Counters, learner: Handle, replay: Shards) -> None:
         """Fill a folder, what says that it is whole last."""
         # Asked of the learner, because a learner that failed in the middle of an update knows better.
         counters.gradient_steps = await learner.call("save", str(folder))
         if self.keeps_buffer:
-            await buffer.call("save", str(folder / "buffer"))
+            await replay.save(str(folder / "buffer"))
         state = {"algorithm": self.config.algo.name, "shards": self.shards, "counters": asdict(counters)}
         write_atomically(folder / STATE, json.dumps(state, indent=1))
 
@@ -163,8 +164,9 @@ def check_fits(checkpoint: Path, config: Config, shards: int) -> None:
         mistakes.append(f"algo.name={config.algo.name}: {checkpoint} is a checkpoint of {state['algorithm']}")
     if (checkpoint / "buffer").is_dir() and state["shards"] != shards:
         mistakes.append(
-            f"trainer.devices={shards}: in coupled mode every rank has its part of the replay, and "
-            f"the replay of {checkpoint} is in {state['shards']}; use run.mode and trainer.devices as before"
+            f"{'trainer.devices' if config.run.mode == 'coupled' else 'buffer.shards'}={shards}: the replay of "
+            f"{checkpoint} is in {state['shards']} parts (in coupled mode every rank has one); use run.mode, "
+            "trainer.devices and buffer.shards as before"
         )
     if mistakes:
         raise ConfigError(mistakes)
@@ -226,7 +228,10 @@ def read_config(run_dir: Path) -> dict[str, Any]:
 
 
 # What a resumed run can't change, besides what an algorithm's arguments say of themselves: it is what was learned on.
-FIXED = ("algo.name", "env.id", "env.kwargs", "env.wrappers", "run.seed", "run.dir", "run.resume", "buffer.size")
+FIXED = (
+    *("algo.name", "env.id", "env.kwargs", "env.wrappers"),
+    *("run.seed", "run.dir", "run.resume", "buffer.size", "buffer.shards"),
+)
 
 
 def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

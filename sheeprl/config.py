@@ -83,6 +83,7 @@ class BufferConfig(Section):
     """The shared replay buffer."""
 
     size: Count | None = Field(None, description="rows kept; default: one rollout on-policy, 1000000 off-policy")
+    shards: Count = Field(1, description="actors that the replay is shared out over; off-policy and decoupled only")
     checkpoint: bool = Field(True, description="write the replay into checkpoints")
 
 
@@ -134,7 +135,7 @@ class RayConfig(Section):
 
     address: str | None = Field(None, description="cluster to join; default RAY_ADDRESS, else Ray is started")
     wait_timeout: Positive = Field(600.0, description="seconds to wait for the cluster to hold the run")
-    max_failures: Natural = Field(3, description="restarts of players before the run gives up")
+    max_failures: Natural = Field(3, description="restarts of players and shards before the run gives up")
 
 
 class Config(Section):

@@ -10,17 +10,19 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sheeprl.algos.args import OffPolicy
 from sheeprl.config import Config, ConfigError
 from sheeprl.errors import RunFailedError, one_line
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
+    from sheeprl.actors.shards import Shards
     from sheeprl.envs.transforms import Spaces
     from sheeprl.report import FileReporter
     from sheeprl.run import Counters, Plan, Run
@@ -50,7 +52,7 @@ class Pieces:
     """The parts of a run, wherever they are."""
 
     make_player: Callable[[int, int], Handle]
-    buffer: Handle
+    replay: Shards
     learner: Handle
 
 
@@ -61,7 +63,7 @@ class Place:
     Args:
         run_dir: its folder.
         checkpoint: to go on from, if any.
-        shards: parts of the replay, one per rank in coupled mode.
+        shards: parts of the replay; in coupled mode every rank has one.
     """
 
     run_dir: Path
@@ -99,7 +101,7 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
 
 def _train_decoupled(config: Config, spaces: Spaces) -> Result:
     """Every piece a Ray actor."""
-    place = _find_place(config)
+    place = _find_place(config, config.buffer.shards)
     with _claimed(place):
         return _train_on_ray(config, spaces, place)
 
@@ -118,7 +120,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
         fleet = cluster.Fleet(config, spaces, _video_folder(config, place.run_dir))
-        pieces = Pieces(fleet.make_player, fleet.buffer, fleet.learner)
+        pieces = Pieces(fleet.make_player, _shards(config, fleet.shards, fleet.make_shard), fleet.learner)
 
         async def main() -> Result:
             await fleet.start(_next_incarnations(config, place), _say)
@@ -170,7 +172,8 @@ def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
         return Player(config, spaces, number, incarnation, folder)
 
     if ranks == 1:
-        pieces = Pieces(lambda *who: LocalHandle(make_player(*who)), LocalHandle(replay), LocalHandle(learner))
+        shards = _shards(config, [LocalHandle(replay)])
+        pieces = Pieces(lambda *who: LocalHandle(make_player(*who)), shards, LocalHandle(learner))
         return asyncio.run(_drive(config, pieces, place))
     return _train_ranks(config, place, fabric, {"buffer": replay, "learner": learner}, make_player)
 
@@ -191,11 +194,27 @@ def _train_ranks(
         link.make("player", name, rank, (number, incarnation))
         return RankHandle(link, name, rank)
 
-    pieces = Pieces(player, RankHandle(link, "buffer"), RankHandle(link, "learner"))
+    parts = [RankHandle(link, "buffer", rank) for rank in range(fabric.world_size)]
+    replay = _shards(config, parts, together=RankHandle(link, "buffer"))
+    pieces = Pieces(player, replay, RankHandle(link, "learner"))
     try:
         return asyncio.run(_drive(config, pieces, place))
     finally:
         link.end()
+
+
+def _shards(
+    config: Config,
+    handles: Sequence[Handle],
+    make_shard: Callable[[int, int], Handle] | None = None,
+    together: Handle | None = None,
+) -> Shards:
+    """The replay as the run speaks to it."""
+    from sheeprl.actors.shards import Shards
+
+    data = config.algo.data()
+    needed = data.batch_size if isinstance(data, OffPolicy) else 1
+    return Shards(handles, needed, config.run.seed, make_shard, together)
 
 
 # --------------------------------------------------------------------------------------------- driving
@@ -210,7 +229,7 @@ async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
     _write_config(config, place)
     reporter = _open_reporter(config, place, counters)
     keeper = CheckpointKeeper(place.run_dir, config, place.shards)
-    run = Run(_plan(config), pieces.make_player, pieces.buffer, pieces.learner, reporter, keeper, counters)
+    run = Run(_plan(config), pieces.make_player, pieces.replay, pieces.learner, reporter, keeper, counters)
     status, caught = "failed", None
     try:
         with _stopping_on_signals(run) as signals:
@@ -238,7 +257,6 @@ async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
 
 async def _load(config: Config, pieces: Pieces, place: Place) -> Counters:
     """Take over the checkpoint, if there is one; the counters to go on with."""
-    from sheeprl.algos.args import OffPolicy
     from sheeprl.checkpoint import read_counters
     from sheeprl.run import Counters
 
@@ -248,7 +266,7 @@ async def _load(config: Config, pieces: Pieces, place: Place) -> Counters:
     try:
         counters.gradient_steps = await pieces.learner.call("load", str(place.checkpoint))
         if isinstance(config.algo.data(), OffPolicy) and (place.checkpoint / "buffer").is_dir():
-            await pieces.buffer.call("load", str(place.checkpoint / "buffer"))
+            await pieces.replay.load(str(place.checkpoint / "buffer"))
     except Exception as error:
         raise RunFailedError(
             f"{place.checkpoint} can't be loaded: {one_line(error)}; move it away to go on from the one before"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -147,6 +148,7 @@ def _size_mistakes(config: Config) -> Iterator[str]:
     """Sizes that don't fit each other."""
     data = config.algo.data()
     yield from _rank_mistakes(config, data.batch_size or 0)
+    yield from _shard_mistakes(config)
     yield from _rollout_mistakes(config, data) if isinstance(data, OnPolicy) else _replay_mistakes(config, data)
 
 
@@ -160,6 +162,19 @@ def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
         yield f"players.num={players}: in coupled mode every rank plays; use a multiple of {ranks}"
     if config.run.mode == "coupled" and trainer.num_nodes > 1:
         yield f"trainer.num_nodes={trainer.num_nodes}: coupled mode is for one node; use run.mode=decoupled"
+
+
+def _shard_mistakes(config: Config) -> Iterator[str]:
+    """What the replay can't be shared out over."""
+    shards, players = config.buffer.shards, config.players.num or 1
+    if shards == 1:
+        return
+    if config.run.mode == "coupled":
+        yield f"buffer.shards={shards}: in coupled mode every rank has its part; leave it out or use run.mode=decoupled"
+    elif isinstance(config.algo.data(), OnPolicy):
+        yield f"buffer.shards={shards}: {config.algo.name} reads whole rollouts out of one buffer; leave it out"
+    elif shards > players:
+        yield f"buffer.shards={shards}: more than players.num={players}; the others would stay empty"
 
 
 def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
@@ -187,11 +202,17 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
         yield f"algo.batch_size={data.batch_size}: larger than will ever be stored, buffer.size={size}"
     elif data.batch_size > total:
         yield f"algo.batch_size={data.batch_size}: larger than will ever be stored, run.total_steps={total}"
-    round_rows = (config.players.fragment_rows or 1) * config.env.num_envs * (config.players.num or 1)
+    players = config.players.num or 1
+    shards = config.trainer.ranks if config.run.mode == "coupled" else config.buffer.shards
+    round_rows = (config.players.fragment_rows or 1) * config.env.num_envs * players
+    shard_rows = round_rows // players * math.ceil(players / shards)
     if data.learning_starts >= total:
         yield f"algo.learning_starts={data.learning_starts}: nothing would be learned in run.total_steps={total}"
     if size < round_rows:
         yield f"buffer.size={size}: less than one round, {round_rows} rows"
+    elif size // shards < shard_rows:
+        needed = shards * shard_rows
+        yield f"buffer.size={size}: a shard of {shards} takes up to {shard_rows} rows a round; use at least {needed}"
 
 
 def _machine_mistakes(config: Config) -> Iterator[str]:

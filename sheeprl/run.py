@@ -20,14 +20,17 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sheeprl.actors.fragment import BufferStatus, FragmentInfo, UpdateInfo
-from sheeprl.actors.handle import Every, Handle, Ref
+from sheeprl.actors.fragment import FragmentInfo, UpdateInfo
+from sheeprl.actors.handle import Every, Handle, LostError, Ref
+from sheeprl.actors.shards import Chunk, Shards
 from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.errors import RunFailedError, one_line
 from sheeprl.evaluate import Evaluation
 from sheeprl.report import Progress, Reporter
 
-CHUNK = 64  # gradient steps per call to the learner: enough to make the call cheap, few enough to stop soon
+CHUNK_STEPS = 64  # gradient steps per call to the learner: enough to make the call cheap, few enough to stop soon
+CHUNK_BYTES = 64 * 2**20  # and no more than their batches may take, however large a sample is
 
 
 class Clock(Protocol):
@@ -57,7 +60,7 @@ class Plan:
         fragment_rows: rows of a fragment.
         max_staleness: versions that a fragment may lag behind.
         prefetch: chunks of batches requested ahead.
-        max_failures: restarts of players before giving up.
+        max_failures: restarts of players and shards before giving up, and refused fragments in a row of one player.
         log_every: policy steps between lines of metrics; the others likewise, None for never.
         eval_episodes: episodes of an evaluation.
     """
@@ -82,7 +85,9 @@ class Counters:
     policy_steps: int = 0
     gradient_steps: int = 0
     version: int = 0  # rounds learned
-    restarts: int = 0
+    restarts: int = 0  # of players
+    buffer_restarts: int = 0  # of shards of the replay
+    refused: int = 0  # fragments that the replay didn't take
     incarnations: list[int] = field(default_factory=list)  # by player
     wall_time: float = 0.0
 
@@ -90,8 +95,8 @@ class Counters:
 class Keeper(Protocol):
     """Keeps checkpoints."""
 
-    async def save(self, counters: Counters, learner: Handle, buffer: Handle) -> None:
-        """Write a checkpoint of learner, buffer and counters, whole or not at all."""
+    async def save(self, counters: Counters, learner: Handle, replay: Shards) -> None:
+        """Write a checkpoint of learner, replay and counters, whole or not at all."""
         ...
 
 
@@ -120,7 +125,7 @@ class Window:
         self.returns: list[float] = []
         self.lengths: list[int] = []
         self.losses: dict[str, list[float]] = {}
-        self.playing = self.learning = self.player_idle = self.trainer_idle = 0.0
+        self.playing = self.learning = self.player_idle = self.trainer_idle = self.batch_wait = 0.0
         self.staleness = 0
 
 
@@ -130,7 +135,7 @@ class Run:
     Args:
         plan: what to do.
         make_player: handle of player `number` in its `incarnation`; called again to replace one that failed.
-        buffer: handle of the replay.
+        replay: all its shards.
         learner: handle of the trainer group.
         reporter: where metrics and messages go.
         keeper: where checkpoints go.
@@ -142,7 +147,7 @@ class Run:
         self,
         plan: Plan,
         make_player: Callable[[int, int], Handle],
-        buffer: Handle,
+        replay: Shards,
         learner: Handle,
         reporter: Reporter,
         keeper: Keeper,
@@ -151,7 +156,8 @@ class Run:
     ) -> None:
         self.plan = plan
         self.make_player = make_player
-        self.buffer, self.learner = buffer, learner
+        self.replay, self.learner = replay, learner
+        replay.on_loss = self.lose_shard
         self.reporter, self.keeper = reporter, keeper
         self.clock = clock or WallClock()
         self.counters = counters or Counters()
@@ -161,11 +167,13 @@ class Run:
         self.inbox: list[asyncio.Queue[Arrived]] = [asyncio.Queue() for _ in range(plan.players)]
         self.published: Published | None = None
         self.failures = 0
+        self.refusals = [0] * plan.players  # in a row
         self.newer_weights = asyncio.Condition()
         self.stopping = asyncio.Event()
         self.evaluated_at: int | None = None
         self.evaluations: set[asyncio.Task[None]] = set()
-        self.status = BufferStatus(0, ready=False)
+        self.learned_until: float | None = None  # by the learner's clock, in this round
+        self.said_waiting = False
         self.mean_return: float | None = None
         self.recent_returns: deque[float] = deque(maxlen=100)
         self.began = self.clock.time() - self.counters.wall_time
@@ -186,7 +194,7 @@ class Run:
             RunFailedError: a player failed too often, or learner or buffer failed. What could be saved was saved.
         """
         try:
-            self.status = await self.asked(self.buffer.call("status"), "the buffer")
+            await self.asked(self.replay.start(), "the buffer")
             await self.take_gradient_steps(0, self.progress())
             await self.publish()
             players = [asyncio.ensure_future(self.play(number)) for number in range(self.plan.players)]
@@ -232,8 +240,7 @@ class Run:
             if arrived is None:
                 return
             progress = self.progress()  # of the round's beginning: a last round at rate 0 would be played for nothing
-            await self.add(arrived)
-            await self.take_gradient_steps(sum(each.info.rows for each in arrived), progress)
+            await self.take_gradient_steps(await self.add(arrived), progress)
             self.counters.version += 1
             await self.publish()
             await self.keep_books()
@@ -293,16 +300,32 @@ class Run:
         if number in self.players:  # it may have failed at being made
             self.players.pop(number).close()
         self.counters.restarts += 1
+        self.count_failure(f"player {number}", "replaced", error)
+
+    def lose_shard(self, number: int, error: LostError) -> None:
+        """Count a shard of the replay that was lost, with all that it held; an empty one has its place.
+
+        Raises:
+            RunFailedError: it was one failure too many, or it held the rollout that is to be learned from.
+        """
+        self.counters.buffer_restarts += 1
+        if not self.plan.data.carries_debt:
+            raise RunFailedError(f"the buffer failed: {one_line(error)}") from error
+        self.count_failure(f"shard {number} of the replay", "replaced by an empty one", error)
+
+    def count_failure(self, who: str, what: str, error: Exception) -> None:
+        """Say what becomes of who has failed.
+
+        Raises:
+            RunFailedError: it was one failure too many.
+        """
         self.failures += 1
-        reason = one_line(error)
-        if self.failures > self.plan.max_failures:
+        most, reason = self.plan.max_failures, one_line(error)
+        if self.failures > most:
             raise RunFailedError(
-                f"player {number} has failed once too often: {reason} (ray.max_failures={self.plan.max_failures})",
-                getattr(error, "trace", ""),
+                f"{who} has failed once too often: {reason} (ray.max_failures={most})", getattr(error, "trace", "")
             ) from error
-        self.reporter.message(
-            f"player {number} is replaced ({self.failures} of {self.plan.max_failures}): {reason}", "warning"
-        )
+        self.reporter.message(f"{who} is {what} ({self.failures} of {most}): {reason}", "warning")
 
     # ---------------------------------------------------------------------------------------- learning
 
@@ -319,12 +342,15 @@ class Run:
         arrivals.cancel()
         return None
 
-    async def add(self, arrived: list[Arrived]) -> None:
-        """Put a round's fragments into the buffer and count them."""
-        answers = [self.buffer.call("add", each.fragment) for each in arrived]
-        for answer in answers:
-            self.status = await self.asked(answer, "the buffer")
-        for info in (each.info for each in arrived):
+    async def add(self, arrived: list[Arrived]) -> int:
+        """Put a round's fragments into the replay and count those that it took; how many rows these have.
+
+        Raises:
+            RunFailedError: the buffer failed, or refused what the run can't do without.
+        """
+        refused = await self.asked(self.replay.add([each.fragment for each in arrived]), "the buffer")
+        taken = [each.info for each, error in zip(arrived, refused, strict=True) if error is None]
+        for info in taken:
             self.counters.policy_steps += info.policy_steps
             self.window.playing += info.seconds
             self.window.staleness = max(self.window.staleness, self.counters.version - info.version)
@@ -333,42 +359,94 @@ class Run:
             self.recent_returns += info.returns
         if self.recent_returns:
             self.mean_return = sum(self.recent_returns) / len(self.recent_returns)
+        for number, error in enumerate(refused):
+            self.note_refusal(number, error)
+        return sum(info.rows for info in taken)
+
+    def note_refusal(self, number: int, error: RefusedFragmentError | None) -> None:
+        """Count and tell of a fragment that the buffer refused; None is of one that it took.
+
+        Raises:
+            RunFailedError: it was one too many in a row, or a part of the rollout that is to be learned from.
+        """
+        self.refusals[number] = 0 if error is None else self.refusals[number] + 1
+        if error is None:
+            return
+        self.counters.refused += 1
+        told, most = f"a fragment of player {number} was refused: {one_line(error)}", self.plan.max_failures
+        if not self.plan.data.carries_debt:
+            raise RunFailedError(told) from error
+        if self.refusals[number] > most:
+            raise RunFailedError(f"{told} (once too often in a row; ray.max_failures={most})") from error
+        self.reporter.message(told, "warning")
 
     async def take_gradient_steps(self, rows: int, progress: float) -> None:
         """Take the gradient steps owed after a round of `rows` rows; with 0, those that an interrupted round left.
 
-        While the buffer can't serve a sample yet the debt grows, and nobody waits for it.
+        While the replay can't serve a batch the debt grows, and nobody waits for it.
         """
-        data, counters = self.plan.data, self.counters
-        if not self.status.ready or (rows == 0 and not data.carries_debt):
+        data, first = self.plan.data, self.counters.gradient_steps
+        if rows == 0 and not data.carries_debt:
             return
-        owed = data.owed(counters.policy_steps, counters.gradient_steps, rows)
-        chunks = deque(_chunks(owed) if data.carries_debt else [owed])
-        sampled: deque[tuple[int, Ref]] = deque()
+        chunks = deque(self.chunks(data.owed(self.counters.policy_steps, first, rows)))
+        sampled: deque[Chunk] = deque()
         updating: deque[Ref] = deque()
+        self.learned_until = None
         # The order of these calls decides what is sampled, so it must not depend on how long they take.
         while True:
             if self.stopping.is_set() and data.carries_debt:
                 chunks.clear()  # a resumed run takes the steps that are still owed
-            while chunks and len(sampled) <= self.plan.prefetch:
-                sampled.append((chunks[0], self.buffer.call("sample", chunks.popleft())))
-            if not sampled:
+            while chunks and len(sampled) <= self.plan.prefetch and self.can_sample():
+                sampled.append(self.replay.request(first, chunks[0], progress))
+                first += chunks.popleft()
+            if not sampled or not await self.delivered(
+                sampled[0], is_first=self.learned_until is None and not updating
+            ):
                 break
-            steps, block = sampled.popleft()
-            info, writes = self.learner.call_pair("update", block, steps, progress)
+            chunk = sampled.popleft()
+            info, writes = self.learner.call_pair("update", chunk.steps, progress, chunk.order, *chunk.blocks)
             updating.append(info)
-            if data.writes_back:
-                await self.asked(self.buffer.call("write_back", Every(writes)), "the buffer")
-            while len(updating) > self.plan.prefetch:
+            while len(updating) > (0 if data.writes_back else self.plan.prefetch):
                 await self.updated(updating.popleft())
+            if data.writes_back:
+                await self.asked(self.replay.write_back(chunk, Every(writes)), "the buffer")
         while updating:
             await self.updated(updating.popleft())
+
+    def chunks(self, steps: int) -> list[int]:
+        """Gradient steps as parts that are worth a call and not too large; a rollout is learned from in one."""
+        if not self.plan.data.carries_debt:
+            return [steps]
+        most = max(1, min(CHUNK_STEPS, CHUNK_BYTES // max(1, self.replay.batch_bytes)))
+        whole, rest = divmod(steps, most)
+        return [most] * whole + [rest] * (rest > 0)
+
+    def can_sample(self) -> bool:
+        """Whether the replay can serve a batch; the first time that it can't, say so."""
+        if not self.replay.is_ready and not self.said_waiting:
+            self.said_waiting = True
+            needed, available = self.replay.batch_size, self.replay.available
+            self.reporter.message(
+                f"waiting until the replay holds {needed} samples for a batch of {needed}; it has {available}"
+            )
+        return self.replay.is_ready
+
+    async def delivered(self, chunk: Chunk, is_first: bool) -> bool:
+        """Wait for a chunk's samples, for which the learner waits too if it is a round's first; whether they came."""
+        began = self.clock.time()
+        came: bool = await self.asked(self.replay.deliver(chunk), "the buffer")
+        if is_first:
+            self.window.batch_wait += self.clock.time() - began
+        return came
 
     async def updated(self, answer: Ref) -> None:
         """Wait for an update and take note of it."""
         info: UpdateInfo = await self.asked(answer, "the learner")
         self.counters.gradient_steps = info.gradient_steps
         self.window.learning += info.seconds
+        if self.learned_until is not None:
+            self.window.batch_wait += max(0.0, info.began - self.learned_until)
+        self.learned_until = info.began + info.seconds
         for name, value in info.metrics.items():
             self.window.losses.setdefault(name, []).append(value)
         self.show_progress()
@@ -381,7 +459,7 @@ class Run:
             self.published = Published(self.counters.version, weights, self.counters.policy_steps)
             self.newer_weights.notify_all()
 
-    async def asked(self, answer: Ref, who: str) -> Any:
+    async def asked(self, answer: Awaitable[Any], who: str) -> Any:
         """Wait for something without which the run can't go on.
 
         Raises:
@@ -389,6 +467,8 @@ class Run:
         """
         try:
             return await answer
+        except RunFailedError:
+            raise
         except Exception as error:
             raise RunFailedError(f"{who} failed: {one_line(error)}", getattr(error, "trace", "")) from error
 
@@ -438,7 +518,7 @@ class Run:
         """
         self.counters.wall_time = self.clock.time() - self.began
         try:
-            await self.keeper.save(self.counters, self.learner, self.buffer)
+            await self.keeper.save(self.counters, self.learner, self.replay)
         except Exception as error:
             raise RunFailedError(
                 f"no checkpoint could be written: {one_line(error)}", getattr(error, "trace", "")
@@ -483,25 +563,24 @@ class Run:
             "Time/sps": steps / seconds,
             "Time/player_idle": window.player_idle / (seconds * self.plan.players),
             "Time/trainer_idle": window.trainer_idle / seconds,
+            "Time/trainer_wait_batch": window.batch_wait / seconds,
             "Params/replay_ratio": counters.gradient_steps / max(1, counters.policy_steps),
             "Params/gradient_steps": counters.gradient_steps,
             "Players/alive": len(self.players),
             "Players/restarts": counters.restarts,
             "Weights/staleness": window.staleness,
-            "Buffer/size": self.status.size,
+            "Buffer/size": self.replay.size,
+            "Buffer/restarts": counters.buffer_restarts,
+            "Buffer/refused": counters.refused,
         }
+        if self.plan.data.writes_back:
+            values["Buffer/late_writes"] = self.replay.late_writes
         self.reporter.metrics(counters.policy_steps, values)
         self.window = Window(now, counters.policy_steps, counters.gradient_steps)
 
 
 async def _in_order(awaitables: Iterable[Awaitable[Arrived]]) -> list[Arrived]:
     return [await awaitable for awaitable in awaitables]
-
-
-def _chunks(steps: int) -> list[int]:
-    """`steps` as chunks of CHUNK and a rest."""
-    whole, rest = divmod(steps, CHUNK)
-    return [CHUNK] * whole + [rest] * (rest > 0)
 
 
 def _mean(values: Sequence[float]) -> float:

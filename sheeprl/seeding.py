@@ -17,6 +17,7 @@ class Role(IntEnum):
     PLAYER = 4  # actions
     ENV = 5
     EVAL = 6
+    SHARDS = 7  # which shard of the replay serves which sample
 
 
 def sequence(seed: int, role: Role, *key: int) -> np.random.SeedSequence:

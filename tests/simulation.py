@@ -22,11 +22,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from hypothesis import strategies as st
 
 from sheeprl.actors.fragment import BufferStatus, FragmentInfo, UpdateInfo
-from sheeprl.actors.handle import Every, Handle
+from sheeprl.actors.handle import Every, Handle, LostError
+from sheeprl.actors.shards import Shards
 from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.evaluate import Evaluation
 from sheeprl.report import Progress
-from sheeprl.run import Counters, Plan, Run, RunFailedError
+from sheeprl.run import CHUNK_BYTES, CHUNK_STEPS, Counters, Plan, Run, RunFailedError
 
 T = TypeVar("T")
 MAX_TURNS = 200_000  # of the event loop: more than any schedule here needs
@@ -100,7 +102,7 @@ def run_virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 # -------------------------------------------------------------------------------------------------- handles
 
 
-class DiedError(RuntimeError):
+class DiedError(LostError):
     """The actor is gone."""
 
 
@@ -161,6 +163,7 @@ class SimulatedHandle:
         delay: how long its next call takes.
         events: where to write down what happens.
         on_call: is told of each call just before it is carried out; may raise in its place, or call `die`.
+        on_answer: is told of each call when it has been carried out; may call `die`, and nobody hears what came of it.
     """
 
     def __init__(
@@ -170,8 +173,10 @@ class SimulatedHandle:
         delay: Callable[[], float],
         events: list[Event],
         on_call: Callable[[SimulatedHandle, str], None] = lambda handle, method: None,
+        on_answer: Callable[[SimulatedHandle, str], None] = lambda handle, method: None,
     ) -> None:
-        self.name, self.target, self.delay, self.events, self.on_call = name, target, delay, events, on_call
+        self.name, self.target, self.delay, self.events = name, target, delay, events
+        self.on_call, self.on_answer = on_call, on_answer
         self.loop = asyncio.get_running_loop()
         self.calls: deque[Call] = deque()
         self.timer: asyncio.TimerHandle | None = None
@@ -223,6 +228,9 @@ class SimulatedHandle:
             outcome = Outcome(getattr(self.target, call.method)(*values))
         except Exception as error:
             outcome = Outcome(error=error)
+        self.on_answer(self, call.method)
+        if self.dead:
+            return
         self.calls.popleft()
         self._end(call, outcome)
         if self.calls:
@@ -259,6 +267,22 @@ class PlayerFailure:
 
 
 @dataclass(frozen=True)
+class ShardDeath:
+    """Ends one life of a shard: the first of its deaths the first life, and so on.
+
+    Args:
+        shard: its number, taken modulo the number of shards.
+        when: `time`, `at` ticks after it was made; else in its call number `at`, before that is carried out (`call`)
+            or after (`answer`).
+        at: when.
+    """
+
+    shard: int
+    when: Literal["time", "call", "answer"]
+    at: int
+
+
+@dataclass(frozen=True)
 class Trouble:
     """Lets the learner or the buffer fail in call number `at` of a method, for good if it dies."""
 
@@ -284,10 +308,12 @@ class Schedule:
     Args:
         envs: of a player; a fragment has `fragment_rows * envs` rows.
         end_rows: rows of fragments on which nothing was decided, gone through again and again.
-        ready_rows: rows with which the buffer can serve a sample.
+        refused: whether a fragment is refused, gone through again and again.
+        chunk_steps: gradient steps whose batches are as many bytes as a chunk may have.
         keeps_buffer: whether a checkpoint has the buffer in it.
         delays: how long calls take.
         failures: of players.
+        shard_deaths: of shards.
         trouble: of learner or buffer.
         stop_after: calls carried out by all actors before the run is asked to stop.
         resume_from: which checkpoint a later leg goes on from, counted from the last one.
@@ -295,6 +321,7 @@ class Schedule:
 
     data: OnPolicy | OffPolicy
     players: int = 1
+    shards: int = 1
     fragment_rows: int = 1
     envs: int = 1
     total_steps: int = 1
@@ -306,10 +333,12 @@ class Schedule:
     eval_every: int | None = None
     eval_episodes: int = 0
     end_rows: tuple[int, ...] = (0,)
-    ready_rows: int = 0
+    refused: tuple[bool, ...] = (False,)
+    chunk_steps: int = CHUNK_STEPS
     keeps_buffer: bool = True
     delays: Delays = field(default_factory=Delays)
     failures: tuple[PlayerFailure, ...] = ()
+    shard_deaths: tuple[ShardDeath, ...] = ()
     trouble: Trouble | None = None
     stop_after: int | None = None
     resume_from: int = 0
@@ -336,6 +365,15 @@ class Schedule:
         """Rows of a round."""
         return self.players * self.fragment_rows * self.envs
 
+    @property
+    def batch_size(self) -> int:
+        """Samples that must be there to learn."""
+        return self.data.batch_size if isinstance(self.data, OffPolicy) else 1
+
+    def is_refused(self, player: int, incarnation: int, sequence: int) -> bool:
+        """Whether the replay doesn't take a fragment."""
+        return self.refused[(2 * player + incarnation + sequence) % len(self.refused)]
+
     def decided(self, player: int, incarnation: int, sequence: int) -> int:
         """Policy steps of a fragment. No more rows are end rows than every second one in each environment's stream."""
         most = (self.fragment_rows + sequence % 2) // 2 * self.envs
@@ -358,8 +396,14 @@ _ratios = st.one_of(
 _failures = st.lists(
     st.builds(PlayerFailure, player=uniform(0, 4), dies=st.booleans(), at=uniform(0, 20)), max_size=5
 ).map(tuple)
+_deaths = st.lists(
+    st.builds(ShardDeath, shard=uniform(0, 3), when=st.sampled_from(["time", "call", "answer"]), at=st.integers(0, 40)),
+    min_size=1,
+    max_size=4,
+).map(tuple)
 _methods = [("learner", name) for name in ("update", "weights", "save")]
 _methods += [("buffer", name) for name in ("add", "sample", "write_back", "save", "status")]
+_refused = st.lists(st.sampled_from([False, False, True]), min_size=1, max_size=7).map(tuple)
 _troubles = st.builds(
     lambda method, dies, at: Trouble(*method, dies, at), st.sampled_from(_methods), st.booleans(), uniform(0, 4)
 )
@@ -381,17 +425,20 @@ def schedules(draw: st.DrawFn, calm: bool = False, max_staleness: int = 3) -> Sc
         data = OnPolicy(fragment_rows, batch_size=draw(st.integers(1, 2 * rows)), epochs=draw(st.integers(1, 3)))
     else:
         data = OffPolicy(
-            batch_size=4,
+            batch_size=draw(st.integers(1, 2 * rows)),
             replay_ratio=draw(_ratios),
             learning_starts=draw(st.integers(0, 2 * rows)),
             fragment_rows=fragment_rows,
             writes_back=draw(st.booleans()),
         )
     # One thing at a time goes wrong in most schedules: the first one hides what the others would have done.
-    wrong = "" if calm else draw(st.sampled_from(["", "failures", "stop", "failures", "stop", "trouble", "all"]))
+    kinds = ["", "failures", "stop", "failures", "stop", "trouble", "deaths", "deaths", "refused", "all"]
+    wrong = "" if calm else draw(st.sampled_from(kinds))
+    on_policy = isinstance(data, OnPolicy)
     return Schedule(
         data=data,
         players=players,
+        shards=1 if on_policy else draw(st.integers(1, min(players, 3))),
         fragment_rows=fragment_rows,
         envs=envs,
         total_steps=draw(uniform(1, 6 * rows)),
@@ -403,10 +450,12 @@ def schedules(draw: st.DrawFn, calm: bool = False, max_staleness: int = 3) -> Sc
         eval_every=draw(st.none() | st.integers(1, 2 * rows)) if (eval_episodes := draw(st.integers(0, 2))) else None,
         eval_episodes=eval_episodes,
         end_rows=draw(st.lists(st.integers(0, 8), min_size=1, max_size=4).map(tuple)),
-        ready_rows=0 if isinstance(data, OnPolicy) else draw(st.integers(0, 2 * rows)),
-        keeps_buffer=draw(st.booleans()) and isinstance(data, OffPolicy),
+        refused=draw(_refused) if wrong in ("refused", "all") else (False,),
+        chunk_steps=draw(st.sampled_from([CHUNK_STEPS, 17])),
+        keeps_buffer=draw(st.booleans()) and not on_policy,
         delays=draw(delays),
         failures=draw(_failures) if wrong in ("failures", "all") else (),
+        shard_deaths=draw(_deaths) if wrong in ("deaths", "all") else (),
         trouble=draw(_troubles) if wrong in ("trouble", "all") else None,
         stop_after=draw(uniform(0, 60)) if wrong in ("stop", "all") else None,
         resume_from=draw(st.integers(0, 3)),
@@ -422,10 +471,11 @@ class Weights:
 
     Args:
         number: of this hand-out in this leg.
-        fragments: added before, in this leg.
-        policy_steps: in all fragments added.
+        fragments: offered to the replay before, in this leg.
+        policy_steps: in all fragments that it took.
         gradient_steps: that the learner had taken.
-        ready: whether the buffer could serve a sample.
+        ready: whether the replay could serve a batch.
+        losses: shards that had been replaced.
         stopping: whether the run had been asked to stop.
     """
 
@@ -434,6 +484,7 @@ class Weights:
     policy_steps: int
     gradient_steps: int
     ready: bool
+    losses: int
     stopping: bool
 
 
@@ -453,29 +504,53 @@ class Played:
 
 
 @dataclass(frozen=True)
-class Block:
-    """Batches that were sampled: their number in this leg, how many were asked for, what had been added by then."""
+class Offer:
+    """A fragment that was offered to a shard, which took or refused it, and could say so."""
 
+    fragment: Played
+    shard: int
+    incarnation: int
+    refused: bool
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a shard sampled.
+
+    Args:
+        shard: which.
+        incarnation: of that shard.
+        number: of the block in this life.
+        batches: how many batches were asked for, 0 if it was a part of some.
+        samples: how many samples these are.
+        progress: with which they were asked for.
+        fragments: offered to all shards by then.
+    """
+
+    shard: int
+    incarnation: int
     number: int
-    asked: int
+    batches: int
+    samples: int
+    progress: float
     fragments: int
-    policy_steps: int
 
 
 @dataclass(frozen=True)
 class Update:
-    """Gradient steps that were taken with a block."""
+    """Gradient steps that were taken with blocks."""
 
-    block: Block
+    blocks: tuple[Block, ...]
     steps: int
     progress: float
+    order: int | None
 
 
 @dataclass(frozen=True)
 class Writes:
     """What an update gave, to be written back."""
 
-    block: int
+    update: int
 
 
 class StandInPlayer:
@@ -501,43 +576,90 @@ class StandInPlayer:
         return Evaluation(0.0, 0.0, [0.0] * episodes, [1] * episodes)
 
 
-class StandInBuffer:
-    """Writes down what is added and sampled, in `log`."""
+class StandInReplay:
+    """Everything that happened to the shards, in all their lives."""
 
-    def __init__(self, schedule: Schedule, rows: int, policy_steps: int) -> None:
-        self.schedule, self.rows, self.policy_steps = schedule, rows, policy_steps
-        self.added: list[Played] = []
-        self.log: list[Played | Block | Writes] = []
-        self.sampled = 0
+    def __init__(self, schedule: Schedule, rows: list[int], policy_steps: int) -> None:
+        self.schedule, self.policy_steps_before = schedule, policy_steps
+        self.offered: list[Offer] = []
+        self.lives: list[StandInShard] = []
+        self.newest = [self.make(number, 0, stored) for number, stored in enumerate(rows)]
+
+    def make(self, number: int, incarnation: int, rows: int = 0) -> StandInShard:
+        """A shard; from now on it is the one of that number."""
+        shard = StandInShard(self, number, incarnation, rows)
+        self.lives.append(shard)
+        if incarnation:
+            self.newest[number] = shard
+        return shard
+
+    @property
+    def taken(self) -> list[Offer]:
+        return [offer for offer in self.offered if not offer.refused]
+
+    @property
+    def policy_steps(self) -> int:
+        return self.policy_steps_before + sum(offer.fragment.policy_steps for offer in self.taken)
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.newest)
 
     @property
     def ready(self) -> bool:
-        return self.rows >= max(1, self.schedule.ready_rows)
+        return self.rows >= self.schedule.batch_size
+
+    @property
+    def losses(self) -> int:
+        return len(self.lives) - self.schedule.shards
+
+
+class StandInShard:
+    """Writes down what is added and sampled, in `log`. Its mass grows with what is written back."""
+
+    def __init__(self, replay: StandInReplay, number: int, incarnation: int, rows: int) -> None:
+        self.replay, self.schedule = replay, replay.schedule
+        self.number, self.incarnation, self.rows = number, incarnation, rows
+        self.log: list[Played | Block | Writes] = []
+        self.sampled = self.written = 0
 
     def status(self) -> BufferStatus:
-        return BufferStatus(self.rows, self.ready)
+        sample_bytes = CHUNK_BYTES // (self.schedule.batch_size * self.schedule.chunk_steps)
+        return BufferStatus(self.rows, self.rows, float(self.rows + self.written), sample_bytes if self.rows else 0)
 
     def add(self, fragment: Played) -> BufferStatus:
-        self.added.append(fragment)
+        refused = self.schedule.is_refused(fragment.player, fragment.incarnation, fragment.sequence)
+        self.replay.offered.append(Offer(fragment, self.number, self.incarnation, refused))
+        if refused:
+            raise RefusedFragmentError(f"fragment {fragment.sequence} of player {fragment.player} doesn't fit")
         self.log.append(fragment)
         self.rows += fragment.rows
-        self.policy_steps += fragment.policy_steps
         return self.status()
 
-    def sample(self, n_batches: int) -> Block:
-        if not self.ready:
-            raise AssertionError("a sample was asked of a buffer that isn't ready")
-        block = Block(self.sampled, n_batches, len(self.added), self.policy_steps)
+    def sample(self, n_batches: int, progress: float) -> tuple[int, Block]:
+        assert self.schedule.shards == 1
+        assert self.rows >= self.schedule.batch_size, "a batch was asked of a replay that can't serve it"
+        return self.draw(n_batches, n_batches * self.schedule.batch_size, progress)
+
+    def sample_part(self, count: int, progress: float) -> tuple[int, Block]:
+        assert self.schedule.shards > 1
+        assert self.rows, "samples were asked of a shard that is empty"
+        return self.draw(0, count, progress)
+
+    def draw(self, batches: int, samples: int, progress: float) -> tuple[int, Block]:
+        fragments = len(self.replay.offered)
+        block = Block(self.number, self.incarnation, self.sampled, batches, samples, progress, fragments)
         self.sampled += 1
         self.log.append(block)
-        return block
+        return samples, block
 
-    def write_back(self, writes: Writes) -> int:
+    def write_back(self, writes: Writes) -> BufferStatus:
         self.log.append(writes)
-        return 0
+        self.written += 1
+        return self.status()
 
-    def save(self) -> int:
-        return self.rows
+    def save(self, folder: str) -> BufferStatus:
+        return self.status()
 
 
 class StandInLearner:
@@ -548,14 +670,18 @@ class StandInLearner:
         self.look = look
         self.log: list[Update | Weights] = []
         self.published: list[Weights] = []
+        self.updates = 0
         self.failed = False
 
-    def update(self, block: Block, steps: int, progress: float) -> tuple[UpdateInfo, Writes]:
+    def update(self, steps: int, progress: float, order: int | None, *blocks: Block) -> tuple[UpdateInfo, Writes]:
         if self.failed:
             raise FailedError("a loss is not finite")
         self.gradient_steps += steps
-        self.log.append(Update(block, steps, progress))
-        return UpdateInfo(self.gradient_steps, {"Loss/policy_loss": 1.0}, seconds=1.0), Writes(block.number)
+        self.log.append(Update(blocks, steps, progress, order))
+        self.updates += 1
+        began = asyncio.get_running_loop().time()
+        info = UpdateInfo(self.gradient_steps, {"Loss/policy_loss": 1.0}, seconds=1.0, began=began)
+        return info, Writes(self.updates - 1)
 
     def weights(self) -> tuple[int, Weights]:
         weights = self.look(len(self.published), self.gradient_steps)
@@ -574,13 +700,13 @@ class Checkpoint:
     Args:
         counters: those that it keeps; their gradient steps are the learner's own.
         counted: gradient steps as the run had counted them.
-        rows: in the buffer, None if it wasn't kept.
+        rows: in each shard, None if these weren't kept.
         streams: of all fragments that have ever been added.
     """
 
     counters: Counters
     counted: int
-    rows: int | None
+    rows: list[int] | None
     streams: frozenset[tuple[int, int]]
 
 
@@ -591,10 +717,13 @@ class StandInKeeper:
         self.world = world
         self.checkpoints: list[Checkpoint] = []
 
-    async def save(self, counters: Counters, learner: Handle, buffer: Handle) -> None:
+    async def save(self, counters: Counters, learner: Handle, replay: Shards) -> None:
         counted = counters.gradient_steps
         counters.gradient_steps = await learner.call("save")
-        rows = await buffer.call("save") if self.world.schedule.keeps_buffer else None
+        rows = None
+        if self.world.schedule.keeps_buffer:
+            await replay.save("folder")
+            rows = [shard.rows for shard in self.world.buffer.newest]
         self.checkpoints.append(Checkpoint(copy.deepcopy(counters), counted, rows, self.world.streams))
 
 
@@ -642,14 +771,16 @@ class World:
         self.before = checkpoint.streams if checkpoint else frozenset()
         counters = copy.deepcopy(checkpoint.counters) if checkpoint else Counters()
         self.began_at = copy.deepcopy(counters)
-        self.buffer = StandInBuffer(schedule, (checkpoint.rows or 0) if checkpoint else 0, counters.policy_steps)
+        rows = checkpoint.rows if checkpoint else None
+        self.buffer = StandInReplay(schedule, rows or [0] * schedule.shards, counters.policy_steps)
+        self.shards: list[SimulatedHandle] = []
         self.learner = StandInLearner(counters.gradient_steps, self.weights)
         self.keeper = StandInKeeper(self)
         self.reporter = RecordingReporter()
         self.run = Run(
             schedule.plan,
             self.make_player,
-            self.handle("buffer", self.buffer, schedule.delays.buffer),
+            Shards([self.shard_handle(shard) for shard in self.buffer.newest], schedule.batch_size, 0, self.make_shard),
             self.handle("learner", self.learner, schedule.delays.learner),
             self.reporter,
             self.keeper,
@@ -659,19 +790,56 @@ class World:
 
     @property
     def streams(self) -> frozenset[tuple[int, int]]:
-        """(player, incarnation) of all fragments that have ever been added."""
-        return self.before | {(each.player, each.incarnation) for each in self.buffer.added}
+        """(player, incarnation) of all fragments that have ever been offered."""
+        fragments = [offer.fragment for offer in self.buffer.offered]
+        return self.before | {(each.player, each.incarnation) for each in fragments}
 
     def weights(self, number: int, gradient_steps: int) -> Weights:
         """What the learner hands out now."""
         buffer, stopping = self.buffer, self.run.stopping.is_set()
-        return Weights(number, len(buffer.added), buffer.policy_steps, gradient_steps, buffer.ready, stopping)
+        fragments = len(buffer.offered)
+        return Weights(number, fragments, buffer.policy_steps, gradient_steps, buffer.ready, buffer.losses, stopping)
+
+    def make_shard(self, number: int, incarnation: int) -> SimulatedHandle:
+        """A shard that takes the place of one that was lost."""
+        return self.shard_handle(self.buffer.make(number, incarnation))
+
+    def shard_handle(self, shard: StandInShard) -> SimulatedHandle:
+        """A handle of a shard, which dies when the schedule says so."""
+        handle = self.handle(f"shard {shard.number}", shard, _turned(self.schedule.delays.buffer, shard.number))
+        self.shards.append(handle)
+        deaths = [each for each in self.schedule.shard_deaths if each.shard % self.schedule.shards == shard.number]
+        if shard.incarnation < len(deaths):
+            self.let_die(handle, deaths[shard.incarnation])
+        return handle
+
+    def let_die(self, handle: SimulatedHandle, death: ShardDeath) -> None:
+        """Give a shard's life its end."""
+        error = DiedError(f"{handle.name} died")
+        if death.when == "time":
+            handle.loop.call_later(death.at, handle.die, error)
+            return
+        on_call, number = handle.on_call, iter(range(death.at + 1))
+
+        def die(handle: SimulatedHandle, method: str) -> None:
+            if next(number, None) == death.at:
+                handle.die(error)
+                if death.when == "answer" and method == "add":
+                    self.buffer.offered.pop()  # it happened, but nobody has heard of it
+
+        def die_before(handle: SimulatedHandle, method: str) -> None:
+            on_call(handle, method)
+            die(handle, method)
+
+        if death.when == "call":
+            handle.on_call = die_before
+        else:
+            handle.on_answer = die
 
     def make_player(self, number: int, incarnation: int) -> SimulatedHandle:
         """A player, which fails when the schedule says so."""
-        ticks = self.schedule.delays.player
         player = StandInPlayer(self.schedule, number, incarnation)
-        handle = self.handle(f"player {number}", player, ticks[number % len(ticks) :] + ticks[: number % len(ticks)])
+        handle = self.handle(f"player {number}", player, _turned(self.schedule.delays.player, number))
         lives = sum(other.name == handle.name for other in self.players)
         self.players.append(handle)
         ends = [each for each in self.schedule.failures if each.player % self.schedule.players == number]
@@ -700,19 +868,28 @@ class World:
 
     def on_call(self, handle: SimulatedHandle, method: str) -> None:
         """Stop the run, or let buffer or learner fail, when it is time."""
-        self.calls[handle.name, method] += 1
+        actor = "buffer" if handle in self.shards else handle.name
+        kind = "sample" if method == "sample_part" else method
+        self.calls[actor, kind] += 1
         if self.schedule.stop_after is not None and self.calls.total() > self.schedule.stop_after:
             self.run.stop()
-        trouble, number = self.schedule.trouble, self.calls[handle.name, method] - 1
-        if trouble and (trouble.actor, trouble.method, trouble.at) == (handle.name, method, number):
-            self.troubled_at = method
+        trouble, number = self.schedule.trouble, self.calls[actor, kind] - 1
+        if trouble and (trouble.actor, trouble.method, trouble.at) == (actor, kind, number):
             if trouble.dies:
-                handle.die(DiedError(f"the {handle.name} died"))
+                handle.die(DiedError(f"the {actor} died"))
+                if actor == "learner" or not self.schedule.data.carries_debt:
+                    self.troubled_at = kind
                 return
+            self.troubled_at = kind
             if method == "update":  # fails halfway, and goes on failing
                 self.learner.gradient_steps += 1
                 self.learner.failed = True
-            raise FailedError(f"the {handle.name} raised in {method}")
+            raise FailedError(f"the {actor} raised in {method}")
+
+
+def _turned(ticks: tuple[int, ...], by: int) -> tuple[int, ...]:
+    """The same ticks, begun at another one."""
+    return ticks[by % len(ticks) :] + ticks[: by % len(ticks)]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.buffer.storage import RefusedFragmentError
 from tests.simulation import (
     Checkpoint,
     Delays,
@@ -20,10 +21,12 @@ from tests.simulation import (
     Played,
     PlayerFailure,
     Schedule,
+    ShardDeath,
     SimulatedHandle,
     SimulatedRef,
     StuckError,
     Trouble,
+    Update,
     Weights,
     Writes,
     delays,
@@ -32,7 +35,7 @@ from tests.simulation import (
     simulate,
 )
 
-FAILURES = (DiedError, FailedError)  # those of the schedule
+FAILURES = (DiedError, FailedError, RefusedFragmentError)  # those of the schedule
 
 # -------------------------------------------------------------------------------------------- what must hold
 
@@ -50,15 +53,17 @@ def check(leg: Leg) -> None:
     mistakes = [event for event in leg.world.events if event.error and not isinstance(event.error, FAILURES)]
     assert not mistakes  # an actor was asked for something that it can't do
     check_outcome(leg)
+    check_shards(leg)
     check_rounds(leg)
     check_replay_ratio(leg)
     check_end(leg)
     check_fragments(leg)
     check_blocks(leg)
+    check_updates(leg)
     check_prefetch(leg)
     check_checkpoints(leg)
     check_reports(leg)
-    if leg.world.schedule.max_staleness == 0:
+    if leg.world.schedule.max_staleness == 0 and not leg.world.buffer.losses:
         check_that_nothing_overlaps(leg)
 
 
@@ -71,19 +76,48 @@ def check_outcome(leg: Leg) -> None:
     noticed = sum(event.time < last_round for event in failures)  # later ones may or may not have been
     restarts = world.run.counters.restarts - world.began_at.restarts
     assert noticed <= restarts <= len(failures)
-    gave_up = max(0, restarts - schedule.max_failures)  # players that were not replaced any more
-    if world.troubled_at:
+    losses = world.buffer.losses
+    assert losses == world.run.counters.buffer_restarts - world.began_at.buffer_restarts
+    on_policy = not schedule.data.carries_debt
+    refused = world.run.counters.refused - world.began_at.refused
+    gave_up = max(0, restarts + losses - schedule.max_failures)  # players that were not replaced any more
+    if world.troubled_at or refused_too_often(leg) or (on_policy and (losses or refused)):
         assert leg.outcome == "failed"
     elif leg.outcome == "failed":
-        assert schedule.max_failures < restarts <= schedule.max_failures + schedule.players
+        assert schedule.max_failures < restarts + losses <= schedule.max_failures + schedule.players + 1
     else:
         assert not gave_up or world.run.counters.policy_steps >= schedule.total_steps
         made = len(world.players) - (schedule.players + restarts - gave_up)
-        assert not world.buffer.added or 0 <= made <= gave_up  # the last evaluation may have one made anew
+        assert not world.buffer.offered or 0 <= made <= gave_up  # the last evaluation may have one made anew
         assert leg.outcome == "done" or schedule.stop_after is not None or gave_up
     if leg.outcome != "failed":
-        assert sum(level == "warning" for level, _ in world.reporter.messages) == restarts - gave_up
+        warnings = sum(level == "warning" for level, _ in world.reporter.messages)
+        assert warnings == restarts + losses - gave_up + refused
+        assert refused == sum(offer.refused for offer in world.buffer.offered)
     assert sum(player.closed for player in world.players) == restarts
+
+
+def refused_too_often(leg: Leg) -> bool:
+    """Whether more fragments of one player were refused in a row than the run puts up with."""
+    in_a_row = Counter[int]()
+    for offer in leg.world.buffer.offered:
+        player = offer.fragment.player
+        in_a_row[player] = in_a_row[player] + 1 if offer.refused else 0
+        if in_a_row[player] > leg.world.schedule.max_failures:
+            return True
+    return False
+
+
+def check_shards(leg: Leg) -> None:
+    """Whoever is asked in vain is replaced; what the run takes the replay to hold is what it holds."""
+    world, replay = leg.world, leg.world.run.replay
+    replaced = [handle for handle in world.shards if handle.closed]
+    assert len(replaced) == world.buffer.losses
+    assert all("was closed" not in str(handle.dead) for handle in replaced)  # it had died before
+    assert not any(handle.target in world.buffer.newest for handle in replaced)
+    if leg.outcome != "failed":
+        assert replay.size == world.buffer.rows
+        assert replay.incarnations == [shard.incarnation for shard in world.buffer.newest]
 
 
 def check_rounds(leg: Leg) -> None:
@@ -97,46 +131,61 @@ def check_rounds(leg: Leg) -> None:
     if leg.outcome == "done":
         assert published[-1].policy_steps >= schedule.total_steps
     if leg.outcome != "failed":
-        assert len(world.buffer.added) == published[-1].fragments
+        assert len(world.buffer.offered) == published[-1].fragments
 
 
 def check_replay_ratio(leg: Leg) -> None:
-    """Exact at the end of every round from the moment the buffer can serve a sample."""
+    """Exact at the end of every round in which the replay can serve a batch; without one, nothing is learned."""
     world, schedule = leg.world, leg.world.schedule
     began_at = world.began_at.gradient_steps
-    before = began_at
+    before, losses = began_at, 0
+    owing = False  # in a round in which the run could have said so
     for number, weights in enumerate(world.learner.published):
         if isinstance(schedule.data, OnPolicy):
             assert weights.gradient_steps == began_at + number * gradient_steps_of_rollout(schedule, schedule.data)
-        elif not weights.ready:
-            assert weights.gradient_steps == before
-        elif weights.stopping:
-            assert before <= weights.gradient_steps <= gradient_steps_due(schedule.data, weights.policy_steps)
+            continue
+        due = gradient_steps_due(schedule.data, weights.policy_steps)
+        if weights.ready and not weights.stopping:
+            assert weights.gradient_steps == due
+        elif weights.ready or weights.losses > losses:
+            assert before <= weights.gradient_steps <= due
         else:
-            assert weights.gradient_steps == gradient_steps_due(schedule.data, weights.policy_steps)
-        before = weights.gradient_steps
+            assert weights.gradient_steps == before
+        owing |= not weights.ready and weights.losses == losses and weights.gradient_steps < due
+        before, losses = weights.gradient_steps, weights.losses
+    said = sum("waiting until the replay holds" in text for _, text in world.reporter.messages)
+    assert said <= 1
+    assert said or not owing or leg.outcome != "done"
 
 
 def check_end(leg: Leg) -> None:
-    """The counters agree with what buffer and learner counted themselves."""
+    """The counters agree with what replay and learner counted themselves."""
     world, counters = leg.world, leg.world.run.counters
-    if world.troubled_at is None:
+    if world.troubled_at is None and (leg.outcome != "failed" or not world.buffer.losses):
         assert counters.policy_steps == world.buffer.policy_steps
         assert counters.gradient_steps == world.learner.gradient_steps
         assert counters.version == world.began_at.version + len(world.learner.published) - 1
 
 
 def check_fragments(leg: Leg) -> None:
-    """In the order of rounds and players, each once, none left out, none too old, each played as it should be."""
+    """In the order of rounds and players, each heard of once, in its player's shard, played as it should be."""
     world, schedule = leg.world, leg.world.schedule
     sequences = Counter[tuple[int, int]]()
-    added = world.buffer.added
-    if world.troubled_at == "add":  # the round in which the buffer failed is incomplete, and isn't counted
-        added = added[: world.learner.published[-1].fragments]
-    for number, fragment in enumerate(added):
+    offered = world.buffer.offered
+    for shard in range(schedule.shards):  # each round's in the players' order
+        numbers = [i // schedule.players * 100 + o.fragment.player for i, o in enumerate(offered) if o.shard == shard]
+        assert numbers == sorted(set(numbers))
+    if leg.outcome == "failed":  # a round in which the buffer failed is incomplete, and isn't counted
+        offered = offered[: world.learner.published[-1].fragments] if world.learner.published else []
+    offered = sorted(
+        offered, key=lambda offer: world.buffer.offered.index(offer) // schedule.players * 100 + offer.fragment.player
+    )
+    for number, offer in enumerate(offered):
+        fragment = offer.fragment
         round_number = world.began_at.version + number // schedule.players
         stream = fragment.player, fragment.incarnation
         assert fragment.player == number % schedule.players
+        assert offer.shard == fragment.player % schedule.shards
         assert fragment.sequence == sequences[stream]
         assert stream not in world.before
         sequences[stream] += 1
@@ -148,36 +197,58 @@ def check_fragments(leg: Leg) -> None:
 
 
 def check_blocks(leg: Leg) -> None:
-    """Blocks are sampled between rounds, used in order, each once, in the round they were sampled in, and answered."""
+    """Sampled between rounds, and written back before anything else is asked of the shard that sampled them."""
     world, schedule = leg.world, leg.world.schedule
-    blocks = updates = writes = added = 0
-    for entry in world.buffer.log:
-        if isinstance(entry, Played):
-            added += 1
-            assert not schedule.data.writes_back or writes == blocks
-        elif isinstance(entry, Writes):
-            assert entry.block == writes
-            writes += 1
-        else:
-            assert added % schedule.players == 0
-            blocks += 1
-    published = 0
+    for shard in world.buffer.lives:
+        blocks = writes = 0
+        for entry in shard.log:
+            if isinstance(entry, Played):
+                assert world.buffer.losses or not schedule.data.writes_back or writes == blocks
+            elif isinstance(entry, Writes):
+                writes += 1
+                assert writes <= blocks
+            else:
+                assert entry.number == blocks
+                # A chunk given up after a loss may still be drawn from who lives when the next round has begun.
+                assert world.buffer.losses or entry.fragments % schedule.players == 0
+                blocks += 1
+        assert schedule.data.writes_back or not writes
+        if leg.outcome != "failed" and not world.buffer.losses:
+            served = [n for n, step in enumerate(updates_of(leg)) if any(b.shard == shard.number for b in step.blocks)]
+            assert len(served) == blocks  # every block was used
+            written = [entry.update for entry in shard.log if isinstance(entry, Writes)]
+            assert written == (served if schedule.data.writes_back else [])
+
+
+def updates_of(leg: Leg) -> list[Update]:
+    return [step for step in leg.world.learner.log if isinstance(step, Update)]
+
+
+def check_updates(leg: Leg) -> None:
+    """Each with blocks that were sampled for it, in its own round, which no other one was given."""
+    world, schedule = leg.world, leg.world.schedule
+    published, used, orders = 0, [], []
     begun = world.began_at.policy_steps  # what had been played when the round began that is being learned from
     for step in world.learner.log:
         if isinstance(step, Weights):
             published += 1
             begun = step.policy_steps
             continue
-        assert step.block.number == updates
-        assert step.block.fragments == published * schedule.players
         assert step.steps > 0
         assert step.progress == min(1.0, begun / schedule.total_steps)
+        assert all(block.progress == step.progress for block in step.blocks)
+        assert all(block.fragments == published * schedule.players for block in step.blocks)
+        used += [(block.shard, block.incarnation, block.number) for block in step.blocks]
+        assert (step.order is None) == (schedule.shards == 1)
+        orders += [step.order] if step.order is not None else []
         if isinstance(schedule.data, OffPolicy):
-            assert step.block.asked == step.steps
-        updates += 1
-    if leg.outcome != "failed":
-        assert updates == blocks
-        assert writes == (blocks if schedule.data.writes_back else 0)
+            assert step.steps <= schedule.chunk_steps
+            assert sum(block.samples for block in step.blocks) == step.steps * schedule.batch_size
+            assert all(block.batches == (step.steps if schedule.shards == 1 else 0) for block in step.blocks)
+    assert len(used) == len(set(used))
+    assert len(orders) == len(set(orders))
+    if not world.buffer.losses:
+        assert all(numbers == sorted(numbers) for numbers in ([u for u in used if u[0] == k] for k in range(3)))
 
 
 def check_prefetch(leg: Leg) -> None:
@@ -187,14 +258,14 @@ def check_prefetch(leg: Leg) -> None:
     ended: Counter[str] = Counter()
     for event in leg.world.events:
         (asked if event.what == "asked" else ended)[event.method] += 1
-        assert asked["sample"] - asked["update"] <= prefetch + 1
+        assert asked["sample"] - asked["update"] <= prefetch + 1 + leg.world.buffer.losses * (prefetch + 1)
         assert asked["update"] - ended["update"] <= prefetch + 1
 
 
 def check_that_nothing_overlaps(leg: Leg) -> None:
     """At staleness 0 nobody learns while somebody plays."""
     under_way: Counter[str] = Counter()
-    learning = ("status", "add", "sample", "update", "write_back", "weights")
+    learning = ("status", "add", "sample", "sample_part", "update", "write_back", "weights")
     for event in leg.world.events:
         if event.what == "asked":
             others = learning if event.method == "collect" else ("collect",) if event.method in learning else ()
@@ -215,6 +286,8 @@ def check_checkpoints(leg: Leg) -> None:
     checkpoints = world.keeper.checkpoints
     if leg.outcome == "failed":
         trouble = schedule.trouble if world.troubled_at else None
+        if world.buffer.losses:
+            return  # others may have been lost while what was left was saved
         if trouble is None or not (trouble.dies or world.troubled_at == "save"):
             assert checkpoints
             assert checkpoints[-1].counters == world.run.counters
@@ -242,7 +315,8 @@ def check_reports(leg: Leg) -> None:
         assert before.gradient_steps <= after.gradient_steps
     published = world.learner.published
     if leg.outcome != "failed" and len(published) > 1 and published[-1].policy_steps > published[-2].policy_steps:
-        lags = [i // schedule.players - each.weights.number for i, each in enumerate(world.buffer.added)]
+        offers = enumerate(world.buffer.offered)
+        lags = [i // schedule.players - each.fragment.weights.number for i, each in offers if not each.refused]
         lines = [(step, line) for step, line in world.reporter.lines if "Weights/staleness" in line]
         assert max(line["Weights/staleness"] for _, line in lines) == max(lags)
         step, line = lines[-1]
@@ -258,7 +332,7 @@ def checkpoint_to_resume(leg: Leg) -> Checkpoint | None:
     """One of the leg's checkpoints, if there is one whose totals can still come out right."""
     world, schedule = leg.world, leg.world.schedule
     checkpoints = world.keeper.checkpoints
-    if isinstance(schedule.data, OnPolicy) and world.troubled_at:
+    if isinstance(schedule.data, OnPolicy) and (world.troubled_at or world.buffer.losses):
         return None  # a rollout that the learner failed on is lost
     return checkpoints[-1 - schedule.resume_from % len(checkpoints)] if checkpoints else None
 
@@ -270,7 +344,8 @@ def test_run_keeps_its_promises_whatever_happens(schedule: Schedule) -> None:
     check(leg)
     checkpoint = checkpoint_to_resume(leg)
     if checkpoint is not None:
-        rest = simulate(replace(schedule, failures=(), trouble=None, stop_after=None), checkpoint)
+        calm = replace(schedule, failures=(), shard_deaths=(), refused=(False,), trouble=None, stop_after=None)
+        rest = simulate(calm, checkpoint)
         assert rest.outcome == "done"
         check(rest)
 
@@ -279,13 +354,13 @@ def test_run_keeps_its_promises_whatever_happens(schedule: Schedule) -> None:
 @given(schedules(calm=True, max_staleness=1), delays)
 def test_what_is_learned_does_not_depend_on_who_is_faster(schedule: Schedule, others: Delays) -> None:
     first, second = simulate(schedule).world, simulate(replace(schedule, delays=others)).world
-    assert first.buffer.log == second.buffer.log
+    assert [shard.log for shard in first.buffer.lives] == [shard.log for shard in second.buffer.lives]
     assert first.learner.log == second.learner.log
 
 
 # ------------------------------------------------------------------------------------------- single promises
 
-SAC = OffPolicy(batch_size=4, replay_ratio=1.0)
+SAC = OffPolicy(batch_size=1, replay_ratio=1.0)
 PPO = OnPolicy(rollout_steps=4, batch_size=2, epochs=2)
 
 
@@ -316,6 +391,102 @@ def test_learner_that_fails_in_a_checkpoint_fails_the_run(at: int, dies: bool) -
     assert "no checkpoint could be written: the learner" in leg.error.reason
 
 
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("dies", [False, True])
+def test_learner_that_fails_is_not_taken_for_the_shard_that_waits_for_its_writes(dies: bool, prefetch: int) -> None:
+    data = replace(SAC, replay_ratio=100.0, writes_back=True)
+    schedule = Schedule(data, total_steps=2, prefetch=prefetch, max_failures=3)
+    leg = simulate(replace(schedule, trouble=Trouble("learner", "update", dies, 0)))
+    assert leg.error is not None
+    assert leg.error.reason.startswith("the learner failed: the learner")
+    assert leg.world.buffer.losses == 0
+
+
+def test_a_lost_shard_is_told_of_and_the_others_serve() -> None:
+    schedule = Schedule(SAC, players=2, shards=2, total_steps=20, max_failures=1)
+    leg = simulate(replace(schedule, shard_deaths=(ShardDeath(1, "call", 9),)))
+    check(leg)
+    assert leg.outcome == "done"
+    assert ("warning", "shard 1 of the replay is replaced by an empty one (1 of 1): shard 1 died") in (
+        leg.world.reporter.messages
+    )
+    assert leg.world.reporter.lines[-1][1]["Buffer/restarts"] == 1
+    assert leg.world.learner.gradient_steps == 20
+
+
+def test_a_replay_that_is_lost_begins_anew() -> None:
+    schedule = Schedule(replace(SAC, batch_size=6), total_steps=20, max_failures=1)
+    leg = simulate(replace(schedule, shard_deaths=(ShardDeath(0, "call", 20),)))
+    check(leg)
+    published = leg.world.learner.published
+    lost = next(number for number, weights in enumerate(published) if weights.losses)
+    assert 0 < published[lost].gradient_steps < published[lost].policy_steps
+    assert [weights.ready for weights in published[lost : lost + 7]] == [*[False] * 5, True, True]
+    assert leg.world.learner.gradient_steps == 20
+
+
+def test_shards_that_are_lost_too_often_end_the_run() -> None:
+    schedule = Schedule(SAC, players=2, shards=2, total_steps=20, max_failures=1)
+    leg = simulate(replace(schedule, shard_deaths=(ShardDeath(1, "call", 3), ShardDeath(0, "call", 12))))
+    assert leg.error is not None
+    assert leg.error.reason == "shard 0 of the replay has failed once too often: shard 0 died (ray.max_failures=1)"
+    assert leg.world.keeper.checkpoints
+
+
+def test_a_rollout_that_is_lost_ends_the_run() -> None:
+    schedule = Schedule(PPO, fragment_rows=4, total_steps=20, max_failures=9)
+    leg = simulate(replace(schedule, shard_deaths=(ShardDeath(0, "call", 3),)))
+    assert leg.error is not None
+    assert leg.error.reason == "the buffer failed: shard 0 died"
+
+
+def test_refused_fragments_are_not_counted() -> None:
+    schedule = Schedule(SAC, players=2, total_steps=20, max_failures=1, refused=(True, False, False))
+    leg = simulate(schedule)
+    check(leg)
+    refused = sum(offer.refused for offer in leg.world.buffer.offered)
+    step, line = leg.world.reporter.lines[-1]
+    assert line["Buffer/refused"] == refused > 0
+    assert step == len(leg.world.buffer.offered) - refused >= 20
+    told = [text for level, text in leg.world.reporter.messages if level == "warning"]
+    assert told[0] == "a fragment of player 0 was refused: fragment 0 of player 0 doesn't fit"
+
+
+@pytest.mark.parametrize("data", [SAC, PPO])
+def test_a_player_that_is_refused_again_and_again_ends_the_run(data: OffPolicy | OnPolicy) -> None:
+    leg = simulate(Schedule(data, fragment_rows=4, total_steps=20, max_failures=2, refused=(True,)))
+    assert leg.error is not None
+    assert "fragment of player 0 was refused: fragment" in leg.error.reason
+    assert len(leg.world.buffer.offered) == (3 if data is SAC else 1)
+
+
+def test_it_is_said_once_that_learning_waits_for_a_batch() -> None:
+    leg = simulate(Schedule(replace(SAC, batch_size=8), total_steps=20))
+    check(leg)
+    told = [text for _, text in leg.world.reporter.messages]
+    assert told == ["waiting until the replay holds 8 samples for a batch of 8; it has 1"]
+    assert leg.world.learner.gradient_steps == 20
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_chunks_are_requested_ahead_as_told(prefetch: int, shards: int) -> None:
+    # A round of 8 chunks, whose batches take 10 to sample, 10 to learn from.
+    schedule = Schedule(replace(SAC, replay_ratio=64.0), players=2, shards=shards, fragment_rows=4, total_steps=8)
+    schedule = replace(schedule, prefetch=prefetch, delays=Delays((0,), (10,), (10,)))
+    world = simulate(schedule).world
+    ahead = 0
+    for event in world.events:
+        if event.what == "asked" and event.method in ("sample", "sample_part"):
+            ahead += event.actor == "shard 0"
+            assert ahead <= prefetch + 1
+        ahead -= event[:3] == ("asked", "learner", "update")
+    last = max(event.time for event in world.events if event.method == "weights")
+    updates = 8 * (20 if prefetch == 0 else 10) + (0 if prefetch == 0 else 10)
+    before = 10 + 10 + 10 * (2 if shards == 1 else 1)  # status, weights; fragments
+    assert last == before + updates + 10
+
+
 def test_stopped_rollout_is_learned_before_the_run_ends() -> None:
     for calls in range(20):
         leg = simulate(Schedule(PPO, fragment_rows=4, total_steps=8, stop_after=calls))
@@ -324,11 +495,11 @@ def test_stopped_rollout_is_learned_before_the_run_ends() -> None:
 
 def test_replacement_that_is_given_newer_weights_plays_as_these_demand() -> None:
     # Player 1 of round 1 begins at random, and fails once learning has started.
-    data = OffPolicy(batch_size=4, replay_ratio=1.0, learning_starts=2)
+    data = OffPolicy(batch_size=1, replay_ratio=1.0, learning_starts=2)
     schedule = Schedule(data, players=2, total_steps=6, max_staleness=1, max_failures=1)
     leg = simulate(replace(schedule, delays=Delays((4,), (0,), (1,)), failures=(PlayerFailure(1, True, 7),)))
     check(leg)
-    replacement = next(fragment for fragment in leg.world.buffer.added if fragment.incarnation == 1)
+    replacement = next(offer.fragment for offer in leg.world.buffer.offered if offer.fragment.incarnation == 1)
     assert (replacement.version, replacement.mode) == (1, "explore")
 
 

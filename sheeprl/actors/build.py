@@ -18,13 +18,14 @@ from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
 
 
-def build_replay(config: Config, shard: int = 0, shards: int = 1) -> Replay:
-    """The replay, or one rank's part of it."""
+def build_replay(config: Config, shard: int = 0, shards: int = 1, incarnation: int = 0) -> Replay:
+    """The replay, or one of its shards, which in coupled mode are the ranks' parts."""
     data = config.algo.data()
     assert config.buffer.size is not None
-    seed = seeding.sequence(config.run.seed, seeding.Role.BUFFER, shard)
+    seed = seeding.sequence(config.run.seed, seeding.Role.BUFFER, shard, incarnation)
     buffer = ReplayBuffer(config.buffer.size // shards, data.sampler, seed)
-    return Replay(buffer, (data.batch_size or 0) // shards, shard)  # a rollout is read whole
+    drawn_alone = shards if config.run.mode == "coupled" else 1  # each rank draws its share of a batch
+    return Replay(buffer, (data.batch_size or 0) // drawn_alone, shard, shards)  # a rollout is read whole
 
 
 def build_learner(config: Config, spaces: Spaces, fabric: Fabric, has_shard: bool = False) -> Learner:

@@ -14,11 +14,11 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sheeprl.actors.handle import Every, Handle, Ref
+from sheeprl.actors.handle import Every, Handle, LostError, Ref
 from sheeprl.actors.ray_settings import cluster_address
 from sheeprl.actors.shells import PlayerActor, ReplayActor, TrainerActor
 from sheeprl.config import Config
@@ -120,6 +120,8 @@ class RayRef:
             return await self.ref
         except RayTaskError as error:
             raise error.cause from error  # which tells where, in the actor
+        except RayActorError as error:
+            raise LostError(str(error)) from error
 
 
 class GroupRef:
@@ -214,7 +216,7 @@ class Fleet:
         bundle = {"CPU": RANK_CPUS, **({"GPU": gpus} if gpus else {})}
         # All or nothing: half a trainer group can't do anything but block what it holds.
         self.group: PlacementGroup = placement_group([bundle] * ranks, strategy="PACK")
-        self.buffer = RayHandle(_actor(ReplayActor, num_cpus=0).remote(self.config))  # short bursts of copying
+        self.shards = [self._shard(number, 0) for number in range(self.config.buffer.shards)]
         self.trainers = [self._trainer(rank, bundle) for rank in range(ranks)]
         self.learner = GroupHandle(self.trainers)
         self._waiting: dict[tuple[int, int], RayHandle] = {}
@@ -223,6 +225,15 @@ class Fleet:
         """The actor of a player; the first ones were started ahead."""
         ready = self._waiting.pop((number, incarnation), None)
         return ready or self._player(number, incarnation)
+
+    def make_shard(self, number: int, incarnation: int) -> Handle:
+        """The actor that takes the place of a shard of the replay."""
+        self.shards[number] = self._shard(number, incarnation)
+        return self.shards[number]
+
+    def _shard(self, number: int, incarnation: int) -> RayHandle:
+        actor = _actor(ReplayActor, num_cpus=0, scheduling_strategy="SPREAD")  # short bursts of copying
+        return RayHandle(actor.remote(self.config, number, incarnation))
 
     def _player(self, number: int, incarnation: int) -> RayHandle:
         players = self.config.players
@@ -249,7 +260,7 @@ class Fleet:
             self._waiting[number, incarnation] = self._player(number, incarnation)
         ready = asyncio.gather(
             self._join_trainers(),
-            self.buffer.call("status"),
+            *(shard.call("status") for shard in self.shards),
             *(player.call("ready") for player in self._waiting.values()),
         )
         timeout = self.config.ray.wait_timeout
@@ -263,7 +274,7 @@ class Fleet:
         except asyncio.TimeoutError:
             reason = self.shortage() if self._is_short() else "there was room, but actors were not up by then"
             raise ClusterError(f"the cluster didn't hold the run within {timeout:g} s: {reason}") from None
-        except RayError as error:
+        except (RayError, LostError) as error:
             raise ClusterError(f"an actor of the run didn't start: {error}") from error
 
     async def _join_trainers(self) -> None:
@@ -295,7 +306,7 @@ class Fleet:
 
     def close(self) -> None:
         """Let go of what the actors held."""
-        handles: list[Handle] = [self.buffer, self.learner, *self._waiting.values()]
+        handles: list[Handle] = [*self.shards, self.learner, *self._waiting.values()]
         for handle in handles:
             handle.close()
         remove_placement_group(self.group)

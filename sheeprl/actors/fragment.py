@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sheeprl.buffer.memory import Array
 from sheeprl.buffer.storage import Rows
+from sheeprl.buffer.streams import Slots
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,39 @@ class FragmentInfo:
 
 @dataclass(frozen=True)
 class BufferStatus:
-    """What the buffer answers to an add.
+    """What a shard of the replay answers to everything that it is asked.
 
     Args:
         size: rows stored.
-        ready: whether a sample can be served.
+        available: distinct samples that it could draw.
+        mass: what it counts for when samples are shared out over the shards.
+        sample_bytes: bytes of one sample, 0 while it is empty.
+        late: rows that losses wrote back into when they had been overwritten already, since it was made.
     """
 
-    size: int
-    ready: bool
+    size: int = 0
+    available: int = 0
+    mass: float = 0.0
+    sample_bytes: int = 0
+    late: int = 0
+
+
+@dataclass(frozen=True)
+class Write:
+    """What a loss gave to keep with the rows that it sampled; goes from learner to replay by reference.
+
+    Args:
+        index: `[N]` or `[L, N]`, which rows.
+        values: new values by flat key, shaped like `index` in front.
+        priority: `[N]`, new priorities of the samples; that of a sequence is its last row's.
+    """
+
+    index: Slots
+    values: Rows
+    priority: Array | None = None
+
+
+Writes = list[Write]
 
 
 @dataclass(frozen=True)
@@ -66,8 +92,10 @@ class UpdateInfo:
         gradient_steps: gradient steps taken since the run began.
         metrics: means over the update.
         seconds: time it took.
+        began: when, by the learner's own clock.
     """
 
     gradient_steps: int
     metrics: dict[str, float]
     seconds: float
+    began: float

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 
+class LostError(RuntimeError):
+    """Who was asked is gone, and all that it held. Not for failures of its own code."""
+
+
 class Ref(Protocol):
     """A result that may still be under way."""
 
@@ -19,7 +23,8 @@ class Ref(Protocol):
         """Wait for the result.
 
         Raises:
-            Exception: whatever the method raised, or that its actor died.
+            LostError: its actor died.
+            Exception: whatever the method raised.
         """
         ...
 

@@ -1,59 +1,129 @@
-"""The shared replay buffer as the run sees it: fragments in, flat blocks of batches out."""
+"""A shard of the replay as the run sees it, and what the trainers make of what the shards send."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from sheeprl.actors.fragment import BufferStatus, Fragment
-from sheeprl.buffer.flat import flatten, unflatten
+import numpy as np
+
+from sheeprl.actors.fragment import BufferStatus, Fragment, Write, Writes
 from sheeprl.buffer.replay_buffer import ReplayBuffer
 from sheeprl.buffer.storage import Rows
-from sheeprl.buffer.streams import Slots
-
-Writes = list[tuple[Slots, Rows]]
 
 
 class Replay:
-    """A thin shell that speaks NumPy, which crosses processes without a copy.
+    """A thin shell that speaks NumPy, which crosses processes without a copy: fragments in, blocks of batches out.
+
+    The `index` of what it samples names rows of the whole replay: this shard's are those that are its number modulo
+    the number of shards.
 
     Args:
         buffer: the buffer.
         batch_size: rows (or sequences) of a batch.
         shard: number of this part of the run's replay.
+        shards: how many parts there are.
     """
 
-    def __init__(self, buffer: ReplayBuffer, batch_size: int, shard: int = 0) -> None:
+    def __init__(self, buffer: ReplayBuffer, batch_size: int, shard: int = 0, shards: int = 1) -> None:
         self.buffer = buffer
         self.batch_size = batch_size
-        self.shard = shard
+        self.shard, self.shards = shard, shards
+        self.late = 0
 
     def add(self, fragment: Fragment) -> BufferStatus:
-        """Copy a fragment in; one that came before is ignored."""
-        rows = unflatten(fragment.rows, batch_dims=2)
-        self.buffer.add(rows, (fragment.player, fragment.incarnation), fragment.sequence)
+        """Copy a fragment in; one that came before is ignored.
+
+        Raises:
+            RefusedFragmentError: it doesn't fit, or isn't finite.
+        """
+        self.buffer.add_rows(fragment.rows, (fragment.player, fragment.incarnation), fragment.sequence)
         return self.status()
 
     def status(self) -> BufferStatus:
-        """What an add answers."""
-        return BufferStatus(len(self.buffer), self.buffer.available >= max(1, self.batch_size))
+        """What everything is answered with."""
+        buffer = self.buffer
+        return BufferStatus(len(buffer), buffer.available, buffer.mass, buffer.sample_bytes, self.late)
 
-    def sample(self, n_batches: int) -> Rows:
-        """A block of batches."""
-        return flatten(self.buffer.sample(self.batch_size, n_batches))
+    def sample(self, n_batches: int, progress: float) -> tuple[int, Rows]:
+        """A block of batches.
 
-    def write_back(self, *writes: Writes) -> int:
-        """Write what losses gave back into the sampled rows, one argument a rank; how many rows were still there."""
-        return sum(
-            self.buffer.write_back(index, unflatten(values, batch_dims=index.ndim))
-            for rank in writes
-            for index, values in rank
-        )
+        Args:
+            n_batches: how many.
+            progress: part of the run that has been played, from 0 to 1, for schedules of sampling.
 
-    def save(self, folder: str) -> None:
+        Returns:
+            How many samples these are, which the run looks at, and the block, which it passes on.
+        """
+        return self._draw(self.batch_size, n_batches, progress)
+
+    def sample_part(self, count: int, progress: float) -> tuple[int, Rows]:
+        """`count` samples for batches to which other shards bring the rest, as if they were one batch."""
+        return self._draw(count, 1, progress)
+
+    def _draw(self, batch_size: int, n_batches: int, progress: float) -> tuple[int, Rows]:
+        rows = self.buffer.draw(batch_size, n_batches, progress)
+        if "index" in rows:
+            rows["index"] = rows["index"] * self.shards + self.shard
+        return batch_size * n_batches, rows
+
+    def write_back(self, *writes: Writes) -> BufferStatus:
+        """Keep what losses gave, one argument a rank, where it is for this shard and the rows are still there."""
+        for rank in writes:
+            for write in rank:
+                self._keep(write)
+        return self.status()
+
+    def _keep(self, write: Write) -> None:
+        axis = write.index.ndim - 1  # along which samples differ; a sequence is of one shard
+        owner = (write.index if axis == 0 else write.index[-1]) % self.shards
+        mine = np.flatnonzero(owner == self.shard)
+        index = write.index.take(mine, axis) // self.shards
+        rows = {name: values.take(mine, axis) for name, values in write.values.items()}
+        self.late += index.size - self.buffer.write_back_rows(index, rows)
+        if write.priority is not None:
+            self.buffer.update_priorities(index if axis == 0 else index[-1], write.priority[mine])
+
+    def save(self, folder: str) -> BufferStatus:
         """Write the buffer into a folder of its own below `folder`."""
-        self.buffer.save(Path(folder) / f"shard_{self.shard}")
+        path = self._folder(folder)
+        shutil.rmtree(path, ignore_errors=True)  # of a shard that was lost while it saved
+        self.buffer.save(path)
+        return self.status()
 
     def load(self, folder: str) -> BufferStatus:
         """Take over what was saved."""
-        self.buffer.load(Path(folder) / f"shard_{self.shard}")
+        self.buffer.load(self._folder(folder))
         return self.status()
+
+    def _folder(self, folder: str) -> Path:
+        return Path(folder) / f"shard_{self.shard}"
+
+
+def join_parts(parts: Sequence[Rows], order: int, n_batches: int) -> Rows:
+    """One block of batches from the samples of several shards, of which each may land in any place of any batch.
+
+    Args:
+        parts: of `[1, count, *]` transitions or `[1, L, count, *]` sequences.
+        order: seed of the permutation.
+        n_batches: how many batches the samples make.
+
+    Returns:
+        `[n_batches, batch_size, *]` or `[n_batches, L, batch_size, *]`.
+    """
+    sample_axis = parts[0]["index"].ndim - 2  # once the axis of 1 has been taken away
+    counts = [part["index"].shape[-1] for part in parts]
+    shuffled = np.random.Generator(np.random.PCG64(order)).permutation(sum(counts))
+    places = np.split(shuffled, np.cumsum(counts)[:-1])
+    block: Rows = {}
+    for name, first in parts[0].items():
+        axis = 0 if name == "importance" else sample_axis  # of a sequence there is one importance
+        shape = list(first.shape[1:])
+        shape[axis] = sum(counts)
+        whole = np.empty(shape, first.dtype)
+        for part, place in zip(parts, places, strict=True):
+            whole[(slice(None),) * axis + (place,)] = part[name][0]
+        split = whole.reshape(*shape[:axis], n_batches, -1, *shape[axis + 1 :])
+        block[name] = np.moveaxis(split, axis, 0)
+    return block

@@ -8,13 +8,12 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-from sheeprl.actors.fragment import BufferStatus, Fragment, FragmentInfo, UpdateInfo
+from sheeprl.actors.fragment import BufferStatus, Fragment, FragmentInfo, UpdateInfo, Writes
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
 
 if TYPE_CHECKING:
-    from sheeprl.actors.replay import Writes
     from sheeprl.evaluate import Evaluation
 
 
@@ -40,12 +39,12 @@ class PlayerActor:
 
 
 class ReplayActor:
-    """A `Replay`."""
+    """A `Replay`: one shard of the run's."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, shard: int, incarnation: int) -> None:
         from sheeprl.actors.build import build_replay
 
-        self.replay = build_replay(config)
+        self.replay = build_replay(config, shard, config.buffer.shards, incarnation)
 
     def add(self, fragment: Fragment) -> BufferStatus:
         """`Replay.add`."""
@@ -55,17 +54,21 @@ class ReplayActor:
         """`Replay.status`."""
         return self.replay.status()
 
-    def sample(self, n_batches: int) -> Rows:
+    def sample(self, n_batches: int, progress: float) -> tuple[int, Rows]:
         """`Replay.sample`."""
-        return self.replay.sample(n_batches)
+        return self.replay.sample(n_batches, progress)
 
-    def write_back(self, *writes: Writes) -> int:
+    def sample_part(self, count: int, progress: float) -> tuple[int, Rows]:
+        """`Replay.sample_part`."""
+        return self.replay.sample_part(count, progress)
+
+    def write_back(self, *writes: Writes) -> BufferStatus:
         """`Replay.write_back`."""
         return self.replay.write_back(*writes)
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: str) -> BufferStatus:
         """`Replay.save`."""
-        self.replay.save(folder)
+        return self.replay.save(folder)
 
     def load(self, folder: str) -> BufferStatus:
         """`Replay.load`."""
@@ -93,9 +96,9 @@ class TrainerActor:
         fabric = ray_fabric(self.config, self.rank, self.world, host, port)
         self.learner = build_learner(self.config, self.spaces, fabric)
 
-    def update(self, block: Rows, steps: int, progress: float) -> tuple[UpdateInfo, Writes]:
+    def update(self, steps: int, progress: float, order: int | None, *blocks: Rows) -> tuple[UpdateInfo, Writes]:
         """`Learner.update`."""
-        return self.learner.update(block, steps, progress)
+        return self.learner.update(steps, progress, order, *blocks)
 
     def weights(self) -> tuple[int, Rows]:
         """`Learner.weights`."""

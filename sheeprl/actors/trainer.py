@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sheeprl import seeding
-from sheeprl.actors.fragment import UpdateInfo
-from sheeprl.actors.replay import Writes
+from sheeprl.actors.fragment import UpdateInfo, Write, Writes
+from sheeprl.actors.replay import join_parts
 from sheeprl.algos.args import OnPolicy
 from sheeprl.algos.base import Average, Loss, LossFunction, Phase, Spaces, Step, Tensors
 from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.flat import flatten, unflatten
+from sheeprl.buffer.priorities import normalize_importance
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
 from sheeprl.models import weights as weights_of
@@ -84,13 +85,15 @@ class Learner:
 
     # ---------------------------------------------------------------------------------------- learning
 
-    def update(self, block: Rows, steps: int, progress: float) -> tuple[UpdateInfo, Writes]:
+    def update(self, steps: int, progress: float, order: int | None, *blocks: Rows) -> tuple[UpdateInfo, Writes]:
         """Take `steps` gradient steps.
 
         Args:
-            block: what the buffer's sampler gave: a rollout, or `steps` batches.
             steps: gradient steps.
             progress: part of the run that has been played, from 0 to 1, for schedules.
+            order: None where one block is what the buffer's sampler gave: a rollout, or `steps` batches. Else the
+                seed of the order in which the samples of all blocks make `steps` batches.
+            blocks: what the shards of the replay sent.
 
         Returns:
             Means of the metrics over the steps, and what losses gave to write back into sampled rows.
@@ -106,14 +109,14 @@ class Learner:
         metrics: dict[str, list[Tensor]] = {}
         writes: Writes = []
         try:
-            for batch in self._batches(block, steps):
+            for batch in self._batches(steps, order, blocks):
                 for name, value in self._gradient_step(batch, progress, writes).items():
                     metrics.setdefault(name, []).append(value)
         except NonFiniteError as error:
             self._failure = error
             raise
         means = self._means(metrics)
-        return UpdateInfo(self.gradient_steps, means, time.perf_counter() - started), writes
+        return UpdateInfo(self.gradient_steps, means, time.perf_counter() - started, started), writes
 
     def _gradient_step(self, batch: TensorDict, progress: float, writes: Writes) -> Tensors:
         """One pass over the phases; the metrics of all of them."""
@@ -131,11 +134,8 @@ class Learner:
                 self.agent.get_buffer(name).copy_(self._group_sum(value) / self.world)
             carried.update(loss.carry)
             metrics.update(loss.metrics)
-            if loss.write:
-                # In the dtypes that are stored: NumPy doesn't know the bfloat16 of mixed precision.
-                stored = {name: value.to(batch[name].dtype) for name, value in loss.write.items()}
-                values = flatten(TensorDict(stored, batch_size=batch["index"].shape).cpu())
-                writes.append((batch["index"].cpu().numpy(), values))
+            if loss.write or loss.priority is not None:
+                writes.append(_write(batch, loss))
         self.gradient_steps += 1
         return metrics
 
@@ -187,22 +187,27 @@ class Learner:
 
     # ----------------------------------------------------------------------------------------- batches
 
-    def _batches(self, block: Rows, steps: int) -> Iterator[TensorDict]:
+    def _batches(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[TensorDict]:
         """The batches of this rank, each with `weight`."""
         data = self.algorithm.data()
         if isinstance(data, OnPolicy):
-            yield from self._minibatches(data, block, steps)
+            yield from self._minibatches(data, blocks[0], steps)
             return
-        batches = self._to_device(unflatten(block, batch_dims=block["index"].ndim))
-        if not self.has_shard:
-            every_rank = slice(self.rank, None, self.world)
-            batches = batches[(slice(None),) * (batches.batch_dims - 1) + (every_rank,)]
+        rows = dict(blocks[0]) if order is None else join_parts(blocks, order, steps)
+        # Of a sequence there is one importance, so that it isn't one of the rows [L, N].
+        importance = {"importance": rows.pop("importance").copy()} if "importance" in rows else {}
+        normalize_importance(importance)
+        every_rank = slice(None) if self.has_shard else slice(self.rank, None, self.world)
+        batches = self._to_device(unflatten(rows, rows["index"].ndim)[..., every_rank])
         samples = batches.batch_size[-1]
-        weight = torch.full((samples,), 1.0 / samples, device=self.fabric.device)
-        for batch in batches.unbind(0):
+        per_sample = {
+            name: torch.from_numpy(values[:, every_rank]).to(self.fabric.device) for name, values in importance.items()
+        }
+        per_sample["weight"] = torch.full((1, samples), 1.0 / samples, device=self.fabric.device).expand(steps, -1)
+        for number, batch in enumerate(batches.unbind(0)):
             if batch.batch_dims > 1:
                 batch.batch_size = torch.Size([])  # sequences [L, N] next to weights [N]
-            yield batch.set("weight", weight)
+            yield batch.update({name: values[number] for name, values in per_sample.items()})
 
     def _minibatches(self, data: OnPolicy, block: Rows, steps: int) -> Iterator[TensorDict]:
         """Shuffled minibatches of the prepared rollout: all of one shape, filled up with masked rows."""
@@ -259,8 +264,13 @@ class Learner:
         return total
 
     def _to_device(self, data: TensorDict) -> TensorDict:
-        """On CPU the block itself, read-only where it came out of the object store."""
-        return data if self.fabric.device.type == "cpu" else data.to(self.fabric.device)
+        """On CPU the data itself, read-only where it came out of the object store."""
+        device = self.fabric.device
+        if device.type == "cpu":
+            return data
+        if device.type == "cuda":  # from pinned memory the copy goes on while the next kernels are being queued
+            return data.pin_memory().to(device, non_blocking=True)
+        return data.to(device)
 
     def _noise(self, phase: Phase, batch: TensorDict) -> Tensors:
         """What of the group's noise is this rank's."""
@@ -317,6 +327,15 @@ class Learner:
             self.group_rng.set_state(own["group"])
             self.rank_rng.bit_generator.state = own["rank"]
         return self.gradient_steps
+
+
+def _write(batch: TensorDict, loss: Loss) -> Write:
+    """What a loss gave for the rows of its batch, as it travels."""
+    # In the dtypes that are stored: NumPy doesn't know the bfloat16 of mixed precision.
+    stored = {name: value.to(batch[name].dtype) for name, value in loss.write.items()}
+    values = flatten(TensorDict(stored, batch_size=batch["index"].shape).cpu())
+    priority = None if loss.priority is None else loss.priority.float().cpu().numpy()
+    return Write(batch["index"].cpu().numpy(), values, priority)
 
 
 def _generator_state(generator: np.random.Generator) -> dict[str, Any]:

@@ -242,20 +242,24 @@ class ReplayBuffer:
         Raises:
             NotEnoughDataError: there aren't `batch_size` different samples yet.
         """
+        available = self.available
+        if 0 < available < batch_size and not self._sampler.takes_all:
+            raise NotEnoughDataError(f"a batch of {batch_size} was asked for; there are only {available} samples yet")
         rows = self.draw(batch_size, n_batches, progress)
         normalize_importance(rows)
         return unflatten(rows, batch_dims=rows["reward"].ndim)
 
     def draw(self, batch_size: int, n_batches: int = 1, progress: float = 0.0) -> Rows:
-        """`sample` as flat arrays in one block; `importance` is not divided by its maximum yet."""
+        """`sample` as flat arrays in one block, however little there is to draw them from.
+
+        `importance` is not divided by its maximum yet.
+
+        Raises:
+            NotEnoughDataError: there is nothing to draw from.
+        """
         storage, sampler = self.storage, self._sampler
-        available = self.available
-        if not available:
+        if not self.available:
             raise NotEnoughDataError(sampler.lacks(storage))
-        if batch_size > available and not sampler.takes_all:
-            raise NotEnoughDataError(
-                f"a batch of {batch_size} was asked for, but there are only {available} samples yet"
-            )
         if not sampler.anchored:
             return sampler.read(storage, sampler.draw(storage, self.rng, n_batches, batch_size))
         anchors = self._anchors(n_batches, batch_size)

@@ -1,0 +1,278 @@
+"""The replay as the run speaks to it: one or several shards, of which each may be lost and begin anew, empty.
+
+Players are shared out over the shards by their numbers. Trainers draw from all of them: how many samples of a chunk
+each shard serves is one multinomial draw by what the shards hold, and the learner puts the samples into an order of
+its own, so that every place in a batch is filled by an independent draw from the whole. In coupled mode with several
+ranks every rank has a part and draws its own share of the batch from it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from sheeprl import seeding
+from sheeprl.actors.fragment import BufferStatus
+from sheeprl.actors.handle import Handle, LostError, Ref
+from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.errors import RunFailedError, one_line
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Something that a shard was asked for.
+
+    Args:
+        shard: its number.
+        handle: who was asked.
+        answer: its status; where samples were asked for, that these are there.
+        block: the samples.
+        samples: how many samples these are.
+    """
+
+    shard: int
+    handle: Handle
+    answer: Ref
+    block: Ref | None = None
+    samples: int = 0
+
+
+@dataclass
+class Chunk:
+    """Batches for some gradient steps, on their way.
+
+    Args:
+        first: number of the first gradient step.
+        steps: how many.
+        progress: part of the run that has been played.
+        parts: what the shards were asked for.
+        order: seed of the order in which the learner puts the parts' samples; None where one part is the block.
+    """
+
+    first: int
+    steps: int
+    progress: float
+    parts: list[Asked]
+    order: int | None = None
+
+    @property
+    def blocks(self) -> list[Ref | None]:
+        """What the learner is given."""
+        return [part.block for part in self.parts]
+
+
+def _give_up(shard: int, error: LostError) -> NoReturn:
+    raise RunFailedError(f"the buffer failed: {one_line(error)}") from error
+
+
+class Shards:
+    """All shards of the replay.
+
+    Args:
+        handles: of the shards, by number.
+        batch_size: samples of a batch of the whole trainer group; 1 where everything stored is one.
+        seed: `run.seed`.
+        make_shard: handle of shard `number` in its `incarnation`, to replace one that was lost.
+        together: where every rank draws from a part of its own: who calls them all.
+    """
+
+    def __init__(
+        self,
+        handles: Sequence[Handle],
+        batch_size: int = 1,
+        seed: int = 0,
+        make_shard: Callable[[int, int], Handle] | None = None,
+        together: Handle | None = None,
+    ) -> None:
+        self.handles = list(handles)
+        self.batch_size, self.seed = batch_size, seed
+        self.make_shard, self.together = make_shard, together
+        self.incarnations = [0] * len(self.handles)
+        self.statuses = [BufferStatus() for _ in self.handles]
+        self.late = 0  # of shards that were lost
+        self.on_loss: Callable[[int, LostError], None] = _give_up
+        """Told of every shard that was lost and replaced, if it could be. What it raises ends what was being done."""
+
+    # ---------------------------------------------------------------------------------------- what it holds
+
+    @property
+    def size(self) -> int:
+        """Rows stored."""
+        return sum(status.size for status in self.statuses)
+
+    @property
+    def available(self) -> int:
+        """Distinct samples that can be drawn."""
+        available = [status.available for status in self.statuses]
+        return min(available) * len(available) if self.together else sum(available)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a batch can be drawn."""
+        return self.available >= self.batch_size
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of a batch; 0 while nothing is stored."""
+        return self.batch_size * max(status.sample_bytes for status in self.statuses)
+
+    @property
+    def late_writes(self) -> int:
+        """Rows that losses wrote back into when they had been overwritten already."""
+        return self.late + sum(status.late for status in self.statuses)
+
+    # --------------------------------------------------------------------------------------------- the calls
+
+    async def start(self) -> None:
+        """Ask all shards what they hold."""
+        await self._ask_all([(shard, handle) for shard, handle in enumerate(self.handles)], "status")
+
+    async def save(self, folder: str) -> None:
+        """Write all shards into `folder`. One that is lost meanwhile leaves an empty one there."""
+        await self._ask_all(self._everybody(), "save", folder)
+
+    async def load(self, folder: str) -> None:
+        """Take over what was saved."""
+        await self._ask_all(self._everybody(), "load", folder)
+
+    async def _ask_all(self, whom: Sequence[tuple[int, Handle]], method: str, *args: Any) -> None:
+        asked = [self._ask(shard, handle, method, *args) for shard, handle in whom]
+        for each in asked:
+            await self._insist(each, method, *args)
+
+    async def add(self, fragments: Sequence[Ref]) -> list[RefusedFragmentError | None]:
+        """Put a round's fragments, given in the order of the players' numbers, each into its player's shard.
+
+        Returns:
+            For each fragment why it was refused, None if it was taken.
+        """
+        places = [player % len(self.handles) for player in range(len(fragments))]
+        asked = [
+            self._ask(place, self.handles[place], "add", fragment)
+            for place, fragment in zip(places, fragments, strict=True)
+        ]
+        return [await self._refusal(each, fragment) for each, fragment in zip(asked, fragments, strict=True)]
+
+    async def _refusal(self, asked: Asked, fragment: Ref) -> RefusedFragmentError | None:
+        try:
+            await self._insist(asked, "add", fragment)
+        except RefusedFragmentError as error:
+            return error
+        return None
+
+    def request(self, first: int, steps: int, progress: float) -> Chunk:
+        """Have batches for gradient steps `first` and following drawn. Only while it is ready.
+
+        What is drawn depends on what the shards hold by the answers so far, and on `first`.
+        """
+        if len(self.handles) == 1 or self.together:
+            whom = self.together or self.handles[0]
+            return Chunk(first, steps, progress, [self._draw(0, whom, "sample", steps, progress)])
+        rng = self._generator(first)
+        parts = self._share_out(rng, steps * self.batch_size, progress)
+        return Chunk(first, steps, progress, parts, order=int(rng.integers(2**63)))
+
+    async def deliver(self, chunk: Chunk) -> bool:
+        """Wait until a chunk has been drawn. What a lost shard owed is drawn again from the others.
+
+        Returns:
+            Whether the chunk is whole; not, if the shards that are left can't serve a batch.
+        """
+        waiting, losses = deque(chunk.parts), 0
+        chunk.parts = []
+        while waiting:
+            part = waiting.popleft()
+            try:
+                await self._answer(part)
+                chunk.parts.append(part)
+            except LostError:
+                if not self.is_ready:
+                    return False
+                losses += 1
+                waiting += self._share_out(self._generator(chunk.first, losses), part.samples, chunk.progress)
+        return True
+
+    async def write_back(self, chunk: Chunk, writes: Any) -> None:
+        """Let the shards that served a chunk have what losses gave for its rows. One made since has none of these.
+
+        Args:
+            chunk: what was sampled.
+            writes: every rank's.
+        """
+        served = {part.shard: part.handle for part in chunk.parts}
+        asked = [self._ask(shard, handle, "write_back", writes) for shard, handle in served.items()]
+        for each in asked:
+            with suppress(LostError):  # the rows are gone, and what was to be written with them
+                await self._answer(each)
+
+    # --------------------------------------------------------------------------------------------- who serves
+
+    def _share_out(self, rng: np.random.Generator, samples: int, progress: float) -> list[Asked]:
+        """Ask every shard for its part of the samples."""
+        mass = np.array([status.mass for status in self.statuses])
+        counts: npt.NDArray[np.int64] = rng.multinomial(samples, mass / mass.sum())
+        return [
+            self._draw(shard, self.handles[shard], "sample_part", int(count), progress)
+            for shard, count in enumerate(counts)
+            if count
+        ]
+
+    def _generator(self, *key: int) -> np.random.Generator:
+        """Of a chunk's own, so that there is nothing to save."""
+        return np.random.Generator(np.random.PCG64(seeding.sequence(self.seed, seeding.Role.SHARDS, *key)))
+
+    def _everybody(self) -> list[tuple[int, Handle]]:
+        return [(0, self.together)] if self.together else list(enumerate(self.handles))
+
+    # ----------------------------------------------------------------------------------------------- asking
+
+    def _ask(self, shard: int, handle: Handle, method: str, *args: Any) -> Asked:
+        return Asked(shard, handle, handle.call(method, *args))
+
+    def _draw(self, shard: int, handle: Handle, method: str, count: int, progress: float) -> Asked:
+        answer, block = handle.call_pair(method, count, progress)
+        return Asked(shard, handle, answer, block, count)
+
+    async def _answer(self, asked: Asked) -> None:
+        """Take note of a shard's status.
+
+        Raises:
+            LostError: the shard is lost, and an empty one has taken its place.
+        """
+        try:
+            status = await asked.answer
+        except LostError as error:
+            if self._is_current(asked):
+                self._replace(asked.shard, error)
+            raise
+        if not self._is_current(asked):
+            raise LostError(f"shard {asked.shard} of the replay was replaced")
+        if asked.block is None:
+            self.statuses[asked.shard] = status
+
+    async def _insist(self, asked: Asked, method: str, *args: Any) -> None:
+        """Take note of a shard's status; if it is lost, ask the one that takes its place, in its turn."""
+        with suppress(LostError):
+            return await self._answer(asked)
+        again = self._ask(asked.shard, self.handles[asked.shard], method, *args)
+        await self._insist(again, method, *args)
+
+    def _is_current(self, asked: Asked) -> bool:
+        """Whether who was asked still has its place."""
+        return asked.handle is self.together or asked.handle is self.handles[asked.shard]
+
+    def _replace(self, shard: int, error: LostError) -> None:
+        if self.make_shard is None:
+            _give_up(shard, error)
+        self.handles[shard].close()
+        self.late += self.statuses[shard].late
+        self.incarnations[shard] += 1
+        self.handles[shard] = self.make_shard(shard, self.incarnations[shard])
+        self.statuses[shard] = BufferStatus()
+        self.on_loss(shard, error)
