@@ -20,7 +20,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from sheeprl.algos import registry
-from sheeprl.algos.args import AlgoArgs, Count, Natural, NonNegative, Positive, Section
+from sheeprl.algos.args import AlgoArgs, Count, Fractional, Natural, NonNegative, Positive, Section
 
 Tree = dict[str, Any]
 
@@ -85,6 +85,12 @@ class BufferConfig(Section):
     size: Count | None = Field(None, description="rows kept; default: one rollout on-policy, 1000000 off-policy")
     shards: Count = Field(1, description="actors that the replay is shared out over; off-policy and decoupled only")
     checkpoint: bool = Field(True, description="write the replay into checkpoints")
+    memmap: bool = Field(False, description="keep the replay in files mapped into memory: it may be larger than that")
+    dir: str | None = Field(None, description="folder for these files; default: buffer, in the run's folder")
+    online_fraction: Fractional = Field(0.0, description="part of each batch that is the newest data, each once")
+    non_finite: Literal["refuse", "keep"] = Field(
+        "refuse", description="refuse fragments with rewards or observations that aren't finite, or keep them"
+    )
 
 
 class TrainerConfig(Section):

@@ -6,6 +6,7 @@ Light to import: torch, Ray and Lightning are loaded by the pieces that need the
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import time
@@ -119,7 +120,9 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
     try:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
-        fleet = cluster.Fleet(config, spaces, _video_folder(config, place.run_dir))
+        fleet = cluster.Fleet(
+            config, spaces, _video_folder(config, place.run_dir), _replay_folder(config, place.run_dir)
+        )
         pieces = Pieces(fleet.make_player, _shards(config, fleet.shards, fleet.make_shard), fleet.learner)
 
         async def main() -> Result:
@@ -165,7 +168,11 @@ def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
-    replay = build_replay(config, fabric.global_rank, ranks)
+    run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
+    try:
+        replay = build_replay(config, fabric.global_rank, ranks, folder=_replay_folder(config, run_dir))
+    except (OSError, ValueError) as error:
+        raise RunFailedError(f"the replay can't be opened: {one_line(error)}") from error
 
     def make_player(number: int, incarnation: int) -> Player:
         folder = _video_folder(config, place.run_dir) if number == 0 else None
@@ -418,6 +425,16 @@ def _next_incarnations(config: Config, place: Place) -> list[int]:
 
 def _video_folder(config: Config, run_dir: Path) -> str | None:
     return str(run_dir / "videos") if config.env.capture_video else None
+
+
+def _replay_folder(config: Config, run_dir: Path) -> str | None:
+    """Where the replay is mapped from; a folder of the run's own below the one that is named."""
+    if not config.buffer.memmap:
+        return None
+    if config.buffer.dir is None:
+        return str(run_dir / "buffer")
+    own = hashlib.sha256(str(run_dir).encode()).hexdigest()[:8]
+    return str(Path(config.buffer.dir).expanduser().resolve() / f"{run_dir.name}_{own}")
 
 
 def _with_accelerator(config: Config, accelerator: str) -> Config:

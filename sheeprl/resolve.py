@@ -149,6 +149,7 @@ def _size_mistakes(config: Config) -> Iterator[str]:
     data = config.algo.data()
     yield from _rank_mistakes(config, data.batch_size or 0)
     yield from _shard_mistakes(config)
+    yield from _replay_setting_mistakes(config)
     yield from _rollout_mistakes(config, data) if isinstance(data, OnPolicy) else _replay_mistakes(config, data)
 
 
@@ -175,6 +176,19 @@ def _shard_mistakes(config: Config) -> Iterator[str]:
         yield f"buffer.shards={shards}: {config.algo.name} reads whole rollouts out of one buffer; leave it out"
     elif shards > players:
         yield f"buffer.shards={shards}: more than players.num={players}; the others would stay empty"
+
+
+def _replay_setting_mistakes(config: Config) -> Iterator[str]:
+    """Settings of the replay that do nothing as things are."""
+    buffer, data = config.buffer, config.algo.data()
+    if buffer.dir is not None and not buffer.memmap:
+        yield f"buffer.dir={buffer.dir}: is for buffer.memmap=true"
+    if isinstance(data, OnPolicy) and buffer.memmap:
+        yield f"buffer.memmap=true: {config.algo.name} keeps one rollout only; leave it out"
+    chooses = isinstance(data, OnPolicy) or data.prioritized or (data.sampler and not data.sampler.anchored)
+    if buffer.online_fraction and chooses:
+        name = config.algo.name
+        yield f"buffer.online_fraction={buffer.online_fraction:g}: {name} chooses samples in its own way; leave it out"
 
 
 def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:

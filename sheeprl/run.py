@@ -303,7 +303,7 @@ class Run:
         self.count_failure(f"player {number}", "replaced", error)
 
     def lose_shard(self, number: int, error: LostError) -> None:
-        """Count a shard of the replay that was lost, with all that it held; an empty one has its place.
+        """Count a shard of the replay that was lost; another has its place, with what was kept in files, or nothing.
 
         Raises:
             RunFailedError: it was one failure too many, or it held the rollout that is to be learned from.
@@ -311,7 +311,7 @@ class Run:
         self.counters.buffer_restarts += 1
         if not self.plan.data.carries_debt:
             raise RunFailedError(f"the buffer failed: {one_line(error)}") from error
-        self.count_failure(f"shard {number} of the replay", "replaced by an empty one", error)
+        self.count_failure(f"shard {number} of the replay", "replaced", error)
 
     def count_failure(self, who: str, what: str, error: Exception) -> None:
         """Say what becomes of who has failed.
@@ -406,9 +406,9 @@ class Run:
             chunk = sampled.popleft()
             info, writes = self.learner.call_pair("update", chunk.steps, progress, chunk.order, *chunk.blocks)
             updating.append(info)
-            while len(updating) > (0 if data.writes_back else self.plan.prefetch):
+            while len(updating) > (0 if data.feeds_back else self.plan.prefetch):
                 await self.updated(updating.popleft())
-            if data.writes_back:
+            if data.feeds_back:
                 await self.asked(self.replay.write_back(chunk, Every(writes)), "the buffer")
         while updating:
             await self.updated(updating.popleft())
@@ -573,7 +573,7 @@ class Run:
             "Buffer/restarts": counters.buffer_restarts,
             "Buffer/refused": counters.refused,
         }
-        if self.plan.data.writes_back:
+        if self.plan.data.feeds_back:
             values["Buffer/late_writes"] = self.replay.late_writes
         self.reporter.metrics(counters.policy_steps, values)
         self.window = Window(now, counters.policy_steps, counters.gradient_steps)

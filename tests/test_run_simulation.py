@@ -203,7 +203,7 @@ def check_blocks(leg: Leg) -> None:
         blocks = writes = 0
         for entry in shard.log:
             if isinstance(entry, Played):
-                assert world.buffer.losses or not schedule.data.writes_back or writes == blocks
+                assert world.buffer.losses or not schedule.data.feeds_back or writes == blocks
             elif isinstance(entry, Writes):
                 writes += 1
                 assert writes <= blocks
@@ -212,12 +212,12 @@ def check_blocks(leg: Leg) -> None:
                 # A chunk given up after a loss may still be drawn from who lives when the next round has begun.
                 assert world.buffer.losses or entry.fragments % schedule.players == 0
                 blocks += 1
-        assert schedule.data.writes_back or not writes
+        assert schedule.data.feeds_back or not writes
         if leg.outcome != "failed" and not world.buffer.losses:
             served = [n for n, step in enumerate(updates_of(leg)) if any(b.shard == shard.number for b in step.blocks)]
             assert len(served) == blocks  # every block was used
             written = [entry.update for entry in shard.log if isinstance(entry, Writes)]
-            assert written == (served if schedule.data.writes_back else [])
+            assert written == (served if schedule.data.feeds_back else [])
 
 
 def updates_of(leg: Leg) -> list[Update]:

@@ -203,11 +203,13 @@ class Fleet:
         config: the run's configuration, resolved.
         spaces: what the agent sees and does.
         video_folder: where the first player records, if anywhere.
+        replay_folder: where the replay is mapped from, if it is.
     """
 
     config: Config
     spaces: Spaces
     video_folder: str | None = None
+    replay_folder: str | None = None
 
     def __post_init__(self) -> None:
         self._free: dict[str, float] = ray.available_resources()
@@ -233,7 +235,7 @@ class Fleet:
 
     def _shard(self, number: int, incarnation: int) -> RayHandle:
         actor = _actor(ReplayActor, num_cpus=0, scheduling_strategy="SPREAD")  # short bursts of copying
-        return RayHandle(actor.remote(self.config, number, incarnation))
+        return RayHandle(actor.remote(self.config, number, incarnation, self.replay_folder))
 
     def _player(self, number: int, incarnation: int) -> RayHandle:
         players = self.config.players

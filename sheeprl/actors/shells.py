@@ -41,10 +41,10 @@ class PlayerActor:
 class ReplayActor:
     """A `Replay`: one shard of the run's."""
 
-    def __init__(self, config: Config, shard: int, incarnation: int) -> None:
+    def __init__(self, config: Config, shard: int, incarnation: int, folder: str | None) -> None:
         from sheeprl.actors.build import build_replay
 
-        self.replay = build_replay(config, shard, config.buffer.shards, incarnation)
+        self.replay = build_replay(config, shard, config.buffer.shards, incarnation, folder)
 
     def add(self, fragment: Fragment) -> BufferStatus:
         """`Replay.add`."""

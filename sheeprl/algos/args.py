@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 if TYPE_CHECKING:
+    from sheeprl.buffer.priorities import Prioritized
     from sheeprl.buffer.samplers import Sampler
 
 
@@ -56,7 +57,8 @@ class OnPolicy:
     carries_debt: ClassVar[bool] = False
     """A rollout is learned whole, in one call, or never."""
     learning_starts: ClassVar[int] = 0
-    writes_back: ClassVar[bool] = False
+    prioritized: ClassVar[None] = None
+    feeds_back: ClassVar[bool] = False
 
     @property
     def sampler(self) -> Sampler:
@@ -90,6 +92,7 @@ class OffPolicy:
         sampler: what a sample is; None for single transitions.
         fragment_rows: rows of a fragment unless `players.fragment_rows` says otherwise.
         writes_back: whether losses return values to write back into the sampled rows.
+        prioritized: draw by the priorities that losses return; None draws uniformly.
     """
 
     carries_debt: ClassVar[bool] = True
@@ -101,6 +104,12 @@ class OffPolicy:
     sampler: Sampler | None = None
     fragment_rows: int = 16
     writes_back: bool = False
+    prioritized: Prioritized | None = None
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether losses give the buffer something."""
+        return self.writes_back or self.prioritized is not None
 
     def due(self, policy_steps: int) -> int:
         """floor(replay_ratio × max(0, policy_steps − learning_starts)), in exact arithmetic."""

@@ -85,9 +85,9 @@ class Mapped:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(folder)
-        if attach and not self.layout_file.is_file():
+        if attach and not has_buffer(folder):
             raise FileNotFoundError(f"{folder} holds no buffer to attach")
-        if not attach and self.layout_file.is_file():
+        if not attach and has_buffer(folder):
             raise FileExistsError(f"{folder} holds a buffer already; attach it, or give another folder")
         self._layout: dict[str, Any] = json.loads(self.layout_file.read_text()) if attach else {}
 
@@ -157,6 +157,20 @@ class Mapped:
         if hasattr(mmap, "MADV_RANDOM"):  # rows are sampled from anywhere: pages beside them are of no use
             mapped.madvise(mmap.MADV_RANDOM)
         return np.frombuffer(mapped, dtype, count=int(np.prod(shape))).reshape(shape)
+
+
+def has_buffer(folder: Path) -> bool:
+    """Whether a folder holds a buffer that can be attached."""
+    return (folder / LAYOUT).is_file()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process has a buffer open in a folder."""
+    try:
+        _lock(folder).close()
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _lock(folder: Path) -> IO[bytes]:
