@@ -8,12 +8,23 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from sheeprl.buffer.samplers import Sequences
     from sheeprl.buffer.storage import Rows, Storage
     from sheeprl.buffer.streams import Slots
 
 
 class Ages:
-    """How many rows came before each in its episode, and stream. An annex of the storage, 4 bytes a row."""
+    """How many rows came before each in its episode, and stream. An annex of the storage, 4 bytes a row.
+
+    It also counts the sequences that stay inside an episode: to list them would take time for every row stored.
+
+    Args:
+        sequences: what a sequence is.
+    """
+
+    def __init__(self, sequences: Sequences) -> None:
+        self.sequences = sequences
+        self.count = 0
 
     def arrays(self, capacity: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """One number for every row."""
@@ -23,6 +34,15 @@ class Ages:
         """Take the array."""
         self.age = arrays["age"]
 
+    def evicting(self, storage: Storage, slots: Slots) -> None:
+        """No longer count the sequences whose oldest row goes."""
+        length, context = self.sequences.length, self.sequences.context
+        begins = slots[storage.index["position"][slots] == 0] if context else slots
+        ends = [_ahead(storage, begins, length - 1)]  # a stream's first row stands for the one before it
+        if context:
+            ends.append(_ahead(storage, slots, length))
+        self.count -= sum(int(np.count_nonzero(self.sequences.legal(storage, each))) for each in ends)
+
     def added(self, storage: Storage, slots: Slots, streams: Slots) -> None:
         """Count on from the rows before."""
         before = storage.index["previous"][slots[0]]
@@ -31,15 +51,18 @@ class Ages:
             age = np.where(is_first, 0, age)
             self.age[row] = age
             age = age + 1
+        self.count += int(np.count_nonzero(self.sequences.legal(storage, slots.ravel())))
 
     def rebuild(self, storage: Storage) -> None:
         """Count anew, from the oldest row of each stream that is still stored."""
+        self.count = 0
         if not storage.rows:
             return
         slots, begins = _by_stream(storage)
         first = begins | storage.rows["is_first"][slots]
         order = np.arange(len(slots))
         self.age[slots] = order - np.maximum.accumulate(np.where(first, order, 0))
+        self.count = int(np.count_nonzero(self.sequences.legal(storage, slots)))
 
 
 class EpisodeIndex:
@@ -62,8 +85,11 @@ class EpisodeIndex:
         self.pool: npt.NDArray[np.int32] = np.zeros(1024, np.int32)
         self._used = 0
         self._open: dict[int, list[Slots]] = {}  # by stream, the arrival numbers of its unfinished episode
-        self._episodes: list[tuple[int, int, int]] = []  # first arrival number, begin in the pool, length
-        self._table: Slots | None = None  # the same as an array, once asked for
+        self._table: Slots = np.zeros((3, 64), np.int64)  # first arrival number, begin in the pool, length
+        self._count = 0  # episodes in the table
+
+    def evicting(self, storage: Storage, slots: Slots) -> None:
+        """Found out when episodes are asked for."""
 
     def added(self, storage: Storage, slots: Slots, streams: Slots) -> None:
         """Go on with the unfinished episodes; note those that end."""
@@ -94,8 +120,10 @@ class EpisodeIndex:
         if first < storage.oldest:
             return
         self._make_room(storage, length)
-        self._episodes.append((first, self._used, length))
-        self._table = None
+        if self._count == self._table.shape[1]:
+            self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
+        self._table[:, self._count] = first, self._used, length
+        self._count += 1
         self.pool[self._used : self._used + length] = numbers % storage.capacity
         self._used += length
 
@@ -106,16 +134,15 @@ class EpisodeIndex:
         first, begins, lengths = self._live(storage)
         kept = self.pool[_ranges(begins, lengths)]
         begins = lengths.cumsum() - lengths
-        self._episodes = list(zip(first.tolist(), begins.tolist(), lengths.tolist(), strict=True))
-        self._table = None
+        self._count = len(first)
+        self._table[:, : self._count] = first, begins, lengths
         self.pool = np.concatenate([kept, np.zeros(max(count, 1024, len(kept)), np.int32)])
         self._used = len(kept)
 
     def _live(self, storage: Storage) -> Slots:
         """`[3, episodes]` of those whose rows are all still stored."""
-        if self._table is None:
-            self._table = np.array(self._episodes, np.int64).reshape(-1, 3).T
-        live: Slots = self._table[:, self._table[0] >= storage.oldest]
+        table = self._table[:, : self._count]
+        live: Slots = table[:, table[0] >= storage.oldest]
         return live
 
     def at_least(self, storage: Storage, length: int) -> tuple[Slots, Slots]:
@@ -160,6 +187,14 @@ def _by_stream(storage: Storage) -> tuple[Slots, npt.NDArray[np.bool_]]:
     slots = slots[np.argsort(streams, kind="stable")]
     streams = storage.index["stream"][slots]
     return slots, np.append(True, streams[1:] != streams[:-1])
+
+
+def _ahead(storage: Storage, slots: Slots, rows: int) -> Slots:
+    """The slots so many rows after `slots` in their streams, as far as these reach."""
+    for _ in range(rows):
+        slots = storage.follow(slots)
+        slots = slots[slots < storage.capacity]
+    return slots
 
 
 def _ranges(begins: Slots, lengths: Slots) -> Slots:

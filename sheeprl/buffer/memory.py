@@ -41,6 +41,10 @@ class Memory(Protocol):
         """The array with its first axis at least `rows` long, its content kept."""
         ...
 
+    def close(self) -> None:
+        """Let somebody else have it."""
+        ...
+
 
 class Heap:
     """Memory of the process itself, taken only as it is written to."""
@@ -63,6 +67,9 @@ class Heap:
     def grow(self, name: str, array: Array, rows: int) -> Array:
         """A longer copy."""
         return np.concatenate([array, np.zeros((_more(array, rows), *array.shape[1:]), array.dtype)])
+
+    def close(self) -> None:
+        """Nobody else could have it."""
 
 
 class Mapped:

@@ -64,6 +64,9 @@ class Priorities:
         """Build the tree over the leaves."""
         self.tree = SumTree(arrays["priority"])
 
+    def evicting(self, storage: Storage, slots: Slots) -> None:
+        """Their places are taken by other rows at once."""
+
     def added(self, storage: Storage, slots: Slots, streams: Slots) -> None:
         """New rows."""
         flat = slots.ravel()

@@ -351,6 +351,10 @@ class ReplayBuffer:
 
     # ------------------------------------------------------------------------------------- persistence
 
+    def close(self) -> None:
+        """Let another process have the files of a memory-mapped buffer; this one must not be used any more."""
+        self.storage.memory.close()
+
     def save(self, folder: Path | str) -> int:
         """Write everything into a folder, which is made. What hasn't changed since the last save is only linked to it.
 

@@ -253,12 +253,12 @@ class Sequences(Anchored):
 
     def annexes(self) -> tuple[Annex, ...]:
         """Ages, if episodes matter."""
-        return () if self.crosses else (Ages(),)
+        return () if self.crosses else (Ages(self),)
 
     def available(self, storage: Storage) -> int:
         """Legal last rows."""
         if not self.crosses:
-            return int(np.count_nonzero(self.legal(storage, np.arange(storage.size))))
+            return next(annex.count for annex in storage.annexes if isinstance(annex, Ages))
         stored, length = storage.stored, storage.streams.length
         # The first sequence of a stream that is stored from its first row needs no row before it.
         lacking = self.length - 1 + (self.context * (stored < length) if len(stored) else 0)

@@ -46,6 +46,10 @@ class Annex(Protocol):
         """Take the arrays that were allocated."""
         ...
 
+    def evicting(self, storage: Storage, slots: Slots) -> None:
+        """The rows at these slots, the oldest, are going to be overwritten."""
+        ...
+
     def added(self, storage: Storage, slots: Slots, streams: Slots) -> None:
         """Rows `[T, B]` are there, of the streams `[B]`."""
         ...
@@ -210,6 +214,8 @@ class Storage:
         slots = np.arange(self.total, self.total + count, dtype=np.int64) % self.capacity
         if (evicted := self.size + count - self.capacity) > 0:
             old = slots[-evicted:]
+            for annex in self.annexes:
+                annex.evicting(self, old)
             self.transitions -= int(np.count_nonzero(self.index["link"][old] >= 0))
             self.stored -= np.bincount(self.index["stream"][old], minlength=len(self.stored))
         self.total += count
