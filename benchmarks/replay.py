@@ -124,8 +124,9 @@ class Comparison:
             return
         try:
             if program.name not in self._workers:
-                self._workers[program.name] = Worker(program.command, one_thread(record.environment()))
-                program.versions = self._workers[program.name].about
+                worker = Worker(program.command, one_thread(record.environment()), record.ROOT)
+                self._workers[program.name] = worker
+                program.versions = worker.about
             program.rounds.append(self._workers[program.name].measure())
         except WorkerError as error:
             program.missing = str(error)
@@ -139,7 +140,7 @@ class Comparison:
         command = (sys.executable, "-m", "benchmarks.replay_cases", self.name)
         if self.name != "memmap":
             return command
-        given = ("--limit", str(self.settings.limit), "--folder", str(self.settings.folder))
+        given = ("--limit", str(self.settings.limit), "--folder", str(self.settings.folder.resolve()))
         if self.settings.limit_with:
             return (*self.settings.limit_with, *command, *given)
         return (*command, *given, "--rlimit")

@@ -323,8 +323,8 @@ def memmap(limit: int, folder: Path, by_rlimit: bool) -> Callable[[], Figures]:
                 "sample": sampled,
                 "sample_from_disk": cold,
                 "stored_bytes": float(stored * row),
-                "peak_private": float(status_bytes("VmData")),
-                "resident_private": float(status_bytes("RssAnon")),
+                "private": float(status_bytes("VmData")),
+                "private_resident": float(status_bytes("RssAnon")),
             }
 
     return measure

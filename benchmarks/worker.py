@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Figures = dict[str, float]
@@ -31,16 +32,23 @@ class Worker:
     Args:
         command: of a process that calls `serve`.
         variables: its environment.
+        folder: where it runs.
 
     Raises:
         WorkerError: it could not prepare itself.
     """
 
-    def __init__(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str], folder: Path) -> None:
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in `close`
         try:
             self._process = subprocess.Popen(
-                command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
+                command,
+                cwd=folder,
+                env=variables,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                text=True,
             )
         except OSError as error:
             raise WorkerError(str(error)) from error
