@@ -7,7 +7,8 @@ from pathlib import Path
 from sheeprl.actors.fragment import BufferStatus, Fragment
 from sheeprl.buffer.flat import flatten, unflatten
 from sheeprl.buffer.replay_buffer import ReplayBuffer
-from sheeprl.buffer.storage import Rows, Slots
+from sheeprl.buffer.storage import Rows
+from sheeprl.buffer.streams import Slots
 
 Writes = list[tuple[Slots, Rows]]
 
@@ -34,7 +35,7 @@ class Replay:
 
     def status(self) -> BufferStatus:
         """What an add answers."""
-        return BufferStatus(len(self.buffer), self.buffer.ready)
+        return BufferStatus(len(self.buffer), self.buffer.available >= max(1, self.batch_size))
 
     def sample(self, n_batches: int) -> Rows:
         """A block of batches."""

@@ -15,7 +15,7 @@ def flatten(data: TensorDict) -> Rows:
     """Arrays by flat key (`obs/position`), sharing the TensorDict's memory."""
     leaves: Rows = {}
     for key, value in data.items(include_nested=True, leaves_only=True):
-        leaves["/".join((key,) if isinstance(key, str) else key)] = value.numpy()  # type: ignore[assignment]
+        leaves["/".join((key,) if isinstance(key, str) else key)] = _array(value)  # type: ignore[arg-type]
     return leaves
 
 
@@ -32,7 +32,22 @@ def unflatten(rows: Rows, batch_dims: int) -> TensorDict:
     return TensorDict(nested, batch_size=batch_size)
 
 
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    try:
+        return tensor.numpy()
+    except TypeError:
+        # A dtype that NumPy lacks, such as bfloat16: its bytes, as a field that bears its name.
+        name = str(tensor.dtype).removeprefix("torch.")
+        plain = np.dtype(f"u{tensor.element_size()}")
+        same_size = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]
+        return tensor.view(same_size).numpy().view(np.dtype([(name, plain)]))
+
+
 def _tensor(values: np.ndarray) -> torch.Tensor:
+    if values.dtype.names:
+        name = values.dtype.names[0]
+        same_size = np.dtype(f"i{values.dtype.itemsize}") if values.dtype.itemsize > 1 else np.dtype(np.uint8)
+        return _tensor(values.view(same_size)).view(getattr(torch, name))
     if values.flags.writeable:
         return torch.from_numpy(values)
     with warnings.catch_warnings():

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
-import json
+import copy
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tensordict import TensorDict
 
 from sheeprl.buffer.flat import flatten, unflatten
+from sheeprl.buffer.memory import Heap, Mapped
+from sheeprl.buffer.priorities import Priorities, Prioritized, normalize_importance
 from sheeprl.buffer.samplers import Sampler, Transitions
-from sheeprl.buffer.storage import RefusedFragmentError, Slots, Storage, StreamKey
+from sheeprl.buffer.saving import Saver
+from sheeprl.buffer.storage import Annex, NotEnoughDataError, RefusedFragmentError, Rows, Storage
+from sheeprl.buffer.streams import Slots, StreamKey
+
+NonFinite = Literal["refuse", "keep"]
+
+
+@dataclass
+class Counts:
+    """What didn't go the usual way.
+
+    Args:
+        repeated: fragments that had come before, or were of an incarnation that has been replaced.
+        gaps: fragments before which others of their stream were lost.
+        refused: fragments that were refused.
+        non_finite: fragments that were kept although rewards or observations in them aren't finite.
+        late_writes: rows that were gone when something was to be written back to them.
+        late_priorities: rows that were gone when they were to get a priority.
+    """
+
+    repeated: int = 0
+    gaps: int = 0
+    refused: int = 0
+    non_finite: int = 0
+    late_writes: int = 0
+    late_priorities: int = 0
 
 
 class ReplayBuffer:
@@ -24,6 +52,16 @@ class ReplayBuffer:
         capacity: rows kept.
         sampler: what a sample is.
         seed: of the generator that samples are drawn with, which is part of the state.
+        prioritized: draw by priority; None draws uniformly.
+        online_fraction: part of each batch that is the newest data which wasn't drawn this way before, newest first;
+            once there is no more of it, the batch is filled up as usual.
+        non_finite: refuse fragments with rewards or observations that aren't finite, or keep them.
+        memmap: folder in which the rows are to lie, instead of in memory: they may be larger than that, and after a
+            kill `attach` goes on with all that was added. Must not hold a buffer yet.
+
+    Raises:
+        ValueError: settings that make no sense, alone or together.
+        FileExistsError: the folder holds a buffer.
 
     Example:
         >>> buffer = ReplayBuffer(100_000, Transitions(), seed=1)
@@ -31,19 +69,111 @@ class ReplayBuffer:
         >>> batches = buffer.sample(256, n_batches=8)  # TensorDict [8, 256]
     """
 
-    def __init__(self, capacity: int, sampler: Sampler | None = None, seed: int | np.random.SeedSequence = 0) -> None:
-        self.storage = Storage(capacity)
-        self.sampler = sampler or Transitions()
+    def __init__(
+        self,
+        capacity: int,
+        sampler: Sampler | None = None,
+        seed: int | np.random.SeedSequence = 0,
+        *,
+        prioritized: Prioritized | None = None,
+        online_fraction: float = 0.0,
+        non_finite: NonFinite = "refuse",
+        memmap: Path | str | None = None,
+    ) -> None:
+        self._set_up(sampler, seed, prioritized, online_fraction, non_finite)
+        if capacity < 1:
+            raise ValueError(f"a buffer of {capacity} rows can't hold anything; give at least 1")
+        self.storage = Storage(capacity, Mapped(Path(memmap)) if memmap else Heap(), self._annexes())
+        self._saver = Saver(self.storage)
+
+    def _set_up(
+        self,
+        sampler: Sampler | None,
+        seed: int | np.random.SeedSequence,
+        prioritized: Prioritized | None,
+        online_fraction: float,
+        non_finite: NonFinite,
+    ) -> None:
+        self._sampler: Sampler = sampler or Transitions()
+        if not 0 <= online_fraction <= 1:
+            raise ValueError(f"online_fraction={online_fraction}: must be from 0 to 1")
+        if not self._sampler.anchored and (prioritized or online_fraction):
+            raise ValueError(f"{self._sampler} chooses by itself: neither prioritized nor online_fraction go with it")
+        if prioritized and online_fraction:
+            raise ValueError(
+                "online_fraction: samples chosen by age have no importance to correct for prioritized ones"
+            )
         self.rng = np.random.Generator(np.random.PCG64(seed))
-        self._next_sequence: dict[StreamKey, int] = {}
+        self.priorities = Priorities(prioritized) if prioritized else None
+        self.online_fraction = online_fraction
+        self.non_finite = non_finite
+        self.counts = Counts()
+        self._fresh_from = 0  # arrival number of the oldest row that online sampling hasn't looked at
+
+    def _annexes(self) -> tuple[Annex, ...]:
+        return (*self._sampler.annexes(), *((self.priorities,) if self.priorities else ()))
+
+    @classmethod
+    def attach(
+        cls,
+        memmap: Path | str,
+        capacity: int,
+        sampler: Sampler | None = None,
+        seed: int | np.random.SeedSequence = 0,
+        *,
+        prioritized: Prioritized | None = None,
+        online_fraction: float = 0.0,
+        non_finite: NonFinite = "refuse",
+    ) -> ReplayBuffer:
+        """Go on with a memory-mapped buffer whose process has ended, however it did: with all that had been added.
+
+        A fragment that was being added is not there, and may be sent again. Give another seed than before, or samples
+        repeat: the generator goes on only with `save` and `load`.
+
+        Raises:
+            FileNotFoundError: the folder holds no buffer.
+            BlockingIOError: its process is still there.
+            ValueError: the buffer there is damaged, or has another capacity.
+        """
+        buffer = cls.__new__(cls)
+        buffer._set_up(sampler, seed, prioritized, online_fraction, non_finite)
+        buffer.storage = Storage(capacity, Mapped(Path(memmap), attach=True), buffer._annexes())
+        buffer.storage.reattach()
+        buffer._saver = Saver(buffer.storage)
+        return buffer
 
     def __len__(self) -> int:
         return self.storage.size
 
     @property
-    def ready(self) -> bool:
-        """Whether `sample` can serve."""
-        return self.sampler.ready(self.storage)
+    def sampler(self) -> Sampler:
+        """What a sample is."""
+        return self._sampler
+
+    @sampler.setter
+    def sampler(self, sampler: Sampler) -> None:
+        if annexes := sampler.annexes():
+            raise ValueError(
+                f"{type(annexes[0]).__name__} must be kept from the beginning: make a buffer with {sampler}"
+            )
+        self._sampler = sampler
+
+    @property
+    def available(self) -> int:
+        """How many different samples could be drawn now."""
+        return self._sampler.available(self.storage) if self.storage.rows else 0
+
+    @property
+    def mass(self) -> float:
+        """What this buffer's part among several should be in proportion to."""
+        return self.priorities.mass if self.priorities else float(self.available)
+
+    @property
+    def sample_bytes(self) -> int:
+        """About how large a sample is; 0 before there is any row."""
+        return self._sampler.rows_per_sample(self.storage) * self.storage.row_bytes if self.storage.rows else 0
+
+    # ------------------------------------------------------------------------------------------ adding
 
     def add(self, fragment: TensorDict, stream: StreamKey = (0, 0), sequence: int | None = None) -> bool:
         """Copy a fragment in, behind what its stream brought before.
@@ -54,33 +184,132 @@ class ReplayBuffer:
                 next fragment's first row replaces.
             stream: (player, incarnation). A new incarnation begins new streams.
             sequence: number of the fragment in its stream. A number that was already added is ignored, so that a
-                fragment may be sent twice; None takes the next one.
+                fragment may be sent twice; after a gap new streams begin; None takes the next one.
 
         Returns:
             Whether it was added.
 
         Raises:
             RefusedFragmentError: keys, shapes or dtypes differ from the first fragment's, the fragment exceeds the
-                capacity, or its sequence number leaves a gap. Nothing is stored then.
+                capacity, or something in it isn't finite. Nothing is stored then.
+            NoRoomError: there is no room for the buffer.
         """
-        expected = self._next_sequence.get(stream, 0)
-        sequence = expected if sequence is None else sequence
-        if sequence < expected or any(other[0] == stream[0] and other[1] > stream[1] for other in self._next_sequence):
+        return self.add_rows(flatten(fragment), stream, sequence)
+
+    def add_rows(self, fragment: Rows, stream: StreamKey = (0, 0), sequence: int | None = None) -> bool:
+        """`add` of flat arrays."""
+        expected = self.storage.streams.expects(stream)
+        if expected is None or (sequence is not None and sequence < expected):
+            self.counts.repeated += 1
             return False
-        if sequence > expected:
-            raise RefusedFragmentError(f"player {stream[0]} sent fragment {sequence}, but {expected} is next")
-        self.storage.add(stream, flatten(fragment))
-        self._next_sequence[stream] = sequence + 1
+        sequence = expected if sequence is None else sequence
+        is_gap = sequence > expected
+        try:
+            self._check_finite(fragment)
+            self.storage.add(stream, fragment, sequence, anew=is_gap)
+        except RefusedFragmentError:
+            self.counts.refused += 1
+            raise
+        self.counts.gaps += is_gap and expected > 0
         return True
 
-    def sample(self, batch_size: int, n_batches: int = 1) -> TensorDict:
+    def _check_finite(self, fragment: Rows) -> None:
+        for name, values in fragment.items():
+            if name.partition("/")[0] not in ("obs", "reward") or values.dtype.kind not in "fc":
+                continue
+            bad = ~np.isfinite(values)
+            if bad.any():
+                if self.non_finite == "keep":
+                    self.counts.non_finite += 1
+                    return
+                where = np.argwhere(bad)[0]
+                raise RefusedFragmentError(
+                    f"{name} is {values[tuple(where)]} in row {where[0]} of environment {where[1]}"
+                    if len(where) > 1
+                    else f"{name} is not finite"
+                )
+
+    # ---------------------------------------------------------------------------------------- sampling
+
+    def sample(self, batch_size: int, n_batches: int = 1, progress: float = 0.0) -> TensorDict:
         """Draw `n_batches` batches as one block, of the shape that the sampler says.
 
+        Args:
+            batch_size: samples of a batch.
+            n_batches: batches.
+            progress: part of training that is over, from 0 to 1; beta of prioritized sampling follows it.
+
         Raises:
-            NotEnoughDataError: what is stored can't serve it yet.
+            NotEnoughDataError: there aren't `batch_size` different samples yet.
         """
-        rows = self.sampler.draw(self.storage, self.rng, batch_size, n_batches)
+        rows = self.draw(batch_size, n_batches, progress)
+        normalize_importance(rows)
         return unflatten(rows, batch_dims=rows["reward"].ndim)
+
+    def draw(self, batch_size: int, n_batches: int = 1, progress: float = 0.0) -> Rows:
+        """`sample` as flat arrays in one block; `importance` is not divided by its maximum yet."""
+        storage, sampler = self.storage, self._sampler
+        available = self.available
+        if not available:
+            raise NotEnoughDataError(sampler.lacks(storage))
+        if batch_size > available and not sampler.takes_all:
+            raise NotEnoughDataError(
+                f"a batch of {batch_size} was asked for, but there are only {available} samples yet"
+            )
+        if not sampler.anchored:
+            return sampler.read(storage, sampler.draw(storage, self.rng, n_batches, batch_size))
+        anchors = self._anchors(n_batches, batch_size)
+        rows = sampler.read(storage, anchors)
+        if self.priorities:
+            rows["importance"] = self.priorities.importance(anchors, progress)
+        return rows
+
+    def _anchors(self, n_batches: int, batch_size: int) -> Slots:
+        """`[n_batches, batch_size]` anchors. Illegal draws are thrown away and drawn anew."""
+        if self.priorities:
+            drawn = self.priorities.draw(self.rng, n_batches, batch_size)
+        else:
+            drawn = self.rng.integers(len(self), size=(n_batches, batch_size))
+        flat = drawn.reshape(-1)
+        for _ in range(16):
+            bad = np.flatnonzero(~self._sampler.legal(self.storage, flat))
+            if not len(bad):
+                break
+            flat[bad] = self._redraw(len(bad))
+        else:
+            self._choose_among_all(flat)
+        if self.online_fraction:
+            self._put_newest(drawn)
+        return drawn
+
+    def _redraw(self, count: int) -> Slots:
+        if self.priorities:
+            return self.priorities.redraw(self.rng, count)
+        return self.rng.integers(len(self), size=count)
+
+    def _choose_among_all(self, flat: Slots) -> None:
+        """Replace illegal draws where hardly any slot is legal: list those that are."""
+        bad = np.flatnonzero(~self._sampler.legal(self.storage, flat))
+        choices = np.flatnonzero(self._sampler.legal(self.storage, np.arange(len(self))))
+        weights = self.priorities.tree.leaves[choices] if self.priorities else np.ones(len(choices))
+        heights = self.rng.random(len(bad)) * weights.sum()
+        chosen = weights.cumsum().searchsorted(heights, side="right")
+        flat[bad] = choices[np.minimum(chosen, len(choices) - 1)]
+
+    def _put_newest(self, drawn: Slots) -> None:
+        """Replace the first part of every batch by the newest samples that came since the last draw."""
+        storage = self.storage
+        numbers = np.arange(storage.total - 1, max(self._fresh_from, storage.oldest) - 1, -1)
+        self._fresh_from = storage.total
+        slots = numbers % storage.capacity
+        slots = slots[self._sampler.legal(storage, slots) & self._sampler.apart(storage, slots)]
+        part = drawn[:, : round(self.online_fraction * drawn.shape[1])]
+        slots = slots[: part.size]
+        # Spread over the batches: the newest one to the first, the next to the second and so on.
+        column, batch = np.divmod(np.arange(len(slots)), len(drawn))
+        part[batch, column] = slots
+
+    # ----------------------------------------------------------------------------------------- writing
 
     def write_back(self, index: Slots, values: TensorDict) -> int:
         """Overwrite keys of sampled rows by their `index`; rows that have been overwritten since are left out.
@@ -88,44 +317,86 @@ class ReplayBuffer:
         Returns:
             How many rows were still there.
         """
-        return self.storage.write_back(index, flatten(values))
+        return self.write_back_rows(np.asarray(index), flatten(values))
+
+    def write_back_rows(self, index: Slots, values: Rows) -> int:
+        """`write_back` of flat arrays."""
+        kept = self.storage.write_back(index, values)
+        self.counts.late_writes += index.size - kept
+        return kept
+
+    def update_priorities(self, index: Slots, priorities: Any) -> int:
+        """Give sampled rows new priorities by their `index`, before they are raised to alpha.
+
+        Args:
+            index: of transitions, as sampled; of sequences, that of the last row.
+            priorities: as many, not negative. Rows that have been overwritten since are left out and counted.
+
+        Returns:
+            How many rows were still there.
+
+        Raises:
+            ValueError: the buffer isn't prioritized, or a priority is negative or not finite.
+        """
+        if not self.priorities:
+            raise ValueError("this buffer draws uniformly; make it with prioritized=Prioritized()")
+        index = np.asarray(index)
+        late = self.priorities.update(self.storage, index, np.asarray(priorities))
+        self.counts.late_priorities += late
+        return index.size - late
 
     # ------------------------------------------------------------------------------------- persistence
 
-    def save(self, folder: Path) -> None:
-        """Write rows, links, streams and generator into a folder, which is made."""
-        folder.mkdir(parents=True)
-        storage, size = self.storage, self.storage.size
-        arrays = {f"row {name}": values[:size] for name, values in storage.rows.items()}
-        arrays |= {f"tail {name}": values for name, values in storage.tails.items()}
-        arrays |= {f"index {name}": values for name, values in storage.index_arrays(size).items()}
-        files = {}
-        for number, (name, values) in enumerate(arrays.items()):
-            files[name] = f"{number:03d}.npy"
-            np.save(folder / files[name], values, allow_pickle=False)
-        state = {
-            "capacity": storage.capacity,
-            "storage": storage.book_keeping(),
-            "next_sequence": [[*key, number] for key, number in self._next_sequence.items()],
-            "rng": self.rng.bit_generator.state,
-            "files": files,
-        }
-        (folder / "buffer.json").write_text(json.dumps(state))
+    def save(self, folder: Path | str) -> int:
+        """Write everything into a folder, which is made. What hasn't changed since the last save is only linked to it.
 
-    def load(self, folder: Path) -> None:
+        Returns:
+            Bytes written.
+
+        Raises:
+            NoRoomError: the disk is full.
+            FileExistsError: the folder is there already.
+        """
+        return self._saver.save(Path(folder), self._state())
+
+    def load(self, folder: Path | str) -> None:
         """Take over what `save` wrote.
 
         Raises:
-            ValueError: it was saved with another capacity.
+            DamagedSaveError: a file isn't as it was written.
+            ValueError: it was saved with another capacity, or of other rows than this buffer holds.
         """
-        state: dict[str, Any] = json.loads((folder / "buffer.json").read_text())
-        if state["capacity"] != self.storage.capacity:
-            raise ValueError(
-                f"the saved buffer holds {state['capacity']} rows, this one {self.storage.capacity}; "
-                f"use buffer.size={state['capacity']}"
-            )
-        arrays = {name: np.load(folder / file, allow_pickle=False) for name, file in state["files"].items()}
-        self.storage = Storage(state["capacity"])
-        self.storage.restore(state["storage"], arrays)
-        self._next_sequence = {(player, life): number for player, life, number in state["next_sequence"]}
+        self._restore(self._saver.load(Path(folder)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything as plain values and arrays of its own, as `load_state_dict` takes it."""
+        arrays = {name: values.copy() for name, values in self.storage.arrays().items()}
+        return copy.deepcopy({"book": self.storage.book(), "state": self._state()}) | {"arrays": arrays}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            ValueError: it is of another capacity, or of other rows than this buffer holds.
+        """
+        arrays: Rows = state["arrays"]
+        kinds = {name: (values.shape, values.dtype) for name, values in arrays.items()}
+        for name, target in self.storage.restore(state["book"], kinds).items():
+            target[:] = arrays[name]
+        self.storage.restored()
+        self._restore(state["state"])
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "rng": self.rng.bit_generator.state,
+            "counts": asdict(self.counts),
+            "fresh_from": self._fresh_from,
+            "highest_priority": self.priorities.highest if self.priorities else None,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.rng.bit_generator.state = state["rng"]
+        self.counts = Counts(**state["counts"])
+        self._fresh_from = state["fresh_from"]
+        if self.priorities and state["highest_priority"] is not None:
+            self.priorities.highest = state["highest_priority"]

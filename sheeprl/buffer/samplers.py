@@ -1,138 +1,404 @@
-"""What a sample is: whole rollouts, transitions, sequences. NumPy only; each draws from a `Storage`."""
+"""What a sample is: whole rollouts, transitions, n-step returns, sequences, episodes. NumPy only.
+
+A sampler of anything but rollouts has *anchors*: the slots that a sample can be drawn by, such as the row that decided
+or the last row of a sequence. How anchors are drawn (uniformly, by priority, newest first) is not its business; it says
+which are legal and reads the rows that belong to them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sheeprl.buffer.storage import PER_STEP, NotEnoughDataError, Rows, Slots, Storage
+from sheeprl.buffer.block import Block
+from sheeprl.buffer.episodes import Ages, EpisodeIndex
+from sheeprl.buffer.storage import PER_STEP, Annex, NotEnoughDataError, Rows, Storage
+from sheeprl.buffer.streams import Slots
+
+Flags = npt.NDArray[np.bool_]
 
 
 class Sampler(Protocol):
     """A way to read a storage."""
 
-    def ready(self, storage: Storage) -> bool:
-        """Whether `draw` can serve."""
+    @property
+    def anchored(self) -> bool:
+        """Whether anchors are drawn by the buffer, by `legal`."""
         ...
 
-    def draw(self, storage: Storage, rng: np.random.Generator, batch_size: int, n_batches: int) -> Rows:
-        """`n_batches` batches in one block, the batches along the first axis."""
+    @property
+    def takes_all(self) -> bool:
+        """Whether a sample is everything that is stored, whatever size is asked for."""
         ...
+
+    def annexes(self) -> tuple[Annex, ...]:
+        """What must be kept beside the rows."""
+        ...
+
+    def available(self, storage: Storage) -> int:
+        """How many different samples there are."""
+        ...
+
+    def lacks(self, storage: Storage) -> str:
+        """Why there are no samples."""
+        ...
+
+    def rows_per_sample(self, storage: Storage) -> int:
+        """Rows that are read for one sample."""
+        ...
+
+    def legal(self, storage: Storage, slots: Slots) -> Flags:
+        """Whether each slot is an anchor."""
+        ...
+
+    def apart(self, storage: Storage, slots: Slots) -> Flags:
+        """Of anchors, some that have no row in common."""
+        ...
+
+    def draw(self, storage: Storage, rng: np.random.Generator, n_batches: int, batch_size: int) -> Slots:
+        """Anchors, if they are not drawn by the buffer."""
+        ...
+
+    def read(self, storage: Storage, anchors: Slots) -> Rows:
+        """The samples at `[n_batches, batch_size]` anchors, in one block, the batches along the first axis."""
+        ...
+
+
+class Anchored:
+    """What samplers have in common whose anchors the buffer draws."""
+
+    anchored = True
+    takes_all = False
+
+    def annexes(self) -> tuple[Annex, ...]:
+        """Nothing."""
+        return ()
+
+    def apart(self, storage: Storage, slots: Slots) -> Flags:
+        """All of them."""
+        return np.ones(len(slots), np.bool_)
+
+    def draw(self, storage: Storage, rng: np.random.Generator, n_batches: int, batch_size: int) -> Slots:
+        """Not called."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Rollout:
     """Everything stored, as `[T + 1, B, *]` arrival rows: columns in the order of players and environments.
 
-    The last row is the tail. Every stream must hold equally many rows.
+    The last row is the tail. Every stream must hold equally many rows. Nothing is random.
     """
 
-    def ready(self, storage: Storage) -> bool:
-        """Whether anything is stored."""
-        return storage.size > 0
+    anchored = False
+    takes_all = True
 
-    def draw(self, storage: Storage, rng: np.random.Generator, batch_size: int, n_batches: int) -> Rows:
-        """The whole content; nothing is random."""
-        slots = np.arange(storage.total - storage.size, storage.total) % storage.capacity
-        streams = storage.stream[slots]
+    def annexes(self) -> tuple[Annex, ...]:
+        """Nothing."""
+        return ()
+
+    def available(self, storage: Storage) -> int:
+        """All rows."""
+        return storage.size
+
+    def lacks(self, storage: Storage) -> str:
+        """Rows."""
+        return "there is no row in the buffer yet"
+
+    def rows_per_sample(self, storage: Storage) -> int:
+        """Each its own."""
+        return 1
+
+    def legal(self, storage: Storage, slots: Slots) -> Flags:
+        """All."""
+        return np.ones(len(slots), np.bool_)
+
+    def apart(self, storage: Storage, slots: Slots) -> Flags:
+        """All."""
+        return np.ones(len(slots), np.bool_)
+
+    def draw(self, storage: Storage, rng: np.random.Generator, n_batches: int, batch_size: int) -> Slots:
+        """The slots `[T + 1, B]` of everything.
+
+        Raises:
+            NotEnoughDataError: streams hold different numbers of rows.
+        """
+        slots = np.arange(storage.oldest, storage.total) % storage.capacity
+        streams = storage.index["stream"][slots]
         # Streams are numbered by when they first came; what counts is the player's number.
-        groups = sorted(storage.groups.values(), key=lambda group: group.key)
+        groups = sorted(storage.streams.groups.values(), key=lambda group: group.key)
         columns = [slots[streams == stream] for group in groups for stream in group.streams]
         if len({len(column) for column in columns}) != 1 or len(columns[0]) * len(columns) != len(slots):
             counts = ", ".join(str(len(column)) for column in columns)
             raise NotEnoughDataError(f"a rollout needs equally many rows of every stream, not {counts}")
         grid = np.stack(columns, axis=1)
-        grid = np.concatenate([grid, storage.follow(grid[-1:])])
-        return {name: storage.gather(name, grid) for name in storage.rows}
+        return np.concatenate([grid, storage.follow(grid[-1:])])
+
+    def read(self, storage: Storage, anchors: Slots) -> Rows:
+        """The rows."""
+        block = Block(storage.pool, {name: (anchors.shape, values) for name, values in storage.rows.items()})
+        for name, out in block.rows.items():
+            storage.gather(name, anchors, out)
+        return block.rows
 
 
 @dataclass(frozen=True)
-class Transitions:
-    """Single transitions, uniformly and with replacement: `[n_batches, batch_size, *]`.
+class Transitions(Anchored):
+    """Single transitions, `[n_batches, batch_size, *]`.
 
     Keys: those of the row that decided (`obs`, `action`, …), `reward`, `terminated`, `truncated` and `next_obs` of
     the row after it, and `index`, the row's arrival number.
     """
 
-    def ready(self, storage: Storage) -> bool:
-        """Whether there is a transition."""
-        return storage.transitions > 0
+    def available(self, storage: Storage) -> int:
+        """Rows that are no ends."""
+        return storage.transitions
 
-    def draw(self, storage: Storage, rng: np.random.Generator, batch_size: int, n_batches: int) -> Rows:
-        """Uniform transitions."""
-        if not self.ready(storage):
-            raise NotEnoughDataError("there is no transition in the buffer yet")
-        slots = _draw_slots(storage, rng, n_batches * batch_size, lambda slots: storage.link[slots] >= 0)
-        after = storage.link[slots].astype(np.int64)
-        batch = {name: storage.gather(name, slots) for name in storage.rows if name not in PER_STEP}
-        batch |= {name: storage.gather(name, after) for name in PER_STEP}
-        for name in [name for name in storage.rows if name == "obs" or name.startswith("obs/")]:
-            batch[f"next_{name}"] = storage.gather(name, after)
-        batch["index"] = storage.numbers(slots)
-        return {name: values.reshape(n_batches, batch_size, *values.shape[1:]) for name, values in batch.items()}
+    def lacks(self, storage: Storage) -> str:
+        """Transitions."""
+        return "there is no transition in the buffer yet"
+
+    def rows_per_sample(self, storage: Storage) -> int:
+        """The row and the next observation."""
+        return 2
+
+    def legal(self, storage: Storage, slots: Slots) -> Flags:
+        """Rows that carry a decision."""
+        return storage.is_transition(slots)
+
+    def read(self, storage: Storage, anchors: Slots) -> Rows:
+        """The transitions."""
+        after = storage.follow(anchors)
+        return _read_steps(storage, anchors, after, {"index": storage.numbers(anchors)})
 
 
 @dataclass(frozen=True)
-class Sequences:
-    """Contiguous rows of one stream, `[n_batches, length, batch_size, *]`, which may run over episodes' ends.
+class NStep(Anchored):
+    """Transitions over up to n steps, for n-step returns (Sutton & Barto 2018, section 7.1).
+
+    As `Transitions`, but `reward` is the sum of gamma^i r over the k ≤ n steps, `next_obs` and the flags are those of
+    the row k steps on, and there is `discount`: gamma^k, and 0 where that row is terminated, so that
+    `reward + discount * V(next_obs)` is the return's estimate. k is less than n where the episode ended, or where
+    nothing more has been played yet; a truncated end is bootstrapped from like any other row.
+
+    Args:
+        n: steps.
+        gamma: discount of a step.
+    """
+
+    n: int
+    gamma: float
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or not 0 <= self.gamma <= 1:
+            raise ValueError(f"n={self.n}, gamma={self.gamma}: n must be at least 1 and gamma from 0 to 1")
+
+    def available(self, storage: Storage) -> int:
+        """Rows that are no ends."""
+        return storage.transitions
+
+    def lacks(self, storage: Storage) -> str:
+        """Transitions."""
+        return "there is no transition in the buffer yet"
+
+    def rows_per_sample(self, storage: Storage) -> int:
+        """The row and the next observation."""
+        return 2
+
+    def legal(self, storage: Storage, slots: Slots) -> Flags:
+        """Rows that carry a decision."""
+        return storage.is_transition(slots)
+
+    def read(self, storage: Storage, anchors: Slots) -> Rows:
+        """The returns."""
+        slots = storage.follow(anchors)
+        total = storage.gather("reward", slots)
+        discount = np.full(anchors.shape, self.gamma, np.float32)
+        for _ in range(self.n - 1):
+            # Past the ring lies a tail, on which nothing was decided yet.
+            going = slots < storage.capacity
+            going[going] = storage.is_transition(slots[going])
+            slots[going] = storage.follow(slots[going])
+            total[going] += discount[going] * storage.gather("reward", slots[going])
+            discount[going] *= np.float32(self.gamma)
+        discount *= ~storage.gather("terminated", slots)
+        more = {"index": storage.numbers(anchors), "reward": total, "discount": discount}
+        return _read_steps(storage, anchors, slots, more)
+
+
+@dataclass(frozen=True)
+class Sequences(Anchored):
+    """Contiguous rows of one stream, `[n_batches, length, batch_size, *]`.
 
     Args:
         length: rows of a sequence.
         context: put one more row in front, the one before the first (itself again where the first is a stream's
             first row), for methods that need the previous action. The time axis is then `length + 1`.
+        crosses: whether a sequence may run over an episode's end, with `is_first` in the middle. If not, all rows but
+            a context row are of one episode, which needn't be over.
 
-    Every key is there, and `index`, the rows' arrival numbers.
+    Every key is there, and `index`, the rows' arrival numbers. The anchor is the last row.
     """
 
     length: int
     context: bool = False
+    crosses: bool = True
 
-    def ready(self, storage: Storage) -> bool:
-        """Whether some stream is long enough."""
-        return bool(len(storage.stored)) and int(storage.stored.max()) >= self.length + self.context
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"length={self.length}: must be at least 1")
 
-    def draw(self, storage: Storage, rng: np.random.Generator, batch_size: int, n_batches: int) -> Rows:
-        """Sequences that start at uniformly drawn rows."""
-        if not self.ready(storage):
-            raise NotEnoughDataError(f"no stream in the buffer has {self.length + self.context} rows yet")
-        start = _draw_slots(storage, rng, n_batches * batch_size, lambda slots: self._starts(storage, slots))
-        chain = [start]
-        for _ in range(self.length - 1):
-            chain.append(storage.follow(chain[-1]))
+    def annexes(self) -> tuple[Annex, ...]:
+        """Ages, if episodes matter."""
+        return () if self.crosses else (Ages(),)
+
+    def available(self, storage: Storage) -> int:
+        """Legal last rows."""
+        if not self.crosses:
+            return int(np.count_nonzero(self.legal(storage, np.arange(storage.size))))
+        stored, length = storage.stored, storage.streams.length
+        # The first sequence of a stream that is stored from its first row needs no row before it.
+        lacking = self.length - 1 + (self.context * (stored < length) if len(stored) else 0)
+        return int((np.maximum(stored - lacking, 0) * storage.real_streams).sum())
+
+    def lacks(self, storage: Storage) -> str:
+        """Rows in a row."""
+        where = "stream" if self.crosses else "episode"
+        return f"no {where} in the buffer has {self.length + self.context} rows in a row yet"
+
+    def rows_per_sample(self, storage: Storage) -> int:
+        """All of the sequence."""
+        return self.length + self.context
+
+    def legal(self, storage: Storage, slots: Slots) -> Flags:
+        """Rows that have enough before them."""
+        before = storage.rows_before(slots) - (self.length - 1)
+        enough: Flags = before >= 0
         if self.context:
-            chain.insert(0, np.where(storage.has_previous(start), storage.previous[start], start))
-        slots = np.stack(chain).reshape(len(chain), n_batches, batch_size).swapaxes(0, 1)
-        batch = {name: storage.gather(name, slots) for name in storage.rows}
-        batch["index"] = storage.numbers(slots)
-        return batch
+            enough &= (before > 0) | (storage.index["position"].take(slots) == self.length - 1)
+        if not self.crosses:
+            enough &= storage.annexed["age"].take(slots) >= self.length - 1
+        return enough
 
-    def _starts(self, storage: Storage, slots: Slots) -> npt.NDArray[np.bool_]:
-        """Whether a sequence can start at each slot."""
-        enough = storage.position[slots] + self.length <= storage.length[storage.stream[slots]]
-        if self.context:
-            enough &= (storage.position[slots] == 0) | storage.has_previous(slots)
-        return np.asarray(enough)
+    def apart(self, storage: Storage, slots: Slots) -> Flags:
+        """One in every `length` rows of a stream."""
+        return np.asarray(storage.index["position"].take(slots) % self.length == self.length - 1)
+
+    def read(self, storage: Storage, anchors: Slots) -> Rows:
+        """The sequences, oldest row first."""
+        previous = storage.index["previous"]
+        chain = np.empty((anchors.shape[0], self.length + self.context, anchors.shape[1]), np.int64)
+        chain[:, -1] = anchors
+        for row in range(chain.shape[1] - 2, -1, -1):
+            after = chain[:, row + 1]
+            chain[:, row] = previous.take(after)
+            if row == 0 and self.context:
+                chain[:, row] = np.where(storage.rows_before(after) > 0, chain[:, row], after)
+        return _read_rows(storage, chain)
 
 
-def _draw_slots(
-    storage: Storage, rng: np.random.Generator, count: int, legal: Callable[[Slots], npt.NDArray[np.bool_]]
-) -> Slots:
-    """`count` uniform draws, with replacement, among the slots that are legal; at least one must be.
+@dataclass(frozen=True)
+class Episodes:
+    """Parts of whole episodes, from a first row to an end row: an episode uniformly, then a part of it uniformly.
 
-    Illegal draws are thrown away and drawn anew, which is uniform and touches few rows; should hardly any slot be
-    legal, all legal ones are listed instead.
+    Args:
+        length: rows of a part, `[n_batches, length, batch_size, *]`; shorter episodes are left out. None gives whole
+            episodes, filled up with zeros behind their ends to the longest of the block, with the key `mask`.
+        prioritize_ends: draw parts that would reach over the end, too, and move them back so that they end with it:
+            the last rows come more often.
+
+    Every key is there, and `index`, the rows' arrival numbers (-1 where the mask is False).
     """
-    drawn = rng.integers(storage.size, size=count)
-    for _ in range(16):
-        bad = np.flatnonzero(~legal(drawn))
-        if not len(bad):
-            return drawn
-        drawn[bad] = rng.integers(storage.size, size=len(bad))
-    bad = np.flatnonzero(~legal(drawn))
-    choices = np.flatnonzero(legal(np.arange(storage.size)))
-    drawn[bad] = choices[rng.integers(len(choices), size=len(bad))]
-    return drawn
+
+    length: int | None = None
+    prioritize_ends: bool = False
+
+    anchored = False
+    takes_all = False
+
+    def __post_init__(self) -> None:
+        if self.length is not None and self.length < 1:
+            raise ValueError(f"length={self.length}: must be at least 1, or None for whole episodes")
+        if self.length is None and self.prioritize_ends:
+            raise ValueError("prioritize_ends needs a length: a whole episode has its end")
+
+    def annexes(self) -> tuple[Annex, ...]:
+        """Where episodes are."""
+        return (EpisodeIndex(),)
+
+    def available(self, storage: Storage) -> int:
+        """Different parts of whole episodes."""
+        lengths = self._find(storage)[1]
+        return int((lengths - self.length + 1).sum()) if self.length else len(lengths)
+
+    def lacks(self, storage: Storage) -> str:
+        """Episodes."""
+        return f"no whole episode of {self.length or 1} rows or more is in the buffer yet"
+
+    def rows_per_sample(self, storage: Storage) -> int:
+        """Rows of a part, or of the longest episode."""
+        return self.length or int(self._find(storage)[1].max(initial=1))
+
+    def legal(self, storage: Storage, slots: Slots) -> Flags:
+        """Not asked."""
+        raise NotImplementedError
+
+    def apart(self, storage: Storage, slots: Slots) -> Flags:
+        """Not asked."""
+        raise NotImplementedError
+
+    def _find(self, storage: Storage) -> tuple[Slots, Slots]:
+        return _index_of(storage).at_least(storage, self.length or 1)
+
+    def draw(self, storage: Storage, rng: np.random.Generator, n_batches: int, batch_size: int) -> Slots:
+        """`[n_batches, length, batch_size]` slots, -1 behind an episode's end."""
+        begins, lengths = self._find(storage)
+        chosen = rng.integers(len(begins), size=(n_batches, batch_size))
+        begins, lengths = begins[chosen], lengths[chosen]
+        pool = _index_of(storage).pool
+        if self.length is None:
+            steps = np.arange(lengths.max())[:, None]
+            inside = steps < lengths[:, None]
+            return np.where(inside, pool.take((begins[:, None] + steps) * inside), -1)
+        last = lengths - self.length
+        offset = rng.integers(np.where(self.prioritize_ends, lengths, last + 1))
+        starts = begins + np.minimum(offset, last)
+        slots = pool.take(starts[:, None] + np.arange(self.length)[:, None])
+        return slots.astype(np.int64)
+
+    def read(self, storage: Storage, anchors: Slots) -> Rows:
+        """The rows at what `draw` gave."""
+        if self.length is not None:
+            return _read_rows(storage, anchors)
+        inside = anchors >= 0
+        rows = _read_rows(storage, np.where(inside, anchors, 0), {"mask": inside})
+        for name, values in rows.items():
+            values[~inside] = -1 if name == "index" else 0
+        return rows
+
+
+def _index_of(storage: Storage) -> EpisodeIndex:
+    return next(annex for annex in storage.annexes if isinstance(annex, EpisodeIndex))
+
+
+def _read_rows(storage: Storage, slots: Slots, more: Rows | None = None) -> Rows:
+    """Whole rows, in one block."""
+    extra: dict[str, Any] = {"index": storage.numbers(slots), **(more or {})}
+    block = Block(storage.pool, {name: (slots.shape, values) for name, values in storage.rows.items()}, extra)
+    for name in storage.rows:
+        storage.gather(name, slots, block.rows[name])
+    return block.rows
+
+
+def _read_steps(storage: Storage, slots: Slots, after: Slots, more: Rows) -> Rows:
+    """What was decided at `slots` and found at `after`, in one block; `more` takes precedence."""
+    rows = storage.rows
+    sources = {name: (name, after if name in PER_STEP else slots) for name in rows if name not in more}
+    sources |= {f"next_{name}": (name, after) for name in rows if name == "obs" or name.startswith("obs/")}
+    block = Block(storage.pool, {key: (slots.shape, rows[name]) for key, (name, _) in sources.items()}, more)
+    for key, (name, where) in sources.items():
+        storage.gather(name, where, block.rows[key])
+    return block.rows

@@ -7,19 +7,20 @@ and adding costs the same however much is stored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Slots = npt.NDArray[np.int64]
+from sheeprl.buffer.block import Pool
+from sheeprl.buffer.changes import Changes
+from sheeprl.buffer.journal import RECORDS, Added, Journal
+from sheeprl.buffer.memory import Array, Heap, Mapped, Memory
+from sheeprl.buffer.streams import HOLE_LENGTH, Slots, StreamGroup, StreamKey, Streams
+
 Rows = dict[str, Array]
 """Arrays by flat key; the levels of a nested key are joined by a slash, as in `obs/position`."""
-
-StreamKey = tuple[int, int]
-"""(player, incarnation)."""
 
 REQUIRED = ("reward", "terminated", "truncated", "is_first", "action")
 PER_STEP = ("reward", "terminated", "truncated")
@@ -31,18 +32,27 @@ class RefusedFragmentError(ValueError):
 
 
 class NotEnoughDataError(LookupError):
-    """Nothing stored can serve the sample yet."""
+    """What is stored can't serve the sample yet."""
 
 
-@dataclass
-class StreamGroup:
-    """The streams of one incarnation of a player: one per environment, all in step."""
+class Annex(Protocol):
+    """What a way of sampling knows about rows besides what all know; kept in step with them."""
 
-    key: StreamKey
-    streams: Slots  # [B] stream ids
-    tails: Slots  # [B] slots in the pool of tails
-    rows: int = 0  # rows each stream has had so far
-    last: Slots | None = None  # [B] arrival numbers of the newest rows
+    def arrays(self, capacity: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """What it keeps for every row, to be allocated with the rows."""
+        ...
+
+    def attach(self, arrays: Rows) -> None:
+        """Take the arrays that were allocated."""
+        ...
+
+    def added(self, storage: Storage, slots: Slots, streams: Slots) -> None:
+        """Rows `[T, B]` are there, of the streams `[B]`."""
+        ...
+
+    def rebuild(self, storage: Storage) -> None:
+        """Everything may have changed."""
+        ...
 
 
 class Storage:
@@ -54,59 +64,78 @@ class Storage:
 
     Args:
         capacity: rows kept.
+        memory: where the arrays lie.
+        annexes: what is kept beside the rows.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, memory: Memory | None = None, annexes: tuple[Annex, ...] = ()) -> None:
         if capacity < 1:
             raise ValueError(f"a buffer of {capacity} rows can't hold anything; give at least 1")
         self.capacity = capacity
+        self.memory = memory or Heap()
+        self.annexes = annexes
         self.total = 0  # rows ever added: the arrival number of the next one
         self.transitions = 0  # stored rows that are whole transitions
+        self.streams = Streams()
+        self.stored: Slots = np.zeros(0, np.int64)  # [streams] rows of each stream in the ring
         self.rows: Rows = {}
         self.tails: Rows = {}
-        index_type = np.int32 if capacity < 2**30 else np.int64
-        self.link = np.empty(capacity, index_type)
-        self.previous = np.empty(capacity, index_type)
-        self.stream = np.empty(capacity, np.int32)
-        self.position = np.empty(capacity, np.int32)  # of the row in its stream
-        self.stored = np.zeros(0, np.int64)  # [streams] rows of each stream in the ring
-        self.length = np.zeros(0, np.int64)  # [streams] rows each stream has had
-        self.groups: dict[StreamKey, StreamGroup] = {}
-        self._closed: list[StreamGroup] = []
-        self._free_tails: list[int] = []
+        self.index: Rows = {}  # of every slot: link, previous, stream, position
+        self.annexed: Rows = {}
+        self.journal: Journal | None = None
+        self.changes = Changes(self)
+        self.pool = Pool()  # of the memory that samples are read into
 
     @property
     def size(self) -> int:
         """Rows stored."""
         return min(self.total, self.capacity)
 
+    @property
+    def oldest(self) -> int:
+        """Arrival number of the oldest row stored."""
+        return self.total - self.size
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row; 0 before there is any."""
+        return sum(values[:1].nbytes for values in self.rows.values())
+
     # ------------------------------------------------------------------------------------------ adding
 
-    def add(self, key: StreamKey, fragment: Rows) -> None:
+    def add(self, key: StreamKey, fragment: Rows, sequence: int, anew: bool = False) -> None:
         """Copy in a fragment of `[T + 1, B, *]` arrays, of which the last row is the tail.
+
+        Args:
+            key: (player, incarnation).
+            fragment: arrays by flat key.
+            sequence: its number in its incarnation.
+            anew: whether it follows nothing that this incarnation has brought.
 
         Raises:
             RefusedFragmentError: keys, shapes or dtypes differ from the first fragment's, or it exceeds the capacity.
+            NoRoomError: it is the first, and there is no room for as many rows like these as the buffer should hold.
         """
-        rows, envs = self._check(fragment)
-        group = self._group(key, envs)
-        slots = self._claim(rows * envs).reshape(rows, envs)
-        for name, values in fragment.items():
-            self._write(self.rows[name], slots[0, 0], values[:-1].reshape(rows * envs, *values.shape[2:]))
-            self.tails[name][group.tails] = values[-1]
-        is_last = (fragment["terminated"] | fragment["truncated"])[:-1]
-        self._connect(group, slots, is_last)
-        self.transitions += rows * envs - int(np.count_nonzero(is_last))
-        self.stored[group.streams] += rows
-        self.length[group.streams] += rows
+        rows, envs = self._check(key, fragment)
+        if not self.rows:
+            self._allocate(fragment)
+        if self.journal is not None:
+            if self.journal.full:
+                self.journal.begin(self.book())
+            self.journal.intend(Added(self.total, key, sequence, rows, envs, anew, False))
+        group = self._open(key, envs, anew)
+        slots = (self._claim(rows * envs)).reshape(rows, envs)
+        self._write_rows(fragment, group, slots)
+        self._connect(group, slots, (fragment["terminated"] | fragment["truncated"])[:-1])
+        for annex in self.annexes:
+            annex.added(self, slots, group.streams)
+        if self.journal is not None:
+            self.journal.commit()
+        self._join(group, slots[0])
+        self.changes.added(slots)
+        group.advance(rows, self.total, sequence)
 
-    def close(self, key: StreamKey) -> None:
-        """End the streams of one incarnation of a player: nothing will follow its tails."""
-        group = self.groups.pop(key, None)
-        if group is not None:
-            self._closed.append(group)
-
-    def _check(self, fragment: Rows) -> tuple[int, int]:
+    def _check(self, key: StreamKey, fragment: Rows) -> tuple[int, int]:
         if missing := [name for name in REQUIRED if name not in fragment]:
             raise RefusedFragmentError(f"the fragment lacks {', '.join(missing)}")
         shape = fragment["reward"].shape
@@ -118,115 +147,144 @@ class Storage:
         rows, envs = shape[0] - 1, shape[1]
         if rows * envs > self.capacity:
             raise RefusedFragmentError(f"a fragment of {rows} x {envs} rows can't go into a buffer of {self.capacity}")
-        if not self.rows:
-            self._allocate(fragment)
-        if different := set(self.rows) ^ set(fragment):
+        if self.rows and (different := set(self.rows) ^ set(fragment)):
             raise RefusedFragmentError(f"keys differ from the first fragment's: {', '.join(sorted(different))}")
-        for name, values in fragment.items():
+        for name, values in fragment.items() if self.rows else ():
             stored = self.rows[name]
             if (stored.shape[1:], stored.dtype) != (values.shape[2:], values.dtype):
                 given, known = (f"{a.dtype}{list(a.shape[n:])}" for a, n in ((values, 2), (stored, 1)))
                 raise RefusedFragmentError(f"{name} is {given}, stored is {known}")
+        known_group = self.streams.groups.get(key)
+        if known_group and len(known_group.streams) != envs:
+            raise RefusedFragmentError(
+                f"player {key[0]} brings {envs} environments; before, {len(known_group.streams)}"
+            )
         return rows, envs
 
     def _allocate(self, fragment: Rows) -> None:
-        # np.empty takes address space now and memory only as rows are written.
-        row_bytes = sum(v[0, 0].nbytes for v in fragment.values())
-        try:
-            self.rows = {name: np.empty((self.capacity, *v.shape[2:]), v.dtype) for name, v in fragment.items()}
-        except MemoryError as error:
-            raise MemoryError(f"no memory for buffer.size={self.capacity} rows of {row_bytes} bytes") from error
-        self.tails = {name: np.empty((0, *v.shape[2:]), v.dtype) for name, v in fragment.items()}
+        """Room for everything, once it is known what a row is."""
+        capacity = self.capacity
+        index_type = np.dtype(np.int32 if capacity < 2**30 else np.int64)
+        kinds = {name: ((capacity, *v.shape[2:]), v.dtype) for name, v in fragment.items()}
+        spec = {f"row {name}": kind for name, kind in kinds.items()}
+        spec |= {f"index {name}": ((capacity,), index_type) for name in ("link", "previous")}
+        spec |= {f"index {name}": ((capacity,), np.dtype(np.int32)) for name in ("stream", "position")}
+        spec |= {f"tail {name}": ((0, *shape[1:]), dtype) for name, (shape, dtype) in kinds.items()}
+        for annex in self.annexes:
+            spec |= {f"annex {name}": kind for name, kind in annex.arrays(capacity).items()}
+        if isinstance(self.memory, Mapped):
+            spec["journal"] = ((RECORDS,), Journal.dtype)
+        self._take(self.memory.allocate(spec))
+        if self.journal is not None:
+            self.journal.begin(self.book())
 
-    def _group(self, key: StreamKey, envs: int) -> StreamGroup:
-        """The group of `key`, opened if need be; an older incarnation of the same player is closed."""
-        if key in self.groups:
-            group = self.groups[key]
-            if len(group.streams) != envs:
-                raise RefusedFragmentError(f"player {key[0]} brings {envs} environments; before, {len(group.streams)}")
-            return group
-        for other in [other for other in self.groups if other[0] == key[0]]:
-            self.close(other)
-        first = len(self.length)
-        self.stored = np.concatenate([self.stored, np.zeros(envs, np.int64)])
-        self.length = np.concatenate([self.length, np.zeros(envs, np.int64)])
-        group = StreamGroup(key, np.arange(first, first + envs), self._claim_tails(envs))
-        self.groups[key] = group
+    def _take(self, arrays: Rows) -> None:
+        """Take arrays into use, by what their names begin with."""
+        kinds: dict[str, Rows] = {"row": {}, "index": {}, "tail": {}, "annex": {}}
+        for name, values in arrays.items():
+            if name == "journal":
+                assert isinstance(self.memory, Mapped)
+                self.journal = Journal(self.memory.folder, values)
+            else:
+                kind, _, key = name.partition(" ")
+                kinds[kind][key] = values
+        self.rows, self.index, self.tails, self.annexed = kinds["row"], kinds["index"], kinds["tail"], kinds["annex"]
+        for annex in self.annexes:
+            annex.attach(self.annexed)
+
+    def _open(self, key: StreamKey, envs: int, anew: bool) -> StreamGroup:
+        """The streams that the fragment goes on with or begins, room for their tails and counts made."""
+        group = self.streams.open(key, envs, self.oldest, anew)
+        self._grow_tails()
+        new = len(self.streams.length) - len(self.stored)
+        self.stored = np.concatenate([self.stored, np.zeros(new, np.int64)])
         return group
 
-    def _claim_tails(self, count: int) -> Slots:
-        self._reclaim_tails()
-        if (lacking := count - len(self._free_tails)) > 0:
-            held = len(self.tails["reward"])
-            for name, values in self.tails.items():
-                self.tails[name] = np.concatenate([values, np.zeros((lacking, *values.shape[1:]), values.dtype)])
-            self._free_tails += range(held, held + lacking)
-        claimed, self._free_tails = self._free_tails[:count], self._free_tails[count:]
-        return np.array(claimed, np.int64)
-
-    def _reclaim_tails(self) -> None:
-        """Free the tails of closed streams whose last rows have been overwritten."""
-        oldest = self.total - self.size
-        gone = [group for group in self._closed if group.last is None or group.last.max() < oldest]
-        for group in gone:
-            self._closed.remove(group)
-            self._free_tails += group.tails.tolist()
+    def _grow_tails(self) -> None:
+        """Have as many tails as the book says."""
+        if (pool := self.streams.pool_size) > len(self.tails["reward"]):
+            self.tails = {name: self.memory.grow(f"tail {name}", each, pool) for name, each in self.tails.items()}
 
     def _claim(self, count: int) -> Slots:
         """The slots of the next `count` rows, cleared of what they held."""
         slots = np.arange(self.total, self.total + count, dtype=np.int64) % self.capacity
         if (evicted := self.size + count - self.capacity) > 0:
             old = slots[-evicted:]
-            self.transitions -= int(np.count_nonzero(self.link[old] >= 0))
-            self.stored -= np.bincount(self.stream[old], minlength=len(self.stored))
+            self.transitions -= int(np.count_nonzero(self.index["link"][old] >= 0))
+            self.stored -= np.bincount(self.index["stream"][old], minlength=len(self.stored))
         self.total += count
         return slots
 
-    def _write(self, ring: Array, start: int, values: Array) -> None:
-        until_end = min(len(values), self.capacity - start)
-        ring[start : start + until_end] = values[:until_end]
-        ring[: len(values) - until_end] = values[until_end:]
+    def _write_rows(self, fragment: Rows, group: StreamGroup, slots: Slots) -> None:
+        for name, values in fragment.items():
+            flat = values[:-1].reshape(slots.size, *values.shape[2:])
+            ring, start = self.rows[name], int(slots[0, 0])
+            until_end = min(len(flat), self.capacity - start)
+            ring[start : start + until_end] = flat[:until_end]
+            ring[: len(flat) - until_end] = flat[until_end:]
+            self.tails[name][group.next_tail] = values[-1]
 
     def _connect(self, group: StreamGroup, slots: Slots, is_last: npt.NDArray[np.bool_]) -> None:
-        """Link the new rows `slots` [T, B] to each other, to the rows before them and to the tails."""
-        links = np.concatenate([slots[1:], self.capacity + group.tails[None]])
-        self.link[slots] = np.where(is_last, ~links, links)
-        self.stream[slots] = group.streams
-        self.position[slots] = np.arange(group.rows, group.rows + len(slots))[:, None]
-        before = np.full(len(group.tails), -1, np.int64)
-        if group.last is not None:
-            kept = group.last >= self.total - self.size
-            before[kept] = group.last[kept] % self.capacity
-            ends = self.link[before[kept]] < 0
-            self.link[before[kept]] = np.where(ends, ~slots[0, kept], slots[0, kept])
-        self.previous[slots] = np.concatenate([before[None], slots[:-1]])
-        group.rows += len(slots)
-        group.last = np.arange(self.total - len(group.tails), self.total)
+        """Link the new rows `slots` [T, B] to each other and to the tails, and count them."""
+        links = np.concatenate([slots[1:], self.capacity + group.next_tail[None]])
+        self.index["link"][slots] = np.where(is_last, ~links, links)
+        self.index["stream"][slots] = group.streams
+        self.index["position"][slots] = np.arange(group.rows, group.rows + len(slots))[:, None]
+        self.index["previous"][slots] = np.concatenate([self._before(group)[None], slots[:-1]])
+        self.transitions += slots.size - int(np.count_nonzero(is_last))
+        self.stored[group.streams] += len(slots)
+        self.streams.length[group.streams] += len(slots)
+
+    def _before(self, group: StreamGroup) -> Slots:
+        """[B] slots of the group's newest rows, -1 where they are no longer stored."""
+        if group.last is None:
+            return np.full(len(group.streams), -1, np.int64)
+        return np.where(group.last >= self.oldest, group.last % self.capacity, -1)
+
+    def _join(self, group: StreamGroup, first: Slots) -> None:
+        """Link the rows before a fragment to its first ones, which takes the tails' place."""
+        before = self._before(group)
+        kept = before >= 0
+        self._link(before[kept], first[kept])
+
+    def _link(self, slots: Slots, to: Slots) -> None:
+        link = self.index["link"]
+        link[slots] = np.where(link[slots] < 0, ~to, to)
+        self.changes.wrote("index link", slots)
 
     # ----------------------------------------------------------------------------------------- reading
 
-    def gather(self, name: str, slots: Slots) -> Array:
+    def gather(self, name: str, slots: Slots, out: Array | None = None) -> Array:
         """Copies of the rows at `slots` (any shape), which may point into the tails."""
-        values: Array = self.rows[name].take(slots, axis=0, mode="clip")
+        # mode="clip" is what lets NumPy write to `out` without a buffer in between.
+        values: Array = self.rows[name].take(slots, axis=0, mode="clip", out=out)
         if (beyond := slots >= self.capacity).any():
             values[beyond] = self.tails[name][slots[beyond] - self.capacity]
         return values
 
     def follow(self, slots: Slots) -> Slots:
         """The slots of the rows after `slots`, be these end rows or not."""
-        links = self.link[slots]
+        links = self.index["link"].take(slots)
         return np.where(links < 0, ~links, links).astype(np.int64)
 
-    def has_previous(self, slots: Slots) -> npt.NDArray[np.bool_]:
-        """Whether the row before is still stored."""
-        before = self.previous[slots]
-        same = (self.stream[before] == self.stream[slots]) & (self.position[before] == self.position[slots] - 1)
-        return np.asarray((before >= 0) & same)
+    def is_transition(self, slots: Slots) -> npt.NDArray[np.bool_]:
+        """Whether each slot holds a row that carries a decision."""
+        return np.asarray(self.index["link"].take(slots) >= 0)
+
+    def rows_before(self, slots: Slots) -> Slots:
+        """How many rows before each are stored of its stream; negative in a hole."""
+        stream = self.index["stream"].take(slots)
+        first = self.streams.length - self.stored
+        return np.asarray(self.index["position"].take(slots) - first.take(stream))
 
     def numbers(self, slots: Slots) -> Slots:
         """Arrival numbers of the rows at `slots`; a number names one row for ever, a slot only until overwritten."""
         newest = self.total - 1
         return newest - (newest - slots) % self.capacity
+
+    def kept(self, numbers: Slots) -> npt.NDArray[np.bool_]:
+        """Whether the rows of these arrival numbers are still stored."""
+        return np.asarray((numbers >= self.oldest) & (numbers < self.total))
 
     def write_back(self, numbers: Slots, values: Rows) -> int:
         """Overwrite keys of the rows with these arrival numbers where they are still stored; how many were.
@@ -234,67 +292,109 @@ class Storage:
         Raises:
             KeyError: a key that isn't stored.
         """
-        kept = numbers >= self.total - self.size
+        kept = self.kept(numbers)
         slots = numbers[kept] % self.capacity
         for name, new in values.items():
             self.rows[name][slots] = new[kept]
+            self.changes.wrote(f"row {name}", slots)
         return int(kept.sum())
 
     # ------------------------------------------------------------------------------------- persistence
 
-    def index_arrays(self, size: int) -> Rows:
-        """The arrays besides rows and tails, cut to `size` slots where they are per slot."""
-        per_slot = {"link": self.link, "previous": self.previous, "stream": self.stream, "position": self.position}
-        return {name: values[:size] for name, values in per_slot.items()} | {
-            "stored": self.stored,
-            "length": self.length,
-        }
+    def arrays(self) -> Rows:
+        """All arrays, those of every slot cut to the slots in use."""
+        size = self.size
+        found = {f"row {name}": values[:size] for name, values in self.rows.items()}
+        found |= {f"index {name}": values[:size] for name, values in self.index.items()}
+        found |= {f"annex {name}": values[:size] for name, values in self.annexed.items()}
+        return found | {f"tail {name}": values[: self.streams.pool_size] for name, values in self.tails.items()}
 
-    def book_keeping(self) -> dict[str, object]:
-        """Everything that isn't an array of rows, as plain values."""
-        return {
-            "total": self.total,
-            "transitions": self.transitions,
-            "free_tails": self._free_tails,
-            "groups": [self._describe_group(group) for group in self.groups.values()],
-            "closed": [self._describe_group(group) for group in self._closed],
-        }
+    def book(self) -> dict[str, Any]:
+        """Everything that isn't an array, as plain values."""
+        return {"capacity": self.capacity, "total": self.total, "streams": self.streams.to_plain()}
 
-    def restore(self, state: dict[str, Any], arrays: Rows) -> None:
-        """Take over `book_keeping` and arrays named `row …`, `tail …` and `index …`."""
-        self.total, self.transitions = state["total"], state["transitions"]
-        self._free_tails = list(state["free_tails"])
-        groups = [self._restore_group(described) for described in state["groups"]]
-        self.groups = {group.key: group for group in groups}
-        self._closed = [self._restore_group(described) for described in state["closed"]]
-        for name, values in arrays.items():
-            kind, _, key = name.partition(" ")
-            if kind == "tail":
-                self.tails[key] = values
-            elif kind == "row":
-                self.rows[key] = np.empty((self.capacity, *values.shape[1:]), values.dtype)
-                self.rows[key][: len(values)] = values
-        for name, stored in self.index_arrays(self.size).items():
-            if name in ("stored", "length"):
-                continue
-            stored[:] = arrays[f"index {name}"]
-        self.stored = arrays["index stored"].astype(np.int64)
-        self.length = arrays["index length"].astype(np.int64)
+    def restore(self, book: dict[str, Any], kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> Rows:
+        """Take over a book; the arrays of `kinds` (by name: shape of what was saved, and dtype) are made to be filled.
 
-    @staticmethod
-    def _describe_group(group: StreamGroup) -> dict[str, object]:
-        last = None if group.last is None else group.last.tolist()
-        return {
-            "key": list(group.key),
-            "streams": group.streams.tolist(),
-            "tails": group.tails.tolist(),
-            "rows": group.rows,
-            "last": last,
-        }
+        Call `restored` when they are.
 
-    @staticmethod
-    def _restore_group(state: dict[str, Any]) -> StreamGroup:
-        last = None if state["last"] is None else np.array(state["last"], np.int64)
-        player, incarnation = state["key"]
-        streams, tails = np.array(state["streams"], np.int64), np.array(state["tails"], np.int64)
-        return StreamGroup((player, incarnation), streams, tails, state["rows"], last)
+        Raises:
+            ValueError: it doesn't fit this buffer.
+        """
+        if book["capacity"] != self.capacity:
+            raise ValueError(
+                f"the saved buffer holds {book['capacity']} rows, this one {self.capacity}; "
+                f"use buffer.size={book['capacity']}"
+            )
+        rows = {name[4:]: kind for name, kind in kinds.items() if name.startswith("row ")}
+        known = {name: (values.shape[1:], values.dtype) for name, values in self.rows.items()}
+        if known and known != {name: (shape[1:], dtype) for name, (shape, dtype) in rows.items()}:
+            raise ValueError("the saved buffer holds rows of other keys, shapes or dtypes than this one")
+        self.total, self.streams = book["total"], Streams.from_plain(book["streams"])
+        if rows and not self.rows:
+            self._allocate({name: np.empty((1, 1, *shape[1:]), dtype) for name, (shape, dtype) in rows.items()})
+        if self.rows:
+            self._grow_tails()
+        for values in self.annexed.values():
+            values[:] = 0  # unless it was saved, too
+        return {name: values for name, values in self.arrays().items() if name in kinds}
+
+    def restored(self) -> None:
+        """Count what the arrays hold, after they were filled."""
+        if self.rows:
+            size = self.size
+            self.transitions = int(np.count_nonzero(self.index["link"][:size] >= 0))
+            self.stored = np.bincount(self.index["stream"][:size], minlength=len(self.streams.length))
+        if self.journal is not None:
+            self.journal.begin(self.book())
+        for annex in self.annexes:
+            annex.rebuild(self)
+        self.changes.forget()
+
+    def reattach(self) -> None:
+        """Take over what a process that was killed has left in the memory: all that was whole.
+
+        Raises:
+            ValueError: what is there doesn't fit, or is damaged.
+        """
+        assert isinstance(self.memory, Mapped)
+        self._take(self.memory.attach())
+        assert self.journal is not None
+        if (there := len(self.index["link"])) != self.capacity:
+            raise ValueError(f"{self.memory.folder} holds a buffer of {there} rows, not {self.capacity}")
+        book, added = self.journal.read()
+        self.total, self.streams = book["total"], Streams.from_plain(book["streams"])
+        for entry in added:
+            if entry.whole:
+                self._replay(entry, is_newest=entry is added[-1])
+            else:
+                self._leave_hole(entry.rows * entry.envs)
+        self.restored()
+
+    def _replay(self, entry: Added, is_newest: bool) -> None:
+        """Keep the book of a fragment whose rows are there."""
+        group = self.streams.open(entry.key, entry.envs, self.oldest, entry.anew)
+        first = np.arange(self.total, self.total + entry.envs) % self.capacity
+        self.total += entry.rows * entry.envs
+        if is_newest:
+            self._join(group, first)  # which may not have been done any more
+        self.streams.length[group.streams] += entry.rows
+        group.advance(entry.rows, self.total, entry.sequence)
+
+    def _leave_hole(self, count: int) -> None:
+        """Give up the rows that a fragment had begun to overwrite. It will be sent again, and goes behind them."""
+        slots = np.arange(self.total, self.total + count, dtype=np.int64) % self.capacity
+        self.total += count
+        for name, values in {"link": ~slots, "previous": -1, "position": 0}.items():
+            self.index[name][slots] = values
+        self.index["stream"][slots] = self.streams.add_hole(count)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the rows are mapped from."""
+        return self.memory.folder if isinstance(self.memory, Mapped) else None
+
+    @property
+    def real_streams(self) -> npt.NDArray[np.bool_]:
+        """[streams] which are no holes."""
+        return np.asarray(self.streams.length < HOLE_LENGTH)

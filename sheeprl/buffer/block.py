@@ -1,0 +1,65 @@
+"""All arrays of a sample in one piece of memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
+Kinds = Mapping[str, "tuple[tuple[int, ...], Array]"]
+ALIGNMENT = 64  # bytes: a cache line, and what vector instructions ask for
+KEPT = 2  # a consumer still has the last sample while the next is drawn
+
+
+class Pool:
+    """Memory for blocks, used again once nobody holds a view of it any more.
+
+    New memory costs more than filling it: the operating system hands it out page by page, each cleared first.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Bytes] = []
+
+    def take(self, size: int) -> Bytes:
+        """`size` bytes of any content."""
+        for number in range(len(self._kept)):
+            data = self._kept[number]
+            # The list, `data` and the argument here; every array or tensor made from it counts as one more.
+            if sys.getrefcount(data) <= 3 and size <= len(data) <= 2 * size:
+                return data[:size]
+        data = np.empty(size, np.uint8)
+        self._kept = [data, *self._kept[: KEPT - 1]]
+        return data[:]
+
+
+class Block:
+    """Arrays side by side in one allocation, so that one copy moves them all.
+
+    Args:
+        pool: where the memory comes from.
+        kinds: by name, the leading shape, and an array whose trailing shape (all axes but the first) and dtype it has.
+        filled: by name, arrays whose content is taken over.
+    """
+
+    def __init__(self, pool: Pool, kinds: Kinds, filled: Mapping[str, Array] | None = None) -> None:
+        filled = filled or {}
+        layout = {name: ((*shape, *like.shape[1:]), like.dtype) for name, (shape, like) in kinds.items()}
+        layout |= {name: (values.shape, values.dtype) for name, values in filled.items()}
+        sizes = {name: int(np.prod(shape)) * dtype.itemsize for name, (shape, dtype) in layout.items()}
+        data = pool.take(sum(_aligned(size) for size in sizes.values()))
+        self.rows: dict[str, Array] = {}
+        start = 0
+        for name, (shape, dtype) in layout.items():
+            self.rows[name] = data[start : start + sizes[name]].view(dtype).reshape(shape)
+            start += _aligned(sizes[name])
+        for name, values in filled.items():
+            self.rows[name][...] = values
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
