@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -48,18 +49,14 @@ class Block:
 
     def __init__(self, pool: Pool, kinds: Kinds, filled: Mapping[str, Array] | None = None) -> None:
         filled = filled or {}
-        layout = {name: ((*shape, *like.shape[1:]), like.dtype) for name, (shape, like) in kinds.items()}
-        layout |= {name: (values.shape, values.dtype) for name, values in filled.items()}
-        sizes = {name: int(np.prod(shape)) * dtype.itemsize for name, (shape, dtype) in layout.items()}
-        data = pool.take(sum(_aligned(size) for size in sizes.values()))
+        layout = [(name, (*shape, *like.shape[1:]), like.dtype) for name, (shape, like) in kinds.items()]
+        layout += [(name, values.shape, values.dtype) for name, values in filled.items()]
+        sizes = [math.prod(shape) * dtype.itemsize for _, shape, dtype in layout]
+        data = pool.take(sum(sizes) + ALIGNMENT * len(sizes))
         self.rows: dict[str, Array] = {}
         start = 0
-        for name, (shape, dtype) in layout.items():
-            self.rows[name] = data[start : start + sizes[name]].view(dtype).reshape(shape)
-            start += _aligned(sizes[name])
+        for (name, shape, dtype), size in zip(layout, sizes, strict=True):
+            self.rows[name] = data[start : start + size].view(dtype).reshape(shape)
+            start += -(-size // ALIGNMENT) * ALIGNMENT
         for name, values in filled.items():
             self.rows[name][...] = values
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT

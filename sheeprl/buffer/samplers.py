@@ -140,8 +140,7 @@ class Rollout:
     def read(self, storage: Storage, anchors: Slots) -> Rows:
         """The rows."""
         block = Block(storage.pool, {name: (anchors.shape, values) for name, values in storage.rows.items()})
-        for name, out in block.rows.items():
-            storage.gather(name, anchors, out)
+        storage.gather(block.rows, anchors, list(block.rows.values()))
         return block.rows
 
 
@@ -215,16 +214,16 @@ class NStep(Anchored):
     def read(self, storage: Storage, anchors: Slots) -> Rows:
         """The returns."""
         slots = storage.follow(anchors)
-        total = storage.gather("reward", slots)
+        total = storage.get("reward", slots)
         discount = np.full(anchors.shape, self.gamma, np.float32)
         for _ in range(self.n - 1):
             # Past the ring lies a tail, on which nothing was decided yet.
             going = slots < storage.capacity
             going[going] = storage.is_transition(slots[going])
             slots[going] = storage.follow(slots[going])
-            total[going] += discount[going] * storage.gather("reward", slots[going])
+            total[going] += discount[going] * storage.get("reward", slots[going])
             discount[going] *= np.float32(self.gamma)
-        discount *= ~storage.gather("terminated", slots)
+        discount *= ~storage.get("terminated", slots)
         more = {"index": storage.numbers(anchors), "reward": total, "discount": discount}
         return _read_steps(storage, anchors, slots, more)
 
@@ -388,17 +387,17 @@ def _read_rows(storage: Storage, slots: Slots, more: Rows | None = None) -> Rows
     """Whole rows, in one block."""
     extra: dict[str, Any] = {"index": storage.numbers(slots), **(more or {})}
     block = Block(storage.pool, {name: (slots.shape, values) for name, values in storage.rows.items()}, extra)
-    for name in storage.rows:
-        storage.gather(name, slots, block.rows[name])
+    storage.gather(storage.rows, slots, [block.rows[name] for name in storage.rows])
     return block.rows
 
 
 def _read_steps(storage: Storage, slots: Slots, after: Slots, more: Rows) -> Rows:
     """What was decided at `slots` and found at `after`, in one block; `more` takes precedence."""
     rows = storage.rows
-    sources = {name: (name, after if name in PER_STEP else slots) for name in rows if name not in more}
-    sources |= {f"next_{name}": (name, after) for name in rows if name == "obs" or name.startswith("obs/")}
-    block = Block(storage.pool, {key: (slots.shape, rows[name]) for key, (name, _) in sources.items()}, more)
-    for key, (name, where) in sources.items():
-        storage.gather(name, where, block.rows[key])
+    decided = {name: name for name in rows if name not in more and name not in PER_STEP}
+    found = {name: name for name in PER_STEP if name not in more}
+    found |= {f"next_{name}": name for name in rows if name == "obs" or name.startswith("obs/")}
+    block = Block(storage.pool, {key: (slots.shape, rows[name]) for key, name in (decided | found).items()}, more)
+    storage.gather(decided.values(), slots, [block.rows[key] for key in decided])
+    storage.gather(found.values(), after, [block.rows[key] for key in found])
     return block.rows

@@ -7,6 +7,7 @@ and adding costs the same however much is stored.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -260,12 +261,21 @@ class Storage:
 
     # ----------------------------------------------------------------------------------------- reading
 
-    def gather(self, name: str, slots: Slots, out: Array | None = None) -> Array:
-        """Copies of the rows at `slots` (any shape), which may point into the tails."""
-        # mode="clip" is what lets NumPy write to `out` without a buffer in between.
-        values: Array = self.rows[name].take(slots, axis=0, mode="clip", out=out)
-        if (beyond := slots >= self.capacity).any():
-            values[beyond] = self.tails[name][slots[beyond] - self.capacity]
+    def gather(self, names: Iterable[str], slots: Slots, out: Sequence[Array]) -> None:
+        """Copy the rows at `slots` (any shape), which may point into the tails, into the arrays `out`."""
+        beyond = np.nonzero(slots >= self.capacity)
+        reaches_tails = len(beyond[0]) > 0
+        for name, values in zip(names, out, strict=True):
+            # mode="clip" is what lets NumPy write to `out` without a buffer in between.
+            self.rows[name].take(slots, axis=0, mode="clip", out=values)
+            if reaches_tails:
+                values[beyond] = self.tails[name][slots[beyond] - self.capacity]
+
+    def get(self, name: str, slots: Slots) -> Array:
+        """Copies of one array's rows."""
+        like = self.rows[name]
+        values = np.empty((*slots.shape, *like.shape[1:]), like.dtype)
+        self.gather([name], slots, [values])
         return values
 
     def follow(self, slots: Slots) -> Slots:
