@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sheeprl.buffer.streams import Slots
 
 Weights = npt.NDArray[np.float64]
-TOP = 4096  # nodes of the highest level, which is summed anew for every draw: it is short enough for the cache
+TOP = 8192  # nodes of the highest level, which is summed anew for every draw: it is short enough for the cache
 
 
 class SumTree:
@@ -53,8 +53,8 @@ class SumTree:
         below, nodes = self.leaves, leaves
         for level in self.levels:
             nodes = nodes >> 1
-            left = nodes << 1
-            level[nodes] = below.take(left) + below.take(left + 1)
+            pairs = below.reshape(-1, 2).take(nodes, axis=0)
+            level[nodes] = pairs[:, 0] + pairs[:, 1]
             below = level
 
     def find(self, heights: Weights) -> Slots:
@@ -70,7 +70,8 @@ class SumTree:
             nodes <<= 1
             left = below.take(nodes)
             goes_right = rest >= left
-            rest -= left * goes_right
+            left *= goes_right
+            rest -= left
             nodes += goes_right
         return np.minimum(nodes, len(self.leaves) - 1)
 
