@@ -240,7 +240,9 @@ class Run:
             if arrived is None:
                 return
             progress = self.progress()  # of the round's beginning: a last round at rate 0 would be played for nothing
-            await self.take_gradient_steps(await self.add(arrived), progress)
+            rows = await self.add(arrived)
+            del arrived  # so that the fragments, which the buffer has copied, leave the object store
+            await self.take_gradient_steps(rows, progress)
             self.counters.version += 1
             await self.publish()
             await self.keep_books()
