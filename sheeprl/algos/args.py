@@ -89,7 +89,7 @@ class OffPolicy:
         learning_starts: policy steps played at random before learning starts.
         sampler: what a sample is; None for single transitions.
         fragment_rows: rows of a fragment unless `players.fragment_rows` says otherwise.
-        writes_back: whether losses return values to write back into the sampled rows.
+        writes_back: whether losses return values to write back into the sampled rows, or priorities of them.
     """
 
     carries_debt: ClassVar[bool] = True
