@@ -173,6 +173,7 @@ class Run:
         self.evaluated_at: int | None = None
         self.evaluations: set[asyncio.Task[None]] = set()
         self.learned_until: float | None = None  # by the learner's clock, in this round
+        self.has_batch = False  # whether the learner has been given one, in this round
         self.said_waiting = False
         self.mean_return: float | None = None
         self.recent_returns: deque[float] = deque(maxlen=100)
@@ -240,7 +241,9 @@ class Run:
             if arrived is None:
                 return
             progress = self.progress()  # of the round's beginning: a last round at rate 0 would be played for nothing
-            await self.take_gradient_steps(await self.add(arrived), progress)
+            rows = await self.add(arrived)
+            del arrived  # so that the fragments, which the buffer has copied, leave the object store
+            await self.take_gradient_steps(rows, progress)
             self.counters.version += 1
             await self.publish()
             await self.keep_books()
@@ -391,7 +394,7 @@ class Run:
         chunks = deque(self.chunks(data.owed(self.counters.policy_steps, first, rows)))
         sampled: deque[Chunk] = deque()
         updating: deque[Ref] = deque()
-        self.learned_until = None
+        self.learned_until, self.has_batch = None, False
         # The order of these calls decides what is sampled, so it must not depend on how long they take.
         while True:
             if self.stopping.is_set() and data.carries_debt:
@@ -399,11 +402,8 @@ class Run:
             while chunks and len(sampled) <= self.plan.prefetch and self.can_sample():
                 sampled.append(self.replay.request(first, chunks[0], progress))
                 first += chunks.popleft()
-            if not sampled or not await self.delivered(
-                sampled[0], is_first=self.learned_until is None and not updating
-            ):
+            if not sampled or not await self.delivered(chunk := sampled.popleft()):
                 break
-            chunk = sampled.popleft()
             info, writes = self.learner.call_pair("update", chunk.steps, progress, chunk.order, *chunk.blocks)
             updating.append(info)
             while len(updating) > (0 if data.feeds_back else self.plan.prefetch):
@@ -431,12 +431,13 @@ class Run:
             )
         return self.replay.is_ready
 
-    async def delivered(self, chunk: Chunk, is_first: bool) -> bool:
-        """Wait for a chunk's samples, for which the learner waits too if it is a round's first; whether they came."""
+    async def delivered(self, chunk: Chunk) -> bool:
+        """Wait for a chunk's samples, for which the learner waits too if it is the round's first; whether they came."""
         began = self.clock.time()
         came: bool = await self.asked(self.replay.deliver(chunk), "the buffer")
-        if is_first:
+        if not self.has_batch:
             self.window.batch_wait += self.clock.time() - began
+        self.has_batch = True
         return came
 
     async def updated(self, answer: Ref) -> None:

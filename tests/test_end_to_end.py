@@ -145,9 +145,9 @@ def test_a_player_that_cannot_be_made_has_failed(tmp_path, monkeypatch):
     assert checkpoints(tmp_path / "run")
 
 
-@pytest.mark.parametrize(("algorithm", "loss"), [("sac", "Loss/value_loss"), ("ppo", "Loss/value_loss")])
-def test_a_loss_that_is_not_finite_ends_the_run_and_is_named(tmp_path, algorithm, loss):
-    with pytest.raises(RunFailedError, match=rf"{loss} is nan"):
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_rewards_that_are_not_finite_end_the_run_and_are_named(tmp_path, algorithm):
+    with pytest.raises(RunFailedError, match=r"a fragment of player 0 was refused: .*reward"):
         run(tmp_path / "run", algorithm, COUPLED, "env.kwargs={nan_after: 60}", "run.total_steps=5000", env=WALK)
     agent = saved(tmp_path / "run")["agent"]
     assert all(torch.isfinite(values).all() for values in agent.values())

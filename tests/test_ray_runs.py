@@ -10,9 +10,12 @@ import time
 import pytest
 import ray
 
-from sheeprl import RunFailedError, load_config
+from sheeprl import ConfigError, RunFailedError, load_config
 from sheeprl.actors import cluster
+from sheeprl.checkpoint import checkpoints
 from sheeprl.resolve import check
+from sheeprl.run import Run
+from tests import back_pressure
 from tests.runs import QUIET, SMALL_SAC, largest_difference, lines, run, saved
 
 WALK = "tests.run_envs:Walk-v0"
@@ -79,6 +82,17 @@ def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd):
     assert "player 1 is replaced" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("fragments", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_the_object_store_holds_no_more_than_what_is_under_way(fragments):
+    measured = back_pressure.measure(fragments)
+    assert measured.fragments == fragments
+    assert measured.gradient_steps == math.floor(2.5 * back_pressure.ROWS * fragments)
+    assert len(measured.used) > 20
+    assert max(measured.used) > back_pressure.PLAYERS * back_pressure.FRAGMENT_BYTES / 2  # it is seen
+    assert max(measured.used) < back_pressure.BOUND < fragments * back_pressure.FRAGMENT_BYTES / 10
+    print(f"{fragments} fragments in {measured.seconds:.0f} s, at most {max(measured.used) / 1e6:.1f} MB")
+
+
 def test_an_env_that_raises_ends_the_run_with_a_checkpoint(tmp_path):
     overrides = [DECOUPLED, "env.kwargs={raises_after: 60}", "run.total_steps=5000", "ray.max_failures=0"]
     with pytest.raises(RunFailedError, match=r"Walk-v0 of player 0 raised in step 6\d: ValueError: out of order"):
@@ -87,9 +101,52 @@ def test_an_env_that_raises_ends_the_run_with_a_checkpoint(tmp_path):
     assert "ValueError: out of order" in (tmp_path / "run" / "error.log").read_text()
 
 
-def test_a_loss_that_is_not_finite_is_named(tmp_path):
-    with pytest.raises(RunFailedError, match="Loss/value_loss is nan"):
-        run(tmp_path / "run", "sac", DECOUPLED, "env.kwargs={nan_after: 60}", "run.total_steps=5000", env=WALK)
+def test_a_player_whose_rewards_are_not_finite_is_named(tmp_path, capfd):
+    overrides = ["env.kwargs={nan_after: 60}", "run.total_steps=5000", "ray.max_failures=2", "log.level=warning"]
+    with pytest.raises(RunFailedError, match=r"fragment of player 0 was refused: .*reward.*ray.max_failures=2"):
+        run(tmp_path / "run", "sac", DECOUPLED, *overrides, env=WALK)
+    assert capfd.readouterr().err.count("a fragment of player 0 was refused") == 2
+    end = lines(tmp_path / "run")[-1]
+    assert end["gradient_steps"] == end["policy_steps"] - 50 == saved(tmp_path / "run")["gradient_steps"]
+
+
+def test_two_shards_serve_any_number_of_ranks_and_are_resumed(tmp_path):
+    overrides = [DECOUPLED, "run.max_staleness=0", "players.num=3", "buffer.shards=2"]
+    for ranks in (1, 2):
+        run(tmp_path / str(ranks), "sac", *overrides, "run.total_steps=250", f"trainer.devices={ranks}")
+    one, other = saved(tmp_path / "1"), saved(tmp_path / "2")
+    assert one["gradient_steps"] == other["gradient_steps"] > 0
+    assert largest_difference(one["agent"], other["agent"]) < 1e-5
+    parts = checkpoints(tmp_path / "1")[-1] / "buffer"
+    assert sorted(path.name for path in parts.iterdir()) == ["shard_0", "shard_1"]
+    with pytest.raises(ConfigError, match=r"buffer\.shards=1: the replay of .* is in 2 parts"):
+        run(tmp_path / "1", "sac", DECOUPLED, "players.num=3", "run.resume=true", "run.total_steps=400")
+    result = run(tmp_path / "1", "sac", *overrides, "run.resume=true", "run.total_steps=400")
+    assert result.gradient_steps == result.policy_steps - 50
+    assert [line for line in lines(tmp_path / "1") if "Buffer/size" in line][-1]["Buffer/size"] >= 400
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_killed_shard_is_replaced_and_the_others_serve(tmp_path, monkeypatch, capfd, shards):
+    fleets, publish = [], Run.publish
+
+    async def publish_and_kill(self):
+        await publish(self)
+        if self.counters.version == 4:
+            ray.kill(fleets[0].shards[-1].actor)
+
+    start = cluster.Fleet.start
+    monkeypatch.setattr(cluster.Fleet, "start", lambda self, *args: fleets.append(self) or start(self, *args))
+    monkeypatch.setattr(Run, "publish", publish_and_kill)
+    overrides = [DECOUPLED, "players.num=2", f"buffer.shards={shards}", "run.total_steps=600", "log.level=warning"]
+    run(tmp_path / "run", "sac", *overrides)
+    end = lines(tmp_path / "run")[-1]
+    assert (end["status"], end["restarts"]) == ("done", 0)
+    assert end["gradient_steps"] == end["policy_steps"] - 50
+    metrics = [line for line in lines(tmp_path / "run") if "Buffer/restarts" in line][-1]
+    assert metrics["Buffer/restarts"] == 1
+    assert 0 < metrics["Buffer/size"] < end["policy_steps"]
+    assert f"shard {shards - 1} of the replay is replaced by an empty one (1 of 3)" in capfd.readouterr().err
 
 
 def test_a_cluster_that_is_too_small_is_told_of_at_once_and_given_up_in_the_end(tmp_path, capsys):

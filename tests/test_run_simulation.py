@@ -487,6 +487,16 @@ def test_chunks_are_requested_ahead_as_told(prefetch: int, shards: int) -> None:
     assert last == before + updates + 10
 
 
+@pytest.mark.parametrize("prefetch", [0, 1])
+def test_time_that_the_learner_waits_for_batches(prefetch: int) -> None:
+    # One round of 8 chunks, each of which takes 10 to sample and 1 to learn from.
+    schedule = Schedule(replace(SAC, replay_ratio=128.0), fragment_rows=4, total_steps=4, prefetch=prefetch)
+    world = simulate(replace(schedule, delays=Delays((0,), (10,), (1,)))).world
+    _, line = world.reporter.lines[-1]
+    seconds = world.run.counters.wall_time
+    assert line["Time/trainer_wait_batch"] * seconds == pytest.approx(10 + 7 * (10 if prefetch == 0 else 9))
+
+
 def test_stopped_rollout_is_learned_before_the_run_ends() -> None:
     for calls in range(20):
         leg = simulate(Schedule(PPO, fragment_rows=4, total_steps=8, stop_after=calls))

@@ -175,9 +175,11 @@ def test_what_a_loss_writes_lands_in_the_rows_it_was_computed_for(player, learne
     block = flatten(buffer.sample(16, n_batches=1))
     with torch.no_grad():
         expected = learner.algorithm.observe(learner.agent.policy, unflatten(block, 3)[0])
-    info, writes = learner.update(block, steps=1, progress=0.0)
+    info, writes = learner.update(1, 0.0, None, block)
     assert info.gradient_steps == 1
-    ((index, values),) = writes  # of the one gradient step; [L + 1, N]
+    (write,) = writes  # of the one gradient step
+    index, values = write.index, write.values  # [L + 1, N]
+    assert write.priority.shape == index.shape[1:]
     assert index.shape == block["index"][0].shape
     buffer.write_back(index, unflatten(values, batch_dims=2))
     for row in np.unique(index[1:]):  # one that is in several sequences has the value of one of them
@@ -197,15 +199,15 @@ def test_written_values_take_the_stored_dtype(player, learner, monkeypatch):
     monkeypatch.setattr(learner.algorithm, "world_loss", loss_in_half_precision)
     buffer = ReplayBuffer(500, learner.algorithm.data().sampler)
     buffer.add(unflatten(player.collect(32, learner.weights()[1], 0, "explore")[1].rows, batch_dims=2))
-    _, writes = learner.update(flatten(buffer.sample(16)), steps=1, progress=0.0)
-    assert writes[0][1]["latent"].dtype == np.float32
+    _, writes = learner.update(1, 0.0, None, flatten(buffer.sample(16)))
+    assert writes[0].values["latent"].dtype == np.float32
 
 
 def test_behavior_phase_sees_the_stepped_world_model_and_leaves_it_alone(player, learner):
     _, weights = learner.weights()
     buffer = ReplayBuffer(500, learner.algorithm.data().sampler)
     buffer.add(unflatten(player.collect(32, weights, 0, "explore")[1].rows, batch_dims=2))
-    batch = next(iter(learner._batches(flatten(buffer.sample(16)), 1)))
+    batch = next(iter(learner._batches(1, None, [flatten(buffer.sample(16))])))
     world, behavior = learner.algorithm.phases(None)
     loss = world.loss(learner.agent, batch, {}, {})
     noise = behavior.noise(torch.Size([16]), torch.Generator())
@@ -215,7 +217,7 @@ def test_behavior_phase_sees_the_stepped_world_model_and_leaves_it_alone(player,
     assert all(gradient is None or not gradient.any() for gradient in gradients)
     assert any(g.any() for g in torch.autograd.grad(imagined.value, learner.groups["behavior"].parameters))
     before = weights_of.to_arrays(learner.agent)
-    learner.update(flatten(buffer.sample(16)), 1, 0.0)
+    learner.update(1, 0.0, None, flatten(buffer.sample(16)))
     changed = {name for name, values in weights_of.to_arrays(learner.agent).items() if (values != before[name]).any()}
     assert {name.partition(".")[0] for name in changed} == {
         "policy",

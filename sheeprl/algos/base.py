@@ -99,8 +99,8 @@ class Loss:
         buffers: detached tensors, by name of the agent's buffer that takes the group's mean of them after the step:
             running statistics, such as a scale of returns.
         write: detached tensors shaped like the batch's `index`, to write back to the sampled rows, by stored key.
-        priority: detached `[N]` tensor of new priorities of the sampled rows; of no effect while the buffer draws
-            uniformly.
+        priority: detached `[N]` tensor of new priorities of the samples, a sequence's being that of its last row; of
+            no effect while the buffer draws uniformly. For this as for `write`, `OffPolicy.writes_back` must be set.
     """
 
     value: Tensor
@@ -226,5 +226,6 @@ class Algorithm(ABC, Generic[ArgsT]):
         """The phases of this gradient step, in order. A later one sees the parameters that an earlier one stepped.
 
         The batch given to losses has every stored key; with transitions also `next_obs`; with samples `index`; and
-        `weight`, `[N]`: sum it with per-sample values to get their mean over the whole trainer group.
+        `weight`, `[N]`: sum it with per-sample values to get their mean over the whole trainer group. Where samples
+        are drawn by priority there is also `importance`, `[N]`, of which the largest in the batch is 1.
         """

@@ -13,6 +13,7 @@ from torch.distributions import Categorical, Independent, Normal, TransformedDis
 from torch.distributions.transforms import TanhTransform
 
 from sheeprl import resolve
+from sheeprl.actors.replay import join_parts
 from sheeprl.actors.trainer import Learner, NonFiniteError
 from sheeprl.algos.base import Acted, Algorithm, Loss, OptimizerSpec, Phase, Spaces
 from sheeprl.config import validate
@@ -167,7 +168,7 @@ def test_ppo_steps(fabric, continuous, ends, progress):
     reference = copy.deepcopy(learner.agent)
     block = rollout(ends=ends, continuous=continuous)
     before = parameters_of(learner.agent)
-    info, writes = learner.update(block, steps=3, progress=progress)
+    info, writes = learner.update(3, progress, None, block)
     reference_ppo_step(reference, block, progress, epochs=3)
     assert_close(learner.agent, reference)
     assert any(not torch.allclose(values, before[name]) for name, values in learner.agent.state_dict().items())
@@ -191,7 +192,7 @@ def test_minibatches_hold_every_decision_once_an_epoch(fabric):
     learner = make_ppo(fabric, batch_size=4, epochs=2)
     seen = spy_on_batches(learner)
     block = rollout(ends=[(1, 0), (4, 1)])
-    learner.update(block, steps=6, progress=0.0)  # 10 rows in minibatches of 4
+    learner.update(6, 0.0, None, block)  # 10 rows in minibatches of 4
     valid = sorted(block["obs"][:-1][~block["truncated"][:-1]][:, 0].tolist())
     orders = []
     for epoch in (seen[:3], seen[3:]):
@@ -213,7 +214,7 @@ def test_minibatches_hold_every_decision_once_an_epoch(fabric):
 def test_a_padded_minibatch_has_the_gradient_of_one_without_padding(fabric):
     learner = make_ppo(fabric, batch_size=4, entropy_coef=0.1)
     seen = spy_on_batches(learner)
-    learner.update(rollout(ends=[(1, 0), (4, 1)]), steps=3, progress=0.0)
+    learner.update(3, 0.0, None, rollout(ends=[(1, 0), (4, 1)]))
     padded = [batch for batch in seen if (batch["weight"] == 0).any()]
     assert padded
     for batch in padded:
@@ -230,7 +231,7 @@ def test_a_padded_minibatch_has_the_gradient_of_one_without_padding(fabric):
 def test_a_minibatch_without_any_decision_does_no_harm(fabric):
     learner = make_ppo(fabric, rollout_steps=1, batch_size=1)
     before = parameters_of(learner.agent)
-    info, _ = learner.update(rollout(steps=1, envs=1, ends=[(0, 0)]), steps=1, progress=0.0)
+    info, _ = learner.update(1, 0.0, None, rollout(steps=1, envs=1, ends=[(0, 0)]))
     assert_same(learner.agent, before)
     assert all(np.isfinite(value) for value in info.metrics.values())
 
@@ -241,7 +242,7 @@ def test_unstandardized_advantages_are_left_alone(fabric):
     block = rollout()
     value = learner.agent.critic.network(torch.from_numpy(block["obs"])).detach().squeeze(-1).numpy()
     expected = reference_advantages(value, block, 0.9, 0.8)
-    learner.update(block, steps=1, progress=0.0)
+    learner.update(1, 0.0, None, block)
     found = np.sort(seen[0]["advantage"].numpy())
     assert found == pytest.approx(np.sort(list(expected.values())), abs=1e-5)
 
@@ -309,7 +310,7 @@ def test_sac_steps(fabric):
     learner = make_sac(fabric, gamma=0.9, alpha=0.5)
     reference = ReferenceSAC(learner)
     block = transitions(batches=4)
-    info, writes = learner.update(block, steps=4, progress=0.0)
+    info, writes = learner.update(4, 0.0, None, block)
     batches = [{name: torch.from_numpy(values[i]) for name, values in block.items()} for i in range(4)]
     metrics = [reference.step(batch) for batch in batches]
     assert_close(learner.agent, reference.agent)
@@ -321,7 +322,7 @@ def test_sac_steps(fabric):
 
 def test_sac_with_a_fixed_temperature(fabric):
     learner = make_sac(fabric, alpha=0.25, learn_alpha=False)
-    learner.update(transitions(batches=3), steps=3, progress=0.0)
+    learner.update(3, 0.0, None, transitions(batches=3))
     assert learner.agent.alpha().item() == pytest.approx(0.25)
 
 
@@ -334,22 +335,22 @@ def test_ppo_refuses_a_loss_that_is_not_finite(fabric):
     block = rollout()
     block["reward"][3, 1] = np.inf
     with pytest.raises(NonFiniteError, match=r"Loss/value_loss is (nan|inf).* at gradient step 0"):
-        learner.update(block, steps=1, progress=0.0)
+        learner.update(1, 0.0, None, block)
     assert_same(learner.agent, before)
     with pytest.raises(NonFiniteError):  # an update that was under way already
-        learner.update(rollout(), steps=1, progress=0.0)
+        learner.update(1, 0.0, None, rollout())
     assert_same(learner.agent, before)
     assert learner.gradient_steps == 0
 
 
 def test_sac_refuses_a_loss_that_is_not_finite(fabric):
     learner = make_sac(fabric)
-    learner.update(transitions(batches=2), steps=2, progress=0.0)
+    learner.update(2, 0.0, None, transitions(batches=2))
     before = parameters_of(learner.agent)
     block = transitions()
     block["reward"][0, 5] = np.nan
     with pytest.raises(NonFiniteError, match=r"Loss/value_loss is nan.* at gradient step 2"):
-        learner.update(block, steps=1, progress=0.0)
+        learner.update(1, 0.0, None, block)
     assert_same(learner.agent, before)  # the targets neither
 
 
@@ -360,7 +361,7 @@ def update(learner, seed, steps=3):
     """Three gradient steps, on data told by the seed; the metrics."""
     is_ppo = learner.config.algo.name == "ppo"
     block = rollout(seed, ends=[(2, 1)]) if is_ppo else transitions(seed, batches=steps)
-    return learner.update(block, steps, 0.5)[0].metrics
+    return learner.update(steps, 0.5, None, block)[0].metrics
 
 
 MAKERS = {"ppo": lambda fabric, **args: make_ppo(fabric, batch_size=4, epochs=1, **args), "sac": make_sac}
@@ -431,7 +432,7 @@ def test_blocks_are_only_read(fabric, algo):
     copies = {name: values.copy() for name, values in block.items()}
     for values in block.values():
         values.flags.writeable = False  # as they come out of the object store
-    learner.update(block, steps=1, progress=0.0)
+    learner.update(1, 0.0, None, block)
     assert all(np.array_equal(block[name], copies[name]) for name in copies)
 
 
@@ -444,6 +445,60 @@ def test_weights_are_copies_of_the_policys(fabric):
     update(learner, seed=1)
     assert all(np.array_equal(weights[name], frozen[name]) for name in weights)
     assert not all(np.array_equal(weights[name], later) for name, later in learner.weights()[1].items())
+
+
+# --------------------------------------------------------------------------- samples of several shards
+
+
+def parts_of_shards(sequences=False):
+    """Blocks `[1, count]` of two shards, or `[1, 3, count]`, read-only as they come out of the object store."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for shard, count in enumerate((10, 22)):
+        part = transitions(seed=shard, size=count)
+        if sequences:
+            part = {name: np.stack([values] * 3, axis=1) for name, values in part.items()}
+        parts.append({**part, "importance": rng.uniform(1, 9, (1, count)).astype(np.float32)})
+        for values in parts[-1].values():
+            values.flags.writeable = False
+    return parts
+
+
+@pytest.mark.parametrize("sequences", [False, True])
+def test_parts_of_shards_make_batches_that_ranks_share(fabric, sequences):
+    learner = make_sac(fabric)
+    parts = parts_of_shards(sequences)
+    whole = join_parts(parts, order=5, n_batches=2)
+    learner.world, shares = 2, []
+    for learner.rank in range(2):
+        shares.append(list(learner._batches(2, 5, parts)))
+    for number in range(2):
+        assert all(share[number]["weight"].tolist() == [1 / 8] * 8 for share in shares)
+        for name in ("obs", "importance"):
+            found = [share[number][name].numpy() for share in shares]
+            axis = 1 if sequences and name == "obs" else 0
+            together = np.stack(found, axis + 1).reshape(whole[name][number].shape)
+            scale = whole[name][number].max() if name == "importance" else 1
+            assert np.array_equal(together, whole[name][number] / scale)
+        assert max(share[number]["importance"].max().item() for share in shares) == 1.0
+
+
+def test_the_order_of_parts_is_that_of_the_seed(fabric):
+    learner = make_sac(fabric)
+    drawn = []
+    for order in (5, 5, 6):
+        batches = learner._batches(2, order, parts_of_shards())
+        drawn.append(torch.cat([batch["index"] for batch in batches]).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert sorted(drawn[0]) == sorted(drawn[2])
+
+
+def test_an_update_says_when_it_began(fabric):
+    learner = make_sac(fabric)
+    first, _ = learner.update(2, 0.0, 5, *parts_of_shards())
+    second, _ = learner.update(1, 0.0, None, transitions())
+    assert second.gradient_steps == 3
+    assert second.began >= first.began + first.seconds
 
 
 # ---------------------------------------------------------------------------- what a loss may give and carry
@@ -501,23 +556,42 @@ def test_a_gradient_that_is_not_finite_is_refused(fabric):
     learner = replace_algorithm(make_sac(fabric), Steep)
     before = parameters_of(learner.agent)
     with pytest.raises(NonFiniteError, match="the gradient of the loss of 'first' is not finite at gradient step 0"):
-        learner.update(transitions(size=4), steps=1, progress=0.0)
+        learner.update(1, 0.0, None, transitions(size=4))
     assert_same(learner.agent, before)
 
 
 def test_phases_see_what_earlier_ones_stepped_and_carried(fabric):
     learner = replace_algorithm(make_sac(fabric), Carrying)
     block = transitions(batches=2, size=4)
-    info, writes = learner.update(block, steps=2, progress=0.0)
+    info, writes = learner.update(2, 0.0, None, block)
     assert learner.agent.policy.weight.item() == 0.0
     # slopes 0.5·3 + 10 = 11.5 and 0·3 + 11 = 11, at a quarter of the rate 1
     assert learner.agent.head.weight.item() == pytest.approx(1 - (11.5 + 11) / 4)
     assert info.metrics == {"Loss/second": pytest.approx((11.5 * 1 + 11 * (1 - 11.5 / 4)) / 2)}
     assert len(writes) == 2
-    for (index, values), batch in zip(writes, range(2), strict=True):
-        assert index.tolist() == block["index"][batch].tolist()
-        assert values["reward"].dtype == np.float32  # as it is stored
-        assert values["reward"].tolist() == (block["reward"][batch] * 2).tolist()
+    for write, batch in zip(writes, range(2), strict=True):
+        assert write.index.tolist() == block["index"][batch].tolist()
+        assert write.values["reward"].dtype == np.float32  # as it is stored
+        assert write.values["reward"].tolist() == (block["reward"][batch] * 2).tolist()
+        assert write.priority is None
+
+
+class Prioritizing(Carrying):
+    """Gives priorities, in half precision, and nothing to write."""
+
+    def second(self, agent, batch, noise, carry):
+        return replace(super().second(agent, batch, noise, carry), write={}, priority=batch["reward"].bfloat16())
+
+
+def test_priorities_go_back_with_the_rows_they_are_of(fabric):
+    learner = replace_algorithm(make_sac(fabric), Prioritizing)
+    block = transitions(batches=2, size=4)
+    _, writes = learner.update(2, 0.0, None, block)
+    assert [write.index.tolist() for write in writes] == block["index"].tolist()
+    assert all(write.values == {} for write in writes)
+    for write, reward in zip(writes, block["reward"], strict=True):
+        assert write.priority.dtype == np.float32
+        assert write.priority == pytest.approx(reward, rel=0.01)
 
 
 class Remembering(Carrying):
@@ -537,7 +611,7 @@ class Remembering(Carrying):
 def test_running_statistics_are_kept_in_the_agents_buffers(fabric):
     learner = replace_algorithm(make_sac(fabric), Remembering)
     block = transitions(batches=2, size=4)
-    learner.update(block, steps=2, progress=0.0)
+    learner.update(2, 0.0, None, block)
     first, second = block["reward"].mean(axis=1)
     assert learner.agent.mean_reward.item() == pytest.approx(0.25 * first + 0.5 * second)
     assert learner.agent.state_dict()["mean_reward"].item() != 0
@@ -549,7 +623,7 @@ def test_a_whole_rollout_can_be_one_minibatch(fabric):
     learner.algorithm.data = lambda: data
     assert data.owed(0, 0, rows=10) == 1
     seen = spy_on_batches(learner)
-    learner.update(rollout(ends=[(1, 0)]), steps=1, progress=0.0)
+    learner.update(1, 0.0, None, rollout(ends=[(1, 0)]))
     (batch,) = seen
     assert len(batch["weight"]) == 10 and int((batch["weight"] > 0).sum()) == 9
     assert float(batch["weight"].sum()) == pytest.approx(1.0)
