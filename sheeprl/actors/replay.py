@@ -65,7 +65,8 @@ class Replay:
     def _draw(self, batch_size: int, n_batches: int, progress: float) -> tuple[int, Rows]:
         rows = self.buffer.draw(batch_size, n_batches, progress)
         if "index" in rows:
-            rows["index"] = rows["index"] * self.shards + self.shard
+            rows["index"] *= self.shards
+            rows["index"] += self.shard
         return batch_size * n_batches, rows
 
     def write_back(self, *writes: Writes) -> BufferStatus:

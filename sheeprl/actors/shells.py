@@ -9,6 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.actors.fragment import BufferStatus, Fragment, FragmentInfo, UpdateInfo, Writes
+from sheeprl.buffer.block import Packed, pack
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
@@ -54,13 +55,15 @@ class ReplayActor:
         """`Replay.status`."""
         return self.replay.status()
 
-    def sample(self, n_batches: int, progress: float) -> tuple[int, Rows]:
+    def sample(self, n_batches: int, progress: float) -> tuple[int, Packed]:
         """`Replay.sample`."""
-        return self.replay.sample(n_batches, progress)
+        samples, rows = self.replay.sample(n_batches, progress)
+        return samples, pack(rows)
 
-    def sample_part(self, count: int, progress: float) -> tuple[int, Rows]:
+    def sample_part(self, count: int, progress: float) -> tuple[int, Packed]:
         """`Replay.sample_part`."""
-        return self.replay.sample_part(count, progress)
+        samples, rows = self.replay.sample_part(count, progress)
+        return samples, pack(rows)
 
     def write_back(self, *writes: Writes) -> BufferStatus:
         """`Replay.write_back`."""
@@ -96,9 +99,9 @@ class TrainerActor:
         fabric = ray_fabric(self.config, self.rank, self.world, host, port)
         self.learner = build_learner(self.config, self.spaces, fabric)
 
-    def update(self, steps: int, progress: float, order: int | None, *blocks: Rows) -> tuple[UpdateInfo, Writes]:
+    def update(self, steps: int, progress: float, order: int | None, *blocks: Packed) -> tuple[UpdateInfo, Writes]:
         """`Learner.update`."""
-        return self.learner.update(steps, progress, order, *blocks)
+        return self.learner.update(steps, progress, order, *(block.unpack() for block in blocks))
 
     def weights(self) -> tuple[int, Rows]:
         """`Learner.weights`."""

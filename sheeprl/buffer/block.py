@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,3 +61,42 @@ class Block:
             start += -(-size // ALIGNMENT) * ALIGNMENT
         for name, values in filled.items():
             self.rows[name][...] = values
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A sample on its way to another process: as one array, since each array costs there as much as its bytes.
+
+    Args:
+        data: the block's memory.
+        layout: name, first byte, shape and dtype of each array in it.
+        others: arrays that aren't in it.
+    """
+
+    data: Bytes
+    layout: tuple[tuple[str, int, tuple[int, ...], np.dtype[Any]], ...]
+    others: dict[str, Array]
+
+    def unpack(self) -> dict[str, Array]:
+        """The arrays, which share the memory of `data`."""
+        rows = {
+            name: self.data[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+            for name, start, shape, dtype in self.layout
+        }
+        return rows | self.others
+
+
+def pack(rows: dict[str, Array]) -> Packed:
+    """The arrays that a `Block` holds as one, without a copy; `rows` may have others besides."""
+    block = next(iter(rows.values()))
+    while isinstance(block.base, np.ndarray):
+        block = block.base
+    inside = {name: values for name, values in rows.items() if np.may_share_memory(values, block)}
+    begin = _address(block)
+    layout = [(name, _address(values) - begin, values.shape, values.dtype) for name, values in inside.items()]
+    used = max(start + inside[name].nbytes for name, start, _, _ in layout)
+    return Packed(block[:used], tuple(layout), {name: values for name, values in rows.items() if name not in inside})
+
+
+def _address(values: Array) -> int:
+    return int(values.__array_interface__["data"][0])
