@@ -66,7 +66,7 @@ class CheapLearner:
         self.steps = 0
 
     def update(self, steps, progress, order, *blocks):
-        assert sum(block["obs"].shape[0] for block in blocks) == steps
+        assert sum(block.unpack()["obs"].shape[0] for block in blocks) == steps
         self.steps += steps
         return UpdateInfo(self.steps, {}, 0.0, time.perf_counter()), []
 
