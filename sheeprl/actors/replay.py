@@ -83,7 +83,7 @@ class Replay:
         index = write.index.take(mine, axis) // self.shards
         rows = {name: values.take(mine, axis) for name, values in write.values.items()}
         self.late += index.size - self.buffer.write_back_rows(index, rows)
-        if write.priority is not None:
+        if write.priority is not None and self.buffer.priorities:  # of no effect where samples are drawn uniformly
             self.buffer.update_priorities(index if axis == 0 else index[-1], write.priority[mine])
 
     def save(self, folder: str) -> BufferStatus:

@@ -10,6 +10,7 @@ from sheeprl.actors.handle import LocalHandle, LocalRef, LostError
 from sheeprl.actors.replay import Replay, join_parts
 from sheeprl.actors.shards import Shards
 from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer.priorities import Prioritized
 from sheeprl.buffer.samplers import Sequences, Transitions
 from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.errors import RunFailedError
@@ -134,7 +135,7 @@ def test_writes_reach_the_shard_that_holds_the_row():
     assert shards.late_writes == 0
 
 
-class Prioritized(ReplayBuffer):
+class Remembering(ReplayBuffer):
     """Remembers the priorities that it is given; they are its mass."""
 
     given = ()
@@ -149,7 +150,8 @@ class Prioritized(ReplayBuffer):
 
 @pytest.mark.parametrize("sampler", [Transitions(), Sequences(3)])
 def test_priorities_are_those_of_a_samples_last_row(sampler):
-    replays = [Replay(Prioritized(100, sampler, number), BATCH, number, 2) for number in range(2)]
+    buffers = [Remembering(100, sampler, number, prioritized=Prioritized()) for number in range(2)]
+    replays = [Replay(buffer, BATCH, number, 2) for number, buffer in enumerate(buffers)]
     shards = Shards([LocalHandle(replay) for replay in replays], BATCH)
     add(shards, fragment(0, 0, 30), fragment(1, 0, 30, first=100))
     block, chunk = sample(shards, steps=1)
@@ -160,6 +162,23 @@ def test_priorities_are_those_of_a_samples_last_row(sampler):
         assert all(priority == index + 100 * number for index, priority in replay.buffer.given)
     assert sum(len(replay.buffer.given) for replay in replays) == BATCH
     assert [status.mass for status in shards.statuses] == [replay.buffer.mass for replay in replays]
+
+
+def test_samples_follow_the_priorities_of_all_shards():
+    prioritized = Prioritized(alpha=1.0, beta=1.0)
+    buffers = [ReplayBuffer(1000, seed=number, prioritized=prioritized) for number in range(2)]
+    shards = Shards([LocalHandle(Replay(buffer, BATCH, number, 2)) for number, buffer in enumerate(buffers)], BATCH)
+    add(shards, fragment(0, 0, 40), fragment(1, 0, 20, first=40))
+    rows = np.concatenate([np.arange(40) * 2, np.arange(20) * 2 + 1])  # as `index` names them
+    _, chunk = sample(shards, steps=4)
+    priority = 1.0 + np.arange(60) % 3
+    asyncio.run(shards.write_back(chunk, LocalRef([Write(rows, {}, priority)])))
+    blocks = [sample(shards, 16, first)[0] for first in range(4, 4 + 16 * 60, 16)]
+    drawn = np.concatenate([block["obs"].flatten() for block in blocks]).astype(int)
+    expected = priority / priority.sum() * len(drawn)
+    assert float(((np.bincount(drawn, minlength=60) - expected) ** 2 / expected).sum()) < CHI_SQUARE_0_999[59]
+    importance = np.concatenate([block["importance"].flatten() for block in blocks])
+    assert np.ptp(importance * priority[drawn]) < 1e-6  # one scale for all shards
 
 
 def test_late_writes_are_counted():
@@ -177,7 +196,7 @@ def test_a_refused_fragment_is_told_of_and_the_others_are_taken():
     bad = fragment(0, 0, 5)
     bad.rows["reward"][3] = np.nan
     refused, taken = add(shards, bad, fragment(1, 0, 5))
-    assert isinstance(refused, RefusedFragmentError) and "not finite" in str(refused)
+    assert isinstance(refused, RefusedFragmentError) and "reward is nan in row 3" in str(refused)
     assert taken is None and shards.size == 5
     assert add(shards, fragment(0, 1, 5), fragment(1, 1, 5)) == [None, None]
     assert shards.size == 15
