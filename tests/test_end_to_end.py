@@ -189,7 +189,7 @@ def test_two_ranks_play_store_and_learn_each_their_part(tmp_path):
     assert end["gradient_steps"] == end["policy_steps"] - 50
     parts = checkpoints(tmp_path / "run")[-1] / "buffer"
     assert sorted(path.name for path in parts.iterdir()) == ["shard_0", "shard_1"]
-    assert (parts / "shard_0" / "000.npy").read_bytes() != (parts / "shard_1" / "000.npy").read_bytes()
+    assert (parts / "shard_0" / "00_00000.bin").read_bytes() != (parts / "shard_1" / "00_00000.bin").read_bytes()
 
 
 def test_fabric_run_starts_the_ranks_itself(tmp_path):
