@@ -22,6 +22,7 @@ ROWS, OBS_BYTES = 2, 36_000
 FRAGMENT_BYTES = (ROWS + 1) * OBS_BYTES  # too large to be sent along with the answer, which Ray does below 100 KiB
 SAMPLE_BYTES = 2 * OBS_BYTES
 STALENESS = PREFETCH = 1
+RATIO = 0.5
 BOUND = (STALENESS + 1) * PLAYERS * FRAGMENT_BYTES + (PREFETCH + 2) * CHUNK_STEPS * SAMPLE_BYTES
 
 
@@ -100,7 +101,7 @@ def measure(fragments):
     sources = [ray.remote(**options)(Source).remote() for _ in range(PROCESSES)]
     replay, learner = (RayHandle(ray.remote(**options)(shell).remote()) for shell in (SmallReplayActor, CheapLearner))
     ray.get([replay.actor.status.remote(), learner.actor.weights.options(num_returns=2).remote()[0]])
-    data = OffPolicy(batch_size=1, replay_ratio=2.5, fragment_rows=ROWS)
+    data = OffPolicy(batch_size=1, replay_ratio=RATIO, fragment_rows=ROWS)
     plan = Plan(data, fragments * ROWS, PLAYERS, ROWS, STALENESS, PREFETCH, log_every=fragments * ROWS)
     players = [SourceHandle(sources[number % PROCESSES], number) for number in range(PLAYERS)]
     run = Run(plan, lambda number, life: players[number], Shards([replay]), learner, RecordingReporter(), NoKeeper())

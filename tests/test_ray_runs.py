@@ -82,11 +82,11 @@ def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd):
     assert "player 1 is replaced" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("fragments", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_the_object_store_holds_no_more_than_what_is_under_way(fragments):
+def test_the_object_store_holds_no_more_than_what_is_under_way():
+    fragments = 20_000
     measured = back_pressure.measure(fragments)
     assert measured.fragments == fragments
-    assert measured.gradient_steps == math.floor(2.5 * back_pressure.ROWS * fragments)
+    assert measured.gradient_steps == math.floor(back_pressure.RATIO * back_pressure.ROWS * fragments)
     assert len(measured.used) > 20
     assert max(measured.used) > back_pressure.PLAYERS * back_pressure.FRAGMENT_BYTES / 2  # it is seen
     assert max(measured.used) < back_pressure.BOUND < fragments * back_pressure.FRAGMENT_BYTES / 10
@@ -126,8 +126,8 @@ def test_two_shards_serve_any_number_of_ranks_and_are_resumed(tmp_path):
     assert [line for line in lines(tmp_path / "1") if "Buffer/size" in line][-1]["Buffer/size"] >= 400
 
 
-@pytest.mark.parametrize("shards", [1, 2])
-def test_a_killed_shard_is_replaced_and_the_others_serve(tmp_path, monkeypatch, capfd, shards):
+@pytest.mark.parametrize(("shards", "memmap"), [(1, False), (2, False), (1, True)])
+def test_a_killed_shard_is_replaced_and_the_others_serve(tmp_path, monkeypatch, capfd, shards, memmap):
     fleets, publish = [], Run.publish
 
     async def publish_and_kill(self):
@@ -139,13 +139,16 @@ def test_a_killed_shard_is_replaced_and_the_others_serve(tmp_path, monkeypatch, 
     monkeypatch.setattr(cluster.Fleet, "start", lambda self, *args: fleets.append(self) or start(self, *args))
     monkeypatch.setattr(Run, "publish", publish_and_kill)
     overrides = [DECOUPLED, "players.num=2", f"buffer.shards={shards}", "run.total_steps=600", "log.level=warning"]
-    run(tmp_path / "run", "sac", *overrides)
+    run(tmp_path / "run", "sac", *overrides, f"buffer.memmap={str(memmap).lower()}")
     end = lines(tmp_path / "run")[-1]
     assert (end["status"], end["restarts"]) == ("done", 0)
     assert end["gradient_steps"] == end["policy_steps"] - 50
     metrics = [line for line in lines(tmp_path / "run") if "Buffer/restarts" in line][-1]
     assert metrics["Buffer/restarts"] == 1
-    assert 0 < metrics["Buffer/size"] < end["policy_steps"]
+    if memmap:  # nothing that was acknowledged is lost
+        assert metrics["Buffer/size"] >= end["policy_steps"]
+    else:
+        assert 0 < metrics["Buffer/size"] < end["policy_steps"]
     assert f"shard {shards - 1} of the replay is replaced (1 of 3)" in capfd.readouterr().err
 
 
