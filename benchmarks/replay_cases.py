@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.worker import Figures, seconds_per_call, serve
+from sheeprl.actors.shells import ReplayActor
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -204,15 +205,13 @@ def add() -> Callable[[], Figures]:
 # ----------------------------------------------------------------------------------------- through actors
 
 
-class ChunkActor:
-    """A full buffer in a process of its own, without the rest of a run's replay."""
+class ChunkActor(ReplayActor):
+    """A run's replay actor around a full buffer."""
 
     def __init__(self) -> None:
-        self.buffer = filled(STORED)
+        from sheeprl.actors.replay import Replay
 
-    def draw(self) -> Arrays:
-        """A chunk of 64 batches."""
-        return self.buffer.draw(BATCH, n_batches=CHUNK)
+        self.replay = Replay(filled(STORED), BATCH)
 
 
 def actor() -> Callable[[], Figures]:
@@ -223,14 +222,18 @@ def actor() -> Callable[[], Figures]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2**30)
     actor_class: Any = ray.remote(num_cpus=1)(ChunkActor)
     remote = actor_class.remote()
-    block = {name: values.copy() for name, values in ray.get(remote.draw.remote()).items()}
+
+    def request() -> Any:
+        return remote.sample.options(num_returns=2).remote(CHUNK, 0.0)[1]
+
+    block = {name: values.copy() for name, values in ray.get(request()).unpack().items()}
     size = block_bytes(block)
     flat = np.ones(size, np.uint8)
-    under_way = [remote.draw.remote(), remote.draw.remote()]
+    under_way = [request(), request()]
 
     def next_chunk() -> None:
-        under_way.append(remote.draw.remote())
-        ray.get(under_way.pop(0))
+        under_way.append(request())
+        ray.get(under_way.pop(0)).unpack()
 
     def measure() -> Figures:
         return {
