@@ -82,7 +82,7 @@ class EpisodeIndex:
 
     def clear(self) -> None:
         """Forget all episodes."""
-        self.pool: npt.NDArray[np.int32] = np.zeros(1024, np.int32)
+        self.pool: Slots | npt.NDArray[np.int32] = np.zeros(0, np.int32)  # of the storage's type of slots
         self._used = 0
         self._open: dict[int, list[Slots]] = {}  # by stream, the arrival numbers of its unfinished episode
         self._table: Slots = np.zeros((3, 64), np.int64)  # first arrival number, begin in the pool, length
@@ -136,8 +136,12 @@ class EpisodeIndex:
         begins = lengths.cumsum() - lengths
         self._count = len(first)
         self._table[:, : self._count] = first, begins, lengths
-        self.pool = np.concatenate([kept, np.zeros(max(count, 1024, len(kept)), np.int32)])
+        more = np.zeros(max(count, 1024, len(kept)), storage.index["link"].dtype)
+        self.pool = np.concatenate([kept, more])
         self._used = len(kept)
+        # Those of streams that nobody goes on with would stay for ever.
+        going = {stream: parts for stream, parts in self._open.items() if not parts or parts[0][0] >= storage.oldest}
+        self._open = going
 
     def _live(self, storage: Storage) -> Slots:
         """`[3, episodes]` of those whose rows are all still stored."""
@@ -181,8 +185,9 @@ class EpisodeIndex:
 
 
 def _by_stream(storage: Storage) -> tuple[Slots, npt.NDArray[np.bool_]]:
-    """All slots, stream by stream in the order of arrival, and whether each is the first of its stream."""
+    """All slots but holes, stream by stream in the order of arrival, and whether each is the first of its stream."""
     slots = np.arange(storage.oldest, storage.total) % storage.capacity
+    slots = slots[storage.is_real(slots)]
     streams = storage.index["stream"][slots]
     slots = slots[np.argsort(streams, kind="stable")]
     streams = storage.index["stream"][slots]

@@ -32,6 +32,19 @@ def unflatten(rows: Rows, batch_dims: int) -> TensorDict:
     return TensorDict(nested, batch_size=batch_size)
 
 
+def find_non_finite(values: np.ndarray) -> tuple[tuple[int, ...], float] | None:
+    """Where the first number stands that is infinite or not a number, and which of these it is."""
+    if not values.dtype.names and values.dtype.kind not in "fc":
+        return None
+    where = (
+        np.argwhere(~_tensor(values).isfinite().numpy()) if values.dtype.names else np.argwhere(~np.isfinite(values))
+    )
+    if not len(where):
+        return None
+    first = tuple(where[0].tolist())
+    return first, _tensor(values)[first].item()
+
+
 def _array(tensor: torch.Tensor) -> np.ndarray:
     try:
         return tensor.numpy()

@@ -76,8 +76,8 @@ class Journal:
 
     @property
     def full(self) -> bool:
-        """Whether a new book is due."""
-        return self.count == len(self.records)
+        """Whether a new book is due, or the first."""
+        return self.epoch == 0 or self.count == len(self.records)
 
     def begin(self, book: dict[str, Any]) -> None:
         """Write a book, with which the journal begins anew."""
@@ -103,18 +103,20 @@ class Journal:
         self.records["whole"][self.count] = 1
         self.count += 1
 
-    def read(self) -> tuple[dict[str, Any], list[Added]]:
-        """The book and what was added since; the last entry alone may not be whole.
+    def read(self) -> tuple[dict[str, Any] | None, list[Added]]:
+        """The book, None if there was none yet, and what was added since; the last entry alone may not be whole.
 
         Raises:
             ValueError: the book is damaged.
         """
+        if not (self.folder / BOOK).exists() and not self.records["epoch"].any():
+            return None, []
         try:
             outer = json.loads((self.folder / BOOK).read_text())
             if zlib.crc32(outer["text"].encode()) != outer["checksum"]:
                 raise ValueError("its checksum differs")
             inner = json.loads(outer["text"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.folder / BOOK} is damaged: {error}") from error
         self.epoch = inner["epoch"]
         entries = list(self._entries())

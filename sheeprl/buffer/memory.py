@@ -38,7 +38,11 @@ class Memory(Protocol):
         ...
 
     def grow(self, name: str, array: Array, rows: int) -> Array:
-        """The array with its first axis at least `rows` long, its content kept."""
+        """The array with its first axis at least `rows` long, its content kept.
+
+        Raises:
+            NoRoomError: there isn't room for that.
+        """
         ...
 
     def close(self) -> None:
@@ -90,13 +94,17 @@ class Mapped:
 
     def __init__(self, folder: Path, attach: bool = False) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder)
         if attach and not has_buffer(folder):
             raise FileNotFoundError(f"{folder} holds no buffer to attach")
-        if not attach and has_buffer(folder):
-            raise FileExistsError(f"{folder} holds a buffer already; attach it, or give another folder")
-        self._layout: dict[str, Any] = json.loads(self.layout_file.read_text()) if attach else {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(folder)
+        try:
+            if not attach and has_buffer(folder):
+                raise FileExistsError(f"{folder} holds a buffer already; attach it, or give another folder")
+            self._layout: dict[str, Any] = json.loads(self.layout_file.read_text()) if attach else {}
+        except BaseException:
+            self.close()  # who catches the error still holds this object by its traceback
+            raise
 
     @property
     def layout_file(self) -> Path:
@@ -112,15 +120,19 @@ class Mapped:
             name: {"file": f"{number:02d}.bin", "shape": list(shape), "dtype": np.lib.format.dtype_to_descr(dtype)}
             for number, (name, (shape, dtype)) in enumerate(spec.items())
         }
+        self._remove_files()  # what a process left that was killed right here
         try:
             for described in self._layout.values():
                 self._take_room(described)
         except OSError as error:
-            for described in self._layout.values():
-                (self.folder / described["file"]).unlink(missing_ok=True)
+            self._remove_files()
             raise _no_disk(self.folder, needed, free) from error
         self._write_layout()
         return self.attach()
+
+    def _remove_files(self) -> None:
+        for described in self._layout.values():
+            (self.folder / described["file"]).unlink(missing_ok=True)
 
     def attach(self) -> dict[str, Array]:
         """The arrays that are there."""
@@ -129,12 +141,13 @@ class Mapped:
     def grow(self, name: str, array: Array, rows: int) -> Array:
         """The same file, longer, mapped anew."""
         described = self._layout[name]
-        described["shape"][0] = len(array) + _more(array, rows)
+        longer = {**described, "shape": [len(array) + _more(array, rows), *array.shape[1:]]}
         try:
-            self._take_room(described)
+            self._take_room(longer)
         except OSError as error:
-            described["shape"][0] = len(array)
-            raise _no_disk(self.folder, array.nbytes, shutil.disk_usage(self.folder).free) from error
+            needed = _bytes_of({"": _shape_and_dtype(longer)})
+            raise _no_disk(self.folder, needed, shutil.disk_usage(self.folder).free) from error
+        self._layout[name] = described = longer
         self._write_layout()
         return self._map(described)
 

@@ -45,16 +45,17 @@ class Prioritized:
 class Priorities:
     """A priority for every row, to the power of alpha, in a sum tree. New rows get the highest there has been.
 
-    An annex of the storage. Rows that end an episode have none, since they hold no transition.
+    An annex of the storage. Rows that no sample is drawn by have none.
 
     Args:
         prioritized: alpha and beta.
+        decides: whether samples are drawn by rows that carry a decision, or also by those that end an episode.
     """
 
-    def __init__(self, prioritized: Prioritized) -> None:
+    def __init__(self, prioritized: Prioritized, decides: bool = True) -> None:
         self.prioritized = prioritized
+        self.decides = decides
         self.highest = 1.0  # to the power of alpha
-        self.late = 0  # updates of rows that were gone
 
     def arrays(self, capacity: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """The leaves."""
@@ -70,7 +71,11 @@ class Priorities:
     def added(self, storage: Storage, slots: Slots, streams: Slots) -> None:
         """New rows."""
         flat = slots.ravel()
-        self.tree.update(flat, np.where(storage.is_transition(flat), self.highest, 0.0))
+        self.tree.update(flat, np.where(self._counts(storage, flat), self.highest, 0.0))
+
+    def _counts(self, storage: Storage, slots: Slots) -> npt.NDArray[np.bool_]:
+        """Whether a sample may be drawn by each row."""
+        return storage.is_transition(slots) if self.decides else storage.is_real(slots)
 
     def rebuild(self, storage: Storage) -> None:
         """Sum anew. Rows without a priority, from where none were kept, get the highest."""
@@ -79,7 +84,7 @@ class Priorities:
         leaves = self.tree.leaves
         size = storage.size
         leaves[size:] = 0.0
-        has = storage.is_transition(np.arange(size))
+        has = self._counts(storage, np.arange(size))
         self.highest = float(leaves[:size].max(initial=0.0)) or self.highest
         leaves[:size] = np.where(has & (leaves[:size] == 0.0), self.highest, leaves[:size] * has)
         self.tree.rebuild()
@@ -114,22 +119,22 @@ class Priorities:
             How many were late.
 
         Raises:
-            ValueError: a priority is negative or not a number.
+            ValueError: a priority is negative or not finite, or there are more or fewer than rows.
         """
         numbers, priorities = np.ravel(numbers), np.ravel(priorities).astype(np.float64)
+        if len(numbers) != len(priorities):
+            raise ValueError(f"{len(priorities)} priorities were given for {len(numbers)} rows")
         if not (np.isfinite(priorities) & (priorities >= 0)).all():
             raise ValueError("a priority is negative or not a finite number")
         kept = storage.kept(numbers)
         slots = numbers[kept] % storage.capacity
         raised = np.maximum(priorities[kept], LEAST) ** self.prioritized.alpha
-        raised = np.where(storage.is_transition(slots), raised, 0.0)
+        raised = np.where(self._counts(storage, slots), raised, 0.0)
         if len(slots):
             self.tree.update(slots, raised)
             self.highest = max(self.highest, float(raised.max()))
             storage.changes.wrote("annex priority", slots)
-        late = len(numbers) - len(slots)
-        self.late += late
-        return late
+        return len(numbers) - len(slots)
 
 
 def normalize_importance(rows: Rows) -> None:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from tensordict import TensorDict
 
-from sheeprl.buffer.flat import flatten, unflatten
+from sheeprl.buffer.flat import find_non_finite, flatten, unflatten
 from sheeprl.buffer.memory import Heap, Mapped
+from sheeprl.buffer.newest import Newest
 from sheeprl.buffer.priorities import Priorities, Prioritized, normalize_importance
 from sheeprl.buffer.samplers import Sampler, Transitions
 from sheeprl.buffer.saving import Saver
@@ -81,7 +82,7 @@ class ReplayBuffer:
         memmap: Path | str | None = None,
     ) -> None:
         self._set_up(sampler, seed, prioritized, online_fraction, non_finite)
-        if capacity < 1:
+        if capacity < 1:  # before there are files
             raise ValueError(f"a buffer of {capacity} rows can't hold anything; give at least 1")
         self.storage = Storage(capacity, Mapped(Path(memmap)) if memmap else Heap(), self._annexes())
         self._saver = Saver(self.storage)
@@ -104,11 +105,11 @@ class ReplayBuffer:
                 "online_fraction: samples chosen by age have no importance to correct for prioritized ones"
             )
         self.rng = np.random.Generator(np.random.PCG64(seed))
-        self.priorities = Priorities(prioritized) if prioritized else None
+        self.priorities = Priorities(prioritized, self._sampler.decides) if prioritized else None
         self.online_fraction = online_fraction
         self.non_finite = non_finite
         self.counts = Counts()
-        self._fresh_from = 0  # arrival number of the oldest row that online sampling hasn't looked at
+        self._newest = Newest()
 
     def _annexes(self) -> tuple[Annex, ...]:
         return (*self._sampler.annexes(), *((self.priorities,) if self.priorities else ()))
@@ -133,12 +134,18 @@ class ReplayBuffer:
         Raises:
             FileNotFoundError: the folder holds no buffer.
             BlockingIOError: its process is still there.
-            ValueError: the buffer there is damaged, or has another capacity.
+            ValueError: the buffer there is damaged, has another capacity, or was made for another way of sampling.
         """
         buffer = cls.__new__(cls)
         buffer._set_up(sampler, seed, prioritized, online_fraction, non_finite)
-        buffer.storage = Storage(capacity, Mapped(Path(memmap), attach=True), buffer._annexes())
-        buffer.storage.reattach()
+        memory = Mapped(Path(memmap), attach=True)
+        try:
+            buffer.storage = Storage(capacity, memory, buffer._annexes())
+            buffer.storage.reattach()
+        except BaseException:
+            memory.close()
+            raise
+        buffer._newest = Newest(buffer.storage.total)  # nobody knows which rows were drawn before
         buffer._saver = Saver(buffer.storage)
         return buffer
 
@@ -156,6 +163,10 @@ class ReplayBuffer:
             raise ValueError(
                 f"{type(annexes[0]).__name__} must be kept from the beginning: make a buffer with {sampler}"
             )
+        if self.online_fraction and not sampler.anchored:
+            raise ValueError(f"{sampler} chooses by itself: online_fraction doesn't go with it")
+        if self.priorities and (not sampler.anchored or sampler.decides != self.priorities.decides):
+            raise ValueError(f"the priorities are those of {self._sampler}: make a buffer with {sampler}")
         self._sampler = sampler
 
     @property
@@ -215,19 +226,14 @@ class ReplayBuffer:
 
     def _check_finite(self, fragment: Rows) -> None:
         for name, values in fragment.items():
-            if name.partition("/")[0] not in ("obs", "reward") or values.dtype.kind not in "fc":
+            if name.partition("/")[0] not in ("obs", "reward") or (found := find_non_finite(values)) is None:
                 continue
-            bad = ~np.isfinite(values)
-            if bad.any():
-                if self.non_finite == "keep":
-                    self.counts.non_finite += 1
-                    return
-                where = np.argwhere(bad)[0]
-                raise RefusedFragmentError(
-                    f"{name} is {values[tuple(where)]} in row {where[0]} of environment {where[1]}"
-                    if len(where) > 1
-                    else f"{name} is not finite"
-                )
+            if self.non_finite == "keep":
+                self.counts.non_finite += 1
+                return
+            where, value = found
+            place = f"in row {where[0]} of environment {where[1]}" if len(where) > 1 else "somewhere"
+            raise RefusedFragmentError(f"{name} is {value} {place}")
 
     # ---------------------------------------------------------------------------------------- sampling
 
@@ -247,6 +253,8 @@ class ReplayBuffer:
             raise NotEnoughDataError(f"a batch of {batch_size} was asked for; there are only {available} samples yet")
         rows = self.draw(batch_size, n_batches, progress)
         normalize_importance(rows)
+        if "importance" in rows and rows["index"].ndim > 2:  # a sequence's is said of each of its rows
+            rows["importance"] = np.repeat(rows["importance"][:, None], rows["index"].shape[1], axis=1)
         return unflatten(rows, batch_dims=rows["reward"].ndim)
 
     def draw(self, batch_size: int, n_batches: int = 1, progress: float = 0.0) -> Rows:
@@ -301,14 +309,9 @@ class ReplayBuffer:
         flat[bad] = choices[np.minimum(chosen, len(choices) - 1)]
 
     def _put_newest(self, drawn: Slots) -> None:
-        """Replace the first part of every batch by the newest samples that came since the last draw."""
-        storage = self.storage
-        numbers = np.arange(storage.total - 1, max(self._fresh_from, storage.oldest) - 1, -1)
-        self._fresh_from = storage.total
-        slots = numbers % storage.capacity
-        slots = slots[self._sampler.legal(storage, slots) & self._sampler.apart(storage, slots)]
+        """Replace the first part of every batch by the newest samples that weren't drawn this way yet."""
         part = drawn[:, : round(self.online_fraction * drawn.shape[1])]
-        slots = slots[: part.size]
+        slots = self._newest.take(self.storage, self._sampler, part.size)
         # Spread over the batches: the newest one to the first, the next to the second and so on.
         column, batch = np.divmod(np.arange(len(slots)), len(drawn))
         part[batch, column] = slots
@@ -320,13 +323,16 @@ class ReplayBuffer:
 
         Returns:
             How many rows were still there.
+
+        Raises:
+            KeyError: a key that isn't stored.
         """
         return self.write_back_rows(np.asarray(index), flatten(values))
 
     def write_back_rows(self, index: Slots, values: Rows) -> int:
         """`write_back` of flat arrays."""
         kept = self.storage.write_back(index, values)
-        self.counts.late_writes += index.size - kept
+        self.counts.late_writes += int(np.count_nonzero(index >= 0)) - kept
         return kept
 
     def update_priorities(self, index: Slots, priorities: Any) -> int:
@@ -340,7 +346,8 @@ class ReplayBuffer:
             How many rows were still there.
 
         Raises:
-            ValueError: the buffer isn't prioritized, or a priority is negative or not finite.
+            ValueError: the buffer isn't prioritized, or a priority is negative or not finite, or there are more or
+                fewer than rows.
         """
         if not self.priorities:
             raise ValueError("this buffer draws uniformly; make it with prioritized=Prioritized()")
@@ -398,13 +405,13 @@ class ReplayBuffer:
         return {
             "rng": self.rng.bit_generator.state,
             "counts": asdict(self.counts),
-            "fresh_from": self._fresh_from,
+            "newest": self._newest.to_plain(),
             "highest_priority": self.priorities.highest if self.priorities else None,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.rng.bit_generator.state = state["rng"]
         self.counts = Counts(**state["counts"])
-        self._fresh_from = state["fresh_from"]
+        self._newest = Newest.from_plain(state["newest"])
         if self.priorities and state["highest_priority"] is not None:
             self.priorities.highest = state["highest_priority"]

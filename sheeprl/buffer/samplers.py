@@ -34,6 +34,11 @@ class Sampler(Protocol):
         """Whether a sample is everything that is stored, whatever size is asked for."""
         ...
 
+    @property
+    def decides(self) -> bool:
+        """Whether only rows that carry a decision are anchors, and not those that end an episode."""
+        ...
+
     def annexes(self) -> tuple[Annex, ...]:
         """What must be kept beside the rows."""
         ...
@@ -72,6 +77,7 @@ class Anchored:
 
     anchored = True
     takes_all = False
+    decides = True
 
     def annexes(self) -> tuple[Annex, ...]:
         """Nothing."""
@@ -95,6 +101,7 @@ class Rollout:
 
     anchored = False
     takes_all = True
+    decides = False
 
     def annexes(self) -> tuple[Annex, ...]:
         """Nothing."""
@@ -215,6 +222,7 @@ class NStep(Anchored):
         """The returns."""
         slots = storage.follow(anchors)
         total = storage.get("reward", slots)
+        total = total.astype(np.result_type(total, np.float32), copy=False)  # discounted, they aren't whole any more
         discount = np.full(anchors.shape, self.gamma, np.float32)
         for _ in range(self.n - 1):
             # Past the ring lies a tail, on which nothing was decided yet.
@@ -245,6 +253,8 @@ class Sequences(Anchored):
     length: int
     context: bool = False
     crosses: bool = True
+
+    decides = False
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -317,6 +327,7 @@ class Episodes:
 
     anchored = False
     takes_all = False
+    decides = False
 
     def __post_init__(self) -> None:
         if self.length is not None and self.length < 1:

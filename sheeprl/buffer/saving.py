@@ -7,11 +7,11 @@ link to the one in the old. Every folder is whole by itself, so that any of them
 
 from __future__ import annotations
 
-import copy
 import errno
 import json
 import os
 import shutil
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +21,9 @@ import numpy as np
 
 from sheeprl.buffer.memory import Array, NoRoomError, dtype_of
 from sheeprl.buffer.storage import Storage
+
+Chunk = dict[str, Any]
+"""Of a chunk of an array: the name of its file, how many bytes it has, and their checksum."""
 
 MANIFEST = "buffer.json"
 FORMAT = 1
@@ -39,7 +42,7 @@ class Saver:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self._last: tuple[Path, dict[str, Any]] | None = None  # folder and chunks by file name
+        self._last: tuple[_OpenFolder, dict[tuple[str, int], Chunk]] | None = None  # by array and number
 
     def save(self, folder: Path, state: dict[str, Any]) -> int:
         """Write everything into a folder, which is made.
@@ -74,15 +77,15 @@ class Saver:
                 "chunks": [],
             }
             for file, chunk, part in self._chunks(number, name, values):
-                if (known := self._linked(folder, file, name, chunk, part)) is None:
+                if (known := self._linked(folder / file, name, chunk, part)) is None:
                     known = _write(folder / file, part)
                     written += part.nbytes
-                chunks[file] = known
-                described["chunks"].append({"file": file, **known})
+                chunks[name, chunk] = known
+                described["chunks"].append(known)
             arrays.append(described)
         body = {"format": FORMAT, "book": self.storage.book(), "state": state, "arrays": arrays}
         _write_manifest(folder, body)
-        self._last = folder, chunks
+        self._last = _OpenFolder(folder), chunks
         self.storage.changes.saved()
         return written
 
@@ -95,14 +98,14 @@ class Saver:
         """
         body = _read_manifest(folder)
         arrays = {each["name"]: each for each in body["arrays"]}
-        chunks = {chunk.pop("file"): chunk for each in body["arrays"] for chunk in copy.deepcopy(each["chunks"])}
-        if missing := [file for file in chunks if not (folder / file).is_file()]:
+        chunks = {(name, n): chunk for name, each in arrays.items() for n, chunk in enumerate(each["chunks"])}
+        if missing := [chunk["file"] for chunk in chunks.values() if not (folder / chunk["file"]).is_file()]:
             raise DamagedSaveError(f"{folder / missing[0]}: is missing")
         kinds = {name: (tuple(each["shape"]), dtype_of(each["dtype"])) for name, each in arrays.items()}
         for name, target in self.storage.restore(body["book"], kinds).items():
             _read_array(folder, arrays[name], target)
         self.storage.restored()
-        self._last = folder, chunks
+        self._last = _OpenFolder(folder), chunks
         self.storage.changes.saved()
         state: dict[str, Any] = body["state"]
         return state
@@ -112,21 +115,29 @@ class Saver:
         for chunk in range(-(-len(values) // max(1, rows))):
             yield f"{number:02d}_{chunk:05d}.bin", chunk, values[chunk * rows : (chunk + 1) * rows]
 
-    def _linked(self, folder: Path, file: str, name: str, chunk: int, part: Array) -> dict[str, int] | None:
-        """Have the file that was saved last, if it still says what the chunk does; what is known of it."""
+    def _linked(self, path: Path, name: str, chunk: int, part: Array) -> Chunk | None:
+        """Have at `path` the file that was saved last, if it still says what the chunk does; what is known of it."""
         if self._last is None or name.startswith("tail ") or self.storage.changes.changed(name, chunk):
             return None
         last, chunks = self._last
-        known: dict[str, int] | None = chunks.get(file)
+        known = chunks.get((name, chunk))
         if known is None or known["bytes"] != part.nbytes:
             return None
         try:
-            if (last / file).stat().st_size != part.nbytes:
+            if os.stat(known["file"], dir_fd=last.descriptor).st_size != part.nbytes:
                 return None
-            os.link(last / file, folder / file)
+            os.link(known["file"], path, src_dir_fd=last.descriptor)
         except OSError:  # it was removed, or this file system knows no links
             return None
-        return known
+        return {**known, "file": path.name}
+
+
+class _OpenFolder:
+    """A folder that is found again wherever it is moved to, and never mistaken for another one of its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        weakref.finalize(self, os.close, self.descriptor)
 
 
 def _read_array(folder: Path, described: dict[str, Any], target: Array) -> None:
@@ -137,16 +148,16 @@ def _read_array(folder: Path, described: dict[str, Any], target: Array) -> None:
         begin += rows
 
 
-def _write(path: Path, part: Array) -> dict[str, int]:
+def _write(path: Path, part: Array) -> Chunk:
     data = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    return {"bytes": part.nbytes, "crc32": zlib.crc32(data)}
+    return {"file": path.name, "bytes": part.nbytes, "crc32": zlib.crc32(data)}
 
 
-def _read(path: Path, chunk: dict[str, int], target: Array) -> None:
+def _read(path: Path, chunk: Chunk, target: Array) -> None:
     data = np.fromfile(path, np.uint8)
     if len(data) != chunk["bytes"]:
         raise DamagedSaveError(f"{path}: is damaged: {len(data)} bytes, {chunk['bytes']} were written")

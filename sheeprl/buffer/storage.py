@@ -7,8 +7,8 @@ and adding costs the same however much is stored.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,8 +24,11 @@ Rows = dict[str, Array]
 """Arrays by flat key; the levels of a nested key are joined by a slash, as in `obs/position`."""
 
 REQUIRED = ("reward", "terminated", "truncated", "is_first", "action")
+FLAGS = ("terminated", "truncated", "is_first")
 PER_STEP = ("reward", "terminated", "truncated")
 """What a row holds about the step that led to it, and a transition takes from its next row."""
+RESERVED = ("index", "mask", "discount", "importance", "next_obs")
+"""What samples have besides the rows' keys."""
 
 
 class RefusedFragmentError(ValueError):
@@ -118,17 +121,19 @@ class Storage:
             anew: whether it follows nothing that this incarnation has brought.
 
         Raises:
-            RefusedFragmentError: keys, shapes or dtypes differ from the first fragment's, or it exceeds the capacity.
-            NoRoomError: it is the first, and there is no room for as many rows like these as the buffer should hold.
+            RefusedFragmentError: it isn't as fragments are, keys, shapes or dtypes differ from the first one's, or it
+                exceeds the capacity.
+            NoRoomError: it is the first, and there is no room for as many rows like these as the buffer should hold,
+                or it begins new streams, and there is none for their tails. Nothing of it was stored.
         """
         rows, envs = self._check(key, fragment)
         if not self.rows:
             self._allocate(fragment)
-        if self.journal is not None:
-            if self.journal.full:
-                self.journal.begin(self.book())
-            self.journal.intend(Added(self.total, key, sequence, rows, envs, anew, False))
+        if self.journal is not None and self.journal.full:
+            self.journal.begin(self.book())
         group = self._open(key, envs, anew)
+        if self.journal is not None:
+            self.journal.intend(Added(self.total, key, sequence, rows, envs, anew, False))
         slots = (self._claim(rows * envs)).reshape(rows, envs)
         self._write_rows(fragment, group, slots)
         self._connect(group, slots, (fragment["terminated"] | fragment["truncated"])[:-1])
@@ -141,14 +146,7 @@ class Storage:
         group.advance(rows, self.total, sequence)
 
     def _check(self, key: StreamKey, fragment: Rows) -> tuple[int, int]:
-        if missing := [name for name in REQUIRED if name not in fragment]:
-            raise RefusedFragmentError(f"the fragment lacks {', '.join(missing)}")
-        shape = fragment["reward"].shape
-        if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
-            raise RefusedFragmentError(f"reward has shape {shape}; a fragment is [T + 1, B] with T and B at least 1")
-        for name, values in fragment.items():
-            if values.shape[:2] != shape:
-                raise RefusedFragmentError(f"{name} has shape {values.shape}, but reward has {shape}")
+        shape = _shape_of(fragment)
         rows, envs = shape[0] - 1, shape[1]
         if rows * envs > self.capacity:
             raise RefusedFragmentError(f"a fragment of {rows} x {envs} rows can't go into a buffer of {self.capacity}")
@@ -180,8 +178,6 @@ class Storage:
         if isinstance(self.memory, Mapped):
             spec["journal"] = ((RECORDS,), Journal.dtype)
         self._take(self.memory.allocate(spec))
-        if self.journal is not None:
-            self.journal.begin(self.book())
 
     def _take(self, arrays: Rows) -> None:
         """Take arrays into use, by what their names begin with."""
@@ -199,16 +195,21 @@ class Storage:
 
     def _open(self, key: StreamKey, envs: int, anew: bool) -> StreamGroup:
         """The streams that the fragment goes on with or begins, room for their tails and counts made."""
-        group = self.streams.open(key, envs, self.oldest, anew)
-        self._grow_tails()
-        new = len(self.streams.length) - len(self.stored)
-        self.stored = np.concatenate([self.stored, np.zeros(new, np.int64)])
+        if not anew and (known := self.streams.groups.get(key)):
+            return known
+        streams = copy.deepcopy(self.streams)  # as they were, if there is no room
+        group = streams.open(key, envs, self.oldest, anew)
+        self._grow_tails(streams.pool_size)
+        self.streams = streams
+        self.stored = np.concatenate([self.stored, np.zeros(envs, np.int64)])
         return group
 
-    def _grow_tails(self) -> None:
-        """Have as many tails as the book says."""
-        if (pool := self.streams.pool_size) > len(self.tails["reward"]):
-            self.tails = {name: self.memory.grow(f"tail {name}", each, pool) for name, each in self.tails.items()}
+    def _grow_tails(self, pool: int) -> None:
+        """Have so many tails."""
+        self.tails = {  # one by one, because a kill may have come between them
+            name: each if len(each) >= pool else self.memory.grow(f"tail {name}", each, pool)
+            for name, each in self.tails.items()
+        }
 
     def _claim(self, count: int) -> Slots:
         """The slots of the next `count` rows, cleared of what they held."""
@@ -287,6 +288,10 @@ class Storage:
         """Whether each slot holds a row that carries a decision."""
         return np.asarray(self.index["link"].take(slots) >= 0)
 
+    def is_real(self, slots: Slots) -> npt.NDArray[np.bool_]:
+        """Whether each slot holds a row, and is not part of a hole."""
+        return np.asarray(self.real_streams.take(self.index["stream"].take(slots)))
+
     def rows_before(self, slots: Slots) -> Slots:
         """How many rows before each are stored of its stream; negative in a hole."""
         stream = self.index["stream"].take(slots)
@@ -295,8 +300,8 @@ class Storage:
 
     def numbers(self, slots: Slots) -> Slots:
         """Arrival numbers of the rows at `slots`; a number names one row for ever, a slot only until overwritten."""
-        newest = self.total - 1
-        return newest - (newest - slots) % self.capacity
+        head = self.total % self.capacity  # the slots before it were written this time round
+        return slots + (self.total - head) - self.capacity * (slots >= head)
 
     def kept(self, numbers: Slots) -> npt.NDArray[np.bool_]:
         """Whether the rows of these arrival numbers are still stored."""
@@ -344,13 +349,15 @@ class Storage:
             )
         rows = {name[4:]: kind for name, kind in kinds.items() if name.startswith("row ")}
         known = {name: (values.shape[1:], values.dtype) for name, values in self.rows.items()}
-        if known and known != {name: (shape[1:], dtype) for name, (shape, dtype) in rows.items()}:
+        if known and rows and known != {name: (shape[1:], dtype) for name, (shape, dtype) in rows.items()}:
             raise ValueError("the saved buffer holds rows of other keys, shapes or dtypes than this one")
-        self.total, self.streams = book["total"], Streams.from_plain(book["streams"])
         if rows and not self.rows:
             self._allocate({name: np.empty((1, 1, *shape[1:]), dtype) for name, (shape, dtype) in rows.items()})
+        if self.journal is not None:  # a kill before all is filled leaves nothing rather than something half
+            self.journal.begin({"capacity": self.capacity, "total": 0, "streams": Streams().to_plain()})
+        self.total, self.streams = book["total"], Streams.from_plain(book["streams"])
         if self.rows:
-            self._grow_tails()
+            self._grow_tails(self.streams.pool_size)
         for values in self.annexed.values():
             values[:] = 0  # unless it was saved, too
         return {name: values for name, values in self.arrays().items() if name in kinds}
@@ -374,18 +381,32 @@ class Storage:
             ValueError: what is there doesn't fit, or is damaged.
         """
         assert isinstance(self.memory, Mapped)
-        self._take(self.memory.attach())
-        assert self.journal is not None
-        if (there := len(self.index["link"])) != self.capacity:
+        arrays = self.memory.attach()
+        if (there := len(arrays["index link"])) != self.capacity:
             raise ValueError(f"{self.memory.folder} holds a buffer of {there} rows, not {self.capacity}")
+        self._take(self._with_own_annexes(arrays))
+        assert self.journal is not None
         book, added = self.journal.read()
-        self.total, self.streams = book["total"], Streams.from_plain(book["streams"])
+        if book is not None:
+            self.total, self.streams = book["total"], Streams.from_plain(book["streams"])
         for entry in added:
             if entry.whole:
                 self._replay(entry, is_newest=entry is added[-1])
             else:
                 self._leave_hole(entry.rows * entry.envs)
         self.restored()
+
+    def _with_own_annexes(self, arrays: Rows) -> Rows:
+        """Without what only other annexes keep, which is cleared, since it won't be kept in step."""
+        own = [f"annex {name}" for annex in self.annexes for name in annex.arrays(self.capacity)]
+        if missing := [name.removeprefix("annex ") for name in own if name not in arrays]:
+            raise ValueError(
+                f"the buffer to attach was made for another way of sampling, which keeps no {missing[0]} of its rows"
+            )
+        for name, values in arrays.items():
+            if name.startswith("annex ") and name not in own:
+                values[:] = 0
+        return {name: values for name, values in arrays.items() if not name.startswith("annex ") or name in own}
 
     def _replay(self, entry: Added, is_newest: bool) -> None:
         """Keep the book of a fragment whose rows are there."""
@@ -406,11 +427,24 @@ class Storage:
         self.index["stream"][slots] = self.streams.add_hole(count)
 
     @property
-    def folder(self) -> Path | None:
-        """Where the rows are mapped from."""
-        return self.memory.folder if isinstance(self.memory, Mapped) else None
-
-    @property
     def real_streams(self) -> npt.NDArray[np.bool_]:
         """[streams] which are no holes."""
         return np.asarray(self.streams.length < HOLE_LENGTH)
+
+
+def _shape_of(fragment: Rows) -> tuple[int, ...]:
+    """`[T + 1, B]`, if the fragment is as all must be."""
+    if missing := [name for name in REQUIRED if name not in fragment]:
+        raise RefusedFragmentError(f"the fragment lacks {', '.join(missing)}")
+    shape = fragment["reward"].shape
+    if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
+        raise RefusedFragmentError(f"reward has shape {shape}; a fragment is [T + 1, B] with T and B at least 1")
+    for name, values in fragment.items():
+        if values.shape[:2] != shape:
+            raise RefusedFragmentError(f"{name} has shape {values.shape}, but reward has {shape}")
+    for name in FLAGS:
+        if (values := fragment[name]).shape != shape or values.dtype != np.bool_:
+            raise RefusedFragmentError(f"{name} is {values.dtype}{list(values.shape)}; flags are bool{list(shape)}")
+    if reserved := [name for name in fragment if name.partition("/")[0] in RESERVED]:
+        raise RefusedFragmentError(f"samples use the key {reserved[0]} for something else; give it another name")
+    return shape

@@ -34,12 +34,6 @@ class StreamGroup:
     turn: int = 0  # which of the tails count
 
     @property
-    def tail(self) -> Slots:
-        """[B] slots of the tails that count."""
-        current: Slots = self.tails[self.turn]
-        return current
-
-    @property
     def next_tail(self) -> Slots:
         """[B] slots of the tails that the next fragment is to fill."""
         other: Slots = self.tails[1 - self.turn]
@@ -130,10 +124,6 @@ class Streams:
             self.pool_size += lacking
         claimed, self._free_tails = self._free_tails[:count], self._free_tails[count:]
         return np.array(claimed, np.int64)
-
-    def all_groups(self) -> list[StreamGroup]:
-        """The open groups and the closed ones whose rows may still be stored."""
-        return [*self.groups.values(), *self._closed]
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -68,12 +68,20 @@ class SumTree:
         rest = heights - stack.take(nodes) + self._top.take(nodes)
         for below in [*self.levels[-2::-1], self.leaves] if self.levels else []:
             nodes <<= 1
-            left = below.take(nodes)
+            left = below.take(nodes, mode="clip")  # rounding may lead past the end
             goes_right = rest >= left
             left *= goes_right
             rest -= left
             nodes += goes_right
-        return np.minimum(nodes, len(self.leaves) - 1)
+        nodes = np.minimum(nodes, len(self.leaves) - 1)
+        if (empty := self.leaves.take(nodes) == 0).any():  # rounding put the height a hair beside its leaf
+            nodes[empty] = self._nearest(nodes[empty])
+        return nodes
+
+    def _nearest(self, nodes: Slots) -> Slots:
+        """The next leaf with a weight, or the last one."""
+        weighty = np.flatnonzero(self.leaves)
+        return weighty[np.minimum(weighty.searchsorted(nodes), len(weighty) - 1)]
 
 
 def even(size: int) -> int:

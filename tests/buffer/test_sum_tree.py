@@ -1,0 +1,108 @@
+"""The sum tree against NumPy's cumsum and searchsorted."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sheeprl.buffer import sum_tree
+from sheeprl.buffer.sum_tree import SumTree, even
+
+TOPS = (2, 3, 4, 8)
+SIZES = sorted({n for power in (1, 2, 4, 8, 16, 32, 64) for n in (power - 1, power, power + 1, power + 2)} - {0})
+
+
+@pytest.fixture(autouse=True)
+def top():
+    """Restores what tests set."""
+    before = sum_tree.TOP
+    yield
+    sum_tree.TOP = before
+
+
+def tree_of(weights, top):
+    sum_tree.TOP = top
+    leaves = np.zeros(even(len(weights)))
+    leaves[: len(weights)] = weights
+    return SumTree(leaves)
+
+
+def check_sums(tree):
+    below = tree.leaves
+    for level in tree.levels:
+        sums = below[0::2] + below[1::2]
+        assert level[: len(sums)].tolist() == sums.tolist() and not level[len(sums) :].any()
+        below = level
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(TOPS), st.sampled_from(SIZES), st.data())
+def test_it_finds_what_searchsorted_finds(top, size, data):
+    """Whole weights: all sums are exact."""
+    weights = data.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
+    tree = tree_of(weights, top)
+    for _ in range(data.draw(st.integers(0, 4))):
+        leaves = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=10))  # the same ones twice, too
+        new = data.draw(st.lists(st.integers(0, 3), min_size=len(leaves), max_size=len(leaves)))
+        tree.update(np.array(leaves), np.array(new, float))
+        for leaf, weight in zip(leaves, new, strict=True):
+            weights[leaf] = weight
+    assert tree.leaves[:size].tolist() == weights
+    assert tree.total == sum(weights)
+    check_sums(tree)
+    if tree.total:
+        heights = np.arange(0, tree.total, 0.25)
+        assert tree.find(heights).tolist() == np.cumsum(weights).searchsorted(heights, side="right").tolist()
+        shuffled = np.random.default_rng(0).permutation(heights)
+        assert tree.find(shuffled).tolist() == np.cumsum(weights).searchsorted(shuffled, side="right").tolist()
+
+
+WEIGHT = st.one_of(st.just(0.0), st.floats(1e-6, 1e6), st.sampled_from([0.1, 0.2, 0.3, 1 / 3]))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(TOPS), st.lists(WEIGHT, min_size=1, max_size=40).filter(any))
+def test_nothing_without_a_weight_is_found_whatever_the_rounding(top, weights):
+    tree = tree_of(weights, top)
+    borders = np.concatenate([np.cumsum(weights), np.cumsum(weights[::-1]), [0.0, tree.total]])
+    heights = np.concatenate([np.nextafter(borders, -1), borders, np.nextafter(borders, np.inf)])
+    heights = heights[heights >= 0]
+    found = tree.find(heights)
+    assert (tree.leaves[found] > 0).all()
+    ends = np.cumsum(tree.leaves)
+    slack = 1e-12 * tree.total
+    assert (heights >= ends[found] - tree.leaves[found] - slack).all()
+    assert ((heights <= ends[found] + slack) | (heights > ends[-1])).all()
+
+
+@pytest.mark.parametrize("size", [4095, 4096, 4097, 8191, 8192, 8193, 10_001, 40_000])
+def test_sizes_around_the_real_top(size):
+    rng = np.random.default_rng(size)
+    weights = rng.integers(0, 5, size).astype(float)
+    tree = tree_of(weights, 4096)
+    check_sums(tree)
+    heights = np.sort(rng.random(2000)) * tree.total
+    assert tree.find(heights).tolist() == weights.cumsum().searchsorted(heights, side="right").tolist()
+
+
+@pytest.mark.parametrize("top", TOPS)
+def test_sums_do_not_drift(top):
+    rng = np.random.default_rng(1)
+    tree = tree_of(rng.random(33), top)
+    for _ in range(500):
+        tree.update(rng.integers(33, size=7), rng.random(7) * 10.0 ** rng.integers(-6, 7, 7))
+    tree.update(np.arange(33), np.zeros(33))
+    assert tree.total == 0.0
+    tree.update(np.array([32]), np.array([0.25]))
+    assert tree.total == 0.25 and tree.find(np.array([0.1])).tolist() == [32]
+
+
+def test_rebuilding_gives_the_very_sums_of_updating():
+    rng = np.random.default_rng(2)
+    tree = tree_of(np.zeros(100), 4)
+    for _ in range(50):
+        tree.update(rng.integers(100, size=9), rng.random(9))
+    again = tree_of(tree.leaves[:100].copy(), 4)
+    assert again.total == tree.total
+    for one, other in zip(tree.levels, again.levels, strict=True):
+        assert one.tolist() == other.tolist()

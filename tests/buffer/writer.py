@@ -1,0 +1,64 @@
+"""Starts processes that add to a memory-mapped buffer until they are killed, one for every line that it reads.
+
+A line is the capacity and the folder. Each process goes on with what is there, and says the player and the sequence
+number of each fragment once it was added. They are forked, so that PyTorch is imported once.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import sheeprl.buffer.storage
+from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer.memory import has_buffer
+from sheeprl.buffer.samplers import Sequences
+from tests.buffer.model import rows_of
+
+sheeprl.buffer.storage.RECORDS = 7
+PLAYERS, FRAGMENTS = 3, 100
+ROWS = 40
+
+
+def fragment_of(player, sequence):
+    """Every row is told by its name: the player, then its place in its stream."""
+    names = [100_000 * player + ROWS * sequence + row for row in range(ROWS + 1)]
+    ends = "".join("t" if name % 11 == 10 else " " for name in names)
+    first = "".join("f" if name % 11 == 0 else " " for name in names)
+    return rows_of(names, ends, first, envs=player + 1)
+
+
+def write(folder, capacity):
+    sampler = Sequences(3, crosses=False)
+    try:
+        if has_buffer(folder):
+            buffer = ReplayBuffer.attach(folder, capacity, sampler)
+        else:
+            buffer = ReplayBuffer(capacity, sampler, memmap=folder)
+    except OSError as error:
+        print(type(error).__name__, flush=True)
+        return
+    expected = [buffer.storage.streams.expects((player, 0)) for player in range(PLAYERS)]
+    numbers = range(min(expected), min(expected) + FRAGMENTS)
+    fragments = [(player, number, fragment_of(player, number)) for number in numbers for player in range(PLAYERS)]
+    print("ready", os.getpid(), flush=True)
+    for player, number, fragment in fragments:
+        if number >= expected[player]:
+            buffer.add(fragment, (player, 0), number)
+            print(player, number, flush=True)
+    time.sleep(60)  # to be killed
+
+
+def main():
+    for line in sys.stdin:
+        capacity, folder = line.split(maxsplit=1)
+        pid = os.fork()
+        if not pid:
+            write(Path(folder.strip()), int(capacity))
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print("gone", flush=True)
+
+
+if __name__ == "__main__":
+    main()
