@@ -25,6 +25,9 @@ LAYOUT = "layout.json"
 class NoRoomError(OSError):
     """Neither memory nor disk has room for what is to be stored."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 class Memory(Protocol):
     """Makes arrays."""
