@@ -572,10 +572,10 @@ class Run:
             "Weights/staleness": window.staleness,
             "Buffer/size": self.replay.size,
             "Buffer/restarts": counters.buffer_restarts,
+            # What a shard counts is lost with it; refused fragments, which were not learned from, are counted here.
+            **{f"Buffer/{what}": count for what, count in self.replay.counts.items() if count},
             "Buffer/refused": counters.refused,
         }
-        if self.plan.data.feeds_back:
-            values["Buffer/late_writes"] = self.replay.late_writes
         self.reporter.metrics(counters.policy_steps, values)
         self.window = Window(now, counters.policy_steps, counters.gradient_steps)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sheeprl.buffer.memory import Array
 from sheeprl.buffer.storage import Rows
@@ -56,14 +56,14 @@ class BufferStatus:
         available: distinct samples that it could draw.
         mass: what it counts for when samples are shared out over the shards.
         sample_bytes: bytes of one sample, 0 while it is empty.
-        late: rows that losses wrote back into when they had been overwritten already, since it was made.
+        counts: how often something didn't go the usual way, such as `late_writes`, into rows that were gone.
     """
 
     size: int = 0
     available: int = 0
     mass: float = 0.0
     sample_bytes: int = 0
-    late: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

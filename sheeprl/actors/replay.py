@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,6 @@ class Replay:
         self.buffer = buffer
         self.batch_size = batch_size
         self.shard, self.shards = shard, shards
-        self.late = 0
 
     def add(self, fragment: Fragment) -> BufferStatus:
         """Copy a fragment in; one that came before is ignored.
@@ -44,7 +44,7 @@ class Replay:
     def status(self) -> BufferStatus:
         """What everything is answered with."""
         buffer = self.buffer
-        return BufferStatus(len(buffer), buffer.available, buffer.mass, buffer.sample_bytes, self.late)
+        return BufferStatus(len(buffer), buffer.available, buffer.mass, buffer.sample_bytes, asdict(buffer.counts))
 
     def sample(self, n_batches: int, progress: float) -> tuple[int, Rows]:
         """A block of batches.
@@ -82,7 +82,7 @@ class Replay:
         mine = np.flatnonzero(owner == self.shard)
         index = write.index.take(mine, axis) // self.shards
         rows = {name: values.take(mine, axis) for name, values in write.values.items()}
-        self.late += index.size - self.buffer.write_back_rows(index, rows)
+        self.buffer.write_back_rows(index, rows)
         if write.priority is not None and self.buffer.priorities:  # of no effect where samples are drawn uniformly
             self.buffer.update_priorities(index if axis == 0 else index[-1], write.priority[mine])
 

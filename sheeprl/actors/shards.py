@@ -8,7 +8,7 @@ ranks every rank has a part and draws its own share of the batch from it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ class Shards:
         self.make_shard, self.together = make_shard, together
         self.incarnations = [0] * len(self.handles)
         self.statuses = [BufferStatus() for _ in self.handles]
-        self.late = 0  # of shards that were lost
+        self.lost_counts: Counter[str] = Counter()  # of shards that were lost
         self.on_loss: Callable[[int, LostError], None] = _give_up
         """Told of every shard that was lost and replaced, if it could be. What it raises ends what was being done."""
 
@@ -123,9 +123,12 @@ class Shards:
         return self.batch_size * max(status.sample_bytes for status in self.statuses)
 
     @property
-    def late_writes(self) -> int:
-        """Rows that losses wrote back into when they had been overwritten already."""
-        return self.late + sum(status.late for status in self.statuses)
+    def counts(self) -> Counter[str]:
+        """What didn't go the usual way in all shards together, and how often."""
+        counts = self.lost_counts.copy()
+        for status in self.statuses:
+            counts.update(status.counts)
+        return counts
 
     # --------------------------------------------------------------------------------------------- the calls
 
@@ -271,7 +274,7 @@ class Shards:
         if self.make_shard is None:
             _give_up(shard, error)
         self.handles[shard].close()
-        self.late += self.statuses[shard].late
+        self.lost_counts.update(self.statuses[shard].counts)
         self.incarnations[shard] += 1
         self.handles[shard] = self.make_shard(shard, self.incarnations[shard])
         self.statuses[shard] = BufferStatus()

@@ -132,7 +132,7 @@ def test_writes_reach_the_shard_that_holds_the_row():
     obs = np.concatenate([replay.buffer.storage.rows["obs"][:30, 0] for replay in replays])
     drawn = np.isin(obs, block["obs"])
     assert (noted[drawn] == obs[drawn]).all() and not noted[~drawn].any()
-    assert shards.late_writes == 0
+    assert shards.counts["late_writes"] == 0
 
 
 class Remembering(ReplayBuffer):
@@ -187,7 +187,7 @@ def test_late_writes_are_counted():
     block, chunk = sample(shards, steps=1)
     add(shards, fragment(0, 1, 10, first=10))
     asyncio.run(shards.write_back(chunk, LocalRef([Write(block["index"][0], {"note": np.ones(BATCH, np.float32)})])))
-    assert shards.late_writes == BATCH
+    assert shards.counts["late_writes"] == BATCH
     assert not replays[0].buffer.storage.rows["note"].any()
 
 
