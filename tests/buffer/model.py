@@ -56,7 +56,7 @@ class Model:
     def fragment(self, envs, ends):
         """Rows `[T + 1][B]` with new names; of `ends` every cell takes two: its end, and whether it is first."""
         drawn, rows = iter(ends), len(ends) // envs // 2
-        return [[self.new_row(next(drawn), next(drawn) is None) for _ in range(envs)] for _ in range(rows)]
+        return [[self.new_row(next(drawn), next(drawn) is not None) for _ in range(envs)] for _ in range(rows)]
 
     def add(self, player, fragment, gap=False):
         """What the player's newest incarnation brings next, after it has lost some if there is a gap."""

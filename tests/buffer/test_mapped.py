@@ -116,7 +116,7 @@ class Twin:
         self.sequences = [0, 0]
 
     def fragment(self, player, rows=2):
-        ends = [None, 1, "terminated", None, None, 1, None, 1]
+        ends = [None, 1, None, None, "terminated", None, None, 1]
         return self.model.fragment(player + 1, (ends * 3)[: 2 * (rows + 1) * (player + 1)])
 
     def add(self, player, rows=2):

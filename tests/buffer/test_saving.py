@@ -173,6 +173,19 @@ def test_what_has_not_changed_is_linked(tmp_path, small_chunks):
     assert restored.save(tmp_path / "5") == tails  # after a load, too
 
 
+def test_links_to_rows_that_came_later_are_written(tmp_path, small_chunks):
+    """They change a chunk to which nothing is added."""
+    buffer = ReplayBuffer(64)
+    buffer.add(rows_of([0, 1]), (0, 0))
+    buffer.add(rows_of(range(100, 141)), (1, 0))
+    buffer.save(tmp_path / "1")
+    buffer.add(rows_of([11, 12]), (0, 0))
+    buffer.save(tmp_path / "2")
+    restored = ReplayBuffer(64)
+    restored.load(tmp_path / "2")
+    assert {int(each["obs"]): int(each["next_obs"]) for each in draw_all(restored)}[0] == 11
+
+
 def test_priorities_are_written_where_they_changed(tmp_path, small_chunks):
     buffer = filled(capacity=64, prioritized=Prioritized(1.0))
     buffer.save(tmp_path / "1")
