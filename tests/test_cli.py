@@ -465,7 +465,7 @@ def test_a_base_config_of_another_algorithm_is_refused(sheeprl, training):
     ("typed", "value"), [("2024-01-01", "2024-01-01"), ("007", "007"), ("yes", "yes"), ("null", None)]
 )
 def test_a_text_stays_one_whatever_it_looks_like(sheeprl, training, typed, value):
-    assert sheeprl("ppo", "--env_id", "CartPole-v1", "--dir", typed).code == 0
+    assert sheeprl("ppo", "--env_id", "CartPole-v1", "--run_dir", typed).code == 0
     assert training.tree["run"]["dir"] == value
 
 

@@ -81,12 +81,12 @@ class Priorities:
         """Sum anew. Rows without a priority, from where none were kept, get the highest."""
         if not storage.rows:
             return
-        leaves = self.tree.leaves
-        size = storage.size
-        leaves[size:] = 0.0
+        leaves, size = self.tree.leaves[: storage.size], storage.size
         has = self._counts(storage, np.arange(size))
-        self.highest = float(leaves[:size].max(initial=0.0)) or self.highest
-        leaves[:size] = np.where(has & (leaves[:size] == 0.0), self.highest, leaves[:size] * has)
+        leaves[~has] = 0.0
+        self.highest = float(leaves.max(initial=0.0)) or self.highest
+        leaves[has & (leaves == 0.0)] = self.highest
+        self.tree.leaves[size:] = 0.0
         self.tree.rebuild()
 
     @property

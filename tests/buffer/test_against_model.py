@@ -33,7 +33,7 @@ from tests.buffer.model import (
     one_of_each,
 )
 
-EXAMPLES = 60
+EXAMPLES = 40
 PLAYERS = 6
 DRAWS = 1000  # missing one of at most 40 in so many draws has a chance of 1e-9
 ENDINGS = st.sampled_from([None] * 6 + ["terminated", "truncated"])

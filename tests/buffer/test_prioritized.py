@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer.flat import flatten
 from sheeprl.buffer.priorities import LEAST, Prioritized
 from sheeprl.buffer.samplers import Episodes, NStep, Rollout, Sequences, Transitions
+from tests.buffer.faults import add_and_die
 from tests.buffer.model import check_frequencies, rows_of
 
 
@@ -175,3 +177,12 @@ def test_hardly_any_legal_sequence_among_much_mass():
     buffer.update_priorities(np.array([last - 1, last]), np.array([1.0, 3.0]))
     ends = buffer.sample(2, 2000)["index"][:, -1].numpy().ravel()
     check_frequencies([(ends == last - 1).sum(), (ends == last).sum()], [1000, 3000])
+
+
+def test_what_a_kill_has_left_half_overwritten_is_not_the_highest(tmp_path):
+    buffer = ReplayBuffer(4, prioritized=Prioritized(1.0), memmap=tmp_path)
+    buffer.add(rows_of(range(5)))
+    buffer.update_priorities(np.arange(4), np.array([8.0, 8, 0.5, 0.25]))
+    add_and_die(buffer, flatten(rows_of([4, 5, 6])), (0, 0), 1, "rows")
+    buffer = ReplayBuffer.attach(tmp_path, 4, prioritized=Prioritized(1.0))
+    assert buffer.priorities.tree.leaves.tolist() == [0, 0, 0.5, 0.25] and buffer.priorities.highest == 0.5
