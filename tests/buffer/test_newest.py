@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sheeprl.buffer import ReplayBuffer, newest
+from sheeprl.buffer.newest import Newest
 from sheeprl.buffer.samplers import Episodes, NStep, Rollout, Sequences, Transitions
 from tests.buffer.model import check_frequencies, rows_of
 
@@ -54,6 +55,16 @@ def test_what_was_overwritten_is_not_new():
     buffer.add(rows_of(range(6, 11)))  # 0 to 3 are gone
     index = drawn(buffer, 6)[0]
     assert index[:4].tolist() == [9, 8, 7, 6] and set(index) <= {4, 5, 6, 7, 8, 9}
+
+
+def test_no_more_are_taken_than_are_there():
+    buffer = ReplayBuffer(6)
+    buffer.add(rows_of(range(7)))
+    newest = Newest()
+    assert newest.take(buffer.storage, buffer.sampler, 2).tolist() == [5, 4]
+    buffer.add(rows_of(range(6, 9)))  # takes the places of 0 and 1
+    assert newest.take(buffer.storage, buffer.sampler, 9).tolist() == [1, 0, 3, 2]
+    assert newest.take(buffer.storage, buffer.sampler, 9).tolist() == []
 
 
 def test_new_sequences_have_no_row_in_common():
