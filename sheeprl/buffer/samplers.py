@@ -151,13 +151,8 @@ class Rollout:
         return block.rows
 
 
-@dataclass(frozen=True)
-class Transitions(Anchored):
-    """Single transitions, `[n_batches, batch_size, *]`.
-
-    Keys: those of the row that decided (`obs`, `action`, …), `reward`, `terminated`, `truncated` and `next_obs` of
-    the row after it, and `index`, the row's arrival number.
-    """
+class Steps(Anchored):
+    """What samplers have in common that begin at a row that carries a decision, whatever comes after it."""
 
     def available(self, storage: Storage) -> int:
         """Rows that are no ends."""
@@ -175,6 +170,15 @@ class Transitions(Anchored):
         """Rows that carry a decision."""
         return storage.is_transition(slots)
 
+
+@dataclass(frozen=True)
+class Transitions(Steps):
+    """Single transitions, `[n_batches, batch_size, *]`.
+
+    Keys: those of the row that decided (`obs`, `action`, …), `reward`, `terminated`, `truncated` and `next_obs` of
+    the row after it, and `index`, the row's arrival number.
+    """
+
     def read(self, storage: Storage, anchors: Slots) -> Rows:
         """The transitions."""
         after = storage.follow(anchors)
@@ -182,7 +186,7 @@ class Transitions(Anchored):
 
 
 @dataclass(frozen=True)
-class NStep(Anchored):
+class NStep(Steps):
     """Transitions over up to n steps, for n-step returns (Sutton & Barto 2018, section 7.1).
 
     As `Transitions`, but `reward` is the sum of gamma^i r over the k ≤ n steps, `next_obs` and the flags are those of
@@ -201,22 +205,6 @@ class NStep(Anchored):
     def __post_init__(self) -> None:
         if self.n < 1 or not 0 <= self.gamma <= 1:
             raise ValueError(f"n={self.n}, gamma={self.gamma}: n must be at least 1 and gamma from 0 to 1")
-
-    def available(self, storage: Storage) -> int:
-        """Rows that are no ends."""
-        return storage.transitions
-
-    def lacks(self, storage: Storage) -> str:
-        """Transitions."""
-        return "there is no transition in the buffer yet"
-
-    def rows_per_sample(self, storage: Storage) -> int:
-        """The row and the next observation."""
-        return 2
-
-    def legal(self, storage: Storage, slots: Slots) -> Flags:
-        """Rows that carry a decision."""
-        return storage.is_transition(slots)
 
     def read(self, storage: Storage, anchors: Slots) -> Rows:
         """The returns."""
