@@ -1,4 +1,4 @@
-"""The replay as the run speaks to it: one or several shards, of which each may be lost and begin anew, empty.
+"""The replay as the run speaks to it: one or several shards, of which each may be lost and replaced.
 
 Players are shared out over the shards by their numbers. Trainers draw from all of them: how many samples of a chunk
 each shard serves is one multinomial draw by what the shards hold, and the learner puts the samples into an order of
@@ -137,7 +137,7 @@ class Shards:
         await self._ask_all([(shard, handle) for shard, handle in enumerate(self.handles)], "status")
 
     async def save(self, folder: str) -> None:
-        """Write all shards into `folder`. One that is lost meanwhile leaves an empty one there."""
+        """Write all shards into `folder`. Of one that is lost meanwhile, what its successor holds."""
         await self._ask_all(self._everybody(), "save", folder)
 
     async def load(self, folder: str) -> None:
@@ -246,7 +246,7 @@ class Shards:
         """Take note of a shard's status.
 
         Raises:
-            LostError: the shard is lost, and an empty one has taken its place.
+            LostError: the shard is lost, and another has taken its place.
         """
         try:
             status = await asked.answer
