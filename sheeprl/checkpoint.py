@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import fcntl
 import itertools
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sheeprl.actors.handle import Handle
-from sheeprl.actors.shards import Shards
+from sheeprl import manifest
+from sheeprl.actors.players import Kept
+from sheeprl.actors.trainers import Snapshot
 from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.books import Counters
 from sheeprl.config import Config, ConfigError, apply_overrides, get_value, inspect, parse_yaml, structural_keys
-from sheeprl.run import Counters
+from sheeprl.errors import one_line
 
-STATE = "state.json"  # written last: a folder without it is no checkpoint
+if TYPE_CHECKING:
+    from sheeprl.mirror import Mirror
+
+STATE = "state.json"
+AGENT = "agent.pt"
 CONFIG = "config.yaml"
+LOCK = ".lock"
+METRICS = "metrics.jsonl"
+METRICS_SIZE = ".metrics_size"  # while a checkpoint is being written
 
 
 def make_run_dir(config: Config) -> Path:
@@ -86,9 +96,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
+    """The checkpoints of a run that were written to their end, oldest first."""
     folders = (run_dir / "checkpoints").glob("step_*")
-    found = [path for path in folders if path.name[5:].isdigit() and (path / STATE).is_file()]
+    found = [path for path in folders if path.name[5:].isdigit() and manifest.is_whole(path)]
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
@@ -102,12 +112,24 @@ class CheckpointKeeper:
     """
 
     def __init__(self, run_dir: Path, config: Config, shards: int = 1) -> None:
-        self.folder = run_dir / "checkpoints"
+        self.run_dir, self.folder = run_dir, run_dir / "checkpoints"
         self.config = config
         self.shards = shards
+        self.mirror = mirror_of(config, run_dir)
         # Between rounds, when checkpoints are written, a rollout has been used up.
-        self.keeps_buffer = config.buffer.checkpoint and isinstance(config.algo.data(), OffPolicy)
+        self._keeps_buffer = config.buffer.checkpoint and isinstance(config.algo.data(), OffPolicy)
         self._clear_remains()
+
+    @property
+    def keeps_buffer(self) -> bool:
+        """Whether the replay is saved with each checkpoint."""
+        return self._keeps_buffer
+
+    @property
+    def newest_buffer(self) -> str | None:
+        """The replay as the newest checkpoint has it."""
+        with_buffer = [path / "buffer" for path in checkpoints(self.run_dir) if (path / "buffer").is_dir()]
+        return str(with_buffer[-1]) if with_buffer else None
 
     def _clear_remains(self) -> None:
         """Remove what a killed run had begun to write; put back what it was replacing."""
@@ -120,28 +142,59 @@ class CheckpointKeeper:
             else:
                 old.rename(final)
 
-    async def save(self, counters: Counters, learner: Handle, replay: Shards) -> None:
-        """Write a checkpoint beside the others, then give it its name, then remove the oldest."""
-        partial = self.folder / f".step_{counters.policy_steps}.part"
+    def begin(self, policy_steps: int) -> str:
+        """Make the folder in which a checkpoint is written, beside the others.
+
+        Raises:
+            OSError: it can't be made.
+        """
+        partial = self.folder / f".step_{policy_steps}.part"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        try:
-            await self._write(partial, counters, learner, replay)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        self._replace(self.folder / f"step_{counters.policy_steps}", partial)
-        for path in checkpoints(self.folder.parent)[: -self.config.checkpoint.keep_last]:
-            await asyncio.to_thread(shutil.rmtree, path)
+        (partial / METRICS_SIZE).write_text(str(_size(self.run_dir / METRICS)))
+        return str(partial)
 
-    async def _write(self, folder: Path, counters: Counters, learner: Handle, replay: Shards) -> None:
-        """Fill a folder, what says that it is whole last."""
-        # Asked of the learner, because a learner that failed in the middle of an update knows better.
-        counters.gradient_steps = await learner.call("save", str(folder))
-        if self.keeps_buffer:
-            await replay.save(str(folder / "buffer"))
-        state = {"algorithm": self.config.algo.name, "shards": self.shards, "counters": asdict(counters)}
-        write_atomically(folder / STATE, json.dumps(state, indent=1))
+    def abandon(self, folder: str) -> None:
+        """Remove what was begun."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    async def finish(
+        self, folder: str, books: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, Kept]
+    ) -> None:
+        """Write the rest into a folder in which the replay is saved, give it its name, then remove the oldest.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        await asyncio.to_thread(self._finish, Path(folder), books, snapshot, players)
+
+    def _finish(self, partial: Path, books: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, Kept]) -> None:
+        final = self.folder / partial.name[1:-5]
+        state = {
+            "algorithm": self.config.algo.name,
+            "shards": self.shards,
+            "metrics_size": int((partial / METRICS_SIZE).read_text()),
+            "players": {str(number): kept.incarnation for number, kept in players.items()},
+            "books": books,
+        }
+        (partial / METRICS_SIZE).unlink()
+        _write(partial / AGENT, snapshot.data.tobytes())
+        for number, kept in players.items():
+            _write(partial / f"player_{number}.pt", kept.data)
+        _write(partial / STATE, json.dumps(state, indent=1).encode())
+        _write(partial / CONFIG, (self.run_dir / CONFIG).read_bytes())
+        returns = books["recent_returns"]
+        about = {
+            "algorithm": self.config.algo.name,
+            "policy_steps": books["counters"]["policy_steps"],
+            "gradient_steps": books["counters"]["gradient_steps"],
+            "mean_return": sum(returns) / len(returns) if returns else None,
+        }
+        manifest.write(partial, about)
+        self._replace(final, partial)
+        self._remove_old()
+        if self.mirror is not None:
+            self._send(self.mirror, final)
 
     def _replace(self, final: Path, partial: Path) -> None:
         """Give a whole checkpoint its name, which another may have, as when a finished run is resumed."""
@@ -149,47 +202,199 @@ class CheckpointKeeper:
         if final.exists():
             final.rename(old)
         partial.rename(final)
+        manifest.sync_folder(self.folder)
         shutil.rmtree(old, ignore_errors=True)
 
+    def _remove_old(self) -> None:
+        """Keep the newest checkpoints, and those with the best returns."""
+        found = checkpoints(self.run_dir)
+        for path in set(found) - set(self._worth_keeping(found)):
+            shutil.rmtree(path)
 
-def check_fits(checkpoint: Path, config: Config, shards: int) -> None:
-    """Whether a run as configured can go on from a checkpoint.
+    def _worth_keeping(self, found: Sequence[Path]) -> list[Path]:
+        settings = self.config.checkpoint
+        kept = list(found[-settings.keep_last :])
+        if settings.keep_best:
+            scored = [(score, path) for path in found if (score := _score(path)) is not None]
+            best = sorted(scored, key=lambda pair: (pair[0], _number(pair[1])))[-settings.keep_best :]
+            kept += [path for _, path in best]
+        return kept
+
+    def _send(self, mirror: Mirror, final: Path) -> None:
+        """Have the mirror hold what is kept here, and nothing else."""
+        mirror.upload(final)
+        kept = {path.name for path in checkpoints(self.run_dir)}
+        for name in mirror.names():
+            if name not in kept:
+                mirror.remove(name)
+
+
+def mirror_of(config: Config, run_dir: Path) -> Mirror | None:
+    """Where the run's checkpoints are kept besides.
 
     Raises:
-        ConfigError: it is of another algorithm, or its replay is in other parts.
+        ConfigError: the address can't be used.
     """
-    state = read_state(checkpoint)
-    mistakes = []
-    if state["algorithm"] != config.algo.name:
-        mistakes.append(f"algo.name={config.algo.name}: {checkpoint} is a checkpoint of {state['algorithm']}")
-    if (checkpoint / "buffer").is_dir() and state["shards"] != shards:
-        mistakes.append(
-            f"{'trainer.devices' if config.run.mode == 'coupled' else 'buffer.shards'}={shards}: the replay of "
-            f"{checkpoint} is in {state['shards']} parts (in coupled mode every rank has one); use run.mode, "
-            "trainer.devices and buffer.shards as before"
-        )
-    if mistakes:
-        raise ConfigError(mistakes)
+    if config.checkpoint.mirror is None:
+        return None
+    from sheeprl.mirror import Mirror
+
+    try:
+        return Mirror(f"{config.checkpoint.mirror.rstrip('/')}/{run_dir.name}")
+    except ValueError as error:
+        raise ConfigError([f"checkpoint.mirror={config.checkpoint.mirror}: {error}"]) from error
 
 
-def read_counters(checkpoint: Path) -> Counters:
-    """The counters of a checkpoint."""
-    return Counters(**read_state(checkpoint)["counters"])
+def _score(checkpoint: Path) -> float | None:
+    """The mean return at the time; None if it isn't known."""
+    try:
+        score: float | None = manifest.read(checkpoint).about["mean_return"]
+    except manifest.DamagedCheckpointError:
+        return None
+    return score
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name[5:])
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a resumed run goes on from.
+
+    Args:
+        checkpoint: its folder.
+        algorithm: whose it is.
+        shards: parts that its replay is in.
+        books: the run's.
+        metrics_size: bytes that the file of metrics had.
+        incarnations: of the players whose state it holds, by number.
+    """
+
+    checkpoint: Path
+    algorithm: str
+    shards: int
+    books: dict[str, Any]
+    metrics_size: int
+    incarnations: dict[int, int]
+
+    @property
+    def buffer(self) -> str | None:
+        """The replay, if it is kept."""
+        folder = self.checkpoint / "buffer"
+        return str(folder) if folder.is_dir() else None
+
+    def agent(self) -> bytes:
+        """The learner's snapshot."""
+        return (self.checkpoint / AGENT).read_bytes()
+
+    def players(self, config: Config) -> dict[int, Kept]:
+        """What the players held, as far as it fits the run; by number.
+
+        A player's state goes with the rows that it has brought: where these aren't restored it begins anew.
+        """
+        if isinstance(config.algo.data(), OffPolicy) and self.buffer is None:
+            return {}
+        return {
+            number: Kept(incarnation, (self.checkpoint / f"player_{number}.pt").read_bytes())
+            for number, incarnation in self.incarnations.items()
+            if number < (config.players.num or 1)
+        }
+
+
+def read_start(checkpoint: Path) -> Start:
     """What a checkpoint says of itself.
 
     Raises:
-        ConfigError: the file is damaged.
+        DamagedCheckpointError: it isn't as it was written.
     """
     path = checkpoint / STATE
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        Counters(**state["counters"])
-        return {"algorithm": state["algorithm"], "shards": int(state["shards"]), "counters": state["counters"]}
+        Counters(**state["books"]["counters"])
+        incarnations = {int(number): int(life) for number, life in state["players"].items()}
+        shards, size = int(state["shards"]), int(state["metrics_size"])
+        return Start(checkpoint, state["algorithm"], shards, state["books"], size, incarnations)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError([f"{path}: is damaged; move {checkpoint.name} away to use the one before"]) from error
+        raise manifest.DamagedCheckpointError(f"{path}: is damaged: {one_line(error)}") from error
+
+
+def newest_start(run_dir: Path, config: Config, say: Callable[[str], None]) -> Start | None:
+    """The newest checkpoint that is as it was written; of each newer one, which file is not is said.
+
+    Raises:
+        ConfigError: there are checkpoints, and all are damaged.
+    """
+    damaged = []
+    for path in reversed(checkpoints(run_dir)):
+        try:
+            manifest.verify(path)
+            return read_start(path)
+        except manifest.DamagedCheckpointError as error:
+            say(f"warning: {path.name} is left out: {error}")
+            damaged.append(str(error))
+    if (mirror := mirror_of(config, run_dir)) and (names := mirror.names()):
+        say(f"fetching {names[-1]} from {config.checkpoint.mirror}")
+        fetched = mirror.download(names[-1], run_dir / "checkpoints")
+        return read_start(fetched)
+    if damaged:
+        raise ConfigError([f"run.dir={run_dir}: holds no whole checkpoint: {reason}" for reason in damaged])
+    return None
+
+
+def check_fits(start: Start, config: Config) -> None:
+    """Whether a run as configured can go on from a checkpoint.
+
+    Raises:
+        ConfigError: it is of another algorithm.
+    """
+    if start.algorithm != config.algo.name:
+        raise ConfigError(
+            [f"algo.name={config.algo.name}: {start.checkpoint} is a checkpoint of {start.algorithm}; use that"]
+        )
+
+
+def read_counters(checkpoint: Path) -> Counters:
+    """The counters of a checkpoint.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    try:
+        return Counters(**read_start(checkpoint).books["counters"])
+    except manifest.DamagedCheckpointError as error:
+        raise ConfigError([str(error)]) from error
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep other processes from going on with the same run.
+
+    Raises:
+        ConfigError: one does.
+    """
+    descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError([f"run.dir={run_dir}: another process is running it"]) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def find_checkpoint(path: str) -> tuple[Path, Path]:
@@ -201,10 +406,10 @@ def find_checkpoint(path: str) -> tuple[Path, Path]:
     folder = Path(path).expanduser().resolve()
     if not folder.exists():
         raise ConfigError([f"{path}: no such folder"])
-    if (folder / STATE).is_file():
+    if manifest.is_whole(folder):
         return folder.parent.parent, folder
     if not (folder / CONFIG).is_file():
-        raise ConfigError([f"{path}: is neither a run's folder (no {CONFIG}) nor a checkpoint (no {STATE})"])
+        raise ConfigError([f"{path}: is neither a run's folder (no {CONFIG}) nor a checkpoint (no manifest.json)"])
     found = checkpoints(folder)
     if not found:
         raise ConfigError([f"{path}: holds no whole checkpoint"])
@@ -230,7 +435,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
 # What a resumed run can't change, besides what an algorithm's arguments say of themselves: it is what was learned on.
 FIXED = (
     *("algo.name", "env.id", "env.kwargs", "env.wrappers"),
-    *("run.seed", "run.dir", "run.resume", "buffer.size", "buffer.shards"),
+    *("run.seed", "run.dir", "run.resume", "buffer.size"),
 )
 
 

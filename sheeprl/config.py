@@ -117,7 +117,15 @@ class CheckpointConfig(Section):
     every: Count | None = Field(
         None, description="policy steps between checkpoints; default a tenth of the run, at most 50000"
     )
-    keep_last: Count = Field(3, description="checkpoints that are kept")
+    every_minutes: Positive | None = Field(None, description="minutes between checkpoints, besides those by steps")
+    keep_last: Count = Field(3, description="newest checkpoints that are kept")
+    keep_best: Natural = Field(0, description="checkpoints with the best mean return that are kept besides")
+    mirror: str | None = Field(
+        None, description="also keep checkpoints there, in a folder named like the run's: s3://bucket/prefix, gs://…"
+    )
+    snapshot_every: Count = Field(
+        1000, description="policy steps between snapshots of the trainers in memory, from which a lost group goes on"
+    )
 
 
 class EvalConfig(Section):
@@ -141,7 +149,10 @@ class RayConfig(Section):
 
     address: str | None = Field(None, description="cluster to join; default RAY_ADDRESS, else Ray is started")
     wait_timeout: Positive = Field(600.0, description="seconds to wait for the cluster to hold the run")
-    max_failures: Natural = Field(3, description="restarts of players and shards before the run gives up")
+    max_failures: Natural = Field(
+        3, description="failures of one player, of one shard or of the trainers within failure_window that are borne"
+    )
+    failure_window: Positive = Field(600.0, description="seconds in which failures are counted")
 
 
 class Config(Section):

@@ -11,8 +11,8 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,15 @@ from sheeprl.errors import RunFailedError, one_line
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
     from sheeprl.actors.shards import Shards
+    from sheeprl.actors.trainers import Trainers
+    from sheeprl.checkpoint import CheckpointKeeper, Start
     from sheeprl.envs.transforms import Spaces
     from sheeprl.report import FileReporter
-    from sheeprl.run import Counters, Plan, Run
+    from sheeprl.run import Plan, Run
+
+
+PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0}
+"""Seconds that an interrupted run waits for the rounds that are being played, so that it goes on with them exactly."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,21 @@ class Result:
 
 @dataclass(frozen=True)
 class Pieces:
-    """The parts of a run, wherever they are."""
+    """The parts of a run, wherever they are.
+
+    Args:
+        make_player: handle of player `number` in its `incarnation`.
+        replay: all its shards.
+        learner: handle of the trainer group.
+        make_learner: builds another group for a lost one, if it can be replaced.
+        leaving: numbers of players whose node is being drained.
+    """
 
     make_player: Callable[[int, int], Handle]
     replay: Shards
     learner: Handle
+    make_learner: Callable[[int], Awaitable[Handle]] | None = None
+    leaving: Callable[[], Awaitable[set[int]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,12 +79,12 @@ class Place:
 
     Args:
         run_dir: its folder.
-        checkpoint: to go on from, if any.
+        start: what to go on from, if anything.
         shards: parts of the replay; in coupled mode every rank has one.
     """
 
     run_dir: Path
-    checkpoint: Path | None
+    start: Start | None
     shards: int = 1
 
 
@@ -123,10 +139,16 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
         fleet = cluster.Fleet(
             config, spaces, _video_folder(config, place.run_dir), _replay_folder(config, place.run_dir)
         )
-        pieces = Pieces(fleet.make_player, _shards(config, fleet.shards, fleet.make_shard), fleet.learner)
+        pieces = Pieces(
+            fleet.make_player,
+            _shards(config, fleet.shards, fleet.make_shard),
+            fleet.learner,
+            fleet.make_trainers,
+            fleet.players_leaving,
+        )
 
         async def main() -> Result:
-            await fleet.start(_next_incarnations(config, place), _say)
+            await fleet.start(_first_incarnations(config, place), _say)
             return await _drive(config, pieces, place)
 
         try:
@@ -230,13 +252,18 @@ def _shards(
 async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
     """Run to the end, an interruption or a failure; whatever it is stands in the run's folder."""
     from sheeprl.checkpoint import CheckpointKeeper
-    from sheeprl.run import Run
 
-    counters = await _load(config, pieces, place)
-    _write_config(config, place)
-    reporter = _open_reporter(config, place, counters)
+    start = place.start
+    reporter = _open_reporter(config, place)
     keeper = CheckpointKeeper(place.run_dir, config, place.shards)
-    run = Run(_plan(config), pieces.make_player, pieces.replay, pieces.learner, reporter, keeper, counters)
+    try:
+        run = _make_run(config, pieces, place, reporter, keeper)
+        if start is not None:
+            await _load(pieces.replay, run.trainers, start)
+        _write_config(config, place)
+    except BaseException:
+        reporter.close()
+        raise
     status, caught = "failed", None
     try:
         with _stopping_on_signals(run) as signals:
@@ -246,7 +273,8 @@ async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
     except RunFailedError as error:
         raise RunFailedError(_tell_failure(place.run_dir, error)) from error
     finally:
-        wall_time = round(time.monotonic() - run.began, 3)
+        counters = run.counters
+        wall_time = round(time.monotonic() - run.keeping.began, 3)
         reporter.event(
             "end",
             policy_steps=counters.policy_steps,
@@ -256,29 +284,39 @@ async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
             status=status,
         )
         reporter.close()
-        for player in run.players.values():
-            player.close()
+        run.players.close()
     _say_end(config, place.run_dir, run, status, wall_time)
-    return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.mean_return, caught)
+    return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.books.mean_return, caught)
 
 
-async def _load(config: Config, pieces: Pieces, place: Place) -> Counters:
-    """Take over the checkpoint, if there is one; the counters to go on with."""
-    from sheeprl.checkpoint import read_counters
-    from sheeprl.run import Counters
+def _make_run(config: Config, pieces: Pieces, place: Place, reporter: FileReporter, keeper: CheckpointKeeper) -> Run:
+    """The driver, which goes on from the checkpoint if there is one."""
+    from sheeprl.actors.players import Players
+    from sheeprl.actors.trainers import Trainers
+    from sheeprl.books import Books, Counters
+    from sheeprl.run import Run, WallClock
 
-    if place.checkpoint is None:
-        return Counters()
-    counters = read_counters(place.checkpoint)
+    start, clock = place.start, WallClock()
+    books = Books.from_plain(start.books, clock.time()) if start else Books(Counters(), clock.time())
+    kept = start.players(config) if start else {}
+    players = Players(config.players.num or 1, pieces.make_player, books.counters.incarnations, kept)
+    trainers = Trainers(pieces.learner, pieces.make_learner, keeps_updates=not config.algo.data().carries_debt)
+    pieces.replay.saved_in = start.buffer if start else None
+    return Run(_plan(config), players, pieces.replay, trainers, reporter, keeper, books, clock, leaving=pieces.leaving)
+
+
+async def _load(replay: Shards, trainers: Trainers, start: Start) -> None:
+    """Let the pieces take over the checkpoint."""
+    import numpy as np
+
     try:
-        counters.gradient_steps = await pieces.learner.call("load", str(place.checkpoint))
-        if isinstance(config.algo.data(), OffPolicy) and (place.checkpoint / "buffer").is_dir():
-            await pieces.replay.load(str(place.checkpoint / "buffer"))
+        await trainers.restore(np.frombuffer(start.agent(), np.uint8))
+        if start.buffer is not None:
+            await replay.load(start.buffer)
     except Exception as error:
         raise RunFailedError(
-            f"{place.checkpoint} can't be loaded: {one_line(error)}; move it away to go on from the one before"
+            f"{start.checkpoint} can't be loaded: {one_line(error)}; move it away to go on from the one before"
         ) from error
-    return counters
 
 
 def _plan(config: Config) -> Plan:
@@ -292,11 +330,15 @@ def _plan(config: Config) -> Plan:
         total_steps=config.run.total_steps,
         players=players.num,
         fragment_rows=players.fragment_rows,
+        envs=config.env.num_envs,
         max_staleness=staleness,
         prefetch=config.trainer.prefetch,
         max_failures=config.ray.max_failures,
+        failure_window=config.ray.failure_window,
         log_every=config.log.every or config.run.total_steps,
+        snapshot_every=config.checkpoint.snapshot_every,
         checkpoint_every=config.checkpoint.every,
+        checkpoint_seconds=None if config.checkpoint.every_minutes is None else 60 * config.checkpoint.every_minutes,
         eval_every=config.eval.every if config.eval.episodes else None,
         eval_episodes=config.eval.episodes,
     )
@@ -312,7 +354,8 @@ def _stopping_on_signals(run: Run) -> Iterator[list[int]]:
         caught.append(number)
         if len(caught) > 1:
             raise KeyboardInterrupt
-        loop.call_soon_threadsafe(run.stop)
+        # Who sends SIGTERM, as `ray job stop` does, kills soon after.
+        loop.call_soon_threadsafe(run.stop, PATIENCE[number])
 
     try:
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -340,20 +383,28 @@ def _find_place(config: Config, shards: int = 1) -> Place:
         raise ConfigError(["run.resume=true: needs run.dir, the folder of the run to go on with"])
     if config.run.resume:
         folder = checkpoint.named_folder(str(config.run.dir))
-        if found := checkpoint.checkpoints(folder):
-            checkpoint.check_fits(found[-1], config, shards)
-            return Place(folder.resolve(), found[-1], shards)
+        if start := checkpoint.newest_start(folder, config, _say):
+            checkpoint.check_fits(start, config)
+            return Place(folder.resolve(), start, shards)
     return Place(checkpoint.make_run_dir(config).resolve(), None, shards)
 
 
 @contextmanager
 def _claimed(place: Place) -> Iterator[None]:
-    """Take back a folder that was made for a run in which nothing came to be written."""
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # not empty: there was a run
-            place.run_dir.rmdir()
+    """Have the folder to oneself; take it back if it was made for a run in which nothing came to be written.
+
+    Raises:
+        ConfigError: another process runs what is in it.
+    """
+    from sheeprl.checkpoint import LOCK, locked
+
+    with locked(place.run_dir):
+        try:
+            yield
+        finally:
+            if [path.name for path in place.run_dir.iterdir()] == [LOCK]:
+                (place.run_dir / LOCK).unlink()
+                place.run_dir.rmdir()
 
 
 def _write_config(config: Config, place: Place) -> None:
@@ -370,21 +421,26 @@ def _write_config(config: Config, place: Place) -> None:
     write_atomically(place.run_dir / CONFIG, kept.to_yaml())
 
 
-def _open_reporter(config: Config, place: Place, counters: Counters) -> FileReporter:
-    from sheeprl.report import FileReporter, Progress
+def _open_reporter(config: Config, place: Place) -> FileReporter:
+    from sheeprl.report import FileReporter, Progress, rewind
 
-    reporter = FileReporter(place.run_dir, config.log.level, start_time=counters.wall_time)
+    start = place.start
+    counters: dict[str, Any] = start.books["counters"] if start else {}
+    if start is not None:
+        rewind(place.run_dir, start.metrics_size)
+    reporter = FileReporter(place.run_dir, config.log.level, start_time=counters.get("wall_time", 0.0))
     reporter.message(
         f"{config.algo.name} on {config.env.id}, {config.run.mode}: {_count(config.players.num or 1, 'player')} with "
         f"{_count(config.env.num_envs, 'environment')}, {_count(config.trainer.devices, 'rank')} on "
         f"{config.trainer.accelerator} with {_count(config.trainer.threads or 1, 'thread')}"
     )
     reporter.message(f"folder: {place.run_dir}")
-    if place.checkpoint is not None:
-        reporter.message(f"going on from {place.checkpoint.name}")
-        reporter.event("resume", step=counters.policy_steps)
+    policy_steps, gradient_steps = counters.get("policy_steps", 0), counters.get("gradient_steps", 0)
+    if start is not None:
+        reporter.message(f"going on from {start.checkpoint.name}")
+        reporter.event("resume", step=policy_steps)
     total, players = config.run.total_steps, config.players.num or 1
-    reporter.progress(Progress(counters.policy_steps, total, counters.gradient_steps, None, players, players))
+    reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
     return reporter
 
 
@@ -414,13 +470,15 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _next_incarnations(config: Config, place: Place) -> list[int]:
-    """Which incarnation each player starts as: one that hasn't played yet."""
-    from sheeprl.checkpoint import read_counters
-
-    played = read_counters(place.checkpoint).incarnations if place.checkpoint else []
-    players = config.players.num or 1
-    return [(played[number] if number < len(played) else -1) + 1 for number in range(players)]
+def _first_incarnations(config: Config, place: Place) -> list[int]:
+    """Which incarnation each player starts as: the one whose state it takes over, or one that hasn't played yet."""
+    start = place.start
+    played: list[int] = start.books["counters"]["incarnations"] if start else []
+    kept = start.players(config) if start else {}
+    return [
+        kept[number].incarnation if number in kept else (played[number] if number < len(played) else -1) + 1
+        for number in range(config.players.num or 1)
+    ]
 
 
 def _video_folder(config: Config, run_dir: Path) -> str | None:

@@ -200,6 +200,24 @@ class JsonLines:
             self._write(b"\n" if tail else b"")
 
 
+def rewind(run_dir: Path, size: int) -> None:
+    """Have `metrics.jsonl` go on where it was `size` bytes long; what a resumed run does again leaves it.
+
+    Metrics past that go into `metrics_undone.jsonl`; events stay, since they are what happened.
+    """
+    path = run_dir / "metrics.jsonl"
+    if not path.exists() or path.stat().st_size <= size:
+        return
+    content = path.read_bytes()
+    later = content[size:].splitlines(keepends=True)
+    events = [line for line in later if line.startswith(b'{"event"')]
+    with (run_dir / "metrics_undone.jsonl").open("ab") as file:
+        file.write(b"".join(line for line in later if line not in events))
+    partial = path.with_name(".metrics.jsonl.part")
+    partial.write_bytes(content[:size] + b"".join(events))
+    partial.replace(path)
+
+
 class _Scalars:
     """TensorBoard's scalars, on disk as soon as they are added."""
 

@@ -1,4 +1,4 @@
-"""The run: asks players for fragments, gives them to the buffer, lets the learner learn, counts, recovers.
+"""The run: asks players for fragments, gives them to the buffer, lets the trainers learn, counts, recovers.
 
 Read this file first. It is one asyncio program over awaitable handles (`sheeprl.actors.handle`), which may stand for
 objects of this process, for Ray actors, or, in simulation, for nothing at all. It says *when*; data passes it by
@@ -9,6 +9,10 @@ are taken and the weights' version goes up by one. A player begins round r once 
 `max_staleness` versions behind it, so at 0 playing and learning take turns and at 1 they overlap. Fragments of a round
 are added in the order of the players' numbers, after the previous round's samples were drawn: what is learned doesn't
 depend on who was faster.
+
+Whoever is lost is replaced: a player goes on with a new episode, a shard of the replay with the rows that were kept,
+the trainers with their last snapshot, from which they take the gradient steps since then again. A checkpoint is of the
+border between two rounds: what players hold there travels with their fragments, wherever they are by then.
 """
 
 from __future__ import annotations
@@ -17,20 +21,25 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sheeprl.actors.fragment import FragmentInfo, UpdateInfo
-from sheeprl.actors.handle import Every, Handle, LostError, Ref
+from sheeprl.actors.fragment import FragmentInfo
+from sheeprl.actors.handle import DataLostError, Every, Handle, LostError, Ref
+from sheeprl.actors.players import Kept, Players
 from sheeprl.actors.shards import Chunk, Shards
+from sheeprl.actors.trainers import Trainers, Update
 from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.books import Books, Counters, Failures
 from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.errors import RunFailedError, one_line
 from sheeprl.evaluate import Evaluation
+from sheeprl.keeping import Keeper, Keeping, forget
 from sheeprl.report import Progress, Reporter
 
 CHUNK_STEPS = 64  # gradient steps per call to the learner: enough to make the call cheap, few enough to stop soon
 CHUNK_BYTES = 64 * 2**20  # and no more than their batches may take, however large a sample is
+LOOK_FOR_LEAVING = 1.0  # seconds between two looks at which players have to leave their place
 
 
 class Clock(Protocol):
@@ -58,10 +67,15 @@ class Plan:
         total_steps: policy steps.
         players: K.
         fragment_rows: rows of a fragment.
+        envs: environments of a player.
         max_staleness: versions that a fragment may lag behind.
         prefetch: chunks of batches requested ahead.
-        max_failures: restarts of players and shards before giving up, and refused fragments in a row of one player.
+        max_failures: failures of one player, of one shard or of the trainers within `failure_window` before giving up,
+            and refused fragments in a row of one player.
+        failure_window: seconds.
         log_every: policy steps between lines of metrics; the others likewise, None for never.
+        snapshot_every: policy steps between snapshots of the trainers, from which a lost group goes on.
+        checkpoint_seconds: seconds between checkpoints, besides those by policy steps.
         eval_episodes: episodes of an evaluation.
     """
 
@@ -70,34 +84,21 @@ class Plan:
     players: int
     fragment_rows: int
     max_staleness: int
+    envs: int = 1
     prefetch: int = 1
     max_failures: int = 3
+    failure_window: float = 600.0
     log_every: int = 1000
+    snapshot_every: int | None = None
     checkpoint_every: int | None = None
+    checkpoint_seconds: float | None = None
     eval_every: int | None = None
     eval_episodes: int = 0
 
-
-@dataclass
-class Counters:
-    """Everything that is counted; what a checkpoint keeps of the driver."""
-
-    policy_steps: int = 0
-    gradient_steps: int = 0
-    version: int = 0  # rounds learned
-    restarts: int = 0  # of players
-    buffer_restarts: int = 0  # of shards of the replay
-    refused: int = 0  # fragments that the replay didn't take
-    incarnations: list[int] = field(default_factory=list)  # by player
-    wall_time: float = 0.0
-
-
-class Keeper(Protocol):
-    """Keeps checkpoints."""
-
-    async def save(self, counters: Counters, learner: Handle, replay: Shards) -> None:
-        """Write a checkpoint of learner, replay and counters, whole or not at all."""
-        ...
+    @property
+    def round_rows(self) -> int:
+        """Rows of a round, which are the most policy steps that it can bring."""
+        return self.players * self.fragment_rows * self.envs
 
 
 @dataclass(frozen=True)
@@ -115,18 +116,7 @@ class Arrived:
 
     info: FragmentInfo
     fragment: Ref
-
-
-class Window:
-    """What happened since the last line of metrics."""
-
-    def __init__(self, now: float, policy_steps: int, gradient_steps: int) -> None:
-        self.began, self.policy_steps, self.gradient_steps = now, policy_steps, gradient_steps
-        self.returns: list[float] = []
-        self.lengths: list[int] = []
-        self.losses: dict[str, list[float]] = {}
-        self.playing = self.learning = self.player_idle = self.trainer_idle = self.batch_wait = 0.0
-        self.staleness = 0
+    incarnation: int
 
 
 class Run:
@@ -134,80 +124,92 @@ class Run:
 
     Args:
         plan: what to do.
-        make_player: handle of player `number` in its `incarnation`; called again to replace one that failed.
+        players: all of them.
         replay: all its shards.
-        learner: handle of the trainer group.
+        trainers: their group.
         reporter: where metrics and messages go.
         keeper: where checkpoints go.
-        counters: where to go on from.
+        books: where to go on from.
         clock: time.
+        leaving: numbers of players whose place is going to be taken away.
     """
 
     def __init__(
         self,
         plan: Plan,
-        make_player: Callable[[int, int], Handle],
+        players: Players,
         replay: Shards,
-        learner: Handle,
+        trainers: Trainers,
         reporter: Reporter,
         keeper: Keeper,
-        counters: Counters | None = None,
+        books: Books | None = None,
         clock: Clock | None = None,
+        leaving: Callable[[], Awaitable[set[int]]] | None = None,
     ) -> None:
         self.plan = plan
-        self.make_player = make_player
-        self.replay, self.learner = replay, learner
+        self.players, self.replay, self.trainers = players, replay, trainers
+        players.on_fresh = self.tell_of_fresh
         replay.on_loss = self.lose_shard
-        self.reporter, self.keeper = reporter, keeper
+        self.reporter = reporter
         self.clock = clock or WallClock()
-        self.counters = counters or Counters()
-        lives = self.counters.incarnations
-        lives += [-1] * (plan.players - len(lives))
-        self.players: dict[int, Handle] = {}
+        self.books = books or Books(Counters(), self.clock.time())
+        self.keeping = Keeping(keeper, self.books, players, replay, trainers, self.clock.time, plan.checkpoint_seconds)
+        self.counters = self.books.counters
+        self.failures = Failures(plan.max_failures, plan.failure_window, self.clock.time)
+        self.leaving = leaving
         self.inbox: list[asyncio.Queue[Arrived]] = [asyncio.Queue() for _ in range(plan.players)]
+        self.rounds = [self.counters.version] * plan.players  # the next one of each player
+        self.asked = [self.counters.version - 1] * plan.players  # the last one that each was asked for
+        self.added = self.counters.version  # rounds that are in the buffer
         self.published: Published | None = None
-        self.failures = 0
         self.refusals = [0] * plan.players  # in a row
         self.newer_weights = asyncio.Condition()
+        self.rebuilding = asyncio.Lock()
         self.stopping = asyncio.Event()
-        self.evaluated_at: int | None = None
+        self.give_up_at: float | None = None  # on the rounds that were under way when the run was asked to stop
         self.evaluations: set[asyncio.Task[None]] = set()
         self.learned_until: float | None = None  # by the learner's clock, in this round
         self.has_batch = False  # whether the learner has been given one, in this round
-        self.said_waiting = False
-        self.mean_return: float | None = None
-        self.recent_returns: deque[float] = deque(maxlen=100)
-        self.began = self.clock.time() - self.counters.wall_time
-        self.began_at = self.counters.policy_steps
-        self.periods: dict[str, int] = {}
-        self.window = Window(self.clock.time(), self.counters.policy_steps, self.counters.gradient_steps)
+        self.said_waiting = self.said_fresh = False
 
     # ------------------------------------------------------------------------------------- the program
 
-    def stop(self) -> None:
-        """Ask the run to end with the round it is in, after a checkpoint."""
-        self.stopping.set()
+    def stop(self, patience: float = 10.0) -> None:
+        """Ask the run to end after a checkpoint, at the border of the rounds that players were asked for.
+
+        Args:
+            patience: seconds to wait for those of them that are still being played.
+        """
+        if not self.stopping.is_set():
+            self.give_up_at = self.clock.time() + patience
+            self.stopping.set()
 
     async def train(self) -> None:
         """Train until `total_steps` are played, or `stop` was called; write a checkpoint at the end either way.
 
         Raises:
-            RunFailedError: a player failed too often, or learner or buffer failed. What could be saved was saved.
+            RunFailedError: someone failed too often, or in a way that can't be mended. What could be saved was saved.
         """
+        watching = asyncio.ensure_future(self.watch_places())
         try:
-            await self.asked(self.replay.start(), "the buffer")
-            await self.take_gradient_steps(0, self.progress())
+            await self.asked_of(self.replay.start(), "the buffer")
+            await self.take_gradient_steps(0)
             await self.publish()
             players = [asyncio.ensure_future(self.play(number)) for number in range(self.plan.players)]
             await self.until_learned(asyncio.ensure_future(self.learn()), players)
         except RunFailedError:
             await self.save_what_is_left()
             raise
+        finally:
+            watching.cancel()
         await asyncio.gather(*self.evaluations)
-        if self.evaluated_at != self.counters.policy_steps and not self.stopping.is_set() and self.plan.eval_episodes:
-            await self.evaluate()
-        self.log_metrics()
-        await self.checkpoint()
+        stopped = self.counters.policy_steps < self.plan.total_steps
+        if not stopped:
+            if self.books.evaluated_at != self.counters.policy_steps and self.plan.eval_episodes:
+                await self.evaluate()
+            self.log_metrics()
+        await self.keeping.written(self.tell_error)
+        await self.keeping.write_last([n for n in self.players.handles if self.asked[n] < self.counters.version])
 
     async def until_learned(self, learning: asyncio.Future[None], players: Sequence[asyncio.Future[None]]) -> None:
         """Wait for `learn`. A player that gives up ends the run with the round that is being learned."""
@@ -216,7 +218,7 @@ class Run:
             while not learning.done():
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if any(player in done and player.exception() for player in players):
-                    self.stop()
+                    self.stop(patience=0.0)
             learning.result()
             for player in players:
                 if player.done() and self.counters.policy_steps < self.plan.total_steps:
@@ -228,46 +230,61 @@ class Run:
 
     async def play(self, number: int) -> None:
         """Let one player play round after round, as far ahead of the weights as it may."""
-        round_number = self.counters.version
         while True:
-            weights = await self.weights_for(round_number)
-            self.inbox[number].put_nowait(await self.fragment_of(number, weights))
-            round_number += 1
+            weights = await self.weights_for(number)
+            self.asked[number] = self.rounds[number]
+            arrived = await self.fragment_of(number, weights)
+            self.rounds[number] += 1
+            self.inbox[number].put_nowait(arrived)
 
     async def learn(self) -> None:
         """Round after round: take in the players' fragments, take the gradient steps owed, publish the weights."""
         while not self.is_over():
             arrived = await self.next_round()
-            if arrived is None:
+            if arrived is None or not await self.learn_round(arrived):
                 return
-            progress = self.progress()  # of the round's beginning: a last round at rate 0 would be played for nothing
-            rows = await self.add(arrived)
-            del arrived  # so that the fragments, which the buffer has copied, leave the object store
-            await self.take_gradient_steps(rows, progress)
             self.counters.version += 1
             await self.publish()
             await self.keep_books()
 
+    async def learn_round(self, arrived: list[Arrived]) -> bool:
+        """Learn from a round, as long as its fragments can be had; whether that was done."""
+        # Of the round's beginning: a last round at rate 0 would be played for nothing.
+        self.counters.progress = self.progress()
+        rows = await self.add(arrived)
+        if rows is None:
+            return False
+        if self.plan.data.carries_debt:
+            arrived.clear()  # so that the fragments, which the buffer has copied, leave the object store
+        while not await self.take_gradient_steps(rows):  # the rollout was lost with the buffer
+            if await self.add_again(arrived) is None:
+                return False
+        return True
+
     # ----------------------------------------------------------------------------------------- playing
 
-    async def weights_for(self, round_number: int) -> Published:
-        """Wait until the weights are recent enough to play a round with."""
+    async def weights_for(self, number: int) -> Published:
+        """Wait until the weights are recent enough for a player's next round."""
         began = self.clock.time()
         async with self.newer_weights:
-            await self.newer_weights.wait_for(lambda: self.may_play(round_number))
-        self.window.player_idle += self.clock.time() - began
+            await self.newer_weights.wait_for(lambda: self.may_play(self.rounds[number]))
+        self.books.window.player_idle += self.clock.time() - began
         assert self.published is not None
         return self.published
 
     def may_play(self, round_number: int) -> bool:
         """Whether the weights are recent enough for a round that will still be learned from."""
-        if self.published is None or self.is_over():
+        if self.published is None or self.counters.policy_steps >= self.plan.total_steps:
+            return False
+        if self.stopping.is_set() and round_number > max(self.asked):
             return False
         return round_number - self.published.version <= self.plan.max_staleness
 
     def is_over(self) -> bool:
-        """Whether no further round begins."""
-        return self.counters.policy_steps >= self.plan.total_steps or self.stopping.is_set()
+        """Whether no further round is learned."""
+        if self.stopping.is_set() and self.counters.version > max(self.asked):
+            return True
+        return self.counters.policy_steps >= self.plan.total_steps
 
     def progress(self) -> float:
         """Part of the run that has been played."""
@@ -275,24 +292,40 @@ class Run:
 
     async def fragment_of(self, number: int, published: Published) -> Arrived:
         """A fragment of one player, which is replaced for as often as it may fail."""
+        lost_at: float | None = None
         while True:
-            starting = published.policy_steps < self.plan.data.learning_starts
-            mode = "random" if starting else "explore"
-            progress = min(1.0, published.policy_steps / self.plan.total_steps)
-            request = (self.plan.fragment_rows, published.weights, published.version, mode, progress)
             try:
-                info, fragment = self.player(number).call_pair("collect", *request)
-                return Arrived(await info, fragment)
+                arrived = await self.collect(number, published)
+            except DataLostError:
+                await self.publish_again(published)
             except Exception as error:
+                lost_at = lost_at if lost_at is not None else self.clock.time()
                 self.lose_player(number, error)
-                published = self.published or published  # the newest weights for the one that takes its place
+            else:
+                if lost_at is not None:
+                    self.books.window.recovery += self.clock.time() - lost_at
+                return arrived
+            published = self.published or published  # the newest weights for the one that takes its place
 
-    def player(self, number: int) -> Handle:
-        """The player of that number; a new incarnation if there is none."""
-        if number not in self.players:
-            self.counters.incarnations[number] += 1
-            self.players[number] = self.make_player(number, self.counters.incarnations[number])
-        return self.players[number]
+    async def collect(self, number: int, published: Published) -> Arrived:
+        """Ask a player for a fragment, and for what it holds afterwards if a checkpoint may be due then."""
+        if number in self.players.leaving and number in self.players.handles:
+            await self.players.move(number)
+        player = await self.players.get(number)
+        mode = "random" if published.policy_steps < self.plan.data.learning_starts else "explore"
+        progress = min(1.0, published.policy_steps / self.plan.total_steps)
+        request = (self.plan.fragment_rows, published.weights, published.version, mode, progress)
+        info, fragment = player.call_pair("collect", *request, self.may_checkpoint_after(self.rounds[number]))
+        return Arrived(await info, fragment, self.players.current[number])
+
+    def may_checkpoint_after(self, round_number: int) -> bool:
+        """Whether a checkpoint can be due at the end of a round that isn't played yet."""
+        if self.keeping.wants_states_of(round_number):
+            return True
+        steps = self.counters.policy_steps
+        most = steps + (round_number - self.added + 1) * self.plan.round_rows
+        every = self.plan.checkpoint_every
+        return most >= self.plan.total_steps or (every is not None and most // every > steps // every)
 
     def lose_player(self, number: int, error: Exception) -> None:
         """Count a failed player and let go of it.
@@ -300,20 +333,17 @@ class Run:
         Raises:
             RunFailedError: it was one failure too many.
         """
-        if number in self.players:  # it may have failed at being made
-            self.players.pop(number).close()
+        self.players.lose(number)
         self.counters.restarts += 1
         self.count_failure(f"player {number}", "replaced", error)
 
     def lose_shard(self, number: int, error: LostError) -> None:
-        """Count a shard of the replay that was lost; another has its place, with what was kept in files, or nothing.
+        """Count a shard of the replay that was lost; another has its place, with what was kept of its rows.
 
         Raises:
-            RunFailedError: it was one failure too many, or it held the rollout that is to be learned from.
+            RunFailedError: it was one failure too many.
         """
         self.counters.buffer_restarts += 1
-        if not self.plan.data.carries_debt:
-            raise RunFailedError(f"the buffer failed: {one_line(error)}") from error
         self.count_failure(f"shard {number} of the replay", "replaced", error)
 
     def count_failure(self, who: str, what: str, error: Exception) -> None:
@@ -322,49 +352,101 @@ class Run:
         Raises:
             RunFailedError: it was one failure too many.
         """
-        self.failures += 1
-        most, reason = self.plan.max_failures, one_line(error)
-        if self.failures > most:
-            raise RunFailedError(
-                f"{who} has failed once too often: {reason} (ray.max_failures={most})", getattr(error, "trace", "")
-            ) from error
-        self.reporter.message(f"{who} is {what} ({self.failures} of {most}): {reason}", "warning")
+        number = self.failures.count(who, error)
+        self.reporter.message(f"{who} is {what} ({number} of {self.plan.max_failures}): {one_line(error)}", "warning")
+
+    def tell_of_fresh(self, number: int, reason: str) -> None:
+        """Say that a player begins new episodes, because its environments couldn't be put where they were."""
+        self.reporter.message(f"player {number} begins new episodes: {reason}")
+
+    async def watch_places(self) -> None:
+        """Find out which players have to leave their place; they do so once they have brought their fragment."""
+        while self.leaving is not None:
+            for number in await self.leaving() - self.players.leaving:
+                self.reporter.message(f"player {number} moves: its node is being drained")
+                self.players.leaving.add(number)
+            await asyncio.sleep(LOOK_FOR_LEAVING)
 
     # ---------------------------------------------------------------------------------------- learning
 
     async def next_round(self) -> list[Arrived] | None:
         """One fragment of every player, in the order of their numbers; None if the run is to stop before."""
         began = self.clock.time()
-        arrivals = asyncio.ensure_future(_in_order(queue.get() for queue in self.inbox))
+        arrived: list[Arrived] | None = await self.unless_stopped(_in_order(queue.get() for queue in self.inbox))
+        self.books.window.trainer_idle += self.clock.time() - began
+        return arrived
+
+    async def unless_stopped(self, awaited: Awaitable[Any]) -> Any:
+        """Wait for something; None if the run is asked to stop and patience ends before."""
+        waiting = asyncio.ensure_future(awaited)
         stopping = asyncio.ensure_future(self.stopping.wait())
-        await asyncio.wait({arrivals, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        self.window.trainer_idle += self.clock.time() - began
-        if arrivals.done():
-            return arrivals.result()
-        arrivals.cancel()
+        if not waiting.done() and self.give_up_at is not None:
+            await asyncio.wait({waiting}, timeout=max(0.0, self.give_up_at - self.clock.time()))
+        if waiting.done():
+            return waiting.result()
+        waiting.cancel()
         return None
 
-    async def add(self, arrived: list[Arrived]) -> int:
+    async def add(self, arrived: list[Arrived]) -> int | None:
         """Put a round's fragments into the replay and count those that it took; how many rows these have.
+
+        Returns:
+            None if the run is asked to stop while a part of a rollout is lacking.
 
         Raises:
             RunFailedError: the buffer failed, or refused what the run can't do without.
         """
-        refused = await self.asked(self.replay.add([each.fragment for each in arrived]), "the buffer")
-        taken = [each.info for each, error in zip(arrived, refused, strict=True) if error is None]
-        for info in taken:
-            self.counters.policy_steps += info.policy_steps
-            self.window.playing += info.seconds
-            self.window.staleness = max(self.window.staleness, self.counters.version - info.version)
-            self.window.returns += info.returns
-            self.window.lengths += info.lengths
-            self.recent_returns += info.returns
-        if self.recent_returns:
-            self.mean_return = sum(self.recent_returns) / len(self.recent_returns)
-        for number, error in enumerate(refused):
+        outcomes = await self.add_until_there(arrived)
+        if outcomes is None:
+            return None
+        taken = [each for each, error in zip(arrived, outcomes, strict=True) if error is None]
+        for each in taken:
+            self.books.played(each.info)
+        for number, error in enumerate(outcomes):
             self.note_refusal(number, error)
-        return sum(info.rows for info in taken)
+        self.added += 1
+        self.keep_states(arrived)
+        return sum(each.info.rows for each in taken)
+
+    async def add_until_there(self, arrived: list[Arrived]) -> list[RefusedFragmentError | None] | None:
+        """Put fragments into the replay, and others in the place of those that were lost with the node they were on."""
+        outcomes: list[RefusedFragmentError | DataLostError | None] = [DataLostError()] * len(arrived)
+        while lacking := [number for number, error in enumerate(outcomes) if isinstance(error, DataLostError)]:
+            fragments = {number: arrived[number].fragment for number in lacking}
+            for number, outcome in (await self.asked_of(self.replay.add(fragments), "the buffer")).items():
+                outcomes[number] = outcome
+                if isinstance(outcome, DataLostError) and not await self.play_again(number, arrived):
+                    return None
+        return outcomes  # type: ignore[return-value]
+
+    async def play_again(self, number: int, arrived: list[Arrived]) -> bool:
+        """Have a player's next fragment take the place of a lost one; whether it came before the run is to stop."""
+        self.reporter.message(f"a fragment of player {number} was lost with its node; it plays another one", "warning")
+        self.rounds[number] -= 1
+        async with self.newer_weights:
+            self.newer_weights.notify_all()
+        another: Arrived | None = await self.unless_stopped(self.inbox[number].get())
+        if another is not None:
+            arrived[number] = another
+        return another is not None
+
+    async def add_again(self, arrived: list[Arrived]) -> bool | None:
+        """Put a rollout into the buffer that has taken the place of the one which was lost with it."""
+        return None if await self.add_until_there(arrived) is None else True
+
+    def keep_states(self, arrived: Sequence[Arrived]) -> None:
+        """Remember what players held at the end of the round, as far as they were asked."""
+        self.keeping.kept = {
+            number: Kept(each.incarnation, each.info.state)
+            for number, each in enumerate(arrived)
+            if each.info.state is not None
+        }
+        reasons = [each.info.unsaved for each in arrived if each.info.unsaved]
+        if reasons and not self.said_fresh:
+            self.said_fresh = True
+            self.reporter.message(f"a resumed run will begin new episodes: {reasons[0]}")
 
     def note_refusal(self, number: int, error: RefusedFragmentError | None) -> None:
         """Count and tell of a fragment that the buffer refused; None is of one that it took.
@@ -383,35 +465,65 @@ class Run:
             raise RunFailedError(f"{told} (once too often in a row; ray.max_failures={most})") from error
         self.reporter.message(told, "warning")
 
-    async def take_gradient_steps(self, rows: int, progress: float) -> None:
+    async def take_gradient_steps(self, rows: int) -> bool:
         """Take the gradient steps owed after a round of `rows` rows; with 0, those that an interrupted round left.
 
         While the replay can't serve a batch the debt grows, and nobody waits for it.
+
+        Returns:
+            Whether there is nothing more to do; not, if the rollout that was to be learned from is gone.
         """
-        data, first = self.plan.data, self.counters.gradient_steps
+        data = self.plan.data
         if rows == 0 and not data.carries_debt:
-            return
-        chunks = deque(self.chunks(data.owed(self.counters.policy_steps, first, rows)))
-        sampled: deque[Chunk] = deque()
-        updating: deque[Ref] = deque()
-        self.learned_until, self.has_batch = None, False
+            return True
+        while True:
+            lost = self.trainers.handle
+            try:
+                missed = await self.take(self.chunks(data.owed(self.counters.policy_steps, self.gradient_steps, rows)))
+            except LostError as error:
+                await self.rebuild_trainers(lost, error)
+                if not data.carries_debt:
+                    return True  # the rollout was among what was learned from again
+                continue
+            if not missed or not data.carries_debt:
+                return not missed
+
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps taken."""
+        return self.counters.gradient_steps
+
+    async def take(self, steps: Iterable[int]) -> bool:
+        """Take gradient steps in chunks; whether a chunk that was drawn was lost before it was learned from.
+
+        Raises:
+            LostError: the trainers were lost.
+        """
+        data, first, progress = self.plan.data, self.gradient_steps, self.counters.progress
+        # What a chunk feeds back must not be drawn past, or a run that was interrupted in between drew otherwise.
+        ahead = 0 if data.feeds_back and not self.plan.max_staleness else self.plan.prefetch
+        chunks, sampled, updating = deque(steps), deque[Chunk](), deque[Update]()
+        self.learned_until, self.has_batch, missed = None, False, False
         # The order of these calls decides what is sampled, so it must not depend on how long they take.
         while True:
             if self.stopping.is_set() and data.carries_debt:
                 chunks.clear()  # a resumed run takes the steps that are still owed
-            while chunks and len(sampled) <= self.plan.prefetch and self.can_sample():
+            while chunks and len(sampled) <= ahead and self.can_sample():
                 sampled.append(self.replay.request(first, chunks[0], progress))
                 first += chunks.popleft()
-            if not sampled or not await self.delivered(chunk := sampled.popleft()):
+            if not sampled:
                 break
-            info, writes = self.learner.call_pair("update", chunk.steps, progress, chunk.order, *chunk.blocks)
-            updating.append(info)
+            if not await self.delivered(chunk := sampled.popleft()):
+                missed = not data.carries_debt
+                break
+            updating.append(update := self.trainers.update(chunk, progress))
             while len(updating) > (0 if data.feeds_back else self.plan.prefetch):
-                await self.updated(updating.popleft())
+                missed |= not await self.updated(updating.popleft())
             if data.feeds_back:
-                await self.asked(self.replay.write_back(chunk, Every(writes)), "the buffer")
+                await self.asked_of(self.replay.write_back(chunk, Every(update.writes)), "the buffer")
         while updating:
-            await self.updated(updating.popleft())
+            missed |= not await self.updated(updating.popleft())
+        return missed
 
     def chunks(self, steps: int) -> list[int]:
         """Gradient steps as parts that are worth a call and not too large; a rollout is learned from in one."""
@@ -423,6 +535,8 @@ class Run:
 
     def can_sample(self) -> bool:
         """Whether the replay can serve a batch; the first time that it can't, say so."""
+        if not self.plan.data.carries_debt:
+            return True
         if not self.replay.is_ready and not self.said_waiting:
             self.said_waiting = True
             needed, available = self.replay.batch_size, self.replay.available
@@ -434,41 +548,104 @@ class Run:
     async def delivered(self, chunk: Chunk) -> bool:
         """Wait for a chunk's samples, for which the learner waits too if it is the round's first; whether they came."""
         began = self.clock.time()
-        came: bool = await self.asked(self.replay.deliver(chunk), "the buffer")
+        came: bool = await self.asked_of(self.replay.deliver(chunk), "the buffer")
         if not self.has_batch:
-            self.window.batch_wait += self.clock.time() - began
+            self.books.window.batch_wait += self.clock.time() - began
         self.has_batch = True
         return came
 
-    async def updated(self, answer: Ref) -> None:
-        """Wait for an update and take note of it."""
-        info: UpdateInfo = await self.asked(answer, "the learner")
-        self.counters.gradient_steps = info.gradient_steps
-        self.window.learning += info.seconds
+    async def updated(self, update: Update) -> bool:
+        """Wait for an update and take note of it; whether it was carried out, and its batches not lost before.
+
+        Raises:
+            LostError: the trainers were lost.
+        """
+        try:
+            info = await self.asked_of(update.answer, "the learner", (DataLostError, LostError))
+        except DataLostError:
+            self.reporter.message("batches were lost with the node they were on; others are drawn", "warning")
+            return False
+        if update.noted:
+            self.counters.gradient_steps = info.gradient_steps
+            return True
+        update.noted = True
+        self.books.learned(info)
         if self.learned_until is not None:
-            self.window.batch_wait += max(0.0, info.began - self.learned_until)
+            self.books.window.batch_wait += max(0.0, info.began - self.learned_until)
         self.learned_until = info.began + info.seconds
-        for name, value in info.metrics.items():
-            self.window.losses.setdefault(name, []).append(value)
         self.show_progress()
+        return True
+
+    async def rebuild_trainers(self, lost: Handle, error: LostError) -> None:
+        """Build the lost trainer group again, and let it take again the gradient steps that can't be drawn anew.
+
+        Raises:
+            RunFailedError: it can't be built again, or it was one failure too many.
+        """
+        async with self.rebuilding:
+            if lost is not self.trainers.handle:
+                return  # it has been done meanwhile
+            if self.trainers.make is None:
+                raise RunFailedError(f"the learner failed: {one_line(error)}") from error
+            began, before = self.clock.time(), self.gradient_steps
+            while True:
+                self.counters.trainer_restarts += 1
+                self.learned_until = None
+                self.count_failure("the trainer group", "built again", error)
+                try:
+                    self.counters.gradient_steps = await self.asked_of(
+                        self.trainers.rebuild(), "the learner", (LostError,)
+                    )
+                    again = before - self.gradient_steps
+                    for update in list(self.trainers.kept):
+                        if not await self.updated(update):
+                            raise RunFailedError(f"a rollout was lost together with the trainers: {one_line(error)}")
+                    break
+                except LostError as another:
+                    error = another
+            seconds = self.clock.time() - began
+            self.books.window.recovery += seconds
+            self.reporter.message(f"trainers are back after {seconds:.1f} s; {again} gradient steps are taken again")
 
     async def publish(self) -> None:
         """Let players have the newest weights. They stay where they are; players pull them."""
-        made, weights = self.learner.call_pair("weights")
-        await self.asked(made, "the learner")
+        while True:
+            lost = self.trainers.handle
+            made, weights = self.trainers.weights()
+            try:
+                await self.asked_of(made, "the learner", (LostError,))
+                break
+            except LostError as error:
+                await self.rebuild_trainers(lost, error)
+                if self.plan.data.carries_debt:
+                    await self.take_gradient_steps(0)
         async with self.newer_weights:
             self.published = Published(self.counters.version, weights, self.counters.policy_steps)
             self.newer_weights.notify_all()
 
-    async def asked(self, answer: Awaitable[Any], who: str) -> Any:
+    async def publish_again(self, published: Published) -> None:
+        """Have weights laid out again that were lost with the node they were on."""
+        lost = self.trainers.handle
+        made, weights = self.trainers.weights()
+        try:
+            await self.asked_of(made, "the learner", (LostError,))
+        except LostError as error:
+            await self.rebuild_trainers(lost, error)
+        else:
+            if self.published is published:
+                self.published = Published(published.version, weights, published.policy_steps)
+
+    async def asked_of(self, answer: Awaitable[Any], who: str, passing: tuple[type[Exception], ...] = ()) -> Any:
         """Wait for something without which the run can't go on.
 
         Raises:
-            RunFailedError: it failed.
+            RunFailedError: it failed; not in one of the ways that are `passing`, which the caller knows how to mend.
         """
         try:
             return await answer
         except RunFailedError:
+            raise
+        except passing:
             raise
         except Exception as error:
             raise RunFailedError(f"{who} failed: {one_line(error)}", getattr(error, "trace", "")) from error
@@ -476,30 +653,27 @@ class Run:
     # ------------------------------------------------------------------------------------ book-keeping
 
     async def keep_books(self) -> None:
-        """After a round: show, log, evaluate and write a checkpoint, each when it is due."""
+        """After a round: show, log, evaluate, take a snapshot and write a checkpoint, each when it is due."""
         self.show_progress()
-        if self.due("log", self.plan.log_every):
+        if self.books.due("log", self.plan.log_every):
             self.log_metrics()
-        if self.due("evaluate", self.plan.eval_every):
+        if self.books.due("evaluate", self.plan.eval_every):
             self.evaluations.add(asyncio.ensure_future(self.evaluate()))
-        if self.due("checkpoint", self.plan.checkpoint_every):
-            await self.checkpoint()
-
-    def due(self, what: str, every: int | None) -> bool:
-        """Whether a multiple of `every` policy steps was passed since this was asked last."""
-        if every is None:
-            return False
-        before = self.periods.get(what, self.began_at // every)
-        self.periods[what] = self.counters.policy_steps // every
-        return self.periods[what] > before
+        due_snapshot = self.books.due("snapshot", self.plan.snapshot_every)
+        by_steps = self.books.due("checkpoint", self.plan.checkpoint_every)
+        if self.keeping.due(max(self.rounds), self.added) or by_steps:
+            await self.keeping.begin(self.tell_error)
+        elif due_snapshot and self.trainers.make is not None:
+            self.trainers.take_snapshot().add_done_callback(forget)  # who asks the trainers next hears of a failure
 
     async def evaluate(self) -> None:
         """Let the first player play greedy episodes with the newest weights, and log what they brought."""
         published, step = self.published, self.counters.policy_steps
         assert published is not None
-        self.evaluated_at = step
+        self.books.evaluated_at = step
         try:
-            result: Evaluation = await self.player(0).call("evaluate", published.weights, self.plan.eval_episodes)
+            player = await self.players.get(0)
+            result: Evaluation = await player.call("evaluate", published.weights, self.plan.eval_episodes)
         except Exception as error:
             self.reporter.message(f"the evaluation at step {step} failed: {one_line(error)}", "error")
             return
@@ -511,26 +685,17 @@ class Run:
             f"over {len(result.returns)} episodes"
         )
 
-    async def checkpoint(self) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            RunFailedError: it can't be written, or learner or buffer failed.
-        """
-        self.counters.wall_time = self.clock.time() - self.began
-        try:
-            await self.keeper.save(self.counters, self.learner, self.replay)
-        except Exception as error:
-            raise RunFailedError(
-                f"no checkpoint could be written: {one_line(error)}", getattr(error, "trace", "")
-            ) from error
-
     async def save_what_is_left(self) -> None:
         """Write a checkpoint of a run that failed, if its parts still can."""
         try:
-            await self.checkpoint()
+            await self.keeping.written(self.tell_error)
+            await self.keeping.write(last_resort=True)
         except RunFailedError as error:
-            self.reporter.message(error.reason, "error")
+            self.tell_error(error.reason)
+
+    def tell_error(self, text: str) -> None:
+        """Say what went wrong."""
+        self.reporter.message(text, "error")
 
     def show_progress(self) -> None:
         """Tell the reporter where the run is."""
@@ -540,49 +705,27 @@ class Run:
                 policy_steps=counters.policy_steps,
                 total_steps=plan.total_steps,
                 gradient_steps=counters.gradient_steps,
-                mean_return=self.mean_return,
-                players_alive=len(self.players),
+                mean_return=self.books.mean_return,
+                players_alive=len(self.players.handles),
                 players=plan.players,
             )
         )
 
     def log_metrics(self) -> None:
         """Write a line of metrics over what happened since the last one."""
-        counters, window, now = self.counters, self.window, self.clock.time()
-        steps, updates = counters.policy_steps - window.policy_steps, counters.gradient_steps - window.gradient_steps
-        if not steps and not updates:
+        now = self.clock.time()
+        values = self.books.metrics(now, self.plan.players)
+        if values is None:
             return
-        seconds = max(now - window.began, 1e-9)
-        values = {name: _mean(losses) for name, losses in window.losses.items()}
-        if window.returns:
-            values |= {"Rewards/rew_avg": _mean(window.returns), "Game/ep_len_avg": _mean(window.lengths)}
-        if window.playing:
-            values["Time/sps_env_interaction"] = steps * self.plan.players / window.playing
-        if window.learning:
-            values["Time/sps_train"] = updates / window.learning
         values |= {
-            "Time/sps": steps / seconds,
-            "Time/player_idle": window.player_idle / (seconds * self.plan.players),
-            "Time/trainer_idle": window.trainer_idle / seconds,
-            "Time/trainer_wait_batch": window.batch_wait / seconds,
-            "Params/replay_ratio": counters.gradient_steps / max(1, counters.policy_steps),
-            "Params/gradient_steps": counters.gradient_steps,
-            "Players/alive": len(self.players),
-            "Players/restarts": counters.restarts,
-            "Weights/staleness": window.staleness,
+            "Players/alive": len(self.players.handles),
             "Buffer/size": self.replay.size,
-            "Buffer/restarts": counters.buffer_restarts,
             # What a shard counts is lost with it; refused fragments, which were not learned from, are counted here.
-            **{f"Buffer/{what}": count for what, count in self.replay.counts.items() if count},
-            "Buffer/refused": counters.refused,
+            **{f"Buffer/{what}": count for what, count in self.replay.counts.items() if count and what != "refused"},
         }
-        self.reporter.metrics(counters.policy_steps, values)
-        self.window = Window(now, counters.policy_steps, counters.gradient_steps)
+        self.reporter.metrics(self.counters.policy_steps, values)
+        self.books.turn_page(now)
 
 
 async def _in_order(awaitables: Iterable[Awaitable[Arrived]]) -> list[Arrived]:
     return [await awaitable for awaitable in awaitables]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

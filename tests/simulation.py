@@ -28,7 +28,11 @@ from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.evaluate import Evaluation
 from sheeprl.report import Progress
-from sheeprl.run import CHUNK_BYTES, CHUNK_STEPS, Counters, Plan, Run, RunFailedError
+from sheeprl.actors.players import Kept, Players
+from sheeprl.actors.trainers import Snapshot, Trainers
+from sheeprl.books import Books, Counters
+from sheeprl.errors import RunFailedError
+from sheeprl.run import CHUNK_BYTES, CHUNK_STEPS, Plan, Run
 
 T = TypeVar("T")
 MAX_TURNS = 200_000  # of the event loop: more than any schedule here needs
@@ -351,6 +355,7 @@ class Schedule:
             total_steps=self.total_steps,
             players=self.players,
             fragment_rows=self.fragment_rows,
+            envs=self.envs,
             max_staleness=self.max_staleness,
             prefetch=self.prefetch,
             max_failures=self.max_failures,
@@ -561,7 +566,7 @@ class StandInPlayer:
         self.sequence = 0
 
     def collect(
-        self, rows: int, weights: Weights, version: int, mode: str, progress: float
+        self, rows: int, weights: Weights, version: int, mode: str, progress: float, keep_state: bool
     ) -> tuple[FragmentInfo, Played]:
         assert rows == self.schedule.fragment_rows
         steps = self.schedule.decided(self.number, self.incarnation, self.sequence)
@@ -569,7 +574,15 @@ class StandInPlayer:
         played = Played(self.number, self.incarnation, self.sequence, version, mode, steps, total, progress, weights)
         self.sequence += 1
         returns, lengths = ((1.0,), (steps,)) if steps < total else ((), ())
-        return FragmentInfo(version, steps, total, returns, lengths, seconds=1.0), played
+        state = self.state() if keep_state else None
+        return FragmentInfo(version, steps, total, returns, lengths, seconds=1.0, state=state), played
+
+    def state(self) -> bytes:
+        return str(self.sequence).encode()
+
+    def load(self, state: bytes) -> bool:
+        self.sequence = int(state)
+        return True
 
     def evaluate(self, weights: Weights, episodes: int) -> Evaluation:
         assert isinstance(weights, Weights)
@@ -689,8 +702,12 @@ class StandInLearner:
         self.log.append(weights)
         return self.gradient_steps, weights
 
-    def save(self) -> int:
-        return self.gradient_steps
+    def snapshot(self) -> tuple[int, int]:
+        return self.gradient_steps, self.gradient_steps
+
+    def restore(self, data: int) -> int:
+        self.gradient_steps = data
+        return data
 
 
 @dataclass(frozen=True)
@@ -708,6 +725,8 @@ class Checkpoint:
     counted: int
     rows: list[int] | None
     streams: frozenset[tuple[int, int]]
+    books: dict[str, Any]
+    players: Mapping[int, Kept]
 
 
 class StandInKeeper:
@@ -717,14 +736,29 @@ class StandInKeeper:
         self.world = world
         self.checkpoints: list[Checkpoint] = []
 
-    async def save(self, counters: Counters, learner: Handle, replay: Shards) -> None:
-        counted = counters.gradient_steps
-        counters.gradient_steps = await learner.call("save")
-        rows = None
-        if self.world.schedule.keeps_buffer:
-            await replay.save("folder")
-            rows = [shard.rows for shard in self.world.buffer.newest]
-        self.checkpoints.append(Checkpoint(copy.deepcopy(counters), counted, rows, self.world.streams))
+    @property
+    def keeps_buffer(self) -> bool:
+        return self.world.schedule.keeps_buffer
+
+    @property
+    def newest_buffer(self) -> str | None:
+        return None
+
+    def begin(self, policy_steps: int) -> str:
+        return "folder"
+
+    def abandon(self, folder: str) -> None:
+        """Nothing is there."""
+
+    async def finish(
+        self, folder: str, books: dict[str, Any], snapshot: Snapshot, players: Mapping[int, Kept]
+    ) -> None:
+        counters = Counters(**copy.deepcopy(books["counters"]))
+        rows = [shard.rows for shard in self.world.buffer.newest] if self.keeps_buffer else None
+        checkpoint = Checkpoint(
+            counters, counters.gradient_steps, rows, self.world.streams, copy.deepcopy(books), dict(players)
+        )
+        self.checkpoints.append(checkpoint)
 
 
 class RecordingReporter:
@@ -777,15 +811,18 @@ class World:
         self.learner = StandInLearner(counters.gradient_steps, self.weights)
         self.keeper = StandInKeeper(self)
         self.reporter = RecordingReporter()
+        clock = VirtualClock()
+        books = Books.from_plain(copy.deepcopy(checkpoint.books), clock.time()) if checkpoint else Books(counters, 0.0)
+        kept = checkpoint.players if checkpoint and (rows or not schedule.data.carries_debt) else {}
         self.run = Run(
             schedule.plan,
-            self.make_player,
+            Players(schedule.players, self.make_player, books.counters.incarnations, kept),
             Shards([self.shard_handle(shard) for shard in self.buffer.newest], schedule.batch_size, 0, self.make_shard),
-            self.handle("learner", self.learner, schedule.delays.learner),
+            Trainers(self.handle("learner", self.learner, schedule.delays.learner)),
             self.reporter,
             self.keeper,
-            counters,
-            VirtualClock(),
+            books,
+            clock,
         )
 
     @property

@@ -14,17 +14,18 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sheeprl.actors.handle import Every, Handle, LostError, Ref
+from sheeprl.actors.handle import DataLostError, Every, Handle, LostError, Ref
 from sheeprl.actors.ray_settings import cluster_address
 from sheeprl.actors.shells import PlayerActor, ReplayActor, TrainerActor
 from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
 
 WARN_AFTER = 3.0  # seconds of waiting before saying for what
+NOTICE = 10.0  # seconds that may pass between a rank's death and Ray's word of it
 RANK_CPUS = 1  # that a rank asks for, though it may use more threads: so that a run fits a two-core machine
 Report = Callable[[str], None]
 
@@ -119,7 +120,14 @@ class RayRef:
         try:
             return await self.ref
         except RayTaskError as error:
-            raise error.cause from error  # which tells where, in the actor
+            cause = error.cause
+            if isinstance(cause, ObjectLostError):  # of an argument, for which the actor waited in vain
+                raise DataLostError(str(cause)) from error
+            if isinstance(cause, RayTaskError):  # an argument is a result that failed
+                cause = cause.cause
+            raise cause from error  # which tells where, in the actor
+        except ObjectLostError as error:
+            raise DataLostError(str(error)) from error
         except RayActorError as error:
             raise LostError(str(error)) from error
 
@@ -134,8 +142,37 @@ class GroupRef:
         return self._get().__await__()
 
     async def _get(self) -> Any:
-        """The first rank's result, once all ranks have theirs."""
-        return (await asyncio.gather(*self.refs))[0]
+        """The first rank's result, once all ranks have theirs.
+
+        Raises:
+            LostError: a rank died. The others then fail at, or wait for ever in, what all of them do together.
+        """
+        answers = [asyncio.ensure_future(_awaited(ref)) for ref in self.refs]
+        try:
+            done, waiting = await asyncio.wait(answers, return_when=asyncio.FIRST_EXCEPTION)
+            if waiting or any(answer.exception() for answer in done):
+                await self._look_for_losses(done, waiting)
+            return answers[0].result()
+        finally:
+            for answer in answers:
+                answer.cancel()
+
+    async def _look_for_losses(self, done: set[asyncio.Task[Any]], waiting: set[asyncio.Task[Any]]) -> None:
+        """Raise what explains the others' failures: that a rank is lost, if one is."""
+        if len(self.refs) > 1 and not any(isinstance(answer.exception(), LostError) for answer in done):
+            if waiting:
+                more, _ = await asyncio.wait(waiting, timeout=NOTICE, return_when=asyncio.ALL_COMPLETED)
+                done = done | more
+        errors = [error for answer in done if (error := answer.exception())]
+        lost = next((error for error in errors if isinstance(error, LostError)), None)
+        if lost is None and len(self.refs) > 1:  # some ranks went on without those that got nothing to go on with
+            gone = next((error for error in errors if isinstance(error, DataLostError)), None)
+            lost = LostError(f"the ranks are out of step: {gone}") if gone else None
+        raise lost or errors[0]
+
+
+async def _awaited(ref: Ref) -> Any:
+    return await ref
 
 
 def _plain(args: Sequence[Any]) -> list[Any]:
@@ -219,14 +256,21 @@ class Fleet:
         # All or nothing: half a trainer group can't do anything but block what it holds.
         self.group: PlacementGroup = placement_group([bundle] * ranks, strategy="PACK")
         self.shards = [self._shard(number, 0) for number in range(self.config.buffer.shards)]
-        self.trainers = [self._trainer(rank, bundle) for rank in range(ranks)]
-        self.learner = GroupHandle(self.trainers)
+        self.learner = self._trainers()
         self._waiting: dict[tuple[int, int], RayHandle] = {}
+        self._nodes: dict[int, asyncio.Task[Any]] = {}  # where each player is
 
     def make_player(self, number: int, incarnation: int) -> Handle:
         """The actor of a player; the first ones were started ahead."""
-        ready = self._waiting.pop((number, incarnation), None)
-        return ready or self._player(number, incarnation)
+        player = self._waiting.pop((number, incarnation), None) or self._player(number, incarnation)
+        self._nodes[number] = asyncio.ensure_future(_awaited(player.call("node")))
+        return player
+
+    async def players_leaving(self) -> set[int]:
+        """The players on nodes that are being drained, as before a spot machine is taken away."""
+        draining = draining_nodes()
+        there = {number: node for number, node in self._nodes.items() if node.done() and not node.exception()}
+        return {number for number, node in there.items() if node.result() in draining}
 
     def make_shard(self, number: int, incarnation: int) -> Handle:
         """The actor that takes the place of a shard of the replay."""
@@ -243,7 +287,24 @@ class Fleet:
         folder = self.video_folder if number == 0 else None
         return RayHandle(actor.remote(self.config, self.spaces, number, incarnation, folder))
 
-    def _trainer(self, rank: int, bundle: dict[str, int]) -> RayHandle:
+    async def make_trainers(self, incarnation: int) -> Handle:
+        """A trainer group that takes the place of one that was lost.
+
+        Raises:
+            ClusterError: the cluster had no room for it within `ray.wait_timeout`.
+        """
+        self.learner = self._trainers()
+        timeout = self.config.ray.wait_timeout
+        try:
+            await asyncio.wait_for(self._join_trainers(), timeout)
+        except asyncio.TimeoutError:
+            raise ClusterError(f"there was no room for the trainers within {timeout:g} s (ray.wait_timeout)") from None
+        return self.learner
+
+    def _trainers(self) -> GroupHandle:
+        return GroupHandle([self._trainer(rank, bundle) for rank, bundle in enumerate(self.group.bundle_specs)])
+
+    def _trainer(self, rank: int, bundle: dict[str, float]) -> RayHandle:
         place = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=rank)
         actor = _actor(TrainerActor, num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), scheduling_strategy=place)
         return RayHandle(actor.remote(self.config, self.spaces, rank, len(self.group.bundle_specs)))
@@ -252,7 +313,7 @@ class Fleet:
         """Wait until every actor is there; say what is lacking while it takes long.
 
         Args:
-            incarnations: that the players will have, by number.
+            incarnations: that the players will have at first, by number.
             report: takes what is to be said.
 
         Raises:
@@ -263,7 +324,7 @@ class Fleet:
         ready = asyncio.gather(
             self._join_trainers(),
             *(shard.call("status") for shard in self.shards),
-            *(player.call("ready") for player in self._waiting.values()),
+            *(player.call("node") for player in self._waiting.values()),
         )
         timeout = self.config.ray.wait_timeout
         try:
@@ -281,8 +342,9 @@ class Fleet:
 
     async def _join_trainers(self) -> None:
         """Make one Fabric group of the ranks, which meet at rank 0."""
-        host, port = await self.trainers[0].call("address")
-        await asyncio.gather(*(trainer.call("join", host, port) for trainer in self.trainers))
+        ranks = self.learner.ranks
+        host, port = await ranks[0].call("address")
+        await asyncio.gather(*(rank.call("join", host, port) for rank in ranks))
 
     def asked(self) -> dict[str, float]:
         """Resources that the run asks for."""
@@ -294,7 +356,7 @@ class Fleet:
 
     def shortage(self) -> str:
         """What is asked, what there is, and which setting to lower."""
-        config, ranks = self.config, len(self.trainers)
+        config, ranks = self.config, len(self.learner.ranks)
         total, free = ray.cluster_resources(), self._free
         asked = " and ".join(f"{amount:g} {name}s" for name, amount in self.asked().items())
         there = " and ".join(
@@ -312,6 +374,19 @@ class Fleet:
         for handle in handles:
             handle.close()
         remove_placement_group(self.group)
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are going to be taken away; none where this version of Ray can't tell.
+
+    Ray has no public way to ask.
+    """
+    try:
+        from ray._private.state import state
+
+        return set(state.get_draining_nodes())
+    except (ImportError, AttributeError):
+        return set()
 
 
 def _actor(shell: type[Any], **options: Any) -> Any:

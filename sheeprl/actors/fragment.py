@@ -37,6 +37,8 @@ class FragmentInfo:
         returns: undiscounted return of each episode that ended in it.
         lengths: decisions of each of these episodes.
         seconds: time it took.
+        state: what the player held at its end, if that was asked for and can be kept.
+        unsaved: why the environments' state can't be kept, if it can't.
     """
 
     version: int
@@ -45,6 +47,8 @@ class FragmentInfo:
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     seconds: float
+    state: bytes | None = None
+    unsaved: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ class LostError(RuntimeError):
     """Who was asked is gone, and all that it held. Not for failures of its own code."""
 
 
+class DataLostError(RuntimeError):
+    """What was to be passed on is gone, though who was asked is well."""
+
+
 class Ref(Protocol):
     """A result that may still be under way."""
 

@@ -97,7 +97,13 @@ class Player:
         return envs
 
     def collect(
-        self, rows: int, weights: Rows | None, version: int, mode: Mode, progress: float = 0.0
+        self,
+        rows: int,
+        weights: Rows | None,
+        version: int,
+        mode: Mode,
+        progress: float = 0.0,
+        keep_state: bool = False,
     ) -> tuple[FragmentInfo, Fragment]:
         """Play `rows` rows.
 

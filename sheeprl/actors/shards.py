@@ -9,7 +9,7 @@ ranks every rank has a part and draws its own share of the batch from it.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from sheeprl import seeding
 from sheeprl.actors.fragment import BufferStatus
-from sheeprl.actors.handle import Handle, LostError, Ref
+from sheeprl.actors.handle import DataLostError, Handle, LostError, Ref
 from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.errors import RunFailedError, one_line
 
@@ -96,6 +96,7 @@ class Shards:
         self.incarnations = [0] * len(self.handles)
         self.statuses = [BufferStatus() for _ in self.handles]
         self.lost_counts: Counter[str] = Counter()  # of shards that were lost
+        self.saved_in: str | None = None
         self.on_loss: Callable[[int, LostError], None] = _give_up
         """Told of every shard that was lost and replaced, if it could be. What it raises ends what was being done."""
 
@@ -149,23 +150,22 @@ class Shards:
         for each in asked:
             await self._insist(each, method, *args)
 
-    async def add(self, fragments: Sequence[Ref]) -> list[RefusedFragmentError | None]:
-        """Put a round's fragments, given in the order of the players' numbers, each into its player's shard.
+    async def add(self, fragments: Mapping[int, Ref]) -> dict[int, RefusedFragmentError | DataLostError | None]:
+        """Put fragments, given by their players' numbers in the order of these, each into its player's shard.
 
         Returns:
-            For each fragment why it was refused, None if it was taken.
+            By player's number why its fragment wasn't taken: it was refused, or it is gone; None if it was taken.
         """
-        places = [player % len(self.handles) for player in range(len(fragments))]
-        asked = [
-            self._ask(place, self.handles[place], "add", fragment)
-            for place, fragment in zip(places, fragments, strict=True)
-        ]
-        return [await self._refusal(each, fragment) for each, fragment in zip(asked, fragments, strict=True)]
+        asked = {}
+        for player, fragment in fragments.items():
+            shard = player % len(self.handles)
+            asked[player] = self._ask(shard, self.handles[shard], "add", fragment)
+        return {player: await self._why_not(asked[player], fragment) for player, fragment in fragments.items()}
 
-    async def _refusal(self, asked: Asked, fragment: Ref) -> RefusedFragmentError | None:
+    async def _why_not(self, asked: Asked, fragment: Ref) -> RefusedFragmentError | DataLostError | None:
         try:
             await self._insist(asked, "add", fragment)
-        except RefusedFragmentError as error:
+        except (RefusedFragmentError, DataLostError) as error:
             return error
         return None
 
@@ -211,7 +211,7 @@ class Shards:
         served = {part.shard: part.handle for part in chunk.parts}
         asked = [self._ask(shard, handle, "write_back", writes) for shard, handle in served.items()]
         for each in asked:
-            with suppress(LostError):  # the rows are gone, and what was to be written with them
+            with suppress(LostError, DataLostError):  # the rows are gone, and what was to be written with them
                 await self._answer(each)
 
     # --------------------------------------------------------------------------------------------- who serves

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sheeprl.actors.fragment import BufferStatus, Fragment, FragmentInfo, UpdateInfo, Writes
 from sheeprl.buffer.block import Packed, pack
+from sheeprl.buffer.memory import Array
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
@@ -26,9 +27,11 @@ class PlayerActor:
 
         self.player = Player(config, spaces, number, incarnation, video_folder)
 
-    def ready(self) -> bool:
-        """Answers once the actor has started."""
-        return True
+    def node(self) -> str:
+        """Where the actor is; it answers once it has started."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
 
     def collect(self, *args: Any) -> tuple[FragmentInfo, Fragment]:
         """`Player.collect`."""
@@ -107,10 +110,10 @@ class TrainerActor:
         """`Learner.weights`."""
         return self.learner.weights()
 
-    def save(self, folder: str) -> int:
-        """`Learner.save`."""
-        return self.learner.save(folder)
+    def snapshot(self) -> tuple[int, Array | None]:
+        """`Learner.snapshot`."""
+        return self.learner.snapshot()
 
-    def load(self, folder: str) -> int:
-        """`Learner.load`."""
-        return self.learner.load(folder)
+    def restore(self, data: Array) -> int:
+        """`Learner.restore`."""
+        return self.learner.restore(data)

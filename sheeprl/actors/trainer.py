@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from sheeprl.algos.args import OnPolicy
 from sheeprl.algos.base import Average, Loss, LossFunction, Phase, Spaces, Step, Tensors
 from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.flat import flatten, unflatten
+from sheeprl.buffer.memory import Array
 from sheeprl.buffer.priorities import normalize_importance
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
@@ -69,9 +70,14 @@ class Learner:
         # Minibatches and noise are drawn for the whole group, the same on every rank, and each rank takes its part:
         # so a result doesn't depend on the number of ranks.
         self.group_rng = torch.Generator().manual_seed(seeding.seeds(seed, seeding.Role.LEARNER)[0])
-        self.rank_rng = np.random.Generator(np.random.PCG64(seeding.sequence(seed, seeding.Role.RANK, self.rank)))
+        self.rank_rng = self._own_generator()
         self._failure: NonFiniteError | None = None
         self._compiled: dict[LossFunction, LossFunction] = {}
+
+    def _own_generator(self) -> np.random.Generator:
+        """What this rank draws from in the coming update: made anew for each, so that no rank has a state to keep."""
+        key = seeding.sequence(self.config.run.seed, seeding.Role.RANK, self.rank, self.gradient_steps)
+        return np.random.Generator(np.random.PCG64(key))
 
     def _build_groups(self) -> dict[str, Group]:
         groups = {}
@@ -105,6 +111,7 @@ class Learner:
         if self._failure is not None:
             raise self._failure  # calls that were under way when it failed must not learn on
         torch.set_num_threads(self.threads)
+        self.rank_rng = self._own_generator()
         torch.manual_seed(int(self.rank_rng.integers(2**31)))  # for modules that draw by themselves
         metrics: dict[str, list[Tensor]] = {}
         writes: Writes = []
@@ -295,37 +302,39 @@ class Learner:
         """Gradient steps taken, and the policy's weights after them."""
         return self.gradient_steps, weights_of.to_arrays(self.agent.get_submodule("policy"))
 
-    def save(self, folder: str) -> int:
-        """Write this rank's part of a checkpoint: generators, and from rank 0 agent and optimizers.
+    def snapshot(self) -> tuple[int, Array | None]:
+        """Everything that has been learned, as a file of `torch.save` in memory.
 
         Returns:
-            How many gradient steps it has taken.
+            How many gradient steps have been taken, and, from rank 0, `[bytes]` uint8.
 
         Raises:
             NonFiniteError: the agent is beyond use, and no checkpoint is better than one of it.
         """
         if bad := [name for name, values in self.agent.state_dict().items() if not torch.isfinite(values).all()]:
             raise NonFiniteError(f"the agent's {bad[0]} is not finite any more")
-        generators = {"group": self.group_rng.get_state(), "rank": _generator_state(self.rank_rng)}
-        torch.save(generators, Path(folder) / f"rank_{self.rank}.pt")
-        if self.rank == 0:
-            optimizers = {name: group.optimizer.state_dict() for name, group in self.groups.items()}
-            state = {"agent": self.agent.state_dict(), "optimizers": optimizers, "gradient_steps": self.gradient_steps}
-            torch.save(state, Path(folder) / "agent.pt")
-        return self.gradient_steps
+        if self.rank:
+            return self.gradient_steps, None  # ranks differ in nothing
+        state = {
+            "agent": self.agent.state_dict(),
+            "optimizers": {name: group.optimizer.state_dict() for name, group in self.groups.items()},
+            "gradient_steps": self.gradient_steps,
+            "generator": self.group_rng.get_state(),
+        }
+        file = io.BytesIO()
+        torch.save(state, file)
+        return self.gradient_steps, np.frombuffer(file.getbuffer(), np.uint8)
 
-    def load(self, folder: str) -> int:
-        """Take over a checkpoint; how many gradient steps it has taken."""
-        state = torch.load(Path(folder) / "agent.pt", map_location=self.fabric.device, weights_only=True)
+    def restore(self, data: Array) -> int:
+        """Take over a snapshot; how many gradient steps it has taken."""
+        file = io.BytesIO(data.tobytes())
+        state = torch.load(file, map_location="cpu", weights_only=True)
         self.agent.load_state_dict(state["agent"])
         for name, group in self.groups.items():
             group.optimizer.load_state_dict(state["optimizers"][name])
         self.gradient_steps = int(state["gradient_steps"])
-        generators = Path(folder) / f"rank_{self.rank}.pt"
-        if generators.exists():  # a rank that the checkpointed group didn't have starts its own
-            own = torch.load(generators, weights_only=True)
-            self.group_rng.set_state(own["group"])
-            self.rank_rng.bit_generator.state = own["rank"]
+        self.group_rng.set_state(state["generator"])
+        self._failure = None
         return self.gradient_steps
 
 
@@ -336,7 +345,3 @@ def _write(batch: TensorDict, loss: Loss) -> Write:
     values = flatten(TensorDict(stored, batch_size=batch["index"].shape).cpu())
     priority = None if loss.priority is None else loss.priority.float().cpu().numpy()
     return Write(batch["index"].cpu().numpy(), values, priority)
-
-
-def _generator_state(generator: np.random.Generator) -> dict[str, Any]:
-    return dict(generator.bit_generator.state)

@@ -1,0 +1,207 @@
+"""What the run counts: the counters, what happened since the last line of metrics, and when something is due next.
+
+Plain values only, so that a checkpoint can keep all of it and a resumed run goes on to the very line.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sheeprl.actors.fragment import FragmentInfo, UpdateInfo
+from sheeprl.errors import RunFailedError, one_line
+
+RECENT = 100  # episodes that the mean return is taken over
+
+
+@dataclass
+class Counters:
+    """Everything that is counted.
+
+    Args:
+        policy_steps: decisions that the replay took in.
+        gradient_steps: that the agent has taken.
+        version: rounds learned.
+        progress: part of the run that had been played when the round being learned began, from 0 to 1.
+        restarts: of players.
+        trainer_restarts: of the trainer group.
+        buffer_restarts: of shards of the replay.
+        refused: fragments that the replay didn't take.
+        incarnations: the newest of each player.
+        wall_time: seconds.
+    """
+
+    policy_steps: int = 0
+    gradient_steps: int = 0
+    version: int = 0
+    progress: float = 0.0
+    restarts: int = 0
+    trainer_restarts: int = 0
+    buffer_restarts: int = 0
+    refused: int = 0
+    incarnations: list[int] = field(default_factory=list)
+    wall_time: float = 0.0
+
+
+@dataclass
+class Window:
+    """What happened since the last line of metrics. Times are in seconds."""
+
+    began: float
+    policy_steps: int = 0  # counted when it began
+    gradient_steps: int = 0
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    staleness: int = 0
+    playing: float = 0.0
+    learning: float = 0.0
+    player_idle: float = 0.0
+    trainer_idle: float = 0.0
+    batch_wait: float = 0.0
+    recovery: float = 0.0
+    checkpoint_stall: float = 0.0
+
+
+class Books:
+    """The run's book-keeping.
+
+    Args:
+        counters: where to go on from.
+        now: the present moment, by the run's clock.
+    """
+
+    def __init__(self, counters: Counters, now: float) -> None:
+        self.counters = counters
+        self.window = Window(now, counters.policy_steps, counters.gradient_steps)
+        self.recent_returns: deque[float] = deque(maxlen=RECENT)
+        self.periods: dict[str, int] = {}
+        self.began_at = counters.policy_steps
+        self.evaluated_at: int | None = None
+
+    # ------------------------------------------------------------------------------------ taking note
+
+    def played(self, info: FragmentInfo) -> None:
+        """Take note of a fragment that the replay took."""
+        window = self.window
+        self.counters.policy_steps += info.policy_steps
+        window.playing += info.seconds
+        window.staleness = max(window.staleness, self.counters.version - info.version)
+        window.returns += info.returns
+        window.lengths += info.lengths
+        self.recent_returns += info.returns
+
+    def learned(self, info: UpdateInfo) -> None:
+        """Take note of an update."""
+        self.counters.gradient_steps = info.gradient_steps
+        self.window.learning += info.seconds
+        for name, value in info.metrics.items():
+            self.window.losses.setdefault(name, []).append(value)
+
+    @property
+    def mean_return(self) -> float | None:
+        """Over the newest episodes; None while none has ended."""
+        return _mean(self.recent_returns) if self.recent_returns else None
+
+    def due(self, what: str, every: int | None) -> bool:
+        """Whether a multiple of `every` policy steps was passed since this was asked last."""
+        if every is None:
+            return False
+        before = self.periods.get(what, self.began_at // every)
+        self.periods[what] = self.counters.policy_steps // every
+        return self.periods[what] > before
+
+    # ----------------------------------------------------------------------------------------- metrics
+
+    def metrics(self, now: float, players: int) -> dict[str, float] | None:
+        """The metrics of the window, of which `now` is the end; None if nothing was done in it."""
+        counters, window = self.counters, self.window
+        steps, updates = counters.policy_steps - window.policy_steps, counters.gradient_steps - window.gradient_steps
+        if not steps and not updates:
+            return None
+        seconds = max(now - window.began, 1e-9)
+        values = {name: _mean(losses) for name, losses in window.losses.items()}
+        if window.returns:
+            values |= {"Rewards/rew_avg": _mean(window.returns), "Game/ep_len_avg": _mean(window.lengths)}
+        if window.playing:
+            values["Time/sps_env_interaction"] = steps * players / window.playing
+        if window.learning:
+            values["Time/sps_train"] = updates / window.learning
+        return values | {
+            "Time/sps": steps / seconds,
+            "Time/player_idle": window.player_idle / (seconds * players),
+            "Time/trainer_idle": window.trainer_idle / seconds,
+            "Time/trainer_wait_batch": window.batch_wait / seconds,
+            "Time/recovery": window.recovery,
+            "Time/checkpoint_stall": window.checkpoint_stall / seconds,
+            "Params/replay_ratio": counters.gradient_steps / max(1, counters.policy_steps),
+            "Params/gradient_steps": counters.gradient_steps,
+            "Players/restarts": counters.restarts,
+            "Trainer/restarts": counters.trainer_restarts,
+            "Weights/staleness": window.staleness,
+            "Buffer/restarts": counters.buffer_restarts,
+            "Buffer/refused": counters.refused,
+        }
+
+    def turn_page(self, now: float) -> None:
+        """Begin a new window."""
+        self.window = Window(now, self.counters.policy_steps, self.counters.gradient_steps)
+
+    # ----------------------------------------------------------------------------------------- keeping
+
+    def to_plain(self, now: float) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "counters": asdict(self.counters),
+            "window": asdict(self.window) | {"began": now - self.window.began},
+            "recent_returns": list(self.recent_returns),
+            "periods": dict(self.periods),
+            "evaluated_at": self.evaluated_at,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any], now: float) -> Books:
+        """What `to_plain` gave."""
+        books = cls(Counters(**plain["counters"]), now)
+        books.window = Window(**plain["window"])
+        books.window.began = now - books.window.began
+        books.recent_returns += plain["recent_returns"]
+        books.periods |= plain["periods"]
+        books.evaluated_at = plain["evaluated_at"]
+        return books
+
+
+class Failures:
+    """Who has failed how often lately.
+
+    Args:
+        most: failures of one and the same that are borne within `window`.
+        window: seconds.
+        clock: seconds, from any zero.
+    """
+
+    def __init__(self, most: int, window: float, clock: Callable[[], float]) -> None:
+        self.most, self.window, self.clock = most, window, clock
+        self._failed: dict[str, deque[tuple[float, str]]] = {}  # when and why
+
+    def count(self, who: str, error: BaseException) -> int:
+        """Count a failure; how many that makes.
+
+        Raises:
+            RunFailedError: it is one too many. It tells the first of them, of which the others may only have followed.
+        """
+        now = self.clock()
+        failed = self._failed.setdefault(who, deque())
+        while failed and failed[0][0] < now - self.window:
+            failed.popleft()
+        failed.append((now, one_line(error)))
+        if len(failed) <= self.most:
+            return len(failed)
+        reason = f"{who} has failed once too often: {failed[0][1]} (ray.max_failures={self.most})"
+        raise RunFailedError(reason, getattr(error, "trace", "")) from error
+
+
+def _mean(values: Sequence[float] | deque[float]) -> float:
+    return sum(values) / len(values)
