@@ -52,6 +52,8 @@ def connect(config: Config) -> bool:
         return False
     address = cluster_address(config)
     show = config.log.level == "debug"
+    if not show:
+        _leave_losses_to_the_run()
     if address:
         _check_listening(address)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
@@ -68,6 +70,23 @@ def connect(config: Config) -> bool:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ClusterError(f"{where} can't be {'joined' if address else 'started'}: {reason}") from error
     return True
+
+
+def _leave_losses_to_the_run() -> None:
+    """Don't let Ray print a page for every process that dies: the run says in a line who was lost.
+
+    Ray has no setting for it.
+    """
+    from ray._private import worker
+
+    show: Callable[..., None] = worker.print_to_stdstream
+
+    def show_the_rest(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        lines = [line for line in data.get("lines", ()) if not str(line).startswith("A worker died or was killed")]
+        if lines:
+            show({**data, "lines": lines}, *args, **kwargs)
+
+    worker.print_to_stdstream = show_the_rest
 
 
 def _check_listening(address: str) -> None:
@@ -159,10 +178,10 @@ class GroupRef:
 
     async def _look_for_losses(self, done: set[asyncio.Task[Any]], waiting: set[asyncio.Task[Any]]) -> None:
         """Raise what explains the others' failures: that a rank is lost, if one is."""
-        if len(self.refs) > 1 and not any(isinstance(answer.exception(), LostError) for answer in done):
-            if waiting:
-                more, _ = await asyncio.wait(waiting, timeout=NOTICE, return_when=asyncio.ALL_COMPLETED)
-                done = done | more
+        known = any(isinstance(answer.exception(), LostError) for answer in done)
+        if waiting and not known:
+            more, _ = await asyncio.wait(waiting, timeout=NOTICE)
+            done = done | more
         errors = [error for answer in done if (error := answer.exception())]
         lost = next((error for error in errors if isinstance(error, LostError)), None)
         if lost is None and len(self.refs) > 1:  # some ranks went on without those that got nothing to go on with
