@@ -109,12 +109,20 @@ class CheckpointKeeper:
         run_dir: the run's folder.
         config: what to keep, and for how long.
         shards: parts of the replay.
+        on_problem: is told what doesn't keep a checkpoint from being whole.
     """
 
-    def __init__(self, run_dir: Path, config: Config, shards: int = 1) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        config: Config,
+        shards: int = 1,
+        on_problem: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.run_dir, self.folder = run_dir, run_dir / "checkpoints"
         self.config = config
         self.shards = shards
+        self.on_problem = on_problem
         self.mirror = mirror_of(config, run_dir)
         # Between rounds, when checkpoints are written, a rollout has been used up.
         self._keeps_buffer = config.buffer.checkpoint and isinstance(config.algo.data(), OffPolicy)
@@ -166,9 +174,11 @@ class CheckpointKeeper:
         Raises:
             OSError: it can't be written.
         """
-        await asyncio.to_thread(self._finish, Path(folder), books, snapshot, players)
+        final = await asyncio.to_thread(self._finish, Path(folder), books, snapshot, players)
+        if self.mirror is not None:
+            await asyncio.to_thread(self._send, self.mirror, final)
 
-    def _finish(self, partial: Path, books: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, Kept]) -> None:
+    def _finish(self, partial: Path, books: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, Kept]) -> Path:
         final = self.folder / partial.name[1:-5]
         state = {
             "algorithm": self.config.algo.name,
@@ -193,8 +203,7 @@ class CheckpointKeeper:
         manifest.write(partial, about)
         self._replace(final, partial)
         self._remove_old()
-        if self.mirror is not None:
-            self._send(self.mirror, final)
+        return final
 
     def _replace(self, final: Path, partial: Path) -> None:
         """Give a whole checkpoint its name, which another may have, as when a finished run is resumed."""
@@ -222,11 +231,14 @@ class CheckpointKeeper:
 
     def _send(self, mirror: Mirror, final: Path) -> None:
         """Have the mirror hold what is kept here, and nothing else."""
-        mirror.upload(final)
-        kept = {path.name for path in checkpoints(self.run_dir)}
-        for name in mirror.names():
-            if name not in kept:
-                mirror.remove(name)
+        try:
+            mirror.upload(final)
+            kept = {path.name for path in checkpoints(self.run_dir)}
+            for name in mirror.names():
+                if name not in kept:
+                    mirror.remove(name)
+        except (OSError, ValueError) as error:
+            self.on_problem(f"{final.name} is kept here, but not in checkpoint.mirror: {one_line(error)}")
 
 
 def mirror_of(config: Config, run_dir: Path) -> Mirror | None:
@@ -439,12 +451,48 @@ FIXED = (
 )
 
 
+def fetch_run(url: str, overrides: Sequence[str] = ()) -> Path:
+    """Make a run's folder of the newest checkpoint that a mirror holds of it.
+
+    Args:
+        url: the run's folder in the mirror.
+        overrides: of the settings, of which `run.dir` says where to.
+
+    Raises:
+        ConfigError: there is none, or the folder is in use.
+    """
+    from sheeprl.mirror import Mirror
+
+    tree: dict[str, Any] = {}
+    apply_overrides(tree, overrides)
+    named = get_value(tree, "run.dir")
+    folder = named_folder(str(named) if named else f"logs/{url.rstrip('/').rpartition('/')[2]}")
+    if (folder / CONFIG).exists():
+        raise ConfigError([f"{folder}: holds a run already; sheeprl resume {folder} goes on with it, or give run.dir"])
+    try:
+        mirror = Mirror(url)
+        if not (names := mirror.names()):
+            raise ConfigError([f"{url}: holds no whole checkpoint"])
+        fetched = mirror.download(names[-1], folder / "checkpoints")
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{url}: {one_line(error)}"]) from error
+    shutil.copy(fetched / CONFIG, folder / CONFIG)
+    return folder
+
+
 def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The raw tree with which a run goes on.
+
+    Args:
+        run_dir: its folder, or its address in a mirror.
+        overrides: `group.key=value`.
 
     Raises:
         ConfigError: no run or checkpoint is there, or an override changes what a resumed run can't change.
     """
+    if "://" in run_dir:
+        run_dir = str(fetch_run(run_dir, overrides))
+        overrides = [override for override in overrides if not override.startswith("run.dir=")]
     folder, checkpoint = find_checkpoint(run_dir)
     if Path(run_dir).expanduser().resolve() == checkpoint:
         raise ConfigError([f"{run_dir}: is a checkpoint; a run goes on from its newest one: sheeprl resume {folder}"])

@@ -255,7 +255,9 @@ async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
 
     start = place.start
     reporter = _open_reporter(config, place)
-    keeper = CheckpointKeeper(place.run_dir, config, place.shards)
+    keeper = CheckpointKeeper(
+        place.run_dir, config, place.shards, on_problem=lambda text: reporter.message(text, "error")
+    )
     try:
         run = _make_run(config, pieces, place, reporter, keeper)
         if start is not None:
