@@ -339,7 +339,7 @@ def read_start(checkpoint: Path) -> Start:
         shards, size = int(state["shards"]), int(state["metrics_size"])
         return Start(checkpoint, state["algorithm"], shards, state["books"], size, incarnations)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise manifest.DamagedCheckpointError(f"{path}: is damaged: {one_line(error)}") from error
+        raise manifest.DamagedCheckpointError(path, f"is damaged: {one_line(error)}") from error
 
 
 def newest_start(run_dir: Path, config: Config, say: Callable[[str], None]) -> Start | None:

@@ -1,54 +1,69 @@
-"""What a checkpoint's folder holds, with sizes and checksums: `manifest.json`, written last.
+"""What a checkpoint consists of: `manifest.json`, written last, says what every file of it should be.
 
-A folder without one isn't a checkpoint. Files of a saved buffer have checksums of their own, in its `buffer.json`, so
-that a checkpoint with gigabytes of rows that haven't changed isn't read each time: the manifest has only their sizes.
+A folder without one is no checkpoint. The first line of the manifest is the checksum of all its others, in every
+format there will be, so that a torn or altered one isn't believed either. The chunks of a saved buffer have checksums
+in the buffer's own `buffer.json`: of these the manifest records only the size, since most of them are links to files of
+the checkpoint before, and reading gigabytes again would tell nothing new.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from importlib import metadata
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-FILE = "manifest.json"
+from sheeprl.version import __version__
+
+MANIFEST = "manifest.json"
+BUFFER = "buffer.json"  # what sheeprl.buffer.saving writes last into the folder of a saved buffer
 FORMAT = 1
-BUFFER = "buffer.json"
-PACKAGES = ("sheeprl", "torch", "numpy", "gymnasium", "ray", "lightning", "tensordict")
-PIECE = 2**20  # bytes that are read at a time
+BLOCK_BYTES = 2**20  # read at a time
 
 
 class DamagedCheckpointError(ValueError):
-    """A file of a checkpoint is torn, altered or missing."""
+    """A file of a checkpoint is torn, altered or missing.
+
+    Args:
+        file: which one.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, file: Path | str, problem: str) -> None:
+        super().__init__(file, problem)
+        self.file, self.problem = file, problem
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.problem}"
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file.
-
-    Args:
-        bytes: its size.
-        crc32: its checksum; None where another file of the checkpoint has it.
-    """
+    """How a file was when the checkpoint was written; a chunk of a saved buffer has no checksum here."""
 
     bytes: int
     crc32: int | None
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint is and holds.
+class Chunk:
+    """A part of an array of a saved buffer, as the buffer's own list has it."""
 
-    Args:
-        format: of checkpoints.
-        about: plain values: what it is of.
-        versions: of what wrote it, by package.
-        files: by path below its folder.
-    """
+    array: str
+    bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says of itself; files are named relative to its folder, with slashes."""
 
     format: int
     about: dict[str, Any]
@@ -57,118 +72,232 @@ class Manifest:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint was written to its end."""
-    return (folder / FILE).is_file()
+    """Whether a folder was written to its end; its files may have been damaged since."""
+    return (folder / MANIFEST).is_file()
 
 
-def write(folder: Path, about: Mapping[str, Any]) -> Manifest:
-    """Describe every file below a folder, which makes it a checkpoint.
+def write(folder: Path, about: dict[str, Any]) -> Manifest:
+    """Make a folder a checkpoint: describe all that is in it, once that is safely on the disk.
+
+    Args:
+        folder: everything is written in it but the manifest.
+        about: plain values, which come back as JSON has them.
 
     Raises:
-        OSError: the manifest can't be written.
+        DamagedCheckpointError: a buffer in it isn't whole.
+        TypeError: `about` isn't plain.
+        OSError: a file can't be read, or the manifest not be written.
     """
-    files = {path.relative_to(folder).as_posix(): _describe(path) for path in _files(folder)}
-    described = Manifest(FORMAT, dict(about), _versions(), files)
-    body = json.dumps(asdict(described), indent=1)
-    partial = folder / f".{FILE}.part"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump({"crc32": zlib.crc32(body.encode()), "body": json.loads(body)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / FILE)
-    sync_folder(folder)
-    return described
+    about = json.loads(json.dumps(about))
+    names = _files_below(folder)
+    chunks = chunks_of(names, lambda name: (folder / name).read_bytes(), folder)
+    files = {name: _describe(folder / name, name in chunks) for name in names}
+    _check_sizes(folder, files, chunks)
+    for parent in {(folder / name).parent for name in names}:
+        sync_folder(parent)
+    manifest = Manifest(FORMAT, about, _versions(), files)
+    write_atomically(folder / MANIFEST, _render(manifest))
+    return manifest
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a checkpoint.
+    """What a checkpoint says of itself; whether its files are so is for `verify` to find out.
 
     Raises:
-        DamagedCheckpointError: it isn't as it was written, or is of a newer format.
+        FileNotFoundError: there is no manifest, hence no checkpoint.
+        DamagedCheckpointError: the manifest is damaged, or of a newer format.
     """
-    path = folder / FILE
+    path = folder / MANIFEST
     try:
-        outer = json.loads(path.read_text(encoding="utf-8"))
-        body = outer["body"]
-        if zlib.crc32(json.dumps(body, indent=1).encode()) != outer["crc32"]:
-            raise ValueError("its checksum differs")
-        if body["format"] > FORMAT:
-            raise DamagedCheckpointError(f"{path}: is of format {body['format']}, this version reads {FORMAT}")
-        files = {name: FileEntry(**entry) for name, entry in body["files"].items()}
-        return Manifest(body["format"], body["about"], body["versions"], files)
-    except DamagedCheckpointError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpointError(f"{path}: is damaged: {error}") from error
+        return parse(path.read_bytes(), path)
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "is no whole checkpoint, this file is missing", str(path)) from None
+    except OSError as error:
+        raise DamagedCheckpointError(path, f"can't be read: {error.strerror}") from error
 
 
 def verify(folder: Path) -> Manifest:
-    """The manifest of a checkpoint, once every file that it lists is found to be as it was written.
+    """Read every byte of a checkpoint and compare it with what was written.
+
+    Files that the manifest doesn't list are none of its business.
 
     Raises:
-        DamagedCheckpointError: one isn't.
+        FileNotFoundError: there is no manifest, hence no checkpoint.
+        DamagedCheckpointError: a file isn't as it was written.
     """
     manifest = read(folder)
     for name, entry in manifest.files.items():
         _verify_file(folder / name, entry)
-    for name in manifest.files:
-        if name.rpartition("/")[2] == BUFFER:
-            _verify_buffer((folder / name).parent)
+    chunks = chunks_of(manifest.files, lambda name: (folder / name).read_bytes(), folder)
+    _check_sizes(folder, manifest.files, chunks)
+    for name, chunk in chunks.items():
+        _verify_file(folder / name, FileEntry(chunk.bytes, chunk.crc32))
+    for name in sorted(name for name, entry in manifest.files.items() if entry.crc32 is None and name not in chunks):
+        raise DamagedCheckpointError(folder / name, "has no checksum, neither in the manifest nor in a saved buffer's")
     return manifest
 
 
+def parse(raw: bytes, where: Path | str) -> Manifest:
+    """A manifest from the content of its file.
+
+    Args:
+        raw: the content.
+        where: the file, for errors.
+
+    Raises:
+        DamagedCheckpointError: it isn't what was written, or is of a newer format.
+    """
+    first, _, rest = raw.partition(b"\n")
+    if first != _first_line(rest):
+        raise DamagedCheckpointError(where, "is damaged: its checksum differs")
+    try:
+        body = json.loads(raw)
+        if body["format"] > FORMAT:
+            found = f"is of format {body['format']}; this version of SheepRL, {__version__}, reads up to {FORMAT}"
+            raise DamagedCheckpointError(where, f"{found}: use the version that wrote it, or a newer one")
+        if body["format"] != FORMAT:
+            raise ValueError(f"no format {body['format']} was ever written")
+        files = {_inside(name): _entry(**each) for name, each in body["files"].items()}
+        return Manifest(body["format"], dict(body["about"]), dict(body["versions"]), files)
+    except DamagedCheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedCheckpointError(where, f"is no manifest: {error}") from error
+
+
+def chunks_of(names: Iterable[str], read: Callable[[str], bytes], where: Path | str) -> dict[str, Chunk]:
+    """The chunks of all saved buffers among a checkpoint's files, by their file's name.
+
+    This is the one place here that knows how a saved buffer lists its chunks.
+
+    Args:
+        names: the checkpoint's files, relative to it.
+        read: gives a file's content.
+        where: the checkpoint, for errors.
+
+    Raises:
+        DamagedCheckpointError: the list of a saved buffer is damaged.
+    """
+    chunks = {}
+    for name in names:
+        path = PurePosixPath(name)
+        if path.name != BUFFER:
+            continue
+        try:
+            for array in json.loads(json.loads(read(name))["body"])["arrays"]:
+                for each in array["chunks"]:
+                    chunks[_inside(f"{path.parent / each['file']}")] = Chunk(
+                        str(array["name"]), int(each["bytes"]), int(each["crc32"])
+                    )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedCheckpointError(f"{where}/{name}", f"is damaged: {error}") from error
+    return chunks
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put a file in its place so that it is there whole or not at all, even if the power fails."""
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
-    """Have the folder's entries on disk as well as its files."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Have the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != FILE)
+def _files_below(folder: Path) -> list[str]:
+    own = {folder / MANIFEST, folder / f".{MANIFEST}.part"}
+    found = (Path(parent) / file for parent, _, files in os.walk(folder, onerror=_raise) for file in files)
+    return sorted(path.relative_to(folder).as_posix() for path in found if path not in own)
 
 
-def _describe(path: Path) -> FileEntry:
-    has_own = path.name != BUFFER and (path.parent / BUFFER).is_file()
-    return FileEntry(path.stat().st_size, None if has_own else _checksum(path))
+def _raise(error: OSError) -> None:
+    raise error
 
 
-def _checksum(path: Path) -> int:
-    value = 0
+def _describe(path: Path, is_chunk: bool) -> FileEntry:
+    """Size and checksum of a file that is on the disk from then on; a chunk was put there by who saved it."""
+    if is_chunk:
+        return FileEntry(path.stat().st_size, None)
+    size, crc32 = _measure(path)
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            value = zlib.crc32(piece, value)
-    return value
+        os.fsync(file.fileno())
+    return FileEntry(size, crc32)
+
+
+def _measure(path: Path) -> tuple[int, int]:
+    size = crc32 = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            size, crc32 = size + len(block), zlib.crc32(block, crc32)
+    return size, crc32
+
+
+def _check_sizes(folder: Path, files: dict[str, FileEntry], chunks: dict[str, Chunk]) -> None:
+    """Whether the chunks that the saved buffers list are among the files."""
+    for name, chunk in chunks.items():
+        if name not in files:
+            raise DamagedCheckpointError(folder / name, "is missing, the saved buffer has it")
+        if files[name].bytes != chunk.bytes:
+            problem = f"is damaged: {files[name].bytes} bytes, {chunk.bytes} were written"
+            raise DamagedCheckpointError(folder / name, problem)
 
 
 def _verify_file(path: Path, entry: FileEntry) -> None:
     try:
         size = path.stat().st_size
         if size != entry.bytes:
-            raise DamagedCheckpointError(f"{path}: is damaged: {size} bytes, {entry.bytes} were written")
-        if entry.crc32 is not None and _checksum(path) != entry.crc32:
-            raise DamagedCheckpointError(f"{path}: is damaged: its checksum differs")
+            raise DamagedCheckpointError(path, f"is damaged: {size} bytes, {entry.bytes} were written")
+        if entry.crc32 is not None and _measure(path) != (entry.bytes, entry.crc32):
+            raise DamagedCheckpointError(path, "is damaged: its checksum differs")
     except FileNotFoundError as error:
-        raise DamagedCheckpointError(f"{path}: is missing") from error
+        raise DamagedCheckpointError(path, "is missing") from error
     except OSError as error:
-        raise DamagedCheckpointError(f"{path}: can't be read: {error}") from error
+        raise DamagedCheckpointError(path, f"can't be read: {error.strerror}") from error
 
 
-def _verify_buffer(folder: Path) -> None:
-    """Compare the rows with the checksums that the saved buffer has of them."""
-    body = json.loads(json.loads((folder / BUFFER).read_text(encoding="utf-8"))["body"])
-    for array in body["arrays"]:
-        for chunk in array["chunks"]:
-            _verify_file(folder / chunk["file"], FileEntry(chunk["bytes"], chunk["crc32"]))
+def _render(manifest: Manifest) -> bytes:
+    """The file's content: JSON whose first line is the checksum of the others."""
+    rest = json.dumps(asdict(manifest), indent=1).removeprefix("{\n").encode() + b"\n"
+    return _first_line(rest) + b"\n" + rest
+
+
+def _first_line(rest: bytes) -> bytes:
+    return b'{"crc32": "%08x",' % zlib.crc32(rest)
+
+
+def _inside(name: str) -> str:
+    """A file's name that leads nowhere but into the checkpoint, whoever wrote it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or path.as_posix() != name or name in ("", ".") or "\0" in name:
+        raise ValueError(f"{name!r} is no file of a checkpoint")
+    return name
+
+
+def _entry(bytes: int, crc32: int | None) -> FileEntry:
+    for number in (bytes, crc32 or 0):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{number!r} is neither a size nor a checksum")
+    return FileEntry(bytes, crc32)
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    """What the checkpoint was written with; asking for a version imports nothing."""
+    versions = {"sheeprl": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    for package in ("torch", "numpy", "ray"):
+        with suppress(metadata.PackageNotFoundError):  # coupled mode needs no Ray
+            versions[package] = metadata.version(package)
+    return versions
