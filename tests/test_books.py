@@ -1,0 +1,69 @@
+"""What is counted, when something is due, and who has failed too often."""
+
+import json
+
+import pytest
+
+from sheeprl.actors.fragment import FragmentInfo, UpdateInfo
+from sheeprl.books import Books, Counters, Failures
+from sheeprl.errors import RunFailedError
+
+
+def some_books():
+    books = Books(Counters(), now=10.0)
+    books.played(FragmentInfo(0, 30, 32, (5.0, 7.0), (11, 12), seconds=2.0))
+    books.learned(UpdateInfo(3, {"Loss/policy_loss": 0.5}, seconds=1.0, began=0.0))
+    books.learned(UpdateInfo(6, {"Loss/policy_loss": 1.5}, seconds=1.0, began=1.0))
+    books.window.player_idle = 1.0
+    return books
+
+
+def test_metrics_of_a_window():
+    books = some_books()
+    values = books.metrics(now=14.0, players=2)
+    assert values["Rewards/rew_avg"] == 6.0
+    assert values["Game/ep_len_avg"] == 11.5
+    assert values["Loss/policy_loss"] == 1.0
+    assert values["Time/sps"] == 30 / 4
+    assert values["Time/sps_env_interaction"] == 30 * 2 / 2
+    assert values["Time/sps_train"] == 6 / 2
+    assert values["Time/player_idle"] == 1 / (4 * 2)
+    assert values["Params/replay_ratio"] == 6 / 30
+    books.turn_page(14.0)
+    assert books.metrics(15.0, 2) is None
+
+
+def test_a_resumed_run_goes_on_with_the_window():
+    books = some_books()
+    assert not books.due("log", 100)
+    plain = json.loads(json.dumps(books.to_plain(now=12.0)))
+    resumed = Books.from_plain(plain, now=500.0)
+    assert resumed.counters == books.counters
+    assert resumed.metrics(502.0, 2) == books.metrics(14.0, 2)
+    assert resumed.mean_return == books.mean_return == 6.0
+    assert resumed.to_plain(500.0) == plain
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_is_due_is_due_once(interrupted):
+    books, due = Books(Counters(), 0.0), []
+    for _ in range(10):
+        books.counters.policy_steps += 30
+        if books.due("log", 100):
+            due.append(books.counters.policy_steps)
+        if interrupted:
+            books = Books.from_plain(books.to_plain(0.0), 0.0)
+    assert due == [120, 210, 300]
+    assert not Books(Counters(policy_steps=500), 0.0).due("log", None)
+
+
+def test_failures_are_counted_by_who_failed_and_for_a_while():
+    now = [0.0]
+    failures = Failures(2, window=10.0, clock=lambda: now[0])
+    assert [failures.count("a", ValueError("no")) for _ in range(2)] == [1, 2]
+    assert failures.count("b", ValueError("no")) == 1
+    now[0] = 10.5
+    assert failures.count("a", ValueError("again")) == 1
+    assert failures.count("a", ValueError("and again")) == 2
+    with pytest.raises(RunFailedError, match=r"^a has failed once too often: again \(ray\.max_failures=2\)$"):
+        failures.count("a", ValueError("what followed"))
