@@ -348,14 +348,11 @@ def newest_start(run_dir: Path, config: Config, say: Callable[[str], None]) -> S
     Raises:
         ConfigError: there are checkpoints, and all are damaged.
     """
-    damaged = []
+    damaged: list[str] = []
     for path in reversed(checkpoints(run_dir)):
-        try:
-            manifest.verify(path)
-            return read_start(path)
-        except manifest.DamagedCheckpointError as error:
-            say(f"warning: {path.name} is left out: {error}")
-            damaged.append(str(error))
+        if start := _start_unless_damaged(path, damaged):
+            return start
+        say(f"warning: {path.name} is left out: {damaged[-1]}")
     if (mirror := mirror_of(config, run_dir)) and (names := mirror.names()):
         say(f"fetching {names[-1]} from {config.checkpoint.mirror}")
         fetched = mirror.download(names[-1], run_dir / "checkpoints")
@@ -363,6 +360,16 @@ def newest_start(run_dir: Path, config: Config, say: Callable[[str], None]) -> S
     if damaged:
         raise ConfigError([f"run.dir={run_dir}: holds no whole checkpoint: {reason}" for reason in damaged])
     return None
+
+
+def _start_unless_damaged(path: Path, damaged: list[str]) -> Start | None:
+    """What a checkpoint says of itself; None, and why in `damaged`, if it isn't as it was written."""
+    try:
+        manifest.verify(path)
+        return read_start(path)
+    except manifest.DamagedCheckpointError as error:
+        damaged.append(str(error))
+        return None
 
 
 def check_fits(start: Start, config: Config) -> None:

@@ -77,6 +77,9 @@ class PlayersConfig(Section):
     fragment_rows: Count | None = Field(
         None, description="rows a player plays per request; default: the rollout on-policy, 16 off-policy"
     )
+    step_timeout: Positive | None = Field(
+        300.0, description="seconds that a step or reset may take before the player is replaced; null for any time"
+    )
 
 
 class BufferConfig(Section):

@@ -166,6 +166,7 @@ class Run:
         self.newer_weights = asyncio.Condition()
         self.rebuilding = asyncio.Lock()
         self.stopping = asyncio.Event()
+        self.cut_short = False  # whether gradient steps of a round were left undone because the run was asked to stop
         self.give_up_at: float | None = None  # on the rounds that were under way when the run was asked to stop
         self.evaluations: set[asyncio.Task[None]] = set()
         self.learned_until: float | None = None  # by the learner's clock, in this round
@@ -193,8 +194,9 @@ class Run:
         watching = asyncio.ensure_future(self.watch_places())
         try:
             await self.asked_of(self.replay.start(), "the buffer")
-            await self.take_gradient_steps(0)
+            await self.take_gradient_steps(0)  # which an interrupted round has left
             await self.publish()
+            await self.keep_books()
             players = [asyncio.ensure_future(self.play(number)) for number in range(self.plan.players)]
             await self.until_learned(asyncio.ensure_future(self.learn()), players)
         except RunFailedError:
@@ -244,6 +246,8 @@ class Run:
             if arrived is None or not await self.learn_round(arrived):
                 return
             self.counters.version += 1
+            if self.cut_short:
+                return  # a resumed run ends the round
             await self.publish()
             await self.keep_books()
 
@@ -507,7 +511,8 @@ class Run:
         # The order of these calls decides what is sampled, so it must not depend on how long they take.
         while True:
             if self.stopping.is_set() and data.carries_debt:
-                chunks.clear()  # a resumed run takes the steps that are still owed
+                self.cut_short |= bool(chunks) and self.can_sample()
+                chunks.clear()
             while chunks and len(sampled) <= ahead and self.can_sample():
                 sampled.append(self.replay.request(first, chunks[0], progress))
                 first += chunks.popleft()

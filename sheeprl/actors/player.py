@@ -15,14 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sheeprl import seeding
+from sheeprl import plain, seeding
 from sheeprl.actors.fragment import Fragment, FragmentInfo
 from sheeprl.algos.base import Mode, Row, Spaces, Tensors
 from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
 from sheeprl.envs import transforms
-from sheeprl.envs.make import make_env, make_vector_env
+from sheeprl.envs.make import make_env, make_saveable, make_vector_env
+from sheeprl.envs.state import VectorState, why_not_saveable
+from sheeprl.envs.watch import StepWatch
 from sheeprl.evaluate import LANES, Evaluation, eval_seeds, play_episodes
 from sheeprl.models import weights as weights_of
 
@@ -61,10 +63,17 @@ class Player:
         number: of this player in the run.
         incarnation: how often it has been replaced; it seeds streams of its own.
         video_folder: where to record the first environment, if anywhere.
+        alone: whether it has its process to itself, which may end if an environment can't be interrupted.
     """
 
     def __init__(
-        self, config: Config, spaces: Spaces, number: int, incarnation: int = 0, video_folder: str | None = None
+        self,
+        config: Config,
+        spaces: Spaces,
+        number: int,
+        incarnation: int = 0,
+        video_folder: str | None = None,
+        alone: bool = False,
     ) -> None:
         self.config = config
         self.spaces = spaces
@@ -76,8 +85,10 @@ class Player:
         self.policy = self.algorithm.build_agent().get_submodule("policy").eval()
         self.version = -1
         self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])
-        self.state: Tensors = {}
+        self.state_tensors: Tensors = {}  # of a recurrent policy
+        self.watch = StepWatch(config.players.step_timeout, last_resort=alone)
         self._video_folder = video_folder
+        self._unsaved: str | None = None  # why the environments' state can't be kept; None until that was tried
         self._envs: gymnasium.vector.VectorEnv[Any, Any, Any] | None = None
 
     def _seeds(self, role: seeding.Role, count: int) -> list[int]:
@@ -88,6 +99,7 @@ class Player:
         envs = make_vector_env(self.config.env, self._video_folder)
         self._to_env = transforms.ActionTransform(envs.single_action_space)
         seeds: Any = self._seeds(seeding.Role.ENV, envs.num_envs)
+        self.watch.begin()
         # A vector version of an env's own takes one seed and gives its environments theirs.
         obs, _ = envs.reset(seed=seeds[0] if self.config.env.vectorization == "native" else seeds)
         never = np.zeros(envs.num_envs, np.bool_)
@@ -113,9 +125,10 @@ class Player:
             version: of these weights.
             mode: how to act.
             progress: part of the run that had been played when the weights were made, from 0 to 1.
+            keep_state: whether to give the state at the end too.
 
         Raises:
-            EnvFailedError: an environment raised in reset or step.
+            EnvFailedError: an environment raised in reset or step, or took too long.
         """
         started = time.perf_counter()
         torch.set_num_threads(1)
@@ -123,17 +136,96 @@ class Player:
         if weights is not None:
             weights_of.from_arrays(self.policy, weights)
             self.version = version
-        if self._envs is None:
-            self._envs = self._guard("reset", self._start)
-        with torch.inference_mode():
-            fragment = self._play(self._envs, rows, mode)
+        with self.watch.watching():
+            if self._envs is None:
+                self._envs = self._guard("reset", self._start)
+            with torch.inference_mode():
+                fragment = self._play(self._envs, rows, mode)
         is_last = fragment["terminated"] | fragment["truncated"]
         decisions = int(np.count_nonzero(~is_last[:-1]))
         returns, lengths = self._episodes(fragment["reward"][1:], fragment["is_first"][1:], is_last[1:])
         seconds = time.perf_counter() - started
-        info = FragmentInfo(self.version, decisions, is_last[:-1].size, returns, lengths, seconds)
         self.sequence += 1
+        state = self.state() if keep_state else None
+        unsaved = self.unsaved if keep_state else ""
+        info = FragmentInfo(self.version, decisions, is_last[:-1].size, returns, lengths, seconds, state, unsaved)
         return info, Fragment(self.number, self.incarnation, self.sequence - 1, fragment)
+
+    # ------------------------------------------------------------------------------------------- state
+
+    @property
+    def unsaved(self) -> str:
+        """Why the environments' state can't be kept, in a line; "" if it can."""
+        if self._unsaved is None:
+            self._unsaved = "episodes are recorded" if self._video_folder else self._try_to_save()
+        return self._unsaved
+
+    def _try_to_save(self) -> str:
+        reason = why_not_saveable(lambda: make_saveable(self.config.env))
+        return f"the state of {self.config.env.id} can't be kept: {reason}" if reason else ""
+
+    def state(self) -> bytes:
+        """Everything that decides how it goes on, but for the weights."""
+        return plain.dumps(
+            {
+                "env": self.config.env.id,
+                "incarnation": self.incarnation,
+                "sequence": self.sequence,
+                "steps": self.steps,
+                "generator": self.generator.get_state(),
+                "recurrent": dict(self.state_tensors),
+                "playing": None if self._envs is None else self._playing(self._envs),
+            }
+        )
+
+    def _playing(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> dict[str, Any]:
+        """What is there once it has begun to play."""
+        kept = None
+        if not self.unsaved:
+            native = self.config.env.vectorization == "native"
+            kept = VectorState(envs).plain_state if native else list(envs.call("plain_state"))  # type: ignore[attr-defined]
+        return {
+            "envs": kept,
+            "arrival": vars(self._arrival),
+            "episode_return": self._episode_return,
+            "episode_length": self._episode_length,
+        }
+
+    def load(self, data: bytes) -> bool:
+        """Go on where a player of the same number was whose state it is.
+
+        Returns:
+            Whether the environments could be put where they were; if not, nothing has changed.
+
+        Raises:
+            ValueError: the data is damaged, or of a player of other environments.
+            EnvFailedError: an environment raised at being made.
+        """
+        kept = plain.loads(data)
+        if kept["env"] != self.config.env.id:
+            raise ValueError(f"the state is of a player of {kept['env']}, not of {self.config.env.id}")
+        playing = kept["playing"]
+        if playing is not None:
+            if playing["envs"] is None or self.unsaved:
+                return False
+            if (there := len(playing["episode_return"])) != self.config.env.num_envs:
+                raise ValueError(f"the state is of {there} environments, not of {self.config.env.num_envs}")
+            with self.watch.watching():
+                self._envs = self._guard("reset", self._start)
+            self._put_back(self._envs, playing)
+        self.sequence, self.steps = kept["sequence"], kept["steps"]
+        self.incarnation = kept["incarnation"]
+        self.generator.set_state(kept["generator"])
+        self.state_tensors = kept["recurrent"]
+        return True
+
+    def _put_back(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], playing: dict[str, Any]) -> None:
+        if self.config.env.vectorization == "native":
+            VectorState(envs).plain_state = playing["envs"]
+        else:
+            envs.set_attr("plain_state", playing["envs"])  # type: ignore[attr-defined]
+        self._arrival = Arrival(**playing["arrival"])
+        self._episode_return, self._episode_length = playing["episode_return"], playing["episode_length"]
 
     def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
         """Play greedy episodes on environments of their own, from fixed start seeds."""
@@ -172,14 +264,15 @@ class Player:
         rows = self._allocate(count + 1)
         for t in range(count):
             self._write_arrival(rows, t)
-            acted = self.algorithm.act(self.policy, self._row(rows, t), self.state, mode, self.generator)
-            self.state = acted.state
+            acted = self.algorithm.act(self.policy, self._row(rows, t), self.state_tensors, mode, self.generator)
+            self.state_tensors = acted.state
             for name, values in (("action", acted.action), *acted.store.items()):
                 array = values.numpy()
                 if name not in rows:
                     rows[name] = np.zeros((count + 1, *array.shape), array.dtype)
                 rows[name][t] = array
             action = self._to_env(rows["action"][t])
+            self.watch.begin()
             obs, reward, terminated, truncated, _ = self._guard(f"step {self.steps}", partial(envs.step, action))
             before = self._arrival
             self._arrival = Arrival(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sheeprl.actors.handle import Handle, LostError
@@ -106,10 +107,8 @@ class Players:
         """What players that have nothing to do hold; without those that can't tell."""
         kept = {}
         for number in numbers:
-            try:
+            with suppress(Exception):  # it is lost, and begins anew
                 kept[number] = Kept(self.current[number], await self.handles[number].call("state"))
-            except Exception:  # it is lost, and begins anew
-                continue
         return kept
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ class PlayerActor:
     def __init__(self, config: Config, spaces: Spaces, number: int, incarnation: int, video_folder: str | None) -> None:
         from sheeprl.actors.player import Player
 
-        self.player = Player(config, spaces, number, incarnation, video_folder)
+        self.player = Player(config, spaces, number, incarnation, video_folder, alone=True)
 
     def node(self) -> str:
         """Where the actor is; it answers once it has started."""
@@ -36,6 +36,14 @@ class PlayerActor:
     def collect(self, *args: Any) -> tuple[FragmentInfo, Fragment]:
         """`Player.collect`."""
         return self.player.collect(*args)
+
+    def state(self) -> bytes:
+        """`Player.state`."""
+        return self.player.state()
+
+    def load(self, data: bytes) -> bool:
+        """`Player.load`."""
+        return self.player.load(data)
 
     def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
         """`Player.evaluate`."""

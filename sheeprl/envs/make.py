@@ -18,6 +18,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from sheeprl.config import EnvConfig
 from sheeprl.envs import transforms
+from sheeprl.envs.state import Saveable, VectorState
 from sheeprl.envs.transforms import Spaces
 
 EXTRAS = {  # package that is missing -> extra that brings it
@@ -67,13 +68,22 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
     """
     if config.vectorization == "native":
         return _native(config)
-    makers: list[Callable[[], gymnasium.Env[Any, Any]]] = [lambda: make_env(config)] * config.num_envs
+    makers: list[Callable[[], gymnasium.Env[Any, Any]]] = [lambda: Saveable(make_env(config))] * config.num_envs
     if video_folder is not None:
-        makers[0] = lambda: record_video(make_env(config, "rgb_array"), video_folder)
+        makers[0] = lambda: Saveable(record_video(make_env(config, "rgb_array"), video_folder))
     if config.vectorization == "async":
         makers = [_in_worker(maker, os.getpid()) for maker in makers]
         return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def make_saveable(config: EnvConfig) -> Saveable | VectorState:
+    """What a player's environments are made of: one of them, or the vector that they are parts of.
+
+    Raises:
+        EnvSettingsError: as `make_env`.
+    """
+    return VectorState(_native(config)) if config.vectorization == "native" else Saveable(make_env(config))
 
 
 def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool = False) -> gymnasium.Env[Any, Any]:
