@@ -194,6 +194,7 @@ class Run:
         watching = asyncio.ensure_future(self.watch_places())
         try:
             await self.asked_of(self.replay.start(), "the buffer")
+            await asyncio.gather(*(self.start_player(number) for number in range(self.plan.players)))
             await self.take_gradient_steps(0)  # which an interrupted round has left
             await self.publish()
             await self.keep_books()
@@ -229,6 +230,13 @@ class Run:
             for task in (learning, *players):
                 task.cancel()
             await asyncio.gather(learning, *players, return_exceptions=True)
+
+    async def start_player(self, number: int) -> None:
+        """Have a player made, and let it take over its state if it has one."""
+        try:
+            await self.players.get(number)
+        except Exception as error:
+            self.lose_player(number, error)
 
     async def play(self, number: int) -> None:
         """Let one player play round after round, as far ahead of the weights as it may."""
