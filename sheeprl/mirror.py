@@ -340,7 +340,9 @@ class Mirror:
         except (MirrorError, DamagedCheckpointError):
             raise
         except Exception as error:
-            raise MirrorError(f"{self.url}: {problem}: {type(error).__name__}: {one_line(error)}") from error
+            # An endpoint's address may hold a password, or a signature.
+            told = re.sub(r"//[^/\s@]*@|\?\S*", "…", one_line(error))
+            raise MirrorError(f"{self.url}: {problem}: {type(error).__name__}: {told}") from error
 
 
 def check_url(url: str) -> str:
