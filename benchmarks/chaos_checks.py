@@ -1,0 +1,161 @@
+"""What must be true of a run that was disturbed, by its own books and by the rows that it left."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import Json, read_metrics
+from benchmarks.stamped import read_stamps
+from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer.samplers import Transitions
+from sheeprl.checkpoint import checkpoints, read_config
+
+
+@dataclass
+class Rows:
+    """What the replay holds.
+
+    Args:
+        rows: how many.
+        decisions: of them, those that somebody acted on.
+        doubles: rows whose stamp another one has as well.
+        gaps: rows that are lacking before the newest of their environment.
+        torn: rows whose next one isn't what the environment showed next.
+    """
+
+    rows: int = 0
+    decisions: int = 0
+    doubles: int = 0
+    gaps: int = 0
+    torn: int = 0
+
+
+@dataclass
+class Verdict:
+    """What was found, and what is wrong with it."""
+
+    figures: Json = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    def expect(self, what: str, found: Any, wanted: Any) -> None:
+        """Two things that must be equal."""
+        self.figures[what] = found
+        if found != wanted:
+            self.wrong.append(f"{what}: {found}, should be {wanted}")
+
+
+def examine(run_dir: Path) -> Verdict:
+    """Compare a finished run's books with its rows."""
+    tree, verdict = read_config(run_dir), Verdict()
+    lines = read_metrics(run_dir)
+    end = lines[-1]
+    verdict.expect("status", end.get("status"), "done")
+    verdict.expect("policy steps reached", end["policy_steps"] >= tree["run"]["total_steps"], True)
+    state = json.loads((checkpoints(run_dir)[-1] / "state.json").read_text())
+    counters = state["books"]["counters"]
+    verdict.expect("policy steps", counters["policy_steps"], end["policy_steps"])
+    verdict.expect("refused fragments", counters["refused"], 0)
+    verdict.expect("gradient steps", end["gradient_steps"], _owed(tree, counters))
+    verdict.expect("gradient steps of the checkpoint", counters["gradient_steps"], end["gradient_steps"])
+    _examine_rows(run_dir, tree, counters, _newest(lines, "Buffer/lost_rows"), verdict)
+    return verdict
+
+
+def _round_rows(tree: Json) -> int:
+    rows: int = tree["players"]["fragment_rows"] or tree["algo"]["rollout_steps"]
+    return rows * int(tree["players"]["num"]) * int(tree["env"]["num_envs"])
+
+
+def _owed(tree: Json, counters: Json) -> int:
+    """Gradient steps after so many policy steps or rounds."""
+    algo = tree["algo"]
+    if "replay_ratio" in algo:
+        steps = max(0, counters["policy_steps"] - algo["learning_starts"])
+        return math.floor(Fraction(str(algo["replay_ratio"])) * steps)
+    minibatches = math.ceil(_round_rows(tree) / algo["batch_size"])
+    return int(counters["version"]) * int(algo["epochs"]) * minibatches
+
+
+def _examine_rows(run_dir: Path, tree: Json, counters: Json, lost: int | None, verdict: Verdict) -> None:
+    """All that was acknowledged is there once, or counted as lost."""
+    if "replay_ratio" not in tree["algo"]:
+        return  # what a rollout held is gone
+    found, mapped = read_rows(run_dir, tree), tree["buffer"]["memmap"]
+    played = counters["version"] * _round_rows(tree)
+    verdict.expect("rows there twice", found.doubles, 0)
+    verdict.expect("rows with a wrong successor", found.torn, 0)
+    if mapped:
+        verdict.expect("rows", found.rows, played)
+        verdict.expect("decisions", found.decisions, counters["policy_steps"])
+        verdict.expect("rows lacking in between", found.gaps, 0)
+    elif lost is not None:
+        verdict.expect("rows and lost rows", found.rows + lost, played)
+    verdict.figures |= {"rows": found.rows, "rows played": played, "rows told as lost": lost}
+
+
+def read_rows(run_dir: Path, tree: Json) -> Rows:
+    """Look through all shards of a run that has ended; through the last checkpoint's, if they aren't mapped."""
+    folder = run_dir / "buffer" if tree["buffer"]["memmap"] else checkpoints(run_dir)[-1] / "buffer"
+    capacity = tree["buffer"]["size"] // tree["buffer"]["shards"]
+    found, nonces, counts = Rows(), [], []
+    for path in sorted(folder.glob("shard_*")):
+        if tree["buffer"]["memmap"]:
+            buffer = ReplayBuffer.attach(path, capacity, Transitions())
+        else:
+            buffer = ReplayBuffer(capacity, Transitions())
+            buffer.load(path)
+        nonce, count = _read_shard(buffer, found)
+        nonces.append(nonce)
+        counts.append(count)
+    _compare(np.concatenate(nonces), np.concatenate(counts), found)
+    return found
+
+
+def _read_shard(buffer: ReplayBuffer, found: Rows) -> tuple[Any, Any]:
+    """Nonces and counts of a shard's rows, which are counted."""
+    storage = buffer.storage
+    slots = np.arange(storage.size)
+    slots = slots[storage.is_real(slots)]
+    nonce, count = read_stamps(storage.get("obs", slots))
+    is_last = storage.get("terminated", slots) | storage.get("truncated", slots)
+    found.rows += len(slots)
+    found.decisions += int(np.count_nonzero(~is_last))
+    acted = storage.is_transition(slots)
+    next_nonce, next_count = read_stamps(storage.get("obs", storage.follow(slots[acted])))
+    found.torn += int(np.count_nonzero((next_nonce != nonce[acted]) | (next_count != count[acted] + 1)))
+    found.torn += int(np.count_nonzero(acted != ~is_last))
+    return nonce, count
+
+
+def _compare(nonce: Any, count: Any, found: Rows) -> None:
+    """Count stamps that are there twice, and those that are lacking before the newest of their environment."""
+    stamps = np.unique(np.stack([nonce, count], 1), axis=0)
+    found.doubles = len(nonce) - len(stamps)
+    for each in np.unique(stamps[:, 0]):
+        own = stamps[stamps[:, 0] == each, 1]
+        found.gaps += int(own.max()) + 1 - len(own)
+
+
+def _newest(lines: list[Json], key: str) -> int | None:
+    """The newest value of a metric; None if it never was one. What is 0 isn't written."""
+    values = [line[key] for line in lines if key in line]
+    return int(values[-1]) if values else None
+
+
+def mean_return(lines: list[Json]) -> float | None:
+    """Over the last quarter of a run; None if no episode ended there."""
+    steps = [line["step"] for line in lines if "Rewards/rew_avg" in line]
+    if not steps:
+        return None
+    late = [line["Rewards/rew_avg"] for line in lines if line.get("step", 0) > 0.75 * steps[-1] and RETURN in line]
+    return sum(late) / len(late)
+
+
+RETURN = "Rewards/rew_avg"

@@ -1,0 +1,158 @@
+"""The processes of a run: found below its driver, named by what they do, measured and killed. Reads Linux's /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+ROLES = {"ray::PlayerActor": "player", "ray::ReplayActor": "shard", "ray::TrainerActor": "trainer"}
+"""By what Ray makes of an actor's title; behind it stands the method that is being carried out."""
+SERVICES = ("raylet", "gcs_server")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process, not to be mistaken for a later one of its number.
+
+    Args:
+        pid: its number.
+        started: when, in the kernel's ticks.
+    """
+
+    pid: int
+    started: int
+
+    def alive(self) -> bool:
+        """Whether it still runs; a zombie doesn't."""
+        stat = _stat(self.pid)
+        return stat is not None and stat.started == self.started and stat.state not in "ZX"
+
+    def kill(self) -> bool:
+        """SIGKILL; whether there was anyone to kill."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if not self.alive():  # the number was given away before it was opened
+                return False
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+
+@dataclass(frozen=True)
+class Member:
+    """A process of a run.
+
+    Args:
+        process: which.
+        role: driver, player, env worker, shard, trainer, the name of a service of Ray's, or other.
+        title: its command line.
+    """
+
+    process: Process
+    role: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a process has in RAM.
+
+    Args:
+        resident: all its pages.
+        unique: those that nobody else has.
+        mapped: pages of files that it has mapped, which the system takes back when it needs them.
+    """
+
+    resident: int
+    unique: int
+    mapped: int
+
+
+def process_of(pid: int) -> Process | None:
+    """The process that has this number now."""
+    stat = _stat(pid)
+    return Process(pid, stat.started) if stat else None
+
+
+def members(driver: int) -> list[Member]:
+    """The driver's process and all below it, oldest first."""
+    stats = {stat.pid: stat for stat in map(_stat, _pids()) if stat is not None and stat.state not in "ZX"}
+    children: dict[int, list[int]] = {}
+    for stat in stats.values():
+        children.setdefault(stat.parent, []).append(stat.pid)
+    found: list[Member] = []
+    waiting = [(driver, "")] if driver in stats else []
+    while waiting:
+        pid, above = waiting.pop()
+        title = _title(pid)
+        role = _role(title, above)
+        if pid == driver:
+            role = "driver"
+        found.append(Member(Process(pid, stats[pid].started), role, title))
+        waiting += [(child, role) for child in children.get(pid, [])]
+    return sorted(found, key=lambda member: (member.process.started, member.process.pid))
+
+
+def memory_of(process: Process) -> Memory | None:
+    """What it has in RAM; None if it is gone or not ours to look at."""
+    kibibytes = {"Rss": 0, "Private_Clean": 0, "Private_Dirty": 0, "Pss_File": 0}
+    try:
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines[1:]:
+        name, _, rest = line.partition(":")
+        if name in kibibytes:
+            kibibytes[name] = int(rest.split()[0])
+    if not process.alive():
+        return None
+    unique = kibibytes["Private_Clean"] + kibibytes["Private_Dirty"]
+    return Memory(kibibytes["Rss"] * 1024, unique * 1024, kibibytes["Pss_File"] * 1024)
+
+
+def _role(title: str, above: str) -> str:
+    """What a process does, by its title and its parent's role. A worker of an env has its player's title."""
+    if above in ("player", "env worker"):
+        return "env worker"
+    for begin, role in ROLES.items():
+        if title.startswith(begin):
+            return role
+    name = Path(title.partition(" ")[0]).name
+    return name if name in SERVICES else "other"
+
+
+@dataclass(frozen=True)
+class _Stat:
+    pid: int
+    state: str
+    parent: int
+    started: int
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text[text.rindex(")") + 2 :].split()  # behind the name, which may hold anything
+    return _Stat(pid, fields[0], int(fields[1]), int(fields[19]))
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _title(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""

@@ -1,0 +1,87 @@
+"""Environments whose observations say where they come from, so that a buffer can be searched for what is lost or double.
+
+Importing this module registers them: `benchmarks.stamped:StampedPendulum-v0`. Behind what the environment itself shows, an
+observation holds a stamp: 48 random bits that the environment drew when it was made, and how many observations it had
+shown before. The numbers are scaled so far down that a network can't see them; a float32 still has them exactly.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+BITS = 24  # of a float32's mantissa
+NONCES = 2  # parts of the random number
+WIDTH = NONCES + 1
+SCALE = 2.0**-40
+
+Array = npt.NDArray[Any]
+
+
+class Stamp(gymnasium.Wrapper[Array, Any, Array, Any]):
+    """Adds the stamp, and sleeps if told to.
+
+    Args:
+        env: with a one-dimensional observation.
+        sleep: seconds of every step.
+    """
+
+    def __init__(self, env: gymnasium.Env[Array, Any], sleep: float = 0.0) -> None:
+        super().__init__(env)
+        own = env.observation_space
+        assert isinstance(own, gymnasium.spaces.Box)
+        room = np.full(WIDTH, SCALE * 2**BITS, np.float32)
+        low, high = np.concatenate([own.low, 0 * room]), np.concatenate([own.high, room])
+        self.observation_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        self.sleep = sleep
+        bits = uuid.uuid4().int
+        self.nonce = [(bits >> BITS * part) % 2**BITS for part in range(NONCES)]
+        self.shown = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """The env's own, stamped."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._stamped(obs), info
+
+    def step(self, action: Any) -> tuple[Array, SupportsFloat, bool, bool, dict[str, Any]]:
+        """The env's own, stamped."""
+        time.sleep(self.sleep)
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._stamped(obs), reward, terminated, truncated, info
+
+    def _stamped(self, obs: Array) -> Array:
+        stamp = np.array([*self.nonce, self.shown], np.float64) * SCALE
+        self.shown += 1
+        return np.concatenate([obs, stamp]).astype(np.float32)
+
+
+def read_stamps(obs: Array) -> tuple[Array, Array]:
+    """Who made the observations `[N, *]` and which ones of theirs these are: `[N]` nonces and `[N]` counts."""
+    parts = np.rint(obs[:, -WIDTH:].astype(np.float64) / SCALE).astype(np.int64)
+    nonce = parts[:, 0]
+    for part in range(1, NONCES):
+        nonce = nonce | parts[:, part] << BITS * part
+    return nonce, parts[:, -1]
+
+
+def _make(env_id: str, sleep: float = 0.0, **arguments: Any) -> Stamp:
+    return Stamp(gymnasium.make(env_id, **arguments), sleep)
+
+
+def pendulum(sleep: float = 0.0, **arguments: Any) -> Stamp:
+    """Pendulum-v1, stamped."""
+    return _make("Pendulum-v1", sleep, **arguments)
+
+
+def cartpole(sleep: float = 0.0, **arguments: Any) -> Stamp:
+    """CartPole-v1, stamped."""
+    return _make("CartPole-v1", sleep, **arguments)
+
+
+gymnasium.register("StampedPendulum-v0", "benchmarks.stamped:pendulum")
+gymnasium.register("StampedCartPole-v0", "benchmarks.stamped:cartpole")
