@@ -1,8 +1,9 @@
-"""Environments whose observations say where they come from, so that a buffer can be searched for what is lost or double.
+"""Environments whose observations say where they come from, so that a buffer can be searched for what is lost.
 
-Importing this module registers them: `benchmarks.stamped:StampedPendulum-v0`. Behind what the environment itself shows, an
-observation holds a stamp: 48 random bits that the environment drew when it was made, and how many observations it had
-shown before. The numbers are scaled so far down that a network can't see them; a float32 still has them exactly.
+Importing this module registers them: `benchmarks.stamped:StampedPendulum-v0`. Behind what the environment itself
+shows, an observation holds a stamp: 48 random bits that the environment drew when it was made, and how many
+observations it had shown before. The numbers are scaled so far down that a network can't see them; a float32 still has
+them exactly.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ class Counters:
 
     Args:
         policy_steps: decisions that the replay took in.
+        rows: that it took in, those among them on which no decision was taken.
         gradient_steps: that the agent has taken.
         version: rounds learned.
         progress: part of the run that had been played when the round being learned began, from 0 to 1.
@@ -34,6 +35,7 @@ class Counters:
     """
 
     policy_steps: int = 0
+    rows: int = 0
     gradient_steps: int = 0
     version: int = 0
     progress: float = 0.0
@@ -87,6 +89,7 @@ class Books:
         """Take note of a fragment that the replay took."""
         window = self.window
         self.counters.policy_steps += info.policy_steps
+        self.counters.rows += info.rows
         window.playing += info.seconds
         window.staleness = max(window.staleness, self.counters.version - info.version)
         window.returns += info.returns

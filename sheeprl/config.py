@@ -123,6 +123,11 @@ class CheckpointConfig(Section):
     every_minutes: Positive | None = Field(None, description="minutes between checkpoints, besides those by steps")
     keep_last: Count = Field(3, description="newest checkpoints that are kept")
     keep_best: Natural = Field(0, description="checkpoints with the best mean return that are kept besides")
+    envs: bool = Field(
+        True,
+        description="keep the environments' state, so that a resumed run goes on in their episodes; before, whether that "
+        "can be done is found out by stepping two more of them side by side",
+    )
     mirror: str | None = Field(
         None, description="also keep checkpoints there, in a folder named like the run's: s3://bucket/prefix, gs://…"
     )

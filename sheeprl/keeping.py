@@ -158,7 +158,6 @@ class Keeping:
                 self.keeper.abandon(folder)
             reason = f"no checkpoint could be written: {one_line(error)}"
             raise RunFailedError(reason, getattr(error, "trace", "")) from error
-        self.replay.saved_in = self.keeper.newest_buffer
 
     async def _newest_snapshot(self, asked: Awaitable[Snapshot], last_resort: bool) -> Snapshot:
         """What was asked for; of lost trainers the one before, if the gradient steps since then will be owed."""

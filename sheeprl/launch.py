@@ -303,7 +303,7 @@ def _make_run(config: Config, pieces: Pieces, place: Place, reporter: FileReport
     kept = start.players(config) if start else {}
     players = Players(config.players.num or 1, pieces.make_player, books.counters.incarnations, kept)
     trainers = Trainers(pieces.learner, pieces.make_learner, keeps_updates=not config.algo.data().carries_debt)
-    pieces.replay.saved_in = start.buffer if start else None
+    pieces.replay.newest_save = lambda: keeper.newest_buffer
     return Run(_plan(config), players, pieces.replay, trainers, reporter, keeper, books, clock, leaving=pieces.leaving)
 
 

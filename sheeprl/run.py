@@ -149,7 +149,7 @@ class Run:
         self.plan = plan
         self.players, self.replay, self.trainers = players, replay, trainers
         players.on_fresh = self.tell_of_fresh
-        replay.on_loss = self.lose_shard
+        replay.on_loss, replay.on_back = self.lose_shard, self.shard_back
         self.reporter = reporter
         self.clock = clock or WallClock()
         self.books = books or Books(Counters(), self.clock.time())
@@ -171,6 +171,7 @@ class Run:
         self.evaluations: set[asyncio.Task[None]] = set()
         self.learned_until: float | None = None  # by the learner's clock, in this round
         self.has_batch = False  # whether the learner has been given one, in this round
+        self.shards_lost_at: dict[int, float] = {}
         self.said_waiting = self.said_fresh = False
 
     # ------------------------------------------------------------------------------------- the program
@@ -356,7 +357,19 @@ class Run:
             RunFailedError: it was one failure too many.
         """
         self.counters.buffer_restarts += 1
+        self.shards_lost_at.setdefault(number, self.clock.time())
         self.count_failure(f"shard {number} of the replay", "replaced", error)
+
+    def shard_back(self, number: int, lost: int, error: Exception | None) -> None:
+        """Say how much of a lost shard's rows its successor lacks."""
+        seconds = self.clock.time() - self.shards_lost_at.pop(number)
+        self.books.window.recovery += seconds
+        if error is not None:
+            self.tell_error(f"shard {number} of the replay can't be restored from the checkpoint: {one_line(error)}")
+        told = f"shard {number} of the replay is back after {seconds:.1f} s"
+        if self.plan.data.carries_debt:  # of a rollout nothing is lost: another is played
+            told += f" without the {lost} rows that weren't saved" if lost else " with all its rows"
+        self.reporter.message(told)
 
     def count_failure(self, who: str, what: str, error: Exception) -> None:
         """Say what becomes of who has failed.
@@ -724,6 +737,11 @@ class Run:
             )
         )
 
+    @property
+    def lost_rows(self) -> int:
+        """Rows that the replay had taken in and lost; a rollout's are no loss once they were learned from."""
+        return self.counters.rows - self.replay.added if self.plan.data.carries_debt else 0
+
     def log_metrics(self) -> None:
         """Write a line of metrics over what happened since the last one."""
         now = self.clock.time()
@@ -733,6 +751,7 @@ class Run:
         values |= {
             "Players/alive": len(self.players.handles),
             "Buffer/size": self.replay.size,
+            **({"Buffer/lost_rows": self.lost_rows} if self.lost_rows else {}),
             # What a shard counts is lost with it; refused fragments, which were not learned from, are counted here.
             **{f"Buffer/{what}": count for what, count in self.replay.counts.items() if count and what != "refused"},
         }

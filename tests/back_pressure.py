@@ -9,9 +9,11 @@ import ray
 
 from sheeprl.actors.cluster import RayHandle
 from sheeprl.actors.fragment import Fragment, FragmentInfo, UpdateInfo
+from sheeprl.actors.players import Players
 from sheeprl.actors.replay import Replay
 from sheeprl.actors.shards import Shards
 from sheeprl.actors.shells import ReplayActor
+from sheeprl.actors.trainers import Trainers
 from sheeprl.algos.args import OffPolicy
 from sheeprl.buffer import ReplayBuffer
 from sheeprl.run import CHUNK_STEPS, Plan, Run
@@ -36,7 +38,7 @@ class Source:
         self.rows |= {"terminated": flags, "truncated": flags, "is_first": flags}
         self.sequences = [0] * PLAYERS
 
-    def collect(self, number, rows, weights, version, mode, progress):
+    def collect(self, number, rows, weights, version, mode, progress, keep_state):
         self.sequences[number] += 1
         info = FragmentInfo(version, ROWS, ROWS, (), (), 0.0)
         return info, Fragment(number, 0, self.sequences[number] - 1, self.rows)
@@ -74,10 +76,23 @@ class CheapLearner:
     def weights(self):
         return self.steps, {"weight": np.zeros(1)}
 
+    def snapshot(self):
+        return self.steps, np.zeros(1, np.uint8)
+
 
 class NoKeeper:
-    async def save(self, counters, learner, replay):
+    """Keeps nothing."""
+
+    keeps_buffer, newest_buffer = False, None
+
+    def begin(self, policy_steps):
+        return "nowhere"
+
+    async def finish(self, folder, books, snapshot, players):
         pass
+
+    def abandon(self, folder):
+        raise AssertionError("there is nothing that could fail")
 
 
 @dataclass
@@ -103,8 +118,9 @@ def measure(fragments):
     ray.get([replay.actor.status.remote(), learner.actor.weights.options(num_returns=2).remote()[0]])
     data = OffPolicy(batch_size=1, replay_ratio=RATIO, fragment_rows=ROWS)
     plan = Plan(data, fragments * ROWS, PLAYERS, ROWS, STALENESS, PREFETCH, log_every=fragments * ROWS)
-    players = [SourceHandle(sources[number % PROCESSES], number) for number in range(PLAYERS)]
-    run = Run(plan, lambda number, life: players[number], Shards([replay]), learner, RecordingReporter(), NoKeeper())
+    handles = [SourceHandle(sources[number % PROCESSES], number) for number in range(PLAYERS)]
+    players = Players(PLAYERS, lambda number, life: handles[number], [])
+    run = Run(plan, players, Shards([replay]), Trainers(learner), RecordingReporter(), NoKeeper())
     before, used = used_bytes(), []
 
     async def watch():

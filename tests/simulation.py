@@ -22,16 +22,16 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from hypothesis import strategies as st
 
 from sheeprl.actors.fragment import BufferStatus, FragmentInfo, UpdateInfo
-from sheeprl.actors.handle import Every, Handle, LostError
+from sheeprl.actors.handle import Every, LostError
+from sheeprl.actors.players import Kept, Players
 from sheeprl.actors.shards import Shards
+from sheeprl.actors.trainers import Snapshot, Trainers
 from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.books import Books, Counters
 from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.errors import RunFailedError
 from sheeprl.evaluate import Evaluation
 from sheeprl.report import Progress
-from sheeprl.actors.players import Kept, Players
-from sheeprl.actors.trainers import Snapshot, Trainers
-from sheeprl.books import Books, Counters
-from sheeprl.errors import RunFailedError
 from sheeprl.run import CHUNK_BYTES, CHUNK_STEPS, Plan, Run
 
 T = TypeVar("T")
@@ -750,9 +750,7 @@ class StandInKeeper:
     def abandon(self, folder: str) -> None:
         """Nothing is there."""
 
-    async def finish(
-        self, folder: str, books: dict[str, Any], snapshot: Snapshot, players: Mapping[int, Kept]
-    ) -> None:
+    async def finish(self, folder: str, books: dict[str, Any], snapshot: Snapshot, players: Mapping[int, Kept]) -> None:
         counters = Counters(**copy.deepcopy(books["counters"]))
         rows = [shard.rows for shard in self.world.buffer.newest] if self.keeps_buffer else None
         checkpoint = Checkpoint(

@@ -45,7 +45,9 @@ def config_of(folder):
 def test_a_checkpoint_has_everything_and_says_so(finished):
     newest = checkpoints(finished)[-1]
     described = manifest.verify(newest)
-    assert {"agent.pt", "state.json", "config.yaml", "player_0.pt", "buffer/shard_0/buffer.json"} <= set(described.files)
+    assert {"agent.pt", "state.json", "config.yaml", "player_0.pt", "buffer/shard_0/buffer.json"} <= set(
+        described.files
+    )
     end = lines(finished)[-1]
     assert described.about["algorithm"] == "sac"
     assert described.about["policy_steps"] == end["policy_steps"]
@@ -115,9 +117,8 @@ def test_the_best_are_kept_besides_the_newest(tmp_path):
 
 
 def test_two_processes_do_not_run_the_same_run(copied):
-    with locked(copied):
-        with pytest.raises(ConfigError, match="another process is running it"):
-            run(copied, "sac", *SHORT, "run.resume=true")
+    with locked(copied), pytest.raises(ConfigError, match="another process is running it"):
+        run(copied, "sac", *SHORT, "run.resume=true")
     run(copied, "sac", *SHORT, "run.resume=true")
 
 
@@ -147,7 +148,7 @@ def test_a_full_disk_is_told_and_the_last_whole_checkpoint_stays(small_disk):  #
     run(folder, "sac", *SHORT)
     newest = checkpoints(folder)[-1]
     ballast = disk.fill(leave=50_000)
-    with pytest.raises(RunFailedError, match="no checkpoint could be written: .*"):
+    with pytest.raises(RunFailedError, match="no checkpoint could be written"):
         run(folder, "sac", *SHORT, "run.resume=true", "run.total_steps=300")
     assert manifest.verify(newest)
     assert checkpoints(folder)[-1] == newest and not list(folder.glob("checkpoints/.*.part"))

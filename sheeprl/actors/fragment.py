@@ -61,6 +61,7 @@ class BufferStatus:
         mass: what it counts for when samples are shared out over the shards.
         sample_bytes: bytes of one sample, 0 while it is empty.
         counts: how often something didn't go the usual way, such as `late_writes`, into rows that were gone.
+        added: rows that it has been given since the run began, those that were overwritten since among them.
     """
 
     size: int = 0
@@ -68,6 +69,7 @@ class BufferStatus:
     mass: float = 0.0
     sample_bytes: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    added: int = 0
 
 
 @dataclass(frozen=True)

@@ -157,10 +157,14 @@ class Player:
     def unsaved(self) -> str:
         """Why the environments' state can't be kept, in a line; "" if it can."""
         if self._unsaved is None:
-            self._unsaved = "episodes are recorded" if self._video_folder else self._try_to_save()
+            self._unsaved = self._try_to_save()
         return self._unsaved
 
     def _try_to_save(self) -> str:
+        if not self.config.checkpoint.envs:
+            return "checkpoint.envs=false"
+        if self._video_folder:
+            return "episodes are recorded"
         reason = why_not_saveable(lambda: make_saveable(self.config.env))
         return f"the state of {self.config.env.id} can't be kept: {reason}" if reason else ""
 

@@ -44,7 +44,9 @@ class Replay:
     def status(self) -> BufferStatus:
         """What everything is answered with."""
         buffer = self.buffer
-        return BufferStatus(len(buffer), buffer.available, buffer.mass, buffer.sample_bytes, asdict(buffer.counts))
+        return BufferStatus(
+            len(buffer), buffer.available, buffer.mass, buffer.sample_bytes, asdict(buffer.counts), buffer.added
+        )
 
     def sample(self, n_batches: int, progress: float) -> tuple[int, Rows]:
         """A block of batches.
@@ -96,6 +98,23 @@ class Replay:
     def load(self, folder: str) -> BufferStatus:
         """Take over what was saved."""
         self.buffer.load(self._folder(folder))
+        return self.status()
+
+    def restore(self, folder: str | None) -> BufferStatus:
+        """Take a lost shard's place, with the rows that lie in its files, or else with those of a checkpoint.
+
+        Samples are drawn anew, not again as they were after the checkpoint.
+
+        Args:
+            folder: of the newest checkpoint; None if there is none.
+
+        Raises:
+            DamagedSaveError: a file of it isn't as it was written. The shard is of no use then.
+        """
+        if folder is not None and not self.buffer.added:
+            drawing = self.buffer.rng.bit_generator.state
+            self.load(folder)
+            self.buffer.rng.bit_generator.state = drawing
         return self.status()
 
     def _folder(self, folder: str) -> Path:

@@ -8,6 +8,7 @@ ranks every rank has a part and draws its own share of the batch from it.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -95,10 +96,14 @@ class Shards:
         self.make_shard, self.together = make_shard, together
         self.incarnations = [0] * len(self.handles)
         self.statuses = [BufferStatus() for _ in self.handles]
-        self.lost_counts: Counter[str] = Counter()  # of shards that were lost
-        self.saved_in: str | None = None
+        self.lost_counts: Counter[str] = Counter()  # of shards that were lost, as far as they were not kept
+        self.newest_save: Callable[[], str | None] = lambda: None
+        """Says where the replay is saved as a lost shard's successor is to take it over; None if nowhere."""
         self.on_loss: Callable[[int, LostError], None] = _give_up
         """Told of every shard that was lost and replaced, if it could be. What it raises ends what was being done."""
+        self.on_back: Callable[[int, int, Exception | None], None] = lambda shard, lost, error: None
+        """Told how many rows a lost shard's successor lacks; and of the error, if it couldn't read what was saved."""
+        self._restoring: dict[int, asyncio.Task[None]] = {}
 
     # ---------------------------------------------------------------------------------------- what it holds
 
@@ -112,6 +117,11 @@ class Shards:
         """Distinct samples that can be drawn."""
         available = [status.available for status in self.statuses]
         return min(available) * len(available) if self.together else sum(available)
+
+    @property
+    def added(self) -> int:
+        """Rows that were ever added and are not lost, those that were overwritten since among them."""
+        return sum(status.added for status in self.statuses)
 
     @property
     def is_ready(self) -> bool:
@@ -195,6 +205,7 @@ class Shards:
                 await self._answer(part)
                 chunk.parts.append(part)
             except LostError:
+                await self._restored(part.shard)
                 if not self.is_ready:
                     return False
                 losses += 1
@@ -211,8 +222,9 @@ class Shards:
         served = {part.shard: part.handle for part in chunk.parts}
         asked = [self._ask(shard, handle, "write_back", writes) for shard, handle in served.items()]
         for each in asked:
-            with suppress(LostError, DataLostError):  # the rows are gone, and what was to be written with them
+            with suppress(LostError, DataLostError):  # the rows are gone, or what was to be written with them
                 await self._answer(each)
+            await self._restored(each.shard)
 
     # --------------------------------------------------------------------------------------------- who serves
 
@@ -263,6 +275,7 @@ class Shards:
         """Take note of a shard's status; if it is lost, ask the one that takes its place, in its turn."""
         with suppress(LostError):
             return await self._answer(asked)
+        await self._restored(asked.shard)
         again = self._ask(asked.shard, self.handles[asked.shard], method, *args)
         await self._insist(again, method, *args)
 
@@ -273,9 +286,41 @@ class Shards:
     def _replace(self, shard: int, error: LostError) -> None:
         if self.make_shard is None:
             _give_up(shard, error)
+        before = self.statuses[shard]
+        self._make_anew(shard)
+        self.statuses[shard] = BufferStatus(counts=before.counts, added=before.added)  # until it is known what is kept
+        self.on_loss(shard, error)
+        folder = self.newest_save()
+        asked = self._ask(shard, self.handles[shard], "restore", folder)  # before anything else
+        self._restoring[shard] = asyncio.ensure_future(self._restore(asked, folder, before))
+
+    def _make_anew(self, shard: int) -> None:
+        assert self.make_shard is not None
         self.handles[shard].close()
-        self.lost_counts.update(self.statuses[shard].counts)
         self.incarnations[shard] += 1
         self.handles[shard] = self.make_shard(shard, self.incarnations[shard])
-        self.statuses[shard] = BufferStatus()
-        self.on_loss(shard, error)
+
+    async def _restore(self, asked: Asked, folder: str | None, before: BufferStatus) -> None:
+        """Wait until a lost shard's successor has what was kept; one that can't take it over is replaced by another."""
+        shard, failure = asked.shard, None
+        while True:
+            try:
+                await self._answer(asked)
+                break
+            except LostError:
+                return  # another has its place, and restores what it can
+            except Exception as error:
+                newest = self.newest_save()
+                failure, folder = (error, None) if newest == folder else (None, newest)  # it was removed meanwhile
+                self._make_anew(shard)
+                asked = self._ask(shard, self.handles[shard], "restore", folder)
+        kept = self.statuses[shard]
+        self.lost_counts += Counter(before.counts) - Counter(kept.counts)
+        self.on_back(shard, max(0, before.added - kept.added), failure)
+
+    async def _restored(self, shard: int) -> None:
+        """Wait until whoever has a shard's place has what was kept."""
+        while (restoring := self._restoring.get(shard)) and not restoring.done():
+            await asyncio.wait({restoring})
+        if restoring:
+            restoring.result()

@@ -175,6 +175,11 @@ class ReplayBuffer:
         return self._sampler.available(self.storage) if self.storage.rows else 0
 
     @property
+    def added(self) -> int:
+        """Rows that were ever added."""
+        return self.storage.added
+
+    @property
     def mass(self) -> float:
         """What this buffer's part among several should be in proportion to."""
         return self.priorities.mass if self.priorities else float(self.available)

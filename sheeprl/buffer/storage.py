@@ -100,6 +100,11 @@ class Storage:
         return min(self.total, self.capacity)
 
     @property
+    def added(self) -> int:
+        """Rows ever added, without the holes that kills have left."""
+        return int(self.streams.length[self.real_streams].sum())
+
+    @property
     def oldest(self) -> int:
         """Arrival number of the oldest row stored."""
         return self.total - self.size

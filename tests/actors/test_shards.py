@@ -38,7 +38,8 @@ def make(shards=1, sampler=None, capacity=1000, seed=0):
 
 
 def add(shards, *fragments):
-    return asyncio.run(shards.add([LocalRef(each) for each in fragments]))
+    """Why each wasn't taken."""
+    return list(asyncio.run(shards.add({each.player: LocalRef(each) for each in fragments})).values())
 
 
 def sample(shards, steps, first=0):
@@ -280,11 +281,12 @@ def test_a_shard_that_nobody_can_replace_ends_the_run():
         add(shards, fragment(0, 0, 5), fragment(1, 0, 5))
 
 
-def test_a_lost_shard_is_saved_empty_and_all_are_loaded(tmp_path):
+def test_a_lost_shard_that_was_never_saved_is_saved_empty_and_all_are_loaded(tmp_path):
     shards, made = make_mortal(2, lambda number, error: None)
     add(shards, fragment(0, 0, 30), fragment(1, 0, 20))
     shards.handles[0].alive = False
     asyncio.run(shards.save(str(tmp_path)))
+    assert shards.added == 20
     assert made == [(0, 1)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shard_0", "shard_1"]
     restored, _ = make_mortal(2)
@@ -292,6 +294,127 @@ def test_a_lost_shard_is_saved_empty_and_all_are_loaded(tmp_path):
     assert [status.size for status in restored.statuses] == [0, 20]
     assert add(restored, fragment(0, 1, 10), fragment(1, 1, 10)) == [None, None]
     assert restored.available == 40
+
+
+def make_saved(tmp_path, count=2):
+    """Shards of which a checkpoint was written, and some rows were added since; with what they tell."""
+    told = []
+    shards, made = make_mortal(count, lambda number, error: None)
+    shards.on_back = lambda number, lost, error: told.append((number, lost, str(error or "")))
+    shards.newest_save = lambda: str(tmp_path / "saved")
+    add(shards, *(fragment(player, 0, 30, first=100 * player) for player in range(count)))
+    asyncio.run(shards.save(str(tmp_path / "saved")))
+    add(shards, *(fragment(player, 1, 10, first=100 * player + 30) for player in range(count)))
+    return shards, made, told
+
+
+def test_a_lost_shard_comes_back_with_the_rows_of_the_checkpoint(tmp_path):
+    shards, made, told = make_saved(tmp_path)
+    assert shards.added == 80
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 2, 5, first=40), fragment(1, 2, 5, first=140)) == [None, None]
+    assert made == [(0, 1)] and told == [(0, 10, "")]
+    assert [status.size for status in shards.statuses] == [35, 45]
+    assert shards.added == 80  # and 10 more were added, and 10 lost
+    storage = shards.handles[0].target.buffer.storage
+    obs = storage.rows["obs"][:35, 0]
+    assert obs.tolist() == [*range(30), *range(40, 45)]
+    after = storage.get("obs", storage.follow(np.arange(35)))[:, 0]
+    assert (after == obs + 1).all()  # nothing was joined to what came before the rows that are lost
+
+
+def test_who_waits_for_samples_of_a_lost_shard_gets_them_of_what_it_is_restored_to(tmp_path):
+    shards, made, told = make_saved(tmp_path, count=1)
+    shards.handles[0].alive = False
+    chunk = shards.request(0, 4, 0.0)
+    assert asyncio.run(shards.deliver(chunk))
+    assert made == [(0, 1)] and told == [(0, 10, "")]
+    assert {part.handle for part in chunk.parts} == {shards.handles[0]}
+    assert shards.size == 30
+
+
+def test_a_restored_shard_draws_anew(tmp_path):
+    drawn = []
+    for dies in (False, True):
+        shards, *_ = make_saved(tmp_path / str(dies), count=1)
+        shards.handles[0].alive = not dies
+        asyncio.run(shards.save(str(tmp_path / f"again_{dies}")))
+        drawn.append(sample(shards, 4)[0]["obs"])
+    assert (drawn[0] != drawn[1]).any()
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told_of_and_the_shard_begins_empty(tmp_path):
+    shards, made, told = make_saved(tmp_path)
+    damaged = next((tmp_path / "saved" / "shard_0").glob("*.bin"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 2, 5), fragment(1, 2, 5)) == [None, None]
+    assert made == [(0, 1), (0, 2)]
+    assert [(number, lost) for number, lost, _ in told] == [(0, 40)] and damaged.name in told[0][2]
+    assert [status.size for status in shards.statuses] == [5, 45]
+
+
+def test_a_checkpoint_that_was_replaced_meanwhile_is_left_for_the_newer_one(tmp_path):
+    shards, made, told = make_saved(tmp_path)
+    asyncio.run(shards.save(str(tmp_path / "newer")))
+    answers = [str(tmp_path / "removed"), str(tmp_path / "newer")]
+    shards.newest_save = lambda: answers.pop(0) if len(answers) > 1 else answers[0]
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 2, 5), fragment(1, 2, 5)) == [None, None]
+    assert made == [(0, 1), (0, 2)] and told == [(0, 0, "")]
+
+
+def test_counts_of_a_lost_shard_are_neither_lost_nor_doubled(tmp_path):
+    shards, *_ = make_saved(tmp_path)
+    add(shards, fragment(0, 1, 10))  # a second time
+    asyncio.run(shards.save(str(tmp_path / "later")))
+    shards.newest_save = lambda: str(tmp_path / "later")
+    add(shards, fragment(0, 1, 10))
+    assert shards.counts["repeated"] == 2
+    shards.handles[0].alive = False
+    add(shards, fragment(0, 2, 5))
+    assert shards.counts["repeated"] == 2
+
+
+def test_a_successor_that_dies_is_restored_in_its_turn(tmp_path):
+    shards, made, told = make_saved(tmp_path)
+    make_shard = shards.make_shard
+
+    def make_one_that_dies_first(number, incarnation):
+        made_now = make_shard(number, incarnation)
+        made_now.alive = incarnation != 1
+        return made_now
+
+    shards.make_shard = make_one_that_dies_first
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 2, 5), fragment(1, 2, 5)) == [None, None]
+    assert made == [(0, 1), (0, 2)] and told == [(0, 10, "")]
+    assert [status.size for status in shards.statuses] == [35, 45]
+
+
+def test_a_mapped_shard_has_all_its_rows_again_without_a_checkpoint(tmp_path):
+    made = []
+
+    def make_shard(number, incarnation):
+        if made:
+            made[-1].buffer.close()
+            buffer = ReplayBuffer.attach(tmp_path / "mapped", 1000, seed=incarnation)
+        else:
+            buffer = ReplayBuffer(1000, memmap=tmp_path / "mapped")
+        made.append(Replay(buffer, BATCH, number, 1))
+        return Mortal(made[-1])
+
+    shards, told = Shards([make_shard(0, 0)], BATCH, 0, make_shard), []
+    shards.on_loss = lambda number, error: None
+    shards.on_back = lambda number, lost, error: told.append(lost)
+    add(shards, fragment(0, 0, 30))
+    asyncio.run(shards.save(str(tmp_path / "saved")))
+    shards.newest_save = lambda: str(tmp_path / "saved")
+    add(shards, fragment(0, 1, 30, first=30))
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 2, 30, first=60)) == [None]
+    assert told == [0] and shards.size == shards.added == 90
+    assert made[-1].buffer.available == 90  # one stream throughout
 
 
 def test_parts_of_ranks_are_ready_when_each_is():
