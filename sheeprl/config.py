@@ -125,8 +125,8 @@ class CheckpointConfig(Section):
     keep_best: Natural = Field(0, description="checkpoints with the best mean return that are kept besides")
     envs: bool = Field(
         True,
-        description="keep the environments' state, so that a resumed run goes on in their episodes; before, whether that "
-        "can be done is found out by stepping two more of them side by side",
+        description="keep the environments' state, so that a resumed run goes on in their episodes; whether that can "
+        "be done is found out by stepping two more of them side by side",
     )
     mirror: str | None = Field(
         None, description="also keep checkpoints there, in a folder named like the run's: s3://bucket/prefix, gs://…"

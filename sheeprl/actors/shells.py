@@ -88,6 +88,10 @@ class ReplayActor:
         """`Replay.load`."""
         return self.replay.load(folder)
 
+    def restore(self, folder: str | None) -> BufferStatus:
+        """`Replay.restore`."""
+        return self.replay.restore(folder)
+
 
 class TrainerActor:
     """A rank of the trainer group: a `Learner`, once `join` was called."""
