@@ -85,11 +85,11 @@ class Books:
 
     # ------------------------------------------------------------------------------------ taking note
 
-    def played(self, info: FragmentInfo) -> None:
-        """Take note of a fragment that the replay took."""
+    def played(self, info: FragmentInfo, instead_of: FragmentInfo | None = None) -> None:
+        """Take note of a fragment that the replay took; maybe in the place of one that nobody has learned from."""
         window = self.window
-        self.counters.policy_steps += info.policy_steps
-        self.counters.rows += info.rows
+        self.counters.policy_steps += info.policy_steps - (instead_of.policy_steps if instead_of else 0)
+        self.counters.rows += info.rows - (instead_of.rows if instead_of else 0)
         window.playing += info.seconds
         window.staleness = max(window.staleness, self.counters.version - info.version)
         window.returns += info.returns

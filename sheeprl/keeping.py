@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 from sheeprl.actors.handle import LostError
 from sheeprl.actors.players import Kept, Players
 from sheeprl.actors.shards import Shards
-from sheeprl.actors.trainers import Snapshot, Trainers
+from sheeprl.actors.trainers import Snapshot, Trainers, look_at
 from sheeprl.books import Books
 from sheeprl.errors import RunFailedError, one_line
 
@@ -74,30 +73,33 @@ class Keeping:
         self.keeper, self.books, self.clock, self.seconds = keeper, books, clock, seconds
         self.players, self.replay, self.trainers = players, replay, trainers
         self.kept: dict[int, Kept] = dict(players.kept)  # players' states at the border of the newest round
-        self.from_round: int | None = None  # from which players' states are wanted, for a checkpoint by the clock
+        self.overdue = False  # because somebody was lost while the one before was written
+        # From which round on players' states are wanted, but for checkpoints by policy steps.
+        self.from_round: int | None = None
         self.began = clock() - books.counters.wall_time
         self._next = clock() + (seconds or 0.0)
         self._writing: asyncio.Task[None] | None = None
 
     def wants_states_of(self, round_number: int) -> bool:
-        """Whether the clock demands a checkpoint that may come at the end of this round."""
+        """Whether a checkpoint may come at the end of this round, whatever the policy steps are by then."""
         return self.from_round is not None and round_number >= self.from_round
 
     def due(self, newest_asked: int, added: int) -> bool:
-        """Whether a checkpoint is due by the clock, which is as soon as a round has brought the players' states.
+        """Whether a checkpoint is due for another reason than policy steps, and a round has brought players' states.
 
         Args:
             newest_asked: the newest round that a player may have been asked for.
             added: rounds that are in the buffer.
         """
-        if self.seconds is None or self.clock() < self._next:
+        by_clock = self.seconds is not None and self.clock() >= self._next
+        if not by_clock and not self.overdue:
             return False
         if self.from_round is None:
             self.from_round = newest_asked + 1
         if added <= self.from_round:
             return False
-        self.from_round = None
-        self._next = self.clock() + self.seconds
+        self.from_round, self.overdue = None, False
+        self._next = self.clock() + (self.seconds or 0.0)
         return True
 
     async def begin(self, failed: Callable[[str], None]) -> None:
@@ -107,7 +109,8 @@ class Keeping:
             failed: is told why the checkpoint before couldn't be written.
         """
         await self.written(failed)
-        self._writing = asyncio.ensure_future(self.write())
+        self._writing = asyncio.ensure_future(self.write(while_playing=True))
+        self._writing.add_done_callback(look_at)  # `written` tells, unless the run is given up before
         await asyncio.sleep(0)  # until everybody has been asked for what they hold now
 
     async def written(self, failed: Callable[[str], None]) -> None:
@@ -131,15 +134,18 @@ class Keeping:
         self.kept |= await self.players.states([number for number in idle if number not in self.kept])
         await self.write()
 
-    async def write(self, last_resort: bool = False) -> None:
+    async def write(self, while_playing: bool = False, last_resort: bool = False) -> None:
         """Write a checkpoint of the border between two rounds.
 
         Args:
+            while_playing: the run goes on meanwhile; if somebody is lost, the next border is as good.
             last_resort: of a run whose trainers may be lost: then of their last snapshot.
 
         Raises:
             RunFailedError: it can't be written, or learner or buffer failed.
         """
+        if self.trainers.lacks_rollout:
+            raise RunFailedError("no checkpoint could be written: the trainers lack a rollout that was lost")
         now = self.clock()
         self.books.counters.wall_time = now - self.began
         books, kept = self.books.to_plain(now), self.kept
@@ -147,15 +153,15 @@ class Keeping:
         try:
             folder = self.keeper.begin(self.books.counters.policy_steps)
             if self.keeper.keeps_buffer:
-                await self.replay.save(f"{folder}/buffer")
+                await self.replay.save(f"{folder}/buffer", while_playing)
             snapshot = await self._newest_snapshot(asked, last_resort)
             self.books.window.checkpoint_stall += self.clock() - now
             books["counters"]["gradient_steps"] = snapshot.gradient_steps  # who failed in an update knows better
             await self.keeper.finish(folder, books, snapshot, kept)
         except Exception as error:
-            asked.add_done_callback(forget)
             if folder:
                 self.keeper.abandon(folder)
+            self.overdue = while_playing and isinstance(error, LostError)
             reason = f"no checkpoint could be written: {one_line(error)}"
             raise RunFailedError(reason, getattr(error, "trace", "")) from error
 
@@ -168,9 +174,3 @@ class Keeping:
             if not last_resort or before is None or self.trainers.keeps_updates:
                 raise
             return before
-
-
-def forget(future: asyncio.Future[Any]) -> None:
-    """Look at a failure, so that asyncio doesn't print it."""
-    with suppress(asyncio.CancelledError):
-        future.exception()

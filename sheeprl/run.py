@@ -34,7 +34,7 @@ from sheeprl.books import Books, Counters, Failures
 from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.errors import RunFailedError, one_line
 from sheeprl.evaluate import Evaluation
-from sheeprl.keeping import Keeper, Keeping, forget
+from sheeprl.keeping import Keeper, Keeping
 from sheeprl.report import Progress, Reporter
 
 CHUNK_STEPS = 64  # gradient steps per call to the learner: enough to make the call cheap, few enough to stop soon
@@ -213,7 +213,21 @@ class Run:
                 await self.evaluate()
             self.log_metrics()
         await self.keeping.written(self.tell_error)
-        await self.keeping.write_last([n for n in self.players.handles if self.asked[n] < self.counters.version])
+        await self.write_last_checkpoint()
+
+    async def write_last_checkpoint(self) -> None:
+        """Write the checkpoint that the run ends with, by trainers that are built again if they are lost meanwhile."""
+        while True:
+            lost = self.trainers.handle
+            try:
+                if self.plan.data.carries_debt:
+                    await self.take_gradient_steps(0)  # which trainers that were built again after the last round lack
+                idle = [number for number in self.players.handles if self.asked[number] < self.counters.version]
+                return await self.keeping.write_last(idle)
+            except RunFailedError as error:
+                if not isinstance(error.__cause__, LostError):
+                    raise
+                await self.rebuild_trainers(lost, error.__cause__)
 
     async def until_learned(self, learning: asyncio.Future[None], players: Sequence[asyncio.Future[None]]) -> None:
         """Wait for `learn`. A player that gives up ends the run with the round that is being learned."""
@@ -287,7 +301,9 @@ class Run:
 
     def may_play(self, round_number: int) -> bool:
         """Whether the weights are recent enough for a round that will still be learned from."""
-        if self.published is None or self.counters.policy_steps >= self.plan.total_steps:
+        if self.published is None:
+            return False
+        if self.counters.policy_steps >= self.plan.total_steps and round_number >= self.added:  # not one played again
             return False
         if self.stopping.is_set() and round_number > max(self.asked):
             return False
@@ -430,21 +446,39 @@ class Run:
         for each in taken:
             self.books.played(each.info)
         for number, error in enumerate(outcomes):
-            self.note_refusal(number, error)
+            if not isinstance(error, DataLostError):
+                self.note_refusal(number, error)
         self.added += 1
         self.keep_states(arrived)
         return sum(each.info.rows for each in taken)
 
-    async def add_until_there(self, arrived: list[Arrived]) -> list[RefusedFragmentError | None] | None:
-        """Put fragments into the replay, and others in the place of those that were lost with the node they were on."""
-        outcomes: list[RefusedFragmentError | DataLostError | None] = [DataLostError()] * len(arrived)
-        while lacking := [number for number, error in enumerate(outcomes) if isinstance(error, DataLostError)]:
+    async def add_until_there(self, arrived: list[Arrived]) -> list[RefusedFragmentError | DataLostError | None] | None:
+        """Put fragments into the replay; a rollout again, if the replay was lost when it had a part of it."""
+        while True:
+            outcomes = await self.add_or_replace(arrived)
+            if self.plan.data.carries_debt:
+                return outcomes
+            if any(isinstance(error, DataLostError) for error in outcomes):
+                return None
+            if any(outcomes) or self.replay.size >= sum(each.info.rows for each in arrived):
+                return outcomes
+
+    async def add_or_replace(self, arrived: list[Arrived]) -> list[RefusedFragmentError | DataLostError | None]:
+        """Put fragments into the replay, and others in the place of those that were lost with the node they were on.
+
+        Returns:
+            Why each wasn't taken: it was refused, or lost while the run is to stop.
+        """
+        outcomes: list[RefusedFragmentError | DataLostError | None] = [None] * len(arrived)
+        lacking = list(range(len(arrived)))
+        while lacking:
             fragments = {number: arrived[number].fragment for number in lacking}
+            lacking = []
             for number, outcome in (await self.asked_of(self.replay.add(fragments), "the buffer")).items():
                 outcomes[number] = outcome
-                if isinstance(outcome, DataLostError) and not await self.play_again(number, arrived):
-                    return None
-        return outcomes  # type: ignore[return-value]
+                if isinstance(outcome, DataLostError) and await self.play_again(number, arrived):
+                    lacking.append(number)
+        return outcomes
 
     async def play_again(self, number: int, arrived: list[Arrived]) -> bool:
         """Have a player's next fragment take the place of a lost one; whether it came before the run is to stop."""
@@ -459,7 +493,13 @@ class Run:
 
     async def add_again(self, arrived: list[Arrived]) -> bool | None:
         """Put a rollout into the buffer that has taken the place of the one which was lost with it."""
-        return None if await self.add_until_there(arrived) is None else True
+        before = list(arrived)
+        if await self.add_until_there(arrived) is None:
+            return None
+        for old, new in zip(before, arrived, strict=True):
+            if new is not old:
+                self.books.played(new.info, instead_of=old.info)
+        return True
 
     def keep_states(self, arrived: Sequence[Arrived]) -> None:
         """Remember what players held at the end of the round, as far as they were asked."""
@@ -625,6 +665,7 @@ class Run:
                     again = before - self.gradient_steps
                     for update in list(self.trainers.kept):
                         if not await self.updated(update):
+                            self.trainers.lacks_rollout = True
                             raise RunFailedError(f"a rollout was lost together with the trainers: {one_line(error)}")
                     break
                 except LostError as another:
@@ -690,7 +731,7 @@ class Run:
         if self.keeping.due(max(self.rounds), self.added) or by_steps:
             await self.keeping.begin(self.tell_error)
         elif due_snapshot and self.trainers.make is not None:
-            self.trainers.take_snapshot().add_done_callback(forget)  # who asks the trainers next hears of a failure
+            self.trainers.take_snapshot()  # of a failure hears who asks the trainers next
 
     async def evaluate(self) -> None:
         """Let the first player play greedy episodes with the newest weights, and log what they brought."""
@@ -740,7 +781,7 @@ class Run:
     @property
     def lost_rows(self) -> int:
         """Rows that the replay had taken in and lost; a rollout's are no loss once they were learned from."""
-        return self.counters.rows - self.replay.added if self.plan.data.carries_debt else 0
+        return max(0, self.counters.rows - self.replay.added) if self.plan.data.carries_debt else 0
 
     def log_metrics(self) -> None:
         """Write a line of metrics over what happened since the last one."""

@@ -9,6 +9,7 @@ ranks every rank has a part and draws its own share of the batch from it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -32,6 +33,7 @@ class Asked:
     Args:
         shard: its number.
         handle: who was asked.
+        turn: how many calls to shards came before.
         answer: its status; where samples were asked for, that these are there.
         block: the samples.
         samples: how many samples these are.
@@ -39,6 +41,7 @@ class Asked:
 
     shard: int
     handle: Handle
+    turn: int
     answer: Ref
     block: Ref | None = None
     samples: int = 0
@@ -96,6 +99,8 @@ class Shards:
         self.make_shard, self.together = make_shard, together
         self.incarnations = [0] * len(self.handles)
         self.statuses = [BufferStatus() for _ in self.handles]
+        self._known = [-1] * len(self.handles)  # of which turn each status is
+        self._turns = itertools.count()
         self.lost_counts: Counter[str] = Counter()  # of shards that were lost, as far as they were not kept
         self.newest_save: Callable[[], str | None] = lambda: None
         """Says where the replay is saved as a lost shard's successor is to take it over; None if nowhere."""
@@ -147,9 +152,23 @@ class Shards:
         """Ask all shards what they hold."""
         await self._ask_all([(shard, handle) for shard, handle in enumerate(self.handles)], "status")
 
-    async def save(self, folder: str) -> None:
-        """Write all shards into `folder`. Of one that is lost meanwhile, what its successor holds."""
-        await self._ask_all(self._everybody(), "save", folder)
+    async def save(self, folder: str, while_adding: bool = False) -> None:
+        """Write all shards into `folder`, as they are now. Of one that is lost meanwhile, what its successor holds.
+
+        Args:
+            folder: for all of them.
+            while_adding: others go on with adding meanwhile.
+
+        Raises:
+            LostError: a shard was lost `while_adding`, when its successor may already hold more.
+        """
+        if not while_adding:
+            return await self._ask_all(self._everybody(), "save", folder)
+        asked = [self._ask(shard, handle, "save", folder) for shard, handle in self._everybody()]
+        outcomes = await asyncio.gather(*map(self._answer, asked), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     async def load(self, folder: str) -> None:
         """Take over what was saved."""
@@ -209,7 +228,7 @@ class Shards:
                 if not self.is_ready:
                     return False
                 losses += 1
-                waiting += self._share_out(self._generator(chunk.first, losses), part.samples, chunk.progress)
+                waiting += self._draw_again(chunk, part, losses)
         return True
 
     async def write_back(self, chunk: Chunk, writes: Any) -> None:
@@ -238,6 +257,12 @@ class Shards:
             if count
         ]
 
+    def _draw_again(self, chunk: Chunk, part: Asked, losses: int) -> list[Asked]:
+        """Ask for what a lost shard owed."""
+        if chunk.order is None:  # it was the only one, and so is its successor
+            return [self._draw(0, self.handles[0], "sample", chunk.steps, chunk.progress)]
+        return self._share_out(self._generator(chunk.first, losses), part.samples, chunk.progress)
+
     def _generator(self, *key: int) -> np.random.Generator:
         """Of a chunk's own, so that there is nothing to save."""
         return np.random.Generator(np.random.PCG64(seeding.sequence(self.seed, seeding.Role.SHARDS, *key)))
@@ -248,11 +273,11 @@ class Shards:
     # ----------------------------------------------------------------------------------------------- asking
 
     def _ask(self, shard: int, handle: Handle, method: str, *args: Any) -> Asked:
-        return Asked(shard, handle, handle.call(method, *args))
+        return Asked(shard, handle, next(self._turns), handle.call(method, *args))
 
     def _draw(self, shard: int, handle: Handle, method: str, count: int, progress: float) -> Asked:
         answer, block = handle.call_pair(method, count, progress)
-        return Asked(shard, handle, answer, block, count)
+        return Asked(shard, handle, next(self._turns), answer, block, count)
 
     async def _answer(self, asked: Asked) -> None:
         """Take note of a shard's status.
@@ -268,8 +293,9 @@ class Shards:
             raise
         if not self._is_current(asked):
             raise LostError(f"shard {asked.shard} of the replay was replaced")
-        if asked.block is None:
-            self.statuses[asked.shard] = status
+        # Who saves asks several shards at once and takes note of them in turn, by when others know more of some.
+        if asked.block is None and asked.turn > self._known[asked.shard]:
+            self.statuses[asked.shard], self._known[asked.shard] = status, asked.turn
 
     async def _insist(self, asked: Asked, method: str, *args: Any) -> None:
         """Take note of a shard's status; if it is lost, ask the one that takes its place, in its turn."""
@@ -310,6 +336,8 @@ class Shards:
             except LostError:
                 return  # another has its place, and restores what it can
             except Exception as error:
+                if folder is None:
+                    raise RunFailedError(f"the buffer failed: {one_line(error)}") from error
                 newest = self.newest_save()
                 failure, folder = (error, None) if newest == folder else (None, newest)  # it was removed meanwhile
                 self._make_anew(shard)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sheeprl.actors.handle import Handle, Ref
 from sheeprl.actors.shards import Chunk
@@ -66,6 +67,7 @@ class Trainers:
         self.incarnation = 0
         self.snapshot: Snapshot | None = None  # None: as a group is when it is made
         self.kept: list[Update] = []
+        self.lacks_rollout = False  # whether one was lost together with the trainers that had learned from it
         self._asked = 0  # updates
 
     async def restore(self, data: Array) -> None:
@@ -86,8 +88,11 @@ class Trainers:
         return self.handle.call_pair("weights")
 
     def take_snapshot(self) -> asyncio.Future[Snapshot]:
-        """Have a snapshot taken, of what the group has been asked to learn so far."""
-        return asyncio.ensure_future(self._keep_snapshot(self.handle, self._asked, self.handle.call_pair("snapshot")))
+        """Have a snapshot taken, of what the group has been asked to learn so far. Nobody needs to wait for it."""
+        asked = self.handle.call_pair("snapshot")
+        taking = asyncio.ensure_future(self._keep_snapshot(self.handle, self._asked, asked))
+        taking.add_done_callback(look_at)
+        return taking
 
     async def _keep_snapshot(self, handle: Handle, covered: int, asked: tuple[Ref, Ref]) -> Snapshot:
         made, data = asked
@@ -110,15 +115,21 @@ class Trainers:
         self.handle.close()
         self.incarnation += 1
         self.handle = await self.make(self.incarnation)
-        if self.snapshot is not None:
-            await self.handle.call("restore", self.snapshot.data)
+        # All of this is asked at once: what somebody else asks of the new group comes after it.
+        restored = None if self.snapshot is None else self.handle.call("restore", self.snapshot.data)
         for update in self.kept:
             chunk = update.chunk
             update.answer, update.writes = self.handle.call_pair(
                 "update", chunk.steps, update.progress, chunk.order, *chunk.blocks
             )
-        return self.snapshot.gradient_steps if self.snapshot else 0
+        return 0 if restored is None else await restored
 
     def close(self) -> None:
         """Let go of the group."""
         self.handle.close()
+
+
+def look_at(future: asyncio.Future[Any]) -> None:
+    """Look at a failure that nobody may be waiting for, so that asyncio doesn't print it."""
+    if not future.cancelled():
+        future.exception()

@@ -1,6 +1,7 @@
 """Several shards of the replay against one, over objects of this process."""
 
 import asyncio
+import tempfile
 
 import numpy as np
 import pytest
@@ -330,6 +331,7 @@ def test_who_waits_for_samples_of_a_lost_shard_gets_them_of_what_it_is_restored_
     assert asyncio.run(shards.deliver(chunk))
     assert made == [(0, 1)] and told == [(0, 10, "")]
     assert {part.handle for part in chunk.parts} == {shards.handles[0]}
+    assert chunk.order is None and [ref.get()["obs"].shape for ref in chunk.blocks] == [(4, BATCH, 1)]
     assert shards.size == 30
 
 
@@ -415,6 +417,35 @@ def test_a_mapped_shard_has_all_its_rows_again_without_a_checkpoint(tmp_path):
     assert add(shards, fragment(0, 2, 30, first=60)) == [None]
     assert told == [0] and shards.size == shards.added == 90
     assert made[-1].buffer.available == 90  # one stream throughout
+
+
+def test_a_slow_shards_save_does_not_make_the_others_forget_what_came_after():
+    class Slow(LocalHandle):
+        """Saves only once `may_answer` is set."""
+
+        def call(self, method, *args):
+            ref = super().call(method, *args)
+            return asyncio.ensure_future(self.later(ref)) if method == "save" else ref
+
+        async def later(self, ref):
+            await self.may_answer.wait()
+            return await ref
+
+    async def main(folder):
+        replays, _ = make(2)
+        slow = Slow(replays[0])
+        slow.may_answer = asyncio.Event()
+        shards = Shards([slow, LocalHandle(replays[1])], BATCH)
+        await shards.add({0: LocalRef(fragment(0, 0, 30)), 1: LocalRef(fragment(1, 0, 20))})
+        saving = asyncio.ensure_future(shards.save(folder))
+        await asyncio.sleep(0)
+        await shards.add({0: LocalRef(fragment(0, 1, 30)), 1: LocalRef(fragment(1, 1, 20))})
+        slow.may_answer.set()
+        await saving
+        return [status.size for status in shards.statuses]
+
+    with tempfile.TemporaryDirectory() as folder:
+        assert asyncio.run(main(folder)) == [60, 40]
 
 
 def test_parts_of_ranks_are_ready_when_each_is():
