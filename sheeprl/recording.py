@@ -4,7 +4,8 @@ The run speaks to players, shards and trainers through handles only, and each of
 order. So the order of the calls, and which of them came to nothing because somebody died, is all that chance decides in
 a run. Data isn't written down: an argument that is the result of an earlier call is that call's number, and bytes are
 their digest, by which the replay finds them among what it made itself. Answers that the run sees (returns, losses,
-sizes) are, and so is the digest of every snapshot: the replay is compared with them.
+sizes) are, and so is the digest of every snapshot: the replay is compared with them. (A player's state is not: it holds
+generators of the environments' spaces, which nobody seeds and nobody draws from.)
 
 `record.jsonl` holds one JSON array a line:
 
@@ -46,15 +47,15 @@ FLUSH_AFTER = 1.0  # seconds
 NOT_COMPARED = frozenset({"seconds", "began", "counts", "unsaved"})
 
 
-def digest(data: bytes | memoryview | np.ndarray[Any, Any]) -> str:
+def digest(data: bytes | np.ndarray[Any, Any]) -> str:
     """Of 16 bytes, in hex: the name of data in a record."""
-    return hashlib.blake2b(np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else data, digest_size=16).hexdigest()
+    return hashlib.blake2b(data.tobytes() if isinstance(data, np.ndarray) else data, digest_size=16).hexdigest()
 
 
 def seen(value: Any) -> Any:
     """What is written of an answer, as JSON has it: what doesn't depend on time, and the digest of what is bytes."""
     if isinstance(value, (bytes, np.ndarray)):
-        return {"data": digest(value)}
+        return {"data" if isinstance(value, bytes) else "array": digest(value)}
     if is_dataclass(value):
         parts = {field.name: getattr(value, field.name) for field in fields(value)}  # their own names
         return {name: seen(part) for name, part in parts.items() if name not in NOT_COMPARED}
@@ -139,7 +140,7 @@ class Record:
         if isinstance(arg, RecordedRef):
             return {"of": [arg.number] if arg.half is None else [arg.number, arg.half]}
         if isinstance(arg, (bytes, np.ndarray)):
-            return {"data": digest(arg)}
+            return seen(arg)
         if isinstance(arg, str) and Path(arg).is_relative_to(self.run_dir):
             return {"path": Path(arg).relative_to(self.run_dir).as_posix()}
         if isinstance(arg, np.generic):

@@ -14,16 +14,13 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sheeprl.config import Config, ConfigError
 from sheeprl.errors import RunFailedError, one_line
 from sheeprl.recording import RECORD, digest, seen
-
-if TYPE_CHECKING:
-    from sheeprl.envs.transforms import Spaces
 
 SAY_EVERY = 10.0  # seconds between two lines of progress
 PARTIAL = re.compile(r"\.(step_\d+)\.part")  # a checkpoint while it is written, which is read under its final name
@@ -93,7 +90,6 @@ class Call:
     target: int
     method: str
     args: list[Any]
-    is_pair: bool
     answers: list[Answer] = field(default_factory=list)
     frees: list[int] = field(default_factory=list)
     """Calls whose results nobody needs once this was carried out."""
@@ -140,11 +136,12 @@ def read_record(run_dir: Path) -> list[Leg]:
         raise ConfigError([f"{run_dir}: holds no {RECORD}; only runs with log.record=true can be replayed"])
     lines = path.read_bytes().split(b"\n")
     legs: list[Leg] = []
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last line's end is what a killed run left of one
-        try:
+    number = 0
+    try:
+        for number, line in enumerate(lines[:-1], 1):  # behind the last line's end is what a killed run left of one
             _read_line(legs, number, json.loads(line))
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise ConfigError([f"{path}:{number}: isn't as it was written: {one_line(error)}"]) from error
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ConfigError([f"{path}:{number}: isn't as it was written: {one_line(error)}"]) from error
     if not legs:
         raise ConfigError([f"{path}: is empty"])
     return legs
@@ -159,7 +156,8 @@ def _read_line(legs: list[Leg], line: int, values: list[Any]) -> None:
     if kind == "make":
         leg.events.append(Made(*values[1:]))
     elif kind in ("call", "pair"):
-        call = Call(line, *values[1:], is_pair=kind == "pair")
+        number, target, method, args = values[1:]
+        call = Call(line, number, target, method, args)
         leg.calls[call.number] = call
         leg.events.append(call)
     elif kind == "answer":
@@ -205,7 +203,7 @@ def _paths(call: Call) -> set[str]:
 def _given(legs: Sequence[Leg]) -> tuple[frozenset[str], frozenset[str]]:
     """The data that calls are given, by digest, and what they read of what was saved."""
     calls = [call for leg in legs for call in leg.calls.values()]
-    data = {arg["data"] for call in calls for arg in call.args if isinstance(arg, dict) and "data" in arg}
+    data = {name for call in calls for arg in call.args if (name := _name_of(arg))}
     read = {path for call in calls if call.method != "save" for path in _paths(call)}
     return frozenset(data), frozenset(read)
 
@@ -292,12 +290,22 @@ class Replay:
             self.gradient_steps = value[0].gradient_steps
         if call.method == "save":
             self.saved |= _paths(call)
-        for name, part in _bytes_in(value):
-            if name in self.data_given:
-                self.data[name] = part
         if time.monotonic() - self._said > SAY_EVERY:
             self._said = time.monotonic()
             self.say(f"the same so far: {self.fragments:,} fragments, {self.gradient_steps:,} gradient steps")
+
+    def keep(self, what: Any, value: Any) -> None:
+        """Keep the bytes in an answer that somebody is going to be given, under the name that the record has for them.
+
+        Args:
+            what: the answer as the record has it.
+            value: what it is now.
+        """
+        if is_dataclass(value):
+            for name, part in what.items():
+                self.keep(part, getattr(value, name))  # its own fields
+        elif (name := _name_of(what)) in self.data_given:
+            self.data[name] = value
 
     def data_of(self, name: str) -> Any:
         """The bytes of that digest: that the replay made itself, or, if the record begins later, of a checkpoint.
@@ -418,8 +426,8 @@ class _Stage:
         if "of" in arg:
             number, *half = arg["of"]
             return self.outcomes[number].half(half[0] if half else None)
-        if "data" in arg:
-            return self.replay.data_of(arg["data"])
+        if (name := _name_of(arg)) is not None:
+            return self.replay.data_of(name)
         if "path" in arg:
             return self.replay.path_of(arg["path"], is_read)
         raise RunFailedError(f"an argument is of a kind that isn't recorded: {arg.get('unknown')}")
@@ -437,9 +445,10 @@ class _Stage:
                 if answer.how != "error" or outcome.error is None or one_line(outcome.error) != answer.what:
                     raise DifferenceError(f"{self._where(call)} {before} in the run, and now {now}")
             elif answer.how == "answer":
-                difference = first_difference(answer.what, _as_read(seen(outcome.half(answer.half))))
-                if difference:
+                now = outcome.half(answer.half)
+                if difference := first_difference(answer.what, _as_read(seen(now))):
                     raise DifferenceError(f"{self._where(call)} is another one: {difference}")
+                self.replay.keep(answer.what, now)
 
     def _where(self, call: Call) -> str:
         """Which call, for a message."""
@@ -506,23 +515,21 @@ def _as_read(value: Any) -> Any:
 
 
 def first_difference(before: Any, now: Any, where: str = "") -> str | None:
-    """Where two answers differ, and how; None if they don't."""
+    """Where two answers differ, and how; None if they don't. A player's state is no answer, just passed on."""
+    if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys() == {"data"}:
+        return None
     pairs: Iterator[tuple[str, Any, Any]] | None = None
     if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
         pairs = ((f"{where}.{key}" if where else key, before[key], now[key]) for key in before)
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         pairs = ((f"{where}[{number}]", *both) for number, both in enumerate(zip(before, now, strict=True)))
     if pairs is not None:
-        return next((found for name, *both in pairs if (found := first_difference(*both, where=name))), None)
+        return next((found for name, *both in pairs if (found := first_difference(both[0], both[1], name))), None)
     if json.dumps(before) == json.dumps(now):  # in which a NaN is a NaN
         return None
     return f"{where + ' ' if where else ''}was {before!r} in the run, and is {now!r}"
 
 
-def _bytes_in(value: Any) -> Iterator[tuple[str, Any]]:
-    """The data in what a call returned that later ones may be given, by digest."""
-    import numpy as np
-
-    state = getattr(value[0], "state", None) if isinstance(value, tuple) and value else None
-    whole = [value, state, *(value[1:] if isinstance(value, tuple) else ())]
-    return ((digest(part), part) for part in whole if isinstance(part, (bytes, np.ndarray)))
+def _name_of(value: Any) -> str | None:
+    """The digest that stands for bytes or an array."""
+    return (value.get("data") or value.get("array")) if isinstance(value, dict) else None
