@@ -111,6 +111,27 @@ def evaluate(
         )
 
 
+def replay(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR", help="the folder of a run with log.record=true")],
+    until_step: Annotated[int | None, typer.Option("--until-step", min=1, help="gradient step to stop after")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="write the agent there, as agent.pt has it")] = None,
+) -> None:
+    """Play a recorded run again in one process, and compare it bit by bit with what it was."""
+    try:
+        from sheeprl.replaying import replay_run
+
+        replayed = replay_run(run_dir, until_step, out, typer.echo)
+    except (Exception, KeyboardInterrupt) as error:
+        raise typer.Exit(_report(error)) from error
+    if replayed.difference is not None:
+        _say_error(f"not the same: {replayed.difference}")
+        raise typer.Exit(FAILED)
+    typer.echo(
+        f"the same: {replayed.fragments:,} fragments, {replayed.gradient_steps:,} gradient steps, "
+        f"final parameters {replayed.parameters}"
+    )
+
+
 def algos() -> None:
     """List the algorithms."""
     rows = [("name", "observations", "actions", "policy", "summary")]
@@ -121,7 +142,10 @@ def algos() -> None:
         typer.echo("  ".join([*cells, row[4]]))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"run": run, "resume": resume, "eval": evaluate, "algos": algos}
+COMMANDS: dict[str, Callable[..., None]] = {
+    **{"run": run, "resume": resume, "replay": replay},
+    **{"eval": evaluate, "algos": algos},
+}
 
 
 def _algorithm_row(name: str) -> tuple[str, str, str, str, str]:

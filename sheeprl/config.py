@@ -150,6 +150,7 @@ class LogConfig(Section):
         None, description="policy steps between lines of metrics; default a hundredth of the run, at most 10000"
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is printed")
+    record: bool = Field(False, description="write down what happens in which order, for sheeprl replay")
 
 
 class RayConfig(Section):

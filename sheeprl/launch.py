@@ -250,6 +250,15 @@ def _shards(
 
 
 async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
+    """Run to the end, and write down what was asked of whom if that is wanted."""
+    from sheeprl.recording import recorded
+
+    checkpoint = place.start.checkpoint.name if place.start else None
+    with recorded(config, pieces, place.run_dir, checkpoint, _say) as pieces:
+        return await _drive_to_end(config, pieces, place)
+
+
+async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
     """Run to the end, an interruption or a failure; whatever it is stands in the run's folder."""
     from sheeprl.checkpoint import CheckpointKeeper
 

@@ -161,6 +161,8 @@ def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
         yield f"algo.batch_size={batch}: must be a multiple of the {ranks} ranks that share it"
     if config.run.mode == "coupled" and players % ranks:
         yield f"players.num={players}: in coupled mode every rank plays; use a multiple of {ranks}"
+    if config.log.record and ranks > 1:
+        yield "log.record=true: only runs with one rank can be replayed; leave it out or use trainer.devices=1"
     if config.run.mode == "coupled" and trainer.num_nodes > 1:
         yield f"trainer.num_nodes={trainer.num_nodes}: coupled mode is for one node; use run.mode=decoupled"
 
