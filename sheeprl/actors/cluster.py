@@ -18,6 +18,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from sheeprl.actors.guard import Guard
 from sheeprl.actors.handle import DataLostError, Every, Handle, LostError, Ref
 from sheeprl.actors.ray_settings import cluster_address
 from sheeprl.actors.shells import PlayerActor, ReplayActor, TrainerActor
@@ -28,6 +29,7 @@ WARN_AFTER = 3.0  # seconds of waiting before saying for what
 NOTICE = 10.0  # seconds that may pass between a rank's death and Ray's word of it
 RANK_CPUS = 1  # that a rank asks for, though it may use more threads: so that a run fits a two-core machine
 Report = Callable[[str], None]
+_guarded: list[Guard] = []  # of the Ray that was started for the run
 
 
 class ClusterError(RuntimeError):
@@ -65,6 +67,7 @@ def connect(config: Config) -> bool:
             cpus = max(os.cpu_count() or 1, math.ceil(resources_asked(config)["CPU"]))
             # "local": a cluster that happens to run on this machine is joined when it is named, not by chance.
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
+            _guarded.append(Guard([process.pid for process in _services()]))
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "Ray"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -107,6 +110,16 @@ def _check_listening(address: str) -> None:
 def disconnect() -> None:
     """Leave the cluster; one that was started for the run ends."""
     ray.shutdown()
+    while _guarded:
+        _guarded.pop().close()
+
+
+def _services() -> list[Any]:
+    """Ray's own processes that were started with this program's `ray.init`, for which Ray has no public name."""
+    from ray._private import worker
+
+    started: dict[str, list[Any]] = worker._global_node.all_processes if worker._global_node else {}
+    return [info.process for infos in started.values() for info in infos]
 
 
 def resources_asked(config: Config) -> dict[str, float]:
