@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
 import time
 import traceback
@@ -120,6 +121,7 @@ def _train_decoupled(config: Config, spaces: Spaces) -> Result:
     """Every piece a Ray actor."""
     place = _find_place(config, config.buffer.shards)
     with _claimed(place):
+        _clear_other_layout(config, place)
         return _train_on_ray(config, spaces, place)
 
 
@@ -172,6 +174,7 @@ def _train_coupled(config: Config, spaces: Spaces) -> Result:
         return _train_in_process(config, spaces, Place(Path(), None, ranks))
     place = _find_place(config, shards=ranks)
     with _claimed(place):
+        _clear_other_layout(config, place)
         return _train_in_process(config, spaces, place)
 
 
@@ -504,6 +507,32 @@ def _replay_folder(config: Config, run_dir: Path) -> str | None:
         return str(run_dir / "buffer")
     own = hashlib.sha256(str(run_dir).encode()).hexdigest()[:8]
     return str(Path(config.buffer.dir).expanduser().resolve() / f"{run_dir.name}_{own}")
+
+
+def _clear_other_layout(config: Config, place: Place) -> None:
+    """Remove mapped files that are cut up otherwise than the run is now; the checkpoint has all that is in them.
+
+    Raises:
+        ConfigError: it hasn't.
+    """
+    folder = _replay_folder(config, place.run_dir)
+    if folder is None or place.start is None or not Path(folder).is_dir():
+        return
+    from sheeprl.buffer.memory import capacity_of
+
+    assert config.buffer.size is not None
+    found = {path.name: capacity_of(path) for path in Path(folder).glob("shard_*")}
+    wanted = {f"shard_{number}": config.buffer.size // place.shards for number in range(place.shards)}
+    if not found or found == wanted:
+        return
+    if place.start.buffer is None:
+        raise ConfigError(
+            [
+                f"buffer: {folder} has {len(found)} shards of {max(found.values())} rows, and no checkpoint of them; "
+                "go on with as many of that size"
+            ]
+        )
+    shutil.rmtree(folder)
 
 
 def _with_accelerator(config: Config, accelerator: str) -> Config:

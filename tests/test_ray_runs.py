@@ -10,7 +10,7 @@ import time
 import pytest
 import ray
 
-from sheeprl import ConfigError, RunFailedError, load_config
+from sheeprl import RunFailedError, load_config
 from sheeprl.actors import cluster
 from sheeprl.checkpoint import checkpoints
 from sheeprl.resolve import check
@@ -119,11 +119,22 @@ def test_two_shards_serve_any_number_of_ranks_and_are_resumed(tmp_path):
     assert largest_difference(one["agent"], other["agent"]) < 1e-5
     parts = checkpoints(tmp_path / "1")[-1] / "buffer"
     assert sorted(path.name for path in parts.iterdir()) == ["shard_0", "shard_1"]
-    with pytest.raises(ConfigError, match=r"buffer\.shards=1: the replay of .* is in 2 parts"):
-        run(tmp_path / "1", "sac", DECOUPLED, "players.num=3", "run.resume=true", "run.total_steps=400")
     result = run(tmp_path / "1", "sac", *overrides, "run.resume=true", "run.total_steps=400")
     assert result.gradient_steps == result.policy_steps - 50
     assert [line for line in lines(tmp_path / "1") if "Buffer/size" in line][-1]["Buffer/size"] >= 400
+
+
+@pytest.mark.parametrize("memmap", ["false", "true"])
+def test_a_run_goes_on_with_other_shards_players_and_ranks(tmp_path, memmap):
+    common = [DECOUPLED, f"buffer.memmap={memmap}", "run.resume=true"]
+    size = 0
+    for steps, shards, players, ranks in ((200, 1, 2, 1), (400, 3, 3, 2), (600, 2, 2, 1)):
+        changed = [f"buffer.shards={shards}", f"players.num={players}", f"trainer.devices={ranks}"]
+        result = run(tmp_path / "run", "sac", *common, *changed, f"run.total_steps={steps}")
+        assert result.gradient_steps == result.policy_steps - 50
+        last = [line for line in lines(tmp_path / "run") if "Buffer/size" in line][-1]
+        assert last["Buffer/size"] >= steps > size and "Buffer/lost_rows" not in last
+        size = last["Buffer/size"]
 
 
 @pytest.mark.parametrize(("shards", "memmap"), [(1, False), (2, False), (1, True)])

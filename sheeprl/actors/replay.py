@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sheeprl.actors.fragment import BufferStatus, Fragment, Write, Writes
+from sheeprl.buffer import regroup
 from sheeprl.buffer.replay_buffer import ReplayBuffer
 from sheeprl.buffer.storage import Rows
 
@@ -96,8 +97,12 @@ class Replay:
         return self.status()
 
     def load(self, folder: str) -> BufferStatus:
-        """Take over what was saved."""
-        self.buffer.load(self._folder(folder))
+        """Take over what was saved, be it in as many shards of this size or in others."""
+        here = regroup.Layout(self.shards, self.buffer.storage.capacity)
+        if regroup.layout_of(Path(folder)) == here:
+            self.buffer.load(self._folder(folder))
+        else:
+            regroup.load(self.buffer, Path(folder), self.shard, self.shards)
         return self.status()
 
     def restore(self, folder: str | None) -> BufferStatus:

@@ -187,6 +187,14 @@ def has_buffer(folder: Path) -> bool:
     return (folder / LAYOUT).is_file()
 
 
+def capacity_of(folder: Path) -> int:
+    """Rows that the buffer in a folder has room for; 0 if there is none."""
+    if not has_buffer(folder):
+        return 0
+    layout = json.loads((folder / LAYOUT).read_text())
+    return int(layout["index link"]["shape"][0])
+
+
 def in_use(folder: Path) -> bool:
     """Whether a process has a buffer open in a folder."""
     try:

@@ -112,6 +112,12 @@ class Priorities:
         priorities = self.tree.leaves.take(slots)
         return np.asarray(priorities ** -self.prioritized.beta_at(progress), np.float32)
 
+    def put(self, storage: Storage, numbers: Slots, leaves: npt.NDArray[np.float64]) -> None:
+        """Set what is kept in the tree for rows by arrival number, as it was in another buffer's."""
+        kept = storage.kept(numbers)
+        self.tree.update(numbers[kept] % storage.capacity, leaves[kept])
+        self.highest = max(self.highest, float(leaves.max(initial=0.0)))
+
     def update(self, storage: Storage, numbers: Slots, priorities: npt.NDArray[Any]) -> int:
         """Set the priorities of rows by arrival number; those of rows that are gone are counted as late.
 

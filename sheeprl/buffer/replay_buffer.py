@@ -388,6 +388,11 @@ class ReplayBuffer:
         """
         self._restore(self._saver.load(Path(folder)))
 
+    def adopt(self, counts: Counts) -> None:
+        """Take the rows that were put into the storage for such that it has had, and `counts` for what was counted."""
+        self.counts = counts
+        self._newest = Newest(self.storage.total)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything as plain values and arrays of its own, as `load_state_dict` takes it."""
         arrays = {name: values.copy() for name, values in self.storage.arrays().items()}

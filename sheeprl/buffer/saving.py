@@ -96,7 +96,7 @@ class Saver:
             DamagedSaveError: a file isn't as it was written. The storage is of no use then.
             ValueError: the storage is of another size or of other rows.
         """
-        body = _read_manifest(folder)
+        body = read_manifest(folder)
         arrays = {each["name"]: each for each in body["arrays"]}
         chunks = {(name, n): chunk for name, each in arrays.items() for n, chunk in enumerate(each["chunks"])}
         if missing := [chunk["file"] for chunk in chunks.values() if not (folder / chunk["file"]).is_file()]:
@@ -176,7 +176,12 @@ def _write_manifest(folder: Path, body: dict[str, Any]) -> None:
     partial.replace(folder / MANIFEST)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a saved buffer says of itself.
+
+    Raises:
+        DamagedSaveError: it can't be read.
+    """
     path = folder / MANIFEST
     try:
         outer = json.loads(path.read_text())

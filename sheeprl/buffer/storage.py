@@ -379,6 +379,19 @@ class Storage:
             annex.rebuild(self)
         self.changes.forget()
 
+    def clear(self) -> None:
+        """Forget all rows."""
+        self.restore({"capacity": self.capacity, "total": 0, "streams": Streams().to_plain()}, {})
+        self.stored = np.zeros(0, np.int64)
+        self.restored()
+
+    def count_gone(self, rows: int) -> None:
+        """Count rows among those that were ever added, of which none is here."""
+        self.streams.length = np.concatenate([self.streams.length, [rows]])
+        self.stored = np.concatenate([self.stored, [0]])
+        if self.journal is not None:
+            self.journal.begin(self.book())
+
     def reattach(self) -> None:
         """Take over what a process that was killed has left in the memory: all that was whole.
 

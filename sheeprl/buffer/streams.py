@@ -76,13 +76,17 @@ class Streams:
         self.groups: dict[StreamKey, StreamGroup] = {}
         self.length: Slots = np.zeros(0, np.int64)  # [streams] rows each stream has had
         self.pool_size = 0  # rows of the pool of tails
-        self._newest: dict[int, int] = {}  # by player, its newest incarnation
+        self.newest: dict[int, int] = {}  # by player, its newest incarnation
         self._closed: list[StreamGroup] = []
         self._free_tails: list[int] = []
 
+    def all_groups(self) -> list[StreamGroup]:
+        """Those that are closed and may still have rows, and the others."""
+        return [*self._closed, *self.groups.values()]
+
     def expects(self, key: StreamKey) -> int | None:
         """The sequence number of the next fragment; None from an incarnation that has been replaced."""
-        if key[1] < self._newest.get(key[0], key[1]):
+        if key[1] < self.newest.get(key[0], key[1]):
             return None
         group = self.groups.get(key)
         return group.next_sequence if group else 0
@@ -105,7 +109,7 @@ class Streams:
         tails = self._claim_tails(2 * envs, oldest).reshape(2, envs)
         group = StreamGroup(key, np.arange(first, first + envs), tails)
         self.groups[key] = group
-        self._newest[key[0]] = key[1]
+        self.newest[key[0]] = key[1]
         return group
 
     def add_hole(self, rows: int) -> int:
@@ -130,7 +134,7 @@ class Streams:
         return {
             "length": self.length.tolist(),
             "pool_size": self.pool_size,
-            "newest": [[player, life] for player, life in self._newest.items()],
+            "newest": [[player, life] for player, life in self.newest.items()],
             "free_tails": self._free_tails,
             "groups": [group.to_plain() for group in self.groups.values()],
             "closed": [group.to_plain() for group in self._closed],
@@ -142,7 +146,7 @@ class Streams:
         streams = cls()
         streams.length = np.array(plain["length"], np.int64)
         streams.pool_size = plain["pool_size"]
-        streams._newest = {player: life for player, life in plain["newest"]}
+        streams.newest = {player: life for player, life in plain["newest"]}
         streams._free_tails = list(plain["free_tails"])
         groups = [StreamGroup.from_plain(each) for each in plain["groups"]]
         streams.groups = {group.key: group for group in groups}
