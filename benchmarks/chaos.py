@@ -362,8 +362,8 @@ def disturb(
 def play_short(seed: int, folder: Path) -> Verdict:
     """Half a minute of SAC in which one of each role is killed."""
     part, rng = PARTS["sac"], random.Random(seed)
-    words = (*part.words, "run.total_steps=5000", f"run.seed={seed}")
-    return disturb(part, words, one_of_each(rng, 3.0, ROLES), rng, folder / "short")
+    words = (*part.words, "run.total_steps=8000", f"run.seed={seed}")
+    return disturb(part, words, one_of_each(rng, 2.0, ROLES), rng, folder / "short")
 
 
 def main(args: Sequence[str] | None = None) -> None:

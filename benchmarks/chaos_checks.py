@@ -83,7 +83,7 @@ def _owed(tree: Json, counters: Json) -> int:
     return int(counters["version"]) * int(algo["epochs"]) * minibatches
 
 
-def _examine_rows(run_dir: Path, tree: Json, counters: Json, lost: int | None, verdict: Verdict) -> None:
+def _examine_rows(run_dir: Path, tree: Json, counters: Json, lost: int, verdict: Verdict) -> None:
     """All that was acknowledged is there once, or counted as lost."""
     if "replay_ratio" not in tree["algo"]:
         return  # what a rollout held is gone
@@ -95,7 +95,7 @@ def _examine_rows(run_dir: Path, tree: Json, counters: Json, lost: int | None, v
         verdict.expect("rows", found.rows, played)
         verdict.expect("decisions", found.decisions, counters["policy_steps"])
         verdict.expect("rows lacking in between", found.gaps, 0)
-    elif lost is not None:
+    else:
         verdict.expect("rows and lost rows", found.rows + lost, played)
     verdict.figures |= {"rows": found.rows, "rows played": played, "rows told as lost": lost}
 
@@ -143,10 +143,10 @@ def _compare(nonce: Any, count: Any, found: Rows) -> None:
         found.gaps += int(own.max()) + 1 - len(own)
 
 
-def _newest(lines: list[Json], key: str) -> int | None:
-    """The newest value of a metric; None if it never was one. What is 0 isn't written."""
+def _newest(lines: list[Json], key: str) -> int:
+    """The newest value of a metric that isn't written while it is 0."""
     values = [line[key] for line in lines if key in line]
-    return int(values[-1]) if values else None
+    return int(values[-1]) if values else 0
 
 
 def mean_return(lines: list[Json]) -> float | None:
