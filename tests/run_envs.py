@@ -1,6 +1,7 @@
 """Environments for whole runs, registered on import."""
 
 import os
+import time
 import uuid
 
 import gymnasium
@@ -48,3 +49,57 @@ class Walk(gymnasium.Env):
 
 
 gymnasium.register("Walk-v0", Walk)
+
+
+class Hanging(Walk):
+    """Hangs in its step number `after`, once: whoever comes to it first leaves a mark.
+
+    Args:
+        mark: file that is made then.
+        after: steps of this environment.
+    """
+
+    def __init__(self, mark, after=20):
+        super().__init__()
+        self.mark, self.after = mark, after
+
+    def step(self, action):
+        if self.steps == self.after and not os.path.exists(self.mark):
+            open(self.mark, "x").close()
+            time.sleep(1000)
+        return super().step(action)
+
+
+class Opaque(gymnasium.Env):
+    """Goes on by a generator function, which can't be looked into.
+
+    Args:
+        hides: whether what it does next hangs on that alone; else the generator says nothing.
+    """
+
+    observation_space = gymnasium.spaces.Box(-1000.0, 1000.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, hides=True):
+        self.hides, self.count = hides, 0
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        self.hidden = self._numbers()
+        return np.zeros(1, np.float32), {}
+
+    def _numbers(self):
+        number = 0
+        while True:
+            yield number
+            number += 1
+
+    def step(self, action):
+        self.count += 1
+        number = next(self.hidden) if self.hides else self.count
+        return np.array([number], np.float32), 1.0, self.count == 30, False, {}
+
+
+gymnasium.register("Hanging-v0", Hanging)
+gymnasium.register("Opaque-v0", Opaque)

@@ -165,7 +165,9 @@ class Player:
             return "checkpoint.envs=false"
         if self._video_folder:
             return "episodes are recorded"
-        reason = why_not_saveable(lambda: make_saveable(self.config.env))
+        with self.watch.watching():
+            self.watch.begin()  # all of it may take as long as a step
+            reason = why_not_saveable(lambda: make_saveable(self.config.env))
         return f"the state of {self.config.env.id} can't be kept: {reason}" if reason else ""
 
     def state(self) -> bytes:

@@ -1,0 +1,81 @@
+"""Steps that take too long are interrupted, others aren't."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from sheeprl.envs.watch import StepTimeoutError, StepWatch
+
+
+def test_what_takes_too_long_is_interrupted():
+    watch = StepWatch(0.05)
+    with pytest.raises(StepTimeoutError, match=r"more than 0\.05 s \(players\.step_timeout\)"), watch.watching():
+        watch.begin()
+        time.sleep(60)
+
+
+def test_code_that_catches_everything_is_interrupted_again():
+    watch = StepWatch(0.05)
+    with pytest.raises(StepTimeoutError), watch.watching():
+        watch.begin()
+        with contextlib.suppress(Exception):
+            time.sleep(60)
+        time.sleep(60)
+
+
+def test_each_step_has_its_own_time_and_what_comes_after_is_not_watched():
+    watch = StepWatch(0.2)
+    with watch.watching():
+        for _ in range(4):
+            watch.begin()
+            time.sleep(0.1)
+    time.sleep(0.3)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_the_handler_from_before_is_back():
+    def handler(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with StepWatch(1.0).watching():
+            assert signal.getsignal(signal.SIGALRM) is not handler
+        assert signal.getsignal(signal.SIGALRM) is handler
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_in_another_thread_nothing_is_watched():
+    done = []
+
+    def play():
+        watch = StepWatch(0.01)
+        with watch.watching():
+            watch.begin()
+            time.sleep(0.05)
+        done.append(True)
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    thread.join()
+    assert done
+
+
+def test_a_process_that_is_stuck_in_c_is_ended():
+    program = (
+        "import signal, sheeprl.envs.watch as w\n"
+        "w.REARM = 0.05\n"
+        "watch = w.StepWatch(0.05, last_resort=True)\n"
+        "with watch.watching():\n"
+        "    watch.begin()\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"  # as what never comes back to Python
+        "    import time; time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 1 and "Timeout" in ended.stderr
