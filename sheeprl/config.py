@@ -104,7 +104,11 @@ class TrainerConfig(Section):
     num_nodes: Count = Field(1, description="nodes")
     strategy: Literal["auto", "ddp"] = Field("auto", description="Fabric's strategy")
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Fabric's precision")
-    compile: bool = Field(False, description="torch.compile the losses (needs a C++ compiler)")
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="take each gradient step as one compiled graph, which is kept for later runs; auto: where the run "
+        "is long enough to win back the time that compiling takes, and there is a C++ compiler",
+    )
     threads: Count | None = Field(None, description="CPU threads of each rank; default: all cores but one, shared out")
     prefetch: Natural = Field(1, description="chunks of batches requested ahead, never across a round's border")
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 RECORD = "record.jsonl"
 FLUSH_AFTER = 1.0  # seconds
 # Of an answer: what depends on time, or on calls that a shard which was lost had carried out unheard.
-NOT_COMPARED = frozenset({"seconds", "began", "counts", "unsaved"})
+NOT_COMPARED = frozenset({"seconds", "began", "counts", "unsaved", "notes"})
 
 
 def digest(data: bytes | np.ndarray[Any, Any]) -> str:

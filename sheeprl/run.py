@@ -635,6 +635,8 @@ class Run:
             self.counters.gradient_steps = info.gradient_steps
             return True
         update.noted = True
+        for note in info.notes:
+            self.reporter.message(note)
         self.books.learned(info)
         if self.learned_until is not None:
             self.books.window.batch_wait += max(0.0, info.began - self.learned_until)

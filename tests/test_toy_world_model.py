@@ -207,15 +207,20 @@ def test_behavior_phase_sees_the_stepped_world_model_and_leaves_it_alone(player,
     _, weights = learner.weights()
     buffer = ReplayBuffer(500, learner.algorithm.data().sampler)
     buffer.add(unflatten(player.collect(32, weights, 0, "explore")[1].rows, batch_dims=2))
-    batch = next(iter(learner._batches(1, None, [flatten(buffer.sample(16))])))
+    tensors = next(iter(learner.batches.read(1, None, [flatten(buffer.sample(16))])))
+    batch = learner.batches.assemble(tensors)
     world, behavior = learner.algorithm.phases(None)
     loss = world.loss(learner.agent, batch, {}, {})
     noise = behavior.noise(torch.Size([16]), torch.Generator())
     imagined = behavior.loss(learner.agent, batch, noise, loss.carry)
-    of_world = learner.groups["world"].parameters
+    agent, optimizers = learner.agent, learner.algorithm.optimizers()
+    of_world, of_behavior = (
+        [p for module in optimizers[name].modules for p in agent.get_submodule(module).parameters()]
+        for name in ("world", "behavior")
+    )
     gradients = torch.autograd.grad(imagined.value, of_world, allow_unused=True, retain_graph=True)
     assert all(gradient is None or not gradient.any() for gradient in gradients)
-    assert any(g.any() for g in torch.autograd.grad(imagined.value, learner.groups["behavior"].parameters))
+    assert any(g.any() for g in torch.autograd.grad(imagined.value, of_behavior))
     before = weights_of.to_arrays(learner.agent)
     learner.update(1, 0.0, None, flatten(buffer.sample(16)))
     changed = {name for name, values in weights_of.to_arrays(learner.agent).items() if (values != before[name]).any()}

@@ -99,9 +99,11 @@ class UpdateInfo:
         metrics: means over the update.
         seconds: time it took.
         began: when, by the learner's own clock.
+        notes: what is worth a line in the run's log.
     """
 
     gradient_steps: int
     metrics: dict[str, float]
     seconds: float
     began: float
+    notes: tuple[str, ...] = ()

@@ -5,28 +5,28 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from tensordict import TensorDict
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from sheeprl import seeding
 from sheeprl.actors.fragment import UpdateInfo, Write, Writes
-from sheeprl.actors.replay import join_parts
 from sheeprl.algos.args import OnPolicy
-from sheeprl.algos.base import Average, Loss, LossFunction, Phase, Spaces, Step, Tensors
+from sheeprl.algos.base import Loss, Phase, Spaces, Step, Tensors
 from sheeprl.algos.build import build_algorithm
-from sheeprl.buffer.flat import flatten, unflatten
+from sheeprl.buffer.flat import flatten
 from sheeprl.buffer.memory import Array
-from sheeprl.buffer.priorities import normalize_importance
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
+from sheeprl.learning.batches import Batches, Minibatches, Samples, Share, Tree
+from sheeprl.learning.compiled import CompiledSteps, CompileError
+from sheeprl.learning.flat import FlatParameters
+from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
 
 
@@ -34,14 +34,19 @@ class NonFiniteError(RuntimeError):
     """A loss or its gradient is not a finite number. The step that would have spread it was not taken."""
 
 
-@dataclass
-class Group:
-    """The parameters of one optimizer."""
+class FabricRanks:
+    """The ranks of a Fabric."""
 
-    parameters: list[nn.Parameter]
-    optimizer: Optimizer
-    learning_rates: list[float]
-    max_grad_norm: float | None
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+        self.world = fabric.world_size
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over the ranks."""
+        if self.world == 1:
+            return value
+        total: Tensor = self.fabric.all_reduce(value, reduce_op="sum")  # type: ignore[assignment]
+        return total
 
 
 class Learner:
@@ -65,29 +70,45 @@ class Learner:
         self.algorithm = build_algorithm(config, spaces)
         torch.manual_seed(seeding.seeds(seed, seeding.Role.AGENT)[0])
         self.agent = fabric.to_device(self.algorithm.build_agent())
-        self.groups = self._build_groups()
         self.gradient_steps = 0
         # Minibatches and noise are drawn for the whole group, the same on every rank, and each rank takes its part:
         # so a result doesn't depend on the number of ranks.
         self.group_rng = torch.Generator().manual_seed(seeding.seeds(seed, seeding.Role.LEARNER)[0])
         self.rank_rng = self._own_generator()
+        self.step = self._lay_out()
+        self.batches = self._make_batches()
+        self.compiled = CompiledSteps(self.step, self.batches.assemble) if config.trainer.compile else None
         self._failure: NonFiniteError | None = None
-        self._compiled: dict[LossFunction, LossFunction] = {}
+        self._notes: list[str] = []  # for the run's log
 
     def _own_generator(self) -> np.random.Generator:
         """What this rank draws from in the coming update: made anew for each, so that no rank has a state to keep."""
         key = seeding.sequence(self.config.run.seed, seeding.Role.RANK, self.rank, self.gradient_steps)
         return np.random.Generator(np.random.PCG64(key))
 
-    def _build_groups(self) -> dict[str, Group]:
+    def _lay_out(self) -> GradientStep:
+        """The parameters in few vectors, and the optimizers over these."""
+        specs = self.algorithm.optimizers()
+        flat = FlatParameters(self.agent, {name: spec.modules for name, spec in specs.items()})
         groups = {}
-        for name, spec in self.algorithm.optimizers().items():
-            modules = [self.agent.get_submodule(module) for module in spec.modules]
-            parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-            optimizer = spec.build(parameters)
+        for name, spec in specs.items():
+            vectors = flat.of_group(name)
+            optimizer = spec.build([flat.vectors[number] for number in vectors])
             rates = [float(group["lr"]) for group in optimizer.param_groups]
-            groups[name] = Group(parameters, optimizer, rates, spec.max_grad_norm)
-        return groups
+            groups[name] = Group(vectors, optimizer, rates, spec.max_grad_norm)
+        return GradientStep(self.agent, flat, groups, FabricRanks(self.fabric), self.fabric.autocast)
+
+    def _make_batches(self) -> Batches:
+        data = self.algorithm.data()
+        share = Share(self.rank, self.step.ranks, self.has_shard, self.fabric.device)
+        if not isinstance(data, OnPolicy):
+            return Samples(share)
+        return Minibatches(self.algorithm, data, self.agent, share, self._permutation, self.fabric.autocast)
+
+    def _permutation(self, length: int) -> Tensor:
+        if self.has_shard:
+            return torch.from_numpy(self.rank_rng.permutation(length))
+        return torch.randperm(length, generator=self.group_rng)
 
     # ---------------------------------------------------------------------------------------- learning
 
@@ -116,175 +137,70 @@ class Learner:
         metrics: dict[str, list[Tensor]] = {}
         writes: Writes = []
         try:
-            for batch in self._batches(steps, order, blocks):
-                for name, value in self._gradient_step(batch, progress, writes).items():
+            for tensors in self.batches.read(steps, order, blocks):
+                for name, value in self._gradient_step(tensors, progress, writes).items():
                     metrics.setdefault(name, []).append(value)
         except NonFiniteError as error:
             self._failure = error
             raise
         means = self._means(metrics)
-        return UpdateInfo(self.gradient_steps, means, time.perf_counter() - started, started), writes
+        notes, self._notes = tuple(self._notes), []
+        return UpdateInfo(self.gradient_steps, means, time.perf_counter() - started, started, notes), writes
 
-    def _gradient_step(self, batch: TensorDict, progress: float, writes: Writes) -> Tensors:
+    def _gradient_step(self, tensors: Tree, progress: float, writes: Writes) -> Tensors:
         """One pass over the phases; the metrics of all of them."""
-        carried: Tensors = {}
-        metrics: Tensors = {}
-        for phase in self.algorithm.phases(Step(self.gradient_steps, progress)):
-            noise = self._noise(phase, batch)
-            scalars = {name: torch.tensor(value, device=self.fabric.device) for name, value in phase.scalars.items()}
-            with self.fabric.autocast():
-                loss = self._loss_function(phase)(self.agent, batch, noise, {**carried, **scalars})
-            self._minimize(self.groups[phase.optimizer], phase, loss)
-            for average in phase.averages:
-                self._move_average(average)
-            for name, value in loss.buffers.items():
-                self.agent.get_buffer(name).copy_(self._group_sum(value) / self.world)
-            carried.update(loss.carry)
-            metrics.update(loss.metrics)
-            if loss.write or loss.priority is not None:
-                writes.append(_write(batch, loss))
+        phases = self.algorithm.phases(Step(self.gradient_steps, progress))
+        samples = self.batches.samples(tensors)
+        noise = [self._noise(phase, samples) for phase in phases]
+        scalars = [{name: self._tensor(value) for name, value in phase.scalars.items()} for phase in phases]
+        compiled = self._compiled_step(phases, tensors, noise, scalars)
+        metrics, losses = compiled or self._eager_step(phases, tensors, noise, scalars)
+        writes += [_write(self.batches.index(tensors), loss) for loss in losses]
         self.gradient_steps += 1
         return metrics
 
-    def _minimize(self, group: Group, phase: Phase, loss: Loss) -> None:
-        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss.value, group.parameters, allow_unused=True)
-        if self.world > 1:
-            gradients = self._average_over_ranks(group, gradients)
-        for parameter, gradient in zip(group.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
-        if not math.isfinite(norm.item()):
-            raise NonFiniteError(self._blame(phase, loss))
-        if group.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(group.parameters, group.max_grad_norm, norm)
-        for settings, rate in zip(group.optimizer.param_groups, group.learning_rates, strict=True):
-            settings["lr"] = rate * phase.lr_scale
-        group.optimizer.step()
+    def _compiled_step(
+        self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors], scalars: list[Tensors]
+    ) -> tuple[Tensors, list[Loss]] | None:
+        """The step as one graph; None if it has to be taken one operation after the other."""
+        if self.compiled is None or not self.compiled.is_ready(phases):
+            return None
+        try:
+            taken = self.compiled.take(phases, tensors, noise, scalars)
+        except CompileError as error:
+            self.compiled = None
+            self._notes.append(f"gradient steps aren't compiled: {error}")
+            return None
+        for phase, norm in zip(phases, taken.norms, strict=True):
+            if not math.isfinite(norm):
+                self._refuse(phase, taken.metrics)
+        self._notes += taken.notes
+        return taken.metrics, taken.losses
 
-    def _average_over_ranks(self, group: Group, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-        """One all-reduce of all gradients as one vector."""
-        filled = [
-            torch.zeros_like(parameter) if gradient is None else gradient
-            for parameter, gradient in zip(group.parameters, gradients, strict=True)
-        ]
-        flat = torch.cat([gradient.flatten() for gradient in filled])
-        mean: Any = self.fabric.all_reduce(flat, reduce_op="mean")
-        parts = mean.split([gradient.numel() for gradient in filled])
-        return tuple(part.view_as(gradient) for part, gradient in zip(parts, filled, strict=True))
+    def _eager_step(
+        self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors], scalars: list[Tensors]
+    ) -> tuple[Tensors, list[Loss]]:
+        """One operation after the other; the metrics, and what has to be written back."""
+        step = self.step
+        buffers = dict(self.agent.named_buffers())
+        stepper = OptimizerStepper(step.flat.vectors, buffers, step.groups, self._refuse)
+        outcome = step.take(phases, step.flat.vectors, buffers, self.batches.assemble(tensors), noise, scalars, stepper)
+        return outcome.metrics, outcome.losses
 
-    def _blame(self, phase: Phase, loss: Loss) -> str:
-        """Which loss is not finite, and when."""
-        bad = [f"{name} is {value.item()}" for name, value in loss.metrics.items() if not torch.isfinite(value).all()]
+    def _refuse(self, phase: Phase, metrics: Tensors) -> NoReturn:
+        """Say which loss is not finite, and when."""
+        bad = [f"{name} is {value.item()}" for name, value in metrics.items() if not torch.isfinite(value).all()]
         what = " and ".join(bad) or f"the gradient of the loss of {phase.optimizer!r} is not finite"
-        return f"{what} at gradient step {self.gradient_steps}"
+        raise NonFiniteError(f"{what} at gradient step {self.gradient_steps}")
 
-    def _move_average(self, average: Average) -> None:
-        online = self.agent.get_submodule(average.online).parameters()
-        target = self.agent.get_submodule(average.target).parameters()
-        with torch.no_grad():
-            for goal, parameter in zip(online, target, strict=True):
-                parameter.lerp_(goal, average.tau)
+    def _tensor(self, value: float) -> Tensor:
+        return torch.tensor(value, device=self.fabric.device)
 
-    def _loss_function(self, phase: Phase) -> LossFunction:
-        if not self.config.trainer.compile:
-            return phase.loss
-        if phase.loss not in self._compiled:
-            self._compiled[phase.loss] = torch.compile(phase.loss)
-        return self._compiled[phase.loss]
-
-    # ----------------------------------------------------------------------------------------- batches
-
-    def _batches(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[TensorDict]:
-        """The batches of this rank, each with `weight`."""
-        data = self.algorithm.data()
-        if isinstance(data, OnPolicy):
-            yield from self._minibatches(data, blocks[0], steps)
-            return
-        rows = dict(blocks[0]) if order is None else join_parts(blocks, order, steps)
-        # Of a sequence there is one importance, so that it isn't one of the rows [L, N].
-        importance = {"importance": rows.pop("importance").copy()} if "importance" in rows else {}
-        normalize_importance(importance)
-        every_rank = slice(None) if self.has_shard else slice(self.rank, None, self.world)
-        batches = self._to_device(unflatten(rows, rows["index"].ndim)[..., every_rank])
-        samples = batches.batch_size[-1]
-        per_sample = {
-            name: torch.from_numpy(values[:, every_rank]).to(self.fabric.device) for name, values in importance.items()
-        }
-        per_sample["weight"] = torch.full((1, samples), 1.0 / samples, device=self.fabric.device).expand(steps, -1)
-        for number, batch in enumerate(batches.unbind(0)):
-            if batch.batch_dims > 1:
-                batch.batch_size = torch.Size([])  # sequences [L, N] next to weights [N]
-            yield batch.update({name: values[number] for name, values in per_sample.items()})
-
-    def _minibatches(self, data: OnPolicy, block: Rows, steps: int) -> Iterator[TensorDict]:
-        """Shuffled minibatches of the prepared rollout: all of one shape, filled up with masked rows."""
-        with torch.no_grad(), self.fabric.autocast():
-            rows = self.algorithm.prepare(self.agent, self._to_device(unflatten(block, batch_dims=2)))
-        rows = rows.reshape(-1)
-        valid = torch.nonzero(rows["mask"].cpu()).squeeze(-1)
-        ranks = 1 if self.has_shard else self.world
-        shape = self._minibatch_rows(data, len(rows))
-        minibatches = data.minibatches(len(rows) * (self.world // ranks))
-        for step in range(steps):
-            if step % minibatches == 0:
-                chunks = self._shuffled(valid).tensor_split(minibatches)
-            yield self._minibatch(data, rows, chunks[step % minibatches], shape, ranks)
-
-    def _minibatch_rows(self, data: OnPolicy, rows: int) -> int:
-        """Rows of a minibatch, before it is shared out where all ranks read the same rollout of `rows` rows."""
-        if self.has_shard:
-            return data.batch_size // self.world if data.batch_size else rows
-        return data.batch_size or math.ceil(rows / self.world) * self.world
-
-    def _shuffled(self, valid: Tensor) -> Tensor:
-        if self.has_shard:
-            order = torch.from_numpy(self.rank_rng.permutation(len(valid)))
-        else:
-            order = torch.randperm(len(valid), generator=self.group_rng)
-        return valid[order]
-
-    def _minibatch(self, data: OnPolicy, rows: TensorDict, chosen: Tensor, shape: int, ranks: int) -> TensorDict:
-        """One minibatch, or what of it is this rank's."""
-        mask = torch.zeros(shape, dtype=torch.bool)
-        mask[: len(chosen)] = True
-        padded = torch.zeros(shape, dtype=torch.long)
-        padded[: len(chosen)] = chosen
-        part = slice(None) if ranks == 1 else slice(self.rank, None, ranks)
-        batch: TensorDict = rows[padded[part].to(self.fabric.device)]
-        mask = mask[part].to(self.fabric.device)
-        count = self._group_sum(mask.sum().float()).clamp_min(1)  # rows may all be ends of episodes
-        batch["weight"] = mask * (self.world / count)
-        for key in data.standardize:
-            batch[key] = self._standardized(batch[key], mask, count)
-        return batch
-
-    def _standardized(self, values: Tensor, mask: Tensor, count: Tensor) -> Tensor:
-        """Zero mean and unit standard deviation over what is valid in the whole group."""
-        mean = self._group_sum((values * mask).sum()) / count
-        variance = self._group_sum(((values - mean) ** 2 * mask).sum()) / (count - 1).clamp_min(1)
-        return (values - mean) / (variance.sqrt() + 1e-8)
-
-    def _group_sum(self, value: Tensor) -> Tensor:
-        if self.world == 1:
-            return value
-        total: Tensor = self.fabric.all_reduce(value, reduce_op="sum")  # type: ignore[assignment]
-        return total
-
-    def _to_device(self, data: TensorDict) -> TensorDict:
-        """On CPU the data itself, read-only where it came out of the object store."""
-        device = self.fabric.device
-        if device.type == "cpu":
-            return data
-        if device.type == "cuda":  # from pinned memory the copy goes on while the next kernels are being queued
-            return data.pin_memory().to(device, non_blocking=True)
-        return data.to(device)
-
-    def _noise(self, phase: Phase, batch: TensorDict) -> Tensors:
+    def _noise(self, phase: Phase, samples: int) -> Tensors:
         """What of the group's noise is this rank's."""
         if phase.noise is None:
             return {}
-        local = len(batch["weight"])
-        drawn = phase.noise(torch.Size([local * self.world]), self.group_rng)
+        drawn = phase.noise(torch.Size([samples * self.world]), self.group_rng)
         return {name: values[self.rank :: self.world].to(self.fabric.device) for name, values in drawn.items()}
 
     def _means(self, metrics: dict[str, list[Tensor]]) -> dict[str, float]:
@@ -293,7 +209,7 @@ class Learner:
             return {}
         means = torch.stack([torch.stack(values).float().mean() for values in metrics.values()])
         if self.world > 1:
-            means = self.fabric.all_reduce(means, reduce_op="mean")  # type: ignore[assignment]
+            means = self.step.ranks.sum(means) / self.world
         return dict(zip(metrics, means.tolist(), strict=True))
 
     # ------------------------------------------------------------------------------------------- state
@@ -317,7 +233,7 @@ class Learner:
             return self.gradient_steps, None  # ranks differ in nothing
         state = {
             "agent": self.agent.state_dict(),
-            "optimizers": {name: group.optimizer.state_dict() for name, group in self.groups.items()},
+            "optimizers": {name: group.optimizer.state_dict() for name, group in self.step.groups.items()},
             "gradient_steps": self.gradient_steps,
             "generator": self.group_rng.get_state(),
         }
@@ -330,18 +246,18 @@ class Learner:
         file = io.BytesIO(data.tobytes())
         state = torch.load(file, map_location="cpu", weights_only=True)
         self.agent.load_state_dict(state["agent"])
-        for name, group in self.groups.items():
+        for name, group in self.step.groups.items():
             group.optimizer.load_state_dict(state["optimizers"][name])
+        if self.compiled is not None:
+            self.compiled.rebind()
         self.gradient_steps = int(state["gradient_steps"])
         self.group_rng.set_state(state["generator"])
         self._failure = None
         return self.gradient_steps
 
 
-def _write(batch: TensorDict, loss: Loss) -> Write:
+def _write(index: Tensor, loss: Loss) -> Write:
     """What a loss gave for the rows of its batch, as it travels."""
-    # In the dtypes that are stored: NumPy doesn't know the bfloat16 of mixed precision.
-    stored = {name: value.to(batch[name].dtype) for name, value in loss.write.items()}
-    values = flatten(TensorDict(stored, batch_size=batch["index"].shape).cpu())
+    values = flatten(TensorDict(loss.write, batch_size=index.shape).cpu())
     priority = None if loss.priority is None else loss.priority.float().cpu().numpy()
-    return Write(batch["index"].cpu().numpy(), values, priority)
+    return Write(index.cpu().numpy(), values, priority)

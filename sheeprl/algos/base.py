@@ -134,7 +134,7 @@ class Phase:
     Args:
         optimizer: name of the parameter group, a key of `Algorithm.optimizers()`.
         loss: the pure loss function. Keep it the same object from step to step (a method, a module's function): it is
-            what gets compiled.
+            compiled once.
         noise: draws what the loss needs at random.
         scalars: numbers that change over the run (a clip that is annealed); the loss finds them as tensors in `carry`.
         lr_scale: factor on the optimizer's learning rate.
@@ -155,7 +155,8 @@ class OptimizerSpec:
 
     Args:
         modules: names of the agent's submodules whose parameters are in the group.
-        build: makes the optimizer from a list of parameters.
+        build: makes the optimizer from a list of parameters: of long vectors in which those of the modules lie, so it
+            must treat each number by itself.
         max_grad_norm: clip of the gradients' global norm; None doesn't clip.
     """
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -10,26 +12,37 @@ from tensordict import TensorDict
 
 from sheeprl.buffer.storage import Rows
 
+T = TypeVar("T")
+
 
 def flatten(data: TensorDict) -> Rows:
     """Arrays by flat key (`obs/position`), sharing the TensorDict's memory."""
-    leaves: Rows = {}
-    for key, value in data.items(include_nested=True, leaves_only=True):
-        leaves["/".join((key,) if isinstance(key, str) else key)] = _array(value)  # type: ignore[arg-type]
-    return leaves
+    return {key: _array(value) for key, value in leaves(data).items()}
+
+
+def leaves(data: TensorDict) -> dict[str, torch.Tensor]:
+    """The tensors by flat key."""
+    pairs = data.items(include_nested=True, leaves_only=True)
+    return {key if isinstance(key, str) else "/".join(key): values for key, values in pairs}  # type: ignore[misc]
 
 
 def unflatten(rows: Rows, batch_dims: int) -> TensorDict:
     """A TensorDict that shares the arrays' memory, with the first `batch_dims` axes as its batch size."""
-    nested: dict[str, object] = {}
-    for key, values in rows.items():
-        *groups, leaf = key.split("/")
-        level = nested
-        for group in groups:
-            level = level.setdefault(group, {})  # type: ignore[assignment]
-        level[leaf] = _tensor(values)
+    levels = nested({key: _tensor(values) for key, values in rows.items()})
     batch_size = next(iter(rows.values())).shape[:batch_dims]
-    return TensorDict(nested, batch_size=batch_size)
+    return TensorDict(levels, batch_size=batch_size)
+
+
+def nested(flat: Mapping[str, T]) -> dict[str, Any]:
+    """Values by flat key (`obs/position`) in a dict of dicts."""
+    levels: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, leaf = key.split("/")
+        level = levels
+        for group in groups:
+            level = level.setdefault(group, {})
+        level[leaf] = value
+    return levels
 
 
 def find_non_finite(values: np.ndarray) -> tuple[tuple[int, ...], float] | None:

@@ -3,6 +3,8 @@
 import copy
 import io
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torch.distributions import Categorical, Independent, Normal, TransformedDis
 from torch.distributions.transforms import TanhTransform
 
 from sheeprl import resolve
+from sheeprl.actors import trainer
 from sheeprl.actors.replay import join_parts
 from sheeprl.actors.trainer import Learner, NonFiniteError
 from sheeprl.algos.base import Acted, Algorithm, Loss, OptimizerSpec, Phase, Spaces
@@ -420,7 +423,7 @@ def test_minibatches_and_noise_are_drawn_anew(fabric, algo):
     results = []
     for _ in range(2):
         learner.agent.load_state_dict(state)
-        for group in learner.groups.values():
+        for group in learner.step.groups.values():
             group.optimizer.state.clear()
         update(learner, seed=0)
         results.append(parameters_of(learner.agent))
@@ -477,14 +480,19 @@ def parts_of_shards(sequences=False):
     return parts
 
 
+def batches_of(learner, steps, order, blocks):
+    return map(learner.batches.assemble, learner.batches.read(steps, order, blocks))
+
+
 @pytest.mark.parametrize("sequences", [False, True])
 def test_parts_of_shards_make_batches_that_ranks_share(fabric, sequences):
     learner = make_sac(fabric)
     parts = parts_of_shards(sequences)
     whole = join_parts(parts, order=5, n_batches=2)
-    learner.world, shares = 2, []
-    for learner.rank in range(2):
-        shares.append(list(learner._batches(2, 5, parts)))
+    shares = []
+    for rank in range(2):
+        learner.batches.share = replace(learner.batches.share, rank=rank, ranks=SimpleNamespace(world=2))
+        shares.append(list(batches_of(learner, 2, 5, parts)))
     for number in range(2):
         assert all(share[number]["weight"].tolist() == [1 / 8] * 8 for share in shares)
         for name in ("obs", "importance"):
@@ -500,7 +508,7 @@ def test_the_order_of_parts_is_that_of_the_seed(fabric):
     learner = make_sac(fabric)
     drawn = []
     for order in (5, 5, 6):
-        batches = learner._batches(2, order, parts_of_shards())
+        batches = batches_of(learner, 2, order, parts_of_shards())
         drawn.append(torch.cat([batch["index"] for batch in batches]).tolist())
     assert drawn[0] == drawn[1] != drawn[2]
     assert sorted(drawn[0]) == sorted(drawn[2])
@@ -558,23 +566,28 @@ class Steep(Carrying):
         return Loss((agent.policy.weight - 1).sqrt().squeeze())
 
 
-def replace_algorithm(learner, algorithm):
-    learner.algorithm = algorithm(learner.config.algo, Spaces(OBS, spaces.Discrete(2)))
-    learner.agent = learner.algorithm.build_agent()
-    learner.groups = learner._build_groups()
-    return learner
+@pytest.fixture
+def make_learner_of(fabric, monkeypatch):
+    """Makes a learner of another algorithm."""
+
+    def make(algorithm):
+        made = partial(algorithm, spaces=Spaces(OBS, spaces.Discrete(2)))
+        monkeypatch.setattr(trainer, "build_algorithm", lambda config, spaces: made(config.algo))
+        return make_sac(fabric)
+
+    return make
 
 
-def test_a_gradient_that_is_not_finite_is_refused(fabric):
-    learner = replace_algorithm(make_sac(fabric), Steep)
+def test_a_gradient_that_is_not_finite_is_refused(make_learner_of):
+    learner = make_learner_of(Steep)
     before = parameters_of(learner.agent)
     with pytest.raises(NonFiniteError, match="the gradient of the loss of 'first' is not finite at gradient step 0"):
         learner.update(1, 0.0, None, transitions(size=4))
     assert_same(learner.agent, before)
 
 
-def test_phases_see_what_earlier_ones_stepped_and_carried(fabric):
-    learner = replace_algorithm(make_sac(fabric), Carrying)
+def test_phases_see_what_earlier_ones_stepped_and_carried(make_learner_of):
+    learner = make_learner_of(Carrying)
     block = transitions(batches=2, size=4)
     info, writes = learner.update(2, 0.0, None, block)
     assert learner.agent.policy.weight.item() == 0.0
@@ -596,8 +609,8 @@ class Prioritizing(Carrying):
         return replace(super().second(agent, batch, noise, carry), write={}, priority=batch["reward"].bfloat16())
 
 
-def test_priorities_go_back_with_the_rows_they_are_of(fabric):
-    learner = replace_algorithm(make_sac(fabric), Prioritizing)
+def test_priorities_go_back_with_the_rows_they_are_of(make_learner_of):
+    learner = make_learner_of(Prioritizing)
     block = transitions(batches=2, size=4)
     _, writes = learner.update(2, 0.0, None, block)
     assert [write.index.tolist() for write in writes] == block["index"].tolist()
@@ -621,8 +634,8 @@ class Remembering(Carrying):
                     carry={"latent": torch.tensor(3.0)})  # fmt: skip
 
 
-def test_running_statistics_are_kept_in_the_agents_buffers(fabric):
-    learner = replace_algorithm(make_sac(fabric), Remembering)
+def test_running_statistics_are_kept_in_the_agents_buffers(make_learner_of):
+    learner = make_learner_of(Remembering)
     block = transitions(batches=2, size=4)
     learner.update(2, 0.0, None, block)
     first, second = block["reward"].mean(axis=1)
@@ -632,8 +645,7 @@ def test_running_statistics_are_kept_in_the_agents_buffers(fabric):
 
 def test_a_whole_rollout_can_be_one_minibatch(fabric):
     learner = make_ppo(fabric, batch_size=4, epochs=1)
-    data = replace(learner.algorithm.data(), batch_size=None)
-    learner.algorithm.data = lambda: data
+    data = learner.batches.data = replace(learner.algorithm.data(), batch_size=None)
     assert data.owed(0, 0, rows=10) == 1
     seen = spy_on_batches(learner)
     learner.update(1, 0.0, None, rollout(ends=[(1, 0)]))

@@ -1,0 +1,1 @@
+"""A gradient step: over flat vectors of parameters, and as one compiled graph."""

@@ -1,0 +1,209 @@
+"""From what the replay sent to the batches that losses see.
+
+`read` gives the tensors of each gradient step, all of the same shapes; `assemble` makes the batch of them. The first is
+cheap and carried out once, the second is a part of the step and compiled with it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from sheeprl.actors.replay import join_parts
+from sheeprl.algos.args import OnPolicy
+from sheeprl.algos.base import Algorithm
+from sheeprl.buffer.flat import leaves, nested, unflatten
+from sheeprl.buffer.priorities import normalize_importance
+from sheeprl.buffer.storage import Rows
+from sheeprl.learning.step import Ranks
+
+Tree = Mapping[str, Any]
+"""Tensors by name, in nested dicts."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of the group's data is this rank's.
+
+    Args:
+        rank: of this process.
+        ranks: all of them, and how their tensors become one.
+        has_shard: whether every rank samples from a buffer of its own rather than all from one.
+        device: where batches go.
+    """
+
+    rank: int
+    ranks: Ranks
+    has_shard: bool
+    device: torch.device
+
+    @property
+    def part(self) -> slice:
+        """Of samples that all ranks have been sent."""
+        return slice(None) if self.has_shard else slice(self.rank, None, self.ranks.world)
+
+    def to_device(self, data: TensorDict) -> TensorDict:
+        """On CPU the data itself, read-only where it came out of the object store."""
+        if self.device.type == "cpu":
+            return data
+        if self.device.type == "cuda":  # from pinned memory the copy goes on while the next kernels are being queued
+            return data.pin_memory().to(self.device, non_blocking=True)
+        return data.to(self.device)
+
+
+class Batches(ABC):
+    """How an algorithm's batches come about."""
+
+    @abstractmethod
+    def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
+        """The tensors of `steps` gradient steps; see `Learner.update` for the arguments."""
+
+    @abstractmethod
+    def assemble(self, tensors: Tree) -> TensorDict:
+        """The batch of one step, with `weight`."""
+
+    @abstractmethod
+    def samples(self, tensors: Tree) -> int:
+        """How many samples such a batch has."""
+
+    @abstractmethod
+    def index(self, tensors: Tree) -> Tensor:
+        """Which rows of the replay they are, `[N]` or `[L, N]`."""
+
+
+class Samples(Batches):
+    """What the replay drew: transitions `[N]` or sequences `[L, N]`."""
+
+    def __init__(self, share: Share) -> None:
+        self.share = share
+
+    def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
+        """What of each batch is this rank's."""
+        rows = dict(blocks[0]) if order is None else join_parts(blocks, order, steps)
+        # Of a sequence there is one importance, so that it isn't one of the rows [L, N].
+        importance = {"importance": rows.pop("importance").copy()} if "importance" in rows else {}
+        normalize_importance(importance)
+        part, device = self.share.part, self.share.device
+        batches = self.share.to_device(unflatten(rows, rows["index"].ndim)[..., part])
+        by_step = {key: values.unbind(0) for key, values in leaves(batches).items()}
+        per_sample = {name: torch.from_numpy(values[:, part]).to(device) for name, values in importance.items()}
+        for step in range(steps):
+            yield {
+                "rows": {key: values[step] for key, values in by_step.items()},
+                "per_sample": {name: values[step] for name, values in per_sample.items()},
+            }
+
+    def assemble(self, tensors: Tree) -> TensorDict:
+        """Rows, and what there is one of for each sample."""
+        index = tensors["rows"]["index"]
+        samples = index.shape[-1]
+        # Sequences [L, N] lie next to weights [N].
+        batch = TensorDict(nested(tensors["rows"]), batch_size=index.shape if index.ndim == 1 else [])
+        weight = torch.full((samples,), 1.0 / samples, device=index.device)
+        return batch.update({**tensors["per_sample"], "weight": weight})
+
+    def samples(self, tensors: Tree) -> int:
+        """How many samples such a batch has."""
+        return self.index(tensors).shape[-1]
+
+    def index(self, tensors: Tree) -> Tensor:
+        """Which rows of the replay they are, `[N]` or `[L, N]`."""
+        index: Tensor = tensors["rows"]["index"]
+        return index
+
+
+class Minibatches(Batches):
+    """Shuffled minibatches of the prepared rollout: all of one shape, filled up with masked rows.
+
+    Args:
+        algorithm: which prepares the rollout.
+        agent: all networks.
+        share: what is this rank's.
+        permute: draws a permutation of as many numbers.
+        autocast: makes a context of the precision that is computed in.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm[Any],
+        data: OnPolicy,
+        agent: nn.Module,
+        share: Share,
+        permute: Callable[[int], Tensor],
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self.algorithm, self.data, self.agent, self.share = algorithm, data, agent, share
+        self.permute, self.autocast = permute, autocast
+
+    def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
+        """The rollout, and which of its rows are chosen."""
+        share = self.share
+        with torch.no_grad(), self.autocast():
+            prepared = self.algorithm.prepare(self.agent, share.to_device(unflatten(blocks[0], batch_dims=2)))
+        prepared = prepared.reshape(-1)
+        rows = {key: values.contiguous() for key, values in leaves(prepared).items()}
+        valid = torch.nonzero(prepared["mask"].cpu()).squeeze(-1)
+        world = share.ranks.world
+        minibatches = self.data.minibatches(len(prepared) * (world if share.has_shard else 1))
+        shape = self._shape(len(prepared))
+        for step in range(steps):
+            if step % minibatches == 0:
+                chosen, mask = self._epoch(valid, minibatches, shape)
+            number = step % minibatches
+            yield {"rows": rows, "chosen": chosen[number], "mask": mask[number]}
+
+    def _shape(self, rows: int) -> int:
+        """Rows of a minibatch, before it is shared out where all ranks read the same rollout of `rows` rows."""
+        batch_size, world = self.data.batch_size, self.share.ranks.world
+        if self.share.has_shard:
+            return batch_size // world if batch_size else rows
+        return batch_size or math.ceil(rows / world) * world
+
+    def _epoch(self, valid: Tensor, minibatches: int, shape: int) -> tuple[Tensor, Tensor]:
+        """What this rank reads in one pass: which rows, and which places are filled, both `[minibatches, N]`."""
+        order = valid[self.permute(len(valid))]
+        chosen = torch.zeros((minibatches, shape), dtype=torch.long)
+        mask = torch.zeros((minibatches, shape), dtype=torch.bool)
+        for number, rows in enumerate(order.tensor_split(minibatches)):
+            chosen[number, : len(rows)] = rows
+            mask[number, : len(rows)] = True
+        part = self.share.part
+        return chosen[:, part].contiguous().to(self.share.device), mask[:, part].contiguous().to(self.share.device)
+
+    def assemble(self, tensors: Tree) -> TensorDict:
+        """The chosen rows."""
+        ranks, chosen, mask = self.share.ranks, tensors["chosen"], tensors["mask"]
+        rows = nested({key: values[chosen] for key, values in tensors["rows"].items()})
+        batch = TensorDict(rows, batch_size=chosen.shape)
+        count = ranks.sum(mask.sum().float()).clamp_min(1)  # rows may all be ends of episodes
+        batch["weight"] = mask * (ranks.world / count)
+        for key in self.data.standardize:
+            batch[key] = self._standardized(batch[key], mask, count)
+        return batch
+
+    def _standardized(self, values: Tensor, mask: Tensor, count: Tensor) -> Tensor:
+        """Zero mean and unit standard deviation over what is valid in the whole group."""
+        ranks = self.share.ranks
+        mean = ranks.sum((values * mask).sum()) / count
+        variance = ranks.sum(((values - mean) ** 2 * mask).sum()) / (count - 1).clamp_min(1)
+        return (values - mean) / (variance.sqrt() + 1e-8)
+
+    def samples(self, tensors: Tree) -> int:
+        """How many samples such a batch has."""
+        return len(tensors["chosen"])
+
+    def index(self, tensors: Tree) -> Tensor:
+        """A rollout is gone when it has been learned from.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("what is learned once can't be written back to")

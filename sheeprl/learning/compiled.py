@@ -1,0 +1,349 @@
+"""A gradient step as one graph, compiled ahead of time and kept in a folder that survives.
+
+The step is traced once per shape of its inputs: phases, gradients, clipping, optimizer and averages become one list of
+tensor operations, which Inductor makes a shared library of. Whoever finds a library of the same operations in the
+folder loads it instead, which takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import operator
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from sheeprl.algos.base import Loss, Phase, Tensors
+from sheeprl.errors import one_line
+from sheeprl.learning.batches import Tree
+from sheeprl.learning.flat import Span
+from sheeprl.learning.rules import NoRuleError, rule_of
+from sheeprl.learning.step import GradientStep, Group, Outcome
+
+Assemble = Callable[[Tree], TensorDict]
+"""From the tensors that a step is given, to the batch that losses see."""
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries are kept: `SHEEPRL_CACHE`, or a folder of the user's."""
+    root = (
+        os.environ.get("SHEEPRL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sheeprl"
+    )
+    return Path(root) / "compiled"
+
+
+class CompileError(RuntimeError):
+    """A step can't be compiled; it says why in a line."""
+
+
+class RuleStepper:
+    """Applies the optimizers' formulas to the tensors of a graph that is being traced.
+
+    From the first gradient on that isn't finite, everything is put back as it was.
+
+    Args:
+        vectors: of the agent's parameters.
+        buffers: of the agent.
+        states: of the optimizers, by group, for each of its vectors.
+        groups: the optimizers.
+        rates: learning rates of each phase.
+    """
+
+    def __init__(
+        self,
+        vectors: Sequence[Tensor],
+        buffers: Tensors,
+        states: Mapping[str, Sequence[Tensors]],
+        groups: Mapping[str, Group],
+        rates: Sequence[Sequence[Tensor]],
+    ) -> None:
+        self.vectors, self.buffers, self.states, self.groups = vectors, buffers, states, groups
+        self.rates = iter(rates)
+        self.is_finite: Tensor | None = None
+
+    def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
+        """Step the phase's group."""
+        finite = torch.isfinite(norm)
+        self.is_finite = finite if self.is_finite is None else self.is_finite & finite
+        group, rates = self.groups[phase.optimizer], next(self.rates)
+        settings_of = [
+            (settings, rate)
+            for settings, rate in zip(group.optimizer.param_groups, rates, strict=True)
+            for _ in settings["params"]
+        ]
+        rule = rule_of(group.optimizer)
+        for place, (number, gradient) in enumerate(zip(group.vectors, gradients, strict=True)):
+            state, (settings, rate) = self.states[phase.optimizer][place], settings_of[place]
+            vector, new = rule.step(self.vectors[number], gradient, state, settings, rate)
+            self._put(self.vectors[number], vector)
+            for name, value in new.items():
+                self._put(state[name], value)
+
+    def follow(self, span: Span, tau: float) -> None:
+        """Move a part of a target vector towards what it follows."""
+        target, online = self.vectors[span.target], self.vectors[span.online]
+        old = target[span.target_slice]
+        self._put(old, old + tau * (online[span.online_slice] - old))
+
+    def keep(self, name: str, value: Tensor) -> None:
+        """Put a value into the agent's buffer of that name."""
+        self._put(self.buffers[name], value)
+
+    def _put(self, old: Tensor, new: Tensor) -> None:
+        assert self.is_finite is not None
+        old.copy_(torch.where(self.is_finite, new, old))
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a compiled step gave.
+
+    Args:
+        norms: of the phases' gradients; nothing was changed from the first that isn't finite on.
+        metrics: of all phases.
+        losses: what is to be written back.
+        notes: what is worth a line in the run's log.
+    """
+
+    norms: list[float]
+    metrics: Tensors
+    losses: list[Loss]
+    notes: list[str]
+
+
+class CompiledSteps:
+    """The gradient steps of a run, each kind of them compiled when it is first taken.
+
+    Args:
+        step: what they consist of.
+        assemble: makes batches.
+        folder: where libraries are kept.
+    """
+
+    def __init__(self, step: GradientStep, assemble: Assemble, folder: Path | None = None) -> None:
+        self.step, self.assemble = step, assemble
+        self.folder = folder or cache_folder()
+        self._made: dict[tuple[Any, ...], CompiledStep] = {}
+
+    def is_ready(self, phases: Sequence[Phase]) -> bool:
+        """Whether the optimizers hold what a graph changes. They make it in their own first step."""
+        groups = [self.step.groups[phase.optimizer] for phase in phases]
+        try:
+            return all(
+                name in group.optimizer.state[self.step.flat.vectors[number]]
+                for group in groups
+                for number in group.vectors
+                for name in rule_of(group.optimizer).remembers
+            )
+        except NoRuleError:
+            return True  # which `take` will tell
+
+    def take(
+        self, phases: Sequence[Phase], tensors: Tree, noise: Sequence[Tensors], scalars: Sequence[Tensors]
+    ) -> Taken:
+        """Take a step.
+
+        Raises:
+            CompileError: it can't be compiled. Nothing was changed.
+        """
+        given = {"batch": tensors, "noise": noise, "scalars": scalars, "rates": self._rates(phases)}
+        inputs = flattened(given)
+        key = (*map(_kind, phases), *((values.shape, values.stride(), values.dtype) for values in inputs))
+        notes = []
+        if key not in self._made:
+            made = self._made[key] = self._make(phases, given)
+            notes = [made.note] if made.note else []
+        return self._made[key].take(inputs, notes)
+
+    def rebind(self) -> None:
+        """Use the optimizers' state as it is now, after another was loaded."""
+        for made in self._made.values():
+            made.rebind()
+
+    def _rates(self, phases: Sequence[Phase]) -> list[list[Tensor]]:
+        device = self.step.flat.vectors[0].device
+        return [
+            [
+                torch.tensor(rate * phase.lr_scale, device=device)
+                for rate in self.step.groups[phase.optimizer].learning_rates
+            ]
+            for phase in phases
+        ]
+
+    def _make(self, phases: Sequence[Phase], given: Tree) -> CompiledStep:
+        if self.step.ranks.world > 1:
+            raise CompileError("several ranks share them")
+        if (device := self.step.flat.vectors[0].device).type != "cpu":
+            raise CompileError(f"that is for the CPU, and they are taken on {device}")
+        try:
+            with quiet():
+                return CompiledStep(self.step, phases, self.assemble, given, self.folder)
+        except Exception as error:  # a compiler may fail in any way
+            raise CompileError(one_line(error)[:300]) from error
+
+
+class CompiledStep:
+    """A gradient step as a library that was compiled for inputs of one shape.
+
+    Args:
+        step: what it consists of.
+        phases: of that step.
+        assemble: makes the batch.
+        given: what each call gives: `batch`, `noise`, `scalars` and `rates`.
+        folder: where libraries are kept.
+    """
+
+    def __init__(
+        self, step: GradientStep, phases: Sequence[Phase], assemble: Assemble, given: Tree, folder: Path
+    ) -> None:
+        self._step, self._phases, self._assemble = step, phases, assemble
+        self._groups = {phase.optimizer: step.groups[phase.optimizer] for phase in phases}
+        self._metrics: list[str] = []
+        self._writes: list[list[str]] = []
+        self.note = ""
+        self.rebind()
+        began = time.perf_counter()
+        inputs = {**self._state, **given}
+        graph = self._trace(inputs)
+        path = folder / f"{fingerprint(graph, flattened(inputs))}.pt2"
+        if not path.exists():
+            compile_graph(graph, flattened(inputs), path)
+            self.note = f"compiled the gradient step in {time.perf_counter() - began:.0f} s; it is kept in {folder}"
+        self._run = torch._inductor.aoti_load_package(str(path)).loader.boxed_run
+
+    def rebind(self) -> None:
+        """Use the optimizers' state as it is now."""
+        flat = self._step.flat
+        states = {
+            name: [
+                {key: group.optimizer.state[flat.vectors[number]][key] for key in rule_of(group.optimizer).remembers}
+                for number in group.vectors
+            ]
+            for name, group in self._groups.items()
+        }
+        vectors = [vector.detach() for vector in flat.vectors]
+        self._state = {"vectors": vectors, "buffers": dict(self._step.agent.named_buffers()), "states": states}
+        self._changed = flattened(self._state)
+
+    def take(self, inputs: list[Tensor], notes: list[str]) -> Taken:
+        """Take the step."""
+        report, *written = self._run(self._changed + inputs)
+        phases = len(self._phases)
+        metrics = dict(zip(self._metrics, report[phases:].unbind(), strict=True))
+        return Taken(report[:phases].tolist(), metrics, self._losses(written), notes)
+
+    def _losses(self, written: Sequence[Tensor]) -> list[Loss]:
+        """What losses gave to write back."""
+        values = iter(written)
+        losses = []
+        for names in self._writes:
+            write = {name: next(values) for name in names if name != PRIORITY}
+            priority = next(values) if PRIORITY in names else None
+            losses.append(Loss(torch.empty(()), write=write, priority=priority))
+        return losses
+
+    def _trace(self, inputs: Tree) -> GraphModule:
+        """The step as a list of tensor operations."""
+
+        def function(*tensors: Tensor) -> list[Tensor]:
+            rebuilt = unflattened(inputs, iter(tensors))
+            vectors, buffers = rebuilt["vectors"], rebuilt["buffers"]
+            stepper = RuleStepper(vectors, buffers, rebuilt["states"], self._groups, rebuilt["rates"])
+            batch = self._assemble(rebuilt["batch"])
+            return self._outputs(
+                self._step.take(self._phases, vectors, buffers, batch, rebuilt["noise"], rebuilt["scalars"], stepper)
+            )
+
+        with torch.no_grad():  # the trace runs the operations, on copies
+            return make_fx(function)(*(values.clone() for values in flattened(inputs)))
+
+    def _outputs(self, outcome: Outcome) -> list[Tensor]:
+        self._metrics = list(outcome.metrics)
+        scalars = [*outcome.norms, *outcome.metrics.values()]
+        outputs = [torch.stack([scalar.detach().float().reshape(()) for scalar in scalars])]
+        self._writes = []
+        for loss in outcome.losses:
+            self._writes.append([*loss.write, *([PRIORITY] if loss.priority is not None else [])])
+            outputs += loss.write.values()
+            outputs += [loss.priority] if loss.priority is not None else []
+        return outputs
+
+
+PRIORITY = " priority"  # no key that could be stored
+
+
+def _kind(phase: Phase) -> tuple[Any, ...]:
+    """What of a phase is a part of the graph."""
+    return phase.optimizer, phase.loss, tuple(phase.scalars), tuple(phase.averages)
+
+
+# ------------------------------------------------------------------------------------------- trees of tensors
+
+
+def flattened(tree: Any) -> list[Tensor]:
+    """The tensors in nested dicts and lists, in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    values = tree.values() if isinstance(tree, Mapping) else tree
+    return [tensor for value in values for tensor in flattened(value)]
+
+
+def unflattened(like: Any, tensors: Iterator[Tensor]) -> Any:
+    """Nested dicts and lists like those, of other tensors."""
+    if isinstance(like, Tensor):
+        return next(tensors)
+    if isinstance(like, Mapping):
+        return {name: unflattened(value, tensors) for name, value in like.items()}
+    return [unflattened(value, tensors) for value in like]
+
+
+# -------------------------------------------------------------------------------------------------- libraries
+
+
+def fingerprint(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
+    """What decides how a graph's library looks: operations, constants, inputs, versions, and the processor."""
+    parts = [graph.code, torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+    parts += [(value.shape, value.stride(), value.dtype, value.device) for value in inputs]
+    digest = hashlib.sha256(repr(parts).encode())
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            value = operator.attrgetter(node.target)(graph)
+            digest.update(f"{node.target} {value.dtype} {value.tolist()}".encode())
+    return digest.hexdigest()[:32]
+
+
+def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> None:
+    """Make a library of a graph; whole or not at all, whoever else makes it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    examples = tuple(values.clone() for values in inputs)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+        program = torch.export.export(graph, examples, strict=False)
+        made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / path.name))
+        os.replace(made, path)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what the compiler says of itself."""
+    logger = logging.getLogger("torch._inductor")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,105 @@
+"""What optimizers of torch do to a vector, as pure functions that can be a part of a larger graph.
+
+`optimizer.step()` can't be traced together with the gradients that it applies; its formula can. The state is that of
+torch's optimizer, under its names, so that a run may go on with either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+Settings = Mapping[str, Any]
+"""What stands in the optimizer's `param_groups`."""
+
+State = Mapping[str, Tensor]
+"""What the optimizer remembers of a vector."""
+
+Stepped = tuple[Tensor, dict[str, Tensor]]
+"""The new vector, and the new state."""
+
+Formula = Callable[[Tensor, Tensor, State, Settings, Tensor], Stepped]
+"""formula(vector, gradient, state, settings, learning rate)."""
+
+
+def adam(vector: Tensor, gradient: Tensor, state: State, settings: Settings, rate: Tensor) -> Stepped:
+    """Adam, Kingma & Ba 2015 (1412.6980), algorithm 1, with an L2 penalty in the gradient."""
+    gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
+    return _moments(vector, gradient, state, settings, rate)
+
+
+def adamw(vector: Tensor, gradient: Tensor, state: State, settings: Settings, rate: Tensor) -> Stepped:
+    """AdamW, Loshchilov & Hutter 2019 (1711.05101), algorithm 2: weights decay beside the gradient."""
+    decayed = vector * (1 - rate * settings["weight_decay"]) if settings["weight_decay"] else vector
+    return _moments(decayed, gradient, state, settings, rate)
+
+
+def _moments(vector: Tensor, gradient: Tensor, state: State, settings: Settings, rate: Tensor) -> Stepped:
+    """Moments: m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← θ − α m̂ / (√v̂ + ε)."""
+    beta1, beta2 = settings["betas"]
+    step = state["step"] + 1
+    mean = state["exp_avg"] + (gradient - state["exp_avg"]) * (1 - beta1)
+    square = state["exp_avg_sq"] * beta2 + gradient * gradient * (1 - beta2)
+    scale = rate / (1 - beta1**step)
+    deviation = square.sqrt() / (1 - beta2**step).sqrt() + settings["eps"]
+    return vector - scale * mean / deviation, {"step": step, "exp_avg": mean, "exp_avg_sq": square}
+
+
+def rmsprop(vector: Tensor, gradient: Tensor, state: State, settings: Settings, rate: Tensor) -> Stepped:
+    """RMSprop, Tieleman & Hinton 2012: v ← α v + (1 − α) g², θ ← θ − lr g / (√v + ε)."""
+    gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
+    square = state["square_avg"] * settings["alpha"] + gradient * gradient * (1 - settings["alpha"])
+    new = {"step": state["step"] + 1, "square_avg": square}
+    return vector - rate * gradient / (square.sqrt() + settings["eps"]), new
+
+
+def sgd(vector: Tensor, gradient: Tensor, state: State, settings: Settings, rate: Tensor) -> Stepped:
+    """Stochastic gradient descent without momentum."""
+    gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
+    return vector - rate * gradient, {}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an optimizer does.
+
+    Args:
+        step: the formula.
+        remembers: names of the state that it reads and gives anew.
+        lacks: options of torch's optimizer that it leaves out.
+    """
+
+    step: Formula
+    remembers: tuple[str, ...]
+    lacks: tuple[str, ...]
+
+
+RULES: dict[type[Optimizer], Rule] = {
+    Adam: Rule(adam, ("step", "exp_avg", "exp_avg_sq"), ("amsgrad", "maximize", "decoupled_weight_decay")),
+    AdamW: Rule(adamw, ("step", "exp_avg", "exp_avg_sq"), ("amsgrad", "maximize")),
+    RMSprop: Rule(rmsprop, ("step", "square_avg"), ("momentum", "centered", "maximize")),
+    SGD: Rule(sgd, (), ("momentum", "maximize")),
+}
+
+
+class NoRuleError(TypeError):
+    """What an optimizer does isn't known here; it can only be asked to do it."""
+
+
+def rule_of(optimizer: Optimizer) -> Rule:
+    """What an optimizer does.
+
+    Raises:
+        NoRuleError: it is of another class, or has options that aren't known.
+    """
+    kind = type(optimizer)
+    if kind not in RULES:
+        raise NoRuleError(f"{kind.__name__} is none of {', '.join(known.__name__ for known in RULES)}")
+    for settings in optimizer.param_groups:
+        if used := [name for name in RULES[kind].lacks if settings.get(name)]:
+            raise NoRuleError(f"{kind.__name__} with {used[0]}={settings[used[0]]}")
+    return RULES[kind]

@@ -1,0 +1,180 @@
+"""Compiled gradient steps against the same ones taken one operation after the other."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adagrad
+
+from sheeprl import resolve
+from sheeprl.actors import trainer
+from sheeprl.actors.trainer import Learner, NonFiniteError
+from sheeprl.algos.base import Loss, OptimizerSpec, Spaces
+from sheeprl.config import validate
+from tests.actors.test_learner import (
+    OBS,
+    Carrying,
+    Remembering,
+    assert_same,
+    fabric,
+    parameters_of,
+    rollout,
+    transitions,
+)
+from tests.actors.test_learner import spaces as gym_spaces
+
+__all__ = ["fabric"]
+
+pytestmark = pytest.mark.skipif(not resolve.has_compiler(), reason="there is no C++ compiler")
+
+ARGS = {
+    "ppo": {"hidden_sizes": [8], "rollout_steps": 5, "batch_size": 4, "epochs": 2, "anneal": True},
+    "sac": {"hidden_sizes": [8], "batch_size": 16, "tau": 0.1},
+}
+ACTIONS = {"ppo": gym_spaces.Discrete(3), "sac": gym_spaces.Box(-1.0, 1.0, (2,))}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory):
+    """Where these tests keep what they compile."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHEEPRL_CACHE", str(folder))
+        yield folder
+
+
+def make(fabric, algo, compiled=True):
+    tree = {"algo": {"name": algo, **ARGS[algo]}, "env": {"id": "none"}, "trainer": {"threads": 1, "compile": compiled}}
+    return Learner(resolve.fill_in(validate(tree)), Spaces(OBS, ACTIONS[algo]), fabric)
+
+
+def block(algo, seed):
+    return rollout(seed=seed, ends=[(1, 0)]) if algo == "ppo" else transitions(seed=seed, batches=6)
+
+
+def update(learner, algo, seed):
+    return learner.update(6, seed / 10, None, block(algo, seed))
+
+
+@pytest.mark.parametrize("algo", ARGS)
+def test_a_compiled_learner_learns_what_an_eager_one_does(fabric, algo, folder):
+    eager, compiled = make(fabric, algo, compiled=False), make(fabric, algo)
+    for seed in range(3):
+        expected, found = update(eager, algo, seed)[0], update(compiled, algo, seed)[0]
+        assert found.metrics == pytest.approx(expected.metrics, rel=1e-4, abs=1e-6)
+        assert found.gradient_steps == expected.gradient_steps
+        assert len(found.notes) == (seed == 0)
+    for name, values in eager.agent.state_dict().items():
+        torch.testing.assert_close(compiled.agent.state_dict()[name], values, rtol=1e-4, atol=1e-6)
+    # Another learner finds what this one has compiled, and has the same bits.
+    kept = set(folder.rglob("*.pt2"))
+    again = make(fabric, algo)
+    for seed in range(3):
+        assert not update(again, algo, seed)[0].notes
+    assert_same(again.agent, compiled.agent.state_dict())
+    assert set(folder.rglob("*.pt2")) == kept
+
+
+@pytest.mark.parametrize("algo", ARGS)
+def test_a_restored_one_goes_on_to_the_bit(fabric, algo):
+    learner, restored = make(fabric, algo), make(fabric, algo)
+    for seed in range(2):
+        update(learner, algo, seed)
+        update(restored, algo, seed + 5)  # has compiled, and learned something else
+    restored.restore(learner.snapshot()[1])
+    for seed in range(2, 4):
+        update(learner, algo, seed)
+        update(restored, algo, seed)
+    assert_same(restored.agent, learner.agent.state_dict())
+
+
+@pytest.mark.parametrize("algo", ARGS)
+def test_a_loss_that_is_not_finite_is_refused_and_nothing_changed(fabric, algo):
+    learner = make(fabric, algo)
+    update(learner, algo, 0)
+    before, snapshot = parameters_of(learner.agent), learner.snapshot()[1]
+    bad = block(algo, 1)
+    bad["reward"][:] = np.nan
+    with pytest.raises(NonFiniteError, match="Loss/value_loss is nan.* at gradient step 6"):
+        learner.update(6, 0.0, None, bad)
+    assert_same(learner.agent, before)
+    for name, group in learner.step.groups.items():
+        for state in group.optimizer.state.values():
+            assert all(torch.isfinite(value).all() for value in state.values() if torch.is_tensor(value)), name
+    assert len(snapshot) == len(learner.snapshot()[1])
+
+
+# ------------------------------------------------------------------------- what losses give, and what can't be compiled
+
+
+def learner_of(fabric, algorithm, monkeypatch):
+    made = Spaces(OBS, gym_spaces.Discrete(2))
+    monkeypatch.setattr(trainer, "build_algorithm", lambda config, spaces: algorithm(config.algo, made))
+    return make(fabric, "sac")
+
+
+class Everything(Remembering):
+    """Writes back, gives priorities, keeps statistics, carries."""
+
+    def second(self, agent, batch, noise, carry):
+        loss = super().second(agent, batch, noise, carry)
+        return Loss(loss.value, loss.metrics, write=loss.write, priority=batch["reward"].abs())
+
+
+def test_what_losses_give_comes_out_of_the_graph(fabric, monkeypatch):
+    learner = learner_of(fabric, Everything, monkeypatch)
+    data = transitions(batches=4, size=4)
+    info, writes = learner.update(4, 0.0, None, data)
+    assert learner.compiled is not None and len(info.notes) == 1
+    mean = 0.0
+    for number, write in enumerate(writes):
+        assert write.index.tolist() == data["index"][number].tolist()
+        assert write.values["reward"].dtype == np.float32
+        assert write.values["reward"] == pytest.approx(data["reward"][number] * 2)
+        assert write.priority == pytest.approx(np.abs(data["reward"][number]))
+        mean = 0.5 * mean + 0.5 * data["reward"][number].mean()
+    assert learner.agent.mean_reward.item() == pytest.approx(mean)
+    assert learner.agent.policy.weight.item() == pytest.approx(1 - 4 * 0.5)
+
+
+class Undecided(Carrying):
+    """Its loss looks at a number."""
+
+    def first(self, agent, batch, noise, carry):
+        sign = 1.0 if batch["reward"].sum() > 0 else -1.0
+        return Loss(sign * agent.policy.weight.squeeze(), carry={"latent": torch.tensor(3.0)})
+
+
+class Unknown(Carrying):
+    """Its optimizer is one that only torch knows."""
+
+    def optimizers(self):
+        return {
+            "first": OptimizerSpec(("policy", "unused"), lambda parameters: Adagrad(parameters, lr=0.5)),
+            "second": OptimizerSpec(("head",), lambda parameters: SGD(parameters, lr=1.0)),
+        }
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "told"), [(Undecided, "data-dependent control flow"), (Unknown, "Adagrad is none of")]
+)
+def test_what_cannot_be_compiled_runs_and_says_so_once(fabric, monkeypatch, algorithm, told):
+    learner = learner_of(fabric, algorithm, monkeypatch)
+    data = transitions(batches=3, size=4)
+    (note,) = learner.update(3, 0.0, None, data)[0].notes
+    assert note.startswith("gradient steps aren't compiled") and told in note
+    found = learner.agent.policy.weight.item()
+    assert learner.update(1, 0.0, None, transitions(seed=1, size=4))[0].notes == ()
+    assert learner.gradient_steps == 4 and learner.agent.policy.weight.item() != found
+    monkeypatch.setattr(resolve, "pays_to_compile", lambda *_: False)
+    eager = learner_of(fabric, algorithm, monkeypatch)
+    eager.compiled = None
+    eager.update(3, 0.0, None, data)
+    assert eager.agent.policy.weight.item() == found
+
+
+def test_a_module_is_left_as_it_was(fabric):
+    learner = make(fabric, "sac")
+    update(learner, "sac", 0)
+    assert all(isinstance(parameter, nn.Parameter) for parameter in learner.agent.parameters())
+    assert learner.agent.critic.training

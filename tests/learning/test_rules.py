@@ -1,0 +1,54 @@
+"""The optimizers' formulas against torch's optimizers."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+
+from sheeprl.learning.rules import NoRuleError, rule_of
+
+KNOWN = {
+    "adam": partial(Adam, lr=1e-2, betas=(0.8, 0.95), eps=1e-5),
+    "adam with decay": partial(Adam, lr=1e-2, weight_decay=0.1),
+    "adamw": partial(AdamW, lr=1e-2, weight_decay=0.1),
+    "rmsprop": partial(RMSprop, lr=1e-2, alpha=0.9, eps=1e-5, weight_decay=0.1),
+    "sgd": partial(SGD, lr=1e-2, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_formulas_are_those_of_torch(name):
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.nn.Parameter(torch.randn(50, generator=generator))
+    optimizer = KNOWN[name]([vector])
+    rule, found, state = rule_of(optimizer), vector.detach().clone(), None
+    for number in range(6):
+        rate = 1e-2 / (number + 1)
+        vector.grad = torch.randn(50, generator=generator) * 10.0**-number
+        optimizer.param_groups[0]["lr"] = rate
+        if state is not None:
+            found, state = rule.step(found, vector.grad, state, optimizer.param_groups[0], torch.tensor(rate))
+        optimizer.step()
+        if state is None:  # torch makes it in its first step
+            found, state = (
+                vector.detach().clone(),
+                {key: optimizer.state[vector][key].clone() for key in rule.remembers},
+            )
+        torch.testing.assert_close(found, vector.detach(), rtol=1e-6, atol=1e-7)
+        for key, value in state.items():
+            torch.testing.assert_close(value, optimizer.state[vector][key], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (partial(Adagrad, lr=0.1), "Adagrad is none of Adam"),
+        (partial(SGD, lr=0.1, momentum=0.9), "SGD with momentum=0.9"),
+        (partial(Adam, lr=0.1, amsgrad=True), "Adam with amsgrad=True"),
+        (partial(RMSprop, lr=0.1, centered=True), "RMSprop with centered=True"),
+    ],
+)
+def test_what_is_not_known_is_told(make, told):
+    with pytest.raises(NoRuleError, match=told):
+        rule_of(make([torch.nn.Parameter(torch.zeros(1))]))
