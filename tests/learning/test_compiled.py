@@ -95,7 +95,7 @@ def test_a_loss_that_is_not_finite_is_refused_and_nothing_changed(fabric, algo):
     before, snapshot = parameters_of(learner.agent), learner.snapshot()[1]
     bad = block(algo, 1)
     bad["reward"][:] = np.nan
-    with pytest.raises(NonFiniteError, match="Loss/value_loss is nan.* at gradient step 6"):
+    with pytest.raises(NonFiniteError, match=r"Loss/value_loss is nan.* at gradient step 6"):
         learner.update(6, 0.0, None, bad)
     assert_same(learner.agent, before)
     for name, group in learner.step.groups.items():
