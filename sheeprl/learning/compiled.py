@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torch import _inductor as inductor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -222,7 +223,9 @@ class CompiledStep:
         if not path.exists():
             compile_graph(graph, flattened(inputs), path)
             self.note = f"compiled the gradient step in {time.perf_counter() - began:.0f} s; it is kept in {folder}"
-        self._run = torch._inductor.aoti_load_package(str(path)).loader.boxed_run
+        # That a processor does what its kind does was tried when the library was compiled; trying it takes seconds.
+        with inductor.config.patch({"cpp.vec_isa_ok": True}):
+            self._run = inductor.aoti_load_package(str(path)).loader.boxed_run
 
     def rebind(self) -> None:
         """Use the optimizers' state as it is now."""
@@ -331,7 +334,7 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> N
     examples = tuple(values.clone() for values in inputs)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
         program = torch.export.export(graph, examples, strict=False)
-        made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / path.name))
+        made = inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / path.name))
         os.replace(made, path)
 
 

@@ -26,15 +26,15 @@ def compute_gae(
     Returns:
         `[T, B]`; 0 on end rows, which carry no decision.
     """
-    is_last = terminated | truncated
-    delta = reward[1:] + gamma * value[1:] * (~terminated[1:]) - value[:-1]
-    decay = gamma * gae_lambda * (~is_last[1:])
-    advantage = torch.zeros_like(delta)
+    keeps_on = ~(terminated | truncated)
+    delta = (reward[1:] + gamma * value[1:] * (~terminated[1:]) - value[:-1]) * keeps_on[:-1]
+    decay = gamma * gae_lambda * (keeps_on[1:] & keeps_on[:-1])
     following = torch.zeros_like(delta[0])
-    for t in reversed(range(len(delta))):
-        following = (delta[t] + decay[t] * following) * (~is_last[t])
-        advantage[t] = following
-    return advantage
+    advantages = []
+    for delta_t, decay_t in zip(reversed(delta.unbind()), reversed(decay.unbind()), strict=True):
+        following = torch.addcmul(delta_t, decay_t, following)
+        advantages.append(following)
+    return torch.stack(advantages[::-1])
 
 
 def clipped_policy_loss(
