@@ -447,6 +447,7 @@ def _open_reporter(config: Config, place: Place) -> FileReporter:
         f"{config.algo.name} on {config.env.id}, {config.run.mode}: {_count(config.players.num or 1, 'player')} with "
         f"{_count(config.env.num_envs, 'environment')}, {_count(config.trainer.devices, 'rank')} on "
         f"{config.trainer.accelerator} with {_count(config.trainer.threads or 1, 'thread')}"
+        + (", gradient steps compiled" if config.trainer.compile else "")
     )
     reporter.message(f"folder: {place.run_dir}")
     policy_steps, gradient_steps = counters.get("policy_steps", 0), counters.get("gradient_steps", 0)

@@ -185,15 +185,28 @@ class CompiledSteps:
         ]
 
     def _make(self, phases: Sequence[Phase], given: Tree) -> CompiledStep:
-        if self.step.ranks.world > 1:
-            raise CompileError("several ranks share them")
         if (device := self.step.flat.vectors[0].device).type != "cpu":
             raise CompileError(f"that is for the CPU, and they are taken on {device}")
-        try:
-            with quiet():
-                return CompiledStep(self.step, phases, self.assemble, given, self.folder)
-        except Exception as error:  # a compiler may fail in any way
-            raise CompileError(one_line(error)[:300]) from error
+        with quiet():
+            try:
+                made = CompiledStep(self.step, phases, self.assemble, given)
+            except Exception as error:  # what can't be traced may fail in any way, and does so on every rank
+                raise CompileError(one_line(error)[:300]) from error
+            self._open(made)
+        return made
+
+    def _open(self, made: CompiledStep) -> None:
+        """Let rank 0 compile first: the others of its machine find what it has made. All go on compiled, or none."""
+        ranks, reason = self.step.ranks, ""
+        for turn in range(min(2, ranks.world)):
+            if turn == min(1, ranks.rank):
+                try:
+                    made.open(self.folder)
+                except Exception as error:  # a compiler may fail in any way
+                    reason = one_line(error)[:300]
+            failed = int(ranks.sum(torch.tensor(int(bool(reason)))))
+        if failed:
+            raise CompileError(reason or "another rank couldn't")
 
 
 class CompiledStep:
@@ -204,24 +217,25 @@ class CompiledStep:
         phases: of that step.
         assemble: makes the batch.
         given: what each call gives: `batch`, `noise`, `scalars` and `rates`.
-        folder: where libraries are kept.
     """
 
-    def __init__(
-        self, step: GradientStep, phases: Sequence[Phase], assemble: Assemble, given: Tree, folder: Path
-    ) -> None:
+    def __init__(self, step: GradientStep, phases: Sequence[Phase], assemble: Assemble, given: Tree) -> None:
         self._step, self._phases, self._assemble = step, phases, assemble
         self._groups = {phase.optimizer: step.groups[phase.optimizer] for phase in phases}
         self._metrics: list[str] = []
         self._writes: list[list[str]] = []
         self.note = ""
         self.rebind()
-        began = time.perf_counter()
-        inputs = {**self._state, **given}
-        graph = self._trace(inputs)
-        path = folder / f"{fingerprint(graph, flattened(inputs))}.pt2"
+        self._example = {**self._state, **given}
+        self._graph = self._trace(self._example)
+
+    def open(self, folder: Path) -> None:
+        """Load the library, which is made first if it isn't in the folder."""
+        examples = flattened(self._example)
+        path = folder / f"{fingerprint(self._graph, examples)}.pt2"
         if not path.exists():
-            compile_graph(graph, flattened(inputs), path)
+            began = time.perf_counter()
+            compile_graph(self._graph, examples, path)
             self.note = f"compiled the gradient step in {time.perf_counter() - began:.0f} s; it is kept in {folder}"
         # That a processor does what its kind does was tried when the library was compiled; trying it takes seconds.
         with inductor.config.patch({"cpp.vec_isa_ok": True}):

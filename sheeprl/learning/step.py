@@ -55,6 +55,7 @@ class Outcome:
 class Ranks(Protocol):
     """How tensors of all ranks become one."""
 
+    rank: int
     world: int
 
     def sum(self, value: Tensor) -> Tensor:
