@@ -36,8 +36,9 @@ def describe(*configs: str) -> Json:
 def command_line() -> str:
     """What was typed, less the folders of this machine."""
     module = Path(sys.argv[0]).stem
+    called = ["benchmarks"] if module == "__main__" else ["benchmarks", module]
     words = (f"PATH/{Path(word).name}" if Path(word).is_absolute() else word for word in sys.argv[1:])
-    return " ".join(["python", "-m", f"benchmarks.{module}", *words])
+    return " ".join(["python", "-m", *called, *words])
 
 
 def commit() -> str:

@@ -1,6 +1,6 @@
 """Times SheepRL, decoupled and coupled, and Stable-Baselines3 at the same work, in turn on one machine.
 
-`python -m benchmarks.speed --peer-python PATH` where PATH is the Python of an environment with Stable-Baselines3.
+`python -m benchmarks speed --peer-python PATH` where PATH is the Python of an environment with Stable-Baselines3.
 
 The loop's time leaves out start-up (for SheepRL the `wall_time` of the end event, for Stable-Baselines3 `learn()`), the
 process's time is all of it. Every program is timed with each number of threads asked for, and its best counts.
@@ -257,7 +257,7 @@ def print_table(comparison: Comparison) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks speed", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="policy steps, to shorten the work")
