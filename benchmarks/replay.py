@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import record
+from benchmarks.bounds import Bound
 from benchmarks.record import Json
-from benchmarks.replay_bounds import BOUNDS, OURS, Bound, Program, median
+from benchmarks.replay_bounds import BOUNDS, OURS, Program, median
 from benchmarks.worker import Worker, WorkerError, one_thread
 
 MIB = 2**20

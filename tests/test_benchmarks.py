@@ -6,7 +6,11 @@ import sys
 import pytest
 
 from benchmarks.__main__ import benchmarks, main, summary_of
+from benchmarks.bounds import Bound
+from benchmarks.products import HALFCHEETAH, of_sac
+from benchmarks.programs import WORKLOADS, BenchmarkError, Timing, idle_while_ahead, where_it_went
 from benchmarks.record import ROOT
+from benchmarks.speed import Comparison, Timings
 
 
 def test_every_module_with_a_main_that_takes_words_is_a_benchmark():
@@ -37,3 +41,71 @@ def test_a_benchmark_is_given_its_arguments(capsys):
         main(["learning", "--help"])
     assert ended.value.code == 0
     assert "usage: python -m benchmarks learning" in capsys.readouterr().out
+
+
+def test_the_products_of_an_update_are_those_of_its_networks():
+    assert of_sac(batch=8, obs=3, action=2, hidden=(), critics=1) == [
+        (8, 3, 4),  # the next actions
+        *[(8, 5, 1), (8, 5, 1), (1, 8, 5)],  # their target, the critic's loss, its weights' gradients
+        *[(8, 5, 1), (8, 1, 5)],  # the value of the actor's actions, and its gradient with respect to them
+        *[(8, 3, 4), (4, 8, 3)],  # the actor
+    ]
+    assert sum(product.flops for product in of_sac(**HALFCHEETAH)) == pytest.approx(582e6, rel=0.01)
+
+
+def metrics_line(step, seconds, updates, **parts):
+    zero = dict.fromkeys(("Time/player_idle", "Time/trainer_idle", "Time/trainer_wait_batch"), 0.0)
+    told = {"step": step, "Time/sps": 100 / seconds, "Time/sps_train": 50.0, "Params/gradient_steps": updates}
+    return {**told, **zero, **parts}
+
+
+def test_where_the_time_of_a_run_went_is_read_from_its_metrics():
+    lines = [
+        metrics_line(100, 4.0, 100, **{"Time/trainer_idle": 0.5}),
+        {"step": 150, "Test/cumulative_reward": 1.0},
+        metrics_line(200, 10.0, 300, **{"Time/trainer_wait_batch": 0.2, "Time/player_idle": 0.8}),
+        {"event": "end", "wall_time": 15.0},
+    ]
+    where = where_it_went(lines, loop=15.0)
+    assert where["updating"] == 100 / 50 + 200 / 50
+    assert where["waiting for players"] == 2.0
+    assert where["waiting for batches"] == pytest.approx(2.0)
+    assert where["other"] == pytest.approx(5.0)
+    assert idle_while_ahead(lines) == pytest.approx(0.2)
+    assert idle_while_ahead(lines[:1]) is None
+
+
+class Fixed:
+    """A program whose runs take the seconds that it is told."""
+
+    def __init__(self, name, seconds):
+        self.name, self.seconds = name, seconds
+
+    def run(self, workload, threads, steps):
+        return Timing(self.seconds[threads], self.seconds[threads] + 5, steps, steps)
+
+
+def test_the_better_number_of_threads_counts_and_the_other_is_left_out():
+    comparison = Comparison(WORKLOADS["sac_halfcheetah"], [Fixed("SheepRL coupled", {1: 10.0, 2: 11.0})], [], [1, 2])
+    comparison.timings += [Timings(Fixed("other", {1: 40.0, 2: 20.0}), number) for number in (1, 2)]
+    for _ in range(3):
+        comparison.round()
+    assert [timings.left_out for timings in comparison.timings] == [False, False, True, False]
+    assert [len(timings.runs) for timings in comparison.timings] == [3, 3, 1, 3]
+    assert comparison.ratios("SheepRL coupled", Fixed("other", {}), "loop") == [2.0] * 3
+
+
+def test_a_program_that_did_other_work_ends_the_benchmark():
+    other = Fixed("other", {1: 1.0})
+    other.run = lambda workload, threads, steps: Timing(1.0, 1.0, 7, 7)
+    comparison = Comparison(WORKLOADS["sac_halfcheetah"], [Fixed("SheepRL coupled", {1: 10.0}), other], [], [1])
+    with pytest.raises(BenchmarkError, match="other took 7 gradient steps, not 4096"):
+        comparison.round()
+
+
+def test_a_bound_says_whether_it_is_met():
+    bound = Bound.of("ratio", [2.0, 3.0, 4.0], at_least=2.5, hope=5.0)
+    assert (bound.value, bound.spread, bound.met) == (3.0, (2.0, 4.0), True)
+    assert str(bound) == "ratio: 3 [2, 4], must be ≥ 2.5, hoped ≥ 5: met"
+    assert Bound("idle", 0.04, at_most=0.03).as_json() == {"name": "idle", "value": 0.04, "at_most": 0.03, "met": False}
+    assert Bound("alone", 1.0).met is None
