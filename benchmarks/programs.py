@@ -264,7 +264,7 @@ PEERS = {
     for peer in (
         Peer("sb3", "Stable-Baselines3"),
         Peer("sheeprl_084", "SheepRL 0.8.4"),
-        Peer("rllib", "RLlib", {"ppo_cartpole": 1600, "sac_halfcheetah": 300}),
+        Peer("rllib", "RLlib", {"ppo_cartpole": 3200, "sac_halfcheetah": 300}),
     )
 }
 

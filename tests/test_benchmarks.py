@@ -10,6 +10,7 @@ from benchmarks.bounds import Bound
 from benchmarks.products import HALFCHEETAH, of_sac
 from benchmarks.programs import WORKLOADS, BenchmarkError, Timing, idle_while_ahead, where_it_went
 from benchmarks.record import ROOT
+from benchmarks.report import NOTES, PAGE, Results, page, read
 from benchmarks.speed import Comparison, Timings
 
 
@@ -109,3 +110,54 @@ def test_a_bound_says_whether_it_is_met():
     assert str(bound) == "ratio: 3 [2, 4], must be ≥ 2.5, hoped ≥ 5: met"
     assert Bound("idle", 0.04, at_most=0.03).as_json() == {"name": "idle", "value": 0.04, "at_most": 0.03, "met": False}
     assert Bound("alone", 1.0).met is None
+
+
+def test_the_page_is_what_the_committed_results_make():
+    assert PAGE.read_text(encoding="utf-8") == page(read(), NOTES.read_text(encoding="utf-8")), (
+        "run: python -m benchmarks report"
+    )
+
+
+def test_the_page_of_no_results_says_that_nothing_is_measured():
+    text = page([Results("")], "Nothing was tried.")
+    assert "Not measured yet: `python -m benchmarks speed`." in text
+    assert "images/" not in text
+    assert text.endswith("Nothing was tried.\n")
+
+
+def some_speed():
+    timings = {"threads": 1, "loop": [9.0, 10.0, 12.0], "process": [20.0], "loop_median": 10.0, "process_median": 20.0}
+    timings |= {"updates": 10240, "where": {"updating": 8.0, "start-up": 2.0}}
+    slow = {**timings, "program": "SheepRL coupled", "threads": 2, "loop_median": 30.0}
+    pair = {"program": "SheepRL coupled", "peer": "another", "kind": "loop", "ratio": 3.21, "spread": [3.0, 3.5]}
+    workload = {"workload": "ppo", "title": "PPO", "ratios": [pair]}
+    workload["timings"] = [{**timings, "program": "SheepRL coupled"}, slow]
+    bounds = [
+        {"name": "PPO", "value": 2.5, "at_least": 3.0, "hope": 5.0, "met": False, "spread": [2.0, 3.0]},
+        {"name": "idle", "value": 0.0125, "at_most": 0.03, "met": True},
+    ]
+    return {"commit": "0123456789abcdef", "command": "python -m benchmarks speed", "rounds": 3, "bounds": bounds} | {
+        "workloads": [workload]
+    }
+
+
+def test_the_page_tells_what_was_asked_hoped_and_reached():
+    text = page([Results("", {"speed": some_speed()}), Results("gpu", {"speed": some_speed()})], "")
+    assert "| PPO | ≥ 3 | ≥ 5 | 2.5 | 2 to 3 | **not met** |" in text
+    assert "| idle | ≤ 0.03 |  | 0.0125 |  | met |" in text
+    assert "| SheepRL coupled | 1 | 10.0 [9.0, 12.0] | 20.0 | 10,240 |" in text
+    assert "| coupled | another | loop | 3.21 | 3 to 3.5 |" in text
+    assert "- PPO: 2.5, asked ≥ 3" in text
+    assert "images/performance_ratios.png" in text and "images/performance_where.png" in text
+    assert "performance_scaling" not in text
+    assert "## On another machine: gpu" in text
+
+
+def test_the_figures_of_what_there_is_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    from benchmarks.figures import draw
+
+    playing = {"cases": [{"title": "5 ms", "steps_per_second_by_players": {"1": 190.0, "2": 370.0, "8": 1500.0}}]}
+    drawn = [path.name for path in draw(Results("", {"speed": some_speed(), "playing": playing}), tmp_path)]
+    assert drawn == ["performance_ratios.png", "performance_where.png", "performance_scaling.png"]
+    assert all((tmp_path / name).stat().st_size > 1000 for name in drawn)
