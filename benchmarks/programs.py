@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -157,7 +158,7 @@ class SheepRL:
             lines = record.read_metrics(run_dir)
         end = next(line for line in reversed(lines) if line.get("event") == "end")
         loop = end["wall_time"]
-        where = where_it_went(lines, loop) | {"start-up": process - loop}
+        where = where_it_went(lines, loop, self.mode == "coupled") | {"start-up": process - loop}
         idle = idle_while_ahead(lines)
         return Timing(loop, process, end["gradient_steps"], end["policy_steps"], where, idle_while_ahead=idle)
 
@@ -165,7 +166,7 @@ class SheepRL:
         """Fill the cache with what this workload compiles."""
         if self.cache is not None:
             with_compile = SheepRL(self.mode, self.cache, (*self.extra, "trainer.compile=true"))
-            with_compile.run(workload, threads, workload.steps // 8)
+            with_compile.run(workload, threads, max(512, workload.steps // 8))
 
 
 def caching_in(folder: Path) -> dict[str, str]:
@@ -187,29 +188,22 @@ def windows(lines: Sequence[Json]) -> Iterator[tuple[float, int, Json]]:
         if "Time/sps" not in line or line["step"] <= steps:
             continue
         seconds = (line["step"] - steps) / line["Time/sps"]
-        new = line["Params/gradient_steps"] - updates
-        steps, updates = line["step"], updates + new
-        yield seconds, int(new), line
+        yield seconds, int(line["Params/gradient_steps"]) - updates, line
+        steps, updates = line["step"], int(line["Params/gradient_steps"])
 
 
-PARTS = {
-    "updating": None,  # is counted from the rate of updates; the others are parts of the time, by their metrics
-    "waiting for players": "Time/trainer_idle",
-    "waiting for batches": "Time/trainer_wait_batch",
-    "checkpoints": "Time/checkpoint_stall",
-}
-
-
-def where_it_went(lines: Sequence[Json], loop: float) -> dict[str, float]:
+def where_it_went(lines: Sequence[Json], loop: float, coupled: bool = False) -> dict[str, float]:
     """Seconds of a run's loop by what its learner did, by the run's own timers. What is left is book-keeping."""
-    spent = dict.fromkeys(PARTS, 0.0)
+    spent: Counter[str] = Counter()
     for seconds, updates, line in windows(lines):
-        for part, metric in PARTS.items():
-            if metric is not None:
-                spent[part] += seconds * line.get(metric, 0.0)
-            elif line.get("Time/sps_train"):
-                spent[part] += updates / line["Time/sps_train"]
-    return spent | {"other": max(0.0, loop - sum(spent.values()))}
+        spent["updating"] += updates / line["Time/sps_train"] if updates else 0.0
+        if coupled:
+            spent["playing"] += seconds * line["Time/sps"] / line["Time/sps_env_interaction"]
+        else:
+            spent["waiting for players"] += seconds * line["Time/trainer_idle"]
+        spent["waiting for batches"] += seconds * line["Time/trainer_wait_batch"]
+        spent["checkpoints"] += seconds * line["Time/checkpoint_stall"]
+    return dict(spent) | {"other": max(0.0, loop - sum(spent.values()))}
 
 
 PLAYERS_WAIT = 0.05  # part of the time that players must have waited for the trainer to have been ahead of it

@@ -55,7 +55,8 @@ def test_the_products_of_an_update_are_those_of_its_networks():
 
 
 def metrics_line(step, seconds, updates, **parts):
-    zero = dict.fromkeys(("Time/player_idle", "Time/trainer_idle", "Time/trainer_wait_batch"), 0.0)
+    zero = dict.fromkeys(("player_idle", "trainer_idle", "trainer_wait_batch", "checkpoint_stall"), 0.0)
+    zero = {f"Time/{name}": value for name, value in zero.items()} | {"Time/sps_env_interaction": 200.0}
     told = {"step": step, "Time/sps": 100 / seconds, "Time/sps_train": 50.0, "Params/gradient_steps": updates}
     return {**told, **zero, **parts}
 
@@ -72,6 +73,9 @@ def test_where_the_time_of_a_run_went_is_read_from_its_metrics():
     assert where["waiting for players"] == 2.0
     assert where["waiting for batches"] == pytest.approx(2.0)
     assert where["other"] == pytest.approx(5.0)
+    coupled = where_it_went(lines, loop=15.0, coupled=True)
+    assert coupled["playing"] == pytest.approx(200 / 200)
+    assert "waiting for players" not in coupled
     assert idle_while_ahead(lines) == pytest.approx(0.2)
     assert idle_while_ahead(lines[:1]) is None
 
