@@ -234,16 +234,18 @@ class Peer:
         name: for the table.
         limited_to: by workload, the number of updates after which it may end, if it is slow; its rate counts then.
         python: of an environment that has it; None for the benchmark's own.
+        device: `cpu` or `cuda`.
     """
 
     key: str
     name: str
     limited_to: Mapping[str, int] = field(default_factory=dict)
     python: str | None = None
+    device: str = "cpu"
 
     def run(self, workload: Workload, threads: int, steps: int) -> Timing:
         """Do the work."""
-        words = ["--steps", str(steps), "--threads", str(threads)]
+        words = ["--steps", str(steps), "--threads", str(threads), "--device", self.device]
         if workload.name in self.limited_to:
             words += ["--updates", str(self.limited_to[workload.name])]
         command = [self.python or python_of(self.key), str(HERE / f"{self.key}.py"), workload.name, *words]

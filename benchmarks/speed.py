@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks import record
 from benchmarks.bounds import Bound
+from benchmarks.peers.environments import python_of
 from benchmarks.programs import (
     BARE,
     PEERS,
@@ -258,23 +259,25 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
         metavar="PEER=PYTHON",
         help="an environment of your own that has a peer; by default one is made",
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="that every program learns on")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further settings of SheepRL's runs")
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
     given = parser.parse_args(args)
-    if (given.steps or given.set) and given.out.resolve() == record.RESULTS:
-        parser.error("shortened or changed work is a trial; give it an --out of its own")
+    if (given.steps or given.set or given.device != "cpu") and given.out.resolve() == record.RESULTS:
+        parser.error("shortened or changed work, or another device, needs an --out of its own")
     return given
 
 
 def compared(given: argparse.Namespace, cache: Path) -> list[Comparison]:
     """What the command line asks for."""
     pythons = dict(word.split("=", 1) for word in given.peer_python)
-    peers = [replace(PEERS[key], python=pythons.get(key)) for key in given.peers]
+    peers = [replace(PEERS[key], python=pythons.get(key) or python_of(key), device=given.device) for key in given.peers]
+    extra = (f"trainer.accelerator={given.device}", *given.set)
     comparisons = []
     for workload in (WORKLOADS[name] for name in given.workloads):
-        ours = [SheepRL(mode, cache, tuple(given.set)) for mode in given.modes]
+        ours = [SheepRL(mode, cache, extra) for mode in given.modes]
         if any(promise.kind == "first time" and promise.workload == workload.name for promise in PROMISES):
-            ours += [SheepRL(mode, None, tuple(given.set)) for mode in given.modes]
+            ours += [SheepRL(mode, None, extra) for mode in given.modes]
         shortened = replace(workload, steps=given.steps or workload.steps)
         comparisons.append(Comparison(shortened, ours, peers, given.threads))
     return comparisons
@@ -294,9 +297,10 @@ def measure(comparisons: Sequence[Comparison], rounds: int) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     given = parse(args)
     described = record.describe("configs", "benchmarks/peers") | {"rounds": given.rounds, "load_before": load()}
+    described |= {"device": given.device}
     with temporary_cache() as cache:
-        comparisons = compared(given, cache)
         try:
+            comparisons = compared(given, cache)
             measure(comparisons, given.rounds)
         except (BenchmarkError, RuntimeError) as error:
             sys.exit(f"error: {error}")

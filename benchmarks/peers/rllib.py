@@ -29,7 +29,7 @@ PACKAGES = ("ray", "torch", "gymnasium", "numpy")
 def build_ppo(seed: int) -> Any:
     """PPO on CartPole-v1, one rollout of 128 rows and 4 environments an iteration."""
     model = DefaultModelConfig(fcnet_hiddens=[64, 64], fcnet_activation="tanh", vf_share_layers=False)
-    config = PPOConfig().environment("CartPole-v1").learners(num_learners=0).debugging(seed=seed)
+    config = PPOConfig().environment("CartPole-v1").debugging(seed=seed)
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=4, rollout_fragment_length=128)
     config.rl_module(model_config=model)
     config.training(
@@ -53,7 +53,7 @@ def build_sac(seed: int) -> Any:
     model = DefaultModelConfig(
         fcnet_hiddens=[256, 256], fcnet_activation="relu", head_fcnet_hiddens=[], head_fcnet_activation=None
     )
-    config = SACConfig().environment("HalfCheetah-v5").learners(num_learners=0).debugging(seed=seed)
+    config = SACConfig().environment("HalfCheetah-v5").debugging(seed=seed)
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=4, rollout_fragment_length=1)
     config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=1)
     config.rl_module(model_config=model)
@@ -82,12 +82,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--updates", type=int, help="end after so many, if that is sooner")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     steps: Counter[int] = Counter()  # by optimizer; SAC has several, each of which takes one an update
     register_optimizer_step_post_hook(lambda optimizer, *_: steps.update([id(optimizer)]))
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    algorithm = BUILDERS[given.workload](given.seed).build_algo()
+    config = BUILDERS[given.workload](given.seed)
+    config.learners(num_learners=0, num_gpus_per_learner=int(given.device == "cuda"))
+    algorithm = config.build_algo()
     torch.set_num_threads(given.threads)
     began, played, updates = time.perf_counter(), 0, 0
     while played < given.steps and (given.updates is None or updates < given.updates):

@@ -33,7 +33,7 @@ COMMON = (
         "algo.mlp_keys.encoder=[state]",
     ),
     *("buffer.memmap=False", "checkpoint.every=1000000000", "checkpoint.save_last=False"),
-    *("metric.log_level=0", "metric.disable_timer=True", "fabric.accelerator=cpu", "fabric.devices=1"),
+    *("metric.log_level=0", "metric.disable_timer=True", "fabric.devices=1"),
 )
 WORKLOADS = {
     "ppo_cartpole": (
@@ -90,13 +90,19 @@ def main() -> None:
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="let it compile its losses (SAC)")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     watch = Watch()
     with tempfile.TemporaryDirectory(prefix="sheeprl_084_") as folder:
         words = [*WORKLOADS[given.workload], f"algo.total_steps={given.steps}", f"num_threads={given.threads}"]
-        words += [f"log_root={folder}", f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+        words += [
+            f"fabric.accelerator={given.device}",
+            f"log_root={folder}",
+            f"hydra.run.dir={folder}",
+            "hydra.output_subdir=null",
+        ]
         words += ["algo.compile.enabled=True", "algo.compile.mode=default"] if given.compile else []
         sys.argv = ["sheeprl", *words]
         from sheeprl.cli import run  # only now, so that what its import does to PyTorch is what its command does
