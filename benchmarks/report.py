@@ -293,12 +293,12 @@ def workloads(results: Results) -> Iterable[Json]:
 
 
 def scaling_curves(results: Results) -> dict[str, dict[int, float]]:
-    """By title, the policy steps per second by number of players."""
-    curves = {}
-    for case in results.files.get("playing", {}).get("cases", []):
-        if curve := case.get("steps_per_second_by_players"):
-            curves[case["title"]] = {int(players): value for players, value in curve.items()}
-    return curves
+    """By title, the policy steps per second by number of players: medians of `1 player`, `8 players` and so on."""
+    return {
+        case["title"]: {int(players.split()[0]): value for players, value in case["median"].items()}
+        for case in results.files.get("playing", {}).get("cases", [])
+        if case["case"].startswith("scaling")
+    }
 
 
 def number(value: float) -> str:

@@ -161,7 +161,8 @@ def test_the_figures_of_what_there_is_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     from benchmarks.figures import draw
 
-    playing = {"cases": [{"title": "5 ms", "steps_per_second_by_players": {"1": 190.0, "2": 370.0, "8": 1500.0}}]}
+    scaling = {"case": "scaling_8", "title": "5 ms", "median": {"1 player": 190.0, "8 players": 1500.0}}
+    playing = {"cases": [scaling, {"case": "step", "title": "a step", "median": {"SheepRL": 30.0}}]}
     drawn = [path.name for path in draw(Results("", {"speed": some_speed(), "playing": playing}), tmp_path)]
     assert drawn == ["performance_ratios.png", "performance_where.png", "performance_scaling.png"]
     assert all((tmp_path / name).stat().st_size > 1000 for name in drawn)
