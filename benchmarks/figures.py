@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -52,8 +52,15 @@ def draw(results: Results, folder: Path) -> Iterator[Path]:
             yield folder / f"{name}.png"
 
 
+def plain(axis: mpl.axis.Axis, ticks: Sequence[float]) -> None:
+    """Ticks with their numbers in full."""
+    axis.set_major_locator(mpl.ticker.FixedLocator(ticks))
+    axis.set_minor_locator(mpl.ticker.NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
 def ratios(results: Results) -> plt.Figure:
-    """Bars: how many times as fast as each peer, both placements, with the spread of the rounds."""
+    """Bars from 1 on: how many times as fast as each peer, both placements, with the spread of the rounds."""
     rows: dict[str, dict[str, Json]] = {}
     for workload in workloads(results):
         for pair in workload.get("ratios", []):
@@ -66,14 +73,18 @@ def ratios(results: Results) -> plt.Figure:
             if placement in pairs:
                 ratio, (low, high) = pairs[placement]["ratio"], pairs[placement]["spread"]
                 error = [[max(0.0, ratio - low)], [max(0.0, high - ratio)]]
-                axes.barh(place + 0.36 * index, ratio, 0.34, color=color, xerr=error, capsize=2)
+                axes.barh(place + 0.36 * index, ratio - 1, 0.34, left=1, color=color, xerr=error, capsize=2)
                 axes.text(high, place + 0.36 * index, f"  {ratio:.1f}", va="center", fontsize=8)
     axes.set_yticks([place + 0.18 for place in range(len(rows))], list(rows), fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    reached = [end for pairs in rows.values() for pair in pairs.values() for end in pair["spread"]]
+    axes.set_xlim(0.8 * min([1.0, *reached]), 1.3 * max([1.0, *reached]))
+    plain(axes.xaxis, [tick for tick in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100) if tick <= max(reached)])
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_xlabel("times as fast")
-    axes.legend([plt.Rectangle((0, 0), 1, 1, color=color) for color in COLORS.values()], list(COLORS), fontsize=8)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in COLORS.values()]
+    axes.legend(handles, list(COLORS), fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 
@@ -95,7 +106,7 @@ def where(results: Results) -> plt.Figure:
     axes.set_yticks(range(len(bars)), list(bars), fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("seconds")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(-0.1, 1), ncols=4)
     return figure
 
 
@@ -109,6 +120,8 @@ def scaling(results: Results) -> plt.Figure:
         axes.plot(players, linear, linestyle=":", color=line.get_color())
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=10)
+    plain(axes.xaxis, sorted({number for curve in scaling_curves(results).values() for number in curve}))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.set_xlabel("players (dotted: linear)")
     axes.set_ylabel("policy steps per second")
     axes.grid(alpha=0.3)
