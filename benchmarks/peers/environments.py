@@ -15,8 +15,8 @@ HERE = Path(__file__).resolve().parent
 
 def folder_of(name: str) -> Path:
     """Where a library's environment lies."""
-    cache = Path(os.environ.get("SHEEPRL_CACHE") or "~/.cache/sheeprl").expanduser()
-    return cache / "peers" / name
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sheeprl"
+    return Path(os.environ.get("SHEEPRL_CACHE") or users) / "peers" / name
 
 
 def python_of(name: str) -> str:
