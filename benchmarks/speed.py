@@ -186,13 +186,15 @@ class Comparison:
                 continue
             peer, cold = peers[promise.peer], promise.kind == "first time"
             kind = "process" if cold else promise.kind
-            candidates = [name for name in self.names if name.startswith("SheepRL ") and name != "SheepRL 0.8.4"]
-            found = [self.ratios(name, peer, kind) for name in candidates if ("first" in name) == cold]
-            found = [ratios for ratios in found if ratios]
+            found: dict[str, list[float]] = {}
+            for name, other, what in self.pairs():
+                if (other, what, "first" in name) == (peer, kind, cold) and (ratios := self.ratios(name, peer, kind)):
+                    found[name] = ratios
             if found:
-                best = max(found, key=statistics.median)
-                name = f"{self.workload.title}: {promise.kind}, times as fast as {peer.name}"
-                yield Bound.of(name, best, at_least=promise.at_least, hope=promise.hope)
+                best = max(found, key=lambda name: statistics.median(found[name]))
+                work, placement = self.workload.title.partition(",")[0], best.split()[1].rstrip(",")
+                name = f"{work}, {promise.kind}: times as fast as {peer.name} ({placement})"
+                yield Bound.of(name, found[best], at_least=promise.at_least, hope=promise.hope)
 
     def as_json(self) -> Json:
         """All timings, and each of SheepRL's placements beside every peer."""

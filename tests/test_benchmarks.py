@@ -2,13 +2,24 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import benchmarks, main, summary_of
 from benchmarks.bounds import Bound
+from benchmarks.peers import environments
 from benchmarks.products import HALFCHEETAH, of_sac
-from benchmarks.programs import WORKLOADS, BenchmarkError, Timing, idle_while_ahead, where_it_went
+from benchmarks.programs import (
+    PEERS,
+    WORKLOADS,
+    BenchmarkError,
+    Peer,
+    SheepRL,
+    Timing,
+    idle_while_ahead,
+    where_it_went,
+)
 from benchmarks.record import ROOT
 from benchmarks.report import NOTES, PAGE, Results, page, read
 from benchmarks.speed import Comparison, Timings
@@ -100,6 +111,20 @@ def test_the_better_number_of_threads_counts_and_the_other_is_left_out():
     assert comparison.ratios("SheepRL coupled", Fixed("other", {}), "loop") == [2.0] * 3
 
 
+def test_the_better_placement_is_what_a_promise_is_held_to(monkeypatch):
+    monkeypatch.setattr(
+        SheepRL, "run", lambda self, *_: Timing({"coupled": 10.0, "decoupled": 8.0}[self.mode], 9, 90, 90)
+    )
+    monkeypatch.setattr(Peer, "run", lambda self, *_: Timing(24.0, 30.0, 90, 90))
+    ours = [SheepRL(mode, Path("cache")) for mode in ("decoupled", "coupled")]
+    comparison = Comparison(WORKLOADS["ppo_cartpole"], [*ours, SheepRL("coupled", None)], [PEERS["sb3"]], [1])
+    comparison.round()
+    told = [(bound.name, bound.value, bound.met) for bound in comparison.bounds()]
+    assert told[0] == ("PPO CartPole-v1, loop: times as fast as Stable-Baselines3 (decoupled)", 3.0, True)
+    assert told[1][1:] == (30 / 9, True)
+    assert told[2][0] == "PPO CartPole-v1, first time: times as fast as Stable-Baselines3 (coupled)"
+
+
 def test_a_program_that_did_other_work_ends_the_benchmark():
     other = Fixed("other", {1: 1.0})
     other.run = lambda workload, threads, steps: Timing(1.0, 1.0, 7, 7)
@@ -166,3 +191,30 @@ def test_the_figures_of_what_there_is_are_drawn(tmp_path):
     drawn = [path.name for path in draw(Results("", {"speed": some_speed(), "playing": playing}), tmp_path)]
     assert drawn == ["performance_ratios.png", "performance_where.png", "performance_scaling.png"]
     assert all((tmp_path / name).stat().st_size > 1000 for name in drawn)
+
+
+def test_the_environment_of_a_peer_is_made_once(tmp_path, monkeypatch):
+    called = []
+
+    def call(*command):
+        called.append(command)
+        (tmp_path / "peers" / "sb3").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setenv("SHEEPRL_CACHE", str(tmp_path))
+    monkeypatch.setattr(environments, "_call", call)
+    python = environments.python_of("sb3")
+    assert python == str(tmp_path / "peers" / "sb3" / "bin" / "python")
+    assert [command[-2] for command in called] == ["venv", "-r"]
+    assert environments.python_of("sb3") == python
+    assert len(called) == 2
+    (tmp_path / "peers" / "sb3" / "installed.txt").write_text("another version")
+    environments.python_of("sb3")
+    assert len(called) == 4
+
+
+def test_a_peer_finds_nothing_of_this_package(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "here")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    variables = environments.bare_environment(threads=2)
+    assert not {"PYTHONPATH", "RAY_ADDRESS"} & set(variables)
+    assert variables["OMP_NUM_THREADS"] == "2"
