@@ -42,16 +42,21 @@ class Attempt:
     products: list[float] = field(default_factory=list)
 
     def round(self, steps: int) -> None:
-        """Time both once."""
-        command = [sys.executable, "-m", "benchmarks.products", "--threads", str(self.threads)]
-        _, printed = timed(command, record.environment(self.threads), record.ROOT)
-        self.products.append(json.loads(printed)["seconds"])
+        """Time both once, the products before and after the run: what they can do is what they did when undisturbed."""
+        before = self.time_products()
         self.runs.append(self.program.run(WORKLOAD, self.threads, steps))
+        self.products.append(min(before, self.time_products()))
         print(
             f"  {self.program.name:<18} {self.threads} threads: {self.runs[-1].rate:6.1f} updates/s, "
             f"{1 / self.products[-1]:6.1f} by products alone",
             flush=True,
         )
+
+    def time_products(self) -> float:
+        """Seconds of one update's products, in a process of their own."""
+        command = [sys.executable, "-m", "benchmarks.products", "--threads", str(self.threads)]
+        _, printed = timed(command, record.environment(self.threads), record.ROOT)
+        return float(json.loads(printed)["seconds"])
 
     @property
     def parts(self) -> list[float]:
