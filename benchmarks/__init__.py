@@ -1,1 +1,1 @@
-"""Learning gates, speed comparisons and their figures: every claim with the command that repeats it."""
+"""Learning gates, speed comparisons and their figures: `python -m benchmarks --list`."""

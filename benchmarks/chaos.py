@@ -1,6 +1,6 @@
 """Kills random processes of real runs, and checks that nothing was lost, doubled or miscounted.
 
-`python -m benchmarks.chaos --minutes 3 --seed 1`
+`python -m benchmarks chaos --minutes 3 --seed 1`
 
 Each part is played twice: undisturbed, then with a process killed (SIGKILL) every 5 to 15 seconds, of a role that is
 drawn first. Where the driver is among them, the run is resumed until it is done, and whether anybody outlives its
@@ -367,7 +367,7 @@ def play_short(seed: int, folder: Path) -> Verdict:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks chaos", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--minutes", type=float, default=3.0, help="of each part's undisturbed run, about")
     parser.add_argument("--seed", type=int, default=0, help="of the runs and of the kills")

@@ -1,6 +1,6 @@
 """Trains a gate's task with several seeds, evaluates the final policies and writes down whether the gate is met.
 
-`python -m benchmarks.learning ppo_cartpole --mode coupled`
+`python -m benchmarks learning ppo_cartpole --mode coupled`
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def print_row(result: SeedResult) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks learning", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("gate", choices=GATES, help="what to run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings on top: a trial, without a verdict")
     parser.add_argument("--mode", choices=("coupled", "decoupled"), default="decoupled")

@@ -1,6 +1,6 @@
 """Draws the learning curves of the committed results, both placements in one figure a gate.
 
-`python -m benchmarks.plot` reads `benchmarks/results/<gate>_<mode>.json` and writes `docs/images/<gate>.png`.
+`python -m benchmarks plot` reads `benchmarks/results/<gate>_<mode>.json` and writes `docs/images/<gate>.png`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def draw(gate: Gate, results: Sequence[Json], path: Path) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks plot", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("gates", nargs="*", metavar="GATE", help="default: all that have results")
     parser.add_argument("--results", type=Path, default=record.RESULTS)
     parser.add_argument("--out", type=Path, default=record.ROOT / "docs" / "images")

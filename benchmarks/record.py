@@ -36,8 +36,9 @@ def describe(*configs: str) -> Json:
 def command_line() -> str:
     """What was typed, less the folders of this machine."""
     module = Path(sys.argv[0]).stem
+    called = ["benchmarks"] if module == "__main__" else ["benchmarks", module]
     words = (f"PATH/{Path(word).name}" if Path(word).is_absolute() else word for word in sys.argv[1:])
-    return " ".join(["python", "-m", f"benchmarks.{module}", *words])
+    return " ".join(["python", "-m", *called, *words])
 
 
 def commit() -> str:
@@ -57,9 +58,10 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def machine() -> Json:
-    """Cores that this process may use, and their model."""
+    """Cores that this process may use, and their model; GPUs, if there are any."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": cores, "cpu": _cpu_model(), "system": platform.platform()}
+    found = {"cores": cores, "cpu": _cpu_model(), "system": platform.platform()}
+    return found | ({"gpus": gpus} if (gpus := _gpu_models()) else {})
 
 
 def environment(threads: int | None = None) -> dict[str, str]:
@@ -100,6 +102,14 @@ def _cpu_model() -> str:
         return platform.processor() or "unknown"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown"
+
+
+def _gpu_models() -> list[str]:
+    try:
+        words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    except (OSError, subprocess.CalledProcessError):
+        return []
 
 
 def _git(*words: str) -> str:

@@ -1,6 +1,6 @@
 """Times the replay buffer beside NumPy by hand, the memory's own speed, Ray's store and other libraries' buffers.
 
-`python -m benchmarks.replay --peers-python PATH` where PATH is the Python of an environment with these libraries;
+`python -m benchmarks replay --peers-python PATH` where PATH is the Python of an environment with these libraries;
 `--only uniform add` runs some of the cases.
 
 Every program is a process of its own with one thread, prepared once; then they take turns, round by round. A ratio is
@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import record
+from benchmarks.bounds import Bound
 from benchmarks.record import Json
-from benchmarks.replay_bounds import BOUNDS, OURS, Bound, Program, median
+from benchmarks.replay_bounds import BOUNDS, OURS, Program, median
 from benchmarks.worker import Worker, WorkerError, one_thread
 
 MIB = 2**20
@@ -197,7 +198,7 @@ def print_table(comparison: Comparison) -> None:
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.replay", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks replay", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers-python", default=sys.executable, help="Python of an environment with the libraries")

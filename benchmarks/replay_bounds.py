@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.bounds import Bound, rounded
 from benchmarks.record import Json
 from benchmarks.worker import Figures
 
@@ -48,43 +49,9 @@ class Program:
         }
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A figure that is to stay on one side of a bound; without a bound it is for comparison only."""
-
-    name: str
-    value: float
-    at_most: float | None = None
-    at_least: float | None = None
-
-    @property
-    def met(self) -> bool | None:
-        """Whether it does; None where there is no bound."""
-        if self.at_most is not None:
-            return self.value <= self.at_most
-        return None if self.at_least is None else self.value >= self.at_least
-
-    def __str__(self) -> str:
-        if self.met is None:
-            return f"{self.name}: {self.value:.3g}"
-        sign, limit = ("≤", self.at_most) if self.at_most is not None else ("≥", self.at_least)
-        return f"{self.name}: {self.value:.3g}, must be {sign} {limit:.3g}: {'met' if self.met else 'NOT MET'}"
-
-    def as_json(self) -> Json:
-        """As it stands in the result."""
-        limits = {"at_most": self.at_most, "at_least": self.at_least}
-        given = {name: rounded(limit) for name, limit in limits.items() if limit is not None}
-        return {"name": self.name, "value": rounded(self.value)} | given | ({"met": self.met} if given else {})
-
-
 def median(values: Sequence[float]) -> float:
     """The middle one."""
     return statistics.median(values)
-
-
-def rounded(value: float) -> float:
-    """Five significant digits."""
-    return float(f"{value:.5g}")
 
 
 # --------------------------------------------------------------------------------------- what is promised

@@ -1,6 +1,6 @@
 """Lets a run go at full rate for long, and looks at what its processes hold in memory meanwhile.
 
-`python -m benchmarks.soak --minutes 30`
+`python -m benchmarks soak --minutes 30`
 
 Once the replay has been full for a while, everything that the run needs is there: from then on memory must stay as it
 is. A line is fitted to what each role's processes hold in RAM, without pages of files, and to the shared memory that
@@ -107,7 +107,7 @@ def _store_files(pid: int) -> list[str]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks soak", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
     given = parser.parse_args(args)

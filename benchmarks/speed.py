@@ -1,165 +1,105 @@
-"""Times SheepRL, decoupled and coupled, and Stable-Baselines3 at the same work, in turn on one machine.
+"""Times SheepRL, decoupled and coupled, beside other libraries at the same work, in turn on one machine.
 
-`python -m benchmarks.speed --peer-python PATH` where PATH is the Python of an environment with Stable-Baselines3.
+The loop's time leaves out start-up (for SheepRL the `wall_time` of the end event, for the others what lies around
+their training loop), the process's time is all of it, from the command to the prompt. Every program is timed with each
+number of threads asked for, and its best counts; a number that is far behind in a round is left out of those after
+it. A ratio is the median of the rounds' ratios.
 
-The loop's time leaves out start-up (for SheepRL the `wall_time` of the end event, for Stable-Baselines3 `learn()`), the
-process's time is all of it. Every program is timed with each number of threads asked for, and its best counts.
+SheepRL's compiled graphs are kept in a folder that is warmed up before; "first time" is with an empty one.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks import record
+from benchmarks.bounds import Bound
+from benchmarks.peers.environments import python_of
+from benchmarks.programs import (
+    BARE,
+    PEERS,
+    WORKLOADS,
+    BenchmarkError,
+    Peer,
+    SheepRL,
+    Timing,
+    Workload,
+    load,
+    temporary_cache,
+)
 from benchmarks.record import Json
 
-PEER = "Stable-Baselines3"
-MODES = {"SheepRL decoupled": "decoupled", "SheepRL coupled": "coupled"}
-# Not part of the work that is compared: the other program neither evaluates nor writes checkpoints.
-BARE = ("eval.episodes=0", "checkpoint.every=1000000000", "buffer.checkpoint=false", "log.level=warning")
+MODES = ("decoupled", "coupled")
+FAR_BEHIND = 1.2  # times the seconds of a program's best number of threads
 
 
 @dataclass(frozen=True)
-class Workload:
-    """Something that every program does in the same way.
+class Promise:
+    """How many times as fast as a peer SheepRL is to be, in the placement that suits it better.
 
     Args:
-        name: that the peer's script knows it by.
-        title: for the table.
-        config: a file in the repository.
-        overrides: on top of it; what makes the work the same is said again, whatever the file says.
-        steps: policy steps.
+        workload: at which work.
+        kind: `loop`, `process`, or `first time`: a process with no compiled graphs there.
+        peer: beside whom.
+        at_least: the bound.
+        hope: what would be better still.
     """
 
-    name: str
-    title: str
-    config: str
-    overrides: tuple[str, ...]
-    steps: int
+    workload: str
+    kind: str
+    peer: str
+    at_least: float
+    hope: float | None = None
 
 
-WORKLOADS = {
-    workload.name: workload
-    for workload in (
-        Workload(
-            "ppo_cartpole",
-            "PPO CartPole-v1, 4 envs, rollout 128, batch 64, 10 epochs",
-            "configs/ppo.yaml",
-            ("env.num_envs=4", "algo.rollout_steps=128", "algo.batch_size=64", "algo.epochs=10"),
-            65_536,
-        ),
-        Workload(
-            "sac_halfcheetah",
-            "SAC HalfCheetah-v5, 4 envs, one gradient step per policy step, batch 256",
-            "configs/sac_halfcheetah.yaml",
-            ("env.num_envs=4", "algo.replay_ratio=1", "algo.batch_size=256", "algo.learning_starts=100"),
-            4096,
-        ),
-    )
-}
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One program's run: seconds, and the work that it did by its own counters."""
-
-    loop: float
-    process: float
-    updates: int
-    policy_steps: int
+PROMISES = (
+    *(Promise("ppo_cartpole", "loop", peer, 3.0, 5.0) for peer in ("sb3", "sheeprl_084")),
+    *(Promise("ppo_cartpole", "process", peer, 1.5, 2.5) for peer in ("sb3", "sheeprl_084")),
+    *(Promise("ppo_cartpole", "first time", peer, 1.0) for peer in ("sb3", "sheeprl_084")),
+    *(Promise("sac_halfcheetah", "loop", peer, 1.8, 2.6) for peer in ("sb3", "sheeprl_084")),
+    Promise("sac_halfcheetah", "loop", "rllib", 15.0),
+)
 
 
 @dataclass
 class Timings:
     """All runs of one program at one workload with one number of threads."""
 
-    program: str
+    program: SheepRL | Peer
     threads: int
     runs: list[Timing] = field(default_factory=list)
+    left_out: bool = False  # because another number of threads suits the program far better
 
-    @property
-    def loop(self) -> list[float]:
-        """Seconds of the loop, run by run."""
-        return [run.loop for run in self.runs]
+    def of(self, kind: str) -> list[float]:
+        """Seconds of the loop or the process, run by run."""
+        return [run.process if kind == "process" else run.loop for run in self.runs]
 
-    @property
-    def process(self) -> list[float]:
-        """Seconds of the whole process, run by run."""
-        return [run.process for run in self.runs]
+    def median(self, kind: str) -> float:
+        """The middle one of them."""
+        return statistics.median(self.of(kind))
 
     def as_json(self) -> Json:
-        """Every run, and their median and spread."""
-        return {
-            "program": self.program,
-            "threads": self.threads,
-            "loop": [round(seconds, 3) for seconds in self.loop],
-            "loop_median": round(statistics.median(self.loop), 3),
-            "process": [round(seconds, 3) for seconds in self.process],
-            "process_median": round(statistics.median(self.process), 3),
-            "updates": self.runs[0].updates,
-            "policy_steps": self.runs[0].policy_steps,
-        }
+        """Every run, and their median."""
+        result: Json = {"program": self.program.name, "threads": self.threads}
+        for kind in ("loop", "process"):
+            result |= {kind: [round(seconds, 3) for seconds in self.of(kind)]}
+            result |= {f"{kind}_median": round(self.median(kind), 3)}
+        last = self.runs[-1]
+        result |= {"updates": last.updates, "policy_steps": last.policy_steps}
+        result |= {"updates_per_second": round(statistics.median(run.rate for run in self.runs), 2)}
+        result |= {"versions": last.versions} if last.versions else {}
+        result |= {"where": {part: round(seconds, 3) for part, seconds in self.typical.where.items()}}
+        return result | ({"left_out": True} if self.left_out else {})
 
-
-class BenchmarkError(RuntimeError):
-    """A program failed, or programs didn't do the same work."""
-
-
-# --------------------------------------------------------------------------------------------- running
-
-
-def timed(command: Sequence[str], variables: dict[str, str]) -> tuple[float, str]:
-    """Seconds that a command took, and what it printed on stdout.
-
-    Raises:
-        BenchmarkError: its exit code isn't 0.
-    """
-    began = time.perf_counter()
-    done = subprocess.run(command, cwd=record.ROOT, env=variables, capture_output=True, text=True)
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        printed = (done.stdout + done.stderr)[-4000:]
-        raise BenchmarkError(f"{' '.join(command)}: exit code {done.returncode}\n{printed}")
-    return seconds, done.stdout
-
-
-def run_sheeprl(workload: Workload, mode: str, threads: int, steps: int) -> Timing:
-    """Time SheepRL in one of its two placements."""
-    with tempfile.TemporaryDirectory(prefix="sheeprl_speed_") as folder:
-        run_dir = Path(folder) / "run"
-        settings = (f"run.total_steps={steps}", f"run.mode={mode}", f"run.dir={run_dir}", f"trainer.threads={threads}")
-        command = [sys.executable, "-m", "sheeprl", "run", workload.config, *workload.overrides, *BARE, *settings]
-        process, _ = timed(command, record.environment())
-        end = next(line for line in reversed(record.read_metrics(run_dir)) if line.get("event") == "end")
-    return Timing(end["wall_time"], process, end["gradient_steps"], end["policy_steps"])
-
-
-def run_peer(workload: Workload, python: str, threads: int, steps: int) -> tuple[Timing, dict[str, str]]:
-    """Time Stable-Baselines3 in the environment of `python`; also its versions."""
-    script = str(record.ROOT / "benchmarks" / "peers" / "sb3.py")
-    command = [python, script, workload.name, "--steps", str(steps), "--threads", str(threads)]
-    process, printed = timed(command, os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
-    result = json.loads(printed.splitlines()[-1])
-    return Timing(result["loop"], process, result["updates"], result["policy_steps"]), result["versions"]
-
-
-def steps_of_peer(workload: Workload, done: Timing) -> int:
-    """Steps with which Stable-Baselines3 takes as many gradient steps as SheepRL did.
-
-    On-policy it is whole rollouts of 512 rows, 80 updates each. SheepRL doesn't count an episode's end as a policy
-    step, so that to reach the same number of steps it may play one rollout more. Off-policy it is what SheepRL played.
-    """
-    return done.updates // 80 * 512 if workload.name == "ppo_cartpole" else done.policy_steps
+    @property
+    def typical(self) -> Timing:
+        """The run whose loop is nearest the median."""
+        return min(self.runs, key=lambda run: abs(run.loop - self.median("loop")))
 
 
 class Comparison:
@@ -167,124 +107,208 @@ class Comparison:
 
     Args:
         workload: what is done.
-        steps: policy steps to reach.
-        threads: numbers to try for SheepRL.
-        peer_threads: numbers to try for Stable-Baselines3.
-        peer_python: of its environment.
+        ours: SheepRL in its placements, the first of them first.
+        peers: the other libraries.
+        threads: numbers to try.
     """
 
     def __init__(
-        self, workload: Workload, steps: int, threads: Sequence[int], peer_threads: Sequence[int], peer_python: str
+        self, workload: Workload, ours: Sequence[SheepRL], peers: Sequence[Peer], threads: Sequence[int]
     ) -> None:
         self.workload = workload
-        self.steps = steps
-        self.peer_python = peer_python
-        self.peer_versions: dict[str, str] = {}
-        self.timings = [Timings(program, number) for program in MODES for number in threads]
-        self.timings += [Timings(PEER, number) for number in peer_threads]
+        self.peers = peers
+        self.timings = [Timings(program, number) for program in (*ours, *peers) for number in threads]
+
+    def warm_up(self) -> None:
+        """Have every placement of SheepRL compile what it needs."""
+        for timings in self.timings:
+            if isinstance(timings.program, SheepRL):
+                timings.program.warm_up(self.workload, timings.threads)
 
     def round(self) -> None:
-        """Run every program once."""
+        """Run every program once, and leave numbers of threads that don't suit out of the rounds to come."""
         for timings in self.timings:
-            timings.runs.append(self.run(timings.program, timings.threads))
+            if timings.left_out:
+                continue
+            timings.runs.append(self.run(timings))
             last = timings.runs[-1]
-            self.check(timings.program, last)
             print(
-                f"  {timings.program:<18} {timings.threads} threads: loop {last.loop:7.2f} s, process "
+                f"  {timings.program.name:<29} {timings.threads} threads: loop {last.loop:7.2f} s, process "
                 f"{last.process:7.2f} s, {last.updates:,} updates, {last.policy_steps:,} policy steps",
                 flush=True,
             )
+        for timings in self.timings:
+            timings.left_out |= timings.median("loop") > FAR_BEHIND * self.best(timings.program.name).median("loop")
 
-    def run(self, program: str, threads: int) -> Timing:
-        """Run one program once."""
-        if program != PEER:
-            return run_sheeprl(self.workload, MODES[program], threads, self.steps)
-        steps = steps_of_peer(self.workload, self.timings[0].runs[0])
-        timing, self.peer_versions = run_peer(self.workload, self.peer_python, threads, steps)
-        return timing
-
-    def check(self, program: str, timing: Timing) -> None:
-        """Whether it did what the first one did.
+    def run(self, timings: Timings) -> Timing:
+        """Run one program once.
 
         Raises:
-            BenchmarkError: the numbers of updates differ.
+            BenchmarkError: it didn't take as many gradient steps as the first one did.
         """
-        updates = self.timings[0].runs[0].updates
-        if timing.updates != updates:
-            raise BenchmarkError(f"{self.workload.name}: {program} took {timing.updates} gradient steps, not {updates}")
+        program, steps = timings.program, self.workload.steps
+        if isinstance(program, Peer):
+            steps = self.workload.steps_of_peer(self.timings[0].runs[0])
+        timing = program.run(self.workload, timings.threads, steps)
+        updates = self.timings[0].runs[0].updates if self.timings[0].runs else timing.updates
+        if timing.updates != updates and not (isinstance(program, Peer) and self.workload.name in program.limited_to):
+            named = f"{self.workload.name}: {program.name}"
+            raise BenchmarkError(f"{named} took {timing.updates} gradient steps, not {updates}")
+        return timing
 
-    def best(self, program: str) -> Timings:
-        """A program's timings with the number of threads that suits its loop best."""
-        own = [timings for timings in self.timings if timings.program == program]
-        return min(own, key=lambda timings: statistics.median(timings.loop))
+    def best(self, name: str, kind: str = "loop") -> Timings:
+        """A program's timings with the number of threads that suits it best."""
+        own = [timings for timings in self.timings if timings.program.name == name and not timings.left_out]
+        return min(own, key=lambda timings: timings.median(kind))
+
+    @property
+    def names(self) -> list[str]:
+        """Of the programs, each once."""
+        return list(dict.fromkeys(timings.program.name for timings in self.timings))
+
+    def ratios(self, name: str, peer: Peer, kind: str) -> list[float] | None:
+        """How many times as fast as a peer a program is, round by round; None where that can't be said.
+
+        A peer that ends after some updates has updates per second, but no process to compare.
+        """
+        own, other = self.best(name, kind), self.best(peer.name, kind)
+        if kind == "loop":
+            return [a.rate / b.rate for a, b in zip(own.runs, other.runs, strict=True)]
+        if self.workload.name in peer.limited_to:
+            return None
+        return [b.process / a.process for a, b in zip(own.runs, other.runs, strict=True)]
+
+    def bounds(self) -> Iterator[Bound]:
+        """What is promised of this workload, beside what was measured."""
+        peers = {peer.key: peer for peer in self.peers}
+        for promise in PROMISES:
+            if promise.workload != self.workload.name or promise.peer not in peers:
+                continue
+            peer, cold = peers[promise.peer], promise.kind == "first time"
+            kind = "process" if cold else promise.kind
+            found: dict[str, list[float]] = {}
+            for name, other, what in self.pairs():
+                if (other, what, "first" in name) == (peer, kind, cold) and (ratios := self.ratios(name, peer, kind)):
+                    found[name] = ratios
+            if found:
+                best = max(found, key=lambda name: statistics.median(found[name]))
+                work, placement = self.workload.title.partition(",")[0], best.split()[1].rstrip(",")
+                name = f"{work}, {promise.kind}: times as fast as {peer.name} ({placement})"
+                yield Bound.of(name, found[best], at_least=promise.at_least, hope=promise.hope)
 
     def as_json(self) -> Json:
-        """All timings, and each program's best beside the peer's."""
-        peer = self.best(PEER).as_json()
-        summary = []
-        for program in (*MODES, PEER):
-            own = self.best(program).as_json()
-            ratios = {f"{what}_speed": round(peer[f"{what}_median"] / own[f"{what}_median"], 3) for what in KINDS}
-            summary.append({key: own[key] for key in ("program", "threads", "loop_median", "process_median")} | ratios)
+        """All timings, and each of SheepRL's placements beside every peer."""
+        pairs = []
+        for name, peer, kind in self.pairs():
+            if ratios := self.ratios(name, peer, kind):
+                spread = [round(min(ratios), 3), round(max(ratios), 3)]
+                pair = {"program": name, "peer": peer.name, "kind": kind}
+                pairs.append(pair | {"ratio": round(statistics.median(ratios), 3), "spread": spread})
         return {
             "workload": self.workload.name,
             "title": self.workload.title,
             "config": self.workload.config,
             "overrides": [*self.workload.overrides, *BARE],
-            "total_steps": self.steps,
-            "best": summary,
+            "total_steps": self.workload.steps,
+            "best_threads": {name: self.best(name).threads for name in self.names},
+            "ratios": pairs,
             "timings": [timings.as_json() for timings in self.timings],
         }
 
-
-KINDS = ("loop", "process")
+    def pairs(self) -> Iterator[tuple[str, Peer, str]]:
+        """What is compared: a placement, a peer, and the loop or the process."""
+        ours = dict.fromkeys(timings.program.name for timings in self.timings if isinstance(timings.program, SheepRL))
+        for name in ours:
+            for peer in self.peers:
+                for kind in ("process",) if "first" in name else ("loop", "process"):
+                    yield name, peer, kind
 
 
 # ------------------------------------------------------------------------------------------- reporting
 
 
 def print_table(comparison: Comparison) -> None:
-    """Each program's best: medians, spread, and speed beside the peer's."""
-    result = comparison.as_json()
-    print(f"\n{comparison.workload.title}, {comparison.timings[0].runs[0].updates:,} gradient steps")
-    print(f"{'program':<18} {'threads':>7}  {'loop: median [min, max] s':>28}  {'process':>28}  speed: loop, process")
-    for row in result["best"]:
-        own = comparison.best(row["program"])
-        cells = (f"{statistics.median(s):8.2f} [{min(s):.2f}, {max(s):.2f}]" for s in (own.loop, own.process))
+    """Each program's best: medians and spread, SheepRL's ratios to every peer, and what was promised."""
+    print(f"\n{comparison.workload.title}")
+    print(f"{'program':<29} {'threads':>7}  {'loop: median [min, max] s':>28}  {'process':>28}  {'updates/s':>9}")
+    for name in comparison.names:
+        own = comparison.best(name)
+        cells = (f"{own.median(k):8.2f} [{min(own.of(k)):.2f}, {max(own.of(k)):.2f}]" for k in ("loop", "process"))
         loop, process = cells
-        ratios = f"{row['loop_speed']:.2f} ×, {row['process_speed']:.2f} × {PEER}"
-        print(f"{row['program']:<18} {row['threads']:>7}  {loop:>28}  {process:>28}  {ratios}")
+        rate = statistics.median(run.rate for run in own.runs)
+        print(f"{name:<29} {own.threads:>7}  {loop:>28}  {process:>28}  {rate:9.1f}")
+    for pair in comparison.as_json()["ratios"]:
+        low, high = pair["spread"]
+        ratio = f"{pair['ratio']:.2f} × [{low:.2f}, {high:.2f}]"
+        print(f"  {pair['program']}, {pair['kind']}: {ratio} the speed of {pair['peer']}")
+    for bound in comparison.bounds():
+        print(f"  {bound}")
+
+
+def parse(args: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks speed", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="policy steps, to shorten the work")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers to try for every program")
+    parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES), help="SheepRL's placements")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="the other libraries")
+    parser.add_argument(
+        "--peer-python",
+        nargs="+",
+        default=[],
+        metavar="PEER=PYTHON",
+        help="an environment of your own that has a peer; by default one is made",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="that every program learns on")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further settings of SheepRL's runs")
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
+    given = parser.parse_args(args)
+    if (given.steps or given.set or given.device != "cpu") and given.out.resolve() == record.RESULTS:
+        parser.error("shortened or changed work, or another device, needs an --out of its own")
+    return given
+
+
+def compared(given: argparse.Namespace, cache: Path) -> list[Comparison]:
+    """What the command line asks for."""
+    pythons = dict(word.split("=", 1) for word in given.peer_python)
+    peers = [replace(PEERS[key], python=pythons.get(key) or python_of(key), device=given.device) for key in given.peers]
+    extra = (f"trainer.accelerator={given.device}", *given.set)
+    comparisons = []
+    for workload in (WORKLOADS[name] for name in given.workloads):
+        ours = [SheepRL(mode, cache, extra) for mode in given.modes]
+        if any(promise.kind == "first time" and promise.workload == workload.name for promise in PROMISES):
+            ours += [SheepRL(mode, None, extra) for mode in given.modes]
+        shortened = replace(workload, steps=given.steps or workload.steps)
+        comparisons.append(Comparison(shortened, ours, peers, given.threads))
+    return comparisons
+
+
+def measure(comparisons: Sequence[Comparison], rounds: int) -> None:
+    """Warm up, then let all programs take turns."""
+    for comparison in comparisons:
+        print(f"warming up, {comparison.workload.title}", flush=True)
+        comparison.warm_up()
+    for number in range(rounds):
+        for comparison in comparisons:
+            print(f"round {number + 1} of {rounds}, {comparison.workload.title}", flush=True)
+            comparison.round()
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="policy steps, to shorten the work")
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="to try for SheepRL")
-    parser.add_argument("--peer-threads", nargs="+", type=int, default=[1, 2], help=f"to try for {PEER}")
-    parser.add_argument("--peer-python", default=sys.executable, help=f"Python of an environment with {PEER}")
-    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
-    given = parser.parse_args(args)
-    if given.steps and given.out.resolve() == record.RESULTS:
-        parser.error("shortened work is a trial; give it an --out of its own")
-    chosen = [WORKLOADS[name] for name in given.workloads]
-    comparisons = [
-        Comparison(workload, given.steps or workload.steps, given.threads, given.peer_threads, given.peer_python)
-        for workload in chosen
-    ]
-    described = record.describe(*(workload.config for workload in chosen))
-    load = os.getloadavg()[0]
-    try:
-        for number in range(given.rounds):
-            for comparison in comparisons:
-                print(f"round {number + 1} of {given.rounds}, {comparison.workload.title}", flush=True)
-                comparison.round()
-    except BenchmarkError as error:
-        sys.exit(f"error: {error}")
+    given = parse(args)
+    described = record.describe("configs", "benchmarks/peers") | {"rounds": given.rounds, "load_before": load()}
+    described |= {"device": given.device}
+    with temporary_cache() as cache:
+        try:
+            comparisons = compared(given, cache)
+            measure(comparisons, given.rounds)
+        except (BenchmarkError, RuntimeError) as error:
+            sys.exit(f"error: {error}")
     for comparison in comparisons:
         print_table(comparison)
-    described |= {"peer_versions": comparisons[0].peer_versions, "load_before": round(load, 2), "rounds": given.rounds}
+    described |= {"bounds": [bound.as_json() for comparison in comparisons for bound in comparison.bounds()]}
     path = given.out / "speed.json"
     record.write(path, described | {"workloads": [comparison.as_json() for comparison in comparisons]})
     print(f"\n{path}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from sheeprl.actors.fragment import FragmentInfo, UpdateInfo
 from sheeprl.errors import RunFailedError, one_line
+from sheeprl.time_spent import Spent
 
 RECENT = 100  # episodes that the mean return is taken over
 
@@ -66,6 +67,18 @@ class Window:
     recovery: float = 0.0
     checkpoint_stall: float = 0.0
 
+    def spent(self, now: float) -> Spent:
+        """Where its time went until now."""
+        return Spent(
+            elapsed=now - self.began,
+            updating=self.learning,
+            waiting_for_players=self.trainer_idle,
+            waiting_for_batches=self.batch_wait,
+            checkpoints=self.checkpoint_stall,
+            players_idle=self.player_idle,
+            playing=self.playing,
+        )
+
 
 class Books:
     """The run's book-keeping.
@@ -78,6 +91,7 @@ class Books:
     def __init__(self, counters: Counters, now: float) -> None:
         self.counters = counters
         self.window = Window(now, counters.policy_steps, counters.gradient_steps)
+        self.spent = Spent()  # in the windows before
         self.recent_returns: deque[float] = deque(maxlen=RECENT)
         self.periods: dict[str, int] = {}
         self.began_at = counters.policy_steps
@@ -148,8 +162,13 @@ class Books:
             "Buffer/refused": counters.refused,
         }
 
+    def spent_until(self, now: float) -> Spent:
+        """Where the run's time went, in its earlier parts too if it was resumed."""
+        return self.spent + self.window.spent(now)
+
     def turn_page(self, now: float) -> None:
         """Begin a new window."""
+        self.spent = self.spent_until(now)
         self.window = Window(now, self.counters.policy_steps, self.counters.gradient_steps)
 
     # ----------------------------------------------------------------------------------------- keeping
@@ -159,6 +178,7 @@ class Books:
         return {
             "counters": asdict(self.counters),
             "window": asdict(self.window) | {"began": now - self.window.began},
+            "spent": asdict(self.spent),
             "recent_returns": list(self.recent_returns),
             "periods": dict(self.periods),
             "evaluated_at": self.evaluated_at,
@@ -170,6 +190,7 @@ class Books:
         books = cls(Counters(**plain["counters"]), now)
         books.window = Window(**plain["window"])
         books.window.began = now - books.window.began
+        books.spent = Spent(**plain.get("spent", {}))  # which older checkpoints don't have
         books.recent_returns += plain["recent_returns"]
         books.periods |= plain["periods"]
         books.evaluated_at = plain["evaluated_at"]

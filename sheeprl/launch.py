@@ -14,13 +14,14 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy
 from sheeprl.config import Config, ConfigError
 from sheeprl.errors import RunFailedError, one_line
+from sheeprl.time_spent import StartUp, advice, describe
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
@@ -82,11 +83,13 @@ class Place:
         run_dir: its folder.
         start: what to go on from, if anything.
         shards: parts of the replay; in coupled mode every rank has one.
+        startup: what starting it takes.
     """
 
     run_dir: Path
     start: Start | None
     shards: int = 1
+    startup: StartUp = field(default_factory=StartUp)
 
 
 def train(config: Config) -> Result:
@@ -106,20 +109,22 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
         ConfigError: with every mistake in it; nothing was started and no folder made.
         RunFailedError: the run could not go on.
     """
+    startup = StartUp()
     from sheeprl.resolve import check
 
     resolved = check(tree)
+    startup.done("configuration and a look at the environment")
     if resolved.config.run.mode == "coupled":
-        return _train_coupled(resolved.config, resolved.spaces)
-    return _train_decoupled(resolved.config, resolved.spaces)
+        return _train_coupled(resolved.config, resolved.spaces, startup)
+    return _train_decoupled(resolved.config, resolved.spaces, startup)
 
 
 # ------------------------------------------------------------------------------------------ two placements
 
 
-def _train_decoupled(config: Config, spaces: Spaces) -> Result:
+def _train_decoupled(config: Config, spaces: Spaces, startup: StartUp) -> Result:
     """Every piece a Ray actor."""
-    place = _find_place(config, config.buffer.shards)
+    place = _find_place(config, startup, config.buffer.shards)
     with _claimed(place):
         _clear_other_layout(config, place)
         return _train_on_ray(config, spaces, place)
@@ -131,10 +136,12 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
     ray_settings.settle(config)
     from sheeprl.actors import cluster  # Ray takes its time to import: only once all mistakes are out
 
+    place.startup.done("imports")
     try:
         connected = cluster.connect(config)
     except cluster.ClusterError as error:
         raise RunFailedError(str(error)) from error
+    place.startup.done("Ray")
     try:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
@@ -151,6 +158,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
 
         async def main() -> Result:
             await fleet.start(_first_incarnations(config, place), _say)
+            place.startup.done("actors")
             return await _drive(config, pieces, place)
 
         try:
@@ -165,14 +173,14 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
             cluster.disconnect()
 
 
-def _train_coupled(config: Config, spaces: Spaces) -> Result:
+def _train_coupled(config: Config, spaces: Spaces, startup: StartUp) -> Result:
     """Every piece an object of this process, or of the ranks that Fabric starts."""
     is_main = os.environ.get("LOCAL_RANK", "0") == "0"
     ranks = config.trainer.devices
     # The other ranks carry out rank 0's commands and leave the folder to it.
     if not is_main:
         return _train_in_process(config, spaces, Place(Path(), None, ranks))
-    place = _find_place(config, shards=ranks)
+    place = _find_place(config, startup, shards=ranks)
     with _claimed(place):
         _clear_other_layout(config, place)
         return _train_in_process(config, spaces, place)
@@ -188,6 +196,7 @@ def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
         import torch
 
         config = _with_accelerator(config, "cuda" if torch.cuda.device_count() >= ranks else "cpu")
+    place.startup.done("imports")
     fabric = local_fabric(config)
     if fabric.global_rank != 0:  # signals reach every rank; rank 0 says what comes of them, and lets the others go
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -198,6 +207,7 @@ def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
         replay = build_replay(config, fabric.global_rank, ranks, folder=_replay_folder(config, run_dir))
     except (OSError, ValueError) as error:
         raise RunFailedError(f"the replay can't be opened: {one_line(error)}") from error
+    place.startup.done("learner and replay")
 
     def make_player(number: int, incarnation: int) -> Player:
         folder = _video_folder(config, place.run_dir) if number == 0 else None
@@ -278,6 +288,8 @@ async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
     except BaseException:
         reporter.close()
         raise
+    place.startup.done("checkpoint and folder")
+    reporter.message(str(place.startup), "debug")
     status, caught = "failed", None
     try:
         with _stopping_on_signals(run) as signals:
@@ -299,7 +311,7 @@ async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
         )
         reporter.close()
         run.players.close()
-    _say_end(config, place.run_dir, run, status, wall_time)
+    _say_end(config, place, run, status, wall_time)
     return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.books.mean_return, caught)
 
 
@@ -355,6 +367,9 @@ def _plan(config: Config) -> Plan:
         checkpoint_seconds=None if config.checkpoint.every_minutes is None else 60 * config.checkpoint.every_minutes,
         eval_every=config.eval.every if config.eval.episodes else None,
         eval_episodes=config.eval.episodes,
+        coupled=config.run.mode == "coupled",
+        ranks=config.trainer.ranks,
+        compiles=bool(config.trainer.compile),
     )
 
 
@@ -385,7 +400,7 @@ def _stopping_on_signals(run: Run) -> Iterator[list[int]]:
 # ---------------------------------------------------------------------------------------------- folder
 
 
-def _find_place(config: Config, shards: int = 1) -> Place:
+def _find_place(config: Config, startup: StartUp, shards: int = 1) -> Place:
     """Where the run is kept, its folder made, and what it goes on from.
 
     Raises:
@@ -399,8 +414,8 @@ def _find_place(config: Config, shards: int = 1) -> Place:
         folder = checkpoint.named_folder(str(config.run.dir))
         if start := checkpoint.newest_start(folder, config, _say):
             checkpoint.check_fits(start, config)
-            return Place(folder.resolve(), start, shards)
-    return Place(checkpoint.make_run_dir(config).resolve(), None, shards)
+            return Place(folder.resolve(), start, shards, startup)
+    return Place(checkpoint.make_run_dir(config).resolve(), None, shards, startup)
 
 
 @contextmanager
@@ -467,13 +482,16 @@ def _tell_failure(run_dir: Path, error: Any) -> str:
     return f"{error.reason}; the whole trace is in {path}"
 
 
-def _say_end(config: Config, run_dir: Path, run: Run, status: str, wall_time: float) -> None:
+def _say_end(config: Config, place: Place, run: Run, status: str, wall_time: float) -> None:
+    """Where the time went, and what was done; the last line says what to type next."""
     if config.log.level in ("warning", "error"):
         return
-    counters = run.counters
+    counters, spent, setting = run.counters, run.spent, run.plan.setting
+    helps = advice(spent, setting)
+    _say(f"time: {describe(spent, setting)}; start-up {place.startup.seconds:.1f} s" + (f"; {helps}" if helps else ""))
     _say(
         f"{status}: {counters.policy_steps:,} policy steps and {counters.gradient_steps:,} gradient steps in "
-        f"{wall_time:.0f} s; sheeprl {'eval' if status == 'done' else 'resume'} {run_dir}"
+        f"{wall_time:.0f} s; sheeprl {'eval' if status == 'done' else 'resume'} {place.run_dir}"
     )
 
 

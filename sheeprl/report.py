@@ -26,7 +26,10 @@ LEFT_WINDOW = 60.0  # and those behind the time left, which should jump less
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. `mean_return` is None while no episode has ended."""
+    """Where a run stands.
+
+    `mean_return` is None while no episode has ended; `hint` is what takes the trainer's time, if anything stands out.
+    """
 
     policy_steps: int
     total_steps: int
@@ -34,6 +37,7 @@ class Progress:
     mean_return: float | None
     players_alive: int
     players: int
+    hint: str | None = None
 
 
 class Reporter(Protocol):
@@ -388,14 +392,16 @@ def describe(progress: Progress, speed: Speedometer, width: int | None = None) -
         f"players {progress.players_alive}/{progress.players}",
         f"{_time_left(progress, speed)} left",
     ]
+    hint = [progress.hint] if progress.hint else []
     full = [
         f"policy steps {steps:,}/{total:,} ({_percent(steps, total)})",
         f"{policy_rate} steps/s",
         f"{gradient_rate} gradient steps/s",
     ]
-    line = " | ".join(full + rest)
-    if width is None or len(line) <= width:
-        return line
+    for parts in (full + rest + hint, full + rest):
+        line = " | ".join(parts)
+        if width is None or len(line) <= width:
+            return line
     short = [f"{_short(steps)}/{_short(total)}", f"{policy_rate} steps/s", f"{gradient_rate} grad/s"]
     return "  ".join(short + rest)[:width]
 

@@ -36,6 +36,7 @@ from sheeprl.errors import RunFailedError, one_line
 from sheeprl.evaluate import Evaluation
 from sheeprl.keeping import Keeper, Keeping
 from sheeprl.report import Progress, Reporter
+from sheeprl.time_spent import Setting, Spent, in_short
 
 CHUNK_STEPS = 64  # gradient steps per call to the learner: enough to make the call cheap, few enough to stop soon
 CHUNK_BYTES = 64 * 2**20  # and no more than their batches may take, however large a sample is
@@ -77,6 +78,10 @@ class Plan:
         snapshot_every: policy steps between snapshots of the trainers, from which a lost group goes on.
         checkpoint_seconds: seconds between checkpoints, besides those by policy steps.
         eval_episodes: episodes of an evaluation.
+        coupled: whether every rank plays and learns in turn; this and the next two are for what is said of the run's
+            speed only.
+        ranks: of the trainer.
+        compiles: whether updates are compiled.
     """
 
     data: OnPolicy | OffPolicy
@@ -94,6 +99,14 @@ class Plan:
     checkpoint_seconds: float | None = None
     eval_every: int | None = None
     eval_episodes: int = 0
+    coupled: bool = False
+    ranks: int = 1
+    compiles: bool = True
+
+    @property
+    def setting(self) -> Setting:
+        """What advice on its speed leans on."""
+        return Setting(self.coupled, self.max_staleness > 0, self.players, self.ranks, self.compiles)
 
     @property
     def round_rows(self) -> int:
@@ -777,8 +790,14 @@ class Run:
                 mean_return=self.books.mean_return,
                 players_alive=len(self.players.handles),
                 players=plan.players,
+                hint=in_short(self.spent, plan.setting),
             )
         )
+
+    @property
+    def spent(self) -> Spent:
+        """Where the time went until now."""
+        return self.books.spent_until(self.clock.time())
 
     @property
     def lost_rows(self) -> int:

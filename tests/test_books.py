@@ -7,6 +7,7 @@ import pytest
 from sheeprl.actors.fragment import FragmentInfo, UpdateInfo
 from sheeprl.books import Books, Counters, Failures
 from sheeprl.errors import RunFailedError
+from sheeprl.time_spent import Spent
 
 
 def some_books():
@@ -31,6 +32,20 @@ def test_metrics_of_a_window():
     assert values["Params/replay_ratio"] == 6 / 30
     books.turn_page(14.0)
     assert books.metrics(15.0, 2) is None
+
+
+def test_where_the_time_went_is_added_up_over_the_windows():
+    books = some_books()
+    books.window.batch_wait = 0.5
+    expected = Spent(4.0, updating=2.0, waiting_for_batches=0.5, players_idle=1.0, playing=2.0)
+    assert books.spent_until(14.0) == expected
+    books.turn_page(14.0)
+    books.window.trainer_idle = 3.0
+    assert books.spent_until(18.0) == expected + Spent(4.0, waiting_for_players=3.0)
+    plain = json.loads(json.dumps(books.to_plain(now=18.0)))
+    assert Books.from_plain(plain, now=118.0).spent_until(118.0) == books.spent_until(18.0)
+    del plain["spent"]  # as in checkpoints of before
+    assert Books.from_plain(plain, now=118.0).spent_until(118.0) == Spent(4.0, waiting_for_players=3.0)
 
 
 def test_a_resumed_run_goes_on_with_the_window():

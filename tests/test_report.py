@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -388,6 +389,13 @@ class TestDescribe:
         speed.add(100.0, 1_234_567, 123_456)
         line = describe(Progress(1_234_567, 100_000_000, 123_456, -1234.56, 64, 64), speed, 80)
         assert line == "1.23M/100M  12.3k steps/s  1.23k grad/s  return -1235  players 64/64  2h13m left"
+
+    def test_a_hint_is_shown_where_there_is_room_for_it(self):
+        progress = replace(at(100), hint="trainer waits for players 40 %")
+        whole = describe(progress, Speedometer())
+        assert whole == describe(at(100), Speedometer()) + " | trainer waits for players 40 %"
+        assert describe(progress, Speedometer(), len(whole)) == whole
+        assert describe(progress, Speedometer(), len(whole) - 1) == describe(at(100), Speedometer())
 
     def test_cut_where_even_the_short_form_is_too_long(self):
         assert describe(at(0), Speedometer(), 10) == "0/10k  - s"

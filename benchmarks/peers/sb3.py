@@ -18,7 +18,7 @@ from stable_baselines3.common.env_util import make_vec_env
 PACKAGES = ("stable-baselines3", "torch", "gymnasium", "numpy")
 
 
-def build_ppo(num_envs: int, seed: int) -> tuple[Any, torch.optim.Optimizer]:
+def build_ppo(num_envs: int, seed: int, device: str) -> tuple[Any, torch.optim.Optimizer]:
     """PPO on CartPole-v1, and the optimizer whose steps count."""
     model = PPO(
         "MlpPolicy",
@@ -33,12 +33,12 @@ def build_ppo(num_envs: int, seed: int) -> tuple[Any, torch.optim.Optimizer]:
         vf_coef=0.5,
         max_grad_norm=0.5,
         seed=seed,
-        device="cpu",
+        device=device,
     )
     return model, model.policy.optimizer
 
 
-def build_sac(num_envs: int, seed: int) -> tuple[Any, torch.optim.Optimizer]:
+def build_sac(num_envs: int, seed: int, device: str) -> tuple[Any, torch.optim.Optimizer]:
     """SAC on HalfCheetah-v5, and the optimizer whose steps count."""
     model = SAC(
         "MlpPolicy",
@@ -52,7 +52,7 @@ def build_sac(num_envs: int, seed: int) -> tuple[Any, torch.optim.Optimizer]:
         train_freq=1,
         gradient_steps=-1,  # as many as policy steps were just played
         seed=seed,
-        device="cpu",
+        device=device,
     )
     return model, model.critic.optimizer
 
@@ -66,10 +66,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--num-envs", type=int, default=4)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    model, optimizer = BUILDERS[given.workload](given.num_envs, given.seed)
+    model, optimizer = BUILDERS[given.workload](given.num_envs, given.seed, given.device)
     updates = 0
 
     def count(*_: Any) -> None:

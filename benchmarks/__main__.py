@@ -1,0 +1,57 @@
+"""The one entry: `python -m benchmarks NAME [args]`, and `python -m benchmarks --list`.
+
+A benchmark is a module of this package with a function `main(args)`; its name is the module's, what it does is the
+first line of the module's docstring. Nothing is imported but the one that is asked for: they need different libraries.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def summary_of(source: str) -> str | None:
+    """What a module says of itself on its first line; None if it isn't a benchmark."""
+    tree = ast.parse(source)
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "main" and node.args.args for node in tree.body):
+        return None
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def benchmarks(folder: Path = FOLDER) -> dict[str, str]:
+    """Name and first line of every benchmark, by name."""
+    modules = (path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_"))
+    summaries = {path.stem: summary_of(path.read_text(encoding="utf-8")) for path in modules}
+    return {name: summary for name, summary in summaries.items() if summary is not None}
+
+
+def usage(names: dict[str, str]) -> str:
+    """How to call this, and what there is."""
+    width = max(map(len, names))
+    lines = (f"  {name:<{width}}  {summary}" for name, summary in names.items())
+    return "\n".join(["usage: python -m benchmarks NAME [args]; NAME --help tells its arguments", "", *lines])
+
+
+def main(words: Sequence[str]) -> int | None:
+    """Run the benchmark that is named; an exit code."""
+    names = benchmarks()
+    if not words or words[0] in ("-l", "--list", "-h", "--help"):
+        print(usage(names))
+        return 0
+    name, *args = words
+    if name not in names:
+        nearest = difflib.get_close_matches(name, names, 1) or list(names)
+        print(f"error: {name}: no such benchmark; did you mean {', '.join(nearest)}?", file=sys.stderr)
+        return 2
+    code: int | None = importlib.import_module(f"benchmarks.{name}").main(args)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""The original SheepRL's side of `benchmarks.speed`: one workload, timed. Prints one JSON object on stdout.
+
+It stands alone, and runs in an environment of its own: the original has the name of this package.
+
+The loop is what lies between the reset of its vector environment and the closing of it. Its environments are stepped
+in its own process, its faster way on the machines this was tried on, its logging is off, and PPO has the two towers of
+two layers that the other programs have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from importlib.metadata import version
+from typing import Any
+
+import gymnasium
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+PACKAGES = ("sheeprl", "torch", "lightning", "gymnasium", "numpy")
+
+COMMON = (
+    *(
+        "env.num_envs=4",
+        "env.sync_env=True",
+        "env.capture_video=False",
+        "algo.run_test=False",
+        "algo.mlp_keys.encoder=[state]",
+    ),
+    *("buffer.memmap=False", "checkpoint.every=1000000000", "checkpoint.save_last=False"),
+    *("metric.log_level=0", "metric.disable_timer=True", "fabric.devices=1"),
+)
+WORKLOADS = {
+    "ppo_cartpole": (
+        *("exp=ppo", "env.id=CartPole-v1", *COMMON),
+        *("algo.rollout_steps=128", "algo.per_rank_batch_size=64", "algo.update_epochs=10", "algo.gamma=0.99"),
+        *("algo.gae_lambda=0.95", "algo.clip_coef=0.2", "algo.vf_coef=0.5", "algo.max_grad_norm=0.5"),
+        *("algo.normalize_advantages=True", "algo.optimizer.lr=3e-4", "algo.optimizer.eps=1e-5"),
+        *("algo.encoder.mlp_layers=0", "algo.actor.ortho_init=True", "algo.critic.ortho_init=True"),
+    ),
+    "sac_halfcheetah": (
+        *("exp=sac", "env=mujoco", "env.id=HalfCheetah-v5", *COMMON),
+        # It counts the gradient steps owed from one vector step before: 104 gives as many of them as 100 elsewhere.
+        *("algo.replay_ratio=1.0", "algo.learning_starts=104", "algo.per_rank_batch_size=256", "algo.gamma=0.99"),
+        *("algo.tau=0.005", "algo.hidden_size=256", "buffer.size=1000000", "buffer.checkpoint=False"),
+    ),
+}
+
+
+class Watch:
+    """Sees when the vector environment is reset first and when it is closed, its steps, and those of optimizers."""
+
+    def __init__(self) -> None:
+        self.began = self.ended = 0.0
+        self.policy_steps = 0
+        self.steps: Counter[int] = Counter()  # by optimizer; SAC has three, each of which takes one an update
+        register_optimizer_step_post_hook(lambda optimizer, *_: self.steps.update([id(optimizer)]))
+        self._look_at(gymnasium.vector.SyncVectorEnv)
+
+    @property
+    def updates(self) -> int:
+        """Gradient steps."""
+        return max(self.steps.values(), default=0)
+
+    def _look_at(self, envs: Any) -> None:
+        reset, step, close = envs.reset, envs.step, envs.close
+
+        def reset_seen(env: Any, *args: Any, **kwargs: Any) -> Any:
+            self.began = self.began or time.perf_counter()
+            return reset(env, *args, **kwargs)
+
+        def step_seen(env: Any, actions: Any) -> Any:
+            self.policy_steps += env.num_envs
+            return step(env, actions)
+
+        def close_seen(env: Any, *args: Any, **kwargs: Any) -> Any:
+            self.ended = self.ended or time.perf_counter()
+            return close(env, *args, **kwargs)
+
+        envs.reset, envs.step, envs.close = reset_seen, step_seen, close_seen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("workload", choices=WORKLOADS)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="let it compile its losses (SAC)")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    watch = Watch()
+    with tempfile.TemporaryDirectory(prefix="sheeprl_084_") as folder:
+        words = [*WORKLOADS[given.workload], f"algo.total_steps={given.steps}", f"num_threads={given.threads}"]
+        words += [
+            f"fabric.accelerator={given.device}",
+            f"log_root={folder}",
+            f"hydra.run.dir={folder}",
+            "hydra.output_subdir=null",
+        ]
+        words += ["algo.compile.enabled=True", "algo.compile.mode=default"] if given.compile else []
+        sys.argv = ["sheeprl", *words]
+        from sheeprl.cli import run  # only now, so that what its import does to PyTorch is what its command does
+
+        run()
+    versions = {package: version(package) for package in PACKAGES}
+    loop = watch.ended - watch.began
+    result = {"loop": loop, "updates": watch.updates, "policy_steps": watch.policy_steps, "versions": versions}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""What `benchmarks.speed` and `benchmarks.limit` time: workloads, and the programs that do them, each in a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import record
+from benchmarks.peers.environments import HERE, bare_environment, python_of
+from benchmarks.record import Json
+
+# Not part of the work that is compared: the other programs neither evaluate nor write checkpoints.
+BARE = ("eval.episodes=0", "checkpoint.every=1000000000", "buffer.checkpoint=false", "log.level=warning")
+
+
+class BenchmarkError(RuntimeError):
+    """A program failed, or programs didn't do the same work."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Something that every program does in the same way.
+
+    Args:
+        name: that the peers' scripts know it by.
+        title: for the table.
+        config: a file in the repository.
+        overrides: on top of it; what makes the work the same is said again, whatever the file says.
+        steps: policy steps.
+        rollout: policy steps and updates of a rollout; none where every policy step brings an update.
+    """
+
+    name: str
+    title: str
+    config: str
+    overrides: tuple[str, ...]
+    steps: int
+    rollout: tuple[int, int] | None = None
+
+    def steps_of_peer(self, done: Timing) -> int:
+        """Policy steps with which another program takes as many gradient steps as SheepRL did.
+
+        SheepRL doesn't count an episode's end as a policy step, so that on-policy it may play one rollout more to reach
+        the same number of them.
+        """
+        if self.rollout is None:
+            return done.policy_steps
+        steps, updates = self.rollout
+        return done.updates // updates * steps
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            "ppo_cartpole",
+            "PPO CartPole-v1, 4 envs, rollout 128, batch 64, 10 epochs, 65,536 steps",
+            "configs/ppo.yaml",
+            ("env.num_envs=4", "algo.rollout_steps=128", "algo.batch_size=64", "algo.epochs=10"),
+            65_536,
+            rollout=(512, 80),
+        ),
+        Workload(
+            "sac_halfcheetah",
+            "SAC HalfCheetah-v5, 4 envs, one gradient step per policy step, batch 256, 4,096 steps",
+            "configs/sac_halfcheetah.yaml",
+            ("env.num_envs=4", "algo.replay_ratio=1", "algo.batch_size=256", "algo.learning_starts=100"),
+            4096,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One program's run.
+
+    Args:
+        loop: seconds without start-up.
+        process: seconds from the command to the prompt.
+        updates: gradient steps, by the program's own counter.
+        policy_steps: by its own counter.
+        where: seconds by what they were spent on, where the program tells.
+        versions: of what it ran.
+        idle_while_ahead: part of the time that the trainer waited while players waited for it, where the program tells.
+    """
+
+    loop: float
+    process: float
+    updates: int
+    policy_steps: int
+    where: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    idle_while_ahead: float | None = None
+
+    @property
+    def rate(self) -> float:
+        """Updates per second of the loop."""
+        return self.updates / self.loop
+
+
+def timed(command: Sequence[str], variables: Mapping[str, str], folder: Path) -> tuple[float, str]:
+    """Seconds that a command took, and what it printed on stdout.
+
+    Raises:
+        BenchmarkError: its exit code isn't 0.
+    """
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        printed = (done.stdout + done.stderr)[-4000:]
+        raise BenchmarkError(f"{' '.join(command)}: exit code {done.returncode}\n{printed}")
+    return seconds, done.stdout
+
+
+# --------------------------------------------------------------------------------------------- SheepRL
+
+
+@dataclass(frozen=True)
+class SheepRL:
+    """Ours, in one of its two placements.
+
+    Args:
+        mode: `run.mode`.
+        cache: folder of compiled graphs, kept from run to run; None for an empty one each time, as on a machine on
+            which SheepRL never ran.
+        extra: further settings.
+    """
+
+    mode: str
+    cache: Path | None
+    extra: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        return f"SheepRL {self.mode}" + ("" if self.cache else ", first time")
+
+    def run(self, workload: Workload, threads: int, steps: int) -> Timing:
+        """Do the work."""
+        with tempfile.TemporaryDirectory(prefix="sheeprl_speed_") as folder:
+            run_dir = Path(folder) / "run"
+            words = (*workload.overrides, *BARE, f"run.total_steps={steps}", f"run.mode={self.mode}")
+            words += (f"run.dir={run_dir}", f"trainer.threads={threads}", *self.extra)
+            command = [sys.executable, "-m", "sheeprl", "run", workload.config, *words]
+            cache = self.cache or Path(folder) / "cache"
+            process, _ = timed(command, record.environment() | caching_in(cache), record.ROOT)
+            lines = record.read_metrics(run_dir)
+        end = next(line for line in reversed(lines) if line.get("event") == "end")
+        loop = end["wall_time"]
+        where = where_it_went(lines, loop, self.mode == "coupled") | {"start-up": process - loop}
+        idle = idle_while_ahead(lines)
+        return Timing(loop, process, end["gradient_steps"], end["policy_steps"], where, idle_while_ahead=idle)
+
+    def warm_up(self, workload: Workload, threads: int) -> None:
+        """Fill the cache with what this workload compiles."""
+        if self.cache is not None:
+            with_compile = SheepRL(self.mode, self.cache, (*self.extra, "trainer.compile=true"))
+            with_compile.run(workload, threads, max(512, workload.steps // 8))
+
+
+def caching_in(folder: Path) -> dict[str, str]:
+    """Environment variables that have compiled graphs kept in a folder, ours and PyTorch's own."""
+    return {"SHEEPRL_CACHE": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch")}
+
+
+@contextmanager
+def temporary_cache() -> Iterator[Path]:
+    """A folder for compiled graphs, for as long as a benchmark lasts."""
+    with tempfile.TemporaryDirectory(prefix="sheeprl_cache_") as folder:
+        yield Path(folder)
+
+
+def windows(lines: Sequence[Json]) -> Iterator[tuple[float, int, Json]]:
+    """Seconds, gradient steps and metrics of what lies between each two lines of a run's metrics."""
+    steps = updates = 0
+    for line in lines:
+        if "Time/sps" not in line or line["step"] <= steps:
+            continue
+        seconds = (line["step"] - steps) / line["Time/sps"]
+        yield seconds, int(line["Params/gradient_steps"]) - updates, line
+        steps, updates = line["step"], int(line["Params/gradient_steps"])
+
+
+def where_it_went(lines: Sequence[Json], loop: float, coupled: bool = False) -> dict[str, float]:
+    """Seconds of a run's loop by what its learner did, by the run's own timers. What is left is book-keeping."""
+    spent: Counter[str] = Counter()
+    for seconds, updates, line in windows(lines):
+        spent["updating"] += updates / line["Time/sps_train"] if updates else 0.0
+        if coupled:
+            spent["playing"] += seconds * line["Time/sps"] / line["Time/sps_env_interaction"]
+        else:
+            spent["waiting for players"] += seconds * line["Time/trainer_idle"]
+        spent["waiting for batches"] += seconds * line["Time/trainer_wait_batch"]
+        spent["checkpoints"] += seconds * line["Time/checkpoint_stall"]
+    return dict(spent) | {"other": max(0.0, loop - sum(spent.values()))}
+
+
+PLAYERS_WAIT = 0.05  # part of the time that players must have waited for the trainer to have been ahead of it
+
+
+def idle_while_ahead(lines: Sequence[Json]) -> float | None:
+    """Part of the time that the trainer waited, for rounds or batches, while playing was ahead; None if it never was.
+
+    The first window doesn't count: it holds the start, when there is nothing to learn from yet.
+    """
+    waited = total = 0.0
+    for seconds, _, line in list(windows(lines))[1:]:
+        if line["Time/player_idle"] >= PLAYERS_WAIT:
+            waited += seconds * (line["Time/trainer_idle"] + line["Time/trainer_wait_batch"])
+            total += seconds
+    return waited / total if total else None
+
+
+# ----------------------------------------------------------------------------------------------- peers
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another library.
+
+    Args:
+        key: of its script and of its environment.
+        name: for the table.
+        limited_to: by workload, the number of updates after which it may end, if it is slow; its rate counts then.
+        python: of an environment that has it; None for the benchmark's own.
+        device: `cpu` or `cuda`.
+    """
+
+    key: str
+    name: str
+    limited_to: Mapping[str, int] = field(default_factory=dict)
+    python: str | None = None
+    device: str = "cpu"
+
+    def run(self, workload: Workload, threads: int, steps: int) -> Timing:
+        """Do the work."""
+        words = ["--steps", str(steps), "--threads", str(threads), "--device", self.device]
+        if workload.name in self.limited_to:
+            words += ["--updates", str(self.limited_to[workload.name])]
+        command = [self.python or python_of(self.key), str(HERE / f"{self.key}.py"), workload.name, *words]
+        with tempfile.TemporaryDirectory(prefix=f"{self.key}_") as folder:
+            process, printed = timed(command, bare_environment(threads), Path(folder))
+        result = json.loads(printed.splitlines()[-1])
+        return Timing(result["loop"], process, result["updates"], result["policy_steps"], versions=result["versions"])
+
+
+PEERS = {
+    peer.key: peer
+    for peer in (
+        Peer("sb3", "Stable-Baselines3"),
+        Peer("sheeprl_084", "SheepRL 0.8.4"),
+        Peer("rllib", "RLlib", {"ppo_cartpole": 3200, "sac_halfcheetah": 300}),
+    )
+}
+
+
+def load() -> float:
+    """How busy the machine is, for the record."""
+    return round(os.getloadavg()[0], 2)

@@ -1,0 +1,220 @@
+"""The benchmarks' entry, and the page that is made of their results. Nothing is measured here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import benchmarks, main, summary_of
+from benchmarks.bounds import Bound
+from benchmarks.peers import environments
+from benchmarks.products import HALFCHEETAH, of_sac
+from benchmarks.programs import (
+    PEERS,
+    WORKLOADS,
+    BenchmarkError,
+    Peer,
+    SheepRL,
+    Timing,
+    idle_while_ahead,
+    where_it_went,
+)
+from benchmarks.record import ROOT
+from benchmarks.report import NOTES, PAGE, Results, page, read
+from benchmarks.speed import Comparison, Timings
+
+
+def test_every_module_with_a_main_that_takes_words_is_a_benchmark():
+    names = benchmarks()
+    assert {"learning", "speed", "replay", "chaos", "soak", "plot"} <= set(names)
+    assert not {"record", "worker", "replay_cases", "__main__"} & set(names)
+    assert all(summary.endswith(".") for summary in names.values())
+    assert summary_of('"""What it does.\n\nMore."""\ndef main(args=None): ...') == "What it does."
+    assert summary_of('"""A helper."""\ndef main(): ...') is None
+
+
+def test_the_list_imports_no_benchmark():
+    code = "import sys; from benchmarks.__main__ import main; main(['--list']); print(*sys.modules)"
+    heavy = {"torch", "ray", "numpy", "matplotlib"} | {f"benchmarks.{name}" for name in benchmarks()}
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    *lines, modules = printed.splitlines()
+    assert len(lines) == len(benchmarks()) + 2
+    assert not heavy & set(modules.split())
+
+
+def test_an_unknown_name_is_told_with_the_nearest(capsys):
+    assert main(["sped"]) == 2
+    assert "did you mean speed?" in capsys.readouterr().err
+
+
+def test_a_benchmark_is_given_its_arguments(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["learning", "--help"])
+    assert ended.value.code == 0
+    assert "usage: python -m benchmarks learning" in capsys.readouterr().out
+
+
+def test_the_products_of_an_update_are_those_of_its_networks():
+    assert of_sac(batch=8, obs=3, action=2, hidden=(), critics=1) == [
+        (8, 3, 4),  # the next actions
+        *[(8, 5, 1), (8, 5, 1), (1, 8, 5)],  # their target, the critic's loss, its weights' gradients
+        *[(8, 5, 1), (8, 1, 5)],  # the value of the actor's actions, and its gradient with respect to them
+        *[(8, 3, 4), (4, 8, 3)],  # the actor
+    ]
+    assert sum(product.flops for product in of_sac(**HALFCHEETAH)) == pytest.approx(582e6, rel=0.01)
+
+
+def metrics_line(step, seconds, updates, **parts):
+    zero = dict.fromkeys(("player_idle", "trainer_idle", "trainer_wait_batch", "checkpoint_stall"), 0.0)
+    zero = {f"Time/{name}": value for name, value in zero.items()} | {"Time/sps_env_interaction": 200.0}
+    told = {"step": step, "Time/sps": 100 / seconds, "Time/sps_train": 50.0, "Params/gradient_steps": updates}
+    return {**told, **zero, **parts}
+
+
+def test_where_the_time_of_a_run_went_is_read_from_its_metrics():
+    lines = [
+        metrics_line(100, 4.0, 100, **{"Time/trainer_idle": 0.5}),
+        {"step": 150, "Test/cumulative_reward": 1.0},
+        metrics_line(200, 10.0, 300, **{"Time/trainer_wait_batch": 0.2, "Time/player_idle": 0.8}),
+        {"event": "end", "wall_time": 15.0},
+    ]
+    where = where_it_went(lines, loop=15.0)
+    assert where["updating"] == 100 / 50 + 200 / 50
+    assert where["waiting for players"] == 2.0
+    assert where["waiting for batches"] == pytest.approx(2.0)
+    assert where["other"] == pytest.approx(5.0)
+    coupled = where_it_went(lines, loop=15.0, coupled=True)
+    assert coupled["playing"] == pytest.approx(200 / 200)
+    assert "waiting for players" not in coupled
+    assert idle_while_ahead(lines) == pytest.approx(0.2)
+    assert idle_while_ahead(lines[:1]) is None
+
+
+class Fixed:
+    """A program whose runs take the seconds that it is told."""
+
+    def __init__(self, name, seconds):
+        self.name, self.seconds = name, seconds
+
+    def run(self, workload, threads, steps):
+        return Timing(self.seconds[threads], self.seconds[threads] + 5, steps, steps)
+
+
+def test_the_better_number_of_threads_counts_and_the_other_is_left_out():
+    comparison = Comparison(WORKLOADS["sac_halfcheetah"], [Fixed("SheepRL coupled", {1: 10.0, 2: 11.0})], [], [1, 2])
+    comparison.timings += [Timings(Fixed("other", {1: 40.0, 2: 20.0}), number) for number in (1, 2)]
+    for _ in range(3):
+        comparison.round()
+    assert [timings.left_out for timings in comparison.timings] == [False, False, True, False]
+    assert [len(timings.runs) for timings in comparison.timings] == [3, 3, 1, 3]
+    assert comparison.ratios("SheepRL coupled", Fixed("other", {}), "loop") == [2.0] * 3
+
+
+def test_the_better_placement_is_what_a_promise_is_held_to(monkeypatch):
+    monkeypatch.setattr(
+        SheepRL, "run", lambda self, *_: Timing({"coupled": 10.0, "decoupled": 8.0}[self.mode], 9, 90, 90)
+    )
+    monkeypatch.setattr(Peer, "run", lambda self, *_: Timing(24.0, 30.0, 90, 90))
+    ours = [SheepRL(mode, Path("cache")) for mode in ("decoupled", "coupled")]
+    comparison = Comparison(WORKLOADS["ppo_cartpole"], [*ours, SheepRL("coupled", None)], [PEERS["sb3"]], [1])
+    comparison.round()
+    told = [(bound.name, bound.value, bound.met) for bound in comparison.bounds()]
+    assert told[0] == ("PPO CartPole-v1, loop: times as fast as Stable-Baselines3 (decoupled)", 3.0, True)
+    assert told[1][1:] == (30 / 9, True)
+    assert told[2][0] == "PPO CartPole-v1, first time: times as fast as Stable-Baselines3 (coupled)"
+
+
+def test_a_program_that_did_other_work_ends_the_benchmark():
+    other = Fixed("other", {1: 1.0})
+    other.run = lambda workload, threads, steps: Timing(1.0, 1.0, 7, 7)
+    comparison = Comparison(WORKLOADS["sac_halfcheetah"], [Fixed("SheepRL coupled", {1: 10.0}), other], [], [1])
+    with pytest.raises(BenchmarkError, match="other took 7 gradient steps, not 4096"):
+        comparison.round()
+
+
+def test_a_bound_says_whether_it_is_met():
+    bound = Bound.of("ratio", [2.0, 3.0, 4.0], at_least=2.5, hope=5.0)
+    assert (bound.value, bound.spread, bound.met) == (3.0, (2.0, 4.0), True)
+    assert str(bound) == "ratio: 3 [2, 4], must be ≥ 2.5, hoped ≥ 5: met"
+    assert Bound("idle", 0.04, at_most=0.03).as_json() == {"name": "idle", "value": 0.04, "at_most": 0.03, "met": False}
+    assert Bound("alone", 1.0).met is None
+
+
+def test_the_page_is_what_the_committed_results_make():
+    assert PAGE.read_text(encoding="utf-8") == page(read(), NOTES.read_text(encoding="utf-8")), (
+        "run: python -m benchmarks report"
+    )
+
+
+def test_the_page_of_no_results_says_that_nothing_is_measured():
+    text = page([Results("")], "Nothing was tried.")
+    assert "Not measured yet: `python -m benchmarks speed`." in text
+    assert "images/" not in text
+    assert text.endswith("Nothing was tried.\n")
+
+
+def some_speed():
+    timings = {"threads": 1, "loop": [9.0, 10.0, 12.0], "process": [20.0], "loop_median": 10.0, "process_median": 20.0}
+    timings |= {"updates": 10240, "where": {"updating": 8.0, "start-up": 2.0}}
+    slow = {**timings, "program": "SheepRL coupled", "threads": 2, "loop_median": 30.0}
+    pair = {"program": "SheepRL coupled", "peer": "another", "kind": "loop", "ratio": 3.21, "spread": [3.0, 3.5]}
+    workload = {"workload": "ppo", "title": "PPO", "ratios": [pair]}
+    workload["timings"] = [{**timings, "program": "SheepRL coupled"}, slow]
+    bounds = [
+        {"name": "PPO", "value": 2.5, "at_least": 3.0, "hope": 5.0, "met": False, "spread": [2.0, 3.0]},
+        {"name": "idle", "value": 0.0125, "at_most": 0.03, "met": True},
+    ]
+    return {"commit": "0123456789abcdef", "command": "python -m benchmarks speed", "rounds": 3, "bounds": bounds} | {
+        "workloads": [workload]
+    }
+
+
+def test_the_page_tells_what_was_asked_hoped_and_reached():
+    text = page([Results("", {"speed": some_speed()}), Results("gpu", {"speed": some_speed()})], "")
+    assert "| PPO | ≥ 3 | ≥ 5 | 2.5 | 2 to 3 | **not met** |" in text
+    assert "| idle | ≤ 0.03 |  | 0.0125 |  | met |" in text
+    assert "| SheepRL coupled | 1 | 10.0 [9.0, 12.0] | 20.0 | 10,240 |" in text
+    assert "| coupled | another | loop | 3.21 | 3 to 3.5 |" in text
+    assert "- PPO: 2.5, asked ≥ 3" in text
+    assert "images/performance_ratios.png" in text and "images/performance_where.png" in text
+    assert "performance_scaling" not in text
+    assert "## On another machine: gpu" in text
+
+
+def test_the_figures_of_what_there_is_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    from benchmarks.figures import draw
+
+    scaling = {"case": "scaling_8", "title": "5 ms", "median": {"1 player": 190.0, "8 players": 1500.0}}
+    playing = {"cases": [scaling, {"case": "step", "title": "a step", "median": {"SheepRL": 30.0}}]}
+    drawn = [path.name for path in draw(Results("", {"speed": some_speed(), "playing": playing}), tmp_path)]
+    assert drawn == ["performance_ratios.png", "performance_where.png", "performance_scaling.png"]
+    assert all((tmp_path / name).stat().st_size > 1000 for name in drawn)
+
+
+def test_the_environment_of_a_peer_is_made_once(tmp_path, monkeypatch):
+    called = []
+
+    def call(*command):
+        called.append(command)
+        (tmp_path / "peers" / "sb3").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setenv("SHEEPRL_CACHE", str(tmp_path))
+    monkeypatch.setattr(environments, "_call", call)
+    python = environments.python_of("sb3")
+    assert python == str(tmp_path / "peers" / "sb3" / "bin" / "python")
+    assert [command[-2] for command in called] == ["venv", "-r"]
+    assert environments.python_of("sb3") == python
+    assert len(called) == 2
+    (tmp_path / "peers" / "sb3" / "installed.txt").write_text("another version")
+    environments.python_of("sb3")
+    assert len(called) == 4
+
+
+def test_a_peer_finds_nothing_of_this_package(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "here")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    variables = environments.bare_environment(threads=2)
+    assert not {"PYTHONPATH", "RAY_ADDRESS"} & set(variables)
+    assert variables["OMP_NUM_THREADS"] == "2"

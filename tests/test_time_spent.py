@@ -1,0 +1,69 @@
+"""Where a run's time went, and what is said of it."""
+
+import pytest
+
+from sheeprl.time_spent import Setting, Spent, StartUp, advice, describe, in_short
+
+DECOUPLED = Setting(coupled=False, overlaps=True, players=2)
+COUPLED = Setting(coupled=True, overlaps=False, players=1)
+
+
+@pytest.mark.parametrize(
+    ("spent", "setting", "told"),
+    [
+        (Spent(), DECOUPLED, None),
+        (
+            Spent(100, updating=50, waiting_for_players=40),
+            DECOUPLED,
+            "trainer waits for players 40 %: raise players.num or players.cpus",
+        ),
+        (
+            Spent(100, updating=50, waiting_for_players=40),
+            Setting(coupled=False, overlaps=False, players=2),
+            "trainer waits for players 40 %: raise players.num or players.cpus, or set run.max_staleness=1",
+        ),
+        (
+            Spent(100, updating=30, waiting_for_players=2, playing=70),
+            COUPLED,
+            "playing takes 70 %: set run.mode=decoupled, or env.vectorization=async if steps are slow",
+        ),
+        (
+            Spent(100, updating=50, waiting_for_batches=30, waiting_for_players=10),
+            DECOUPLED,
+            "trainer waits for batches 30 %: raise trainer.prefetch or buffer.shards",
+        ),
+        (Spent(100, updating=50, checkpoints=25), DECOUPLED, "checkpoints take 25 %: raise checkpoint.every"),
+        (
+            Spent(100, updating=90, players_idle=120),
+            DECOUPLED,
+            "trainer updates 90 %: raise trainer.threads or trainer.devices",
+        ),
+        (
+            Spent(100, updating=90, players_idle=120),
+            Setting(coupled=False, overlaps=True, players=2, compiles=False),
+            "trainer updates 90 %: set trainer.compile=true, or raise trainer.threads or trainer.devices",
+        ),
+        (Spent(100, updating=90, players_idle=10), DECOUPLED, None),  # both are busy
+        (Spent(100, updating=40, waiting_for_players=10), DECOUPLED, None),  # book-keeping, of which nobody is master
+    ],
+)
+def test_advice_names_what_takes_the_time_and_what_would_help(spent, setting, told):
+    assert advice(spent, setting) == told
+    assert in_short(spent, setting) == (told and told.partition(":")[0])
+
+
+def test_all_of_the_time_is_told_on_one_line():
+    spent = Spent(200, updating=100, waiting_for_players=50, waiting_for_batches=0.5, players_idle=80, playing=60)
+    told = "updating 50 %, waiting for players 25 %, other 25 %; players idle 20 %"
+    assert describe(spent, DECOUPLED) == told
+    assert describe(spent, COUPLED) == "updating 50 %, playing 30 %, other 20 %"
+    assert spent + spent == Spent(400, 200, 100, 1.0, 0.0, 160, 120)
+
+
+def test_start_up_adds_up_its_parts():
+    times = iter([10.0, 12.0, 15.5, 16.0])
+    startup = StartUp(lambda: next(times))
+    for part in ("imports", "Ray", "imports"):
+        startup.done(part)
+    assert startup.parts == {"imports": 2.5, "Ray": 3.5}
+    assert str(startup) == "start-up: 6.0 s (imports 2.5, Ray 3.5)"
