@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 LOG_2PI = math.log(2 * math.pi)
+TINY = torch.finfo(torch.float32).tiny
 
 
 def gumbel_noise(uniform: Tensor) -> Tensor:
-    """Standard Gumbel variates from uniform ones in [0, 1)."""
-    tiny = torch.finfo(uniform.dtype).tiny
-    exponential = -torch.log(uniform.clamp_min(tiny))
-    return -torch.log(exponential.clamp_min(tiny))
+    """Standard Gumbel variates from uniform ones in [0, 1), which are finite also at 0."""
+    exponential = -torch.log(uniform.clamp_min(TINY))  # at least 2^-24, however near to 1 the uniform one is
+    return -torch.log(exponential)
 
 
 def categorical_sample(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -25,12 +25,12 @@ def categorical_sample(logits: Tensor, uniform: Tensor) -> Tensor:
 
 def categorical_logprob(logits: Tensor, action: Tensor) -> Tensor:
     """Log softmax(logits)[action]: `[*, n]` and `[*]` to `[*]`."""
-    return functional.log_softmax(logits, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    return logits.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
 
 def categorical_entropy(logits: Tensor) -> Tensor:
     """−Σ p log p: `[*, n]` to `[*]`."""
-    logprob = functional.log_softmax(logits, -1)
+    logprob = logits.log_softmax(-1)
     return -(logprob.exp() * logprob).sum(-1)
 
 
