@@ -119,8 +119,8 @@ class TrainerActor:
         return self.learner.update(steps, progress, order, *(block.unpack() for block in blocks))
 
     def weights(self) -> tuple[int, Rows]:
-        """`Learner.weights`."""
-        return self.learner.weights()
+        """`Learner.weights`, which Ray copies into its store before the next call is carried out."""
+        return self.learner.weights(copy=False)
 
     def snapshot(self) -> tuple[int, Array | None]:
         """`Learner.snapshot`."""
