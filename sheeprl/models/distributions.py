@@ -12,15 +12,13 @@ LOG_2PI = math.log(2 * math.pi)
 TINY = torch.finfo(torch.float32).tiny
 
 
-def gumbel_noise(uniform: Tensor) -> Tensor:
-    """Standard Gumbel variates from uniform ones in [0, 1), which are finite also at 0."""
-    exponential = -torch.log(uniform.clamp_min(TINY))  # at least 2^-24, however near to 1 the uniform one is
-    return -torch.log(exponential)
-
-
 def categorical_sample(logits: Tensor, uniform: Tensor) -> Tensor:
-    """A draw of each row's softmax distribution by the Gumbel-max trick: `[*, n]` and `[*, n]` to `[*]` int64."""
-    return torch.argmax(logits + gumbel_noise(uniform), -1)
+    """A draw of each row's softmax distribution by the Gumbel-max trick: `[*, n]` and `[*, n]` to `[*]` int64.
+
+    Gumbel variates are −log of exponential ones, and these −log of uniform ones, which are in [0, 1).
+    """
+    exponential = -torch.log(uniform.clamp_min(TINY))
+    return torch.argmax(logits - torch.log(exponential), -1)
 
 
 def categorical_logprob(logits: Tensor, action: Tensor) -> Tensor:
