@@ -178,6 +178,7 @@ def scaling(many: int, sleep: float, rows: int, rounds: int) -> Json:
             for players in (1, many)
         },
         rounds,
+        warm_up=False,
     )
     one, all_of_them = measured.values()
     # Not round by round: what a single player brings hardly differs.

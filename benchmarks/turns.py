@@ -11,13 +11,13 @@ from benchmarks.record import Json
 Rounds = dict[str, list[float]]
 
 
-def in_turn(programs: Mapping[str, Callable[[], float]], rounds: int) -> Rounds:
-    """What each program measured, round by round, after one that doesn't count."""
+def in_turn(programs: Mapping[str, Callable[[], float]], rounds: int, warm_up: bool = True) -> Rounds:
+    """What each program measured, round by round; after a round that doesn't count, unless programs start anew."""
     measured: Rounds = {name: [] for name in programs}
-    for number in range(rounds + 1):
+    for number in range(rounds + warm_up):
         for name, program in programs.items():
             value = program()
-            if number:
+            if number or not warm_up:
                 measured[name].append(value)
     return measured
 
