@@ -204,7 +204,10 @@ def main(args: Sequence[str] | None = None) -> None:
     given = parser.parse_args(args)
     described = record.describe("benchmarks")
     described |= {"rounds": given.rounds, "load_before": round(os.getloadavg()[0], 2)}
-    record.write(given.out, described | {"cases": [CASES[name](given.rounds) for name in given.only]})
+    cases: list[Json] = []
+    for name in given.only:
+        cases.append(CASES[name](given.rounds))
+        record.write(given.out, described | {"cases": cases})  # what there is, should a later one fail
     print(f"\n{given.out}")
 
 
