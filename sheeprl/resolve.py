@@ -139,6 +139,12 @@ def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
             if config.vectorization == "native":
                 with contextlib.closing(make_vector_env(config)) as envs:
                     envs.reset(seed=0)
+                    single, vector = env.observation_space, envs.single_observation_space
+                if (single.shape, single.dtype) != (vector.shape, vector.dtype):  # evaluation plays single ones
+                    raise EnvSettingsError(
+                        f"env.vectorization=native: {config.id} shows {vector}, alone it shows {single}; "
+                        "use sync or async"
+                    )
             return spaces_of(env), []
     except EnvSettingsError as error:
         return None, [str(error)]

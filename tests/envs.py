@@ -80,6 +80,14 @@ class CountingVector(VectorEnv):
         return obs, reward, terminated, truncated, {}
 
 
+class OtherVector(CountingVector):
+    """Shows more than a single one does."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.single_observation_space = gymnasium.spaces.Box(-1.0, 1.0, (7,), np.float32)
+
+
 class SameStepVector(CountingVector):
     """Claims to reset within the step that ends an episode, which can't be stored as arrival rows."""
 
@@ -171,6 +179,7 @@ def _register(name, env_class, **settings):
 
 _register("Counting", Counting, vector_entry_point="tests.envs:CountingVector")
 _register("Truncating", Counting, kwargs={"ends": ("truncated",)})
+_register("Other", Counting, vector_entry_point="tests.envs:OtherVector")
 _register("SameStep", Counting, vector_entry_point="tests.envs:SameStepVector")
 _register("Nested", Nested)
 _register("Echo", Echo)

@@ -6,8 +6,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import gymnasium
@@ -17,7 +15,8 @@ import torch
 
 from sheeprl import plain, seeding
 from sheeprl.actors.fragment import Fragment, FragmentInfo
-from sheeprl.algos.base import Mode, Row, Spaces, Tensors
+from sheeprl.actors.writing import Writing, first_row
+from sheeprl.algos.base import Mode, Spaces, Tensors
 from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
@@ -30,17 +29,6 @@ from sheeprl.models import weights as weights_of
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What a step of the environments brought: `[B, *]` arrays, observations by flat key."""
-
-    obs: dict[str, Array]
-    reward: Array
-    terminated: Array
-    truncated: Array
-    is_first: Array
 
 
 class EnvFailedError(RuntimeError):
@@ -102,8 +90,7 @@ class Player:
         self.watch.begin()
         # A vector version of an env's own takes one seed and gives its environments theirs.
         obs, _ = envs.reset(seed=seeds[0] if self.config.env.vectorization == "native" else seeds)
-        never = np.zeros(envs.num_envs, np.bool_)
-        self._arrival = Arrival(transforms.flat_observations(obs), np.zeros(envs.num_envs), never, never, ~never)
+        self._tail = first_row(obs, envs.num_envs)
         self._episode_return = np.zeros(envs.num_envs)
         self._episode_length = np.zeros(envs.num_envs, np.int64)
         return envs
@@ -192,7 +179,7 @@ class Player:
             kept = VectorState(envs).plain_state if native else list(envs.call("plain_state"))  # type: ignore[attr-defined]
         return {
             "envs": kept,
-            "arrival": vars(self._arrival),
+            "tail": self._tail,
             "episode_return": self._episode_return,
             "episode_length": self._episode_length,
         }
@@ -230,7 +217,7 @@ class Player:
             VectorState(envs).plain_state = playing["envs"]
         else:
             envs.set_attr("plain_state", playing["envs"])  # type: ignore[attr-defined]
-        self._arrival = Arrival(**playing["arrival"])
+        self._tail = playing["tail"]
         self._episode_return, self._episode_length = playing["episode_return"], playing["episode_length"]
 
     def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
@@ -261,68 +248,31 @@ class Player:
         try:
             return do()
         except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            reason = f"{self.config.env.id} of player {self.number} raised in {where}: {what}"
-            raise EnvFailedError(reason, traceback.format_exc()) from None
+            raise self._failed(where, error) from None
+
+    def _failed(self, where: str, error: Exception) -> EnvFailedError:
+        """How an exception of the environment's is told; only while it is being handled."""
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = f"{self.config.env.id} of player {self.number} raised in {where}: {what}"
+        return EnvFailedError(reason, traceback.format_exc())
 
     def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:
         """`[count + 1, B, *]` arrays: rows that were acted on, and the tail."""
-        rows = self._allocate(count + 1)
+        written = Writing(self.spaces.observation, self._tail, count, self.progress)
+        act, policy, generator = self.algorithm.act, self.policy, self.generator
         for t in range(count):
-            self._write_arrival(rows, t)
-            acted = self.algorithm.act(self.policy, self._row(rows, t), self.state_tensors, mode, self.generator)
+            acted = act(policy, written.seen[t], self.state_tensors, mode, generator)
             self.state_tensors = acted.state
-            for name, values in (("action", acted.action), *acted.store.items()):
-                array = values.numpy()
-                if name not in rows:
-                    rows[name] = np.zeros((count + 1, *array.shape), array.dtype)
-                rows[name][t] = array
-            action = self._to_env(rows["action"][t])
+            action = self._to_env(written.decide(t, acted))
             self.watch.begin()
-            obs, reward, terminated, truncated, _ = self._guard(f"step {self.steps}", partial(envs.step, action))
-            before = self._arrival
-            self._arrival = Arrival(
-                transforms.flat_observations(obs), reward, terminated, truncated, before.terminated | before.truncated
-            )
+            try:
+                obs, reward, terminated, truncated, _ = envs.step(action)
+            except Exception as error:
+                raise self._failed(f"step {self.steps}", error) from None
+            written.arrive(t + 1, obs, reward, terminated, truncated)
             self.steps += 1
-        self._write_arrival(rows, count)
-        return rows
-
-    def _allocate(self, count: int) -> Rows:
-        """Arrays for what is found on arriving, in the dtypes that are stored."""
-        envs = len(self._arrival.reward)
-        leaves = transforms.flat_spaces(self.spaces.observation)
-        rows: Rows = {
-            key: np.empty((count, envs, *(space.shape or ())), transforms.array_dtype(space))
-            for key, space in leaves.items()
-        }
-        rows["reward"] = np.empty((count, envs), np.float32)
-        for flag in ("terminated", "truncated", "is_first"):
-            rows[flag] = np.empty((count, envs), np.bool_)
-        return rows
-
-    def _write_arrival(self, rows: Rows, t: int) -> None:
-        arrival = self._arrival
-        for key, values in arrival.obs.items():
-            rows[key][t] = values
-        rows["reward"][t] = arrival.reward
-        rows["terminated"][t] = arrival.terminated
-        rows["truncated"][t] = arrival.truncated
-        rows["is_first"][t] = arrival.is_first
-
-    def _row(self, rows: Rows, t: int) -> Row:
-        """Row t as tensors that share the arrays' memory."""
-        return Row(
-            self._observation(rows, self.spaces.observation, "obs", t),
-            torch.from_numpy(rows["reward"][t]),
-            torch.from_numpy(rows["is_first"][t]),
-            self.progress,
-        )
-
-    def _observation(self, rows: Rows, space: gymnasium.Space[Any], key: str, t: int) -> Any:
-        if isinstance(space, gymnasium.spaces.Dict):
-            return {name: self._observation(rows, part, f"{key}/{name}", t) for name, part in space.items()}
-        return torch.from_numpy(rows[key][t])
+        self._tail = written.tail()
+        return written.rows
 
     def _episodes(self, reward: Array, is_first: Array, is_last: Array) -> tuple[tuple[float, ...], tuple[int, ...]]:
         """Returns and lengths of the episodes that ended among these arrivals `[T, B]`; keeps count of open ones."""

@@ -119,8 +119,11 @@ class TrainerActor:
         return self.learner.update(steps, progress, order, *(block.unpack() for block in blocks))
 
     def weights(self) -> tuple[int, Rows]:
-        """`Learner.weights`."""
-        return self.learner.weights()
+        """`Learner.weights`, which Ray copies into its store before the next call is carried out.
+
+        Only the first rank's are passed on.
+        """
+        return (self.learner.gradient_steps, {}) if self.rank else self.learner.weights(copy=False)
 
     def snapshot(self) -> tuple[int, Array | None]:
         """`Learner.snapshot`."""

@@ -221,9 +221,13 @@ class Learner:
 
     # ------------------------------------------------------------------------------------------- state
 
-    def weights(self) -> tuple[int, Rows]:
-        """Gradient steps taken, and the policy's weights after them."""
-        return self.gradient_steps, weights_of.to_arrays(self.agent.get_submodule("policy"))
+    def weights(self, copy: bool = True) -> tuple[int, Rows]:
+        """Gradient steps taken, and the policy's weights after them.
+
+        Args:
+            copy: whether they must outlast the next update.
+        """
+        return self.gradient_steps, weights_of.to_arrays(self.agent.get_submodule("policy"), copy)
 
     def snapshot(self) -> tuple[int, Array | None]:
         """Everything that has been learned, as a file of `torch.save` in memory.

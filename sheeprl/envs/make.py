@@ -63,6 +63,8 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
 def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> VectorEnv[Any, Any, Any]:
     """`config.num_envs` environments that step together and reset in the step after an episode's end.
 
+    The observations that they give are overwritten by the next step.
+
     Raises:
         EnvSettingsError: as `make_env`, or the env's own vector version doesn't reset in that way.
     """
@@ -73,8 +75,8 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
         makers[0] = lambda: Saveable(record_video(make_env(config, "rgb_array"), video_folder))
     if config.vectorization == "async":
         makers = [_in_worker(maker, os.getpid()) for maker in makers]
-        return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
-    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
+        return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+    return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
 def make_saveable(config: EnvConfig) -> Saveable | VectorState:

@@ -9,28 +9,26 @@ from torch import Tensor
 from torch.nn import functional
 
 LOG_2PI = math.log(2 * math.pi)
-
-
-def gumbel_noise(uniform: Tensor) -> Tensor:
-    """Standard Gumbel variates from uniform ones in [0, 1)."""
-    tiny = torch.finfo(uniform.dtype).tiny
-    exponential = -torch.log(uniform.clamp_min(tiny))
-    return -torch.log(exponential.clamp_min(tiny))
+TINY = torch.finfo(torch.float32).tiny
 
 
 def categorical_sample(logits: Tensor, uniform: Tensor) -> Tensor:
-    """A draw of each row's softmax distribution by the Gumbel-max trick: `[*, n]` and `[*, n]` to `[*]` int64."""
-    return torch.argmax(logits + gumbel_noise(uniform), -1)
+    """A draw of each row's softmax distribution by the Gumbel-max trick: `[*, n]` and `[*, n]` to `[*]` int64.
+
+    Gumbel variates are −log of exponential ones, and these −log of uniform ones, which are in [0, 1).
+    """
+    exponential = -torch.log(uniform.clamp_min(TINY))
+    return torch.argmax(logits - torch.log(exponential), -1)
 
 
 def categorical_logprob(logits: Tensor, action: Tensor) -> Tensor:
     """Log softmax(logits)[action]: `[*, n]` and `[*]` to `[*]`."""
-    return functional.log_softmax(logits, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    return logits.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
 
 def categorical_entropy(logits: Tensor) -> Tensor:
     """−Σ p log p: `[*, n]` to `[*]`."""
-    logprob = functional.log_softmax(logits, -1)
+    logprob = logits.log_softmax(-1)
     return -(logprob.exp() * logprob).sum(-1)
 
 

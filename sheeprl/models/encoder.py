@@ -32,4 +32,6 @@ def to_vector(space: gymnasium.Space[Any], obs: Any, batch_dims: int = 1) -> Ten
     if isinstance(space, spaces.Discrete):
         return functional.one_hot(obs.long() - int(space.start), int(space.n)).float()
     vector: Tensor = obs.float()
+    if vector.dim() == batch_dims + 1:  # as most are
+        return vector
     return vector.flatten(batch_dims) if vector.dim() > batch_dims else vector.unsqueeze(-1)

@@ -6,21 +6,34 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
-def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str = "relu") -> nn.Sequential:
+class MLP(nn.Sequential):
+    """Layers in a row, without what `nn.Module` does around each call: for small networks that takes longer than they.
+
+    So hooks on a single layer are not called.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`[N, *]` to `[N, *]`."""
+        for layer in self:
+            inputs = layer.forward(inputs)
+        return inputs
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str = "relu") -> MLP:
     """Linear layers with an activation between them: `[N, inputs]` to `[N, outputs]`."""
     sizes = [inputs, *hidden]
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+    return MLP(*layers, nn.Linear(sizes[-1], outputs))
 
 
-def orthogonal_(module: nn.Sequential, gain: float, output_gain: float) -> nn.Sequential:
+def orthogonal_(module: MLP, gain: float, output_gain: float) -> MLP:
     """Initialize weights orthogonally, biases to 0; the last layer has a gain of its own."""
     linears = [layer for layer in module if isinstance(layer, nn.Linear)]
     for layer in linears:

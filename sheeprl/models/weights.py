@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 from torch import nn
 
 from sheeprl.buffer.storage import Rows
 
 
-def to_arrays(module: nn.Module) -> Rows:
-    """Copies of all parameters and buffers by name."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
+def to_arrays(module: nn.Module, copy: bool = True) -> Rows:
+    """All parameters and buffers by name.
+
+    Args:
+        module: whose.
+        copy: whether the arrays are to stay as they are when the module changes; else they may share its memory.
+    """
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in module.state_dict().items()}
+    return {name: array.copy() for name, array in arrays.items()} if copy else arrays
 
 
 def from_arrays(module: nn.Module, arrays: Rows) -> None:
-    """Copy arrays by name into a module's parameters and buffers.
+    """Copy arrays by name, which may be read-only, into the parameters and buffers of a module on CPU.
 
     Raises:
         KeyError: one is missing.
     """
-    with torch.no_grad():
-        for name, tensor in module.state_dict().items():
-            # from_numpy would warn of read-only arrays, which is what comes out of the object store.
-            tensor.copy_(torch.asarray(arrays[name].copy() if not arrays[name].flags.writeable else arrays[name]))
+    for name, tensor in module.state_dict().items():
+        np.copyto(tensor.numpy(), arrays[name])  # torch's copy wants writable arrays: it would take a second copy

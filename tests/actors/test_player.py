@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from sheeprl import resolve, seeding
+from sheeprl import ConfigError, resolve, seeding
 from sheeprl.actors.player import EnvFailedError, Player
 from sheeprl.envs.make import EnvSettingsError, make_vector_env
 from sheeprl.envs.transforms import ActionTransform
@@ -328,6 +328,11 @@ def test_a_vector_environment_that_resets_within_the_step_is_refused():
     config = resolved("SameStep-v0").config.env.model_copy(update={"vectorization": "native"})
     with pytest.raises(EnvSettingsError, match=r"SAME_STEP.*use sync or async"):
         make_vector_env(config)
+
+
+def test_a_vector_environment_that_shows_something_else_is_refused():
+    with pytest.raises(ConfigError, match=r"native: tests\.envs:Other-v0 shows Box.*\(7,\).*use sync or async"):
+        resolved("Other-v0", vectorization="native")
 
 
 # ------------------------------------------------------------------------------------------------ evaluation

@@ -45,9 +45,11 @@ class SAC(Algorithm[SACArgs]):
         envs = len(row.reward)
         if mode == "random":
             return Acted(torch.rand((envs, self.actions), generator=generator) * 2 - 1)
+        mean, log_std = policy(row.obs)
         if mode == "greedy":
-            return Acted(torch.tanh(policy(row.obs)[0]))
-        return Acted(policy.sample(row.obs, torch.randn((envs, self.actions), generator=generator))[0])
+            return Acted(torch.tanh(mean))
+        noise = torch.randn((envs, self.actions), generator=generator)
+        return Acted(torch.tanh(mean + log_std.exp() * noise))
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """Critics (then their targets), actor, temperature."""

@@ -1,0 +1,168 @@
+"""Times what the driver and the way of the weights cost: fragments kept account of, weights brought to many players.
+
+`python -m benchmarks.driving`; `--only books` needs no Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import record, turns
+from benchmarks.bounds import Bound
+from benchmarks.record import Json
+from benchmarks.stand_ins import make_run
+
+PLAYERS = 1000
+RUN_ROUNDS = 10  # of a run in which the driver is measured
+PLAYERS_OF_WEIGHTS = 16
+WIDTH = 3160  # of two hidden layers, which makes 10M parameters
+PARAMETERS = 5 * WIDTH + WIDTH * (WIDTH + 1) + 2 * (WIDTH + 1)
+
+
+# ----------------------------------------------------------------------------------------------- books
+
+
+def fragments_per_second(clock: Callable[[], float], shards: int) -> float:
+    """Of a run whose players, replay and trainers answer at once."""
+
+    async def main() -> None:
+        await make_run(PLAYERS, RUN_ROUNDS, shards).train()
+
+    began = clock()
+    asyncio.run(main())
+    return PLAYERS * RUN_ROUNDS / (clock() - began)
+
+
+def books(rounds: int) -> Json:
+    """The driver's own work with 1,000 players."""
+    measured = turns.in_turn(
+        {
+            "one shard": functools.partial(fragments_per_second, time.perf_counter, 1),
+            "one shard, by CPU time": functools.partial(fragments_per_second, time.process_time, 1),
+            "eight shards": functools.partial(fragments_per_second, time.perf_counter, 8),
+        },
+        rounds,
+    )
+    bounds = [Bound.of("fragments per second", measured["one shard"], at_least=4000)]
+    title = f"{PLAYERS} players that answer at once, fragments of 64 rows of 4 environments, fragments per second"
+    turns.print_rounds(title, measured, bounds)
+    return turns.as_json("books", title, measured, bounds)
+
+
+# --------------------------------------------------------------------------------------------- weights
+
+
+def copy_into(held: dict[str, Any], array: Any) -> None:
+    """The least that a process can do with weights: copy them once."""
+    if "flat" not in held:
+        held["flat"] = np.zeros_like(array)
+    np.copyto(held["flat"], array)
+
+
+class Pushes:
+    """A trainer and players as a run has them, and, beside them, processes that copy one array.
+
+    Raises:
+        RuntimeError: Ray can't be started.
+    """
+
+    def __init__(self) -> None:
+        import ray
+
+        from sheeprl import resolve
+        from sheeprl.actors.shells import PlayerActor, TrainerActor
+
+        class Copier:
+            """Copies."""
+
+            def __init__(self) -> None:
+                self.held: dict[str, Any] = {}
+
+            def copy(self, array: Any) -> None:
+                copy_into(self.held, array)
+
+        tree = {
+            "algo": {"name": "ppo", "hidden_sizes": [WIDTH, WIDTH]},
+            "env": {"id": "CartPole-v1", "num_envs": 1},
+            "run": {"mode": "decoupled"},
+            "players": {"num": PLAYERS_OF_WEIGHTS},
+            "trainer": {"accelerator": "cpu", "threads": 1},
+        }
+        found = resolve.check(tree)
+        ray.init("local", num_cpus=64, include_dashboard=False, log_to_driver=False)
+        self.ray, numbers = ray, range(PLAYERS_OF_WEIGHTS)
+        player, trainer = ray.remote(PlayerActor), ray.remote(TrainerActor)
+        self.trainer = trainer.remote(found.config, found.spaces, 0, 1)
+        self.players = [player.remote(found.config, found.spaces, number, 0, None) for number in numbers]
+        self.copiers = [ray.remote(Copier).remote() for _ in numbers]
+        self.flat = np.random.default_rng(0).random(PARAMETERS, np.float32)
+        ray.get(self.trainer.join.remote(*ray.get(self.trainer.address.remote())))
+
+    def put_and_copy(self) -> float:
+        """Seconds of one `ray.put` of the weights as one array, and one copy in each of as many processes."""
+        began = time.perf_counter()
+        ref = self.ray.put(self.flat)
+        self.ray.get([copier.copy.remote(ref) for copier in self.copiers])
+        return time.perf_counter() - began
+
+    def play(self, weights: Any = None) -> float:
+        """Seconds until all players have played a row."""
+        began = time.perf_counter()
+        args = (1, weights, 0, "explore", 0.0, False)
+        self.ray.get([player.collect.options(num_returns=2).remote(*args)[0] for player in self.players])
+        return time.perf_counter() - began
+
+    def push(self) -> float:
+        """Seconds until all players have played a row with the trainer's weights, as a run hands them over."""
+        began = time.perf_counter()
+        _, weights = self.trainer.weights.options(num_returns=2).remote()
+        self.play(weights)
+        return time.perf_counter() - began
+
+
+def weights(rounds: int) -> Json:
+    """The way of 10M parameters to 16 players on one node."""
+    pushes = Pushes()
+    try:
+        measured = turns.in_turn(
+            {"put and copy": pushes.put_and_copy, "push and a row": pushes.push, "a row": pushes.play}, rounds
+        )
+    finally:
+        pushes.ray.shutdown()
+    pushed = [push - play for push, play in zip(measured["push and a row"], measured["a row"], strict=True)]
+    ratios = turns.ratios(pushed, measured["put and copy"])
+    bounds = [Bound.of("push, less the row, over one put and one copy each", ratios, at_most=1.5)]
+    title = f"{PARAMETERS / 1e6:.1f}M parameters to {PLAYERS_OF_WEIGHTS} players on one node, seconds"
+    turns.print_rounds(title, measured, bounds)
+    return turns.as_json("weights", title, measured, bounds)
+
+
+CASES: dict[str, Callable[[int], Json]] = {"books": books, "weights": weights}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.driving", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "driving.json", help="file of the result")
+    given = parser.parse_args(args)
+    described = record.describe("benchmarks")
+    described |= {"rounds": given.rounds, "load_before": round(os.getloadavg()[0], 2)}
+    cases: list[Json] = []
+    for name in given.only:
+        cases.append(CASES[name](given.rounds))
+        record.write(given.out, described | {"cases": cases})  # what there is, should a later one fail
+    print(f"\n{given.out}")
+
+
+if __name__ == "__main__":
+    main()

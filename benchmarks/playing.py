@@ -1,0 +1,215 @@
+"""Times players: their own cost per vector step beside CleanRL's loop, and how policy steps per second grow with them.
+
+`python -m benchmarks.playing`; `--only step` needs no Ray.
+
+The cost of a step is measured on environments that cost nothing, in turn with a loop that does what CleanRL's PPO does
+at every step, written anew. How players scale is measured in whole runs on an environment that sleeps, start-up left
+out: one player and many take turns. Machines that do something else meanwhile show it in the many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import nn
+
+from benchmarks import record, turns
+from benchmarks.bounds import Bound
+from benchmarks.record import Json
+from benchmarks.subject import Seen, ran
+from sheeprl import resolve
+from sheeprl.actors import player
+from sheeprl.actors.player import Player
+
+ENVS = 4
+ROLLOUT = 128
+ROLLOUTS = 16  # of one measurement
+SECONDS = 20.0  # that a run on sleeping environments plays
+SKIPPED = 3  # lines of metrics in which players may still be starting
+
+
+# ------------------------------------------------------------------------------------------------ steps
+
+
+class Free(gymnasium.vector.VectorEnv[Any, Any, Any]):
+    """Four CartPoles that cost nothing: always the same arrays."""
+
+    def __init__(self) -> None:
+        self.num_envs = ENVS
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.single_observation_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.single_action_space = gymnasium.spaces.Discrete(2)
+        self.obs = np.random.default_rng(0).uniform(-1, 1, (ENVS, 4)).astype(np.float32)
+        self.reward, self.flag = np.ones(ENVS), np.zeros(ENVS, np.bool_)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """At once."""
+        return self.obs, {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """At once."""
+        return self.obs, self.reward, self.flag, self.flag, {}
+
+
+class SeparateNetworks(nn.Module):
+    """An actor and a critic of two layers of 64, both of which CleanRL asks at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actor, self.critic = self._network(2), self._network(1)
+
+    @staticmethod
+    def _network(outputs: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
+
+    def decide(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Action, its log probability, entropy and value."""
+        distribution = torch.distributions.Categorical(logits=self.actor(obs))
+        action = distribution.sample()
+        return action, distribution.log_prob(action), distribution.entropy(), self.critic(obs)
+
+
+def cleanrl_loop(agent: SeparateNetworks, envs: Free) -> None:
+    """One rollout as CleanRL's PPO collects it: tensors made beforehand, filled step by step."""
+    shape = (ROLLOUT, ENVS)
+    kept = {name: torch.zeros(shape) for name in ("action", "logprob", "reward", "done", "value")}
+    observations = torch.zeros((*shape, 4))
+    obs, done = torch.Tensor(envs.reset()[0]), torch.zeros(ENVS)
+    for step in range(ROLLOUT):
+        observations[step], kept["done"][step] = obs, done
+        with torch.no_grad():
+            action, logprob, _, value = agent.decide(obs)
+            kept["value"][step] = value.flatten()
+        kept["action"][step], kept["logprob"][step] = action, logprob
+        found, reward, terminated, truncated, _ = envs.step(action.cpu().numpy())
+        kept["reward"][step] = torch.tensor(reward).view(-1)
+        obs, done = torch.Tensor(found), torch.Tensor(np.logical_or(terminated, truncated))
+
+
+def make_player() -> Player:
+    """A player of PPO on free environments, which has begun."""
+    tree = {"algo": {"name": "ppo", "hidden_sizes": [64, 64]}, "env": {"id": "CartPole-v1", "num_envs": ENVS}}
+    found = resolve.check(tree | {"run": {"mode": "coupled"}})
+    made = Player(found.config, found.spaces, 0)
+    make_vector_env = player.make_vector_env
+    try:
+        player.make_vector_env = lambda *args: Free()
+        made.collect(1, None, 0, "explore")
+    finally:
+        player.make_vector_env = make_vector_env
+    return made
+
+
+def per_step(clock: Callable[[], float], rollout: Callable[[], Any]) -> float:
+    """Microseconds of a vector step."""
+    began = clock()
+    for _ in range(ROLLOUTS):
+        rollout()
+    return (clock() - began) / (ROLLOUTS * ROLLOUT) * 1e6
+
+
+def step(rounds: int) -> Json:
+    """A player's own cost."""
+    torch.set_num_threads(1)
+    ours, theirs = make_player(), functools.partial(cleanrl_loop, SeparateNetworks(), Free())
+    play = functools.partial(ours.collect, ROLLOUT, None, 0, "explore")
+    measured = turns.in_turn(
+        {
+            "SheepRL": functools.partial(per_step, time.perf_counter, play),
+            "CleanRL's loop": functools.partial(per_step, time.perf_counter, theirs),
+            "SheepRL, CPU time": functools.partial(per_step, time.thread_time, play),
+            "CleanRL's loop, CPU time": functools.partial(per_step, time.thread_time, theirs),
+        },
+        rounds,
+    )
+    ratios = turns.ratios(measured["SheepRL"], measured["CleanRL's loop"])
+    cpu = turns.ratios(measured["SheepRL, CPU time"], measured["CleanRL's loop, CPU time"])
+    bounds = [
+        Bound.of("time of a step over CleanRL's", ratios, at_most=0.5, hope=0.25),
+        Bound.of("the same, CPU time", cpu),
+    ]
+    title = f"a vector step of {ENVS} environments that cost nothing, policy of 2 x 64, microseconds"
+    turns.print_rounds(title, measured, bounds)
+    return turns.as_json("step", title, measured, bounds)
+
+
+# ---------------------------------------------------------------------------------------------- scaling
+
+
+def steps_per_second(players: int, sleep: float, rows: int) -> float:
+    """Of a run whose environments sleep, while all its players play and the replay takes their rows in."""
+    words = (
+        *("sac", "env.id=benchmarks.sleeping:Sleeping-v0", f"env.kwargs={{sleep: {sleep}}}", "env.num_envs=1"),
+        *(f"players.num={players}", f"players.fragment_rows={rows}", f"log.every={players * rows}"),
+        *("algo.replay_ratio=0", "algo.learning_starts=0", "algo.hidden_sizes=[64,64]", "eval.episodes=0"),
+        *("trainer.threads=1", "trainer.accelerator=cpu", "checkpoint.every=100000000", "log.level=warning"),
+        f"run.total_steps={round(players * SECONDS / sleep)}",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        lines = ran(words, Path(folder) / "run").lines
+    return rate([line for line in lines if "Time/sps" in line.values][SKIPPED:])
+
+
+def rate(lines: Sequence[Seen]) -> float:
+    """Policy steps per second between the first and the last line."""
+    first, last = lines[0].values, lines[-1].values
+    return float((last["step"] - first["step"]) / (last["time"] - first["time"]))
+
+
+def scaling(many: int, sleep: float, rows: int, rounds: int) -> Json:
+    """How much of `many` times the steps of one player that many players bring."""
+    # Ray lets its workers give way to other programs, which are no part of what is measured.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    measured = turns.in_turn(
+        {
+            f"{players} player{'s' * (players > 1)}": functools.partial(steps_per_second, players, sleep, rows)
+            for players in (1, many)
+        },
+        rounds,
+        warm_up=False,
+    )
+    one, all_of_them = measured.values()
+    # Not round by round: what a single player brings hardly differs.
+    linear = many * statistics.median(one)
+    bounds = [Bound.of("of linear", [each / linear for each in all_of_them], at_least=0.93, hope=0.98)]
+    title = f"players of one environment that sleeps {sleep * 1000:g} ms a step, policy steps per second"
+    turns.print_rounds(title, measured, bounds)
+    return turns.as_json(f"scaling_{many}", title, measured, bounds)
+
+
+CASES: dict[str, Callable[[int], Json]] = {
+    "step": step,
+    "scaling_8": functools.partial(scaling, 8, 0.005, 64),
+    "scaling_32": functools.partial(scaling, 32, 0.05, 16),
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.playing", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "playing.json", help="file of the result")
+    given = parser.parse_args(args)
+    described = record.describe("benchmarks")
+    described |= {"rounds": given.rounds, "load_before": round(os.getloadavg()[0], 2)}
+    cases: list[Json] = []
+    for name in given.only:
+        cases.append(CASES[name](given.rounds))
+        record.write(given.out, described | {"cases": cases})  # what there is, should a later one fail
+    print(f"\n{given.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""An environment that sleeps, for benchmarks of how players scale: `benchmarks.sleeping:Sleeping-v0`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+EPISODE = 1000  # steps
+
+Array = npt.NDArray[np.float32]
+
+
+class Sleeping(gymnasium.Env[Array, Array]):
+    """Costs time, but of the CPU as little as can be.
+
+    Args:
+        sleep: seconds of every step.
+    """
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, sleep: float) -> None:
+        self.sleep = sleep
+        self.steps = 0
+        self.obs = np.zeros(3, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """At once."""
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.obs, {}
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """After a while."""
+        time.sleep(self.sleep)
+        self.steps += 1
+        return self.obs, 1.0, self.steps == EPISODE, False, {}
+
+
+gymnasium.register("Sleeping-v0", Sleeping)
