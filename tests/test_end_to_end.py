@@ -1,6 +1,7 @@
 """Whole runs in coupled mode and through the command line: counters, resume, failures, what is left behind."""
 
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -256,6 +257,12 @@ def test_gymnasiums_own_vector_environment_plays(tmp_path):
         tmp_path / "run", "ppo", COUPLED, "env.vectorization=native", "run.total_steps=600", "ray.max_failures=0"
     )
     assert result.policy_steps >= 600
+
+
+@pytest.mark.timeout(60)
+def test_a_coupled_run_ends_the_workers_of_async_environments(tmp_path):
+    run(tmp_path / "run", "ppo", "run.mode=coupled", "env.vectorization=async", "env.num_envs=2", "run.total_steps=300")
+    assert not multiprocessing.active_children()
 
 
 def test_a_worker_of_an_async_environment_that_dies_is_replaced(tmp_path, capfd):

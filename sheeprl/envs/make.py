@@ -217,6 +217,7 @@ def _in_worker(maker: Callable[[], gymnasium.Env[Any, Any]], parent: int) -> Cal
     def make() -> gymnasium.Env[Any, Any]:
         if os.getpid() != parent:  # AsyncVectorEnv makes one env in the parent, to see its spaces
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what the run does, whose process this is a copy of
             if sys.platform == "linux":
                 set_parent_death_signal = 1
                 ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
