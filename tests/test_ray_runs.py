@@ -30,10 +30,13 @@ def session():
     ray.shutdown()
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
-def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm):
+@pytest.mark.parametrize(
+    ("algorithm", "env", "players"), [("ppo", None, 1), ("sac", None, 1), ("ppo", "tests.run_envs:Worldly-v0", 2)]
+)
+def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm, env, players):
+    overrides = ["run.max_staleness=0", "run.total_steps=2000", f"players.num={players}"]
     for mode in ("coupled", "decoupled"):
-        run(tmp_path / mode, algorithm, f"run.mode={mode}", "run.max_staleness=0", "run.total_steps=2000")
+        run(tmp_path / mode, algorithm, f"run.mode={mode}", *overrides, env=env)
     one, other = saved(tmp_path / "coupled"), saved(tmp_path / "decoupled")
     assert one["gradient_steps"] == other["gradient_steps"] > 0
     assert largest_difference(one["agent"], other["agent"]) == 0.0
