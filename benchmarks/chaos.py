@@ -155,7 +155,7 @@ class Disturbed:
         kills: in their order.
         orphans: seconds for which somebody outlived each driver that was killed, and the last one, which ended.
         resumed: drivers after the first.
-        left_alone: whether the kills were over before it was.
+        left_alone: whether the kills were over before the run was.
     """
 
     subject: Subject
@@ -331,7 +331,7 @@ def print_part(part: Part, verdict: Verdict) -> None:
         )
     print(f"  the last process outlived its driver by {max(figures['orphans_seconds']):.1f} s at most")
     if figures["left_alone_in_the_end"]:
-        print("  left alone in the end: it took too long")
+        print("  the kills were over before the run was")
     for wrong in verdict.wrong or ["nothing"]:
         print(f"  wrong: {wrong}")
 
