@@ -155,7 +155,8 @@ def test_rewards_that_are_not_finite_end_the_run_and_are_named(tmp_path, algorit
     assert all(torch.isfinite(values).all() for values in agent.values())
 
 
-def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_after_a_checkpoint_and_resume_goes_on(tmp_path, number, code):
     words = [COUPLED, f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, f"env.id={WALK}", "run.total_steps=1000000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
@@ -163,9 +164,9 @@ def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(tmp_path):
     metrics = tmp_path / "run" / "metrics.jsonl"
     _wait_for(metrics.exists, process)
     time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert "Traceback" not in errors
     end = lines(tmp_path / "run")[-1]
     assert end["status"] == "interrupted"
@@ -174,6 +175,24 @@ def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(tmp_path):
     assert again.returncode == 0, again.stderr
     end = lines(tmp_path / "run")[-1]
     assert end["gradient_steps"] == end["policy_steps"] - 50
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_a_second_signal_ends_at_once(tmp_path, mode):
+    mark = tmp_path / "mark"
+    words = [f"run.mode={mode}", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "env.id=tests.run_envs:Hanging-v0"]
+    words += [f"env.kwargs={{mark: {mark}, after: 30}}", "env.num_envs=1", "run.total_steps=1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
+    )
+    _wait_for(mark.exists, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert process.poll() is None  # it waits for the step that hangs
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
 
 
 def _wait_for(condition, process):
