@@ -325,6 +325,7 @@ class Fleet:
 
         Raises:
             ClusterError: the cluster had no room for it within `ray.wait_timeout`.
+            LostError: a rank of it was lost as well.
         """
         self.learner = self._trainers()
         timeout = self.config.ray.wait_timeout
@@ -332,6 +333,9 @@ class Fleet:
             await asyncio.wait_for(self._join_trainers(), timeout)
         except asyncio.TimeoutError:
             raise ClusterError(f"there was no room for the trainers within {timeout:g} s (ray.wait_timeout)") from None
+        except LostError:
+            self.learner.close()  # the other ranks, which wait for the lost one in the places of the next group
+            raise
         return self.learner
 
     def _trainers(self) -> GroupHandle:
