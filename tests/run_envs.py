@@ -103,6 +103,18 @@ class Opaque(gymnasium.Env):
         return np.array([number], np.float32), 1.0, self.count == 30, False, {}
 
 
+class Wide(Walk):
+    """Observations of 20 kB."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (5000,), np.float32)
+
+    def _obs(self):
+        return np.full(5000, self.left / 14, np.float32)
+
+
+gymnasium.register("Wide-v0", Wide)
+
+
 class Worldly(gymnasium.Env):
     """Draws from the generators that all code of a process shares."""
 
