@@ -34,6 +34,8 @@ COUNTED_AS = {  # the metric that counts a role's losses
     "trainer": "Trainer/restarts",
 }
 LEAST, MOST = 5.0, 15.0  # seconds between kills
+LONGEST = 4.0  # times what the undisturbed run takes, after which a run is left alone: where nobody is back before the
+# next one is killed, as on a machine that has other things to do, it would never end
 ORPHANS_MAY_LIVE = 10.0  # seconds after their driver
 LEAST_PART_OF_RETURN = 0.7  # of what an undisturbed run learns beyond random play
 LEAST_THROUGHPUT = 0.8  # of the undisturbed run's
@@ -112,9 +114,10 @@ Schedule = Iterator[tuple[float, str | None]]
 """Seconds to wait, and whom to kill then; None for the next that a draw says."""
 
 
-def at_random(rng: random.Random, least: float, most: float) -> Schedule:
-    """Kills without end."""
-    while True:
+def at_random(rng: random.Random, least: float, most: float, seconds: float) -> Schedule:
+    """Kills for so long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
         yield rng.uniform(least, most), None
 
 
@@ -152,12 +155,14 @@ class Disturbed:
         kills: in their order.
         orphans: seconds for which somebody outlived each driver that was killed, and the last one, which ended.
         resumed: drivers after the first.
+        left_alone: whether the kills were over before the run was.
     """
 
     subject: Subject
     kills: list[Kill] = field(default_factory=list)
     orphans: list[float] = field(default_factory=list)
     resumed: int = 0
+    left_alone: bool = False
 
 
 class Chaos:
@@ -187,6 +192,7 @@ class Chaos:
                 break
             self._kill(role)
         else:
+            result.left_alone = True
             while (code := self._wait(60)) is None:
                 pass
         if code:
@@ -266,6 +272,7 @@ def judge(part: Part, calm: Subject | None, disturbed: Disturbed) -> Verdict:
         "recovery": _recoveries(disturbed.kills),
         "orphans_seconds": [round(seconds, 2) for seconds in disturbed.orphans],
         "resumed": disturbed.resumed,
+        "left_alone_in_the_end": disturbed.left_alone,
         "return": mean_return(lines),
         "steps_per_second": _rate(lines),
     }
@@ -323,6 +330,8 @@ def print_part(part: Part, verdict: Verdict) -> None:
             f"{figures['steps_per_second']:.0f} steps/s ({100 * figures.get('throughput', float('nan')):.0f} % of that)"
         )
     print(f"  the last process outlived its driver by {max(figures['orphans_seconds']):.1f} s at most")
+    if figures["left_alone_in_the_end"]:
+        print("  the kills were over before the run was")
     for wrong in verdict.wrong or ["nothing"]:
         print(f"  wrong: {wrong}")
 
@@ -331,7 +340,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def play(part: Part, minutes: float, seed: int, folder: Path, compare: bool = True) -> Verdict:
+def play(part: Part, minutes: float, seed: int, folder: Path) -> Verdict:
     """One part, undisturbed and disturbed.
 
     Raises:
@@ -339,8 +348,9 @@ def play(part: Part, minutes: float, seed: int, folder: Path, compare: bool = Tr
     """
     rng = random.Random(f"{seed} {part.name}")
     words = (*part.words, f"run.total_steps={max(1, round(minutes * part.rate))}", f"run.seed={seed}")
-    calm = ran(words, folder / f"{part.name}_calm") if compare else None
-    schedule = at_random(rng, *((10.0, 10.0) if part.throughput else (LEAST, MOST)))
+    calm = ran(words, folder / f"{part.name}_calm")
+    longest = LONGEST * record.read_metrics(calm.run_dir)[-1]["wall_time"]
+    schedule = at_random(rng, *((10.0, 10.0) if part.throughput else (LEAST, MOST)), longest)
     return disturb(part, words, schedule, rng, folder / part.name, calm)
 
 

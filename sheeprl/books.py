@@ -110,6 +110,11 @@ class Books:
         window.lengths += info.lengths
         self.recent_returns += info.returns
 
+    def given_up(self, info: FragmentInfo) -> None:
+        """Take back that the replay took a fragment: it was lost before anybody had learned from it."""
+        self.counters.policy_steps -= info.policy_steps
+        self.counters.rows -= info.rows
+
     def learned(self, info: UpdateInfo) -> None:
         """Take note of an update."""
         self.counters.gradient_steps = info.gradient_steps

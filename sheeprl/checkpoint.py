@@ -401,9 +401,12 @@ def locked(run_dir: Path) -> Iterator[None]:
     """Keep other processes from going on with the same run.
 
     Raises:
-        ConfigError: one does.
+        ConfigError: one does, or nothing can be written there.
     """
-    descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError([f"run.dir={run_dir}: can't be written to: {error.strerror}"]) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

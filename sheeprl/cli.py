@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import json
 import os
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -176,6 +177,10 @@ def _train(read: Callable[[], Tree], flags: Sequence[Flag] = ()) -> None:
         raise typer.Exit(_report(ConfigError([_with_hint(mistake, flags) for mistake in error.mistakes]))) from error
     except (Exception, KeyboardInterrupt) as error:
         raise typer.Exit(_report(error, _wants_debugging(tree))) from error
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:  # Ray, while it starts, takes a SIGTERM and leaves with the bare number
+            raise typer.Exit(128 + signal.SIGTERM) from error
+        raise
     if result.interrupted_by is not None:
         raise typer.Exit(128 + result.interrupted_by)
 

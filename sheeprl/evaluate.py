@@ -64,11 +64,23 @@ def play_episodes(algorithm: Algorithm[Any], policy: Any, envs: list[Any], seeds
         envs: single environments.
         seeds: of the episodes' starts.
     """
+    from sheeprl.envs.generators import OwnGenerators
+
+    with OwnGenerators(seeds[0]).in_use():
+        done = _play_lanes(algorithm, policy, envs, list(enumerate(seeds)))
+    returns, lengths = [total for total, _ in done.values()], [length for _, length in done.values()]
+    std = statistics.stdev(returns) if len(returns) > 1 else 0.0
+    return Evaluation(statistics.fmean(returns), std, returns, lengths)
+
+
+def _play_lanes(
+    algorithm: Algorithm[Any], policy: Any, envs: list[Any], numbered: list[tuple[int, int]]
+) -> dict[int, tuple[float, int]]:
+    """Return and length of each episode, by number."""
     import torch
 
     from sheeprl.algos.base import Row
 
-    numbered = list(enumerate(seeds))
     lanes = [_Lane(env, numbered[i :: len(envs)]) for i, env in enumerate(envs)]
     to_env = transforms.ActionTransform(envs[0].action_space)
     generator = torch.Generator().manual_seed(0)  # greedy policies don't draw; act asks for one
@@ -85,10 +97,7 @@ def play_episodes(algorithm: Algorithm[Any], policy: Any, envs: list[Any], seeds
                     lane.step(action)
     for lane in lanes:
         lane.env.close()
-    done = dict(sorted(item for lane in lanes for item in lane.done.items()))
-    returns, lengths = [total for total, _ in done.values()], [length for _, length in done.values()]
-    std = statistics.stdev(returns) if len(returns) > 1 else 0.0
-    return Evaluation(statistics.fmean(returns), std, returns, lengths)
+    return dict(sorted(item for lane in lanes for item in lane.done.items()))
 
 
 def _stack(observations: list[Any], space: Any) -> Any:

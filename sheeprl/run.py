@@ -505,9 +505,16 @@ class Run:
         return another is not None
 
     async def add_again(self, arrived: list[Arrived]) -> bool | None:
-        """Put a rollout into the buffer that has taken the place of the one which was lost with it."""
+        """Put a rollout into the buffer that has taken the place of the one which was lost with it.
+
+        Returns:
+            None if the run is asked to stop while a part of it is lacking. Then it was never played.
+        """
         before = list(arrived)
         if await self.add_until_there(arrived) is None:
+            self.added -= 1
+            for each in before:
+                self.books.given_up(each.info)
             return None
         for old, new in zip(before, arrived, strict=True):
             if new is not old:

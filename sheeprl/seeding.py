@@ -18,6 +18,7 @@ class Role(IntEnum):
     ENV = 5
     EVAL = 6
     SHARDS = 7  # which shard of the replay serves which sample
+    PROCESS = 8  # the generators that a process has for all its code, while a player plays
 
 
 def sequence(seed: int, role: Role, *key: int) -> np.random.SeedSequence:

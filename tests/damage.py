@@ -69,6 +69,16 @@ class SmallDisk:
     def __init__(self, folder: Path, megabytes: float) -> None:
         self.folder, self.megabytes = folder, megabytes
 
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Let nobody write on it, not even root, for a while."""
+        remount = ["mount", str(self.folder), "-o"]
+        subprocess.run([*remount, "remount,ro"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*remount, "remount,rw"], check=True)
+
     def fill(self, leave: int = 0) -> Path:
         """Take all the room but `leave` bytes; the file that does it, to be removed by who wants the room back."""
         ballast = self.folder / "ballast"

@@ -1,11 +1,13 @@
 """Environments for whole runs, registered on import."""
 
 import os
+import random
 import time
 import uuid
 
 import gymnasium
 import numpy as np
+import torch
 
 
 class Walk(gymnasium.Env):
@@ -101,5 +103,36 @@ class Opaque(gymnasium.Env):
         return np.array([number], np.float32), 1.0, self.count == 30, False, {}
 
 
+class Wide(Walk):
+    """Observations of 20 kB."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (5000,), np.float32)
+
+    def _obs(self):
+        return np.full(5000, self.left / 14, np.float32)
+
+
+gymnasium.register("Wide-v0", Wide)
+
+
+class Worldly(gymnasium.Env):
+    """Draws from the generators that all code of a process shares."""
+
+    observation_space = gymnasium.spaces.Box(-10.0, 10.0, (4,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._obs(), {}
+
+    def step(self, action):
+        return self._obs(), random.random(), random.random() < 0.05, False, {}
+
+    def _obs(self):
+        drawn = [random.uniform(-1, 1), np.random.uniform(-1, 1), np.random.randn(), float(torch.rand(()))]
+        return np.clip(drawn, -10, 10).astype(np.float32)
+
+
+gymnasium.register("Worldly-v0", Worldly)
 gymnasium.register("Hanging-v0", Hanging)
 gymnasium.register("Opaque-v0", Opaque)

@@ -19,6 +19,13 @@ def some_books():
     return books
 
 
+def test_a_fragment_that_is_given_up_is_not_counted():
+    books = some_books()
+    books.played(info := FragmentInfo(0, 7, 8, (), (), seconds=1.0))
+    books.given_up(info)
+    assert (books.counters.policy_steps, books.counters.rows) == (30, 32)
+
+
 def test_metrics_of_a_window():
     books = some_books()
     values = books.metrics(now=14.0, players=2)

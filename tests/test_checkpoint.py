@@ -157,6 +157,21 @@ def test_a_full_disk_is_told_and_the_last_whole_checkpoint_stays(small_disk):  #
     assert result.gradient_steps == result.policy_steps - 50
 
 
+def test_a_read_only_disk_is_told_and_the_last_whole_checkpoint_stays(small_disk):  # noqa: F811
+    disk = small_disk(16)
+    folder = disk.folder / "run"
+    run(folder, "sac", *SHORT)
+    newest = checkpoints(folder)[-1]
+    with disk.read_only():
+        with pytest.raises(ConfigError, match=r"run\.dir=.*can't be written to: Read-only file system"):
+            run(folder, "sac", *SHORT, "run.resume=true", "run.total_steps=300")
+        with pytest.raises(ConfigError, match=r"run\.dir=.*can't be made: .*Read-only file system"):
+            run(disk.folder / "another", "sac", *SHORT)
+        assert manifest.verify(newest)
+    result = run(folder, "sac", *SHORT, "run.resume=true", "run.total_steps=300")
+    assert result.gradient_steps == result.policy_steps - 50
+
+
 def test_a_killed_driver_is_resumed(tmp_path):
     words = [*SHORT, f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=1000000"]
     process = subprocess.Popen([sys.executable, "-m", "sheeprl", "run", "sac", *words])

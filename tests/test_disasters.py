@@ -15,6 +15,11 @@ def test_a_run_keeps_its_promises_whatever_happens(part: int) -> None:
         play(draw_schedule(seed))
 
 
+def test_a_rollout_that_is_lost_while_the_run_is_to_stop_was_never_played() -> None:
+    world = play(draw_schedule(5379))
+    assert world.happened["stop"] and world.happened["node"]
+
+
 def test_what_happens_is_what_was_drawn() -> None:
     worlds = [play(draw_schedule(7)) for _ in range(2)]
     assert worlds[0].reporter.messages == worlds[1].reporter.messages

@@ -1,6 +1,7 @@
 """Whole runs in coupled mode and through the command line: counters, resume, failures, what is left behind."""
 
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -154,7 +155,8 @@ def test_rewards_that_are_not_finite_end_the_run_and_are_named(tmp_path, algorit
     assert all(torch.isfinite(values).all() for values in agent.values())
 
 
-def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_after_a_checkpoint_and_resume_goes_on(tmp_path, number, code):
     words = [COUPLED, f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, f"env.id={WALK}", "run.total_steps=1000000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
@@ -162,9 +164,9 @@ def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(tmp_path):
     metrics = tmp_path / "run" / "metrics.jsonl"
     _wait_for(metrics.exists, process)
     time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert "Traceback" not in errors
     end = lines(tmp_path / "run")[-1]
     assert end["status"] == "interrupted"
@@ -173,6 +175,24 @@ def test_ctrl_c_ends_after_a_checkpoint_and_resume_goes_on(tmp_path):
     assert again.returncode == 0, again.stderr
     end = lines(tmp_path / "run")[-1]
     assert end["gradient_steps"] == end["policy_steps"] - 50
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_a_second_signal_ends_at_once(tmp_path, mode):
+    mark = tmp_path / "mark"
+    words = [f"run.mode={mode}", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "env.id=tests.run_envs:Hanging-v0"]
+    words += [f"env.kwargs={{mark: {mark}, after: 30}}", "env.num_envs=1", "run.total_steps=1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
+    )
+    _wait_for(mark.exists, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert process.poll() is None  # it waits for the step that hangs
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
 
 
 def _wait_for(condition, process):
@@ -256,6 +276,12 @@ def test_gymnasiums_own_vector_environment_plays(tmp_path):
         tmp_path / "run", "ppo", COUPLED, "env.vectorization=native", "run.total_steps=600", "ray.max_failures=0"
     )
     assert result.policy_steps >= 600
+
+
+@pytest.mark.timeout(60)
+def test_a_coupled_run_ends_the_workers_of_async_environments(tmp_path):
+    run(tmp_path / "run", "ppo", "run.mode=coupled", "env.vectorization=async", "env.num_envs=2", "run.total_steps=300")
+    assert not multiprocessing.active_children()
 
 
 def test_a_worker_of_an_async_environment_that_dies_is_replaced(tmp_path, capfd):

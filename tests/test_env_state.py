@@ -2,6 +2,7 @@
 
 import importlib.util
 import pickle
+import random
 
 import gymnasium
 import numpy as np
@@ -13,6 +14,7 @@ from sheeprl.actors.player import Player
 from sheeprl.config import load_config
 from sheeprl.envs.make import make_saveable
 from sheeprl.envs.state import StateError, capture, restore, why_not_saveable
+from sheeprl.models.weights import to_arrays
 from sheeprl.resolve import check
 from tests import run_envs
 
@@ -79,6 +81,42 @@ def test_a_native_vector_goes_on_too():
     play(one, 33)
     assert other.load(one.state())
     assert_same(play(one, 40), play(other, 40))
+
+
+WORLDLY = "tests.run_envs:Worldly-v0"
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_what_draws_from_the_process_s_generators_goes_on_too(vectorization):
+    settings = ["env.num_envs=2", f"env.vectorization={vectorization}"]
+    one, other = (player(WORLDLY, *settings) for _ in range(2))
+    assert one.unsaved == ""
+    play(one, 33)
+    assert other.load(one.state())
+    assert_same(play(one, 40), play(other, 40))
+    one.close()
+    other.close()
+
+
+def test_players_of_one_process_have_its_generators_each_to_itself():
+    one, other, alone = (player(WORLDLY) for _ in range(3))
+    weights = to_arrays(one.policy)
+    for _ in range(3):
+        part, evaluated = play(one, 7), other.evaluate(weights, 2)
+        play(other, 5)
+        random.random(), np.random.random(), torch.rand(())
+        assert_same(part, play(alone, 7))
+        assert alone.evaluate(weights, 2) == evaluated
+
+
+def test_who_plays_leaves_the_process_s_generators_alone():
+    random.seed(3), np.random.seed(3), torch.manual_seed(3)
+    wanted = random.random(), np.random.random(), torch.rand(())
+    one = player(WORLDLY)
+    random.seed(3), np.random.seed(3), torch.manual_seed(3)
+    play(one, 5)
+    assert one.unsaved == ""
+    assert (random.random(), np.random.random(), torch.rand(())) == wanted
 
 
 def test_a_state_does_not_depend_on_what_was_there_before():

@@ -85,7 +85,18 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, monkeypatch, request
     if mode == "decoupled":
         request.getfixturevalue("cluster")
     env, kind, overrides = settings(algorithm)
-    overrides = [*overrides, f"run.mode={mode}"]
+    check_that_nothing_differs(tmp_path, monkeypatch, algorithm, env, kind, [*overrides, f"run.mode={mode}"])
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_so_it_is_where_environments_draw_from_the_generators_of_their_process(tmp_path, monkeypatch, vectorization):
+    _, kind, overrides = settings("ppo")
+    overrides += ["run.mode=coupled", f"env.vectorization={vectorization}", "eval.episodes=1", "eval.every=200"]
+    check_that_nothing_differs(tmp_path, monkeypatch, "ppo", "tests.run_envs:Worldly-v0", kind, overrides)
+
+
+def check_that_nothing_differs(tmp_path, monkeypatch, algorithm, env, kind, overrides):
+    """Run in one go, and interrupted again and again."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = run(whole, algorithm, *overrides, env=env)
     interrupted = 0

@@ -1,5 +1,6 @@
 """Whole runs whose pieces are Ray actors: one Ray for the module."""
 
+import asyncio
 import logging
 import math
 import os
@@ -30,11 +31,19 @@ def session():
     ray.shutdown()
 
 
-@pytest.mark.parametrize(("algorithm", "compiled"), [("ppo", "false"), ("sac", "false"), ("ppo", "true")])
-def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm, compiled):
-    overrides = ["run.max_staleness=0", "run.total_steps=2000", f"trainer.compile={compiled}"]
+@pytest.mark.parametrize(
+    ("algorithm", "env", "players", "compiled"),
+    [
+        ("ppo", None, 1, "false"),
+        ("sac", None, 1, "false"),
+        ("ppo", "tests.run_envs:Worldly-v0", 2, "false"),
+        ("ppo", None, 1, "true"),
+    ],
+)
+def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm, env, players, compiled):
+    overrides = ["run.max_staleness=0", "run.total_steps=2000", f"players.num={players}", f"trainer.compile={compiled}"]
     for mode in ("coupled", "decoupled"):
-        run(tmp_path / mode, algorithm, f"run.mode={mode}", *overrides)
+        run(tmp_path / mode, algorithm, f"run.mode={mode}", *overrides, env=env)
     one, other = saved(tmp_path / "coupled"), saved(tmp_path / "decoupled")
     assert one["gradient_steps"] == other["gradient_steps"] > 0
     assert largest_difference(one["agent"], other["agent"]) == 0.0
@@ -165,6 +174,32 @@ def test_a_killed_shard_is_replaced_and_the_others_serve(tmp_path, monkeypatch, 
     else:
         assert 0 < metrics["Buffer/size"] < end["policy_steps"]
     assert f"shard {shards - 1} of the replay is replaced (1 of 3)" in capfd.readouterr().err
+
+
+def test_a_trainer_that_dies_while_the_group_is_built_again_leaves_nobody_in_its_place(tmp_path, monkeypatch):
+    join, publish = cluster.Fleet._join_trainers, Run.publish
+    fleets = []
+
+    async def join_and_die(self):
+        fleets.append(self)
+        if len(fleets) == 2:  # of two ranks of the second group one dies, for which the other waits
+            await self.learner.ranks[1].call("address")
+            self.learner.ranks[1].call("join", "127.0.0.1", 1)
+            await asyncio.sleep(0.5)
+            ray.kill(self.learner.ranks[0].actor)
+        await join(self)
+
+    async def publish_and_kill(self):
+        await publish(self)
+        if self.counters.version == 4:
+            ray.kill(fleets[0].learner.ranks[0].actor)
+
+    monkeypatch.setattr(cluster.Fleet, "_join_trainers", join_and_die)
+    monkeypatch.setattr(Run, "publish", publish_and_kill)
+    overrides = [DECOUPLED, "trainer.devices=2", "run.total_steps=300", "ray.wait_timeout=60"]
+    result = run(tmp_path / "run", "sac", *overrides)
+    assert result.gradient_steps == result.policy_steps - 50
+    assert len(fleets) == 3
 
 
 def test_a_cluster_that_is_too_small_is_told_of_at_once_and_given_up_in_the_end(tmp_path, capsys):

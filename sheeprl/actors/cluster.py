@@ -27,6 +27,7 @@ from sheeprl.envs.transforms import Spaces
 
 WARN_AFTER = 3.0  # seconds of waiting before saying for what
 NOTICE = 10.0  # seconds that may pass between a rank's death and Ray's word of it
+TOLD_BY_THE_RUN = ("A worker died or was killed", "Raylet is terminated", "The node with node id")  # Ray's words
 RANK_CPUS = 1  # that a rank asks for, though it may use more threads: so that a run fits a two-core machine
 Report = Callable[[str], None]
 _guarded: list[Guard] = []  # of the Ray that was started for the run
@@ -76,7 +77,7 @@ def connect(config: Config) -> bool:
 
 
 def _leave_losses_to_the_run() -> None:
-    """Don't let Ray print a page for every process that dies: the run says in a line who was lost.
+    """Don't let Ray print a page for every process or node that dies: the run says in a line who was lost.
 
     Ray has no setting for it.
     """
@@ -85,7 +86,7 @@ def _leave_losses_to_the_run() -> None:
     show: Callable[..., None] = worker.print_to_stdstream
 
     def show_the_rest(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        lines = [line for line in data.get("lines", ()) if not str(line).startswith("A worker died or was killed")]
+        lines = [line for line in data.get("lines", ()) if not str(line).startswith(TOLD_BY_THE_RUN)]
         if lines:
             show({**data, "lines": lines}, *args, **kwargs)
 
@@ -324,6 +325,7 @@ class Fleet:
 
         Raises:
             ClusterError: the cluster had no room for it within `ray.wait_timeout`.
+            LostError: a rank of it was lost as well.
         """
         self.learner = self._trainers()
         timeout = self.config.ray.wait_timeout
@@ -331,6 +333,9 @@ class Fleet:
             await asyncio.wait_for(self._join_trainers(), timeout)
         except asyncio.TimeoutError:
             raise ClusterError(f"there was no room for the trainers within {timeout:g} s (ray.wait_timeout)") from None
+        except LostError:
+            self.learner.close()  # the other ranks, which wait for the lost one in the places of the next group
+            raise
         return self.learner
 
     def _trainers(self) -> GroupHandle:

@@ -21,6 +21,7 @@ from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
 from sheeprl.envs import transforms
+from sheeprl.envs.generators import OwnGenerators
 from sheeprl.envs.make import make_env, make_saveable, make_vector_env
 from sheeprl.envs.state import VectorState, why_not_saveable
 from sheeprl.envs.watch import StepWatch
@@ -73,6 +74,7 @@ class Player:
         self.policy = self.algorithm.build_agent().get_submodule("policy").eval()
         self.version = -1
         self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])
+        self.process_generators = OwnGenerators(self._seeds(seeding.Role.PROCESS, 1)[0])
         self.state_tensors: Tensors = {}  # of a recurrent policy
         self.watch = StepWatch(config.players.step_timeout, last_resort=alone)
         self._video_folder = video_folder
@@ -123,7 +125,7 @@ class Player:
         if weights is not None:
             weights_of.from_arrays(self.policy, weights)
             self.version = version
-        with self.watch.watching():
+        with self.watch.watching(), self.process_generators.in_use():
             if self._envs is None:
                 self._envs = self._guard("reset", self._start)
             with torch.inference_mode():
@@ -166,6 +168,7 @@ class Player:
                 "sequence": self.sequence,
                 "steps": self.steps,
                 "generator": self.generator.get_state(),
+                "process_generators": self.process_generators.state,
                 "recurrent": dict(self.state_tensors),
                 "playing": None if self._envs is None else self._playing(self._envs),
             }
@@ -203,12 +206,13 @@ class Player:
                 return False
             if (there := len(playing["episode_return"])) != self.config.env.num_envs:
                 raise ValueError(f"the state is of {there} environments, not of {self.config.env.num_envs}")
-            with self.watch.watching():
+            with self.watch.watching(), self.process_generators.in_use():
                 self._envs = self._guard("reset", self._start)
             self._put_back(self._envs, playing)
         self.sequence, self.steps = kept["sequence"], kept["steps"]
         self.incarnation = kept["incarnation"]
         self.generator.set_state(kept["generator"])
+        self.process_generators.state = kept["process_generators"]
         self.state_tensors = kept["recurrent"]
         return True
 

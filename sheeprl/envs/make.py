@@ -70,7 +70,7 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
     """
     if config.vectorization == "native":
         return _native(config)
-    makers: list[Callable[[], gymnasium.Env[Any, Any]]] = [lambda: Saveable(make_env(config))] * config.num_envs
+    makers: list[Callable[[], Saveable]] = [lambda: Saveable(make_env(config))] * config.num_envs
     if video_folder is not None:
         makers[0] = lambda: Saveable(record_video(make_env(config, "rgb_array"), video_folder))
     if config.vectorization == "async":
@@ -213,15 +213,19 @@ def _missing(error: BaseException) -> str:
     return f"a package is not installed: {_last_line(error)}"
 
 
-def _in_worker(maker: Callable[[], gymnasium.Env[Any, Any]], parent: int) -> Callable[[], gymnasium.Env[Any, Any]]:
+def _in_worker(maker: Callable[[], Saveable], parent: int) -> Callable[[], Saveable]:
     """Make the env in a worker process that leaves Ctrl-C to its parent and ends with it, however that ends."""
 
-    def make() -> gymnasium.Env[Any, Any]:
-        if os.getpid() != parent:  # AsyncVectorEnv makes one env in the parent, to see its spaces
+    def make() -> Saveable:
+        in_worker = os.getpid() != parent  # AsyncVectorEnv makes one env in the parent, to see its spaces
+        if in_worker:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what the run does, whose process this is a copy of
             if sys.platform == "linux":
                 set_parent_death_signal = 1
                 ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        return maker()
+        env = maker()
+        env.alone = in_worker
+        return env
 
     return make

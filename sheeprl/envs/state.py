@@ -15,12 +15,14 @@ import sys
 import time
 import types
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import gymnasium
 import numpy as np
+
+from sheeprl.envs import generators
 
 Plain = Any
 """None, numbers, texts, arrays, and tuples, lists and dicts of these."""
@@ -41,15 +43,20 @@ class Saveable(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     A vector resets an environment in the step after its episode's end, and remembers that in places of its own, which
     a state can't reach. So an environment that is put at the end of an episode resets itself in the next step.
+
+    Attributes:
+        alone: whether the environment has its process to itself, so that the process's generators are its own.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
-        self.ended = self.resets_itself = False
+        self.ended = self.resets_itself = self.alone = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         self.ended = self.resets_itself = False
+        if self.alone and seed is not None:
+            generators.seed_all(seed)
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -64,11 +71,14 @@ class Saveable(gymnasium.Wrapper[Any, Any, Any, Any]):
     @property
     def plain_state(self) -> Plain:
         """What it holds."""
-        return {"ended": self.ended, "env": capture(self.env)}
+        own = generators.capture() if self.alone else None
+        return {"ended": self.ended, "env": capture(self.env), "generators": own}
 
     @plain_state.setter
     def plain_state(self, state: Plain) -> None:
         restore(self.env, state["env"])
+        if self.alone and state["generators"] is not None:
+            generators.restore(state["generators"])
         self.ended = self.resets_itself = bool(state["ended"])
 
 
@@ -334,7 +344,7 @@ def why_not_saveable(make: Callable[[], Saveable | VectorState]) -> str:
     Args:
         make: makes one.
     """
-    with _global_generators_kept():
+    with generators.kept():
         try:
             with closing(make()) as one, closing(make()) as other:
                 return _Probe(one, other).run()
@@ -375,15 +385,22 @@ class _Probe:
             if number >= LEAST_PROBE_STEPS and time.monotonic() > self.until:
                 break
             action = self.actions.sample()
-            ones, others = self.one.step(action), self.other.step(action)
+            ones, others = self._of_both(lambda env, action=action: env.step(action))  # type: ignore[misc]
             for what, a, b in zip(STEP, ones[:4], others[:4], strict=True):
                 if not _same(a, b):
                     return f"put into the same state it goes on differently: the {what} of step {number + 1} differs"
             self.one.resets_itself, self.other.resets_itself = self.one.ended, self.other.ended
         return ""
 
+    def _of_both(self, do: Callable[[Saveable | VectorState], tuple[Any, ...]]) -> tuple[Any, Any]:
+        """What comes of the same done to both, with the process's generators at the same place."""
+        before = generators.capture()
+        of_one = do(self.one)
+        generators.restore(before)
+        return of_one, do(self.other)
+
     def _compare_reset(self) -> str:
-        (a, _), (b, _) = self.one.reset(), self.other.reset()
+        (a, _), (b, _) = self._of_both(lambda env: env.reset())
         return "" if _same(a, b) else "put into the same state it begins another episode"
 
 
@@ -395,13 +412,3 @@ def _same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
     a, b = np.asarray(one), np.asarray(other)
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
-@contextmanager
-def _global_generators_kept() -> Iterator[None]:
-    kept, kept_numpy = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(kept)
-        np.random.set_state(kept_numpy)
