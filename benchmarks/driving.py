@@ -1,6 +1,6 @@
 """Times what the driver and the way of the weights cost: fragments kept account of, weights brought to many players.
 
-`python -m benchmarks.driving`; `--only books` needs no Ray.
+`python -m benchmarks driving`; `--only books` needs no Ray.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ CASES: dict[str, Callable[[int], Json]] = {"books": books, "weights": weights}
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.driving", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks driving", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=record.RESULTS / "driving.json", help="file of the result")

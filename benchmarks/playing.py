@@ -1,6 +1,6 @@
 """Times players: their own cost per vector step beside CleanRL's loop, and how policy steps per second grow with them.
 
-`python -m benchmarks.playing`; `--only step` needs no Ray.
+`python -m benchmarks playing`; `--only step` needs no Ray.
 
 The cost of a step is measured on environments that cost nothing, in turn with a loop that does what CleanRL's PPO does
 at every step, written anew. How players scale is measured in whole runs on an environment that sleeps, start-up left
@@ -197,7 +197,7 @@ CASES: dict[str, Callable[[int], Json]] = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.playing", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks playing", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=record.RESULTS / "playing.json", help="file of the result")
