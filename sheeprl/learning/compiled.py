@@ -12,6 +12,7 @@ import hashlib
 import logging
 import operator
 import os
+import platform
 import tempfile
 import time
 import warnings
@@ -33,6 +34,8 @@ from sheeprl.learning.batches import Tree
 from sheeprl.learning.flat import Span
 from sheeprl.learning.rules import NoRuleError, rule_of
 from sheeprl.learning.step import GradientStep, Group, Outcome
+
+Library = Callable[[list[Tensor]], list[Tensor]]
 
 Assemble = Callable[[Tree], TensorDict]
 """From the tensors that a step is given, to the batch that losses see."""
@@ -230,16 +233,17 @@ class CompiledStep:
         self._graph = self._trace(self._example)
 
     def open(self, folder: Path) -> None:
-        """Load the library, which is made first if it isn't in the folder."""
+        """Load the library, which is made first if it isn't in the folder, or damaged."""
         examples = flattened(self._example)
         path = folder / f"{fingerprint(self._graph, examples)}.pt2"
-        if not path.exists():
-            began = time.perf_counter()
-            compile_graph(self._graph, examples, path)
-            self.note = f"compiled the gradient step in {time.perf_counter() - began:.0f} s; it is kept in {folder}"
-        # That a processor does what its kind does was tried when the library was compiled; trying it takes seconds.
-        with inductor.config.patch({"cpp.vec_isa_ok": True}):
-            self._run = inductor.aoti_load_package(str(path)).loader.boxed_run
+        if path.exists():
+            with contextlib.suppress(Exception):  # which may be anything, from a file that was cut short
+                self._run = load_library(path)
+                return
+        began = time.perf_counter()
+        compile_graph(self._graph, examples, path)
+        self._run = load_library(path)
+        self.note = f"compiled the gradient step in {time.perf_counter() - began:.0f} s; it is kept in {folder}"
 
     def rebind(self) -> None:
         """Use the optimizers' state as it is now."""
@@ -331,8 +335,8 @@ def unflattened(like: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 def fingerprint(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
-    """What decides how a graph's library looks: operations, constants, inputs, versions, and the processor."""
-    parts = [graph.code, torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+    """What decides how a graph's library looks: operations, constants, inputs, versions, threads and the processor."""
+    parts = [graph.code, torch.__version__, torch.get_num_threads(), processor()]
     parts += [(value.shape, value.stride(), value.dtype, value.device) for value in inputs]
     digest = hashlib.sha256(repr(parts).encode())
     for node in graph.graph.nodes:
@@ -340,6 +344,16 @@ def fingerprint(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
             value = operator.attrgetter(node.target)(graph)
             digest.update(f"{node.target} {value.dtype} {value.tolist()}".encode())
     return digest.hexdigest()[:32]
+
+
+def processor() -> str:
+    """What the processor can do: libraries are made for the one at hand, and a folder may be seen from many."""
+    try:
+        told = Path("/proc/cpuinfo").read_text()
+    except OSError:  # no Linux
+        told = ""
+    flags = next((line for line in told.splitlines() if line.lower().startswith(("flags", "features"))), "")
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {flags}"
 
 
 def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> None:
@@ -350,6 +364,14 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> N
         program = torch.export.export(graph, examples, strict=False)
         made = inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / path.name))
         os.replace(made, path)
+
+
+def load_library(path: Path) -> Library:
+    """What calls a library: from the tensors of its inputs to those of its outputs."""
+    # That a processor does what its kind does was tried when the library was compiled; trying it takes seconds.
+    with inductor.config.patch({"cpp.vec_isa_ok": True}):
+        library: Library = inductor.aoti_load_package(str(path)).loader.boxed_run
+    return library
 
 
 @contextlib.contextmanager

@@ -178,3 +178,14 @@ def test_a_module_is_left_as_it_was(fabric):
     update(learner, "sac", 0)
     assert all(isinstance(parameter, nn.Parameter) for parameter in learner.agent.parameters())
     assert learner.agent.critic.training
+
+
+def test_a_library_that_was_cut_short_is_made_anew(fabric, folder):
+    learner = make(fabric, "ppo")
+    update(learner, "ppo", 0)
+    for path in folder.rglob("*.pt2"):
+        path.write_bytes(path.read_bytes()[:1000])
+    again = make(fabric, "ppo")
+    (note,) = update(again, "ppo", 0)[0].notes
+    assert note.startswith("compiled")
+    assert_same(again.agent, learner.agent.state_dict())
