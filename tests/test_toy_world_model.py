@@ -20,7 +20,7 @@ from sheeprl.buffer.replay_buffer import ReplayBuffer
 from sheeprl.checkpoint import checkpoints, resume_tree
 from sheeprl.launch import train_tree
 from sheeprl.models import weights as weights_of
-from sheeprl.resolve import check
+from sheeprl.resolve import check, has_compiler
 from tests.toy_envs import DECISIONS
 
 RATIO, STARTS = 0.3, 100
@@ -232,3 +232,24 @@ def test_behavior_phase_sees_the_stepped_world_model_and_leaves_it_alone(player,
         "critic",
         "critic_target",
     }
+
+
+@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
+def test_a_world_model_is_compiled_as_any_other(player, learner, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHEEPRL_CACHE", str(tmp_path))
+    compiled = Learner(
+        check(with_groups(TREE, trainer={"compile": True})).config, learner.algorithm.spaces, learner.fabric
+    )
+    buffer = ReplayBuffer(500, learner.algorithm.data().sampler)
+    buffer.add(unflatten(player.collect(32, learner.weights()[1], 0, "explore")[1].rows, batch_dims=2))
+    blocks = [flatten(buffer.sample(16, n_batches=3)) for _ in range(2)]
+    for block in blocks:
+        (expected, written), (found, also_written) = (each.update(3, 0.0, None, block) for each in (learner, compiled))
+        assert all(note.startswith("compiled") for note in found.notes), found.notes
+        assert found.metrics == pytest.approx(expected.metrics, rel=1e-3, abs=1e-5)
+        for one, other in zip(written, also_written, strict=True):
+            assert other.index.tolist() == one.index.tolist()
+            assert other.values["latent"] == pytest.approx(one.values["latent"], abs=1e-4)
+    assert compiled.compiled is not None
+    for name, values in learner.agent.state_dict().items():
+        torch.testing.assert_close(compiled.agent.state_dict()[name], values, rtol=1e-2, atol=1e-4)

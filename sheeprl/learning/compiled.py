@@ -288,8 +288,8 @@ class CompiledStep:
                 self._step.take(self._phases, vectors, buffers, batch, rebuilt["noise"], rebuilt["scalars"], stepper)
             )
 
-        with torch.no_grad():  # the trace runs the operations, on copies
-            return make_fx(function)(*(values.clone() for values in flattened(inputs)))
+        with torch.no_grad():  # on tensors without values: what looks at a value can't be a part of a graph
+            return make_fx(function, tracing_mode="fake")(*flattened(inputs))
 
     def _outputs(self, outcome: Outcome) -> list[Tensor]:
         self._metrics = list(outcome.metrics)

@@ -33,7 +33,12 @@ def fabric():
 
 
 def make_learner(fabric, algo, action, seed=0, **args):
-    tree = {"algo": {"name": algo, **args}, "env": {"id": "none"}, "run": {"seed": seed}, "trainer": {"threads": 1}}
+    tree = {
+        "algo": {"name": algo, **args},
+        "env": {"id": "none"},
+        "run": {"seed": seed},
+        "trainer": {"threads": 1, "compile": False},
+    }
     return Learner(resolve.fill_in(validate(tree)), Spaces(OBS, action), fabric)
 
 
