@@ -427,5 +427,9 @@ def draining_nodes() -> set[str]:
 
 
 def _actor(shell: type[Any], **options: Any) -> Any:
-    """A shell as an actor class. Nothing is retried behind the run's back: it decides what is done again."""
-    return ray.remote(max_restarts=0, max_task_retries=0, **options)(shell)
+    """A shell as an actor class. Nothing is retried behind the run's back: it decides what is done again.
+
+    Ray isn't told of each call for its task list: a run makes hundreds a second, and the control service, which keeps a
+    hundred thousand, would grow by a third of a gigabyte an hour until then.
+    """
+    return ray.remote(max_restarts=0, max_task_retries=0, enable_task_events=False, **options)(shell)
