@@ -432,4 +432,5 @@ def _actor(shell: type[Any], **options: Any) -> Any:
     Ray isn't told of each call for its task list: a run makes hundreds a second, and the control service, which keeps a
     hundred thousand, would grow by a third of a gigabyte an hour until then.
     """
-    return ray.remote(max_restarts=0, max_task_retries=0, enable_task_events=False, **options)(shell)
+    options |= {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
+    return ray.remote(**options)(shell)

@@ -6,15 +6,13 @@ import io
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from tensordict import TensorDict
 from torch import Tensor
-from torch.distributed import _functional_collectives as collectives
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from sheeprl import seeding
 from sheeprl.actors.fragment import UpdateInfo, Write, Writes
@@ -41,18 +39,13 @@ class FabricRanks:
 
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
-        self.rank, self.world = fabric.global_rank, fabric.world_size
+        self.world = fabric.world_size
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over the ranks; all must ask for it."""
+        """The sum over the ranks."""
         if self.world == 1:
             return value
-        total: Tensor
-        if get_proxy_mode() is None:
-            total = self.fabric.all_reduce(value, reduce_op="sum")  # type: ignore[assignment]
-        else:  # only these collectives can be a part of a graph
-            group: Any = torch.distributed.group.WORLD
-            total = collectives.wait_tensor(collectives.all_reduce(value, "sum", group))  # type: ignore[no-untyped-call]
+        total: Tensor = self.fabric.all_reduce(value, reduce_op="sum")  # type: ignore[assignment]
         return total
 
 

@@ -188,28 +188,19 @@ class CompiledSteps:
         ]
 
     def _make(self, phases: Sequence[Phase], given: Tree) -> CompiledStep:
+        if self.step.ranks.world > 1:
+            # A library runs without letting other Python threads go on, and Gloo's need that to finish a reduction in
+            # the midst of it: the ranks would wait for each other for ever, now and then.
+            raise CompileError("several ranks share them")
         if (device := self.step.flat.vectors[0].device).type != "cpu":
             raise CompileError(f"that is for the CPU, and they are taken on {device}")
-        with quiet():
-            try:
+        try:
+            with quiet():
                 made = CompiledStep(self.step, phases, self.assemble, given)
-            except Exception as error:  # what can't be traced may fail in any way, and does so on every rank
-                raise CompileError(one_line(error)[:300]) from error
-            self._open(made)
+                made.open(self.folder)
+        except Exception as error:  # tracer and compiler may fail in any way
+            raise CompileError(one_line(error)[:300]) from error
         return made
-
-    def _open(self, made: CompiledStep) -> None:
-        """Let rank 0 compile first: the others of its machine find what it has made. All go on compiled, or none."""
-        ranks, reason = self.step.ranks, ""
-        for turn in range(min(2, ranks.world)):
-            if turn == min(1, ranks.rank):
-                try:
-                    made.open(self.folder)
-                except Exception as error:  # a compiler may fail in any way
-                    reason = one_line(error)[:300]
-            failed = int(ranks.sum(torch.tensor(int(bool(reason)))))
-        if failed:
-            raise CompileError(reason or "another rank couldn't")
 
 
 class CompiledStep:

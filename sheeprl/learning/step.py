@@ -55,7 +55,6 @@ class Outcome:
 class Ranks(Protocol):
     """How tensors of all ranks become one."""
 
-    rank: int
     world: int
 
     def sum(self, value: Tensor) -> Tensor:
