@@ -360,9 +360,24 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> N
 def load_library(path: Path) -> Library:
     """What calls a library: from the tensors of its inputs to those of its outputs."""
     # That a processor does what its kind does was tried when the library was compiled; trying it takes seconds.
-    with inductor.config.patch({"cpp.vec_isa_ok": True}):
+    with removed_afterwards(), inductor.config.patch({"cpp.vec_isa_ok": True}):
         library: Library = inductor.aoti_load_package(str(path)).loader.boxed_run
     return library
+
+
+@contextlib.contextmanager
+def removed_afterwards() -> Iterator[None]:
+    """Remove what the loader unpacks, which it does itself only at an end of the process that is no kill."""
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
 
 
 @contextlib.contextmanager

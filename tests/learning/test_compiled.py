@@ -1,5 +1,8 @@
 """Compiled gradient steps against the same ones taken one operation after the other."""
 
+import os
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -187,3 +190,13 @@ def test_a_library_that_was_cut_short_is_made_anew(fabric, folder):
     (note,) = update(again, "ppo", 0)[0].notes
     assert note.startswith("compiled")
     assert_same(again.agent, learner.agent.state_dict())
+
+
+def test_what_is_unpacked_to_load_a_library_is_removed(fabric, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    learner = make(fabric, "ppo")
+    update(learner, "ppo", 0)
+    assert learner.compiled is not None
+    assert not list(tmp_path.iterdir())
+    assert os.environ["TMPDIR"] == str(tmp_path)
