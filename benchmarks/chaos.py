@@ -92,7 +92,7 @@ RANDOM_PENDULUM, RANDOM_CARTPOLE = -1230.0, 22.0
 PARTS = {
     part.name: part
     for part in (
-        Part("sac", "SAC, mapped replay in 2 shards, 3 players", MAPPED, 12_000, ROLES, RANDOM_PENDULUM),
+        Part("sac", "SAC, mapped replay in 2 shards, 3 players", MAPPED, 50_000, ROLES, RANDOM_PENDULUM),
         Part(
             "sac_heap",
             "SAC, replay in memory in 2 shards, 2 ranks",
@@ -102,8 +102,8 @@ PARTS = {
             RANDOM_PENDULUM,
         ),
         Part("ppo", "PPO, 2 players, 2 ranks", (*PPO, "trainer.devices=2"), 40_000, ROLES, RANDOM_CARTPOLE),
-        Part("sac_driver", "SAC as the first, driver killed too", MAPPED, 12_000, (*ROLES, "driver"), RANDOM_PENDULUM),
-        Part("ppo_driver", "PPO, driver killed too", PPO, 40_000, (*ROLES, "driver"), RANDOM_CARTPOLE),
+        Part("sac_driver", "SAC as the first, driver killed too", MAPPED, 50_000, (*ROLES, "driver"), RANDOM_PENDULUM),
+        Part("ppo_driver", "PPO, driver killed too", PPO, 150_000, (*ROLES, "driver"), RANDOM_CARTPOLE),
         Part(
             "throughput", "SAC, 8 players on envs that take 5 ms a step", SLEEPING, 48_000, ("player",), throughput=True
         ),
