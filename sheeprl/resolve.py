@@ -18,7 +18,7 @@ from sheeprl.config import Config, ConfigError, EnvConfig, inspect
 from sheeprl.envs.transforms import Spaces
 
 DEFAULT_REPLAY = 1_000_000
-COMPILE_FROM = 3000  # gradient steps: compiling costs some 15 s once, a compiled step saves 1 ms to 5 ms each time
+COMPILE_FROM = 3000  # gradient steps: compiling costs 15 to 30 s once, a compiled step saves 1 ms to 5 ms each time
 
 
 @dataclass(frozen=True)
