@@ -134,12 +134,10 @@ class CompiledSteps:
     Args:
         step: what they consist of.
         assemble: makes batches.
-        folder: where libraries are kept.
     """
 
-    def __init__(self, step: GradientStep, assemble: Assemble, folder: Path | None = None) -> None:
+    def __init__(self, step: GradientStep, assemble: Assemble) -> None:
         self.step, self.assemble = step, assemble
-        self.folder = folder or cache_folder()
         self._made: dict[tuple[Any, ...], CompiledStep] = {}
 
     def is_ready(self, phases: Sequence[Phase]) -> bool:
@@ -196,11 +194,9 @@ class CompiledSteps:
             raise CompileError(f"that is for the CPU, and they are taken on {device}")
         try:
             with quiet():
-                made = CompiledStep(self.step, phases, self.assemble, given)
-                made.open(self.folder)
+                return CompiledStep(self.step, phases, self.assemble, given, cache_folder())
         except Exception as error:  # tracer and compiler may fail in any way
             raise CompileError(one_line(error)[:300]) from error
-        return made
 
 
 class CompiledStep:
@@ -211,30 +207,33 @@ class CompiledStep:
         phases: of that step.
         assemble: makes the batch.
         given: what each call gives: `batch`, `noise`, `scalars` and `rates`.
+        folder: where libraries are kept.
     """
 
-    def __init__(self, step: GradientStep, phases: Sequence[Phase], assemble: Assemble, given: Tree) -> None:
+    def __init__(
+        self, step: GradientStep, phases: Sequence[Phase], assemble: Assemble, given: Tree, folder: Path
+    ) -> None:
         self._step, self._phases, self._assemble = step, phases, assemble
         self._groups = {phase.optimizer: step.groups[phase.optimizer] for phase in phases}
         self._metrics: list[str] = []
         self._writes: list[list[str]] = []
         self.note = ""
         self.rebind()
-        self._example = {**self._state, **given}
-        self._graph = self._trace(self._example)
+        # Nothing of `given` may be kept: it lies in the object store, which would never get the memory back.
+        inputs = {**self._state, **given}
+        self._run = self._open(self._trace(inputs), flattened(inputs), folder)
 
-    def open(self, folder: Path) -> None:
+    def _open(self, graph: GraphModule, examples: list[Tensor], folder: Path) -> Library:
         """Load the library, which is made first if it isn't in the folder, or damaged."""
-        examples = flattened(self._example)
-        path = folder / f"{fingerprint(self._graph, examples)}.pt2"
+        path = folder / f"{fingerprint(graph, examples)}.pt2"
         if path.exists():
             with contextlib.suppress(Exception):  # which may be anything, from a file that was cut short
-                self._run = load_library(path)
-                return
+                return load_library(path)
         began = time.perf_counter()
-        compile_graph(self._graph, examples, path)
-        self._run = load_library(path)
+        compile_graph(graph, examples, path)
+        library = load_library(path)
         self.note = f"compiled the gradient step in {time.perf_counter() - began:.0f} s; it is kept in {folder}"
+        return library
 
     def rebind(self) -> None:
         """Use the optimizers' state as it is now."""
