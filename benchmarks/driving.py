@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import functools
-import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import record, turns
+from benchmarks import turns
 from benchmarks.bounds import Bound
 from benchmarks.record import Json
 from benchmarks.stand_ins import make_run
@@ -150,18 +147,7 @@ CASES: dict[str, Callable[[int], Json]] = {"books": books, "weights": weights}
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks driving", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "driving.json", help="file of the result")
-    given = parser.parse_args(args)
-    described = record.describe("benchmarks")
-    described |= {"rounds": given.rounds, "load_before": round(os.getloadavg()[0], 2)}
-    cases: list[Json] = []
-    for name in given.only:
-        cases.append(CASES[name](given.rounds))
-        record.write(given.out, described | {"cases": cases})  # what there is, should a later one fail
-    print(f"\n{given.out}")
+    turns.measure_cases("driving", (__doc__ or "").splitlines()[0], CASES, 7, args)
 
 
 if __name__ == "__main__":

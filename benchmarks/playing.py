@@ -9,7 +9,6 @@ out: one player and many take turns. Machines that do something else meanwhile s
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import statistics
@@ -25,7 +24,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import nn
 
-from benchmarks import record, turns
+from benchmarks import turns
 from benchmarks.bounds import Bound
 from benchmarks.record import Json
 from benchmarks.subject import Seen, ran
@@ -197,18 +196,7 @@ CASES: dict[str, Callable[[int], Json]] = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks playing", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "playing.json", help="file of the result")
-    given = parser.parse_args(args)
-    described = record.describe("benchmarks")
-    described |= {"rounds": given.rounds, "load_before": round(os.getloadavg()[0], 2)}
-    cases: list[Json] = []
-    for name in given.only:
-        cases.append(CASES[name](given.rounds))
-        record.write(given.out, described | {"cases": cases})  # what there is, should a later one fail
-    print(f"\n{given.out}")
+    turns.measure_cases("playing", (__doc__ or "").splitlines()[0], CASES, 5, args)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+from benchmarks import record
 from benchmarks.bounds import Bound, rounded
 from benchmarks.record import Json
 
@@ -46,3 +50,29 @@ def as_json(case: str, title: str, measured: Rounds, bounds: Sequence[Bound] = (
         "median": {name: rounded(statistics.median(values)) for name, values in measured.items()},
         "rounds": {name: [rounded(value) for value in values] for name, values in measured.items()},
     }
+
+
+def measure_cases(
+    name: str, about: str, cases: Mapping[str, Callable[[int], Json]], rounds: int, args: Sequence[str] | None
+) -> None:
+    """The command of a benchmark that consists of cases, each of which takes a number of rounds.
+
+    Args:
+        name: of the benchmark.
+        about: what it does, in a line.
+        cases: by name.
+        rounds: unless something else is asked for.
+        args: of the command line.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=about)
+    parser.add_argument("--only", nargs="+", choices=cases, default=list(cases), metavar="CASE", help=", ".join(cases))
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--out", type=Path, default=record.RESULTS / f"{name}.json", help="file of the result")
+    given = parser.parse_args(args)
+    described = record.describe("benchmarks")
+    described |= {"rounds": given.rounds, "load_before": round(os.getloadavg()[0], 2)}
+    measured: list[Json] = []
+    for case in given.only:
+        measured.append(cases[case](given.rounds))
+        record.write(given.out, described | {"cases": measured})  # what there is, should a later one fail
+    print(f"\n{given.out}")
