@@ -37,6 +37,7 @@ LEAST, MOST = 5.0, 15.0  # seconds between kills
 LONGEST = 4.0  # times what the undisturbed run takes, after which a run is left alone: where nobody is back before the
 # next one is killed, as on a machine that has other things to do, it would never end
 ORPHANS_MAY_LIVE = 10.0  # seconds after their driver
+LOOK_FOR_VICTIM = 2.0  # seconds
 LEAST_PART_OF_RETURN = 0.7  # of what an undisturbed run learns beyond random play
 LEAST_THROUGHPUT = 0.8  # of the undisturbed run's
 
@@ -212,10 +213,20 @@ class Chaos:
         self._note_recoveries()
         return code
 
+    def _victims(self, role: str | None) -> list[Member]:
+        """Who may be killed now; as soon as somebody of that role may be, if there is one soon."""
+        until = time.monotonic() + LOOK_FOR_VICTIM
+        while True:
+            # Whoever is idle may be nobody's player yet, whom no one would miss: that would be a loss too easy to bear.
+            found = [each for each in self.subject.members() if each.role in self.roles and not each.is_idle_player]
+            if not (self.subject.run_dir / "checkpoints").is_dir():  # a run that has none can't be resumed
+                found = [member for member in found if member.role != "driver"]
+            if role is None or any(member.role == role for member in found) or time.monotonic() > until:
+                return found
+            time.sleep(0.01)
+
     def _kill(self, role: str | None) -> None:
-        found = [member for member in self.subject.members() if member.role in self.roles]
-        if not (self.subject.run_dir / "checkpoints").is_dir():  # a run that has none can't be resumed
-            found = [member for member in found if member.role != "driver"]
+        found = self._victims(role)
         there = sorted({member.role for member in found})
         if not there:
             return

@@ -99,7 +99,8 @@ class Pushes:
         self.ray, numbers = ray, range(PLAYERS_OF_WEIGHTS)
         player, trainer = ray.remote(PlayerActor), ray.remote(TrainerActor)
         self.trainer = trainer.remote(found.config, found.spaces, 0, 1)
-        self.players = [player.remote(found.config, found.spaces, number, 0, None) for number in numbers]
+        self.players = [player.remote(found.config, found.spaces) for _ in numbers]
+        ray.get([each.become.remote(number, 0, None) for number, each in enumerate(self.players)])
         self.copiers = [ray.remote(Copier).remote() for _ in numbers]
         self.flat = np.random.default_rng(0).random(PARAMETERS, np.float32)
         ray.get(self.trainer.join.remote(*ray.get(self.trainer.address.remote())))

@@ -62,6 +62,11 @@ class Member:
     role: str
     title: str
 
+    @property
+    def is_idle_player(self) -> bool:
+        """Whether it is a player that does nothing right now, or a process kept ready to become one."""
+        return self.title == "ray::PlayerActor"
+
 
 @dataclass(frozen=True)
 class Memory:

@@ -26,10 +26,10 @@ class PlayerStandIn:
         self.steps = ROWS * ENVS
 
     def collect(
-        self, rows: int, weights: Any, version: int, mode: str, progress: float, keep_state: bool
+        self, rows: int, weights: Any, version: int, mode: str, progress: float, *keeping: Any
     ) -> tuple[FragmentInfo, None]:
         """At once."""
-        state = b"" if keep_state else None
+        state = b"" if keeping[0] else None
         return FragmentInfo(version, self.steps, self.steps, (100.0,), (100,), 0.01, state), None
 
 

@@ -74,6 +74,9 @@ class PlayersConfig(Section):
     num: Count | None = Field(None, description="players; default 1, or one per rank in coupled mode")
     cpus: Positive = Field(1.0, description="CPUs that each player asks of Ray")
     gpus: NonNegative = Field(0.0, description="GPUs that each player asks of Ray")
+    spares: Natural = Field(
+        1, description="processes kept ready for the place of a lost player, once one was lost and if there is room"
+    )
     fragment_rows: Count | None = Field(
         None, description="rows a player plays per request; default: the rollout on-policy, 16 off-policy"
     )

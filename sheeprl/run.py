@@ -185,6 +185,7 @@ class Run:
         self.learned_until: float | None = None  # by the learner's clock, in this round
         self.has_batch = False  # whether the learner has been given one, in this round
         self.shards_lost_at: dict[int, float] = {}
+        self.unsaved: str | None = None  # why environments' state can't be kept, once the players have tried it
         self.said_waiting = self.said_fresh = False
 
     # ------------------------------------------------------------------------------------- the program
@@ -357,7 +358,8 @@ class Run:
         mode = "random" if published.policy_steps < self.plan.data.learning_starts else "explore"
         progress = min(1.0, published.policy_steps / self.plan.total_steps)
         request = (self.plan.fragment_rows, published.weights, published.version, mode, progress)
-        info, fragment = player.call_pair("collect", *request, self.may_checkpoint_after(self.rounds[number]))
+        keeping = (self.may_checkpoint_after(self.rounds[number]), self.unsaved)
+        info, fragment = player.call_pair("collect", *request, *keeping)
         return Arrived(await info, fragment, self.players.current[number])
 
     def may_checkpoint_after(self, round_number: int) -> bool:
@@ -528,6 +530,8 @@ class Run:
             for number, each in enumerate(arrived)
             if each.info.state is not None
         }
+        if arrived[-1].info.state is not None:  # not the first player's word: it may record its episodes
+            self.unsaved = arrived[-1].info.unsaved
         reasons = [each.info.unsaved for each in arrived if each.info.unsaved]
         if reasons and not self.said_fresh:
             self.said_fresh = True

@@ -38,7 +38,7 @@ class Source:
         self.rows |= {"terminated": flags, "truncated": flags, "is_first": flags}
         self.sequences = [0] * PLAYERS
 
-    def collect(self, number, rows, weights, version, mode, progress, keep_state):
+    def collect(self, number, rows, weights, version, mode, progress, *keeping):
         self.sequences[number] += 1
         info = FragmentInfo(version, ROWS, ROWS, (), (), 0.0)
         return info, Fragment(number, 0, self.sequences[number] - 1, self.rows)

@@ -224,7 +224,14 @@ class Player:
         self.sequence = self.first = 0
 
     def collect(
-        self, rows: int, weights: Weights, version: int, mode: str, progress: float, keep_state: bool
+        self,
+        rows: int,
+        weights: Weights,
+        version: int,
+        mode: str,
+        progress: float,
+        keep_state: bool,
+        unsaved: str | None,
     ) -> tuple[FragmentInfo, Played]:
         plan = self.world.schedule.plan
         assert rows == plan.fragment_rows

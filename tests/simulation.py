@@ -550,7 +550,14 @@ class StandInPlayer:
         self.sequence = 0
 
     def collect(
-        self, rows: int, weights: Weights, version: int, mode: str, progress: float, keep_state: bool
+        self,
+        rows: int,
+        weights: Weights,
+        version: int,
+        mode: str,
+        progress: float,
+        keep_state: bool,
+        unsaved: str | None,
     ) -> tuple[FragmentInfo, Played]:
         assert rows == self.schedule.fragment_rows
         steps = self.schedule.decided(self.number, self.incarnation, self.sequence)

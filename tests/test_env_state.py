@@ -156,6 +156,16 @@ def test_an_environment_need_not_be_stepped_for_a_trial(monkeypatch):
     assert plain.loads(one.state())["playing"]["envs"] is None
 
 
+def test_what_another_player_found_out_is_not_tried_again(monkeypatch):
+    found = [player("CartPole-v1").unsaved, "it can't"]
+    monkeypatch.setattr("sheeprl.actors.player.why_not_saveable", None)
+    for reason in found:
+        one = player("CartPole-v1")
+        info = one.collect(3, None, 0, "random", keep_state=True, unsaved=reason)[0]
+        assert info.unsaved == reason
+        assert (plain.loads(info.state)["playing"]["envs"] is None) == bool(reason)
+
+
 def test_a_trial_leaves_the_global_generators_alone():
     one = player("CartPole-v1")
     before = np.random.get_state()[1].copy(), torch.get_rng_state()

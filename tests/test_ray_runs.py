@@ -13,6 +13,7 @@ import ray
 
 from sheeprl import RunFailedError, load_config
 from sheeprl.actors import cluster
+from sheeprl.actors.spares import Spares
 from sheeprl.checkpoint import checkpoints
 from sheeprl.resolve import check
 from sheeprl.run import Run
@@ -90,6 +91,31 @@ def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd):
     assert (end["status"], end["restarts"]) == ("done", 2)
     assert end["gradient_steps"] == end["policy_steps"] - 50
     assert "player 1 is replaced" in capfd.readouterr().err
+
+
+def test_the_second_player_that_is_lost_is_replaced_by_a_process_that_was_ready(tmp_path, monkeypatch):
+    kept, publish, take = [], Run.publish, Spares.take
+    ready = []
+
+    def look_and_take(self):
+        kept[:] = [self]
+        ready.append(len(self))
+        return take(self)
+
+    async def publish_and_kill(self):
+        await publish(self)
+        if self.counters.version == 8:
+            while not len(kept[0]):
+                await asyncio.sleep(0.05)
+        if self.counters.version in (4, 8):
+            ray.kill(self.players.handles[0].actor)
+
+    monkeypatch.setattr(Spares, "take", look_and_take)
+    monkeypatch.setattr(Run, "publish", publish_and_kill)
+    result = run(tmp_path / "run", "sac", DECOUPLED, "players.num=2", "run.total_steps=600", "run.max_staleness=0")
+    end = lines(result.run_dir)[-1]
+    assert (end["status"], end["restarts"]) == ("done", 2)
+    assert ready == [0, 1]
 
 
 def test_the_object_store_holds_no_more_than_what_is_under_way():

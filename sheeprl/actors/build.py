@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from sheeprl import seeding
 from sheeprl.actors.replay import Replay
@@ -122,6 +123,15 @@ class MeetingPoint(ClusterEnvironment):
     def node_rank(self) -> int:
         """Every rank counts as a node."""
         return self._rank
+
+
+def open_port(host: str) -> TCPStore:
+    """Listen where the ranks will meet, on a port that the system chooses.
+
+    Torch's process group finds this server, as it is of its own process, and uses it: the port can't be taken by
+    somebody else between its choice and its use.
+    """
+    return TCPStore(host, 0, is_master=True, wait_for_workers=False, multi_tenant=True)
 
 
 def ray_fabric(config: Config, rank: int, world: int, host: str, port: int) -> Fabric:

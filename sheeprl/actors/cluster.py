@@ -22,6 +22,7 @@ from sheeprl.actors.guard import Guard
 from sheeprl.actors.handle import DataLostError, Every, Handle, LostError, Ref
 from sheeprl.actors.ray_settings import cluster_address
 from sheeprl.actors.shells import PlayerActor, ReplayActor, TrainerActor
+from sheeprl.actors.spares import Spares
 from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
 
@@ -65,7 +66,8 @@ def connect(config: Config) -> bool:
             ray.init(address=address, log_to_driver=show, logging_level=logging.ERROR)
         else:
             # Actors ask for logical CPUs; on a small machine there may be fewer cores than actors that take turns.
-            cpus = max(os.cpu_count() or 1, math.ceil(resources_asked(config)["CPU"]))
+            asked = resources_asked(config)["CPU"] + config.players.spares * player_resources(config)["CPU"]
+            cpus = max(os.cpu_count() or 1, math.ceil(asked))
             # "local": a cluster that happens to run on this machine is joined when it is named, not by chance.
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
             _guarded.append(Guard([process.pid for process in _services()]))
@@ -130,6 +132,11 @@ def resources_asked(config: Config) -> dict[str, float]:
     if gpus := players * config.players.gpus + (ranks if config.trainer.accelerator == "cuda" else 0):
         asked["GPU"] = gpus
     return asked
+
+
+def player_resources(config: Config) -> dict[str, float]:
+    """What a player's process asks of Ray."""
+    return {"CPU": config.players.cpus, "GPU": config.players.gpus}
 
 
 def cuda_available(config: Config) -> bool:
@@ -290,8 +297,9 @@ class Fleet:
         self.group: PlacementGroup = placement_group([bundle] * ranks, strategy="PACK")
         self.shards = [self._shard(number, 0) for number in range(self.config.buffer.shards)]
         self.learner = self._trainers()
-        self._waiting: dict[tuple[int, int], RayHandle] = {}
+        self._waiting: dict[tuple[int, int], Handle] = {}
         self._nodes: dict[int, asyncio.Task[Any]] = {}  # where each player is
+        self._spares = Spares(self.config.players.spares, self._player_process, self._has_room, draining_nodes)
 
     def make_player(self, number: int, incarnation: int) -> Handle:
         """The actor of a player; the first ones were started ahead."""
@@ -314,11 +322,22 @@ class Fleet:
         actor = _actor(ReplayActor, num_cpus=0, scheduling_strategy="SPREAD")  # short bursts of copying
         return RayHandle(actor.remote(self.config, number, incarnation, self.replay_folder))
 
-    def _player(self, number: int, incarnation: int) -> RayHandle:
+    def _player(self, number: int, incarnation: int) -> Handle:
+        process = self._spares.take() if self._nodes else self._player_process(False)
+        process.call("become", number, incarnation, self.video_folder if number == 0 else None)
+        return process
+
+    def _player_process(self, in_reserve: bool) -> RayHandle:
         players = self.config.players
         actor = _actor(PlayerActor, num_cpus=players.cpus, num_gpus=players.gpus)
-        folder = self.video_folder if number == 0 else None
-        return RayHandle(actor.remote(self.config, self.spaces, number, incarnation, folder))
+        return RayHandle(actor.remote(self.config, self.spaces, in_reserve))
+
+    def _has_room(self) -> bool:
+        """Whether one more process fits, once all players have a place."""
+        if not all(node.done() for node in self._nodes.values()):
+            return False
+        free = ray.available_resources()
+        return all(free.get(name, 0) >= amount for name, amount in player_resources(self.config).items())
 
     async def make_trainers(self, incarnation: int) -> Handle:
         """A trainer group that takes the place of one that was lost.
@@ -410,6 +429,7 @@ class Fleet:
         handles: list[Handle] = [*self.shards, self.learner, *self._waiting.values()]
         for handle in handles:
             handle.close()
+        self._spares.close()
         remove_placement_group(self.group)
 
 

@@ -105,6 +105,7 @@ class Player:
         mode: Mode,
         progress: float = 0.0,
         keep_state: bool = False,
+        unsaved: str | None = None,
     ) -> tuple[FragmentInfo, Fragment]:
         """Play `rows` rows.
 
@@ -115,6 +116,8 @@ class Player:
             mode: how to act.
             progress: part of the run that had been played when the weights were made, from 0 to 1.
             keep_state: whether to give the state at the end too.
+            unsaved: what another player has found out about whether the environments' state can be kept, which may have
+                taken it seconds.
 
         Raises:
             EnvFailedError: an environment raised in reset or step, or took too long.
@@ -135,9 +138,10 @@ class Player:
         returns, lengths = self._episodes(fragment["reward"][1:], fragment["is_first"][1:], is_last[1:])
         seconds = time.perf_counter() - started
         self.sequence += 1
+        self._unsaved = self._unsaved if unsaved is None else unsaved
         state = self.state() if keep_state else None
-        unsaved = self.unsaved if keep_state else ""
-        info = FragmentInfo(self.version, decisions, is_last[:-1].size, returns, lengths, seconds, state, unsaved)
+        reason = self.unsaved if keep_state else ""
+        info = FragmentInfo(self.version, decisions, is_last[:-1].size, returns, lengths, seconds, state, reason)
         return info, Fragment(self.number, self.incarnation, self.sequence - 1, fragment)
 
     # ------------------------------------------------------------------------------------------- state
@@ -145,15 +149,15 @@ class Player:
     @property
     def unsaved(self) -> str:
         """Why the environments' state can't be kept, in a line; "" if it can."""
+        if not self.config.checkpoint.envs:
+            return "checkpoint.envs=false"
+        if self._video_folder:
+            return "episodes are recorded"
         if self._unsaved is None:
             self._unsaved = self._try_to_save()
         return self._unsaved
 
     def _try_to_save(self) -> str:
-        if not self.config.checkpoint.envs:
-            return "checkpoint.envs=false"
-        if self._video_folder:
-            return "episodes are recorded"
         with self.watch.watching():
             self.watch.begin()  # all of it may take as long as a step
             reason = why_not_saveable(lambda: make_saveable(self.config.env))

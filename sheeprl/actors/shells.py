@@ -5,10 +5,11 @@ Imports are late: this module is loaded by the driver, which needs none of torch
 
 from __future__ import annotations
 
-import socket
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.actors.fragment import BufferStatus, Fragment, FragmentInfo, UpdateInfo, Writes
+from sheeprl.actors.spares import giving_way
 from sheeprl.buffer.block import Packed, pack
 from sheeprl.buffer.memory import Array
 from sheeprl.buffer.storage import Rows
@@ -16,16 +17,30 @@ from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
 
 if TYPE_CHECKING:
+    from sheeprl.actors.player import Player
     from sheeprl.evaluate import Evaluation
 
 
 class PlayerActor:
-    """A `Player`; the arguments are its."""
+    """A `Player`, once `become` has told which."""
 
-    def __init__(self, config: Config, spaces: Spaces, number: int, incarnation: int, video_folder: str | None) -> None:
+    def __init__(self, config: Config, spaces: Spaces, in_reserve: bool = False) -> None:
+        self.config, self.spaces = config, spaces
+        if in_reserve:
+            giving_way(_import_player)
+        else:
+            _import_player()
+
+    def become(self, number: int, incarnation: int, video_folder: str | None) -> None:
+        """Be that player from now on. If it can't be made, who asks it for something hears why."""
+        self.who = (number, incarnation, video_folder)
+
+    @cached_property
+    def player(self) -> Player:
+        """Made when it is first needed."""
         from sheeprl.actors.player import Player
 
-        self.player = Player(config, spaces, number, incarnation, video_folder, alone=True)
+        return Player(self.config, self.spaces, *self.who, alone=True)
 
     def node(self) -> str:
         """Where the actor is; it answers once it has started."""
@@ -48,6 +63,11 @@ class PlayerActor:
     def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
         """`Player.evaluate`."""
         return self.player.evaluate(weights, episodes)
+
+
+def _import_player() -> None:
+    """What takes most of the time until a process can be a player."""
+    import sheeprl.actors.player  # noqa: F401
 
 
 class ReplayActor:
@@ -100,12 +120,16 @@ class TrainerActor:
         self.config, self.spaces, self.rank, self.world = config, spaces, rank, world
 
     def address(self) -> tuple[str, int]:
-        """Where the ranks can meet: this node, and a port that is free."""
+        """Where the ranks can meet: this node, and a port that is this process's from now on."""
         import ray
 
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
+        from sheeprl.actors.build import open_port
+
+        host = ray.util.get_node_ip_address()
+        if self.world == 1:
+            return host, 0  # nobody else comes
+        self.store = open_port(host)
+        return host, self.store.port
 
     def join(self, host: str, port: int) -> None:
         """Meet the other ranks and build the learner."""

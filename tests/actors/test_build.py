@@ -1,0 +1,40 @@
+"""Where the ranks of a group meet."""
+
+import multiprocessing
+import socket
+
+import torch
+from torch.distributed import TCPStore
+
+from sheeprl.actors.build import open_port, ray_fabric
+from sheeprl.config import load_config
+
+HOST = "127.0.0.1"
+
+
+def sum_of_ranks(rank, world, port, results):
+    config = load_config("sac", ["trainer.accelerator=cpu", f"trainer.devices={world}"])
+    fabric = ray_fabric(config, rank, world, HOST, port)
+    results.put(int(fabric.all_reduce(torch.tensor(rank + 1), reduce_op="sum")))
+
+
+def test_ranks_meet_on_the_port_that_was_opened_for_them():
+    store = open_port(HOST)
+    with socket.socket() as other:
+        assert other.connect_ex((HOST, store.port)) == 0  # nobody else can have it
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    ranks = [context.Process(target=first_rank, args=(2, results))]
+    ranks[0].start()
+    port = results.get(timeout=60)
+    ranks.append(context.Process(target=sum_of_ranks, args=(1, 2, port, results)))
+    ranks[1].start()
+    assert [results.get(timeout=60) for _ in ranks] == [3, 3]
+    for rank in ranks:
+        rank.join(timeout=60)
+
+
+def first_rank(world, results):
+    store: TCPStore = open_port(HOST)
+    results.put(store.port)
+    sum_of_ranks(0, world, store.port, results)
