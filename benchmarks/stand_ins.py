@@ -12,8 +12,9 @@ from sheeprl.actors.players import Kept, Players
 from sheeprl.actors.shards import Shards
 from sheeprl.actors.trainers import Snapshot, Trainers
 from sheeprl.algos.args import OffPolicy
+from sheeprl.plan import Plan
 from sheeprl.report import Progress
-from sheeprl.run import Plan, Run
+from sheeprl.run import Run
 
 ENVS = 4
 ROWS = 64

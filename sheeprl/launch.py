@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from sheeprl.actors.trainers import Trainers
     from sheeprl.checkpoint import CheckpointKeeper, Start
     from sheeprl.envs.transforms import Spaces
+    from sheeprl.plan import Plan
     from sheeprl.report import FileReporter
-    from sheeprl.run import Plan, Run
+    from sheeprl.run import Run
 
 
 PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0}
@@ -320,7 +321,8 @@ def _make_run(config: Config, pieces: Pieces, place: Place, reporter: FileReport
     from sheeprl.actors.players import Players
     from sheeprl.actors.trainers import Trainers
     from sheeprl.books import Books, Counters
-    from sheeprl.run import Run, WallClock
+    from sheeprl.plan import WallClock
+    from sheeprl.run import Run
 
     start, clock = place.start, WallClock()
     books = Books.from_plain(start.books, clock.time()) if start else Books(Counters(), clock.time())
@@ -347,7 +349,7 @@ async def _load(replay: Shards, trainers: Trainers, start: Start) -> None:
 
 def _plan(config: Config) -> Plan:
     """The driver's part of the configuration."""
-    from sheeprl.run import Plan
+    from sheeprl.plan import Plan
 
     players, staleness = config.players, config.run.max_staleness
     assert players.num is not None and players.fragment_rows is not None and staleness is not None

@@ -18,100 +18,28 @@ border between two rounds: what players hold there travels with their fragments,
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from sheeprl.actors.fragment import FragmentInfo
 from sheeprl.actors.handle import DataLostError, Every, Handle, LostError, Ref
 from sheeprl.actors.players import Kept, Players
 from sheeprl.actors.shards import Chunk, Shards
 from sheeprl.actors.trainers import Trainers, Update
-from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.books import Books, Counters, Failures
 from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.errors import RunFailedError, one_line
 from sheeprl.evaluate import Evaluation
 from sheeprl.keeping import Keeper, Keeping
+from sheeprl.plan import Clock, Plan, WallClock
 from sheeprl.report import Progress, Reporter
-from sheeprl.time_spent import Setting, Spent, in_short
+from sheeprl.time_spent import Spent, in_short
 
 CHUNK_STEPS = 64  # gradient steps per call to the learner: enough to make the call cheap, few enough to stop soon
 CHUNK_BYTES = 64 * 2**20  # and no more than their batches may take, however large a sample is
 LOOK_FOR_LEAVING = 1.0  # seconds between two looks at which players have to leave their place
-
-
-class Clock(Protocol):
-    """Where the run gets its time from."""
-
-    def time(self) -> float:
-        """Seconds since some moment."""
-        ...
-
-
-class WallClock:
-    """Real time."""
-
-    def time(self) -> float:
-        """Seconds since some moment."""
-        return time.monotonic()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the run is asked to do; the numbers of the configuration that concern the driver.
-
-    Args:
-        data: how the algorithm reads what was collected.
-        total_steps: policy steps.
-        players: K.
-        fragment_rows: rows of a fragment.
-        envs: environments of a player.
-        max_staleness: versions that a fragment may lag behind.
-        prefetch: chunks of batches requested ahead.
-        max_failures: failures of one player, of one shard or of the trainers within `failure_window` before giving up,
-            and refused fragments in a row of one player.
-        failure_window: seconds.
-        log_every: policy steps between lines of metrics; the others likewise, None for never.
-        snapshot_every: policy steps between snapshots of the trainers, from which a lost group goes on.
-        checkpoint_seconds: seconds between checkpoints, besides those by policy steps.
-        eval_episodes: episodes of an evaluation.
-        coupled: whether every rank plays and learns in turn; this and the next two are for what is said of the run's
-            speed only.
-        ranks: of the trainer.
-        compiles: whether updates are compiled.
-    """
-
-    data: OnPolicy | OffPolicy
-    total_steps: int
-    players: int
-    fragment_rows: int
-    max_staleness: int
-    envs: int = 1
-    prefetch: int = 1
-    max_failures: int = 3
-    failure_window: float = 600.0
-    log_every: int = 1000
-    snapshot_every: int | None = None
-    checkpoint_every: int | None = None
-    checkpoint_seconds: float | None = None
-    eval_every: int | None = None
-    eval_episodes: int = 0
-    coupled: bool = False
-    ranks: int = 1
-    compiles: bool = True
-
-    @property
-    def setting(self) -> Setting:
-        """What advice on its speed leans on."""
-        return Setting(self.coupled, self.max_staleness > 0, self.players, self.ranks, self.compiles)
-
-    @property
-    def round_rows(self) -> int:
-        """Rows of a round, which are the most policy steps that it can bring."""
-        return self.players * self.fragment_rows * self.envs
 
 
 @dataclass(frozen=True)

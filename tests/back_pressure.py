@@ -16,7 +16,8 @@ from sheeprl.actors.shells import ReplayActor
 from sheeprl.actors.trainers import Trainers
 from sheeprl.algos.args import OffPolicy
 from sheeprl.buffer import ReplayBuffer
-from sheeprl.run import CHUNK_STEPS, Plan, Run
+from sheeprl.plan import Plan
+from sheeprl.run import CHUNK_STEPS, Run
 from tests.simulation import RecordingReporter
 
 PLAYERS, PROCESSES = 16, 2

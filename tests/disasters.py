@@ -35,7 +35,8 @@ from sheeprl.books import Books, Counters
 from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.errors import RunFailedError
 from sheeprl.evaluate import Evaluation
-from sheeprl.run import CHUNK_BYTES, Plan, Run
+from sheeprl.plan import Plan
+from sheeprl.run import CHUNK_BYTES, Run
 from tests.simulation import (
     DiedError,
     Outcome,

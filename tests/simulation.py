@@ -31,8 +31,9 @@ from sheeprl.books import Books, Counters
 from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.errors import RunFailedError
 from sheeprl.evaluate import Evaluation
+from sheeprl.plan import Plan
 from sheeprl.report import Progress
-from sheeprl.run import CHUNK_BYTES, CHUNK_STEPS, Plan, Run
+from sheeprl.run import CHUNK_BYTES, CHUNK_STEPS, Run
 
 T = TypeVar("T")
 MAX_TURNS = 200_000  # of the event loop: more than any schedule here needs
