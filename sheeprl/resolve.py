@@ -85,7 +85,7 @@ def pays_to_compile(config: Config, rollout: int) -> bool:
         rollout: rows of a round.
     """
     trainer, data, total = config.trainer, config.algo.data(), config.run.total_steps
-    if trainer.ranks > 1 or trainer.accelerator in ("cuda", "mps") or not has_compiler():
+    if trainer.accelerator in ("cuda", "mps") or not has_compiler():
         return False
     steps = data.due(total) if isinstance(data, OffPolicy) else math.ceil(total / rollout) * data.owed(0, 0, rollout)
     return steps >= COMPILE_FROM

@@ -26,6 +26,7 @@ from sheeprl.config import Config
 from sheeprl.learning.batches import Batches, Minibatches, Samples, Share, Tree
 from sheeprl.learning.compiled import CompiledSteps, CompileError
 from sheeprl.learning.flat import FlatParameters
+from sheeprl.learning.parts import sum_over_ranks
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
 
@@ -35,18 +36,14 @@ class NonFiniteError(RuntimeError):
 
 
 class FabricRanks:
-    """The ranks of a Fabric."""
+    """The ranks of a Fabric, whose process group is Torch's default one."""
 
     def __init__(self, fabric: Fabric) -> None:
-        self.fabric = fabric
         self.world = fabric.world_size
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over the ranks."""
-        if self.world == 1:
-            return value
-        total: Tensor = self.fabric.all_reduce(value, reduce_op="sum")  # type: ignore[assignment]
-        return total
+        return value if self.world == 1 else sum_over_ranks(value.detach())
 
 
 class Learner:

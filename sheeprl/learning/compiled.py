@@ -32,10 +32,9 @@ from sheeprl.algos.base import Loss, Phase, Tensors
 from sheeprl.errors import one_line
 from sheeprl.learning.batches import Tree
 from sheeprl.learning.flat import Span
+from sheeprl.learning.parts import Library, opened
 from sheeprl.learning.rules import NoRuleError, rule_of
 from sheeprl.learning.step import GradientStep, Group, Outcome
-
-Library = Callable[[list[Tensor]], list[Tensor]]
 
 Assemble = Callable[[Tree], TensorDict]
 """From the tensors that a step is given, to the batch that losses see."""
@@ -186,17 +185,22 @@ class CompiledSteps:
         ]
 
     def _make(self, phases: Sequence[Phase], given: Tree) -> CompiledStep:
-        if self.step.ranks.world > 1:
-            # A library runs without letting other Python threads go on, and Gloo's need that to finish a reduction in
-            # the midst of it: the ranks would wait for each other for ever, now and then.
-            raise CompileError("several ranks share them")
+        """Compile a step, on all ranks or on none: steps that differ in the last bits would drive them apart."""
         if (device := self.step.flat.vectors[0].device).type != "cpu":
             raise CompileError(f"that is for the CPU, and they are taken on {device}")
+        made: CompiledStep | CompileError
         try:
             with quiet():
-                return CompiledStep(self.step, phases, self.assemble, given, cache_folder())
+                made = CompiledStep(self.step, phases, self.assemble, given, cache_folder())
         except Exception as error:  # tracer and compiler may fail in any way
-            raise CompileError(one_line(error)[:300]) from error
+            made = CompileError(one_line(error)[:300])
+            made.__cause__ = error
+        failures = self.step.ranks.sum(torch.tensor(float(isinstance(made, CompileError))))
+        if isinstance(made, CompileError):
+            raise made
+        if failures > 0:
+            raise CompileError("another rank can't compile them")
+        return made
 
 
 class CompiledStep:
@@ -221,7 +225,10 @@ class CompiledStep:
         self.rebind()
         # Nothing of `given` may be kept: it lies in the object store, which would never get the memory back.
         inputs = {**self._state, **given}
-        self._run = self._open(self._trace(inputs), flattened(inputs), folder)
+        began, self._is_new = time.perf_counter(), False
+        self._run = opened(self._trace(inputs), lambda graph, examples: self._open(graph, examples, folder))
+        if self._is_new:
+            self.note = f"compiled the gradient step in {time.perf_counter() - began:.0f} s; it is kept in {folder}"
 
     def _open(self, graph: GraphModule, examples: list[Tensor], folder: Path) -> Library:
         """Load the library, which is made first if it isn't in the folder, or damaged."""
@@ -229,11 +236,9 @@ class CompiledStep:
         if path.exists():
             with contextlib.suppress(Exception):  # which may be anything, from a file that was cut short
                 return load_library(path)
-        began = time.perf_counter()
+        self._is_new = True
         compile_graph(graph, examples, path)
-        library = load_library(path)
-        self.note = f"compiled the gradient step in {time.perf_counter() - began:.0f} s; it is kept in {folder}"
-        return library
+        return load_library(path)
 
     def rebind(self) -> None:
         """Use the optimizers' state as it is now."""
@@ -349,9 +354,8 @@ def processor() -> str:
 def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> None:
     """Make a library of a graph; whole or not at all, whoever else makes it at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    examples = tuple(values.clone() for values in inputs)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-        program = torch.export.export(graph, examples, strict=False)
+        program = torch.export.export(graph, tuple(inputs), strict=False)
         made = inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / path.name))
         os.replace(made, path)
 

@@ -6,7 +6,9 @@ import tempfile
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import SGD, Adagrad
 
 from sheeprl import resolve
@@ -14,6 +16,8 @@ from sheeprl.actors import trainer
 from sheeprl.actors.trainer import Learner, NonFiniteError
 from sheeprl.algos.base import Loss, OptimizerSpec, Spaces
 from sheeprl.config import validate
+from sheeprl.learning.compiled import CompiledStep
+from sheeprl.learning.parts import SUM, sum_over_ranks
 from tests.actors.test_learner import (
     OBS,
     Carrying,
@@ -105,6 +109,55 @@ def test_a_loss_that_is_not_finite_is_refused_and_nothing_changed(fabric, algo):
         for state in group.optimizer.state.values():
             assert all(torch.isfinite(value).all() for value in state.values() if torch.is_tensor(value)), name
     assert len(snapshot) == len(learner.snapshot()[1])
+
+
+class Halves:
+    """Stands for the first of two ranks, the other of which brings nothing."""
+
+    world = 2
+
+    def __init__(self, fabric):
+        self.sums = 0
+
+    def sum(self, value):
+        self.sums += 1
+        return sum_over_ranks(value.detach())
+
+
+@pytest.fixture
+def alone():
+    """A process group of nobody else."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_ranks_sum_between_the_parts_of_a_graph(fabric, monkeypatch, alone, algo):
+    monkeypatch.setattr(trainer, "FabricRanks", Halves)
+    opened = []
+    open_part = CompiledStep._open
+    monkeypatch.setattr(CompiledStep, "_open", lambda *args: opened.append(args[1]) or open_part(*args))
+    learners = [make(fabric, algo, compiled) for compiled in (True, False)]
+    for learner in learners:
+        for seed in range(3):
+            update(learner, algo, seed)
+    assert learners[0].compiled is not None and len(opened) > 1
+    assert not any(node.target is SUM for graph in opened for node in graph.graph.nodes)
+    for name, values in parameters_of(learners[0].agent).items():
+        torch.testing.assert_close(values, parameters_of(learners[1].agent)[name], rtol=1e-4, atol=1e-6)
+
+
+def test_what_another_rank_cannot_compile_none_compiles(fabric, monkeypatch, alone):
+    class Other(Halves):
+        def sum(self, value):
+            return super().sum(value) + (1.0 if value.ndim == 0 and not isinstance(value, FakeTensor) else 0.0)
+
+    monkeypatch.setattr(trainer, "FabricRanks", Other)
+    learner = make(fabric, "sac")
+    (note,) = update(learner, "sac", 0)[0].notes
+    assert note == "gradient steps aren't compiled: another rank can't compile them"
+    assert learner.compiled is None and learner.gradient_steps == 6
 
 
 # ------------------------------------------------------------------------- what losses give, and what can't be compiled
