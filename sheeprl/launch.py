@@ -188,9 +188,10 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartUp) -> Result:
 
 
 def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
-    from sheeprl.actors.build import build_learner, build_replay, local_fabric
+    from sheeprl.actors.build import build_learner, local_fabric
     from sheeprl.actors.handle import LocalHandle
     from sheeprl.actors.player import Player
+    from sheeprl.actors.replay import build_replay
 
     ranks = config.trainer.devices
     if config.trainer.accelerator == "auto":

@@ -406,8 +406,9 @@ class _Stage:
         return self.objects[target]
 
     def _make(self, made: Made) -> Any:
-        from sheeprl.actors import build
+        from sheeprl.actors.build import build_learner
         from sheeprl.actors.player import Player
+        from sheeprl.actors.replay import build_replay
 
         config, scratch = self.config, self.replay.scratch
         if made.role == "player":
@@ -415,8 +416,8 @@ class _Stage:
             return Player(config, self.spaces, made.number, made.incarnation, videos)
         if made.role == "shard":
             folder = str(scratch / "buffer") if config.buffer.memmap else None
-            return build.build_replay(config, made.number, config.buffer.shards, made.incarnation, folder)
-        self.replay.learner = build.build_learner(config, self.spaces, self.fabric)
+            return build_replay(config, made.number, config.buffer.shards, made.incarnation, folder)
+        self.replay.learner = build_learner(config, self.spaces, self.fabric)
         return self.replay.learner
 
     def _value(self, arg: Any, is_read: bool) -> Any:

@@ -1,74 +1,19 @@
-"""Builds the plain objects of a run from its configuration, wherever they live."""
+"""Builds a run's Fabric, and the learner on it, wherever they live."""
 
 from __future__ import annotations
 
 import logging
 import os
-import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from sheeprl import seeding
-from sheeprl.actors.replay import Replay
 from sheeprl.actors.trainer import Learner
-from sheeprl.buffer import ReplayBuffer
-from sheeprl.buffer.memory import has_buffer, in_use
 from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
-
-LET_GO = 30.0  # seconds that a process that was killed may take to let go of its files
-
-
-def build_replay(
-    config: Config, shard: int = 0, shards: int = 1, incarnation: int = 0, folder: str | None = None
-) -> Replay:
-    """The replay, or one of its shards, which in coupled mode are the ranks' parts.
-
-    Args:
-        config: the run's configuration, resolved.
-        shard: its number.
-        shards: how many there are.
-        incarnation: how often it has been replaced.
-        folder: where the shards are mapped from, if they are.
-
-    Raises:
-        BlockingIOError: another process uses the shard's files.
-    """
-    data = config.algo.data()
-    drawn_alone = shards if config.run.mode == "coupled" else 1  # each rank draws its share of a batch
-    buffer = _open_buffer(config, shard, shards, incarnation, Path(folder) / f"shard_{shard}" if folder else None)
-    return Replay(buffer, (data.batch_size or 0) // drawn_alone, shard, shards)  # a rollout is read whole
-
-
-def _open_buffer(config: Config, shard: int, shards: int, incarnation: int, folder: Path | None) -> ReplayBuffer:
-    """A new buffer, or the one that a process which was lost has left in the folder."""
-    data, settings = config.algo.data(), config.buffer
-    assert settings.size is not None
-    capacity = settings.size // shards
-    seed = seeding.sequence(config.run.seed, seeding.Role.BUFFER, shard, incarnation)
-    how: dict[str, Any] = {
-        "prioritized": data.prioritized,
-        "online_fraction": settings.online_fraction,
-        "non_finite": settings.non_finite,
-    }
-    if folder is None or not has_buffer(folder):
-        return ReplayBuffer(capacity, data.sampler, seed, memmap=folder, **how)
-    if not incarnation and not config.run.resume:
-        raise FileExistsError(f"{folder} holds the replay of another run; use another buffer.dir")
-    _wait_for(folder)
-    return ReplayBuffer.attach(folder, capacity, data.sampler, seed, **how)
-
-
-def _wait_for(folder: Path) -> None:
-    """Give a process that was killed the time to let go of its files."""
-    until = time.monotonic() + LET_GO
-    while in_use(folder) and time.monotonic() < until:
-        time.sleep(0.1)
 
 
 def build_learner(config: Config, spaces: Spaces, fabric: Fabric, has_shard: bool = False) -> Learner:

@@ -74,7 +74,7 @@ class ReplayActor:
     """A `Replay`: one shard of the run's."""
 
     def __init__(self, config: Config, shard: int, incarnation: int, folder: str | None) -> None:
-        from sheeprl.actors.build import build_replay
+        from sheeprl.actors.replay import build_replay
 
         self.replay = build_replay(config, shard, config.buffer.shards, incarnation, folder)
 

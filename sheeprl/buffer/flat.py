@@ -28,7 +28,7 @@ def leaves(data: TensorDict) -> dict[str, torch.Tensor]:
 
 def unflatten(rows: Rows, batch_dims: int) -> TensorDict:
     """A TensorDict that shares the arrays' memory, with the first `batch_dims` axes as its batch size."""
-    levels = nested({key: _tensor(values) for key, values in rows.items()})
+    levels = nested({key: to_tensor(values) for key, values in rows.items()})
     batch_size = next(iter(rows.values())).shape[:batch_dims]
     return TensorDict(levels, batch_size=batch_size)
 
@@ -45,19 +45,6 @@ def nested(flat: Mapping[str, T]) -> dict[str, Any]:
     return levels
 
 
-def find_non_finite(values: np.ndarray) -> tuple[tuple[int, ...], float] | None:
-    """Where the first number stands that is infinite or not a number, and which of these it is."""
-    if not values.dtype.names and values.dtype.kind not in "fc":
-        return None
-    where = (
-        np.argwhere(~_tensor(values).isfinite().numpy()) if values.dtype.names else np.argwhere(~np.isfinite(values))
-    )
-    if not len(where):
-        return None
-    first = tuple(where[0].tolist())
-    return first, _tensor(values)[first].item()
-
-
 def _array(tensor: torch.Tensor) -> np.ndarray:
     try:
         return tensor.numpy()
@@ -69,11 +56,12 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
         return tensor.view(same_size).numpy().view(np.dtype([(name, plain)]))
 
 
-def _tensor(values: np.ndarray) -> torch.Tensor:
+def to_tensor(values: np.ndarray) -> torch.Tensor:
+    """A tensor that shares the array's memory; a dtype that NumPy lacks is a field that bears its name."""
     if values.dtype.names:
         name = values.dtype.names[0]
         same_size = np.dtype(f"i{values.dtype.itemsize}") if values.dtype.itemsize > 1 else np.dtype(np.uint8)
-        return _tensor(values.view(same_size)).view(getattr(torch, name))
+        return to_tensor(values.view(same_size)).view(getattr(torch, name))
     if values.flags.writeable:
         return torch.from_numpy(values)
     with warnings.catch_warnings():

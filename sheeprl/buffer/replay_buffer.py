@@ -1,16 +1,18 @@
-"""The replay buffer: TensorDicts in, TensorDicts out, rows in between."""
+"""The replay buffer: TensorDicts in, TensorDicts out, rows in between.
+
+Only who comes with TensorDicts waits for torch: a shard of a run's replay, which speaks arrays, starts without it.
+"""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from tensordict import TensorDict
 
-from sheeprl.buffer.flat import find_non_finite, flatten, unflatten
+from sheeprl.buffer.finite import find_non_finite
 from sheeprl.buffer.memory import Heap, Mapped
 from sheeprl.buffer.newest import Newest
 from sheeprl.buffer.priorities import Priorities, Prioritized, normalize_importance
@@ -18,6 +20,9 @@ from sheeprl.buffer.samplers import Sampler, Transitions
 from sheeprl.buffer.saving import Saver
 from sheeprl.buffer.storage import Annex, NotEnoughDataError, RefusedFragmentError, Rows, Storage
 from sheeprl.buffer.streams import Slots, StreamKey
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
 
 NonFinite = Literal["refuse", "keep"]
 
@@ -210,6 +215,8 @@ class ReplayBuffer:
                 capacity, or something in it isn't finite. Nothing is stored then.
             NoRoomError: there is no room for the buffer.
         """
+        from sheeprl.buffer.flat import flatten
+
         return self.add_rows(flatten(fragment), stream, sequence)
 
     def add_rows(self, fragment: Rows, stream: StreamKey = (0, 0), sequence: int | None = None) -> bool:
@@ -253,6 +260,8 @@ class ReplayBuffer:
         Raises:
             NotEnoughDataError: there aren't `batch_size` different samples yet.
         """
+        from sheeprl.buffer.flat import unflatten
+
         available = self.available
         if 0 < available < batch_size and not self._sampler.takes_all:
             raise NotEnoughDataError(f"a batch of {batch_size} was asked for; there are only {available} samples yet")
@@ -332,6 +341,8 @@ class ReplayBuffer:
         Raises:
             KeyError: a key that isn't stored.
         """
+        from sheeprl.buffer.flat import flatten
+
         return self.write_back_rows(np.asarray(index), flatten(values))
 
     def write_back_rows(self, index: Slots, values: Rows) -> int:

@@ -1,0 +1,29 @@
+"""A shard of the replay."""
+
+import subprocess
+import sys
+
+SERVES = """
+import sys
+import numpy as np
+from sheeprl.actors.fragment import Fragment
+from sheeprl.actors.shells import ReplayActor
+from sheeprl.config import load_config
+from sheeprl.resolve import check
+
+config = check(load_config("sac", ["buffer.size=100", "algo.batch_size=2"]).model_dump(mode="json")).config
+shard = ReplayActor(config, 0, 0, None)
+shape, flags = (5, 1), np.zeros((5, 1), np.bool_)
+rows = {"obs": np.ones((*shape, 3), np.float32), "action": np.ones((*shape, 1), np.float32)}
+rows |= {"reward": np.ones(shape, np.float32), "terminated": flags, "truncated": flags, "is_first": flags}
+assert shard.add(Fragment(0, 0, 0, rows)).size == 4
+assert shard.sample(1, 0.0)[0] == 2
+shard.save(sys.argv[1])
+shard.restore(sys.argv[1])
+print(sorted({"torch", "tensordict", "lightning"} & set(sys.modules)))
+"""
+
+
+def test_it_serves_without_torch_which_takes_seconds_to_load(tmp_path):
+    done = subprocess.run([sys.executable, "-c", SERVES, str(tmp_path / "saved")], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
