@@ -50,9 +50,10 @@ def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm, env, playe
     assert largest_difference(one["agent"], other["agent"]) == 0.0
 
 
-@pytest.mark.parametrize(("algorithm", "steps"), [("ppo", 1000), ("sac", 150)])
-def test_two_ranks_learn_what_one_learns(tmp_path, algorithm, steps):
+@pytest.mark.parametrize(("algorithm", "steps", "compiled"), [("ppo", 1000, "false"), ("sac", 150, "true")])
+def test_two_ranks_learn_what_one_learns(tmp_path, algorithm, steps, compiled):
     overrides = [DECOUPLED, "run.max_staleness=0", f"run.total_steps={steps}", "players.num=2"]
+    overrides += [f"trainer.compile={compiled}"]
     for ranks in (1, 2):
         run(tmp_path / str(ranks), algorithm, *overrides, f"trainer.devices={ranks}")
     one, other = saved(tmp_path / "1"), saved(tmp_path / "2")

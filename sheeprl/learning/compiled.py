@@ -25,6 +25,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from torch import _inductor as inductor
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -356,13 +357,22 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> N
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
         program = torch.export.export(graph, tuple(inputs), strict=False)
-        made = inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / path.name))
+        try:
+            made = _package(program, Path(folder) / path.name, trusting=True)
+        except Exception:  # a compiler that doesn't know the processor's newest instructions
+            made = _package(program, Path(folder) / path.name, trusting=False)
         os.replace(made, path)
+
+
+def _package(program: ExportedProgram, path: Path, trusting: bool) -> str:
+    """Compile a program, for the processor as it says it is, or for what of that was tried, which takes ten seconds."""
+    with inductor.config.patch({"cpp.vec_isa_ok": True} if trusting else {}):
+        return str(inductor.aoti_compile_and_package(program, package_path=str(path)))
 
 
 def load_library(path: Path) -> Library:
     """What calls a library: from the tensors of its inputs to those of its outputs."""
-    # That a processor does what its kind does was tried when the library was compiled; trying it takes seconds.
+    # That a processor does what its kind does needn't be tried; trying it takes seconds.
     with removed_afterwards(), inductor.config.patch({"cpp.vec_isa_ok": True}):
         library: Library = inductor.aoti_load_package(str(path)).loader.boxed_run
     return library
