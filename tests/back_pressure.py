@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
-from sheeprl.actors.cluster import RayHandle
 from sheeprl.actors.fragment import Fragment, FragmentInfo, UpdateInfo
 from sheeprl.actors.players import Players
+from sheeprl.actors.ray_handle import RayHandle
 from sheeprl.actors.replay import Replay
 from sheeprl.actors.shards import Shards
 from sheeprl.actors.shells import ReplayActor
