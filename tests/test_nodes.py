@@ -1,6 +1,7 @@
 """Nodes that die, come back, or are drained, under a run on a cluster of several."""
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -102,10 +103,22 @@ def running(cluster, folder, *overrides):
     assert all(len(line) < 400 for line in told.splitlines())
 
 
+def wait_until_used(cluster, nodes):
+    """Wait until Ray places something on new nodes; its scheduler hears of them later than who counts them."""
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+    where = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(lambda: ray.get_runtime_context().get_node_id())
+    waiting, until = {node.node_id for node in nodes}, time.monotonic() + PATIENCE
+    while waiting:
+        assert time.monotonic() < until
+        waiting -= set(ray.get([where.remote() for _ in range(4)]))
+    ray.shutdown()
+
+
 @pytest.mark.parametrize("memmap", ["false", "true"])
 def test_a_run_goes_on_when_each_of_its_nodes_dies_and_another_comes(tmp_path, cluster, memmap):
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
-    cluster.wait_for_nodes()
+    wait_until_used(cluster, nodes)
     overrides = [f"buffer.memmap={memmap}", "buffer.shards=2", "run.total_steps=1400"]
     with running(cluster, tmp_path / "run", *overrides) as subject:
         for number, node in enumerate(nodes):
