@@ -217,11 +217,14 @@ class Chaos:
         """Who may be killed now; as soon as somebody of that role may be, if there is one soon."""
         until = time.monotonic() + LOOK_FOR_VICTIM
         while True:
-            # Whoever is idle may be nobody's player yet, whom no one would miss: that would be a loss too easy to bear.
-            found = [each for each in self.subject.members() if each.role in self.roles and not each.is_idle_player]
+            found = [each for each in self.subject.members() if each.role in self.roles]
             if not (self.subject.run_dir / "checkpoints").is_dir():  # a run that has none can't be resumed
                 found = [member for member in found if member.role != "driver"]
-            if role is None or any(member.role == role for member in found) or time.monotonic() > until:
+            # Whoever is idle may be nobody's player yet, whom no one would miss: that would be a loss too easy to bear.
+            busy = [member for member in found if not member.is_idle_player]
+            if role is None or any(member.role == role for member in busy):
+                return busy
+            if time.monotonic() > until:
                 return found
             time.sleep(0.01)
 

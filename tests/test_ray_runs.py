@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 import ray
@@ -265,3 +266,6 @@ def test_asked_is_what_is_placed():
         assert fleet.asked() == {"CPU": 3}
     finally:
         fleet.close()
+    gone = weakref.ref(fleet)
+    del fleet
+    assert gone() is None  # at once, with all its handles, which must not outlive their Ray

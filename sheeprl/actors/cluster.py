@@ -8,8 +8,9 @@ import math
 import os
 import socket
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -173,7 +174,10 @@ class Fleet:
         self.learner = self._trainers()
         self._waiting: dict[tuple[int, int], Handle] = {}
         self._nodes: dict[int, asyncio.Task[Any]] = {}  # where each player is
-        self._spares = Spares(self.config.players.spares, self._player_process, self._has_room, draining_nodes)
+        # Neither knows the fleet: a ring of references would keep actors' handles beyond the end of their Ray.
+        self._make_process = partial(_player_process, self.config, self.spaces)
+        has_room = partial(_has_room, self.config, self._nodes)
+        self._spares = Spares(self.config.players.spares, self._make_process, has_room, draining_nodes)
 
     def make_player(self, number: int, incarnation: int) -> Handle:
         """The actor of a player; the first ones were started ahead."""
@@ -197,21 +201,9 @@ class Fleet:
         return RayHandle(actor.remote(self.config, number, incarnation, self.replay_folder))
 
     def _player(self, number: int, incarnation: int) -> Handle:
-        process = self._spares.take() if self._nodes else self._player_process(False)
+        process = self._spares.take() if self._nodes else self._make_process(False)
         process.call("become", number, incarnation, self.video_folder if number == 0 else None)
         return process
-
-    def _player_process(self, in_reserve: bool) -> RayHandle:
-        players = self.config.players
-        actor = _actor(PlayerActor, num_cpus=players.cpus, num_gpus=players.gpus)
-        return RayHandle(actor.remote(self.config, self.spaces, in_reserve))
-
-    def _has_room(self) -> bool:
-        """Whether one more process fits, once all players have a place."""
-        if not all(node.done() for node in self._nodes.values()):
-            return False
-        free = ray.available_resources()
-        return all(free.get(name, 0) >= amount for name, amount in player_resources(self.config).items())
 
     async def make_trainers(self, incarnation: int) -> Handle:
         """A trainer group that takes the place of one that was lost.
@@ -305,6 +297,20 @@ class Fleet:
             handle.close()
         self._spares.close()
         remove_placement_group(self.group)
+
+
+def _player_process(config: Config, spaces: Spaces, in_reserve: bool) -> RayHandle:
+    """An actor that can become a player."""
+    actor = _actor(PlayerActor, num_cpus=config.players.cpus, num_gpus=config.players.gpus)
+    return RayHandle(actor.remote(config, spaces, in_reserve))
+
+
+def _has_room(config: Config, nodes: Mapping[int, asyncio.Task[Any]]) -> bool:
+    """Whether one more of these fits, once all players have a node."""
+    if not all(node.done() for node in nodes.values()):
+        return False
+    free = ray.available_resources()
+    return all(free.get(name, 0) >= amount for name, amount in player_resources(config).items())
 
 
 def draining_nodes() -> set[str]:

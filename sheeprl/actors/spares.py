@@ -99,4 +99,4 @@ class Spares:
             handle.close()
         if self._starting is not None:
             self._starting.close()
-        self._ready, self._starting = [], None
+        self._ready, self._starting, self._keeping = [], None, None
