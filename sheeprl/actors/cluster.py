@@ -127,9 +127,9 @@ def _services() -> list[Any]:
 
 def resources_asked(config: Config) -> dict[str, float]:
     """What the actors of a run ask of Ray."""
-    players, ranks = config.players.num or 1, config.trainer.ranks
-    asked = {"CPU": ranks * RANK_CPUS + players * config.players.cpus}
-    if gpus := players * config.players.gpus + (ranks if config.trainer.accelerator == "cuda" else 0):
+    players, ranks, each = config.players.num or 1, config.trainer.ranks, player_resources(config)
+    asked = {"CPU": ranks * RANK_CPUS + players * each["CPU"]}
+    if gpus := players * each["GPU"] + (ranks if config.trainer.accelerator == "cuda" else 0):
         asked["GPU"] = gpus
     return asked
 
@@ -301,7 +301,8 @@ class Fleet:
 
 def _player_process(config: Config, spaces: Spaces, in_reserve: bool) -> RayHandle:
     """An actor that can become a player."""
-    actor = _actor(PlayerActor, num_cpus=config.players.cpus, num_gpus=config.players.gpus)
+    asked = player_resources(config)
+    actor = _actor(PlayerActor, num_cpus=asked["CPU"], num_gpus=asked["GPU"])
     return RayHandle(actor.remote(config, spaces, in_reserve))
 
 

@@ -112,7 +112,9 @@ def _writes(node: Node) -> bool:
 
 def _is_view(node: Node) -> bool:
     """Whether an operation gives another look at what it is given."""
-    return any(result.alias_info is not None for result in _schema(node).returns) or node.target is operator.getitem
+    if node.target is operator.getitem:  # one of several results
+        return _is_view(node.all_input_nodes[0])
+    return any(result.alias_info is not None for result in _schema(node).returns)
 
 
 def _schema(node: Node) -> Any:

@@ -94,12 +94,18 @@ def test_what_is_ready_is_taken_once_and_another_made():
     asyncio.run(check())
 
 
+async def one_ready():
+    """A cluster, spares of which one is ready, and what was taken before."""
+    cluster = Cluster()
+    kept = Spares(1, cluster.make, cluster.has_room, lambda: cluster.leaving)
+    taken = kept.take()
+    await until(lambda: len(kept) == 1)
+    return cluster, kept, taken
+
+
 def test_a_dead_one_is_found_out_and_replaced():
     async def check():
-        cluster = Cluster()
-        kept = Spares(1, cluster.make, cluster.has_room, lambda: cluster.leaving)
-        kept.take()
-        await until(lambda: len(kept) == 1)
+        cluster, kept, _ = await one_ready()
         cluster.made[1].dead = True
         await until(lambda: len(cluster.made) == 3 and len(kept) == 1)
         assert kept.take() is cluster.made[2]
@@ -109,10 +115,7 @@ def test_a_dead_one_is_found_out_and_replaced():
 
 def test_one_whose_node_goes_away_is_not_taken():
     async def check():
-        cluster = Cluster()
-        kept = Spares(1, cluster.make, cluster.has_room, lambda: cluster.leaving)
-        kept.take()
-        await until(lambda: len(kept) == 1)
+        cluster, kept, _ = await one_ready()
         cluster.leaving = {"a"}
         assert kept.take() is cluster.made[-1] is not cluster.made[1]
         assert cluster.made[1].closed
@@ -122,10 +125,7 @@ def test_one_whose_node_goes_away_is_not_taken():
 
 def test_those_that_are_left_are_ended():
     async def check():
-        cluster = Cluster()
-        kept = Spares(1, cluster.make, cluster.has_room, lambda: cluster.leaving)
-        taken = kept.take()
-        await until(lambda: len(kept) == 1)
+        cluster, kept, taken = await one_ready()
         kept.close()
         assert [process.closed for process in (taken, cluster.made[1])] == [False, True]
 

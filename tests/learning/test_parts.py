@@ -79,6 +79,14 @@ def test_a_view_from_before_a_sum_follows_what_is_changed_after_it():
     check(function, torch.arange(5.0), torch.ones(5), sums=1)
 
 
+def test_one_of_several_results_is_used_after_a_sum():
+    def function(x, y):
+        highest, _ = x.max(dim=1)
+        return [sum_over_ranks(y + 1) + highest]
+
+    check(function, torch.arange(6.0).reshape(3, 2), torch.ones(3), sums=1)
+
+
 def test_what_was_changed_before_a_sum_is_changed_again_after_it():
     def function(x, y):
         x.add_(y)
