@@ -37,6 +37,7 @@ from sheeprl.config import (
     set_value,
 )
 from sheeprl.errors import RunFailedError
+from sheeprl.garbage import leave_to_the_end
 from sheeprl.version import __version__
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes, beside 0
@@ -498,6 +499,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     # As with `python -m`: environments and algorithms beside the configuration are found. Ray's workers look there too.
     sys.path.append(os.getcwd())
+    leave_to_the_end()
     words = list(sys.argv[1:] if args is None else args)
     command = next((word for word in words if not word.startswith("-")), None)
     try:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sheeprl.algos.args import OffPolicy
 from sheeprl.config import Config, ConfigError
 from sheeprl.errors import RunFailedError, one_line
+from sheeprl.garbage import not_collected
 from sheeprl.time_spent import StartUp, advice, describe
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
     from sheeprl.actors import ray_settings
 
     ray_settings.settle(config)
-    from sheeprl.actors import cluster  # Ray takes its time to import: only once all mistakes are out
+    with not_collected():
+        from sheeprl.actors import cluster  # Ray takes its time to import: only once all mistakes are out
 
     place.startup.done("imports")
     try:
@@ -188,10 +190,11 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartUp) -> Result:
 
 
 def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
-    from sheeprl.actors.build import build_learner, local_fabric
-    from sheeprl.actors.handle import LocalHandle
-    from sheeprl.actors.player import Player
-    from sheeprl.actors.replay import build_replay
+    with not_collected():
+        from sheeprl.actors.build import build_learner, local_fabric
+        from sheeprl.actors.handle import LocalHandle
+        from sheeprl.actors.player import Player
+        from sheeprl.actors.replay import build_replay
 
     ranks = config.trainer.devices
     if config.trainer.accelerator == "auto":

@@ -15,6 +15,7 @@ from sheeprl.buffer.memory import Array
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
+from sheeprl.garbage import not_collected
 
 if TYPE_CHECKING:
     from sheeprl.actors.player import Player
@@ -67,7 +68,8 @@ class PlayerActor:
 
 def _import_player() -> None:
     """What takes most of the time until a process can be a player."""
-    import sheeprl.actors.player  # noqa: F401
+    with not_collected():
+        import sheeprl.actors.player  # noqa: F401
 
 
 class ReplayActor:
@@ -123,7 +125,8 @@ class TrainerActor:
         """Where the ranks can meet: this node, and a port that is this process's from now on."""
         import ray
 
-        from sheeprl.actors.build import open_port
+        with not_collected():
+            from sheeprl.actors.build import open_port
 
         host = ray.util.get_node_ip_address()
         if self.world == 1:
@@ -133,7 +136,8 @@ class TrainerActor:
 
     def join(self, host: str, port: int) -> None:
         """Meet the other ranks and build the learner."""
-        from sheeprl.actors.build import build_learner, ray_fabric
+        with not_collected():
+            from sheeprl.actors.build import build_learner, ray_fabric
 
         fabric = ray_fabric(self.config, self.rank, self.world, host, port)
         self.learner = build_learner(self.config, self.spaces, fabric)

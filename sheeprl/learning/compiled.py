@@ -31,6 +31,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from sheeprl.algos.base import Loss, Phase, Tensors
 from sheeprl.errors import one_line
+from sheeprl.garbage import not_collected
 from sheeprl.learning.batches import Tree
 from sheeprl.learning.flat import Span
 from sheeprl.learning.parts import Library, opened
@@ -191,7 +192,7 @@ class CompiledSteps:
             raise CompileError(f"that is for the CPU, and they are taken on {device}")
         made: CompiledStep | CompileError
         try:
-            with quiet():
+            with quiet(), not_collected():
                 made = CompiledStep(self.step, phases, self.assemble, given, cache_folder())
         except Exception as error:  # tracer and compiler may fail in any way
             made = CompileError(one_line(error)[:300])
@@ -366,7 +367,11 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> N
 
 def _package(program: ExportedProgram, path: Path, trusting: bool) -> str:
     """Compile a program, for the processor as it says it is, or for what of that was tried, which takes ten seconds."""
-    with inductor.config.patch({"cpp.vec_isa_ok": True} if trusting else {}):
+    settings = {"cpp.vec_isa_ok": True} if trusting else {}
+    if hasattr(inductor.config.aot_inductor, "precompile_headers"):
+        # To precompile them takes longer than to compile a library with them, and most runs need one library.
+        settings["aot_inductor.precompile_headers"] = False
+    with inductor.config.patch(settings):
         return str(inductor.aoti_compile_and_package(program, package_path=str(path)))
 
 

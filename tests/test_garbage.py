@@ -1,0 +1,45 @@
+"""When Python looks for garbage, and when not."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from sheeprl.garbage import not_collected
+
+
+def test_it_is_looked_for_again_afterwards_whatever_happened() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="in between"), not_collected():
+        assert not gc.isenabled()
+        raise ValueError("in between")
+    assert gc.isenabled()
+
+
+def test_who_never_looks_is_left_alone() -> None:
+    gc.disable()
+    try:
+        with not_collected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_process_leaves_everything_to_its_end() -> None:
+    program = (
+        "import gc, sheeprl.garbage as garbage\n"
+        "class Noticed:\n"
+        "    def __del__(self): print('collected', flush=True)\n"
+        "def make():\n"
+        "    ring = Noticed(); ring.me = ring\n"
+        "if {leaving}: garbage.leave_to_the_end()\n"
+        "make()\n"
+    )
+    for leaving, printed in ((True, ""), (False, "collected\n")):
+        command = [sys.executable, "-c", program.format(leaving=leaving)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout == printed
