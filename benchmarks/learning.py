@@ -66,6 +66,7 @@ class SeedResult:
         wall_time: seconds of the run's loop.
         process_time: seconds of the whole process, start-up included.
         curve: pairs of policy steps and the mean return of the training episodes that ended since the last pair.
+        commit: of the code; "" is that of the whole result.
     """
 
     seed: int
@@ -76,6 +77,7 @@ class SeedResult:
     wall_time: float
     process_time: float
     curve: list[tuple[int, float]]
+    commit: str = ""
 
 
 class StepFailedError(RuntimeError):
@@ -124,29 +126,45 @@ def learning_curve(lines: Sequence[Json], key: str = "Rewards/rew_avg") -> list[
     return [(line["step"], round(line[key], 3)) for line in lines if line.get(key) is not None]
 
 
-def run_gate(gate: Gate, mode: str, seeds: Sequence[int], overrides: Sequence[str], threads: int | None = None) -> Json:
-    """Run all seeds, one after the other, and judge them."""
+def run_gate(
+    gate: Gate,
+    mode: str,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    threads: int | None = None,
+    there: Sequence[SeedResult] = (),
+) -> Json:
+    """Run all seeds, one after the other, and judge them together with those that are there already."""
     settings = [*overrides, *([] if threads is None else [f"trainer.threads={threads}"])]
-    results = []
+    results = list(there)
     described = record.describe(gate.config)  # before the runs: the code that they start with
     for seed in seeds:
         folder = Path(tempfile.mkdtemp(prefix=f"{gate.name}_{mode}_{seed}_"))
         results.append(run_seed(gate, mode, seed, settings, folder / "run"))
         shutil.rmtree(folder)  # a failed run's stays, to be looked at
         print_row(results[-1])
+    results.sort(key=lambda result: result.seed)
     mean = statistics.fmean(result.mean for result in results)
     # Changed arguments or too few seeds make a trial, which says nothing about the gate.
-    counts = len(set(seeds)) >= MIN_SEEDS and not overrides
+    counts = len(results) >= MIN_SEEDS and not overrides
     return {
         "gate": asdict(gate) | {"overrides": list(gate.overrides)},
         "mode": mode,
-        "seeds": list(seeds),
+        "seeds": [result.seed for result in results],
         "mean": round(mean, 3),
         "std_over_seeds": round(statistics.stdev(result.mean for result in results), 3) if len(results) > 1 else None,
         "met": bool(mean >= gate.threshold) if counts else None,
         **described,
         "per_seed": [asdict(result) for result in results],
     }
+
+
+def seeds_of(path: Path) -> list[SeedResult]:
+    """The seeds of a result that is there, each with the commit of its code; none if there is no result."""
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return [SeedResult(**(seed | {"commit": seed.get("commit") or result["commit"]})) for seed in result["per_seed"]]
 
 
 def print_row(result: SeedResult) -> None:
@@ -163,22 +181,26 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings on top: a trial, without a verdict")
     parser.add_argument("--mode", choices=("coupled", "decoupled"), default="decoupled")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--add", action="store_true", help="keep the other seeds that the result has")
     parser.add_argument("--threads", type=int, help="CPU threads of the learner: speed, not the algorithm")
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
     given = parser.parse_args(args)
     if given.overrides and given.out.resolve() == record.RESULTS:
         parser.error("changed settings make a trial; give it an --out of its own")
+    if len(set(given.seeds)) < len(given.seeds):
+        parser.error("a seed is there twice")
     gate = GATES[given.gate]
+    path = given.out / f"{gate.name}_{given.mode}.json"
+    there = [seed for seed in seeds_of(path) if seed.seed not in given.seeds] if given.add else []
     print(f"{gate.name}, {given.mode}: {gate.config}, {gate.episodes} episodes, gate ≥ {gate.threshold}")
     print("  seed      return             policy steps  gradient steps        loop", flush=True)
     try:
-        result = run_gate(gate, given.mode, given.seeds, given.overrides, given.threads)
+        result = run_gate(gate, given.mode, given.seeds, given.overrides, given.threads, there)
     except StepFailedError as error:
         sys.exit(f"error: {error}")
-    path = given.out / f"{gate.name}_{given.mode}.json"
     record.write(path, result)
     verdict = {True: "met", False: "NOT met", None: "not judged"}[result["met"]]
-    print(f"mean over {len(given.seeds)} seeds {result['mean']:.1f}, gate ≥ {gate.threshold}: {verdict}; {path}")
+    print(f"mean over {len(result['seeds'])} seeds {result['mean']:.1f}, gate ≥ {gate.threshold}: {verdict}; {path}")
 
 
 if __name__ == "__main__":

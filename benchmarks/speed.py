@@ -285,8 +285,8 @@ def compared(given: argparse.Namespace, cache: Path) -> list[Comparison]:
     return comparisons
 
 
-def measure(comparisons: Sequence[Comparison], rounds: int) -> None:
-    """Warm up, then let all programs take turns."""
+def measure(comparisons: Sequence[Comparison], rounds: int) -> Iterator[int]:
+    """Warm up, then let all programs take turns; after each round, how many there were."""
     for comparison in comparisons:
         print(f"warming up, {comparison.workload.title}", flush=True)
         comparison.warm_up()
@@ -294,23 +294,24 @@ def measure(comparisons: Sequence[Comparison], rounds: int) -> None:
         for comparison in comparisons:
             print(f"round {number + 1} of {rounds}, {comparison.workload.title}", flush=True)
             comparison.round()
+        yield number + 1
 
 
 def main(args: Sequence[str] | None = None) -> None:
     given = parse(args)
-    described = record.describe("configs", "benchmarks/peers") | {"rounds": given.rounds, "load_before": load()}
-    described |= {"device": given.device}
+    described = record.describe("configs", "benchmarks/peers") | {"load_before": load(), "device": given.device}
+    path = given.out / "speed.json"
     with temporary_cache() as cache:
         try:
             comparisons = compared(given, cache)
-            measure(comparisons, given.rounds)
+            for rounds in measure(comparisons, given.rounds):  # a benchmark that is cut off has measured something too
+                found = [bound.as_json() for comparison in comparisons for bound in comparison.bounds()]
+                workloads = [comparison.as_json() for comparison in comparisons]
+                record.write(path, described | {"rounds": rounds, "bounds": found, "workloads": workloads})
         except (BenchmarkError, RuntimeError) as error:
             sys.exit(f"error: {error}")
     for comparison in comparisons:
         print_table(comparison)
-    described |= {"bounds": [bound.as_json() for comparison in comparisons for bound in comparison.bounds()]}
-    path = given.out / "speed.json"
-    record.write(path, described | {"workloads": [comparison.as_json() for comparison in comparisons]})
     print(f"\n{path}")
 
 

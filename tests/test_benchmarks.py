@@ -1,11 +1,13 @@
 """The benchmarks' entry, and the page that is made of their results. Nothing is measured here."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import learning, speed
 from benchmarks.__main__ import benchmarks, main, summary_of
 from benchmarks.bounds import Bound
 from benchmarks.peers import environments
@@ -123,6 +125,45 @@ def test_the_better_placement_is_what_a_promise_is_held_to(monkeypatch):
     assert told[0] == ("PPO CartPole-v1, loop: times as fast as Stable-Baselines3 (decoupled)", 3.0, True)
     assert told[1][1:] == (30 / 9, True)
     assert told[2][0] == "PPO CartPole-v1, first time: times as fast as Stable-Baselines3 (coupled)"
+
+
+def test_a_benchmark_that_is_cut_off_has_the_rounds_before(monkeypatch, tmp_path):
+    seconds = iter([10.0, 20.0, 10.0, 30.0])
+
+    def run(self, workload, threads, steps):
+        try:
+            return Timing(next(seconds), 9, 90, 90)
+        except StopIteration:
+            raise BenchmarkError("cut off") from None
+
+    monkeypatch.setattr(SheepRL, "run", run)
+    monkeypatch.setattr(SheepRL, "warm_up", lambda *_: None)
+    monkeypatch.setattr(Peer, "run", run)
+    words = ["--workloads", "sac_halfcheetah", "--modes", "coupled", "--peers", "sb3", "--peer-python", "sb3=python"]
+    with pytest.raises(SystemExit, match="cut off"):
+        speed.main([*words, "--threads", "1", "--out", str(tmp_path)])
+    result = json.loads((tmp_path / "speed.json").read_text())
+    assert result["rounds"] == 2
+    assert result["bounds"][0]["value"] == 2.5
+
+
+def test_seeds_can_be_added_to_a_result(monkeypatch, tmp_path):
+    def run_seed(gate, mode, seed, overrides, run_dir):
+        return learning.SeedResult(seed, 490.0 + seed, 1.0, 100_000, 10, 1.0, 2.0, [(100, 50.0)])
+
+    monkeypatch.setattr(learning, "run_seed", run_seed)
+    path = tmp_path / "ppo_cartpole_coupled.json"
+    for seed in (1, 0):
+        learning.main(["ppo_cartpole", "--mode", "coupled", "--add", "--seeds", str(seed), "--out", str(tmp_path)])
+        assert json.loads(path.read_text())["met"] is None  # too few for a verdict
+    first = json.loads(path.read_text())["commit"]
+    monkeypatch.setattr(learning.record, "commit", lambda: "later")
+    learning.main(["ppo_cartpole", "--mode", "coupled", "--add", "--seeds", "2", "--out", str(tmp_path)])
+    result = json.loads(path.read_text())
+    assert (result["seeds"], result["mean"], result["met"]) == ([0, 1, 2], 491.0, True)
+    assert [seed["commit"] or result["commit"] for seed in result["per_seed"]] == [first, first, "later"]
+    learning.main(["ppo_cartpole", "--mode", "coupled", "--seeds", "2", "--out", str(tmp_path)])
+    assert json.loads(path.read_text())["seeds"] == [2]
 
 
 def test_a_program_that_did_other_work_ends_the_benchmark():
