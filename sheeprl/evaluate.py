@@ -10,6 +10,7 @@ import numpy as np
 
 from sheeprl import seeding
 from sheeprl.envs import transforms
+from sheeprl.garbage import not_collected
 
 if TYPE_CHECKING:
     from sheeprl.algos.base import Algorithm
@@ -122,12 +123,13 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
     Raises:
         ConfigError: there is no such checkpoint, or its environment can't be made here.
     """
-    import torch
+    with not_collected():
+        import torch
 
-    from sheeprl.algos.build import build_algorithm
-    from sheeprl.checkpoint import find_checkpoint, read_config, read_counters
-    from sheeprl.config import ConfigError, validate
-    from sheeprl.envs.make import EnvSettingsError, make_env, record_video, spaces_of
+        from sheeprl.algos.build import build_algorithm
+        from sheeprl.checkpoint import find_checkpoint, read_config, read_counters
+        from sheeprl.config import ConfigError, validate
+        from sheeprl.envs.make import EnvSettingsError, make_env, record_video, spaces_of
 
     if episodes < 1:
         raise ConfigError([f"episodes={episodes}: must be at least 1"])

@@ -197,7 +197,9 @@ class Fleet:
         return self.shards[number]
 
     def _shard(self, number: int, incarnation: int) -> RayHandle:
-        actor = _actor(ReplayActor, num_cpus=0, scheduling_strategy="SPREAD")  # short bursts of copying
+        # No CPU, since a shard copies in short bursts. But a byte: who asks for nothing at all is placed by a node
+        # taken at random, and nodes that take turns each by their own count put all shards on one.
+        actor = _actor(ReplayActor, num_cpus=0, memory=1, scheduling_strategy="SPREAD")
         return RayHandle(actor.remote(self.config, number, incarnation, self.replay_folder))
 
     def _player(self, number: int, incarnation: int) -> Handle:
