@@ -16,6 +16,7 @@ import platform
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ class RuleStepper:
         buffers: of the agent.
         states: of the optimizers, by group, for each of its vectors.
         groups: the optimizers.
-        rates: learning rates of each phase.
+        factors: of each phase, for each vector of its group, see `learning.rules`.
     """
 
     def __init__(
@@ -73,26 +74,21 @@ class RuleStepper:
         buffers: Tensors,
         states: Mapping[str, Sequence[Tensors]],
         groups: Mapping[str, Group],
-        rates: Sequence[Sequence[Tensor]],
+        factors: Sequence[Sequence[Tensor]],
     ) -> None:
         self.vectors, self.buffers, self.states, self.groups = vectors, buffers, states, groups
-        self.rates = iter(rates)
+        self.factors = iter(factors)
         self.is_finite: Tensor | None = None
 
     def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
         """Step the phase's group."""
         finite = torch.isfinite(norm)
         self.is_finite = finite if self.is_finite is None else self.is_finite & finite
-        group, rates = self.groups[phase.optimizer], next(self.rates)
-        settings_of = [
-            (settings, rate)
-            for settings, rate in zip(group.optimizer.param_groups, rates, strict=True)
-            for _ in settings["params"]
-        ]
-        rule = rule_of(group.optimizer)
+        group, states, factors = self.groups[phase.optimizer], self.states[phase.optimizer], next(self.factors)
+        rule, settings = rule_of(group.optimizer), [settings for settings, _ in group.settings()]
         for place, (number, gradient) in enumerate(zip(group.vectors, gradients, strict=True)):
-            state, (settings, rate) = self.states[phase.optimizer][place], settings_of[place]
-            vector, new = rule.step(self.vectors[number], gradient, state, settings, rate)
+            state = states[place]
+            vector, new = rule.step(self.vectors[number], gradient, state, settings[place], factors[place])
             self._put(self.vectors[number], vector)
             for name, value in new.items():
                 self._put(state[name], value)
@@ -162,7 +158,7 @@ class CompiledSteps:
         Raises:
             CompileError: it can't be compiled. Nothing was changed.
         """
-        given = {"batch": tensors, "noise": noise, "scalars": scalars, "rates": self._rates(phases)}
+        given = {"batch": tensors, "noise": noise, "scalars": scalars, "factors": self._factors(phases)}
         inputs = flattened(given)
         key = (*map(_kind, phases), *((values.shape, values.stride(), values.dtype) for values in inputs))
         notes = []
@@ -176,15 +172,28 @@ class CompiledSteps:
         for made in self._made.values():
             made.rebind()
 
-    def _rates(self, phases: Sequence[Phase]) -> list[list[Tensor]]:
-        device = self.step.flat.vectors[0].device
-        return [
-            [
-                torch.tensor(rate * phase.lr_scale, device=device)
-                for rate in self.step.groups[phase.optimizer].learning_rates
-            ]
-            for phase in phases
-        ]
+    def _factors(self, phases: Sequence[Phase]) -> list[list[Tensor]]:
+        """What the optimizers' formulas need of each phase, for each vector of its group."""
+        stepped: Counter[str] = Counter()
+        factors = []
+        for phase in phases:
+            stepped[phase.optimizer] += 1
+            factors.append(self._factors_of(phase, stepped[phase.optimizer]))
+        return factors
+
+    def _factors_of(self, phase: Phase, ahead: int) -> list[Tensor]:
+        """The same of a phase that takes its optimizer's step so far ahead of what that has counted."""
+        vectors, group = self.step.flat.vectors, self.step.groups[phase.optimizer]
+        try:
+            rule = rule_of(group.optimizer)
+        except NoRuleError:
+            return []  # which is told where the step is traced
+        factors = []
+        for number, (settings, rate) in zip(group.vectors, group.settings(), strict=True):
+            step = ahead + (float(group.optimizer.state[vectors[number]]["step"]) if "step" in rule.remembers else 0)
+            values = rule.factors(rate * phase.lr_scale, step, settings)
+            factors.append(torch.tensor(values, device=vectors[number].device))
+        return factors
 
     def _make(self, phases: Sequence[Phase], given: Tree) -> CompiledStep:
         """Compile a step, on all ranks or on none: steps that differ in the last bits would drive them apart."""
@@ -212,7 +221,7 @@ class CompiledStep:
         step: what it consists of.
         phases: of that step.
         assemble: makes the batch.
-        given: what each call gives: `batch`, `noise`, `scalars` and `rates`.
+        given: what each call gives: `batch`, `noise`, `scalars` and `factors`.
         folder: where libraries are kept.
     """
 
@@ -279,14 +288,14 @@ class CompiledStep:
         def function(*tensors: Tensor) -> list[Tensor]:
             rebuilt = unflattened(inputs, iter(tensors))
             vectors, buffers = rebuilt["vectors"], rebuilt["buffers"]
-            stepper = RuleStepper(vectors, buffers, rebuilt["states"], self._groups, rebuilt["rates"])
+            stepper = RuleStepper(vectors, buffers, rebuilt["states"], self._groups, rebuilt["factors"])
             batch = self._assemble(rebuilt["batch"])
             return self._outputs(
                 self._step.take(self._phases, vectors, buffers, batch, rebuilt["noise"], rebuilt["scalars"], stepper)
             )
 
         with torch.no_grad():  # on tensors without values: what looks at a value can't be a part of a graph
-            return make_fx(function, tracing_mode="fake")(*flattened(inputs))
+            return make_fx(function, SPLIT, tracing_mode="fake")(*flattened(inputs))
 
     def _outputs(self, outcome: Outcome) -> list[Tensor]:
         self._metrics = list(outcome.metrics)
@@ -300,6 +309,17 @@ class CompiledStep:
         return outputs
 
 
+def product_and_sum(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """A product to which something is added, as two operations.
+
+    As one it would begin by copying what is added to where the result is to be, which here is a pass over memory of its
+    own. As two the sum is taken together with what follows it, an activation for instance.
+    """
+    product = torch.mm(left, right)
+    return (product if alpha == 1 else alpha * product) + (added if beta == 1 else beta * added)
+
+
+SPLIT = {torch.ops.aten.addmm.default: product_and_sum}
 PRIORITY = " priority"  # no key that could be stored
 
 
@@ -367,7 +387,7 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> N
 
 def _package(program: ExportedProgram, path: Path, trusting: bool) -> str:
     """Compile a program, for the processor as it says it is, or for what of that was tried, which takes ten seconds."""
-    settings = {"cpp.vec_isa_ok": True} if trusting else {}
+    settings = {"pattern_matcher": False} | ({"cpp.vec_isa_ok": True} if trusting else {})
     if hasattr(inductor.config.aot_inductor, "precompile_headers"):
         # To precompile them takes longer than to compile a library with them, and most runs need one library.
         settings["aot_inductor.precompile_headers"] = False

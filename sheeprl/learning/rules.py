@@ -6,6 +6,7 @@ torch's optimizer, under its names, so that a run may go on with either.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,44 +24,60 @@ Stepped = tuple[Tensor, dict[str, Tensor]]
 """The new vector, and the new state."""
 
 Formula = Callable[[Tensor, Tensor, State, Settings, Tensor], Stepped]
-"""formula(vector, gradient, state, settings, learning rate)."""
+"""formula(vector, gradient, state, settings, factors)."""
+
+Factors = Callable[[float, float, Settings], tuple[float, ...]]
+"""factors(learning rate, number of this step from 1 on, settings): what is the same for all numbers of a vector.
+
+As a part of a compiled graph it would be computed anew for every few of them; torch computes it beforehand as well.
+"""
 
 
-def adam(vector: Tensor, gradient: Tensor, state: State, settings: Settings, rate: Tensor) -> Stepped:
+def learning_rate(rate: float, step: float, settings: Settings) -> tuple[float, ...]:
+    """The learning rate alone."""
+    return (rate,)
+
+
+def corrected(rate: float, step: float, settings: Settings) -> tuple[float, ...]:
+    """α, α / (1 − β₁ᵗ) and √(1 − β₂ᵗ), which take the moments' bias towards their start at 0 away."""
+    beta1, beta2 = settings["betas"]
+    return rate, rate / (1 - beta1**step), math.sqrt(1 - beta2**step)
+
+
+def adam(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
     """Adam, Kingma & Ba 2015 (1412.6980), algorithm 1, with an L2 penalty in the gradient."""
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
-    return _moments(vector, gradient, state, settings, rate)
+    return _moments(vector, gradient, state, settings, factors)
 
 
-def adamw(vector: Tensor, gradient: Tensor, state: State, settings: Settings, rate: Tensor) -> Stepped:
+def adamw(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
     """AdamW, Loshchilov & Hutter 2019 (1711.05101), algorithm 2: weights decay beside the gradient."""
-    decayed = vector * (1 - rate * settings["weight_decay"]) if settings["weight_decay"] else vector
-    return _moments(decayed, gradient, state, settings, rate)
+    decayed = vector * (1 - factors[0] * settings["weight_decay"]) if settings["weight_decay"] else vector
+    return _moments(decayed, gradient, state, settings, factors)
 
 
-def _moments(vector: Tensor, gradient: Tensor, state: State, settings: Settings, rate: Tensor) -> Stepped:
+def _moments(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
     """Moments: m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← θ − α m̂ / (√v̂ + ε)."""
     beta1, beta2 = settings["betas"]
-    step = state["step"] + 1
     mean = state["exp_avg"] + (gradient - state["exp_avg"]) * (1 - beta1)
     square = state["exp_avg_sq"] * beta2 + gradient * gradient * (1 - beta2)
-    scale = rate / (1 - beta1**step)
-    deviation = square.sqrt() / (1 - beta2**step).sqrt() + settings["eps"]
-    return vector - scale * mean / deviation, {"step": step, "exp_avg": mean, "exp_avg_sq": square}
+    deviation = square.sqrt() / factors[2] + settings["eps"]
+    new = {"step": state["step"] + 1, "exp_avg": mean, "exp_avg_sq": square}
+    return vector - factors[1] * mean / deviation, new
 
 
-def rmsprop(vector: Tensor, gradient: Tensor, state: State, settings: Settings, rate: Tensor) -> Stepped:
+def rmsprop(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
     """RMSprop, Tieleman & Hinton 2012: v ← α v + (1 − α) g², θ ← θ − lr g / (√v + ε)."""
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
     square = state["square_avg"] * settings["alpha"] + gradient * gradient * (1 - settings["alpha"])
     new = {"step": state["step"] + 1, "square_avg": square}
-    return vector - rate * gradient / (square.sqrt() + settings["eps"]), new
+    return vector - factors[0] * gradient / (square.sqrt() + settings["eps"]), new
 
 
-def sgd(vector: Tensor, gradient: Tensor, state: State, settings: Settings, rate: Tensor) -> Stepped:
+def sgd(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
     """Stochastic gradient descent without momentum."""
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
-    return vector - rate * gradient, {}
+    return vector - factors[0] * gradient, {}
 
 
 @dataclass(frozen=True)
@@ -69,20 +86,22 @@ class Rule:
 
     Args:
         step: the formula.
+        factors: what the formula is given.
         remembers: names of the state that it reads and gives anew.
         lacks: options of torch's optimizer that it leaves out.
     """
 
     step: Formula
+    factors: Factors
     remembers: tuple[str, ...]
     lacks: tuple[str, ...]
 
 
 RULES: dict[type[Optimizer], Rule] = {
-    Adam: Rule(adam, ("step", "exp_avg", "exp_avg_sq"), ("amsgrad", "maximize", "decoupled_weight_decay")),
-    AdamW: Rule(adamw, ("step", "exp_avg", "exp_avg_sq"), ("amsgrad", "maximize")),
-    RMSprop: Rule(rmsprop, ("step", "square_avg"), ("momentum", "centered", "maximize")),
-    SGD: Rule(sgd, (), ("momentum", "maximize")),
+    Adam: Rule(adam, corrected, ("step", "exp_avg", "exp_avg_sq"), ("amsgrad", "maximize", "decoupled_weight_decay")),
+    AdamW: Rule(adamw, corrected, ("step", "exp_avg", "exp_avg_sq"), ("amsgrad", "maximize")),
+    RMSprop: Rule(rmsprop, learning_rate, ("step", "square_avg"), ("momentum", "centered", "maximize")),
+    SGD: Rule(sgd, learning_rate, (), ("momentum", "maximize")),
 }
 
 

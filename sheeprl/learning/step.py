@@ -36,6 +36,11 @@ class Group:
     learning_rates: list[float]
     max_grad_norm: float | None
 
+    def settings(self) -> list[tuple[dict[str, Any], float]]:
+        """What the optimizer's own groups say, and their learning rate, for each of the vectors."""
+        groups = zip(self.optimizer.param_groups, self.learning_rates, strict=True)
+        return [(settings, rate) for settings, rate in groups for _ in settings["params"]]
+
 
 @dataclass
 class Outcome:

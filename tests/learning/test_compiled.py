@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.optim import SGD, Adagrad
+from torch.optim import SGD, Adagrad, Adam
 
 from sheeprl import resolve
 from sheeprl.actors import trainer
@@ -191,6 +192,28 @@ def test_what_losses_give_comes_out_of_the_graph(fabric, monkeypatch):
         mean = 0.5 * mean + 0.5 * data["reward"][number].mean()
     assert learner.agent.mean_reward.item() == pytest.approx(mean)
     assert learner.agent.policy.weight.item() == pytest.approx(1 - 4 * 0.5)
+
+
+class Twice(Carrying):
+    """Its optimizer, which counts its steps, takes two in each gradient step."""
+
+    def optimizers(self):
+        return {
+            "both": OptimizerSpec(("policy", "head"), lambda parameters: Adam(parameters, lr=0.1, betas=(0.5, 0.8)))
+        }
+
+    def phases(self, step):
+        return [replace(phase, optimizer="both") for phase in super().phases(step)]
+
+
+def test_an_optimizer_may_take_several_steps_in_one(fabric, monkeypatch):
+    learner, eager = (learner_of(fabric, Twice, monkeypatch) for _ in range(2))
+    eager.compiled = None
+    for one in (learner, eager):
+        one.update(4, 0.0, None, transitions(batches=4, size=4))
+    assert learner.compiled is not None
+    for name in ("policy", "head"):
+        assert getattr(learner.agent, name).weight.item() == pytest.approx(getattr(eager.agent, name).weight.item())
 
 
 class Undecided(Carrying):

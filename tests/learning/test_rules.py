@@ -28,7 +28,9 @@ def test_formulas_are_those_of_torch(name):
         vector.grad = torch.randn(50, generator=generator) * 10.0**-number
         optimizer.param_groups[0]["lr"] = rate
         if state is not None:
-            found, state = rule.step(found, vector.grad, state, optimizer.param_groups[0], torch.tensor(rate))
+            settings = optimizer.param_groups[0]
+            factors = torch.tensor(rule.factors(rate, number + 1, settings))
+            found, state = rule.step(found, vector.grad, state, settings, factors)
         optimizer.step()
         if state is None:  # torch makes it in its first step
             found, state = (
