@@ -387,7 +387,9 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> N
 
 def _package(program: ExportedProgram, path: Path, trusting: bool) -> str:
     """Compile a program, for the processor as it says it is, or for what of that was tried, which takes ten seconds."""
-    settings = {"pattern_matcher": False} | ({"cpp.vec_isa_ok": True} if trusting else {})
+    settings = {"pattern_matcher": False}  # which would make one operation again of what SPLIT has made two of
+    if trusting:
+        settings["cpp.vec_isa_ok"] = True
     if hasattr(inductor.config.aot_inductor, "precompile_headers"):
         # To precompile them takes longer than to compile a library with them, and most runs need one library.
         settings["aot_inductor.precompile_headers"] = False
