@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -132,18 +132,18 @@ def run_gate(
     seeds: Sequence[int],
     overrides: Sequence[str],
     threads: int | None = None,
-    there: Sequence[SeedResult] = (),
+    others: Callable[[], list[SeedResult]] = list,
 ) -> Json:
-    """Run all seeds, one after the other, and judge them together with those that are there already."""
+    """Run all seeds, one after the other, and judge them together with others that are there by then."""
     settings = [*overrides, *([] if threads is None else [f"trainer.threads={threads}"])]
-    results = list(there)
+    results: list[SeedResult] = []
     described = record.describe(gate.config)  # before the runs: the code that they start with
     for seed in seeds:
         folder = Path(tempfile.mkdtemp(prefix=f"{gate.name}_{mode}_{seed}_"))
         results.append(run_seed(gate, mode, seed, settings, folder / "run"))
         shutil.rmtree(folder)  # a failed run's stays, to be looked at
         print_row(results[-1])
-    results.sort(key=lambda result: result.seed)
+    results = sorted([*results, *others()], key=lambda result: result.seed)
     mean = statistics.fmean(result.mean for result in results)
     # Changed arguments or too few seeds make a trial, which says nothing about the gate.
     counts = len(results) >= MIN_SEEDS and not overrides
@@ -191,11 +191,11 @@ def main(args: Sequence[str] | None = None) -> None:
         parser.error("a seed is there twice")
     gate = GATES[given.gate]
     path = given.out / f"{gate.name}_{given.mode}.json"
-    there = [seed for seed in seeds_of(path) if seed.seed not in given.seeds] if given.add else []
+    others = (lambda: [seed for seed in seeds_of(path) if seed.seed not in given.seeds]) if given.add else list
     print(f"{gate.name}, {given.mode}: {gate.config}, {gate.episodes} episodes, gate ≥ {gate.threshold}")
     print("  seed      return             policy steps  gradient steps        loop", flush=True)
     try:
-        result = run_gate(gate, given.mode, given.seeds, given.overrides, given.threads, there)
+        result = run_gate(gate, given.mode, given.seeds, given.overrides, given.threads, others)
     except StepFailedError as error:
         sys.exit(f"error: {error}")
     record.write(path, result)

@@ -166,6 +166,20 @@ def test_seeds_can_be_added_to_a_result(monkeypatch, tmp_path):
     assert json.loads(path.read_text())["seeds"] == [2]
 
 
+def test_seeds_can_be_added_by_two_commands_at_a_time(monkeypatch, tmp_path):
+    def main(seed):
+        learning.main(["ppo_cartpole", "--mode", "coupled", "--add", "--seeds", str(seed), "--out", str(tmp_path)])
+
+    def run_seed(gate, mode, seed, overrides, run_dir):
+        if seed == 0:
+            main(1)  # begins later and ends before
+        return learning.SeedResult(seed, 490.0, 1.0, 100_000, 10, 1.0, 2.0, [(100, 50.0)])
+
+    monkeypatch.setattr(learning, "run_seed", run_seed)
+    main(0)
+    assert json.loads((tmp_path / "ppo_cartpole_coupled.json").read_text())["seeds"] == [0, 1]
+
+
 def test_a_program_that_did_other_work_ends_the_benchmark():
     other = Fixed("other", {1: 1.0})
     other.run = lambda workload, threads, steps: Timing(1.0, 1.0, 7, 7)
