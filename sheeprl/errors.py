@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from typing import Any
+
 
 class RunFailedError(RuntimeError):
     """The run ended before its time.
@@ -20,3 +23,19 @@ def one_line(error: BaseException) -> str:
     """The first line of what an error says, for messages; Ray's go on for a page."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+async def needed(answer: Awaitable[Any], who: str, passing: tuple[type[Exception], ...] = ()) -> Any:
+    """Wait for something without which the run can't go on.
+
+    Raises:
+        RunFailedError: it failed; not in one of the ways that are `passing`, which the caller knows how to mend.
+    """
+    try:
+        return await answer
+    except RunFailedError:
+        raise
+    except passing:
+        raise
+    except Exception as error:
+        raise RunFailedError(f"{who} failed: {one_line(error)}", getattr(error, "trace", "")) from error

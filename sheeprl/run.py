@@ -2,7 +2,8 @@
 
 Read this file first. It is one asyncio program over awaitable handles (`sheeprl.actors.handle`), which may stand for
 objects of this process, for Ray actors, or, in simulation, for nothing at all. It says *when*; data passes it by
-reference only.
+reference only. Two of its jobs have files of their own: gradient steps (`sheeprl.updating`) and checkpoints
+(`sheeprl.keeping`).
 
 A *round* is `fragment_rows` rows from each of K players. Once the buffer has them all, the gradient steps that are owed
 are taken and the weights' version goes up by one. A player begins round r once the weights are no more than
@@ -18,27 +19,25 @@ border between two rounds: what players hold there travels with their fragments,
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sheeprl.actors.fragment import FragmentInfo
-from sheeprl.actors.handle import DataLostError, Every, Handle, LostError, Ref
+from sheeprl.actors.handle import DataLostError, LostError, Ref
 from sheeprl.actors.players import Kept, Players
-from sheeprl.actors.shards import Chunk, Shards
-from sheeprl.actors.trainers import Trainers, Update
+from sheeprl.actors.shards import Shards
+from sheeprl.actors.trainers import Trainers
 from sheeprl.books import Books, Counters, Failures
 from sheeprl.buffer.storage import RefusedFragmentError
-from sheeprl.errors import RunFailedError, one_line
+from sheeprl.errors import RunFailedError, needed, one_line
 from sheeprl.evaluate import Evaluation
 from sheeprl.keeping import Keeper, Keeping
 from sheeprl.plan import Clock, Plan, WallClock
 from sheeprl.report import Progress, Reporter
 from sheeprl.time_spent import Spent, in_short
+from sheeprl.updating import Updating
 
-CHUNK_STEPS = 64  # gradient steps per call to the learner: enough to make the call cheap, few enough to stop soon
-CHUNK_BYTES = 64 * 2**20  # and no more than their batches may take, however large a sample is
 LOOK_FOR_LEAVING = 1.0  # seconds between two looks at which players have to leave their place
 
 
@@ -96,7 +95,7 @@ class Run:
         self.books = books or Books(Counters(), self.clock.time())
         self.keeping = Keeping(keeper, self.books, players, replay, trainers, self.clock.time, plan.checkpoint_seconds)
         self.counters = self.books.counters
-        self.failures = Failures(plan.max_failures, plan.failure_window, self.clock.time)
+        self.failures = Failures(plan.max_failures, plan.failure_window, self.clock.time, reporter.message)
         self.leaving = leaving
         self.inbox: list[asyncio.Queue[Arrived]] = [asyncio.Queue() for _ in range(plan.players)]
         self.rounds = [self.counters.version] * plan.players  # the next one of each player
@@ -105,16 +104,15 @@ class Run:
         self.published: Published | None = None
         self.refusals = [0] * plan.players  # in a row
         self.newer_weights = asyncio.Condition()
-        self.rebuilding = asyncio.Lock()
         self.stopping = asyncio.Event()
-        self.cut_short = False  # whether gradient steps of a round were left undone because the run was asked to stop
+        self.updating = Updating(
+            plan, self.books, replay, trainers, reporter, self.failures, self.clock, self.stopping, self.show_progress
+        )
         self.give_up_at: float | None = None  # on the rounds that were under way when the run was asked to stop
         self.evaluations: set[asyncio.Task[None]] = set()
-        self.learned_until: float | None = None  # by the learner's clock, in this round
-        self.has_batch = False  # whether the learner has been given one, in this round
         self.shards_lost_at: dict[int, float] = {}
         self.unsaved: str | None = None  # why environments' state can't be kept, once the players have tried it
-        self.said_waiting = self.said_fresh = False
+        self.said_fresh = False
 
     # ------------------------------------------------------------------------------------- the program
 
@@ -136,9 +134,9 @@ class Run:
         """
         watching = asyncio.ensure_future(self.watch_places())
         try:
-            await self.asked_of(self.replay.start(), "the buffer")
+            await needed(self.replay.start(), "the buffer")
             await asyncio.gather(*(self.start_player(number) for number in range(self.plan.players)))
-            await self.take_gradient_steps(0)  # which an interrupted round has left
+            await self.updating.take_owed()  # which an interrupted round has left
             await self.publish()
             await self.keep_books()
             players = [asyncio.ensure_future(self.play(number)) for number in range(self.plan.players)]
@@ -162,14 +160,13 @@ class Run:
         while True:
             lost = self.trainers.handle
             try:
-                if self.plan.data.carries_debt:
-                    await self.take_gradient_steps(0)  # which trainers that were built again after the last round lack
+                await self.updating.take_owed()  # which trainers that were built again after the last round lack
                 idle = [number for number in self.players.handles if self.asked[number] < self.counters.version]
                 return await self.keeping.write_last(idle)
             except RunFailedError as error:
                 if not isinstance(error.__cause__, LostError):
                     raise
-                await self.rebuild_trainers(lost, error.__cause__)
+                await self.updating.rebuild(lost, error.__cause__)
 
     async def until_learned(self, learning: asyncio.Future[None], players: Sequence[asyncio.Future[None]]) -> None:
         """Wait for `learn`. A player that gives up ends the run with the round that is being learned."""
@@ -211,7 +208,7 @@ class Run:
             if arrived is None or not await self.learn_round(arrived):
                 return
             self.counters.version += 1
-            if self.cut_short:
+            if self.updating.cut_short:
                 return  # a resumed run ends the round
             await self.publish()
             await self.keep_books()
@@ -225,7 +222,7 @@ class Run:
             return False
         if self.plan.data.carries_debt:
             arrived.clear()  # so that the fragments, which the buffer has copied, leave the object store
-        while not await self.take_gradient_steps(rows):  # the rollout was lost with the buffer
+        while not await self.updating.take_owed(rows):  # the rollout was lost with the buffer
             if await self.add_again(arrived) is None:
                 return False
         return True
@@ -307,7 +304,7 @@ class Run:
         """
         self.players.lose(number)
         self.counters.restarts += 1
-        self.count_failure(f"player {number}", "replaced", error)
+        self.failures.count(f"player {number}", "replaced", error)
 
     def lose_shard(self, number: int, error: LostError) -> None:
         """Count a shard of the replay that was lost; another has its place, with what was kept of its rows.
@@ -317,7 +314,7 @@ class Run:
         """
         self.counters.buffer_restarts += 1
         self.shards_lost_at.setdefault(number, self.clock.time())
-        self.count_failure(f"shard {number} of the replay", "replaced", error)
+        self.failures.count(f"shard {number} of the replay", "replaced", error)
 
     def shard_back(self, number: int, lost: int, error: Exception | None) -> None:
         """Say how much of a lost shard's rows its successor lacks."""
@@ -329,15 +326,6 @@ class Run:
         if self.plan.data.carries_debt:  # of a rollout nothing is lost: another is played
             told += f" without the {lost} rows that weren't saved" if lost else " with all its rows"
         self.reporter.message(told)
-
-    def count_failure(self, who: str, what: str, error: Exception) -> None:
-        """Say what becomes of who has failed.
-
-        Raises:
-            RunFailedError: it was one failure too many.
-        """
-        number = self.failures.count(who, error)
-        self.reporter.message(f"{who} is {what} ({number} of {self.plan.max_failures}): {one_line(error)}", "warning")
 
     def tell_of_fresh(self, number: int, reason: str) -> None:
         """Say that a player begins new episodes, because its environments couldn't be put where they were."""
@@ -417,7 +405,7 @@ class Run:
         while lacking:
             fragments = {number: arrived[number].fragment for number in lacking}
             lacking = []
-            for number, outcome in (await self.asked_of(self.replay.add(fragments), "the buffer")).items():
+            for number, outcome in (await needed(self.replay.add(fragments), "the buffer")).items():
                 outcomes[number] = outcome
                 if isinstance(outcome, DataLostError) and await self.play_again(number, arrived):
                     lacking.append(number)
@@ -482,194 +470,19 @@ class Run:
             raise RunFailedError(f"{told} (once too often in a row; ray.max_failures={most})") from error
         self.reporter.message(told, "warning")
 
-    async def take_gradient_steps(self, rows: int) -> bool:
-        """Take the gradient steps owed after a round of `rows` rows; with 0, those that an interrupted round left.
-
-        While the replay can't serve a batch the debt grows, and nobody waits for it.
-
-        Returns:
-            Whether there is nothing more to do; not, if the rollout that was to be learned from is gone.
-        """
-        data = self.plan.data
-        if rows == 0 and not data.carries_debt:
-            return True
-        while True:
-            lost = self.trainers.handle
-            try:
-                missed = await self.take(self.chunks(data.owed(self.counters.policy_steps, self.gradient_steps, rows)))
-            except LostError as error:
-                await self.rebuild_trainers(lost, error)
-                if not data.carries_debt:
-                    return True  # the rollout was among what was learned from again
-                continue
-            if not missed or not data.carries_debt:
-                return not missed
-
-    @property
-    def gradient_steps(self) -> int:
-        """Gradient steps taken."""
-        return self.counters.gradient_steps
-
-    async def take(self, steps: Iterable[int]) -> bool:
-        """Take gradient steps in chunks; whether a chunk that was drawn was lost before it was learned from.
-
-        Raises:
-            LostError: the trainers were lost.
-        """
-        data, first, progress = self.plan.data, self.gradient_steps, self.counters.progress
-        # What a chunk feeds back must not be drawn past, or a run that was interrupted in between drew otherwise.
-        ahead = 0 if data.feeds_back and not self.plan.max_staleness else self.plan.prefetch
-        chunks, sampled, updating = deque(steps), deque[Chunk](), deque[Update]()
-        self.learned_until, self.has_batch, missed = None, False, False
-        # The order of these calls decides what is sampled, so it must not depend on how long they take.
-        while True:
-            if self.stopping.is_set() and data.carries_debt:
-                self.cut_short |= bool(chunks) and self.can_sample()
-                chunks.clear()
-            while chunks and len(sampled) <= ahead and self.can_sample():
-                sampled.append(self.replay.request(first, chunks[0], progress))
-                first += chunks.popleft()
-            if not sampled:
-                break
-            if not await self.delivered(chunk := sampled.popleft()):
-                missed = not data.carries_debt
-                break
-            updating.append(update := self.trainers.update(chunk, progress))
-            while len(updating) > (0 if data.feeds_back else self.plan.prefetch):
-                missed |= not await self.updated(updating.popleft())
-            if data.feeds_back:
-                await self.asked_of(self.replay.write_back(chunk, Every(update.writes)), "the buffer")
-        while updating:
-            missed |= not await self.updated(updating.popleft())
-        return missed
-
-    def chunks(self, steps: int) -> list[int]:
-        """Gradient steps as parts that are worth a call and not too large; a rollout is learned from in one."""
-        if not self.plan.data.carries_debt:
-            return [steps]
-        most = max(1, min(CHUNK_STEPS, CHUNK_BYTES // max(1, self.replay.batch_bytes)))
-        whole, rest = divmod(steps, most)
-        return [most] * whole + [rest] * (rest > 0)
-
-    def can_sample(self) -> bool:
-        """Whether the replay can serve a batch; the first time that it can't, say so."""
-        if not self.plan.data.carries_debt:
-            return True
-        if not self.replay.is_ready and not self.said_waiting:
-            self.said_waiting = True
-            needed, available = self.replay.batch_size, self.replay.available
-            self.reporter.message(
-                f"waiting until the replay holds {needed} samples for a batch of {needed}; it has {available}"
-            )
-        return self.replay.is_ready
-
-    async def delivered(self, chunk: Chunk) -> bool:
-        """Wait for a chunk's samples, for which the learner waits too if it is the round's first; whether they came."""
-        began = self.clock.time()
-        came: bool = await self.asked_of(self.replay.deliver(chunk), "the buffer")
-        if not self.has_batch:
-            self.books.window.batch_wait += self.clock.time() - began
-        self.has_batch = True
-        return came
-
-    async def updated(self, update: Update) -> bool:
-        """Wait for an update and take note of it; whether it was carried out, and its batches not lost before.
-
-        Raises:
-            LostError: the trainers were lost.
-        """
-        try:
-            info = await self.asked_of(update.answer, "the learner", (DataLostError, LostError))
-        except DataLostError:
-            self.reporter.message("batches were lost with the node they were on; others are drawn", "warning")
-            return False
-        if update.noted:
-            self.counters.gradient_steps = info.gradient_steps
-            return True
-        update.noted = True
-        for note in info.notes:
-            self.reporter.message(note)
-        self.books.learned(info)
-        if self.learned_until is not None:
-            self.books.window.batch_wait += max(0.0, info.began - self.learned_until)
-        self.learned_until = info.began + info.seconds
-        self.show_progress()
-        return True
-
-    async def rebuild_trainers(self, lost: Handle, error: LostError) -> None:
-        """Build the lost trainer group again, and let it take again the gradient steps that can't be drawn anew.
-
-        Raises:
-            RunFailedError: it can't be built again, or it was one failure too many.
-        """
-        async with self.rebuilding:
-            if lost is not self.trainers.handle:
-                return  # it has been done meanwhile
-            if self.trainers.make is None:
-                raise RunFailedError(f"the learner failed: {one_line(error)}") from error
-            began, before = self.clock.time(), self.gradient_steps
-            while True:
-                self.counters.trainer_restarts += 1
-                self.learned_until = None
-                self.count_failure("the trainer group", "built again", error)
-                try:
-                    self.counters.gradient_steps = await self.asked_of(
-                        self.trainers.rebuild(), "the learner", (LostError,)
-                    )
-                    again = before - self.gradient_steps
-                    for update in list(self.trainers.kept):
-                        if not await self.updated(update):
-                            self.trainers.lacks_rollout = True
-                            raise RunFailedError(f"a rollout was lost together with the trainers: {one_line(error)}")
-                    break
-                except LostError as another:
-                    error = another
-            seconds = self.clock.time() - began
-            self.books.window.recovery += seconds
-            self.reporter.message(f"trainers are back after {seconds:.1f} s; {again} gradient steps are taken again")
-
     async def publish(self) -> None:
         """Let players have the newest weights. They stay where they are; players pull them."""
-        while True:
-            lost = self.trainers.handle
-            made, weights = self.trainers.weights()
-            try:
-                await self.asked_of(made, "the learner", (LostError,))
-                break
-            except LostError as error:
-                await self.rebuild_trainers(lost, error)
-                if self.plan.data.carries_debt:
-                    await self.take_gradient_steps(0)
+        while (weights := await self.updating.weights()) is None:
+            await self.updating.take_owed()
         async with self.newer_weights:
             self.published = Published(self.counters.version, weights, self.counters.policy_steps)
             self.newer_weights.notify_all()
 
     async def publish_again(self, published: Published) -> None:
         """Have weights laid out again that were lost with the node they were on."""
-        lost = self.trainers.handle
-        made, weights = self.trainers.weights()
-        try:
-            await self.asked_of(made, "the learner", (LostError,))
-        except LostError as error:
-            await self.rebuild_trainers(lost, error)
-        else:
-            if self.published is published:
-                self.published = Published(published.version, weights, published.policy_steps)
-
-    async def asked_of(self, answer: Awaitable[Any], who: str, passing: tuple[type[Exception], ...] = ()) -> Any:
-        """Wait for something without which the run can't go on.
-
-        Raises:
-            RunFailedError: it failed; not in one of the ways that are `passing`, which the caller knows how to mend.
-        """
-        try:
-            return await answer
-        except RunFailedError:
-            raise
-        except passing:
-            raise
-        except Exception as error:
-            raise RunFailedError(f"{who} failed: {one_line(error)}", getattr(error, "trace", "")) from error
+        weights = await self.updating.weights()
+        if weights is not None and self.published is published:
+            self.published = replace(published, weights=weights)
 
     # ------------------------------------------------------------------------------------ book-keeping
 

@@ -17,7 +17,8 @@ from sheeprl.actors.trainers import Trainers
 from sheeprl.algos.args import OffPolicy
 from sheeprl.buffer import ReplayBuffer
 from sheeprl.plan import Plan
-from sheeprl.run import CHUNK_STEPS, Run
+from sheeprl.run import Run
+from sheeprl.updating import CHUNK_STEPS
 from tests.simulation import RecordingReporter
 
 PLAYERS, PROCESSES = 16, 2

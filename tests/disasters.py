@@ -36,7 +36,8 @@ from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.errors import RunFailedError
 from sheeprl.evaluate import Evaluation
 from sheeprl.plan import Plan
-from sheeprl.run import CHUNK_BYTES, Run
+from sheeprl.run import Run
+from sheeprl.updating import CHUNK_BYTES
 from tests.simulation import (
     DiedError,
     Outcome,

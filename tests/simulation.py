@@ -33,7 +33,8 @@ from sheeprl.errors import RunFailedError
 from sheeprl.evaluate import Evaluation
 from sheeprl.plan import Plan
 from sheeprl.report import Progress
-from sheeprl.run import CHUNK_BYTES, CHUNK_STEPS, Run
+from sheeprl.run import Run
+from sheeprl.updating import CHUNK_BYTES, CHUNK_STEPS
 
 T = TypeVar("T")
 MAX_TURNS = 200_000  # of the event loop: more than any schedule here needs

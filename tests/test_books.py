@@ -81,11 +81,20 @@ def test_what_is_due_is_due_once(interrupted):
 
 def test_failures_are_counted_by_who_failed_and_for_a_while():
     now = [0.0]
-    failures = Failures(2, window=10.0, clock=lambda: now[0])
-    assert [failures.count("a", ValueError("no")) for _ in range(2)] == [1, 2]
-    assert failures.count("b", ValueError("no")) == 1
+    told: list[tuple[str, str]] = []
+    failures = Failures(2, 10.0, lambda: now[0], lambda *words: told.append(words))
+    for who in ("a", "a", "b"):
+        failures.count(who, "replaced", ValueError("no"))
     now[0] = 10.5
-    assert failures.count("a", ValueError("again")) == 1
-    assert failures.count("a", ValueError("and again")) == 2
+    failures.count("a", "replaced", ValueError("again"))
+    failures.count("a", "replaced", ValueError("and again"))
+    assert told == [
+        ("a is replaced (1 of 2): no", "warning"),
+        ("a is replaced (2 of 2): no", "warning"),
+        ("b is replaced (1 of 2): no", "warning"),
+        ("a is replaced (1 of 2): again", "warning"),
+        ("a is replaced (2 of 2): and again", "warning"),
+    ]
     with pytest.raises(RunFailedError, match=r"^a has failed once too often: again \(ray\.max_failures=2\)$"):
-        failures.count("a", ValueError("what followed"))
+        failures.count("a", "replaced", ValueError("what followed"))
+    assert len(told) == 5

@@ -10,6 +10,7 @@ from sheeprl.algos import registry
 from sheeprl.algos.args import OffPolicy
 from sheeprl.checkpoint import checkpoints
 from sheeprl.run import Run
+from sheeprl.updating import Updating
 from tests.runs import SMALL_SAC, lines, run, saved
 
 INTERRUPTIONS = {  # methods of the run, and in which of their calls it is asked to stop
@@ -40,15 +41,16 @@ def settings(algorithm):
 
 
 def interrupt(monkeypatch, method, call):
-    """Have the run interrupted in one call of a method."""
-    original, calls = getattr(Run, method), iter(range(call + 1))
+    """Have the run interrupted in one call of a method of the driver's."""
+    owner = Run if hasattr(Run, method) else Updating
+    original, calls = getattr(owner, method), iter(range(call + 1))
 
     def interrupting(self, *args, **kwargs):
         if next(calls, None) == call:
             signal.raise_signal(signal.SIGINT)
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(Run, method, interrupting)
+    monkeypatch.setattr(owner, method, interrupting)
 
 
 def history(folder):
