@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from sheeprl.actors import ray_private
 from sheeprl.actors.guard import Guard
 from sheeprl.actors.handle import Handle, LostError
 from sheeprl.actors.ray_handle import GroupHandle, RayHandle, awaited
@@ -28,7 +29,6 @@ from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
 
 WARN_AFTER = 3.0  # seconds of waiting before saying for what
-TOLD_BY_THE_RUN = ("A worker died or was killed", "Raylet is terminated", "The node with node id")  # Ray's words
 RANK_CPUS = 1  # that a rank asks for, though it may use more threads: so that a run fits a two-core machine
 Report = Callable[[str], None]
 _guarded: list[Guard] = []  # of the Ray that was started for the run
@@ -57,7 +57,7 @@ def connect(config: Config) -> bool:
     address = cluster_address(config)
     show = config.log.level == "debug"
     if not show:
-        _leave_losses_to_the_run()
+        ray_private.leave_losses_to_the_run()
     if address:
         _check_listening(address)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
@@ -70,29 +70,12 @@ def connect(config: Config) -> bool:
             cpus = max(os.cpu_count() or 1, math.ceil(asked))
             # "local": a cluster that happens to run on this machine is joined when it is named, not by chance.
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
-            _guarded.append(Guard([process.pid for process in _services()]))
+            _guarded.append(Guard([process.pid for process in ray_private.services()]))
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "Ray"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ClusterError(f"{where} can't be {'joined' if address else 'started'}: {reason}") from error
     return True
-
-
-def _leave_losses_to_the_run() -> None:
-    """Don't let Ray print a page for every process or node that dies: the run says in a line who was lost.
-
-    Ray has no setting for it.
-    """
-    from ray._private import worker
-
-    show: Callable[..., None] = worker.print_to_stdstream
-
-    def show_the_rest(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        lines = [line for line in data.get("lines", ()) if not str(line).startswith(TOLD_BY_THE_RUN)]
-        if lines:
-            show({**data, "lines": lines}, *args, **kwargs)
-
-    worker.print_to_stdstream = show_the_rest
 
 
 def _check_listening(address: str) -> None:
@@ -115,14 +98,6 @@ def disconnect() -> None:
     ray.shutdown()
     while _guarded:
         _guarded.pop().close()
-
-
-def _services() -> list[Any]:
-    """Ray's own processes that were started with this program's `ray.init`, for which Ray has no public name."""
-    from ray._private import worker
-
-    started: dict[str, list[Any]] = worker._global_node.all_processes if worker._global_node else {}
-    return [info.process for infos in started.values() for info in infos]
 
 
 def resources_asked(config: Config) -> dict[str, float]:
@@ -177,7 +152,7 @@ class Fleet:
         # Neither knows the fleet: a ring of references would keep actors' handles beyond the end of their Ray.
         self._make_process = partial(_player_process, self.config, self.spaces)
         has_room = partial(_has_room, self.config, self._nodes)
-        self._spares = Spares(self.config.players.spares, self._make_process, has_room, draining_nodes)
+        self._spares = Spares(self.config.players.spares, self._make_process, has_room, ray_private.draining_nodes)
 
     def make_player(self, number: int, incarnation: int) -> Handle:
         """The actor of a player; the first ones were started ahead."""
@@ -187,7 +162,7 @@ class Fleet:
 
     async def players_leaving(self) -> set[int]:
         """The players on nodes that are being drained, as before a spot machine is taken away."""
-        draining = draining_nodes()
+        draining = ray_private.draining_nodes()
         there = {number: node for number, node in self._nodes.items() if node.done() and not node.exception()}
         return {number for number, node in there.items() if node.result() in draining}
 
@@ -314,19 +289,6 @@ def _has_room(config: Config, nodes: Mapping[int, asyncio.Task[Any]]) -> bool:
         return False
     free = ray.available_resources()
     return all(free.get(name, 0) >= amount for name, amount in player_resources(config).items())
-
-
-def draining_nodes() -> set[str]:
-    """Ids of the nodes that are going to be taken away; none where this version of Ray can't tell.
-
-    Ray has no public way to ask.
-    """
-    try:
-        from ray._private.state import state
-
-        return set(state.get_draining_nodes())
-    except (ImportError, AttributeError):
-        return set()
 
 
 def _actor(shell: type[Any], **options: Any) -> Any:
