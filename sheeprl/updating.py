@@ -52,6 +52,7 @@ class Updating:
         self.plan, self.replay, self.trainers = plan, replay, trainers
         self.books, self.counters, self.failures = books, books.counters, failures
         self.reporter, self.clock, self.stopping, self.show_progress = reporter, clock, stopping, show_progress
+        self.newest: Update | None = None
         self.cut_short = False  # whether gradient steps of a round were left undone because the run was asked to stop
         self.rebuilding = asyncio.Lock()
         self.learned_until: float | None = None  # by the learner's clock, in this round
@@ -77,7 +78,7 @@ class Updating:
             except LostError as error:
                 await self.rebuild(lost, error)
                 if not data.carries_debt:
-                    return True  # the rollout was among what was learned from again
+                    return self.newest is not None and self.newest.noted  # with what was learned from again, or not
                 continue
             if not missed or not data.carries_debt:
                 return not missed
@@ -106,7 +107,8 @@ class Updating:
             if not await self.delivered(chunk := sampled.popleft()):
                 missed = not data.carries_debt
                 break
-            updating.append(update := self.trainers.update(chunk, progress))
+            self.newest = update = self.trainers.update(chunk, progress)
+            updating.append(update)
             while len(updating) > (0 if data.feeds_back else self.plan.prefetch):
                 missed |= not await self.updated(updating.popleft())
             if data.feeds_back:
@@ -153,14 +155,16 @@ class Updating:
         try:
             info = await needed(update.answer, "the learner", (DataLostError, LostError))
         except DataLostError:
+            if not update.noted:
+                self.trainers.give_up(update)
             self.reporter.message("batches were lost with the node they were on; others are drawn", "warning")
             return False
+        for note in info.notes:
+            self.reporter.message(note)
         if update.noted:
             self.counters.gradient_steps = info.gradient_steps
             return True
         update.noted = True
-        for note in info.notes:
-            self.reporter.message(note)
         self.books.learned(info)
         if self.learned_until is not None:
             self.books.window.batch_wait += max(0.0, info.began - self.learned_until)
@@ -188,7 +192,7 @@ class Updating:
                     self.counters.gradient_steps = await needed(self.trainers.rebuild(), "the learner", (LostError,))
                     again = before - self.counters.gradient_steps
                     for update in list(self.trainers.kept):
-                        if not await self.updated(update):
+                        if not await self.updated(update) and update.noted:
                             self.trainers.lacks_rollout = True
                             raise RunFailedError(f"a rollout was lost together with the trainers: {one_line(error)}")
                     break

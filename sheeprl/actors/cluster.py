@@ -71,7 +71,7 @@ def connect(config: Config) -> bool:
             # "local": a cluster that happens to run on this machine is joined when it is named, not by chance.
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
             _guarded.append(Guard([process.pid for process in ray_private.services()]))
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises a plain one where its processes don't come up in time
         where = f"the Ray cluster at {address}" if address else "Ray"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ClusterError(f"{where} can't be {'joined' if address else 'started'}: {reason}") from error

@@ -102,7 +102,7 @@ class Link:
         Raises:
             Exception: what its constructor raised.
         """
-        self._command(Command("make", rank, name, kind, args))
+        self._command(Command("make", rank, name, kind, args)).get()
 
     def close(self, name: str, rank: int | None) -> None:
         """Have an object closed."""
@@ -149,6 +149,12 @@ class Link:
         return self._agree(command, answer)
 
     def _do(self, command: Command) -> LocalRef:
+        try:
+            return self._done(command)
+        except Exception as error:  # the others must hear of it
+            return LocalRef(error=error)
+
+    def _done(self, command: Command) -> LocalRef:
         args = [self.results[arg.number] if isinstance(arg, Stored) else arg for arg in command.args]
         if command.kind == "call":
             self.results[command.result] = self.handles[command.name].call(command.method, *args)
@@ -159,13 +165,10 @@ class Link:
             return LocalRef(error=first.error)
         if command.kind == "fetch":
             return args[0]
-        try:
-            if command.kind == "make":
-                self.handles[command.name] = LocalHandle(self.makers[command.method](*args))
-            else:
-                self.handles.pop(command.name).close()
-        except Exception as error:
-            return LocalRef(error=error)
+        if command.kind == "make":
+            self.handles[command.name] = LocalHandle(self.makers[command.method](*args))
+        else:
+            self.handles.pop(command.name).close()
         return LocalRef()
 
     def _agree(self, command: Command, answer: LocalRef) -> LocalRef:

@@ -73,9 +73,9 @@ class GroupRef:
             done = done | more
         errors = [error for answer in done if (error := answer.exception())]
         lost = next((error for error in errors if isinstance(error, LostError)), None)
-        if lost is None and len(self.refs) > 1:  # some ranks went on without those that got nothing to go on with
-            gone = next((error for error in errors if isinstance(error, DataLostError)), None)
-            lost = LostError(f"the ranks are out of step: {gone}") if gone else None
+        gone = [error for error in errors if isinstance(error, DataLostError)]
+        if lost is None and 0 < len(gone) < len(self.refs):  # some went on without those that got nothing to go on with
+            lost = LostError(f"the ranks are out of step: {gone[0]}")
         raise lost or errors[0]
 
 

@@ -57,12 +57,17 @@ class Trainers:
         handle: of the group.
         make: builds another group, given how many there were before; None if a lost one can't be replaced.
         keeps_updates: whether what was learned from since the last snapshot is kept, because it can't be drawn again.
+        rehearses: whether it has something to do before there is data, while players bring the first.
     """
 
     def __init__(
-        self, handle: Handle, make: Callable[[int], Awaitable[Handle]] | None = None, keeps_updates: bool = False
+        self,
+        handle: Handle,
+        make: Callable[[int], Awaitable[Handle]] | None = None,
+        keeps_updates: bool = False,
+        rehearses: bool = False,
     ) -> None:
-        self.handle, self.make = handle, make
+        self.handle, self.make, self.rehearses = handle, make, rehearses
         self.keeps_updates = keeps_updates and make is not None
         self.incarnation = 0
         self.snapshot: Snapshot | None = None  # None: as a group is when it is made
@@ -74,6 +79,14 @@ class Trainers:
         """Take over the state of a checkpoint."""
         self.snapshot = Snapshot(await self.handle.call("restore", data), data)
 
+    def rehearse(self) -> None:
+        """Have it get ready for the first data. Nobody needs to wait for it."""
+        if self.rehearses:
+            asyncio.ensure_future(self._rehearsed(self.handle)).add_done_callback(look_at)
+
+    async def _rehearsed(self, handle: Handle) -> None:
+        await handle.call("rehearse")
+
     def update(self, chunk: Chunk, progress: float) -> Update:
         """Have gradient steps taken."""
         answer, writes = self.handle.call_pair("update", chunk.steps, progress, chunk.order, *chunk.blocks)
@@ -82,6 +95,11 @@ class Trainers:
         if self.keeps_updates:
             self.kept.append(update)
         return update
+
+    def give_up(self, update: Update) -> None:
+        """Don't ask for an update again: what it was to learn from is lost, and nobody has learned from it."""
+        if update in self.kept:
+            self.kept.remove(update)
 
     def weights(self) -> tuple[Ref, Ref]:
         """Have the policy's weights laid out for the players: that they are, and the weights."""
