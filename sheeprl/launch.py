@@ -332,7 +332,12 @@ def _make_run(config: Config, pieces: Pieces, place: Place, reporter: FileReport
     books = Books.from_plain(start.books, clock.time()) if start else Books(Counters(), clock.time())
     kept = start.players(config) if start else {}
     players = Players(config.players.num or 1, pieces.make_player, books.counters.incarnations, kept)
-    trainers = Trainers(pieces.learner, pieces.make_learner, keeps_updates=not config.algo.data().carries_debt)
+    trainers = Trainers(
+        pieces.learner,
+        pieces.make_learner,
+        keeps_updates=not config.algo.data().carries_debt,
+        rehearses=bool(config.trainer.compile) and config.run.mode == "decoupled",
+    )
     pieces.replay.newest_save = lambda: keeper.newest_buffer
     return Run(_plan(config), players, pieces.replay, trainers, reporter, keeper, books, clock, leaving=pieces.leaving)
 
@@ -469,6 +474,7 @@ def _open_reporter(config: Config, place: Place) -> FileReporter:
         f"{_count(config.env.num_envs, 'environment')}, {_count(config.trainer.devices, 'rank')} on "
         f"{config.trainer.accelerator} with {_count(config.trainer.threads or 1, 'thread')}"
         + (", gradient steps compiled" if config.trainer.compile else "")
+        + (" and not compiled, which they are for the CPU only" if config.trainer.accelerator != "cpu" else "")
     )
     reporter.message(f"folder: {place.run_dir}")
     policy_steps, gradient_steps = counters.get("policy_steps", 0), counters.get("gradient_steps", 0)
@@ -561,4 +567,6 @@ def _clear_other_layout(config: Config, place: Place) -> None:
 
 
 def _with_accelerator(config: Config, accelerator: str) -> Config:
-    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"accelerator": accelerator})})
+    """The same with the accelerator that was found. Gradient steps are compiled for the CPU only."""
+    update = {"accelerator": accelerator, "compile": bool(config.trainer.compile) and accelerator == "cpu"}
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update=update)})

@@ -190,6 +190,11 @@ def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
         yield f"algo.batch_size={batch}: must be a multiple of the {ranks} ranks that share it"
     if config.run.mode == "coupled" and players % ranks:
         yield f"players.num={players}: in coupled mode every rank plays; use a multiple of {ranks}"
+    if config.run.mode == "coupled" and ranks > 1 and config.algo.data().prioritized:
+        yield (
+            f"trainer.devices={ranks}: in coupled mode every rank has a part of the replay, and {config.algo.name} "
+            "draws by priority, of which each would know its own only; use run.mode=decoupled"
+        )
     if config.log.record and ranks > 1:
         yield "log.record=true: only runs with one rank can be replayed; leave it out or use trainer.devices=1"
     if config.run.mode == "coupled" and trainer.num_nodes > 1:

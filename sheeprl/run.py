@@ -138,6 +138,7 @@ class Run:
             await asyncio.gather(*(self.start_player(number) for number in range(self.plan.players)))
             await self.updating.take_owed()  # which an interrupted round has left
             await self.publish()
+            self.trainers.rehearse()
             await self.keep_books()
             players = [asyncio.ensure_future(self.play(number)) for number in range(self.plan.players)]
             await self.until_learned(asyncio.ensure_future(self.learn()), players)

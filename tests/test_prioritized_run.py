@@ -30,6 +30,11 @@ def test_losses_set_the_priorities_by_which_samples_are_drawn(tmp_path):
     assert 0 < min(importance) < 0.9
 
 
+def test_ranks_with_parts_of_their_own_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer\.devices=2: in coupled mode .* draws by priority"):
+        run(tmp_path, "sac", *SETTINGS, "run.total_steps=300", "trainer.devices=2", "players.num=2")
+
+
 def test_a_resumed_run_goes_on_with_its_priorities(tmp_path):
     run(tmp_path, "sac", *SETTINGS, "run.total_steps=300")
     draws = [buffer_of(tmp_path).sample(16, 3)["index"] for _ in range(2)]

@@ -153,6 +153,10 @@ class TrainerActor:
         """
         return (self.learner.gradient_steps, {}) if self.rank else self.learner.weights(copy=False)
 
+    def rehearse(self) -> None:
+        """`Learner.rehearse`."""
+        self.learner.rehearse()
+
     def snapshot(self) -> tuple[int, Array | None]:
         """`Learner.snapshot`."""
         return self.learner.snapshot()

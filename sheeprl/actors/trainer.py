@@ -23,12 +23,16 @@ from sheeprl.buffer.flat import flatten
 from sheeprl.buffer.memory import Array
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
+from sheeprl.errors import one_line
 from sheeprl.learning.batches import Batches, Minibatches, Samples, Share, Tree
 from sheeprl.learning.compiled import CompiledSteps, CompileError
 from sheeprl.learning.flat import FlatParameters
 from sheeprl.learning.parts import sum_over_ranks
+from sheeprl.learning.rehearsal import made_up_blocks
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
+
+REHEARSED = 2  # gradient steps: with the first one optimizers make their state, without which nothing is compiled
 
 
 class NonFiniteError(RuntimeError):
@@ -89,10 +93,11 @@ class Learner:
         flat = FlatParameters(self.agent, {name: spec.modules for name, spec in specs.items()})
         groups = {}
         for name, spec in specs.items():
-            vectors = flat.of_group(name)
-            optimizer = spec.build([flat.vectors[number] for number in vectors])
+            optimizer = spec.build([flat.vectors[number] for number in flat.of_group(name)])
             rates = [float(group["lr"]) for group in optimizer.param_groups]
-            groups[name] = Group(vectors, optimizer, rates, spec.max_grad_norm)
+            groups[name] = Group(flat.stepped_by(optimizer), optimizer, rates, spec.max_grad_norm)
+            if sorted(groups[name].vectors) != sorted(flat.of_group(name)):
+                raise ValueError(f"the optimizer {name!r} must have all parameters that it is built with, once each")
         return GradientStep(self.agent, flat, groups, FabricRanks(self.fabric), self.fabric.autocast)
 
     def _make_batches(self) -> Batches:
@@ -219,6 +224,36 @@ class Learner:
         """
         return self.gradient_steps, weights_of.to_arrays(self.agent.get_submodule("policy"), copy)
 
+    def rehearse(self) -> None:
+        """Compile the gradient step on made-up data, and be as before.
+
+        Meanwhile players bring the first real data, which is then learned from at once.
+        """
+        if self.compiled is None or self.fabric.device.type != "cpu":
+            return
+        before = self._saved()
+        try:
+            order, block = self._made_up()
+            info, _ = self.update(REHEARSED, 0.0, order, block)
+            self._notes = [*info.notes]  # for the first real update to tell
+        except Exception as error:  # of data that was made up; a real update that fails will say so itself
+            self._notes.append(f"the gradient step couldn't be compiled before there was data: {one_line(error)}")
+        self.restore(before)
+
+    def _made_up(self) -> tuple[int | None, Rows]:
+        """Data on all ranks or on none: who went on without the others would wait for them for ever."""
+        failure: Exception | None = None
+        try:
+            given = made_up_blocks(self.config, self.algorithm, REHEARSED)
+        except Exception as error:
+            failure = error
+        failures = self.step.ranks.sum(torch.tensor(float(failure is not None)))
+        if failure is not None:
+            raise failure
+        if failures > 0:
+            raise RuntimeError("another rank has no data")
+        return given
+
     def snapshot(self) -> tuple[int, Array | None]:
         """Everything that has been learned, as a file of `torch.save` in memory.
 
@@ -230,8 +265,9 @@ class Learner:
         """
         if bad := [name for name, values in self.agent.state_dict().items() if not torch.isfinite(values).all()]:
             raise NonFiniteError(f"the agent's {bad[0]} is not finite any more")
-        if self.rank:
-            return self.gradient_steps, None  # ranks differ in nothing
+        return self.gradient_steps, None if self.rank else self._saved()  # ranks differ in nothing
+
+    def _saved(self) -> Array:
         state = {
             "agent": self.agent.state_dict(),
             "optimizers": {name: group.optimizer.state_dict() for name, group in self.step.groups.items()},
@@ -240,7 +276,7 @@ class Learner:
         }
         file = io.BytesIO()
         torch.save(state, file)
-        return self.gradient_steps, np.frombuffer(file.getbuffer(), np.uint8)
+        return np.frombuffer(file.getbuffer(), np.uint8)
 
     def restore(self, data: Array) -> int:
         """Take over a snapshot; how many gradient steps it has taken."""
@@ -248,7 +284,7 @@ class Learner:
         state = torch.load(file, map_location="cpu", weights_only=True)
         self.agent.load_state_dict(state["agent"])
         for name, group in self.step.groups.items():
-            group.optimizer.load_state_dict(state["optimizers"][name])
+            group.load_state(state["optimizers"][name])
         if self.compiled is not None:
             self.compiled.rebind()
         self.gradient_steps = int(state["gradient_steps"])

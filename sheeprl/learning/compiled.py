@@ -39,6 +39,7 @@ from sheeprl.learning.parts import Library, opened
 from sheeprl.learning.rules import NoRuleError, rule_of
 from sheeprl.learning.step import GradientStep, Group, Outcome
 
+MOST_KINDS = 16  # of gradient steps: each takes some 20 s to compile, and its library stays in memory
 Assemble = Callable[[Tree], TensorDict]
 """From the tensors that a step is given, to the batch that losses see."""
 
@@ -136,6 +137,7 @@ class CompiledSteps:
     def __init__(self, step: GradientStep, assemble: Assemble) -> None:
         self.step, self.assemble = step, assemble
         self._made: dict[tuple[Any, ...], CompiledStep] = {}
+        self._stale: set[tuple[Any, ...]] = set()  # those that use a state which the optimizers don't have any more
 
     def is_ready(self, phases: Sequence[Phase]) -> bool:
         """Whether the optimizers hold what a graph changes. They make it in their own first step."""
@@ -163,14 +165,18 @@ class CompiledSteps:
         key = (*map(_kind, phases), *((values.shape, values.stride(), values.dtype) for values in inputs))
         notes = []
         if key not in self._made:
+            if len(self._made) == MOST_KINDS:
+                raise CompileError(f"they come in more than {MOST_KINDS} kinds, by shapes of batches or by losses")
             made = self._made[key] = self._make(phases, given)
             notes = [made.note] if made.note else []
+        if key in self._stale:
+            self._made[key].rebind()
+            self._stale.remove(key)
         return self._made[key].take(inputs, notes)
 
     def rebind(self) -> None:
-        """Use the optimizers' state as it is now, after another was loaded."""
-        for made in self._made.values():
-            made.rebind()
+        """Use the optimizers' state as it will be at the next step, after another was loaded."""
+        self._stale = set(self._made)
 
     def _factors(self, phases: Sequence[Phase]) -> list[list[Tensor]]:
         """What the optimizers' formulas need of each phase, for each vector of its group."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sheeprl.algos.base import Average
 
@@ -71,6 +72,11 @@ class FlatParameters:
         """Numbers of the vectors that a group trains."""
         return self._of_group[group]
 
+    def stepped_by(self, optimizer: Optimizer) -> list[int]:
+        """Numbers of the vectors that an optimizer has, in its order."""
+        numbers = {id(vector): number for number, vector in enumerate(self.vectors)}
+        return [numbers[id(vector)] for settings in optimizer.param_groups for vector in settings["params"]]
+
     def views(self, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
         """The parameters by name, as parts of vectors like these."""
         return {
@@ -99,18 +105,18 @@ class FlatParameters:
 
 
 def _names(agent: nn.Module, module: str) -> list[str]:
-    """Names, within the agent, of a submodule's parameters."""
-    return [f"{module}.{name}" for name, _ in agent.get_submodule(module).named_parameters()]
+    """Names, within the agent, of a submodule's parameters; one that is shared has one name."""
+    names = {id(parameter): name for name, parameter in agent.named_parameters()}
+    return [names[id(parameter)] for parameter in agent.get_submodule(module).parameters()]
 
 
 def _owners(agent: nn.Module, groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     """The groups that train each parameter, by its name."""
-    names = {id(parameter): name for name, parameter in agent.named_parameters()}  # one that is shared has one name
     owners: dict[str, list[str]] = {}
     for group, modules in groups.items():
         for module in modules:
-            for parameter in agent.get_submodule(module).parameters():
-                sharing = owners.setdefault(names[id(parameter)], [])
-                if parameter.requires_grad and group not in sharing:
+            for name in _names(agent, module):
+                sharing = owners.setdefault(name, [])
+                if agent.get_parameter(name).requires_grad and group not in sharing:
                     sharing.append(group)
     return owners

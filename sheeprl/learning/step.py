@@ -25,7 +25,7 @@ class Group:
     """The parameters of one optimizer.
 
     Args:
-        vectors: their numbers among the agent's vectors.
+        vectors: their numbers among the agent's vectors, in the optimizer's order.
         optimizer: over these vectors.
         learning_rates: of the optimizer's own groups.
         max_grad_norm: clip of the gradient's norm; None doesn't clip.
@@ -40,6 +40,13 @@ class Group:
         """What the optimizer's own groups say, and their learning rate, for each of the vectors."""
         groups = zip(self.optimizer.param_groups, self.learning_rates, strict=True)
         return [(settings, rate) for settings, rate in groups for _ in settings["params"]]
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what an optimizer had remembered, but not how it was set, which may have been changed since."""
+        own = [dict(settings) for settings in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state)
+        for settings, before in zip(self.optimizer.param_groups, own, strict=True):
+            settings.update({name: value for name, value in before.items() if name not in ("params", "lr")})
 
 
 @dataclass

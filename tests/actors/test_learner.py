@@ -395,6 +395,16 @@ def test_a_restored_learner_goes_on_to_the_bit(fabric, algo):
     assert restored.rank_rng.bit_generator.state == learner.rank_rng.bit_generator.state
 
 
+def test_a_restored_learner_is_set_as_it_is_told_to_now(fabric):
+    learner, restored = make_ppo(fabric, adam_eps=1e-5), make_ppo(fabric, adam_eps=1e-3)
+    learner.update(2, 0.0, None, rollout())
+    restored.restore(learner.snapshot()[1])
+    (settings,) = restored.step.groups["agent"].optimizer.param_groups
+    assert settings["eps"] == 1e-3
+    (state,) = restored.step.groups["agent"].optimizer.state.values()
+    assert state["step"] == 2
+
+
 def test_a_snapshot_stays_as_it_was_and_runs_no_code(fabric):
     learner = make_sac(fabric)
     update(learner, 0)

@@ -17,6 +17,7 @@ from sheeprl.actors import trainer
 from sheeprl.actors.trainer import Learner, NonFiniteError
 from sheeprl.algos.base import Loss, OptimizerSpec, Spaces
 from sheeprl.config import validate
+from sheeprl.learning import compiled
 from sheeprl.learning.compiled import CompiledStep
 from sheeprl.learning.parts import SUM, sum_over_ranks
 from tests.actors.test_learner import (
@@ -214,6 +215,45 @@ def test_an_optimizer_may_take_several_steps_in_one(fabric, monkeypatch):
     assert learner.compiled is not None
     for name in ("policy", "head"):
         assert getattr(learner.agent, name).weight.item() == pytest.approx(getattr(eager.agent, name).weight.item())
+
+
+class Backwards(Carrying):
+    """Its optimizer has its parameters in another order than it was given them, each with a rate of its own."""
+
+    def build_agent(self):
+        agent = super().build_agent()
+        agent.head.double()  # so that it gets a vector of its own
+        return agent
+
+    def optimizers(self):
+        def build(parameters):
+            groups = [{"params": [each], "lr": 10.0**-number} for number, each in enumerate(parameters)]
+            return SGD(groups[::-1], lr=1.0)
+
+        return {"both": OptimizerSpec(("policy", "head"), build)}
+
+    def phases(self, step):
+        return [replace(phase, optimizer="both") for phase in super().phases(step)]
+
+
+def test_an_optimizer_may_have_its_parameters_in_an_order_of_its_own(fabric, monkeypatch):
+    learner, eager = (learner_of(fabric, Backwards, monkeypatch) for _ in range(2))
+    eager.compiled = None
+    for one in (learner, eager):
+        assert len(one.step.groups["both"].vectors) == 2
+        one.update(3, 0.0, None, transitions(batches=3, size=4))
+    assert learner.compiled is not None
+    for name in ("policy", "head"):
+        assert getattr(learner.agent, name).weight.item() == pytest.approx(getattr(eager.agent, name).weight.item())
+
+
+def test_steps_that_always_differ_are_not_compiled_for_ever(fabric, monkeypatch):
+    monkeypatch.setattr(compiled, "MOST_KINDS", 1)
+    learner = make(fabric, "sac")
+    update(learner, "sac", 0)
+    (note,) = learner.update(2, 0.0, None, transitions(batches=2, size=12))[0].notes
+    assert note == "gradient steps aren't compiled: they come in more than 1 kinds, by shapes of batches or by losses"
+    assert learner.gradient_steps == 8
 
 
 class Undecided(Carrying):

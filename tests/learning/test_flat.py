@@ -1,5 +1,7 @@
 """Parameters as views into few vectors."""
 
+import copy
+
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -49,6 +51,21 @@ def test_a_target_that_lies_like_its_network_follows_in_one_piece():
     (span,) = flat.spans(made, Average("critic", "target", 0.1))
     with torch.no_grad():
         flat.vectors[span.target][span.target_slice] = flat.vectors[span.online][span.online_slice]
+    for ours, theirs in zip(made.target.parameters(), made.critic.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_target_follows_a_part_that_others_have_too():
+    made = nn.Module()
+    shared = nn.Linear(2, 3)
+    made.policy, made.critic = nn.Sequential(shared, nn.Linear(3, 1)), nn.Sequential(shared, nn.Linear(3, 1))
+    made.target = copy.deepcopy(made.critic).requires_grad_(False)
+    flat = FlatParameters(made, {"policy": ["policy"], "critic": ["critic"]})
+    with torch.no_grad():
+        for vector in flat.vectors:
+            vector += 1.0 if vector.requires_grad else 0.0
+        for span in flat.spans(made, Average("critic", "target", 0.1)):
+            flat.vectors[span.target][span.target_slice] = flat.vectors[span.online][span.online_slice]
     for ours, theirs in zip(made.target.parameters(), made.critic.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
