@@ -184,7 +184,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--add", action="store_true", help="keep the other seeds that the result has")
     parser.add_argument("--threads", type=int, help="CPU threads of the learner: speed, not the algorithm")
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
-    given = parser.parse_args(args)
+    given = parser.parse_intermixed_args(args)
     if given.overrides and given.out.resolve() == record.RESULTS:
         parser.error("changed settings make a trial; give it an --out of its own")
     if len(set(given.seeds)) < len(given.seeds):

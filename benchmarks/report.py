@@ -229,7 +229,7 @@ def learning(results: Results) -> list[str]:
         "Final policies over the seeds, without exploration noise: speed is not bought with it.",
         "",
     ]
-    gates = [result for result in results.files.values() if isinstance(result.get("gate"), dict)]
+    gates = gates_of(results)
     if not gates:
         return [*lines, "Not measured yet: `python -m benchmarks learning GATE`.", ""]
     lines += ["| gate | placement | seeds | asked | reached | |", "|---|---|---|---|---|---|"]
@@ -247,6 +247,11 @@ def learning(results: Results) -> list[str]:
     return [*lines, ""]
 
 
+def gates_of(results: Results) -> list[Json]:
+    """Results that are of a gate."""
+    return [result for result in results.files.values() if isinstance(result.get("gate"), dict)]
+
+
 def unreached(results: Results, notes: str) -> list[str]:
     """What wasn't reached, and why."""
     found = [
@@ -256,6 +261,12 @@ def unreached(results: Results, notes: str) -> list[str]:
         for case in cases(results.files.get(name, {}))
         for bound in case.get("bounds", [])
         if bound.get("met") is False
+    ]
+    found += [
+        f"- Learning, {result['gate']['name']}, {result['mode']}: {number(result['mean'])}, asked ≥ "
+        f"{result['gate']['threshold']:g}"
+        for result in gates_of(results)
+        if result["met"] is False
     ]
     return ["## What wasn't reached, and why", "", *(found or ["Of what was measured, nothing."]), "", notes.strip()]
 

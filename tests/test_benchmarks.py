@@ -237,6 +237,18 @@ def test_the_page_tells_what_was_asked_hoped_and_reached():
     assert "## On another machine: gpu" in text
 
 
+def test_the_page_says_which_gates_were_not_met():
+    def result(met):
+        return {"gate": {"name": "walk", "threshold": 5000}, "mode": "coupled", "seeds": [0, 1, 2]} | {
+            "mean": 4180.465,
+            "met": met,
+        }
+
+    told = "- Learning, walk, coupled: 4,180, asked ≥ 5000"
+    assert told in page([Results("", {"walk_coupled": result(False)})], "")
+    assert told not in page([Results("", {"walk_coupled": result(True)})], "")
+
+
 def test_the_figures_of_what_there_is_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     from benchmarks.figures import draw
