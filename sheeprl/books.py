@@ -93,6 +93,7 @@ class Books:
         self.window = Window(now, counters.policy_steps, counters.gradient_steps)
         self.spent = Spent()  # in the windows before
         self.recent_returns: deque[float] = deque(maxlen=RECENT)
+        self.waiting: dict[int, float] = {}  # players that wait for newer weights, and since when
         self.periods: dict[str, int] = {}
         self.began_at = counters.policy_steps
         self.evaluated_at: int | None = None
@@ -122,6 +123,20 @@ class Books:
         for name, value in info.metrics.items():
             self.window.losses.setdefault(name, []).append(value)
 
+    def waits(self, player: int, now: float) -> None:
+        """Take note that a player begins to wait for newer weights."""
+        self.waiting[player] = now
+
+    def goes_on(self, player: int, now: float) -> None:
+        """Take note that it has them."""
+        self.window.player_idle += now - self.waiting.pop(player)
+
+    def _count_waits(self, now: float) -> None:
+        """Count what players have waited until now, so that each window has its own part of a long wait."""
+        for player, since in self.waiting.items():
+            self.window.player_idle += now - since
+            self.waiting[player] = now
+
     @property
     def mean_return(self) -> float | None:
         """Over the newest episodes; None while none has ended."""
@@ -139,6 +154,7 @@ class Books:
 
     def metrics(self, now: float, players: int) -> dict[str, float] | None:
         """The metrics of the window, of which `now` is the end; None if nothing was done in it."""
+        self._count_waits(now)
         counters, window = self.counters, self.window
         steps, updates = counters.policy_steps - window.policy_steps, counters.gradient_steps - window.gradient_steps
         if not steps and not updates:
@@ -169,6 +185,7 @@ class Books:
 
     def spent_until(self, now: float) -> Spent:
         """Where the run's time went, in its earlier parts too if it was resumed."""
+        self._count_waits(now)
         return self.spent + self.window.spent(now)
 
     def turn_page(self, now: float) -> None:

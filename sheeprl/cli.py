@@ -261,8 +261,12 @@ class Flag:
         """Description and default, for rich."""
         from rich.markup import escape
 
-        default = "required" if self.field.is_required() else f"default: {_shown_default(self.field)}"
-        return escape(f"{self.field.description or ''} [{default}]".strip())
+        text = self.field.description or ""
+        if self.field.is_required():
+            text += " [required]"
+        elif "default" not in text:  # where it depends on other settings the description says how
+            text += f" [default: {_shown_default(self.field)}]"
+        return escape(text.strip())
 
 
 def _candidates(key: str) -> tuple[str, str, str]:
@@ -401,7 +405,7 @@ def _type_name(annotation: Any) -> str:
 def _shown_default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None:
-        return "auto"
+        return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (tuple, list)):

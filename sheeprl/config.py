@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, create_model
@@ -260,9 +260,9 @@ def find_config(name: str) -> Path:
     shipped = {file.stem: file for file in sorted(shipped_folder().glob("*.yaml"))}
     if name in shipped:
         return shipped[name]
-    kind = "is a folder" if path.is_dir() else "no such file"
+    kind = "is a folder, not a file" if path.is_dir() else "is no file"
     hint = nearest(path.stem, shipped)
-    raise ConfigError([f"{name}: {kind}, nor a shipped configuration ({', '.join(shipped)}){hint}"])
+    raise ConfigError([f"{name}: {kind}, and no shipped configuration is called so ({', '.join(shipped)}){hint}"])
 
 
 def read_tree(name: str) -> Tree:
@@ -277,7 +277,8 @@ def read_tree(name: str) -> Tree:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     if not isinstance(tree, dict):
-        raise ConfigError([f"{path}: holds {type(tree).__name__}, not groups of settings such as `env:` and `algo:`"])
+        held = "nothing" if tree is None else "a list" if isinstance(tree, list) else "a single value"
+        raise ConfigError([f"{path}: holds {held}, not groups of settings such as `env:` and `algo:`"])
     return tree
 
 
@@ -388,7 +389,7 @@ def inspect(tree: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
         config = model.model_validate(tree)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        mistakes += [_describe(detail, model) for detail in details]
+        mistakes += dict.fromkeys(_describe(detail, model) for detail in details)
         for detail in details:
             _remove(tree, detail["loc"])
         with contextlib.suppress(ValidationError):
@@ -477,6 +478,9 @@ def _describe(detail: Mapping[str, Any], model: type[Config]) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     given, context = detail["input"], detail.get("ctx", {})
     kind = detail["type"]
+    whole, _, _ = key.rpartition(".")
+    if allowed := _alternatives(dict(leaves(model)).get(whole)):  # told once for each of them, under its own name
+        return f"{whole}={_shown(given)}: must be {allowed}"
     if kind == "extra_forbidden":
         return f"{key}: unknown setting{nearest_key(key, model)}"
     if kind == "missing":
@@ -491,6 +495,13 @@ def _describe(detail: Mapping[str, Any], model: type[Config]) -> str:
         limit = next((f"must be {words} {context[name]:g}" for name, words in bounds.items() if name in context), None)
         message = limit or detail["msg"].removeprefix("Value error, ")
     return f"{key}={_shown(given)}: {message}"
+
+
+def _alternatives(field: FieldInfo | None) -> str | None:
+    """What a setting may be that is true, false or one of some words; None for every other."""
+    kinds = get_args(field.annotation) if field else ()
+    words = [str(word) for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    return f"true, false or {' or '.join(words)}" if bool in kinds and words else None
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from sheeprl.algos.args import OffPolicy
 from sheeprl.config import Config, ConfigError
 from sheeprl.errors import RunFailedError, one_line
 from sheeprl.garbage import not_collected
-from sheeprl.time_spent import StartUp, advice, describe
+from sheeprl.time_spent import Setting, StartUp, advice, describe
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0}
 """Seconds that an interrupted run waits for the rounds that are being played, so that it goes on with them exactly."""
+
+
+STOPPING = "stopping after this round, with a checkpoint; another signal ends the run at once, without\n"
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,8 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
         from sheeprl.actors import cluster  # Ray takes its time to import: only once all mistakes are out
 
     place.startup.done("imports")
+    if config.log.level in ("debug", "info"):
+        _say("starting the run's players, replay and trainers as actors of Ray, which takes some seconds")
     try:
         connected = cluster.connect(config)
     except cluster.ClusterError as error:
@@ -296,14 +302,17 @@ async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
     place.startup.done("checkpoint and folder")
     reporter.message(str(place.startup), "debug")
     status, caught = "failed", None
+    signals: list[int] = []
     try:
-        with _stopping_on_signals(run) as signals:
+        with _stopping_on_signals(run, signals):
             await run.train()
         caught = signals[0] if signals else None
         status = "interrupted" if caught else "done"
     except RunFailedError as error:
         raise RunFailedError(_tell_failure(place.run_dir, error)) from error
     finally:
+        if len(signals) > 1:
+            status = "interrupted"
         counters = run.counters
         wall_time = round(time.monotonic() - run.keeping.began, 3)
         reporter.event(
@@ -378,22 +387,45 @@ def _plan(config: Config) -> Plan:
         checkpoint_seconds=None if config.checkpoint.every_minutes is None else 60 * config.checkpoint.every_minutes,
         eval_every=config.eval.every if config.eval.episodes else None,
         eval_episodes=config.eval.episodes,
-        coupled=config.run.mode == "coupled",
-        ranks=config.trainer.ranks,
-        compiles=bool(config.trainer.compile),
+        setting=_setting(config),
+    )
+
+
+def _setting(config: Config) -> Setting:
+    """What advice on the run's speed leans on."""
+    from sheeprl.resolve import available_cores, pays_to_compile
+
+    players, staleness, rows = config.players.num, config.run.max_staleness, config.players.fragment_rows
+    assert players is not None and staleness is not None and rows is not None
+    trainer, coupled = config.trainer, config.run.mode == "coupled"
+    cores = available_cores() - (0 if coupled else 1)  # Ray and the players need one too
+    return Setting(
+        coupled=coupled,
+        overlaps=staleness > 0,
+        players=players,
+        ranks=trainer.ranks,
+        compiles=bool(trainer.compile) or not pays_to_compile(config, rows * config.env.num_envs * players),
+        threads_left=(trainer.threads or 1) * trainer.devices < cores,
+        on_gpu=trainer.accelerator != "cpu",
     )
 
 
 @contextmanager
-def _stopping_on_signals(run: Run) -> Iterator[list[int]]:
-    """Let a first SIGINT or SIGTERM stop the run after a checkpoint, and a second one end it at once."""
-    caught: list[int] = []
+def _stopping_on_signals(run: Run, caught: list[int]) -> Iterator[None]:
+    """Let a first SIGINT or SIGTERM stop the run after a checkpoint, and a second one end it at once.
+
+    Args:
+        run: what is stopped.
+        caught: gets their numbers.
+    """
     loop = asyncio.get_running_loop()
 
     def handle(number: int, frame: object) -> None:
         caught.append(number)
         if len(caught) > 1:
             raise KeyboardInterrupt
+        # At once, even if the loop is busy for long; by the system's own call, since it may interrupt a print.
+        os.write(sys.stderr.fileno(), STOPPING.encode())
         # Who sends SIGTERM, as `ray job stop` does, kills soon after.
         loop.call_soon_threadsafe(run.stop, PATIENCE[number])
 
@@ -402,7 +434,7 @@ def _stopping_on_signals(run: Run) -> Iterator[list[int]]:
     except ValueError:  # not the main thread, which alone may take signals
         before = {}
     try:
-        yield caught
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -463,6 +495,7 @@ def _write_config(config: Config, place: Place) -> None:
 
 def _open_reporter(config: Config, place: Place) -> FileReporter:
     from sheeprl.report import FileReporter, Progress, rewind
+    from sheeprl.resolve import available_cores
 
     start = place.start
     counters: dict[str, Any] = start.books["counters"] if start else {}
@@ -473,9 +506,12 @@ def _open_reporter(config: Config, place: Place) -> FileReporter:
         f"{config.algo.name} on {config.env.id}, {config.run.mode}: {_count(config.players.num or 1, 'player')} with "
         f"{_count(config.env.num_envs, 'environment')}, {_count(config.trainer.devices, 'rank')} on "
         f"{config.trainer.accelerator} with {_count(config.trainer.threads or 1, 'thread')}"
-        + (", gradient steps compiled" if config.trainer.compile else "")
+        + (", gradient steps compiled (some 20 s, where no run before has left them)" if config.trainer.compile else "")
         + (" and not compiled, which they are for the CPU only" if config.trainer.accelerator != "cpu" else "")
     )
+    threads, cores = (config.trainer.threads or 1) * config.trainer.devices, available_cores()
+    if config.run.mode == "coupled" and threads > cores:  # elsewhere the trainers may have another machine
+        reporter.message(f"{threads} threads of the trainer share {cores} cores: lower trainer.threads", "warning")
     reporter.message(f"folder: {place.run_dir}")
     policy_steps, gradient_steps = counters.get("policy_steps", 0), counters.get("gradient_steps", 0)
     if start is not None:

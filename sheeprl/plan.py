@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
@@ -45,10 +45,7 @@ class Plan:
         snapshot_every: policy steps between snapshots of the trainers, from which a lost group goes on.
         checkpoint_seconds: seconds between checkpoints, besides those by policy steps.
         eval_episodes: episodes of an evaluation.
-        coupled: whether every rank plays and learns in turn; this and the next two are for what is said of the run's
-            speed only.
-        ranks: of the trainer.
-        compiles: whether updates are compiled.
+        setting: what is said of the run's speed leans on it, and nothing else does.
     """
 
     data: OnPolicy | OffPolicy
@@ -66,14 +63,7 @@ class Plan:
     checkpoint_seconds: float | None = None
     eval_every: int | None = None
     eval_episodes: int = 0
-    coupled: bool = False
-    ranks: int = 1
-    compiles: bool = True
-
-    @property
-    def setting(self) -> Setting:
-        """What advice on its speed leans on."""
-        return Setting(self.coupled, self.max_staleness > 0, self.players, self.ranks, self.compiles)
+    setting: Setting = field(default_factory=Setting)
 
     @property
     def round_rows(self) -> int:

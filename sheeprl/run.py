@@ -232,10 +232,12 @@ class Run:
 
     async def weights_for(self, number: int) -> Published:
         """Wait until the weights are recent enough for a player's next round."""
-        began = self.clock.time()
-        async with self.newer_weights:
-            await self.newer_weights.wait_for(lambda: self.may_play(self.rounds[number]))
-        self.books.window.player_idle += self.clock.time() - began
+        self.books.waits(number, self.clock.time())
+        try:
+            async with self.newer_weights:
+                await self.newer_weights.wait_for(lambda: self.may_play(self.rounds[number]))
+        finally:
+            self.books.goes_on(number, self.clock.time())
         assert self.published is not None
         return self.published
 
@@ -272,7 +274,9 @@ class Run:
                 self.lose_player(number, error)
             else:
                 if lost_at is not None:
-                    self.books.window.recovery += self.clock.time() - lost_at
+                    seconds = self.clock.time() - lost_at
+                    self.books.window.recovery += seconds
+                    self.reporter.message(f"player {number} is back: a fragment after {seconds:.1f} s")
                 return arrived
             published = self.published or published  # the newest weights for the one that takes its place
 

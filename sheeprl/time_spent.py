@@ -49,14 +49,18 @@ class Setting:
         overlaps: whether playing may overlap learning (`run.max_staleness` above 0).
         players: of the run.
         ranks: of the trainer.
-        compiles: whether updates are compiled.
+        compiles: whether updates are compiled, or compiling wouldn't pay.
+        threads_left: whether the machine has cores for more threads of the trainer.
+        on_gpu: whether the trainer learns on one.
     """
 
-    coupled: bool
-    overlaps: bool
-    players: int
+    coupled: bool = False
+    overlaps: bool = False
+    players: int = 1
     ranks: int = 1
     compiles: bool = True
+    threads_left: bool = True
+    on_gpu: bool = False
 
     def for_players(self, spent: Spent) -> float:
         """Seconds that the trainer couldn't learn for want of a round; in coupled mode it played it."""
@@ -98,8 +102,13 @@ def _of_learning(spent: Spent, setting: Setting) -> str | None:
     learning, idle = spent.updating / spent.elapsed, spent.players_idle / (spent.elapsed * setting.players)
     if learning < 0.5 or (not setting.coupled and idle < NOTABLE):
         return None
-    ways = ([] if setting.compiles else ["set trainer.compile=true"]) + ["raise trainer.threads or trainer.devices"]
-    return f"trainer updates {_percent(learning)}: {', or '.join(ways)}"
+    ways = [] if setting.compiles else ["set trainer.compile=true"]
+    if setting.on_gpu:
+        ways.append("raise trainer.devices")
+    elif setting.threads_left:
+        ways.append("raise trainer.threads or trainer.devices")
+    told = ", or ".join(ways) or "the cores are used up; more of them or a GPU would help"
+    return f"trainer updates {_percent(learning)}: {told}"
 
 
 def describe(spent: Spent, setting: Setting) -> str:

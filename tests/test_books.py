@@ -41,6 +41,18 @@ def test_metrics_of_a_window():
     assert books.metrics(15.0, 2) is None
 
 
+def test_a_long_wait_is_shared_out_over_the_windows_that_it_lasts():
+    books = some_books()
+    books.window.player_idle = 0.0
+    books.waits(0, now=11.0)
+    assert books.metrics(now=14.0, players=1)["Time/player_idle"] == 3 / 4
+    books.turn_page(14.0)
+    books.played(FragmentInfo(0, 1, 1, (), (), seconds=1.0))
+    books.goes_on(0, now=15.0)
+    assert books.metrics(now=18.0, players=1)["Time/player_idle"] == 1 / 4
+    assert books.spent_until(18.0).players_idle == 4.0
+
+
 def test_where_the_time_went_is_added_up_over_the_windows():
     books = some_books()
     books.window.batch_wait = 0.5

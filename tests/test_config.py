@@ -191,7 +191,7 @@ def test_a_control_character_is_a_mistake_and_not_a_crash():
         parse_yaml("a: \x01", "test")
 
 
-@pytest.mark.parametrize(("text", "kind"), [("- a", "list"), ("", "NoneType"), ("7", "int")])
+@pytest.mark.parametrize(("text", "kind"), [("- a", "a list"), ("", "nothing"), ("7", "a single value")])
 def test_a_file_must_hold_groups(tmp_path, text, kind):
     with pytest.raises(ConfigError, match=f"holds {kind}, not groups of settings"):
         read_tree(str(written(tmp_path, text)))
@@ -202,7 +202,7 @@ def test_a_missing_file_lists_the_shipped_ones_and_the_nearest(tmp_path, monkeyp
     with pytest.raises(ConfigError) as caught:
         load_config("pppo")
     (mistake,) = caught.value.mistakes
-    assert mistake.startswith("pppo: no such file, nor a shipped configuration (")
+    assert mistake.startswith("pppo: is no file, and no shipped configuration is called so (")
     assert {"ppo", "sac"} <= set(mistake.partition("(")[2].partition(")")[0].split(", "))
     assert mistake.endswith("did you mean ppo?")
 
@@ -244,6 +244,7 @@ def test_a_folder_or_a_binary_file_is_a_mistake(tmp_path):
         ("env__id", 5, "env.id=5: must be a text"),
         ("env__kwargs", [1], "env.kwargs=[1]: must be a group of settings"),
         ("run", 5, "run=5: must be a group of settings"),
+        ("trainer__compile", "nonsense", "trainer.compile=nonsense: must be true, false or auto"),
         ("run__mode", "decopled", "run.mode=decopled: must be decoupled or coupled; did you mean decoupled?"),
     ],
 )

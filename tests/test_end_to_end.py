@@ -168,6 +168,7 @@ def test_a_signal_ends_after_a_checkpoint_and_resume_goes_on(tmp_path, number, c
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
     assert "Traceback" not in errors
+    assert "stopping after this round" in errors
     end = lines(tmp_path / "run")[-1]
     assert end["status"] == "interrupted"
     assert checkpoints(tmp_path / "run")[-1].name == f"step_{end['policy_steps']}"
@@ -193,6 +194,7 @@ def test_a_second_signal_ends_at_once(tmp_path, mode):
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
+    assert lines(tmp_path / "run")[-1]["status"] == "interrupted"
 
 
 def _wait_for(condition, process):

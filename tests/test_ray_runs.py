@@ -1,6 +1,7 @@
 """Whole runs whose pieces are Ray actors: one Ray for the module."""
 
 import asyncio
+import gc
 import logging
 import math
 import os
@@ -74,7 +75,7 @@ def test_overlapping_play_stays_within_its_bound_and_repeats_itself(tmp_path):
     assert largest_difference(*agents) == 0.0
 
 
-def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd):
+def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd, caplog):
     made = []
     make_player = cluster.Fleet.make_player
 
@@ -87,12 +88,16 @@ def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd):
         return handle
 
     monkeypatch.setattr(cluster.Fleet, "make_player", remember)
-    result = run(tmp_path / "run", "sac", DECOUPLED, "players.num=2", "run.total_steps=200", "log.level=warning")
+    result = run(tmp_path / "run", "sac", DECOUPLED, "players.num=2", "run.total_steps=200", "log.level=info")
     end = lines(result.run_dir)[-1]
     assert sorted(made) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert (end["status"], end["restarts"]) == ("done", 2)
     assert end["gradient_steps"] == end["policy_steps"] - 50
-    assert "player 1 is replaced" in capfd.readouterr().err
+    told = capfd.readouterr()
+    assert "player 1 is replaced" in told.err
+    assert "player 1 is back: a fragment after" in told.out
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_the_second_player_that_is_lost_is_replaced_by_a_process_that_was_ready(tmp_path, monkeypatch):

@@ -43,6 +43,16 @@ COUPLED = Setting(coupled=True, overlaps=False, players=1)
             Setting(coupled=False, overlaps=True, players=2, compiles=False),
             "trainer updates 90 %: set trainer.compile=true, or raise trainer.threads or trainer.devices",
         ),
+        (
+            Spent(100, updating=90, players_idle=120),
+            Setting(coupled=False, overlaps=True, players=2, threads_left=False),
+            "trainer updates 90 %: the cores are used up; more of them or a GPU would help",
+        ),
+        (
+            Spent(100, updating=90, players_idle=120),
+            Setting(coupled=False, overlaps=True, players=2, threads_left=False, on_gpu=True),
+            "trainer updates 90 %: raise trainer.devices",
+        ),
         (Spent(100, updating=90, players_idle=10), DECOUPLED, None),  # both are busy
         (Spent(100, updating=40, waiting_for_players=10), DECOUPLED, None),  # book-keeping, of which nobody is master
     ],

@@ -157,7 +157,8 @@ class Fleet:
     def make_player(self, number: int, incarnation: int) -> Handle:
         """The actor of a player; the first ones were started ahead."""
         player = self._waiting.pop((number, incarnation), None) or self._player(number, incarnation)
-        self._nodes[number] = asyncio.ensure_future(awaited(player.call("node")))
+        node = self._nodes[number] = asyncio.ensure_future(awaited(player.call("node")))
+        node.add_done_callback(lambda asked: asked.cancelled() or asked.exception())  # of a loss the run hears anyway
         return player
 
     async def players_leaving(self) -> set[int]:
