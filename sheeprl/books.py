@@ -61,6 +61,7 @@ class Window:
     staleness: int = 0
     playing: float = 0.0
     learning: float = 0.0
+    compiling: float = 0.0
     player_idle: float = 0.0
     trainer_idle: float = 0.0
     batch_wait: float = 0.0
@@ -72,6 +73,7 @@ class Window:
         return Spent(
             elapsed=now - self.began,
             updating=self.learning,
+            compiling=self.compiling,
             waiting_for_players=self.trainer_idle,
             waiting_for_batches=self.batch_wait,
             checkpoints=self.checkpoint_stall,
@@ -119,7 +121,8 @@ class Books:
     def learned(self, info: UpdateInfo) -> None:
         """Take note of an update."""
         self.counters.gradient_steps = info.gradient_steps
-        self.window.learning += info.seconds
+        self.window.learning += info.seconds - info.compiling
+        self.window.compiling += info.compiling
         for name, value in info.metrics.items():
             self.window.losses.setdefault(name, []).append(value)
 

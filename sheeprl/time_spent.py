@@ -20,6 +20,7 @@ class Spent:
     Args:
         elapsed: all of them.
         updating: the trainer took gradient steps.
+        compiling: it compiled them.
         waiting_for_players: it waited for a round to be played.
         waiting_for_batches: it waited for the replay to draw and to hand over.
         checkpoints: learner or replay may have waited for a checkpoint's copy.
@@ -29,6 +30,7 @@ class Spent:
 
     elapsed: float = 0.0
     updating: float = 0.0
+    compiling: float = 0.0
     waiting_for_players: float = 0.0
     waiting_for_batches: float = 0.0
     checkpoints: float = 0.0
@@ -116,6 +118,7 @@ def describe(spent: Spent, setting: Setting) -> str:
     whole = max(spent.elapsed, 1e-9)
     known = {
         "updating": spent.updating,
+        "compiling": spent.compiling,
         "playing" if setting.coupled else "waiting for players": setting.for_players(spent),
         "waiting for batches": spent.waiting_for_batches,
         "checkpoints": spent.checkpoints,

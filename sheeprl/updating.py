@@ -107,6 +107,9 @@ class Updating:
             if not await self.delivered(chunk := sampled.popleft()):
                 missed = not data.carries_debt
                 break
+            began = self.clock.time()
+            await self.trainers.rehearsed()
+            self.books.window.compiling += self.clock.time() - began
             self.newest = update = self.trainers.update(chunk, progress)
             updating.append(update)
             while len(updating) > (0 if data.feeds_back else self.plan.prefetch):

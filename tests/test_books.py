@@ -14,7 +14,7 @@ def some_books():
     books = Books(Counters(), now=10.0)
     books.played(FragmentInfo(0, 30, 32, (5.0, 7.0), (11, 12), seconds=2.0))
     books.learned(UpdateInfo(3, {"Loss/policy_loss": 0.5}, seconds=1.0, began=0.0))
-    books.learned(UpdateInfo(6, {"Loss/policy_loss": 1.5}, seconds=1.0, began=1.0))
+    books.learned(UpdateInfo(6, {"Loss/policy_loss": 1.5}, seconds=3.0, began=1.0, compiling=2.0))
     books.window.player_idle = 1.0
     return books
 
@@ -56,7 +56,7 @@ def test_a_long_wait_is_shared_out_over_the_windows_that_it_lasts():
 def test_where_the_time_went_is_added_up_over_the_windows():
     books = some_books()
     books.window.batch_wait = 0.5
-    expected = Spent(4.0, updating=2.0, waiting_for_batches=0.5, players_idle=1.0, playing=2.0)
+    expected = Spent(4.0, updating=2.0, compiling=2.0, waiting_for_batches=0.5, players_idle=1.0, playing=2.0)
     assert books.spent_until(14.0) == expected
     books.turn_page(14.0)
     books.window.trainer_idle = 3.0

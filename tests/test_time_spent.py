@@ -63,11 +63,13 @@ def test_advice_names_what_takes_the_time_and_what_would_help(spent, setting, to
 
 
 def test_all_of_the_time_is_told_on_one_line():
-    spent = Spent(200, updating=100, waiting_for_players=50, waiting_for_batches=0.5, players_idle=80, playing=60)
-    told = "updating 50 %, waiting for players 25 %, other 25 %; players idle 20 %"
+    spent = Spent(
+        200, updating=80, compiling=20, waiting_for_players=50, waiting_for_batches=0.5, players_idle=80, playing=60
+    )
+    told = "updating 40 %, compiling 10 %, waiting for players 25 %, other 25 %; players idle 20 %"
     assert describe(spent, DECOUPLED) == told
-    assert describe(spent, COUPLED) == "updating 50 %, playing 30 %, other 20 %"
-    assert spent + spent == Spent(400, 200, 100, 1.0, 0.0, 160, 120)
+    assert describe(spent, COUPLED) == "updating 40 %, compiling 10 %, playing 30 %, other 20 %"
+    assert spent + spent == Spent(400, 160, 40, 100, 1.0, 0.0, 160, 120)
 
 
 def test_start_up_adds_up_its_parts():

@@ -100,6 +100,7 @@ class UpdateInfo:
         seconds: time it took.
         began: when, by the learner's own clock.
         notes: what is worth a line in the run's log.
+        compiling: part of that time in which steps were compiled.
     """
 
     gradient_steps: int
@@ -107,3 +108,4 @@ class UpdateInfo:
     seconds: float
     began: float
     notes: tuple[str, ...] = ()
+    compiling: float = 0.0

@@ -138,6 +138,7 @@ class Learner:
         torch.manual_seed(int(self.rank_rng.integers(2**31)))  # for modules that draw by themselves
         metrics: dict[str, list[Tensor]] = {}
         writes: Writes = []
+        compiled_for = self.compiled.seconds if self.compiled else 0.0
         try:
             for tensors in self.batches.read(steps, order, blocks):
                 for name, value in self._gradient_step(tensors, progress, writes).items():
@@ -147,7 +148,9 @@ class Learner:
             raise
         means = self._means(metrics)
         notes, self._notes = tuple(self._notes), []
-        return UpdateInfo(self.gradient_steps, means, time.perf_counter() - started, started, notes), writes
+        compiling = self.compiled.seconds - compiled_for if self.compiled else 0.0
+        seconds = time.perf_counter() - started
+        return UpdateInfo(self.gradient_steps, means, seconds, started, notes, compiling), writes
 
     def _gradient_step(self, tensors: Tree, progress: float, writes: Writes) -> Tensors:
         """One pass over the phases; the metrics of all of them."""

@@ -74,6 +74,7 @@ class Trainers:
         self.kept: list[Update] = []
         self.lacks_rollout = False  # whether one was lost together with the trainers that had learned from it
         self._asked = 0  # updates
+        self._rehearsing: asyncio.Future[None] | None = None
 
     async def restore(self, data: Array) -> None:
         """Take over the state of a checkpoint."""
@@ -82,9 +83,16 @@ class Trainers:
     def rehearse(self) -> None:
         """Have it get ready for the first data. Nobody needs to wait for it."""
         if self.rehearses:
-            asyncio.ensure_future(self._rehearsed(self.handle)).add_done_callback(look_at)
+            self._rehearsing = asyncio.ensure_future(self._rehearse(self.handle))
+            self._rehearsing.add_done_callback(look_at)
 
-    async def _rehearsed(self, handle: Handle) -> None:
+    async def rehearsed(self) -> None:
+        """Wait until it is ready, or has failed, which it will say when it is asked for an update."""
+        if self._rehearsing is not None:
+            await asyncio.wait({self._rehearsing})
+            self._rehearsing = None
+
+    async def _rehearse(self, handle: Handle) -> None:
         await handle.call("rehearse")
 
     def update(self, chunk: Chunk, progress: float) -> Update:

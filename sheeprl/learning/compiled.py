@@ -137,6 +137,7 @@ class CompiledSteps:
     def __init__(self, step: GradientStep, assemble: Assemble) -> None:
         self.step, self.assemble = step, assemble
         self._made: dict[tuple[Any, ...], CompiledStep] = {}
+        self.seconds = 0.0  # that compiling has taken
         self._stale: set[tuple[Any, ...]] = set()  # those that use a state which the optimizers don't have any more
 
     def is_ready(self, phases: Sequence[Phase]) -> bool:
@@ -167,7 +168,9 @@ class CompiledSteps:
         if key not in self._made:
             if len(self._made) == MOST_KINDS:
                 raise CompileError(f"they come in more than {MOST_KINDS} kinds, by shapes of batches or by losses")
+            began = time.perf_counter()
             made = self._made[key] = self._make(phases, given)
+            self.seconds += time.perf_counter() - began
             notes = [made.note] if made.note else []
         if key in self._stale:
             self._made[key].rebind()
