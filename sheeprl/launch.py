@@ -10,11 +10,10 @@ import hashlib
 import os
 import shutil
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -424,8 +423,10 @@ def _stopping_on_signals(run: Run, caught: list[int]) -> Iterator[None]:
         caught.append(number)
         if len(caught) > 1:
             raise KeyboardInterrupt
-        # At once, even if the loop is busy for long; by the system's own call, since it may interrupt a print.
-        os.write(sys.stderr.fileno(), STOPPING.encode())
+        # At once, even if the loop is busy for long; by the system's own call, since it may interrupt a print, and
+        # without a word where there is no stderr.
+        with suppress(OSError):
+            os.write(2, STOPPING.encode())
         # Who sends SIGTERM, as `ray job stop` does, kills soon after.
         loop.call_soon_threadsafe(run.stop, PATIENCE[number])
 

@@ -25,6 +25,7 @@ from sheeprl.actors.ray_handle import GroupHandle, RayHandle, awaited
 from sheeprl.actors.ray_settings import cluster_address
 from sheeprl.actors.shells import PlayerActor, ReplayActor, TrainerActor
 from sheeprl.actors.spares import Spares
+from sheeprl.actors.trainers import look_at
 from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
 
@@ -158,7 +159,7 @@ class Fleet:
         """The actor of a player; the first ones were started ahead."""
         player = self._waiting.pop((number, incarnation), None) or self._player(number, incarnation)
         node = self._nodes[number] = asyncio.ensure_future(awaited(player.call("node")))
-        node.add_done_callback(lambda asked: asked.cancelled() or asked.exception())  # of a loss the run hears anyway
+        node.add_done_callback(look_at)  # of a loss the run hears anyway
         return player
 
     async def players_leaving(self) -> set[int]:
