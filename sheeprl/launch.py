@@ -508,7 +508,7 @@ def _open_reporter(config: Config, place: Place) -> FileReporter:
         f"{_count(config.env.num_envs, 'environment')}, {_count(config.trainer.devices, 'rank')} on "
         f"{config.trainer.accelerator} with {_count(config.trainer.threads or 1, 'thread')}"
         + (", gradient steps compiled (some 20 s, where no run before has left them)" if config.trainer.compile else "")
-        + (" and not compiled, which they are for the CPU only" if config.trainer.accelerator != "cpu" else "")
+        + (", gradient steps not compiled, which they can't be on mps" if config.trainer.accelerator == "mps" else "")
     )
     threads, cores = (config.trainer.threads or 1) * config.trainer.devices, available_cores()
     if config.run.mode == "coupled" and threads > cores:  # elsewhere the trainers may have another machine
@@ -604,6 +604,6 @@ def _clear_other_layout(config: Config, place: Place) -> None:
 
 
 def _with_accelerator(config: Config, accelerator: str) -> Config:
-    """The same with the accelerator that was found. Gradient steps are compiled for the CPU only."""
-    update = {"accelerator": accelerator, "compile": bool(config.trainer.compile) and accelerator == "cpu"}
+    """The same with the accelerator that was found."""
+    update = {"accelerator": accelerator, "compile": bool(config.trainer.compile) and accelerator != "mps"}
     return config.model_copy(update={"trainer": config.trainer.model_copy(update=update)})

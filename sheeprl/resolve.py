@@ -85,14 +85,14 @@ def pays_to_compile(config: Config, rollout: int) -> bool:
         rollout: rows of a round.
     """
     trainer, data, total = config.trainer, config.algo.data(), config.run.total_steps
-    if trainer.accelerator in ("cuda", "mps") or not has_compiler():
+    if trainer.accelerator == "mps" or not has_compiler():
         return False
     steps = data.due(total) if isinstance(data, OffPolicy) else math.ceil(total / rollout) * data.owed(0, 0, rollout)
     return steps >= COMPILE_FROM
 
 
 def has_compiler() -> bool:
-    """Whether there is what compiles a graph's C++."""
+    """Whether there is what compiles a graph's C++, or for CUDA what starts its kernels."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import time
 from collections.abc import Sequence
 from typing import NoReturn
@@ -24,13 +23,14 @@ from sheeprl.buffer.memory import Array
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
 from sheeprl.errors import one_line
-from sheeprl.learning.batches import Batches, Minibatches, Samples, Share, Tree
+from sheeprl.learning.batches import Batches, Minibatches, Samples, Share
 from sheeprl.learning.compiled import CompiledSteps, CompileError
 from sheeprl.learning.flat import FlatParameters
 from sheeprl.learning.parts import sum_over_ranks
 from sheeprl.learning.rehearsal import made_up_blocks
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
+from sheeprl.tensors import Tree, moved
 
 REHEARSED = 2  # gradient steps: with the first one optimizers make their state, without which nothing is compiled
 
@@ -143,6 +143,7 @@ class Learner:
             for tensors in self.batches.read(steps, order, blocks):
                 for name, value in self._gradient_step(tensors, progress, writes).items():
                     metrics.setdefault(name, []).append(value)
+            self._look_back()
         except NonFiniteError as error:
             self._failure = error
             raise
@@ -157,7 +158,7 @@ class Learner:
         phases = self.algorithm.phases(Step(self.gradient_steps, progress))
         samples = self.batches.samples(tensors)
         noise = [self._noise(phase, samples) for phase in phases]
-        scalars = [{name: self._tensor(value) for name, value in phase.scalars.items()} for phase in phases]
+        scalars = [{name: torch.tensor(value) for name, value in phase.scalars.items()} for phase in phases]
         compiled = self._compiled_step(phases, tensors, noise, scalars)
         metrics, losses = compiled or self._eager_step(phases, tensors, noise, scalars)
         writes += [_write(self.batches.index(tensors), loss) for loss in losses]
@@ -176,9 +177,6 @@ class Learner:
             self.compiled = None
             self._notes.append(f"gradient steps aren't compiled: {error}")
             return None
-        for phase, norm in zip(phases, taken.norms, strict=True):
-            if not math.isfinite(norm):
-                self._refuse(phase, taken.metrics)
         self._notes += taken.notes
         return taken.metrics, taken.losses
 
@@ -186,11 +184,19 @@ class Learner:
         self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors], scalars: list[Tensors]
     ) -> tuple[Tensors, list[Loss]]:
         """One operation after the other; the metrics, and what has to be written back."""
+        self._look_back()
         step = self.step
+        noise, scalars = moved([noise, scalars], self.fabric.device)
         buffers = dict(self.agent.named_buffers())
         stepper = OptimizerStepper(step.flat.vectors, buffers, step.groups, self._refuse)
         outcome = step.take(phases, step.flat.vectors, buffers, self.batches.assemble(tensors), noise, scalars, stepper)
         return outcome.metrics, outcome.losses
+
+    def _look_back(self) -> None:
+        """Find out whether the compiled steps were taken: to ask after each would have the device wait for this."""
+        if self.compiled is not None and (refusal := self.compiled.refused()):
+            self.gradient_steps -= refusal.steps
+            self._refuse(refusal.phase, refusal.metrics)
 
     def _refuse(self, phase: Phase, metrics: Tensors) -> NoReturn:
         """Say which loss is not finite, and when."""
@@ -198,23 +204,21 @@ class Learner:
         what = " and ".join(bad) or f"the gradient of the loss of {phase.optimizer!r} is not finite"
         raise NonFiniteError(f"{what} at gradient step {self.gradient_steps}")
 
-    def _tensor(self, value: float) -> Tensor:
-        return torch.tensor(value, device=self.fabric.device)
-
     def _noise(self, phase: Phase, samples: int) -> Tensors:
-        """What of the group's noise is this rank's."""
+        """What of the group's noise is this rank's, on the CPU."""
         if phase.noise is None:
             return {}
         drawn = phase.noise(torch.Size([samples * self.world]), self.group_rng)
-        return {name: values[self.rank :: self.world].to(self.fabric.device) for name, values in drawn.items()}
+        return {name: values[self.rank :: self.world] for name, values in drawn.items()}
 
     def _means(self, metrics: dict[str, list[Tensor]]) -> dict[str, float]:
         """Mean of every metric over the steps and the ranks."""
         if not metrics:
             return {}
-        means = torch.stack([torch.stack(values).float().mean() for values in metrics.values()])
+        here = moved(metrics, torch.device("cpu"))
+        means = torch.stack([torch.stack(values).float().mean() for values in here.values()])
         if self.world > 1:
-            means = self.step.ranks.sum(means) / self.world
+            means = self.step.ranks.sum(means.to(self.fabric.device)) / self.world
         return dict(zip(metrics, means.tolist(), strict=True))
 
     # ------------------------------------------------------------------------------------------- state
@@ -232,7 +236,7 @@ class Learner:
 
         Meanwhile players bring the first real data, which is then learned from at once.
         """
-        if self.compiled is None or self.fabric.device.type != "cpu":
+        if self.compiled is None:
             return
         before = self._saved()
         try:
@@ -250,7 +254,7 @@ class Learner:
             given = made_up_blocks(self.config, self.algorithm, REHEARSED)
         except Exception as error:
             failure = error
-        failures = self.step.ranks.sum(torch.tensor(float(failure is not None)))
+        failures = self.step.ranks.sum(torch.tensor(float(failure is not None), device=self.fabric.device))
         if failure is not None:
             raise failure
         if failures > 0:
@@ -298,6 +302,8 @@ class Learner:
 
 def _write(index: Tensor, loss: Loss) -> Write:
     """What a loss gave for the rows of its batch, as it travels."""
-    values = flatten(TensorDict(loss.write, batch_size=index.shape).cpu())
-    priority = None if loss.priority is None else loss.priority.float().cpu().numpy()
-    return Write(index.cpu().numpy(), values, priority)
+    given = [index, *loss.write.values(), *([] if loss.priority is None else [loss.priority.float()])]
+    rows, *values = moved(given, torch.device("cpu"))
+    priority = None if loss.priority is None else values[-1].numpy()
+    written = TensorDict(dict(zip(loss.write, values, strict=False)), batch_size=index.shape)
+    return Write(rows.numpy(), flatten(written), priority)

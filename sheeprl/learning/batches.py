@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +24,7 @@ from sheeprl.buffer.flat import leaves, nested, unflatten
 from sheeprl.buffer.priorities import normalize_importance
 from sheeprl.buffer.storage import Rows
 from sheeprl.learning.step import Ranks
-
-Tree = Mapping[str, Any]
-"""Tensors by name, in nested dicts."""
+from sheeprl.tensors import Tree, moved
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,7 @@ class Share:
         """On CPU the data itself, read-only where it came out of the object store."""
         if self.device.type == "cpu":
             return data
-        if self.device.type == "cuda":  # from pinned memory the copy goes on while the next kernels are being queued
-            return data.pin_memory().to(self.device, non_blocking=True)
-        return data.to(self.device)
+        return TensorDict(nested(moved(leaves(data), self.device)), batch_size=data.batch_size)
 
 
 class Batches(ABC):
@@ -91,10 +87,11 @@ class Samples(Batches):
         # Of a sequence there is one importance, so that it isn't one of the rows [L, N].
         importance = {"importance": rows.pop("importance").copy()} if "importance" in rows else {}
         normalize_importance(importance)
-        part, device = self.share.part, self.share.device
+        part = self.share.part
         batches = self.share.to_device(unflatten(rows, rows["index"].ndim)[..., part])
         by_step = {key: values.unbind(0) for key, values in leaves(batches).items()}
-        per_sample = {name: torch.from_numpy(values[:, part]).to(device) for name, values in importance.items()}
+        per_sample = {name: torch.from_numpy(values[:, part]) for name, values in importance.items()}
+        per_sample = moved(per_sample, self.share.device)
         for step in range(steps):
             yield {
                 "rows": {key: values[step] for key, values in by_step.items()},
@@ -176,7 +173,9 @@ class Minibatches(Batches):
             chosen[number, : len(rows)] = rows
             mask[number, : len(rows)] = True
         part = self.share.part
-        return chosen[:, part].contiguous().to(self.share.device), mask[:, part].contiguous().to(self.share.device)
+        own = {"chosen": chosen[:, part].contiguous(), "mask": mask[:, part].contiguous()}
+        own = moved(own, self.share.device)
+        return own["chosen"], own["mask"]
 
     def assemble(self, tensors: Tree) -> TensorDict:
         """The chosen rows."""

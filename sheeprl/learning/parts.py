@@ -37,6 +37,11 @@ def _(value: Tensor) -> Tensor:
 SUM = torch.ops.sheeprl.sum_over_ranks.default
 
 
+def has_sums(graph: GraphModule) -> bool:
+    """Whether ranks' tensors are summed in a graph."""
+    return any(node.target is SUM for node in graph.graph.nodes)
+
+
 def opened(graph: GraphModule, open_part: Callable[[GraphModule, list[Tensor]], Library]) -> Library:
     """What carries out a graph: one library, or several and what lies between them.
 
@@ -44,7 +49,7 @@ def opened(graph: GraphModule, open_part: Callable[[GraphModule, list[Tensor]], 
         graph: of operations on tensors that have no values yet.
         open_part: makes a library of a part, given tensors as it will be called with.
     """
-    if not any(node.target is SUM for node in graph.graph.nodes):
+    if not has_sums(graph):
         return open_part(graph, _examples(graph))
     whole = _cut(graph)
     for name, part in list(whole.named_children()):

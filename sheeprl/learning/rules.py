@@ -62,16 +62,14 @@ def _moments(vector: Tensor, gradient: Tensor, state: State, settings: Settings,
     mean = state["exp_avg"] + (gradient - state["exp_avg"]) * (1 - beta1)
     square = state["exp_avg_sq"] * beta2 + gradient * gradient * (1 - beta2)
     deviation = square.sqrt() / factors[2] + settings["eps"]
-    new = {"step": state["step"] + 1, "exp_avg": mean, "exp_avg_sq": square}
-    return vector - factors[1] * mean / deviation, new
+    return vector - factors[1] * mean / deviation, {"exp_avg": mean, "exp_avg_sq": square}
 
 
 def rmsprop(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
     """RMSprop, Tieleman & Hinton 2012: v ← α v + (1 − α) g², θ ← θ − lr g / (√v + ε)."""
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
     square = state["square_avg"] * settings["alpha"] + gradient * gradient * (1 - settings["alpha"])
-    new = {"step": state["step"] + 1, "square_avg": square}
-    return vector - factors[0] * gradient / (square.sqrt() + settings["eps"]), new
+    return vector - factors[0] * gradient / (square.sqrt() + settings["eps"]), {"square_avg": square}
 
 
 def sgd(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
@@ -88,20 +86,27 @@ class Rule:
         step: the formula.
         factors: what the formula is given.
         remembers: names of the state that it reads and gives anew.
+        counts: whether the optimizer remembers the number of its steps too, as `step`. It isn't a part of a graph: it
+            lies on the CPU wherever the vector is, and `factors` are all that need it.
         lacks: options of torch's optimizer that it leaves out.
     """
 
     step: Formula
     factors: Factors
     remembers: tuple[str, ...]
+    counts: bool
     lacks: tuple[str, ...]
+
+    def is_begun(self, state: Mapping[str, Any]) -> bool:
+        """Whether the optimizer has made what it remembers of a vector."""
+        return {*self.remembers, *(["step"] if self.counts else [])} <= state.keys()
 
 
 RULES: dict[type[Optimizer], Rule] = {
-    Adam: Rule(adam, corrected, ("step", "exp_avg", "exp_avg_sq"), ("amsgrad", "maximize", "decoupled_weight_decay")),
-    AdamW: Rule(adamw, corrected, ("step", "exp_avg", "exp_avg_sq"), ("amsgrad", "maximize")),
-    RMSprop: Rule(rmsprop, learning_rate, ("step", "square_avg"), ("momentum", "centered", "maximize")),
-    SGD: Rule(sgd, learning_rate, (), ("momentum", "maximize")),
+    Adam: Rule(adam, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize", "decoupled_weight_decay")),
+    AdamW: Rule(adamw, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize")),
+    RMSprop: Rule(rmsprop, learning_rate, ("square_avg",), True, ("momentum", "centered", "maximize")),
+    SGD: Rule(sgd, learning_rate, (), False, ("momentum", "maximize")),
 }
 
 

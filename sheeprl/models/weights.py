@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import nn
 
 from sheeprl.buffer.storage import Rows
+from sheeprl.tensors import moved
 
 
 def to_arrays(module: nn.Module, copy: bool = True) -> Rows:
@@ -15,8 +17,10 @@ def to_arrays(module: nn.Module, copy: bool = True) -> Rows:
         module: whose.
         copy: whether the arrays are to stay as they are when the module changes; else they may share its memory.
     """
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in module.state_dict().items()}
-    return {name: array.copy() for name, array in arrays.items()} if copy else arrays
+    state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+    here = moved(state, torch.device("cpu"))
+    is_shared = here is state
+    return {name: tensor.numpy().copy() if copy and is_shared else tensor.numpy() for name, tensor in here.items()}
 
 
 def from_arrays(module: nn.Module, arrays: Rows) -> None:

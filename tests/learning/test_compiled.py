@@ -110,7 +110,30 @@ def test_a_loss_that_is_not_finite_is_refused_and_nothing_changed(fabric, algo):
     for name, group in learner.step.groups.items():
         for state in group.optimizer.state.values():
             assert all(torch.isfinite(value).all() for value in state.values() if torch.is_tensor(value)), name
+            assert state["step"] == 6
     assert len(snapshot) == len(learner.snapshot()[1])
+
+
+def test_steps_after_one_that_was_refused_change_nothing(fabric):
+    learner = make(fabric, "sac")
+    update(learner, "sac", 0)
+    good, bad = (block("sac", seed) for seed in (1, 1))
+    bad["reward"][2:3] = np.nan
+    twin = make(fabric, "sac")
+    update(twin, "sac", 0)
+    twin.update(2, 0.1, None, {name: values[:2] for name, values in good.items()})
+    with pytest.raises(NonFiniteError, match="at gradient step 8"):
+        learner.update(6, 0.1, None, bad)
+    assert learner.gradient_steps == 8
+    assert_same(learner.agent, parameters_of(twin.agent))
+    for name, group in learner.step.groups.items():
+        others = twin.step.groups[name].optimizer.state.values()
+        for state, other in zip(group.optimizer.state.values(), others, strict=True):
+            assert all(torch.equal(values, other[key]) for key, values in state.items())
+    learner.restore(twin.snapshot()[1])
+    for one in (learner, twin):
+        one.update(6, 0.2, None, good)
+    assert_same(learner.agent, parameters_of(twin.agent))
 
 
 class Halves:
