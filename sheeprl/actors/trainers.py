@@ -75,6 +75,7 @@ class Trainers:
         self.lacks_rollout = False  # whether one was lost together with the trainers that had learned from it
         self._asked = 0  # updates
         self._rehearsing: asyncio.Future[None] | None = None
+        self._laid_out: tuple[Ref, Ref] | None = None  # what `weights` gave last
 
     async def restore(self, data: Array) -> None:
         """Take over the state of a checkpoint."""
@@ -111,7 +112,10 @@ class Trainers:
 
     def weights(self) -> tuple[Ref, Ref]:
         """Have the policy's weights laid out for the players: that they are, and the weights."""
-        return self.handle.call_pair("weights")
+        is_busy = self._rehearsing is not None and not self._rehearsing.done()
+        if self._laid_out is None or not is_busy:  # else nothing has been learned since, and nobody answers for long
+            self._laid_out = self.handle.call_pair("weights")
+        return self._laid_out
 
     def take_snapshot(self) -> asyncio.Future[Snapshot]:
         """Have a snapshot taken, of what the group has been asked to learn so far. Nobody needs to wait for it."""
