@@ -55,6 +55,12 @@ SECTIONS = (
         "faster than. The trainer waits while the replay is ahead only for what the run itself costs.",
     ),
     Section(
+        "updates",
+        "Gradient steps alone",
+        "A learner without players: its steps one operation after the other and compiled, in turn, with the transfer "
+        "of batches to the device and of the policy's weights from it.",
+    ),
+    Section(
         "playing", "Playing", "Players on environments that sleep, and what a player costs beside its environment."
     ),
     Section("driving", "The driver and the weights", "The driver's book-keeping, and the weights' way to the players."),

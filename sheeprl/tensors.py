@@ -32,26 +32,22 @@ def unflattened(like: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 def moved(tree: AnyTree, device: torch.device) -> AnyTree:
-    """The same tree on another device; itself if it is there already.
+    """The same tree with all of it on one device; itself if it is there already.
 
     All tensors of a dtype travel as one: to begin a transfer takes longer than most of them need. What goes to a CUDA
     device goes from pinned memory, and nobody waits for it.
-
-    Args:
-        tree: all of it on one device.
-        device: where to.
     """
     tensors = flattened(tree)
-    if not tensors or tensors[0].device == device:
-        return tree
-    alike: dict[torch.dtype, list[int]] = {}
+    alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for number, tensor in enumerate(tensors):
-        alike.setdefault(tensor.dtype, []).append(number)
-    there = dict[int, Tensor]()
+        if tensor.device != device:
+            alike.setdefault((tensor.device, tensor.dtype), []).append(number)
+    if not alike:
+        return tree
     for numbers in alike.values():
         for number, values in zip(numbers, _moved([tensors[number] for number in numbers], device), strict=True):
-            there[number] = values
-    moved_tree: AnyTree = unflattened(tree, (there[number] for number in range(len(tensors))))
+            tensors[number] = values
+    moved_tree: AnyTree = unflattened(tree, iter(tensors))
     return moved_tree
 
 

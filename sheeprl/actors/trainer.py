@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -181,12 +181,12 @@ class Learner:
         return taken.metrics, taken.losses
 
     def _eager_step(
-        self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors], scalars: list[Tensors]
+        self, phases: Sequence[Phase], tensors: Any, noise: Any, scalars: Any
     ) -> tuple[Tensors, list[Loss]]:
         """One operation after the other; the metrics, and what has to be written back."""
         self._look_back()
         step = self.step
-        noise, scalars = moved([noise, scalars], self.fabric.device)
+        tensors, noise, scalars = moved([tensors, noise, scalars], self.fabric.device)
         buffers = dict(self.agent.named_buffers())
         stepper = OptimizerStepper(step.flat.vectors, buffers, step.groups, self._refuse)
         outcome = step.take(phases, step.flat.vectors, buffers, self.batches.assemble(tensors), noise, scalars, stepper)

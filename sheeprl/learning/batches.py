@@ -60,11 +60,11 @@ class Batches(ABC):
 
     @abstractmethod
     def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
-        """The tensors of `steps` gradient steps; see `Learner.update` for the arguments."""
+        """The tensors of `steps` gradient steps, some of them on the CPU; see `Learner.update` for the arguments."""
 
     @abstractmethod
     def assemble(self, tensors: Tree) -> TensorDict:
-        """The batch of one step, with `weight`."""
+        """The batch of one step, with `weight`, of tensors that are on the device by now."""
 
     @abstractmethod
     def samples(self, tensors: Tree) -> int:
@@ -82,16 +82,15 @@ class Samples(Batches):
         self.share = share
 
     def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
-        """What of each batch is this rank's."""
+        """What of each batch is this rank's, on the CPU."""
         rows = dict(blocks[0]) if order is None else join_parts(blocks, order, steps)
         # Of a sequence there is one importance, so that it isn't one of the rows [L, N].
         importance = {"importance": rows.pop("importance").copy()} if "importance" in rows else {}
         normalize_importance(importance)
         part = self.share.part
-        batches = self.share.to_device(unflatten(rows, rows["index"].ndim)[..., part])
+        batches = unflatten(rows, rows["index"].ndim)[..., part]
         by_step = {key: values.unbind(0) for key, values in leaves(batches).items()}
         per_sample = {name: torch.from_numpy(values[:, part]) for name, values in importance.items()}
-        per_sample = moved(per_sample, self.share.device)
         for step in range(steps):
             yield {
                 "rows": {key: values[step] for key, values in by_step.items()},
@@ -141,7 +140,7 @@ class Minibatches(Batches):
         self.permute, self.autocast = permute, autocast
 
     def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
-        """The rollout, and which of its rows are chosen."""
+        """The rollout, on the device, and which of its rows are chosen, on the CPU."""
         share = self.share
         with torch.no_grad(), self.autocast():
             prepared = self.algorithm.prepare(self.agent, share.to_device(unflatten(blocks[0], batch_dims=2)))
@@ -173,9 +172,7 @@ class Minibatches(Batches):
             chosen[number, : len(rows)] = rows
             mask[number, : len(rows)] = True
         part = self.share.part
-        own = {"chosen": chosen[:, part].contiguous(), "mask": mask[:, part].contiguous()}
-        own = moved(own, self.share.device)
-        return own["chosen"], own["mask"]
+        return chosen[:, part].contiguous(), mask[:, part].contiguous()
 
     def assemble(self, tensors: Tree) -> TensorDict:
         """The chosen rows."""

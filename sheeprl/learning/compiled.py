@@ -175,15 +175,14 @@ class CompiledSteps:
 
         Args:
             phases: what it consists of.
-            tensors: for `assemble`, on the device.
-            noise: of each phase, on the CPU.
-            scalars: of each phase, on the CPU.
+            tensors: for `assemble`.
+            noise: of each phase.
+            scalars: of each phase.
 
         Raises:
             CompileError: it can't be compiled. Nothing was changed.
         """
-        drawn = moved({"noise": noise, "scalars": scalars, "factors": self._factors(phases)}, self.device)
-        given = {"batch": tensors, **drawn}
+        given = {"batch": tensors, "noise": noise, "scalars": scalars, "factors": self._factors(phases)}
         inputs = flattened(given)
         key = (*map(_kind, phases), *((values.shape, values.stride(), values.dtype) for values in inputs))
         notes = []
@@ -191,7 +190,7 @@ class CompiledSteps:
             if len(self._made) == MOST_KINDS:
                 raise CompileError(f"they come in more than {MOST_KINDS} kinds, by shapes of batches or by losses")
             began = time.perf_counter()
-            made = self._made[key] = self._make(phases, given)
+            made = self._made[key] = self._make(phases, moved(given, self.device))
             self.seconds += time.perf_counter() - began
             notes = [made.note] if made.note else []
         if key in self._stale:
@@ -275,7 +274,7 @@ class CompiledStep:
         step: what it consists of.
         phases: of that step.
         assemble: makes the batch.
-        given: what each call gives: `batch`, `noise`, `scalars` and `factors`.
+        given: what each call gives: `batch`, `noise`, `scalars` and `factors`; here on the device, later anywhere.
         is_healthy: scalar; whether all gradients have been finite.
         folder: where libraries are kept.
     """
@@ -313,10 +312,9 @@ class CompiledStep:
 
     def rebind(self) -> None:
         """Use the optimizers' state as it is now."""
-        changed = flattened(self._state())
-        library = self._library
+        changed, library, device = flattened(self._state()), self._library, self._is_healthy.device
         self._run: Library = (
-            Recorded(library, changed) if self._is_recorded else lambda inputs: library(changed + inputs)
+            Recorded(library, changed) if self._is_recorded else lambda given: library(changed + moved(given, device))
         )
 
     def _state(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ A step of small networks is some hundred kernels of a few microseconds each, few
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch.fx import GraphModule
 
 from sheeprl.learning.parts import Library
 
+ALIGNMENT = 16  # bytes, as Inductor's kernels expect of their inputs
+PARCELS = 8  # transfers that may be under way while the next steps are prepared
 WARM_UPS = 3  # steps before recording: kernels are loaded, and libraries choose theirs, when they are first called
 
 
@@ -53,40 +56,94 @@ class Recorded:
 
     def __init__(self, library: Library, kept: Sequence[Tensor]) -> None:
         self.library, self.kept = library, list(kept)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._given: list[Tensor] = []
-        self._last: list[Tensor] = []  # what was given and copied
-        self._results: list[Tensor] = []
+        self._recording: Recording | None = None
 
     def __call__(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """Call the library with what it keeps and what it is given."""
-        if self._graph is None:
-            self._graph = self._record(given)
-        self._take_over(given)
-        self._graph.replay()
-        return [values.clone() for values in self._results]  # the next replay writes to the same places
+        """Call the library with what it keeps and what it is given, some of it on the CPU."""
+        if self._recording is None:
+            self._recording = Recording(self.library, self.kept, given)
+        return self._recording.replay(given)
 
-    def _take_over(self, given: Sequence[Tensor]) -> None:
-        """Copy what is given to where the kernels read it; a rollout is the same for many steps."""
-        new = [
-            number for number, (values, last) in enumerate(zip(given, self._last, strict=True)) if values is not last
-        ]
-        if new:
-            torch._foreach_copy_([self._given[number] for number in new], [given[number] for number in new])
-        self._last = list(given)
 
-    def _record(self, given: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
-        """Record the kernels, which doesn't carry them out."""
-        self._given = [values.clone() for values in given]
-        self._last = list(given)
+class Recording:
+    """Kernels, and where they read what each replay is given.
+
+    Args:
+        library: what is recorded.
+        kept: tensors that it changes in place.
+        given: of the first replay.
+    """
+
+    def __init__(self, library: Library, kept: list[Tensor], given: Sequence[Tensor]) -> None:
+        device = kept[0].device
+        self._sent = [number for number, values in enumerate(given) if values.device != device]
+        self._copied = [number for number, values in enumerate(given) if values.device == device]
+        self._mail = Mail([given[number] for number in self._sent], device)
+        self._copies = [given[number].clone() for number in self._copied]
+        self._last = [given[number] for number in self._copied]  # never what lies in the object store
+        inputs = list(given)
+        for numbers, tensors in ((self._sent, self._mail.arrived), (self._copied, self._copies)):
+            for number, values in zip(numbers, tensors, strict=True):
+                inputs[number] = values
+        self._mail.send([given[number] for number in self._sent])
         aside, here = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):
-                self.library([values.clone() for values in self.kept] + self._given)
+                library([values.clone() for values in kept] + inputs)
         here.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads of this process may use the device meanwhile, for transfers.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._results = self.library(self.kept + self._given)
-        return graph
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads of this process may use the device meanwhile, for transfers. Recorded kernels aren't run.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._results = library(kept + inputs)
+
+    def replay(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """Run the kernels."""
+        self._mail.send([given[number] for number in self._sent])
+        there = [given[number] for number in self._copied]
+        new = [place for place, last in enumerate(self._last) if there[place] is not last]
+        if new:  # a rollout is the same for many steps
+            torch._foreach_copy_([self._copies[place] for place in new], [there[place] for place in new])
+            self._last = there
+        self._graph.replay()
+        return [values.clone() for values in self._results]  # the next replay writes to the same places
+
+
+class Mail:
+    """Tensors on the CPU on their way to the device, always to the same places there: as one transfer, not waited for.
+
+    Args:
+        like: tensors of the same shapes.
+        device: a CUDA device.
+    """
+
+    def __init__(self, like: Sequence[Tensor], device: torch.device) -> None:
+        sizes = [math.ceil(values.nbytes / ALIGNMENT) * ALIGNMENT for values in like]
+        self._there = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+        self.arrived = _places(self._there, sizes, like)
+        self._parcels = [self._parcel(sizes, like) for _ in range(PARCELS)]
+        self._turn = 0
+
+    def _parcel(self, sizes: Sequence[int], like: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], torch.cuda.Event]:
+        """Memory that a transfer is from, places in it, and what tells when it is done."""
+        here = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
+        return here, _places(here, sizes, like), torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def send(self, tensors: Sequence[Tensor]) -> None:
+        """Begin the transfer."""
+        if not tensors:
+            return
+        here, places, done = self._parcels[self._turn]
+        self._turn = (self._turn + 1) % PARCELS
+        done.synchronize()
+        torch._foreach_copy_(places, list(tensors))
+        self._there.copy_(here, non_blocking=True)
+        done.record()
+
+
+def _places(memory: Tensor, sizes: Sequence[int], like: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors like those, one after the other in bytes of memory."""
+    parts = torch.split(memory, list(sizes))
+    return [
+        part[: values.nbytes].view(values.dtype).view(values.shape) for part, values in zip(parts, like, strict=True)
+    ]
