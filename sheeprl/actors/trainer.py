@@ -24,8 +24,9 @@ from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
 from sheeprl.errors import one_line
 from sheeprl.learning.batches import Batches, Minibatches, Samples, Share
-from sheeprl.learning.compiled import CompiledSteps, CompileError
+from sheeprl.learning.compiled import CompiledSteps, CompileError, RefusedError
 from sheeprl.learning.flat import FlatParameters
+from sheeprl.learning.metrics import Table, means_of
 from sheeprl.learning.parts import sum_over_ranks
 from sheeprl.learning.rehearsal import made_up_blocks
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
@@ -80,6 +81,7 @@ class Learner:
         self.batches = self._make_batches()
         self.compiled = CompiledSteps(self.step, self.batches.assemble) if config.trainer.compile else None
         self._failure: NonFiniteError | None = None
+        self._tables: list[Table] = []  # of the update's metrics, on the CPU
         self._notes: list[str] = []  # for the run's log
 
     def _own_generator(self) -> np.random.Generator:
@@ -135,68 +137,76 @@ class Learner:
             raise self._failure  # calls that were under way when it failed must not learn on
         torch.set_num_threads(self.threads)
         self.rank_rng = self._own_generator()
-        torch.manual_seed(int(self.rank_rng.integers(2**31)))  # for modules that draw by themselves
-        metrics: dict[str, list[Tensor]] = {}
+        self._seed(int(self.rank_rng.integers(2**31)))
         writes: Writes = []
+        self._tables = []
         compiled_for = self.compiled.seconds if self.compiled else 0.0
         try:
             for tensors in self.batches.read(steps, order, blocks):
-                for name, value in self._gradient_step(tensors, progress, writes).items():
-                    metrics.setdefault(name, []).append(value)
-            self._look_back()
+                self._gradient_step(tensors, progress, writes)
+            self._settle()
         except NonFiniteError as error:
             self._failure = error
             raise
-        means = self._means(metrics)
+        means = self._means()
         notes, self._notes = tuple(self._notes), []
         compiling = self.compiled.seconds - compiled_for if self.compiled else 0.0
         seconds = time.perf_counter() - started
         return UpdateInfo(self.gradient_steps, means, seconds, started, notes, compiling), writes
 
-    def _gradient_step(self, tensors: Tree, progress: float, writes: Writes) -> Tensors:
-        """One pass over the phases; the metrics of all of them."""
+    def _seed(self, seed: int) -> None:
+        """For modules that draw by themselves. `torch.manual_seed` takes long: it asks for every kind of device."""
+        torch.default_generator.manual_seed(seed)
+        if self.fabric.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _gradient_step(self, tensors: Tree, progress: float, writes: Writes) -> None:
+        """One pass over the phases."""
         phases = self.algorithm.phases(Step(self.gradient_steps, progress))
         samples = self.batches.samples(tensors)
         noise = [self._noise(phase, samples) for phase in phases]
-        scalars = [{name: torch.tensor(value) for name, value in phase.scalars.items()} for phase in phases]
-        compiled = self._compiled_step(phases, tensors, noise, scalars)
-        metrics, losses = compiled or self._eager_step(phases, tensors, noise, scalars)
+        losses = self._compiled_step(phases, tensors, noise)
+        if losses is None:
+            losses = self._eager_step(phases, tensors, noise)
         writes += [_write(self.batches.index(tensors), loss) for loss in losses]
         self.gradient_steps += 1
-        return metrics
 
-    def _compiled_step(
-        self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors], scalars: list[Tensors]
-    ) -> tuple[Tensors, list[Loss]] | None:
-        """The step as one graph; None if it has to be taken one operation after the other."""
+    def _compiled_step(self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors]) -> list[Loss] | None:
+        """Take the step as one graph; None if it has to be taken one operation after the other."""
         if self.compiled is None or not self.compiled.is_ready(phases):
             return None
         try:
-            taken = self.compiled.take(phases, tensors, noise, scalars)
+            losses = self.compiled.take(phases, tensors, noise)
         except CompileError as error:
+            self._settle()
             self.compiled = None
             self._notes.append(f"gradient steps aren't compiled: {error}")
             return None
-        self._notes += taken.notes
-        return taken.metrics, taken.losses
+        self._notes += self.compiled.notes
+        self.compiled.notes = []
+        return losses
 
-    def _eager_step(
-        self, phases: Sequence[Phase], tensors: Any, noise: Any, scalars: Any
-    ) -> tuple[Tensors, list[Loss]]:
-        """One operation after the other; the metrics, and what has to be written back."""
-        self._look_back()
+    def _eager_step(self, phases: Sequence[Phase], tensors: Any, noise: Any) -> list[Loss]:
+        """Take it one operation after the other; what has to be written back."""
+        self._settle()
         step = self.step
+        scalars = [{name: torch.tensor(value) for name, value in phase.scalars.items()} for phase in phases]
         tensors, noise, scalars = moved([tensors, noise, scalars], self.fabric.device)
         buffers = dict(self.agent.named_buffers())
         stepper = OptimizerStepper(step.flat.vectors, buffers, step.groups, self._refuse)
         outcome = step.take(phases, step.flat.vectors, buffers, self.batches.assemble(tensors), noise, scalars, stepper)
-        return outcome.metrics, outcome.losses
+        self._tables.append(Table.of(outcome.metrics))
+        return outcome.losses
 
-    def _look_back(self) -> None:
+    def _settle(self) -> None:
         """Find out whether the compiled steps were taken: to ask after each would have the device wait for this."""
-        if self.compiled is not None and (refusal := self.compiled.refused()):
-            self.gradient_steps -= refusal.steps
-            self._refuse(refusal.phase, refusal.metrics)
+        if self.compiled is None:
+            return
+        try:
+            self._tables += self.compiled.settle()
+        except RefusedError as refused:
+            self.gradient_steps -= refused.steps
+            self._refuse(refused.phase, refused.metrics)
 
     def _refuse(self, phase: Phase, metrics: Tensors) -> NoReturn:
         """Say which loss is not finite, and when."""
@@ -211,15 +221,14 @@ class Learner:
         drawn = phase.noise(torch.Size([samples * self.world]), self.group_rng)
         return {name: values[self.rank :: self.world] for name, values in drawn.items()}
 
-    def _means(self, metrics: dict[str, list[Tensor]]) -> dict[str, float]:
+    def _means(self) -> dict[str, float]:
         """Mean of every metric over the steps and the ranks."""
-        if not metrics:
-            return {}
-        here = moved(metrics, torch.device("cpu"))
-        means = torch.stack([torch.stack(values).float().mean() for values in here.values()])
-        if self.world > 1:
-            means = self.step.ranks.sum(means.to(self.fabric.device)) / self.world
-        return dict(zip(metrics, means.tolist(), strict=True))
+        values = moved([table.values for table in self._tables], torch.device("cpu"))
+        means = means_of([Table(table.names, here) for table, here in zip(self._tables, values, strict=True)])
+        if self.world == 1 or not means:
+            return means
+        together = torch.tensor(list(means.values()), device=self.fabric.device)
+        return dict(zip(means, (self.step.ranks.sum(together) / self.world).tolist(), strict=True))
 
     # ------------------------------------------------------------------------------------------- state
 

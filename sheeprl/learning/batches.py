@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sheeprl.actors.replay import join_parts
 from sheeprl.algos.args import OnPolicy
 from sheeprl.algos.base import Algorithm
-from sheeprl.buffer.flat import leaves, nested, unflatten
+from sheeprl.buffer.flat import leaves, nested, to_tensor, unflatten
 from sheeprl.buffer.priorities import normalize_importance
 from sheeprl.buffer.storage import Rows
 from sheeprl.learning.step import Ranks
@@ -88,8 +88,8 @@ class Samples(Batches):
         importance = {"importance": rows.pop("importance").copy()} if "importance" in rows else {}
         normalize_importance(importance)
         part = self.share.part
-        batches = unflatten(rows, rows["index"].ndim)[..., part]
-        by_step = {key: values.unbind(0) for key, values in leaves(batches).items()}
+        place = (slice(None),) * (rows["index"].ndim - 1) + (part,)  # samples are the last axis that all rows have
+        by_step = {key: to_tensor(values)[place].unbind(0) for key, values in rows.items()}
         per_sample = {name: torch.from_numpy(values[:, part]) for name, values in importance.items()}
         for step in range(steps):
             yield {
@@ -166,11 +166,12 @@ class Minibatches(Batches):
     def _epoch(self, valid: Tensor, minibatches: int, shape: int) -> tuple[Tensor, Tensor]:
         """What this rank reads in one pass: which rows, and which places are filled, both `[minibatches, N]`."""
         order = valid[self.permute(len(valid))]
+        fewest, more = divmod(len(order), minibatches)
+        sizes = torch.full((minibatches, 1), fewest)
+        sizes[:more] += 1
+        mask = torch.arange(shape) < sizes
         chosen = torch.zeros((minibatches, shape), dtype=torch.long)
-        mask = torch.zeros((minibatches, shape), dtype=torch.bool)
-        for number, rows in enumerate(order.tensor_split(minibatches)):
-            chosen[number, : len(rows)] = rows
-            mask[number, : len(rows)] = True
+        chosen[mask] = order
         part = self.share.part
         return chosen[:, part].contiguous(), mask[:, part].contiguous()
 

@@ -7,7 +7,6 @@ together (`recorded`).
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from sheeprl.errors import one_line
 from sheeprl.garbage import not_collected
 from sheeprl.learning.flat import Span
 from sheeprl.learning.libraries import cache_folder, open_library, quiet
+from sheeprl.learning.metrics import Table
 from sheeprl.learning.parts import Library, has_sums, opened
 from sheeprl.learning.recorded import Recorded, open_kernels
 from sheeprl.learning.rules import NoRuleError, rule_of
@@ -62,7 +62,7 @@ class RuleStepper:
         buffers: Tensors,
         states: Mapping[str, Sequence[Tensors]],
         groups: Mapping[str, Group],
-        factors: Sequence[Sequence[Tensor]],
+        factors: Sequence[Sequence[Sequence[Tensor]]],
     ) -> None:
         self.is_healthy = is_healthy
         self.vectors, self.buffers, self.states, self.groups = vectors, buffers, states, groups
@@ -95,38 +95,22 @@ class RuleStepper:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a compiled step gave; whether it was taken shows in `CompiledSteps.refused`.
-
-    Args:
-        metrics: of all phases.
-        losses: what is to be written back.
-        notes: what is worth a line in the run's log.
-    """
-
-    metrics: Tensors
-    losses: list[Loss]
-    notes: list[str]
-
-
-@dataclass(frozen=True)
 class Asked:
     """A step that was asked for, of which it isn't known yet whether its gradients were finite.
 
     Args:
+        made: the step as it was compiled.
         phases: of the step.
-        norms: `[phases]`, of their gradients.
-        metrics: of all phases.
+        report: norms of their gradients and metrics, on the device.
     """
 
+    made: CompiledStep
     phases: Sequence[Phase]
-    norms: Tensor
-    metrics: Tensors
+    report: Tensor
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A step that wasn't taken from a phase on, nor were any after it.
+class RefusedError(RuntimeError):
+    """A step wasn't taken from a phase on, nor were any after it.
 
     Args:
         phase: whose gradient wasn't finite.
@@ -134,9 +118,42 @@ class Refusal:
         steps: how many weren't taken, this one among them.
     """
 
-    phase: Phase
-    metrics: Tensors
-    steps: int
+    def __init__(self, phase: Phase, metrics: Tensors, steps: int) -> None:
+        super().__init__(f"the gradient of {phase.optimizer!r} isn't finite")
+        self.phase, self.metrics, self.steps = phase, metrics, steps
+
+
+class Count:
+    """How many steps an optimizer has taken, kept beside it until it is to be told.
+
+    Args:
+        group: the optimizer.
+        states: what it remembers of each of its vectors.
+
+    Raises:
+        NoRuleError: what it does isn't known.
+    """
+
+    def __init__(self, group: Group, states: Sequence[dict[str, Any]]) -> None:
+        self.rule, self.settings, self.states = rule_of(group.optimizer), group.settings(), states
+        self.steps = [float(state["step"]) if self.rule.counts else 0.0 for state in states]
+
+    def factors(self, phase: Phase, ahead: int) -> list[float]:
+        """What the formula needs for each vector, in a phase that takes the step so far ahead of what was counted."""
+        found: list[float] = []
+        for steps, (settings, rate) in zip(self.steps, self.settings, strict=True):
+            found += self.rule.factors(rate * phase.lr_scale, steps + ahead, settings)
+        return found
+
+    def add(self, steps: int) -> None:
+        """Count some more."""
+        self.steps = [counted + steps for counted in self.steps]
+
+    def tell(self) -> None:
+        """Let the optimizer know."""
+        if self.rule.counts:
+            for state, steps in zip(self.states, self.steps, strict=True):
+                state["step"].fill_(steps)
 
 
 class CompiledSteps:
@@ -151,102 +168,124 @@ class CompiledSteps:
         self.step, self.assemble = step, assemble
         self.device = step.flat.vectors[0].device
         self.seconds = 0.0  # that compiling has taken
+        self.notes: list[str] = []  # for the run's log
         self._is_healthy = torch.ones((), dtype=torch.bool, device=self.device)
         self._asked: list[Asked] = []
+        self._counts: dict[str, Count] = {}
         self._made: dict[tuple[Any, ...], CompiledStep] = {}
         self._stale: set[tuple[Any, ...]] = set()  # those that use a state which the optimizers don't have any more
 
     def is_ready(self, phases: Sequence[Phase]) -> bool:
         """Whether the optimizers hold what a graph changes. They make it in their own first step."""
-        groups = [self.step.groups[phase.optimizer] for phase in phases]
+        names = {phase.optimizer for phase in phases}
+        if names <= self._counts.keys():
+            return True
         try:
             return all(
-                rule_of(group.optimizer).is_begun(group.optimizer.state[self.step.flat.vectors[number]])
-                for group in groups
-                for number in group.vectors
+                rule_of(self.step.groups[name].optimizer).is_begun(state)
+                for name in names
+                for state in self._states(name)
             )
         except NoRuleError:
             return True  # which `take` will tell
 
-    def take(
-        self, phases: Sequence[Phase], tensors: Tree, noise: Sequence[Tensors], scalars: Sequence[Tensors]
-    ) -> Taken:
+    def _states(self, name: str) -> list[dict[str, Any]]:
+        """What an optimizer remembers of each of its vectors."""
+        group = self.step.groups[name]
+        return [group.optimizer.state[self.step.flat.vectors[number]] for number in group.vectors]
+
+    def take(self, phases: Sequence[Phase], tensors: Tree, noise: Sequence[Tensors]) -> list[Loss]:
         """Take a step. If a gradient isn't finite, this one and all further ones change nothing more.
 
         Args:
             phases: what it consists of.
             tensors: for `assemble`.
             noise: of each phase.
-            scalars: of each phase.
+
+        Returns:
+            What is to be written back. The rest comes of `settle`.
 
         Raises:
             CompileError: it can't be compiled. Nothing was changed.
         """
-        given = {"batch": tensors, "noise": noise, "scalars": scalars, "factors": self._factors(phases)}
+        given = {"batch": tensors, "noise": noise, "numbers": torch.tensor(self._numbers(phases))}
         inputs = flattened(given)
         key = (*map(_kind, phases), *((values.shape, values.stride(), values.dtype) for values in inputs))
-        notes = []
-        if key not in self._made:
-            if len(self._made) == MOST_KINDS:
-                raise CompileError(f"they come in more than {MOST_KINDS} kinds, by shapes of batches or by losses")
-            began = time.perf_counter()
-            made = self._made[key] = self._make(phases, moved(given, self.device))
-            self.seconds += time.perf_counter() - began
-            notes = [made.note] if made.note else []
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = self._timed(phases, moved(given, self.device))
         if key in self._stale:
-            self._made[key].rebind()
+            made.rebind()
             self._stale.remove(key)
-        norms, metrics, losses = self._made[key].take(inputs)
-        self._asked.append(Asked(phases, norms, metrics))
-        self._count([phases], 1)
-        return Taken(metrics, losses, notes)
+        report, losses = made.take(inputs)
+        self._asked.append(Asked(made, phases, report))
+        for phase in phases:
+            self._counts[phase.optimizer].add(1)
+        return losses
 
-    def refused(self) -> Refusal | None:
-        """The first step since the last call that wasn't taken; waits for all of them."""
+    def _numbers(self, phases: Sequence[Phase]) -> list[float]:
+        """All phases' scalars and what the optimizers' formulas need, in order; see `CompiledStep`."""
+        stepped, numbers = Counter[str](), list[float]()
+        for phase in phases:
+            name = phase.optimizer
+            stepped[name] += 1
+            if name not in self._counts:
+                try:
+                    self._counts[name] = Count(self.step.groups[name], self._states(name))
+                except NoRuleError as error:
+                    raise CompileError(one_line(error)) from error
+            numbers += phase.scalars.values()
+            numbers += self._counts[name].factors(phase, stepped[name])
+        return numbers
+
+    def settle(self) -> list[Table]:
+        """Metrics of all steps since the last call, for which it waits.
+
+        Raises:
+            RefusedError: some weren't taken.
+        """
         asked, self._asked = self._asked, []
-        together = moved([step.norms for step in asked], torch.device("cpu"))
-        for number, (step, norms) in enumerate(zip(asked, together, strict=True)):
-            for place, norm in enumerate(norms.tolist()):
-                if not math.isfinite(norm):
-                    self._count([step.phases[place:], *(later.phases for later in asked[number + 1 :])], -1)
-                    return Refusal(step.phases[place], step.metrics, len(asked) - number)
-        return None
-
-    def _count(self, steps: Sequence[Sequence[Phase]], by: int) -> None:
-        """Change what the optimizers have counted of their steps."""
-        for phase in (phase for phases in steps for phase in phases):
-            group = self.step.groups[phase.optimizer]
-            if rule_of(group.optimizer).counts:
-                for number in group.vectors:
-                    group.optimizer.state[self.step.flat.vectors[number]]["step"] += by
+        alike: dict[int, list[int]] = {}
+        for number, step in enumerate(asked):
+            alike.setdefault(id(step.made), []).append(number)
+        reports = [torch.stack([asked[number].report for number in numbers]) for numbers in alike.values()]
+        found, refused = list[Table](), list[tuple[int, int, Table]]()
+        for numbers, report in zip(alike.values(), moved(reports, torch.device("cpu")), strict=True):
+            step = asked[numbers[0]]
+            norms, metrics = report[:, : len(step.phases)], report[:, len(step.phases) :]
+            found.append(Table(step.made.metrics, metrics))
+            for place, phase in torch.nonzero(~torch.isfinite(norms)).tolist()[:1]:
+                refused.append((numbers[place], phase, Table(step.made.metrics, metrics[place : place + 1])))
+        try:
+            if refused:
+                number, place, table = min(refused, key=lambda one: one[0])
+                steps = [asked[number].phases[place:], *(later.phases for later in asked[number + 1 :])]
+                for phase in (phase for phases in steps for phase in phases):
+                    self._counts[phase.optimizer].add(-1)
+                raise RefusedError(asked[number].phases[place], table.last(), len(steps))
+        finally:
+            for count in self._counts.values():
+                count.tell()
+            self._counts = {}
+        return found
 
     def rebind(self) -> None:
         """Use the optimizers' state as it will be at the next step, after another was loaded."""
         self._stale = set(self._made)
-        self._asked = []
+        self._asked, self._counts = [], {}
         self._is_healthy.fill_(True)
 
-    def _factors(self, phases: Sequence[Phase]) -> list[list[Tensor]]:
-        """What the optimizers' formulas need of each phase, for each vector of its group."""
-        stepped: Counter[str] = Counter()
-        factors = []
-        for phase in phases:
-            stepped[phase.optimizer] += 1
-            factors.append(self._factors_of(phase, stepped[phase.optimizer]))
-        return factors
-
-    def _factors_of(self, phase: Phase, ahead: int) -> list[Tensor]:
-        """The same of a phase that takes its optimizer's step so far ahead of what that has counted."""
-        vectors, group = self.step.flat.vectors, self.step.groups[phase.optimizer]
-        try:
-            rule = rule_of(group.optimizer)
-        except NoRuleError:
-            return []  # which is told where the step is traced
-        factors = []
-        for number, (settings, rate) in zip(group.vectors, group.settings(), strict=True):
-            step = ahead + (float(group.optimizer.state[vectors[number]]["step"]) if rule.counts else 0)
-            factors.append(torch.tensor(rule.factors(rate * phase.lr_scale, step, settings)))
-        return factors
+    def _timed(self, phases: Sequence[Phase], given: Tree) -> CompiledStep:
+        """Compile a step, and say how long that took."""
+        if len(self._made) == MOST_KINDS:
+            raise CompileError(f"they come in more than {MOST_KINDS} kinds, by shapes of batches or by losses")
+        began = time.perf_counter()
+        made = self._make(phases, given)
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        if made.is_new:
+            self.notes.append(f"compiled the gradient step in {seconds:.0f} s; it is kept in {cache_folder()}")
+        return made
 
     def _make(self, phases: Sequence[Phase], given: Tree) -> CompiledStep:
         """Compile a step, on all ranks or on none: steps that differ in the last bits would drive them apart."""
@@ -274,7 +313,8 @@ class CompiledStep:
         step: what it consists of.
         phases: of that step.
         assemble: makes the batch.
-        given: what each call gives: `batch`, `noise`, `scalars` and `factors`; here on the device, later anywhere.
+        given: what each call gives, here on the device, later anywhere: `batch`, `noise` of each phase, and `numbers`,
+            of each phase its scalars and then the optimizer's factors for each of its vectors.
         is_healthy: scalar; whether all gradients have been finite.
         folder: where libraries are kept.
     """
@@ -291,23 +331,21 @@ class CompiledStep:
         self._step, self._phases, self._assemble = step, phases, assemble
         self._groups = {phase.optimizer: step.groups[phase.optimizer] for phase in phases}
         self._is_healthy, self._folder = is_healthy, folder
-        self._metrics: list[str] = []
+        self.metrics: list[str] = []
+        self.is_new = False
         self._writes: list[list[str]] = []
         # Nothing of `given` may be kept: it lies in the object store, which would never get the memory back.
-        began, self._is_new = time.perf_counter(), False
         graph = self._trace({**self._state(), **given})
         self._library = opened(graph, self._open)
         # Sums over the ranks are not recorded: they wait for each other.
         self._is_recorded = is_healthy.device.type == "cuda" and not has_sums(graph)
         self.rebind()
-        made = f"compiled the gradient step in {time.perf_counter() - began:.0f} s; it is kept in {folder}"
-        self.note = made if self._is_new else ""
 
     def _open(self, graph: GraphModule, examples: list[Tensor]) -> Library:
         """What carries out a part of the graph."""
         open_part = open_library if self._is_healthy.device.type == "cpu" else open_kernels
         library, is_new = open_part(graph, examples, self._folder)
-        self._is_new |= is_new
+        self.is_new |= is_new
         return library
 
     def rebind(self) -> None:
@@ -330,12 +368,10 @@ class CompiledStep:
         vectors, buffers = [vector.detach() for vector in flat.vectors], dict(self._step.agent.named_buffers())
         return {"is_healthy": self._is_healthy, "vectors": vectors, "buffers": buffers, "states": states}
 
-    def take(self, inputs: list[Tensor]) -> tuple[Tensor, Tensors, list[Loss]]:
-        """Take the step: norms of the phases' gradients, metrics, and what is to be written back."""
+    def take(self, inputs: list[Tensor]) -> tuple[Tensor, list[Loss]]:
+        """Take the step: norms of the phases' gradients and metrics as one tensor, and what is to be written back."""
         report, *written = self._run(inputs)
-        phases = len(self._phases)
-        metrics = dict(zip(self._metrics, report[phases:].unbind(), strict=True))
-        return report[:phases], metrics, self._losses(written)
+        return report, self._losses(written)
 
     def _losses(self, written: Sequence[Tensor]) -> list[Loss]:
         """What losses gave to write back."""
@@ -353,19 +389,28 @@ class CompiledStep:
         def function(*tensors: Tensor) -> list[Tensor]:
             rebuilt = unflattened(inputs, iter(tensors))
             vectors, buffers = rebuilt["vectors"], rebuilt["buffers"]
-            stepper = RuleStepper(
-                rebuilt["is_healthy"], vectors, buffers, rebuilt["states"], self._groups, rebuilt["factors"]
-            )
+            scalars, factors = self._named(rebuilt["numbers"])
+            stepper = RuleStepper(rebuilt["is_healthy"], vectors, buffers, rebuilt["states"], self._groups, factors)
             batch = self._assemble(rebuilt["batch"])
             return self._outputs(
-                self._step.take(self._phases, vectors, buffers, batch, rebuilt["noise"], rebuilt["scalars"], stepper)
+                self._step.take(self._phases, vectors, buffers, batch, rebuilt["noise"], scalars, stepper)
             )
 
         with torch.no_grad():  # on tensors without values: what looks at a value can't be a part of a graph
             return make_fx(function, SPLIT, tracing_mode="fake")(*flattened(inputs))
 
+    def _named(self, numbers: Tensor) -> tuple[list[Tensors], list[list[Sequence[Tensor]]]]:
+        """Scalars, and factors for each vector of the group, of each phase."""
+        values, scalars, factors = iter(numbers.unbind()), list[Tensors](), list[list[Sequence[Tensor]]]()
+        for phase in self._phases:
+            scalars.append({name: next(values) for name in phase.scalars})
+            group, rule = self._groups[phase.optimizer], rule_of(self._groups[phase.optimizer].optimizer)
+            sizes = [len(rule.factors(rate, 1.0, settings)) for settings, rate in group.settings()]
+            factors.append([[next(values) for _ in range(size)] for size in sizes])
+        return scalars, factors
+
     def _outputs(self, outcome: Outcome) -> list[Tensor]:
-        self._metrics = list(outcome.metrics)
+        self.metrics = list(outcome.metrics)
         scalars = [*outcome.norms, *outcome.metrics.values()]
         outputs = [torch.stack([scalar.detach().float().reshape(()) for scalar in scalars])]
         self._writes = []

@@ -7,7 +7,7 @@ torch's optimizer, under its names, so that a run may go on with either.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ State = Mapping[str, Tensor]
 Stepped = tuple[Tensor, dict[str, Tensor]]
 """The new vector, and the new state."""
 
-Formula = Callable[[Tensor, Tensor, State, Settings, Tensor], Stepped]
+Formula = Callable[[Tensor, Tensor, State, Settings, Sequence[Tensor]], Stepped]
 """formula(vector, gradient, state, settings, factors)."""
 
 Factors = Callable[[float, float, Settings], tuple[float, ...]]
@@ -44,19 +44,19 @@ def corrected(rate: float, step: float, settings: Settings) -> tuple[float, ...]
     return rate, rate / (1 - beta1**step), math.sqrt(1 - beta2**step)
 
 
-def adam(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
+def adam(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
     """Adam, Kingma & Ba 2015 (1412.6980), algorithm 1, with an L2 penalty in the gradient."""
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
     return _moments(vector, gradient, state, settings, factors)
 
 
-def adamw(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
+def adamw(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
     """AdamW, Loshchilov & Hutter 2019 (1711.05101), algorithm 2: weights decay beside the gradient."""
     decayed = vector * (1 - factors[0] * settings["weight_decay"]) if settings["weight_decay"] else vector
     return _moments(decayed, gradient, state, settings, factors)
 
 
-def _moments(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
+def _moments(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
     """Moments: m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← θ − α m̂ / (√v̂ + ε)."""
     beta1, beta2 = settings["betas"]
     mean = state["exp_avg"] + (gradient - state["exp_avg"]) * (1 - beta1)
@@ -65,14 +65,14 @@ def _moments(vector: Tensor, gradient: Tensor, state: State, settings: Settings,
     return vector - factors[1] * mean / deviation, {"exp_avg": mean, "exp_avg_sq": square}
 
 
-def rmsprop(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
+def rmsprop(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
     """RMSprop, Tieleman & Hinton 2012: v ← α v + (1 − α) g², θ ← θ − lr g / (√v + ε)."""
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
     square = state["square_avg"] * settings["alpha"] + gradient * gradient * (1 - settings["alpha"])
     return vector - factors[0] * gradient / (square.sqrt() + settings["eps"]), {"square_avg": square}
 
 
-def sgd(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Tensor) -> Stepped:
+def sgd(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
     """Stochastic gradient descent without momentum."""
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
     return vector - factors[0] * gradient, {}

@@ -1,0 +1,43 @@
+"""Metrics of gradient steps: few tensors, however many steps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Table:
+    """Metrics of some steps.
+
+    Args:
+        names: of the metrics.
+        values: `[steps, metrics]`.
+    """
+
+    names: Sequence[str]
+    values: Tensor
+
+    @classmethod
+    def of(cls, metrics: dict[str, Tensor]) -> Table:
+        """Those of one step."""
+        values = [value.detach().float().reshape(()) for value in metrics.values()]
+        return cls(list(metrics), torch.stack(values)[None] if values else torch.zeros(1, 0))
+
+    def last(self) -> dict[str, Tensor]:
+        """Those of the last step."""
+        return dict(zip(self.names, self.values[-1].unbind(), strict=True))
+
+
+def means_of(tables: Sequence[Table]) -> dict[str, float]:
+    """Mean of every metric over the steps that have it. Tables are on the CPU."""
+    sums, counts = defaultdict[str, float](float), defaultdict[str, int](int)
+    for table in tables:
+        for name, total in zip(table.names, table.values.sum(0, dtype=torch.float64).tolist(), strict=True):
+            sums[name] += total
+            counts[name] += len(table.values)
+    return {name: total / counts[name] for name, total in sums.items()}
