@@ -116,18 +116,19 @@ def page(results: Sequence[Results], notes: str) -> str:
         *figures(main),
     ]
     for section in SECTIONS:
-        lines += section_lines(section, main.files.get(section.name), level=2)
+        lines += section_lines(section, main, level=2)
     lines += learning(main)
     for other in others:
         lines += [f"## On another machine: {other.name}", ""]
         for section in SECTIONS:
             if section.name in other.files:
-                lines += section_lines(section, other.files[section.name], level=3)
+                lines += section_lines(section, other, level=3)
     return "\n".join(lines + unreached(main, notes)).rstrip() + "\n"
 
 
-def section_lines(section: Section, result: Json | None, level: int) -> list[str]:
+def section_lines(section: Section, results: Results, level: int) -> list[str]:
     """One benchmark's part of the page."""
+    result = results.files.get(section.name)
     lines = [f"{'#' * level} {section.title}", "", section.text, ""]
     if result is None:
         return [*lines, f"Not measured yet: `python -m benchmarks {section.name}`.", ""]
@@ -136,7 +137,7 @@ def section_lines(section: Section, result: Json | None, level: int) -> list[str
         lines += bounds_table(case.get("title"), shown)
     for workload in result.get("workloads", []):
         lines += programs_table(workload)
-    return [*lines, provenance(section.name, result), ""]
+    return [*lines, provenance("/".join(filter(None, (results.name, section.name))), result), ""]
 
 
 def cases(result: Json) -> Iterator[Json]:
@@ -214,7 +215,7 @@ def spread_of(rounds: Sequence[float]) -> str:
 
 
 def provenance(name: str, result: Json) -> str:
-    """Where the figures of a result come from."""
+    """Where the figures of a result come from, which is named as its file in the folder of results."""
     machine, versions = result.get("machine", {}), result.get("versions", {})
     told = [
         f"`{result.get('command', '')}`",

@@ -127,7 +127,7 @@ def compared(measured: Rounds, precisions: Sequence[str]) -> list[Bound]:
     for precision in precisions:
         eager, fast = (measured[f"{way}, {precision}, µs"] for way in (EAGER, COMPILED))
         found.append(Bound.of(f"compiled, {precision}: gradient steps/s", [1e6 / value for value in fast]))
-        found.append(Bound.of(f"the same, times as fast as {EAGER}", ratios(eager, fast)))
+        found.append(Bound.of(f"compiled, {precision}: times as fast as {EAGER}", ratios(eager, fast)))
     if len(precisions) > 1:
         first, *others = (measured[f"{COMPILED}, {precision}, µs"] for precision in precisions)
         for precision, other in zip(precisions[1:], others, strict=True):
