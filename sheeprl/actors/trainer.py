@@ -142,9 +142,11 @@ class Learner:
         self._tables = []
         compiled_for = self.compiled.seconds if self.compiled else 0.0
         try:
-            for tensors in self.batches.read(steps, order, blocks):
-                self._gradient_step(tensors, progress, writes)
-            self._settle()
+            try:
+                for tensors in self.batches.read(steps, order, blocks):
+                    self._gradient_step(tensors, progress, writes)
+            finally:  # whatever ended them: what was taken counts
+                self._settle()
         except NonFiniteError as error:
             self._failure = error
             raise

@@ -1,6 +1,6 @@
 """A gradient step on a CUDA device: kernels that Inductor makes, recorded once and started together from then on.
 
-A step of small networks is some hundred kernels of a few microseconds each, fewer than it takes to start one of them.
+A step of small networks is some hundred kernels of a few microseconds each, less than it takes to start one of them.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from sheeprl.actors.trainer import Learner, NonFiniteError
 from sheeprl.algos.base import Loss, OptimizerSpec, Spaces
 from sheeprl.config import validate
 from sheeprl.learning import compiled
-from sheeprl.learning.compiled import CompiledStep
 from sheeprl.learning.parts import SUM, sum_over_ranks
+from sheeprl.learning.traced import CompiledStep
 from tests.actors.test_learner import (
     OBS,
     Carrying,
