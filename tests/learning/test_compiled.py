@@ -84,8 +84,8 @@ def test_a_compiled_learner_learns_what_an_eager_one_does(fabric, algo, folder):
     assert set(folder.rglob("*.pt2")) == kept
 
 
-@pytest.mark.parametrize("algo", ARGS)
-def test_a_restored_one_goes_on_to_the_bit(fabric, algo):
+def check_that_a_restored_one_goes_on(fabric, algo):
+    """To the bit."""
     learner, restored = make(fabric, algo), make(fabric, algo)
     for seed in range(2):
         update(learner, algo, seed)
@@ -95,6 +95,11 @@ def test_a_restored_one_goes_on_to_the_bit(fabric, algo):
         update(learner, algo, seed)
         update(restored, algo, seed)
     assert_same(restored.agent, learner.agent.state_dict())
+
+
+@pytest.mark.parametrize("algo", ARGS)
+def test_a_restored_one_goes_on_to_the_bit(fabric, algo):
+    check_that_a_restored_one_goes_on(fabric, algo)
 
 
 @pytest.mark.parametrize("algo", ARGS)

@@ -8,7 +8,16 @@ from lightning.fabric import Fabric
 from sheeprl.actors.trainer import NonFiniteError
 from sheeprl.learning.recorded import Recorded
 from tests.actors.test_learner import assert_same, parameters_of, transitions
-from tests.learning.test_compiled import ARGS, Everything, block, folder, learner_of, make, update
+from tests.learning.test_compiled import (
+    ARGS,
+    Everything,
+    block,
+    check_that_a_restored_one_goes_on,
+    folder,
+    learner_of,
+    make,
+    update,
+)
 
 __all__ = ["folder"]
 
@@ -46,15 +55,7 @@ def test_a_recorded_step_does_what_an_eager_one_does_and_what_the_cpu_does(cuda,
 
 @pytest.mark.parametrize("algo", ARGS)
 def test_a_restored_one_goes_on_to_the_bit(cuda, algo):
-    learner, restored = make(cuda, algo), make(cuda, algo)
-    for seed in range(2):
-        update(learner, algo, seed)
-        update(restored, algo, seed + 5)
-    restored.restore(learner.snapshot()[1])
-    for seed in range(2, 4):
-        update(learner, algo, seed)
-        update(restored, algo, seed)
-    assert_same(restored.agent, learner.agent.state_dict())
+    check_that_a_restored_one_goes_on(cuda, algo)
 
 
 @pytest.mark.parametrize("algo", ARGS)
