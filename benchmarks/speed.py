@@ -253,6 +253,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="policy steps, to shorten the work")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers to try for every program")
     parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES), help="SheepRL's placements")
+    parser.add_argument("--warm", action="store_true", help="leave out the runs with no compiled graphs")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="the other libraries")
     parser.add_argument(
         "--peer-python",
@@ -278,7 +279,8 @@ def compared(given: argparse.Namespace, cache: Path) -> list[Comparison]:
     comparisons = []
     for workload in (WORKLOADS[name] for name in given.workloads):
         ours = [SheepRL(mode, cache, extra) for mode in given.modes]
-        if any(promise.kind == "first time" and promise.workload == workload.name for promise in PROMISES):
+        promised = {promise.kind for promise in PROMISES if promise.workload == workload.name}
+        if "first time" in promised and not given.warm:
             ours += [SheepRL(mode, None, extra) for mode in given.modes]
         shortened = replace(workload, steps=given.steps or workload.steps)
         comparisons.append(Comparison(shortened, ours, peers, given.threads))
