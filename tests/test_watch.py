@@ -67,10 +67,24 @@ def test_in_another_thread_nothing_is_watched():
     assert done
 
 
+def test_a_process_whose_steps_are_in_time_goes_on():
+    program = (
+        "import time, sheeprl.envs.watch as w\n"
+        "watch = w.StepWatch(0.2, last_resort=True)\n"
+        "with watch.watching():\n"
+        "    for _ in range(20):\n"
+        "        watch.begin()\n"
+        "        time.sleep(0.05)\n"
+        "time.sleep(0.5)\n"
+        "print('done')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
+
+
 def test_a_process_that_is_stuck_in_c_is_ended():
     program = (
         "import signal, sheeprl.envs.watch as w\n"
-        "w.REARM = 0.05\n"
         "watch = w.StepWatch(0.05, last_resort=True)\n"
         "with watch.watching():\n"
         "    watch.begin()\n"

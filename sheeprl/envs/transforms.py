@@ -117,9 +117,10 @@ class ActionTransform:
             low, high = space.low.astype(np.float64), space.high.astype(np.float64)
             self.middle, self.half = (high + low) / 2, (high - low) / 2
             self.low, self.high = space.low, space.high
+        self.start = int(space.start) if isinstance(space, spaces.Discrete) else 0
 
     def __call__(self, action: Array) -> Array:
-        """The environment's actions `[B, *]`, in its dtype."""
+        """The environment's actions `[B, *]`, in its dtype; may be those of the agent themselves."""
         space = self.space
         if isinstance(space, spaces.Box):
             action = action.reshape(len(action), *space.shape)
@@ -130,5 +131,4 @@ class ActionTransform:
             return np.asarray(np.clip(action, space.low, space.high).astype(space.dtype))
         if isinstance(space, spaces.MultiDiscrete):
             return np.asarray(action.reshape(len(action), *space.shape) + space.start, space.dtype)
-        start = int(space.start) if isinstance(space, spaces.Discrete) else 0
-        return action + start
+        return action + self.start if self.start else action

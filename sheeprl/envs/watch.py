@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
 
-REARM = 1.0  # seconds after which the last resort is set anew
+LOOKS = 8  # at a step, in the time that it may take
+LEAST = 0.001  # seconds between two looks
 
 
 class StepTimeoutError(TimeoutError):
@@ -30,8 +31,7 @@ class StepWatch:
 
     def __init__(self, seconds: float | None, last_resort: bool = False) -> None:
         self.seconds, self.last_resort = seconds, last_resort
-        self._watching = False
-        self._rearmed = -REARM
+        self._began = math.inf
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -39,27 +39,36 @@ class StepWatch:
         if self.seconds is None or threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGALRM, self._interrupt)
-        self._watching = True
+        self._began = math.inf
+        before = signal.signal(signal.SIGALRM, self._look)
+        self._postpone()
+        # A timer that is set at every step would be a call to the system at every step.
+        interval = max(self.seconds / LOOKS, LEAST)
+        signal.setitimer(signal.ITIMER_REAL, interval, interval)
         try:
             yield
         finally:
-            self._watching = False
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
             if self.last_resort:
                 faulthandler.cancel_dump_traceback_later()
-                self._rearmed = -REARM
 
     def begin(self) -> None:
-        """Something begins that may take `seconds`. Costs a microsecond."""
-        if not self._watching or self.seconds is None:
-            return
-        # Again and again: code that catches every exception may have caught the first.
-        signal.setitimer(signal.ITIMER_REAL, self.seconds, self.seconds)
-        if self.last_resort and (now := time.monotonic()) - self._rearmed >= REARM:
-            self._rearmed = now
-            faulthandler.dump_traceback_later(2 * self.seconds + 2 * REARM, exit=True)
+        """Something begins that may take `seconds`. Costs a tenth of a microsecond."""
+        self._began = time.monotonic()
 
-    def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
-        raise StepTimeoutError(f"it took more than {self.seconds:g} s (players.step_timeout)")
+    def _look(self, number: int, frame: FrameType | None) -> None:
+        """Interrupt what takes too long, again and again: code that catches every exception may have caught the first.
+
+        Raises:
+            StepTimeoutError: it does.
+        """
+        assert self.seconds is not None
+        if time.monotonic() - self._began > self.seconds:
+            raise StepTimeoutError(f"it took more than {self.seconds:g} s (players.step_timeout)")
+        self._postpone()
+
+    def _postpone(self) -> None:
+        """The last resort comes two times `seconds` after nobody could look any more, or all was in time."""
+        if self.last_resort and self.seconds is not None:
+            faulthandler.dump_traceback_later(2 * self.seconds, exit=True)

@@ -149,11 +149,12 @@ class Minibatches(Batches):
         valid = torch.nonzero(prepared["mask"].cpu()).squeeze(-1)
         world = share.ranks.world
         minibatches = self.data.minibatches(len(prepared) * (world if share.has_shard else 1))
-        shape = self._shape(len(prepared))
+        place, mask = self._places(len(valid), minibatches, self._shape(len(prepared)))
+        valid = valid if len(valid) else torch.zeros(1, dtype=torch.long)  # of which no batch counts any
         for step in range(steps):
-            if step % minibatches == 0:
-                chosen, mask = self._epoch(valid, minibatches, shape)
             number = step % minibatches
+            if number == 0:
+                chosen = valid[self.permute(len(valid))[place]].unbind(0)
             yield {"rows": rows, "chosen": chosen[number], "mask": mask[number]}
 
     def _shape(self, rows: int) -> int:
@@ -163,17 +164,21 @@ class Minibatches(Batches):
             return batch_size // world if batch_size else rows
         return batch_size or math.ceil(rows / world) * world
 
-    def _epoch(self, valid: Tensor, minibatches: int, shape: int) -> tuple[Tensor, Tensor]:
-        """What this rank reads in one pass: which rows, and which places are filled, both `[minibatches, N]`."""
-        order = valid[self.permute(len(valid))]
-        fewest, more = divmod(len(order), minibatches)
+    def _places(self, valid: int, minibatches: int, shape: int) -> tuple[Tensor, Sequence[Tensor]]:
+        """What this rank reads in one pass over a shuffled order of valid rows.
+
+        Returns:
+            Which places of that order, `[minibatches, N]`, and of each minibatch which of its rows count, `[N]`: those
+            that fill it up are the first of the order.
+        """
+        fewest, more = divmod(valid, minibatches)
         sizes = torch.full((minibatches, 1), fewest)
         sizes[:more] += 1
         mask = torch.arange(shape) < sizes
-        chosen = torch.zeros((minibatches, shape), dtype=torch.long)
-        chosen[mask] = order
+        place = torch.zeros((minibatches, shape), dtype=torch.long)
+        place[mask] = torch.arange(valid)
         part = self.share.part
-        return chosen[:, part].contiguous(), mask[:, part].contiguous()
+        return place[:, part].contiguous(), mask[:, part].contiguous().unbind(0)
 
     def assemble(self, tensors: Tree) -> TensorDict:
         """The chosen rows."""

@@ -17,8 +17,8 @@ def categorical_sample(logits: Tensor, uniform: Tensor) -> Tensor:
 
     Gumbel variates are −log of exponential ones, and these −log of uniform ones, which are in [0, 1).
     """
-    exponential = -torch.log(uniform.clamp_min(TINY))
-    return torch.argmax(logits - torch.log(exponential), -1)
+    exponential = uniform.clamp_min(TINY).log_().neg_()
+    return torch.argmax(logits - exponential.log_(), -1)
 
 
 def categorical_logprob(logits: Tensor, action: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -14,13 +15,17 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "si
 class MLP(nn.Sequential):
     """Layers in a row, without what `nn.Module` does around each call: for small networks that takes longer than they.
 
-    So hooks on a single layer are not called.
+    So hooks on a single layer are not called, and its parameters are taken as they are.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`[N, *]` to `[N, *]`."""
         for layer in self:
-            inputs = layer.forward(inputs)
+            if type(layer) is nn.Linear:
+                given = layer._parameters  # where `layer.weight` looks after everything else
+                inputs = functional.linear(inputs, given["weight"], given["bias"])  # type: ignore[arg-type]
+            else:
+                inputs = layer.forward(inputs)
         return inputs
 
 
