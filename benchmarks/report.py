@@ -261,12 +261,15 @@ def gates_of(results: Results) -> list[Json]:
 
 def unreached(results: Results, notes: str) -> list[str]:
     """What wasn't reached, and why."""
-    found = [
-        f"- {': '.join(word for word in (case.get('title'), bound['name']) if word)}: {number(bound['value'])}, asked "
-        f"{limits(bound)[0]}"
+    bounds = [
+        (": ".join(word for word in (case.get("title"), bound["name"]) if word), bound)
         for name in (section.name for section in SECTIONS)
         for case in cases(results.files.get(name, {}))
         for bound in case.get("bounds", [])
+    ]
+    found = [
+        f"- {name}: {number(bound['value'])}, asked {limits(bound)[0]}"
+        for name, bound in bounds
         if bound.get("met") is False
     ]
     found += [
@@ -275,7 +278,23 @@ def unreached(results: Results, notes: str) -> list[str]:
         for result in gates_of(results)
         if result["met"] is False
     ]
-    return ["## What wasn't reached, and why", "", *(found or ["Of what was measured, nothing."]), "", notes.strip()]
+    hoped = [
+        f"- {name}: {number(bound['value'])}, asked {asked}, hoped {hope}"
+        for name, bound in bounds
+        for asked, hope in [limits(bound)]
+        if bound.get("met") and is_hope_missed(bound)
+    ]
+    lines = ["## What wasn't reached, and why", "", *(found or ["Of what was measured and asked, nothing."]), ""]
+    if hoped:
+        lines += ["Met, but less than was hoped:", "", *hoped, ""]
+    return [*lines, notes.strip()]
+
+
+def is_hope_missed(bound: Json) -> bool:
+    """Whether what was hoped for wasn't reached, though more than what was asked may have been."""
+    if "hope" not in bound:
+        return False
+    return bool(bound["value"] > bound["hope"] if "at_most" in bound else bound["value"] < bound["hope"])
 
 
 def figures(results: Results) -> list[str]:

@@ -6,22 +6,30 @@ Light to import: torch, Ray and Lightning are loaded by the pieces that need the
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import shutil
 import signal
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy
-from sheeprl.config import Config, ConfigError
+from sheeprl.config import Config
 from sheeprl.errors import RunFailedError, one_line
 from sheeprl.garbage import not_collected
+from sheeprl.place import (
+    Place,
+    claimed,
+    clear_other_layout,
+    find_place,
+    first_incarnations,
+    replay_folder,
+    video_folder,
+    write_config,
+)
 from sheeprl.time_spent import Setting, StartUp, advice, describe
 
 if TYPE_CHECKING:
@@ -80,23 +88,6 @@ class Pieces:
     leaving: Callable[[], Awaitable[set[int]]] | None = None
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the run is kept.
-
-    Args:
-        run_dir: its folder.
-        start: what to go on from, if anything.
-        shards: parts of the replay; in coupled mode every rank has one.
-        startup: what starting it takes.
-    """
-
-    run_dir: Path
-    start: Start | None
-    shards: int = 1
-    startup: StartUp = field(default_factory=StartUp)
-
-
 def train(config: Config) -> Result:
     """Train as configured.
 
@@ -129,9 +120,9 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
 
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartUp) -> Result:
     """Every piece a Ray actor."""
-    place = _find_place(config, startup, config.buffer.shards)
-    with _claimed(place):
-        _clear_other_layout(config, place)
+    place = find_place(config, startup, config.buffer.shards, _say)
+    with claimed(place):
+        clear_other_layout(config, place)
         return _train_on_ray(config, spaces, place)
 
 
@@ -153,9 +144,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
     try:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
-        fleet = cluster.Fleet(
-            config, spaces, _video_folder(config, place.run_dir), _replay_folder(config, place.run_dir)
-        )
+        fleet = cluster.Fleet(config, spaces, video_folder(config, place.run_dir), replay_folder(config, place.run_dir))
         pieces = Pieces(
             fleet.make_player,
             _shards(config, fleet.shards, fleet.make_shard),
@@ -165,7 +154,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
         )
 
         async def main() -> Result:
-            await fleet.start(_first_incarnations(config, place), _say)
+            await fleet.start(first_incarnations(config, place), _say)
             place.startup.done("actors")
             return await _drive(config, pieces, place)
 
@@ -188,9 +177,9 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartUp) -> Result:
     # The other ranks carry out rank 0's commands and leave the folder to it.
     if not is_main:
         return _train_in_process(config, spaces, Place(Path(), None, ranks))
-    place = _find_place(config, startup, shards=ranks)
-    with _claimed(place):
-        _clear_other_layout(config, place)
+    place = find_place(config, startup, ranks, _say)
+    with claimed(place):
+        clear_other_layout(config, place)
         return _train_in_process(config, spaces, place)
 
 
@@ -214,13 +203,13 @@ def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
-        replay = build_replay(config, fabric.global_rank, ranks, folder=_replay_folder(config, run_dir))
+        replay = build_replay(config, fabric.global_rank, ranks, folder=replay_folder(config, run_dir))
     except (OSError, ValueError) as error:
         raise RunFailedError(f"the replay can't be opened: {one_line(error)}") from error
     place.startup.done("learner and replay")
 
     def make_player(number: int, incarnation: int) -> Player:
-        folder = _video_folder(config, place.run_dir) if number == 0 else None
+        folder = video_folder(config, place.run_dir) if number == 0 else None
         return Player(config, spaces, number, incarnation, folder)
 
     if ranks == 1:
@@ -294,7 +283,7 @@ async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
         run = _make_run(config, pieces, place, reporter, keeper)
         if start is not None:
             await _load(pieces.replay, run.trainers, start)
-        _write_config(config, place)
+        write_config(config, place)
     except BaseException:
         reporter.close()
         raise
@@ -320,6 +309,8 @@ async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
             gradient_steps=counters.gradient_steps,
             wall_time=wall_time,
             restarts=counters.restarts,
+            trainer_restarts=counters.trainer_restarts,
+            buffer_restarts=counters.buffer_restarts,
             status=status,
         )
         reporter.close()
@@ -400,11 +391,11 @@ def _setting(config: Config) -> Setting:
     cores = available_cores() - (0 if coupled else 1)  # Ray and the players need one too
     return Setting(
         coupled=coupled,
-        overlaps=staleness > 0,
+        overlaps=isinstance(config.algo.data(), OffPolicy) if coupled else staleness > 0,
         players=players,
         ranks=trainer.ranks,
         compiles=bool(trainer.compile) or not pays_to_compile(config, rows * config.env.num_envs * players),
-        threads_left=(trainer.threads or 1) * trainer.devices < cores,
+        threads_left=_threads(config) < cores,
         on_gpu=trainer.accelerator != "cpu",
     )
 
@@ -441,62 +432,8 @@ def _stopping_on_signals(run: Run, caught: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-# ---------------------------------------------------------------------------------------------- folder
-
-
-def _find_place(config: Config, startup: StartUp, shards: int = 1) -> Place:
-    """Where the run is kept, its folder made, and what it goes on from.
-
-    Raises:
-        ConfigError: the folder holds another run, or a checkpoint that doesn't fit.
-    """
-    from sheeprl import checkpoint
-
-    if config.run.resume and config.run.dir is None:
-        raise ConfigError(["run.resume=true: needs run.dir, the folder of the run to go on with"])
-    if config.run.resume:
-        folder = checkpoint.named_folder(str(config.run.dir))
-        if start := checkpoint.newest_start(folder, config, _say):
-            checkpoint.check_fits(start, config)
-            return Place(folder.resolve(), start, shards, startup)
-    return Place(checkpoint.make_run_dir(config).resolve(), None, shards, startup)
-
-
-@contextmanager
-def _claimed(place: Place) -> Iterator[None]:
-    """Have the folder to oneself; take it back if it was made for a run in which nothing came to be written.
-
-    Raises:
-        ConfigError: another process runs what is in it.
-    """
-    from sheeprl.checkpoint import LOCK, locked
-
-    with locked(place.run_dir):
-        try:
-            yield
-        finally:
-            if [path.name for path in place.run_dir.iterdir()] == [LOCK]:
-                (place.run_dir / LOCK).unlink()
-                place.run_dir.rmdir()
-
-
-def _write_config(config: Config, place: Place) -> None:
-    """Write down what is run."""
-    from sheeprl.checkpoint import CONFIG, write_atomically
-
-    # Without the folder itself, so that the file runs again as it is, and without what follows from the size of a
-    # rollout, so that it also runs with another one.
-    update: dict[str, Any] = {"run": config.run.model_copy(update={"dir": None, "resume": False})}
-    if not config.algo.data().carries_debt:
-        update["buffer"] = config.buffer.model_copy(update={"size": None})
-        update["players"] = config.players.model_copy(update={"fragment_rows": None})
-    kept = config.model_copy(update=update)
-    write_atomically(place.run_dir / CONFIG, kept.to_yaml())
-
-
 def _open_reporter(config: Config, place: Place) -> FileReporter:
     from sheeprl.report import FileReporter, Progress, rewind
-    from sheeprl.resolve import available_cores
 
     start = place.start
     counters: dict[str, Any] = start.books["counters"] if start else {}
@@ -510,9 +447,8 @@ def _open_reporter(config: Config, place: Place) -> FileReporter:
         + (", gradient steps compiled (some 20 s, where no run before has left them)" if config.trainer.compile else "")
         + (", gradient steps not compiled, which they can't be on mps" if config.trainer.accelerator == "mps" else "")
     )
-    threads, cores = (config.trainer.threads or 1) * config.trainer.devices, available_cores()
-    if config.run.mode == "coupled" and threads > cores:  # elsewhere the trainers may have another machine
-        reporter.message(f"{threads} threads of the trainer share {cores} cores: lower trainer.threads", "warning")
+    if told := _told_of_cores(config):
+        reporter.message(told, "warning")
     reporter.message(f"folder: {place.run_dir}")
     policy_steps, gradient_steps = counters.get("policy_steps", 0), counters.get("gradient_steps", 0)
     if start is not None:
@@ -521,6 +457,29 @@ def _open_reporter(config: Config, place: Place) -> FileReporter:
     total, players = config.run.total_steps, config.players.num or 1
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
     return reporter
+
+
+def _told_of_cores(config: Config) -> str | None:
+    """What is to be said if more is to run at once than this machine has cores for; a cluster has others."""
+    from sheeprl.actors.ray_settings import cluster_address
+    from sheeprl.resolve import available_cores
+
+    players, cores, threads = config.players.num or 1, available_cores(), _threads(config)
+    if config.run.mode == "coupled":
+        shared, lower = "", "trainer.threads"
+        needed: float = threads
+    else:
+        shared, lower = f"{_count(players, 'player')} and ", "players.num or trainer.threads"
+        lower += ", or players.cpus if the environments wait rather than compute"
+        needed = 0 if cluster_address(config) else players * config.players.cpus + threads
+    if needed <= cores or players * threads == 1:
+        return None
+    return f"{shared}{_count(threads, 'thread')} of the trainer share {_count(cores, 'core')}: lower {lower}"
+
+
+def _threads(config: Config) -> int:
+    """Of all ranks of a node."""
+    return (config.trainer.threads or 1) * config.trainer.devices
 
 
 def _tell_failure(run_dir: Path, error: Any) -> str:
@@ -550,57 +509,6 @@ def _count(number: int, noun: str) -> str:
 
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def _first_incarnations(config: Config, place: Place) -> list[int]:
-    """Which incarnation each player starts as: the one whose state it takes over, or one that hasn't played yet."""
-    start = place.start
-    played: list[int] = start.books["counters"]["incarnations"] if start else []
-    kept = start.players(config) if start else {}
-    return [
-        kept[number].incarnation if number in kept else (played[number] if number < len(played) else -1) + 1
-        for number in range(config.players.num or 1)
-    ]
-
-
-def _video_folder(config: Config, run_dir: Path) -> str | None:
-    return str(run_dir / "videos") if config.env.capture_video else None
-
-
-def _replay_folder(config: Config, run_dir: Path) -> str | None:
-    """Where the replay is mapped from; a folder of the run's own below the one that is named."""
-    if not config.buffer.memmap:
-        return None
-    if config.buffer.dir is None:
-        return str(run_dir / "buffer")
-    own = hashlib.sha256(str(run_dir).encode()).hexdigest()[:8]
-    return str(Path(config.buffer.dir).expanduser().resolve() / f"{run_dir.name}_{own}")
-
-
-def _clear_other_layout(config: Config, place: Place) -> None:
-    """Remove mapped files that are cut up otherwise than the run is now; the checkpoint has all that is in them.
-
-    Raises:
-        ConfigError: it hasn't.
-    """
-    folder = _replay_folder(config, place.run_dir)
-    if folder is None or place.start is None or not Path(folder).is_dir():
-        return
-    from sheeprl.buffer.memory import capacity_of
-
-    assert config.buffer.size is not None
-    found = {path.name: capacity_of(path) for path in Path(folder).glob("shard_*")}
-    wanted = {f"shard_{number}": config.buffer.size // place.shards for number in range(place.shards)}
-    if not found or found == wanted:
-        return
-    if place.start.buffer is None:
-        raise ConfigError(
-            [
-                f"buffer: {folder} has {len(found)} shards of {max(found.values())} rows, and no checkpoint of them; "
-                "go on with as many of that size"
-            ]
-        )
-    shutil.rmtree(folder)
 
 
 def _with_accelerator(config: Config, accelerator: str) -> Config:

@@ -41,7 +41,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     config = fill_in(config)
     spaces, env_mistakes = _probe(config.env)
     if spaces is not None:
-        env_mistakes += _space_mistakes(config, spaces)
+        env_mistakes += [*_space_mistakes(config, spaces), *_memory_mistakes(config, spaces)]
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
@@ -173,6 +173,34 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
             yield f"env.id={env}: {error}; {args.name} needs vectors"
 
 
+def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
+    """What doesn't fit into the memory of this machine, by observations alone; nodes of a cluster may have more."""
+    import psutil
+
+    from sheeprl.actors.ray_settings import cluster_address
+    from sheeprl.envs.transforms import observation_bytes
+
+    if config.run.mode == "decoupled" and cluster_address(config) is not None:
+        return
+    there, row = psutil.virtual_memory().total, observation_bytes(spaces.observation)
+    rows, envs, players = config.players.fragment_rows or 1, config.env.num_envs, config.players.num or 1
+    data, size = config.algo.data(), min(config.buffer.size or 0, config.run.total_steps)
+    if row * rows * envs * players > there:
+        yield (
+            f"env.num_envs={envs}: a round of {rows} x {envs} x {players} rows takes "
+            f"{_gib(row * rows * envs * players)}, more than the {_gib(there)} of this machine; lower it"
+        )
+    elif isinstance(data, OffPolicy) and not config.buffer.memmap and row * size > there:
+        yield (
+            f"buffer.size={config.buffer.size}: {size} rows take {_gib(row * size)}, more than the {_gib(there)} of "
+            "this machine; lower it or use buffer.memmap=true"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.0f} GiB"
+
+
 def _size_mistakes(config: Config) -> Iterator[str]:
     """Sizes that don't fit each other."""
     data = config.algo.data()
@@ -270,6 +298,8 @@ def _machine_mistakes(config: Config) -> Iterator[str]:
     if config.trainer.compile and not has_compiler():
         yield "trainer.compile=true: needs a C++ compiler, and none is installed (such as the package g++)"
     trainer = config.trainer
+    if trainer.compile and trainer.accelerator == "mps":
+        yield "trainer.compile=true: is for CPU and CUDA, not for trainer.accelerator=mps; leave it out"
     if config.run.mode == "coupled" and trainer.accelerator in ("cuda", "mps"):
         import torch
 

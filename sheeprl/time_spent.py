@@ -48,7 +48,8 @@ class Setting:
 
     Args:
         coupled: whether every rank plays and learns in turn.
-        overlaps: whether playing may overlap learning (`run.max_staleness` above 0).
+        overlaps: whether playing may overlap learning (`run.max_staleness` above 0); in coupled mode, whether it would
+            in the other mode by itself.
         players: of the run.
         ranks: of the trainer.
         compiles: whether updates are compiled, or compiling wouldn't pay.
@@ -93,7 +94,8 @@ def advice(spent: Spent, setting: Setting) -> str | None:
 def _for_players(setting: Setting) -> str:
     """What gives more rounds a second."""
     if setting.coupled:
-        return "set run.mode=decoupled, or env.vectorization=async if steps are slow"
+        mode = "run.mode=decoupled" if setting.overlaps else "run.mode=decoupled and run.max_staleness=1"
+        return f"set {mode}, or env.vectorization=async if steps are slow"
     if not setting.overlaps:
         return "raise players.num or players.cpus, or set run.max_staleness=1"
     return "raise players.num or players.cpus"

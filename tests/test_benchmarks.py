@@ -219,6 +219,8 @@ def some_speed():
     bounds = [
         {"name": "PPO", "value": 2.5, "at_least": 3.0, "hope": 5.0, "met": False, "spread": [2.0, 3.0]},
         {"name": "idle", "value": 0.0125, "at_most": 0.03, "met": True},
+        {"name": "cost", "value": 0.3, "at_most": 0.5, "hope": 0.25, "met": True},
+        {"name": "linear", "value": 0.99, "at_least": 0.93, "hope": 0.98, "met": True},
     ]
     return {"commit": "0123456789abcdef", "command": "python -m benchmarks speed", "rounds": 3, "bounds": bounds} | {
         "workloads": [workload]
@@ -231,7 +233,8 @@ def test_the_page_tells_what_was_asked_hoped_and_reached():
     assert "| idle | ≤ 0.03 |  | 0.0125 |  | met |" in text
     assert "| SheepRL coupled | 1 | 10.0 [9.0, 12.0] | 20.0 | 10,240 |" in text
     assert "| coupled | another | loop | 3.21 | 3 to 3.5 |" in text
-    assert "- PPO: 2.5, asked ≥ 3" in text
+    assert "- PPO: 2.5, asked ≥ 3\n" in text
+    assert "less than was hoped:\n\n- cost: 0.3, asked ≤ 0.5, hoped ≤ 0.25\n" in text
     assert "images/performance_ratios.png" in text and "images/performance_where.png" in text
     assert "performance_scaling" not in text
     assert "## On another machine: gpu" in text

@@ -4,7 +4,7 @@ import pytest
 
 from sheeprl import resolve
 from sheeprl.config import validate
-from sheeprl.launch import _with_accelerator
+from sheeprl.launch import _told_of_cores, _with_accelerator
 
 
 @pytest.mark.parametrize(("accelerator", "compiles"), [("cpu", True), ("cuda", True), ("mps", False)])
@@ -12,3 +12,34 @@ def test_steps_are_compiled_for_cpu_and_cuda(accelerator, compiles):
     tree = {"algo": {"name": "ppo"}, "env": {"id": "none"}, "trainer": {"compile": True}}
     found = _with_accelerator(resolve.fill_in(validate(tree)), accelerator)
     assert (found.trainer.accelerator, found.trainer.compile) == (accelerator, compiles)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"players": {"num": 3}, "trainer": {"threads": 1}}, None),
+        (
+            {"players": {"num": 4}, "trainer": {"threads": 1}},
+            "4 players and 1 thread of the trainer share 4 cores: lower players.num or trainer.threads, or players.cpus"
+            " if the environments wait rather than compute",
+        ),
+        ({"players": {"num": 30, "cpus": 0.1}, "trainer": {"threads": 1}}, None),
+        ({"players": {"num": 9}, "ray": {"address": "10.0.0.1:6379"}}, None),
+        ({"run": {"mode": "coupled"}, "trainer": {"threads": 4}}, None),
+        (
+            {"run": {"mode": "coupled"}, "trainer": {"threads": 5}},
+            "5 threads of the trainer share 4 cores: lower trainer.threads",
+        ),
+    ],
+)
+def test_more_than_there_are_cores_for_is_told(monkeypatch, settings, told):
+    monkeypatch.setattr(resolve, "available_cores", lambda: 4)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    tree = {"algo": {"name": "ppo"}, "env": {"id": "none"}}
+    assert _told_of_cores(resolve.fill_in(validate(tree | settings))) == told
+
+
+def test_on_one_core_the_least_that_there_can_be_is_not_told(monkeypatch):
+    monkeypatch.setattr(resolve, "available_cores", lambda: 1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert _told_of_cores(resolve.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}}))) is None

@@ -34,3 +34,37 @@ def test_shards_that_fit():
     overrides = ["buffer.shards=2", "players.num=3", "buffer.size=320", "players.fragment_rows=20"]
     config = check(load_config("sac", overrides).model_dump(mode="json")).config
     assert config.buffer.shards == 2
+
+
+def test_a_round_larger_than_the_memory():
+    (mistake,) = mistakes_of("ppo", "env.num_envs=1000000000")
+    assert "env.num_envs=1000000000: a round of 128 x 1000000000 x 1 rows takes 1,907 GiB, more than the" in mistake
+
+
+def test_a_replay_larger_than_the_memory():
+    sizes = ["buffer.size=1000000000000", "run.total_steps=1000000000000"]
+    (mistake,) = mistakes_of("sac", *sizes)
+    assert mistake.startswith("buffer.size=1000000000000: 1000000000000 rows take 11,176 GiB, more than the")
+    assert "lower it or use buffer.memmap=true" in mistake
+    check(load_config("sac", [*sizes, "buffer.memmap=true"]).model_dump(mode="json"))
+
+
+def test_a_replay_that_is_never_filled_may_be_larger_than_the_memory():
+    check(load_config("sac", ["buffer.size=1000000000000"]).model_dump(mode="json"))
+
+
+def test_the_memory_of_a_cluster_is_not_known(monkeypatch):
+    sizes = ["buffer.size=1000000000000", "run.total_steps=1000000000000"]
+    check(load_config("sac", [*sizes, "ray.address=10.0.0.1:6379"]).model_dump(mode="json"))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check(load_config("sac", sizes).model_dump(mode="json"))
+    (mistake,) = mistakes_of("sac", *sizes, "run.mode=coupled")
+    assert "more than the" in mistake
+
+
+def test_gradient_steps_are_not_compiled_on_mps():
+    (mistake,) = mistakes_of("sac", "trainer.accelerator=mps", "trainer.compile=true")
+    assert mistake == "trainer.compile=true: is for CPU and CUDA, not for trainer.accelerator=mps; leave it out"
+    assert (
+        check(load_config("sac", ["trainer.accelerator=mps"]).model_dump(mode="json")).config.trainer.compile is False
+    )

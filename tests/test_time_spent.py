@@ -25,6 +25,12 @@ COUPLED = Setting(coupled=True, overlaps=False, players=1)
         (
             Spent(100, updating=30, waiting_for_players=2, playing=70),
             COUPLED,
+            "playing takes 70 %: set run.mode=decoupled and run.max_staleness=1, or env.vectorization=async if steps "
+            "are slow",
+        ),
+        (
+            Spent(100, updating=30, waiting_for_players=2, playing=70),
+            Setting(coupled=True, overlaps=True, players=1),
             "playing takes 70 %: set run.mode=decoupled, or env.vectorization=async if steps are slow",
         ),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,14 @@ def vector_size(space: Space[Any]) -> int:
 def array_dtype(space: Space[Any]) -> np.dtype[Any]:
     """The dtype in which observations of a (leaf) space are stored."""
     return np.dtype(space.dtype or np.float32)
+
+
+def observation_bytes(space: Space[Any]) -> int:
+    """Bytes of one observation as it is stored."""
+    return sum(
+        math.prod(leaf.shape or ()) * array_dtype(leaf).itemsize
+        for leaf in flat_spaces(observation_space(space)).values()
+    )
 
 
 def flat_spaces(space: Space[Any], key: str = "obs") -> dict[str, Space[Any]]:

@@ -46,6 +46,8 @@ class FlatParameters:
     def __init__(self, agent: nn.Module, groups: Mapping[str, Sequence[str]]) -> None:
         self.slots: dict[str, Slot] = {}
         self.vectors: list[nn.Parameter] = []
+        self.names: list[list[str]] = []
+        """Of each vector, its parameters in order."""
         self._of_group: dict[str, list[int]] = {group: [] for group in groups}
         owners = _owners(agent, groups)
         alike: dict[tuple[object, ...], list[str]] = {}
@@ -67,6 +69,7 @@ class FlatParameters:
             self.slots[name] = Slot(len(self.vectors), start, stop, parameter.shape)
             start = stop
         self.vectors.append(nn.Parameter(vector, requires_grad=trained))
+        self.names.append(list(names))
 
     def of_group(self, group: str) -> list[int]:
         """Numbers of the vectors that a group trains."""

@@ -6,6 +6,7 @@ The same function is carried out as it stands and traced into one graph. All tha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -181,17 +182,22 @@ class GradientStep:
         """A phase's loss, and the mean over the ranks of its gradients, one for each vector of its group."""
         own = self.groups[phase.optimizer].vectors
         with torch.enable_grad():
-            leaves = [vector.detach().requires_grad_(number in own) for number, vector in enumerate(vectors)]
-            tensors = {f"agent.{name}": values for name, values in {**self.flat.views(leaves), **buffers}.items()}
+            parameters = self.flat.views([vector.detach() for vector in vectors])
+            # By parameter, not by vector: that would add up as many vectors of zeros, each with one parameter in it.
+            trained = [[parameters[name].requires_grad_() for name in self.flat.names[number]] for number in own]
+            tensors = {f"agent.{name}": values for name, values in {**parameters, **buffers}.items()}
             with self.autocast():
                 loss: Loss = functional_call(self._bound(phase.loss), tensors, (batch, noise, carry))
-            found = torch.autograd.grad(
-                loss.value, [leaves[number] for number in own], allow_unused=True, materialize_grads=True
+            found = iter(
+                torch.autograd.grad(
+                    loss.value, list(itertools.chain(*trained)), allow_unused=True, materialize_grads=True
+                )
             )
+        gradients = [torch.cat([next(found).flatten() for _ in part]) for part in trained]
         if self.ranks.world == 1:
-            return loss, list(found)
-        mean = self.ranks.sum(torch.cat(found)) / self.ranks.world
-        return loss, list(torch.split(mean, [len(gradient) for gradient in found]))
+            return loss, gradients
+        mean = self.ranks.sum(torch.cat(gradients)) / self.ranks.world
+        return loss, list(torch.split(mean, [len(gradient) for gradient in gradients]))
 
     def _bound(self, loss: LossFunction) -> BoundLoss:
         if loss not in self._losses:
