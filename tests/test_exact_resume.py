@@ -6,7 +6,6 @@ import pytest
 import ray
 import torch
 
-from sheeprl import launch
 from sheeprl.algos import registry
 from sheeprl.algos.args import OffPolicy
 from sheeprl.checkpoint import checkpoints
@@ -106,7 +105,6 @@ def check_that_nothing_differs(tmp_path, monkeypatch, algorithm, env, kind, over
     for method, call in INTERRUPTIONS[kind]:
         with monkeypatch.context() as patch:
             interrupt(patch, method, call)
-            patch.setitem(launch.PATIENCE, signal.SIGINT, 100.0)  # on a machine that is busy with other things
             result = run(parts, algorithm, *overrides, "run.resume=true", env=env)
         interrupted += result.interrupted_by == signal.SIGINT
     assert interrupted == len(INTERRUPTIONS[kind])
