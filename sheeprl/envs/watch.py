@@ -69,6 +69,6 @@ class StepWatch:
         self._postpone()
 
     def _postpone(self) -> None:
-        """The last resort comes two times `seconds` after nobody could look any more, or all was in time."""
+        """Put the last resort off: it comes twice `seconds` after the last look that found the step in time."""
         if self.last_resort and self.seconds is not None:
             faulthandler.dump_traceback_later(2 * self.seconds, exit=True)

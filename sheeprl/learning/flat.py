@@ -46,8 +46,6 @@ class FlatParameters:
     def __init__(self, agent: nn.Module, groups: Mapping[str, Sequence[str]]) -> None:
         self.slots: dict[str, Slot] = {}
         self.vectors: list[nn.Parameter] = []
-        self.names: list[list[str]] = []
-        """Of each vector, its parameters in order."""
         self._of_group: dict[str, list[int]] = {group: [] for group in groups}
         owners = _owners(agent, groups)
         alike: dict[tuple[object, ...], list[str]] = {}
@@ -69,11 +67,14 @@ class FlatParameters:
             self.slots[name] = Slot(len(self.vectors), start, stop, parameter.shape)
             start = stop
         self.vectors.append(nn.Parameter(vector, requires_grad=trained))
-        self.names.append(list(names))
 
     def of_group(self, group: str) -> list[int]:
         """Numbers of the vectors that a group trains."""
         return self._of_group[group]
+
+    def names_in(self, number: int) -> list[str]:
+        """The parameters that a vector consists of, in order."""
+        return [name for name, slot in self.slots.items() if slot.vector == number]
 
     def stepped_by(self, optimizer: Optimizer) -> list[int]:
         """Numbers of the vectors that an optimizer has, in its order."""

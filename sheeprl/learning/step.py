@@ -184,7 +184,7 @@ class GradientStep:
         with torch.enable_grad():
             parameters = self.flat.views([vector.detach() for vector in vectors])
             # By parameter, not by vector: that would add up as many vectors of zeros, each with one parameter in it.
-            trained = [[parameters[name].requires_grad_() for name in self.flat.names[number]] for number in own]
+            trained = [[parameters[name].requires_grad_() for name in self.flat.names_in(number)] for number in own]
             tensors = {f"agent.{name}": values for name, values in {**parameters, **buffers}.items()}
             with self.autocast():
                 loss: Loss = functional_call(self._bound(phase.loss), tensors, (batch, noise, carry))
