@@ -10,7 +10,7 @@ import numpy as np
 
 from sheeprl import seeding
 from sheeprl.envs import transforms
-from sheeprl.garbage import not_collected
+from sheeprl.garbage import importing
 
 if TYPE_CHECKING:
     from sheeprl.algos.base import Algorithm
@@ -123,7 +123,7 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
     Raises:
         ConfigError: there is no such checkpoint, or its environment can't be made here.
     """
-    with not_collected():
+    with importing():
         import torch
 
         from sheeprl.algos.build import build_algorithm

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sheeprl.algos.args import OffPolicy
 from sheeprl.config import Config
 from sheeprl.errors import RunFailedError, one_line
-from sheeprl.garbage import not_collected
+from sheeprl.garbage import importing
 from sheeprl.place import (
     Place,
     claimed,
@@ -130,7 +130,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
     from sheeprl.actors import ray_settings
 
     ray_settings.settle(config)
-    with not_collected():
+    with importing():
         from sheeprl.actors import cluster  # Ray takes its time to import: only once all mistakes are out
 
     place.startup.done("imports")
@@ -184,7 +184,7 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartUp) -> Result:
 
 
 def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
-    with not_collected():
+    with importing():
         from sheeprl.actors.build import build_learner, local_fabric
         from sheeprl.actors.handle import LocalHandle
         from sheeprl.actors.player import Player

@@ -43,3 +43,16 @@ def test_a_process_leaves_everything_to_its_end() -> None:
         command = [sys.executable, "-c", program.format(leaving=leaving)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert done.stdout == printed
+
+
+def test_what_imports_make_is_never_looked_at_but_only_if_they_do() -> None:
+    program = (
+        "import gc\n"
+        "from sheeprl.garbage import importing\n"
+        "with importing(): pass\n"
+        "print(gc.get_freeze_count(), end=' ')\n"
+        "with importing(): import colorsys\n"
+        "print(gc.get_freeze_count() > 1000, gc.isenabled())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 True True\n"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.util.tensor_util import make_ndarray
 
 from sheeprl.report import FileReporter, JsonLines, Progress, Reporter, Speedometer, describe
 
@@ -69,10 +68,7 @@ def read_lines(run_dir: Path) -> list[dict]:
 def read_scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(run_dir))
     events.Reload()
-    return {
-        tag: [(event.step, make_ndarray(event.tensor_proto).item()) for event in events.Tensors(tag)]
-        for tag in events.Tags()["tensors"]
-    }
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 class TestMetrics:
@@ -207,7 +203,7 @@ class TestDiskErrors:
         def fail(*args):
             raise error
 
-        reporter._scalars._writer.add_scalar = fail
+        reporter._scalars._writer.add_event = fail
         with pytest.raises(OSError, match=r"No space left on device: '.*events\.out\.tfevents"):
             reporter.metrics(1, {"a": 1.0})
         assert read_lines(tmp_path) == [{"step": 1, "time": 0.0, "a": 1.0}]

@@ -15,7 +15,7 @@ from sheeprl.buffer.memory import Array
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import Config
 from sheeprl.envs.transforms import Spaces
-from sheeprl.garbage import not_collected
+from sheeprl.garbage import importing
 
 if TYPE_CHECKING:
     from sheeprl.actors.player import Player
@@ -68,7 +68,7 @@ class PlayerActor:
 
 def _import_player() -> None:
     """What takes most of the time until a process can be a player."""
-    with not_collected():
+    with importing():
         import sheeprl.actors.player  # noqa: F401
 
 
@@ -125,7 +125,7 @@ class TrainerActor:
         """Where the ranks can meet: this node, and a port that is this process's from now on."""
         import ray
 
-        with not_collected():
+        with importing():
             from sheeprl.actors.build import open_port
 
         host = ray.util.get_node_ip_address()
@@ -136,7 +136,7 @@ class TrainerActor:
 
     def join(self, host: str, port: int) -> None:
         """Meet the other ranks and build the learner."""
-        with not_collected():
+        with importing():
             from sheeprl.actors.build import build_learner, ray_fabric
 
         fabric = ray_fabric(self.config, self.rank, self.world, host, port)

@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,8 +94,17 @@ def load_library(path: Path) -> Library:
     """What calls a library: from the tensors of its inputs to those of its outputs."""
     # That a processor does what its kind does needn't be tried; trying it takes seconds.
     with removed_afterwards(), inductor.config.patch({"cpp.vec_isa_ok": True}):
-        library: Library = inductor.aoti_load_package(str(path)).loader.boxed_run
+        library: Library = _loader(str(path)).boxed_run
     return library
+
+
+def _loader(path: str) -> Any:
+    """PyTorch's own loader of libraries."""
+    try:
+        # What `aoti_load_package` ends with, but for the compiler, which it imports: that takes 20 times as long.
+        return torch._C._aoti.AOTIModelPackageLoader(path, "model", False, 1, -1)
+    except (AttributeError, TypeError):  # PyTorch 2.6 makes it in another way
+        return inductor.aoti_load_package(path).loader
 
 
 @contextlib.contextmanager
