@@ -107,7 +107,7 @@ class ToyWorldModel(Algorithm[ToyWorldModelArgs]):
         if mode == "greedy":
             action = logits.argmax(-1)
         else:
-            action = distributions.categorical_sample(logits, torch.rand(logits.shape, generator=generator))
+            action = distributions.categorical_sample(logits, distributions.exponential_like(logits, generator))
         store = {"latent": latent, "visits": torch.zeros(envs, dtype=torch.int64)}
         return Acted(action, store, {"latent": latent, "action": action})
 
@@ -156,10 +156,10 @@ class ToyWorldModel(Algorithm[ToyWorldModelArgs]):
         )
 
     def behavior_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
-        """Uniform noise for every imagined action, samples first."""
+        """Noise for every imagined action, samples first."""
         args, choices = self.args, int(self.spaces.action.n)  # type: ignore[attr-defined]
         size = (*shape, args.sequence_length, args.horizon, choices)
-        return {"action": torch.rand(size, generator=generator)}
+        return {"action": torch.empty(size).exponential_(generator=generator)}
 
     def behavior_loss(self, agent: Agent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """REINFORCE and value regression on imagined returns, from every row that carries a decision."""
@@ -185,8 +185,8 @@ class ToyWorldModel(Algorithm[ToyWorldModelArgs]):
     def imagine(self, agent: Agent, latent: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents `[horizon + 1, L, N, H]`, actions, and rewards and chances to go on after them `[horizon, L, N]`."""
         latents, actions = [latent], []
-        for uniform in noise.unbind(2):
-            actions.append(distributions.categorical_sample(agent.policy.actor(latents[-1]), uniform))
+        for exponential in noise.unbind(2):
+            actions.append(distributions.categorical_sample(agent.policy.actor(latents[-1]), exponential))
             latents.append(agent.prior(torch.cat([latents[-1], agent.policy.one_hot(actions[-1])], -1)))
         reward, end = agent.head(torch.stack(latents[1:])).unbind(-1)
         return torch.stack(latents), torch.stack(actions), reward, torch.sigmoid(-end)

@@ -6,19 +6,21 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 LOG_2PI = math.log(2 * math.pi)
-TINY = torch.finfo(torch.float32).tiny
 
 
-def categorical_sample(logits: Tensor, uniform: Tensor) -> Tensor:
+def exponential_like(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws of the exponential distribution of rate 1, which `categorical_sample` takes."""
+    return torch.empty_like(logits).exponential_(generator=generator)
+
+
+def categorical_sample(logits: Tensor, exponential: Tensor) -> Tensor:
     """A draw of each row's softmax distribution by the Gumbel-max trick: `[*, n]` and `[*, n]` to `[*]` int64.
 
-    Gumbel variates are −log of exponential ones, and these −log of uniform ones, which are in [0, 1).
+    Gumbel variates are −log of exponential ones.
     """
-    exponential = uniform.clamp_min(TINY).log_().neg_()
-    return torch.argmax(logits - exponential.log_(), -1)
+    return (logits - exponential.log()).argmax(-1)
 
 
 def categorical_logprob(logits: Tensor, action: Tensor) -> Tensor:
@@ -47,7 +49,8 @@ def tanh_normal_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Te
     """A draw of tanh(N(mean, std)) and its log density.
 
     log π(a) = log N(u) − Σ log(1 − tanh²(u)), Haarnoja et al. 2018 (1812.05905), appendix C, with
-    log(1 − tanh²(u)) = 2 (log 2 − u − softplus(−2u)), which doesn't overflow.
+    log(1 − tanh²(u)) = 2 (log 2 − |u| − log(1 + exp(−2|u|))), which doesn't overflow. What `log1p` would add to
+    precision is less than the sum's last bit, and compiled for a few actions it takes five times as long as `log`.
 
     Args:
         mean: `[*, n]`.
@@ -59,5 +62,6 @@ def tanh_normal_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Te
     """
     u = mean + log_std.exp() * noise
     normal = -0.5 * noise * noise - log_std - 0.5 * LOG_2PI
-    log_slope = 2.0 * (math.log(2.0) - u - functional.softplus(-2.0 * u))
+    size = u.abs()
+    log_slope = 2.0 * (math.log(2.0) - size - torch.log(1.0 + torch.exp(-2.0 * size)))
     return torch.tanh(u), (normal - log_slope).sum(-1)

@@ -189,16 +189,24 @@ def test_categorical_by_hand():
 
 def test_categorical_sample_has_the_softmax_frequencies():
     probabilities = tensor([0.05, 0.15, 0.3, 0.5])
-    uniform = torch.rand(40_000, 4, generator=torch.Generator().manual_seed(0))
-    action = distributions.categorical_sample(probabilities.log().expand(40_000, 4), uniform)
+    logits = probabilities.log().expand(40_000, 4)
+    noise = distributions.exponential_like(logits, torch.Generator().manual_seed(0))
+    action = distributions.categorical_sample(logits, noise)
     counts, expected = action.bincount(minlength=4), 40_000 * probabilities
     assert action.dtype == torch.int64
     assert ((counts - expected) ** 2 / expected).sum() < 12  # 3 degrees of freedom
 
 
-def test_categorical_sample_stands_the_extremes_of_uniform_noise():
-    noise = tensor([[0.0, 0.5], [0.5, 0.0], [1 - 2**-24, 0.5]])
-    assert distributions.categorical_sample(tensor([[0.0, -1e4]]).expand(3, 2), noise).tolist() == [0, 0, 0]
+def test_categorical_sample_stands_the_extremes_of_exponential_noise():
+    noise = tensor([[torch.inf, 0.5], [0.5, torch.inf], [0.5, 2**-24], [104.0, 0.5]])
+    wanted = [1, 0, 0, 0]  # only noise without bound makes up for such a difference
+    assert distributions.categorical_sample(tensor([[0.0, -1e4]]).expand(4, 2), noise).tolist() == wanted
+
+
+def test_exponential_noise_is_never_0():
+    noise = distributions.exponential_like(torch.empty(2**24), torch.Generator().manual_seed(0))
+    assert noise.min() > 0  # else an impossible action could be chosen
+    assert noise.mean() == pytest.approx(1.0, abs=2e-3)
 
 
 def test_normal_is_that_of_torch():

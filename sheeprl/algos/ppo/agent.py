@@ -49,11 +49,11 @@ class Actor(nn.Module):
         if not self.choices:
             noise = torch.randn(output.shape, generator=generator)
             return output + self.log_std.exp() * noise
-        uniform = torch.rand(output.shape, generator=generator)
+        noise = distributions.exponential_like(output, generator)
         if self.is_single:
-            return distributions.categorical_sample(output, uniform)
-        parts = zip(output.split(self.choices, -1), uniform.split(self.choices, -1), strict=True)
-        return torch.stack([distributions.categorical_sample(logits, u) for logits, u in parts], -1)
+            return distributions.categorical_sample(output, noise)
+        parts = zip(output.split(self.choices, -1), noise.split(self.choices, -1), strict=True)
+        return torch.stack([distributions.categorical_sample(*part) for part in parts], -1)
 
     def greedy(self, output: Tensor) -> Tensor:
         """The most likely actions."""

@@ -13,7 +13,7 @@ from torch.optim import Adam
 from reinforce_example.args import ReinforceArgs
 from reinforce_example.loss import baseline_loss, discounted_returns, policy_loss
 from sheeprl.algos.base import Acted, Algorithm, Loss, Mode, OptimizerSpec, Phase, Row, Spaces, Step, Tensors
-from sheeprl.models.distributions import categorical_entropy, categorical_logprob, categorical_sample
+from sheeprl.models.distributions import categorical_entropy, categorical_logprob, categorical_sample, exponential_like
 from sheeprl.models.encoder import to_vector, vector_size
 from sheeprl.models.mlp import mlp
 
@@ -61,7 +61,7 @@ class Reinforce(Algorithm[ReinforceArgs]):
         logits = policy(row.obs)
         if mode == "greedy":
             return Acted(logits.argmax(-1))
-        return Acted(categorical_sample(logits, torch.rand(logits.shape, generator=generator)))
+        return Acted(categorical_sample(logits, exponential_like(logits, generator)))
 
     def prepare(self, agent: Agent, rollout: TensorDict) -> TensorDict:
         """`[T + 1, B]` arrival rows to `[T, B]` rows with returns and advantages."""
