@@ -1,6 +1,9 @@
 """Short whole runs for tests, and what they leave behind."""
 
 import json
+import logging
+import os
+from contextlib import contextmanager
 
 import torch
 
@@ -15,6 +18,22 @@ SMALL_SAC = [
     "players.fragment_rows=8",
 ]
 QUIET = ["eval.episodes=0", "log.level=error", "trainer.threads=1"]
+
+
+@contextmanager
+def ray_session(cpus, **how):
+    """A Ray of the tests' own.
+
+    It asks for a token, as Ray does by itself where it is started: a process keeps to the first choice it has made.
+    """
+    import ray  # not by every test
+
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, **how)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def run(folder, algorithm, *overrides, env=None):

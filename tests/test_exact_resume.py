@@ -3,7 +3,6 @@
 import signal
 
 import pytest
-import ray
 import torch
 
 from sheeprl.algos import registry
@@ -11,7 +10,7 @@ from sheeprl.algos.args import OffPolicy
 from sheeprl.checkpoint import checkpoints
 from sheeprl.run import Run
 from sheeprl.updating import Updating
-from tests.runs import SMALL_SAC, lines, run, saved
+from tests.runs import SMALL_SAC, lines, ray_session, run, saved
 
 INTERRUPTIONS = {  # methods of the run, and in which of their calls it is asked to stop
     "on_policy": [("add", 1), ("updated", 1), ("publish", 1)],
@@ -21,11 +20,8 @@ INTERRUPTIONS = {  # methods of the run, and in which of their calls it is asked
 
 @pytest.fixture(scope="module")
 def cluster():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    with ray_session(cpus=4):
         yield
-        ray.shutdown()
 
 
 def settings(algorithm):

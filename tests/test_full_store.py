@@ -1,23 +1,17 @@
 """A run whose batches don't fit into an object store that may not spill to the disk goes on all the same."""
 
-import logging
-
 import pytest
-import ray
 
-from tests.runs import lines, run
+from tests.runs import lines, ray_session, run
 
 STORE_BYTES = 80 * 2**20  # about the least that Ray takes
 
 
 @pytest.fixture
 def small_store():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        how = {"object_store_memory": STORE_BYTES, "_system_config": {"automatic_object_spilling_enabled": False}}
-        ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **how)
+    unspilled = {"automatic_object_spilling_enabled": False}
+    with ray_session(cpus=3, object_store_memory=STORE_BYTES, _system_config=unspilled):
         yield
-        ray.shutdown()
 
 
 def test_a_full_object_store_that_does_not_spill_slows_a_run_down_and_no_more(tmp_path, small_store):

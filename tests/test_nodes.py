@@ -27,12 +27,10 @@ PATIENCE = 100  # seconds: on a busy machine everything takes its time
 @pytest.fixture(scope="module")
 def head():
     """A cluster of a head without room for actors that ask for CPUs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": SEES_SOON})
-        yield cluster
-        ray.shutdown()
-        cluster.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": SEES_SOON})
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 import asyncio
 import gc
-import logging
 import math
-import os
 import subprocess
 import sys
 import time
@@ -20,7 +18,7 @@ from sheeprl.checkpoint import checkpoints
 from sheeprl.resolve import check
 from sheeprl.run import Run
 from tests import back_pressure
-from tests.runs import QUIET, SMALL_SAC, largest_difference, lines, run, saved
+from tests.runs import QUIET, SMALL_SAC, largest_difference, lines, ray_session, run, saved
 
 WALK = "tests.run_envs:Walk-v0"
 DECOUPLED = "run.mode=decoupled"
@@ -28,10 +26,8 @@ DECOUPLED = "run.mode=decoupled"
 
 @pytest.fixture(scope="module", autouse=True)
 def session():
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    ray.init("local", num_cpus=5, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with ray_session(cpus=5):
+        yield
 
 
 @pytest.mark.parametrize(

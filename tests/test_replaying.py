@@ -1,20 +1,18 @@
 """Recorded runs, played again: the same bit for bit, or it is said where they differ."""
 
 import json
-import logging
 import os
 import signal
 import threading
 import time
 
 import pytest
-import ray
 
 from sheeprl import ConfigError
 from sheeprl.checkpoint import checkpoints
 from sheeprl.recording import RECORD
 from sheeprl.replaying import replay_run
-from tests.runs import lines, run, saved
+from tests.runs import lines, ray_session, run, saved
 
 RECORDED = ("log.record=true", "players.num=2", "run.total_steps=300")
 
@@ -25,10 +23,8 @@ def replayed(folder, **options):
 
 @pytest.fixture(scope="module")
 def session():
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    ray.init("local", num_cpus=5, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with ray_session(cpus=5):
+        yield
 
 
 @pytest.fixture(scope="module")
