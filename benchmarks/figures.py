@@ -26,6 +26,7 @@ from benchmarks.report import (
 COLORS = {"decoupled": "tab:orange", "coupled": "tab:blue"}
 PARTS = {
     "updating": "tab:green",
+    "compiling": "tab:brown",
     "playing": "tab:blue",
     "waiting for players": "tab:orange",
     "waiting for batches": "tab:red",

@@ -202,6 +202,7 @@ def where_it_went(lines: Sequence[Json], loop: float, coupled: bool = False) -> 
         else:
             spent["waiting for players"] += seconds * line["Time/trainer_idle"]
         spent["waiting for batches"] += seconds * line["Time/trainer_wait_batch"]
+        spent["compiling"] += seconds * line.get("Time/compiling", 0.0)
         spent["checkpoints"] += seconds * line["Time/checkpoint_stall"]
     return dict(spent) | {"other": max(0.0, loop - sum(spent.values()))}
 

@@ -170,6 +170,8 @@ class Books:
             values["Time/sps_env_interaction"] = steps * players / window.playing
         if window.learning:
             values["Time/sps_train"] = updates / window.learning
+        if window.compiling:
+            values["Time/compiling"] = window.compiling / seconds
         return values | {
             "Time/sps": steps / seconds,
             "Time/player_idle": window.player_idle / (seconds * players),

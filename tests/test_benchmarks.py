@@ -76,7 +76,7 @@ def metrics_line(step, seconds, updates, **parts):
 
 def test_where_the_time_of_a_run_went_is_read_from_its_metrics():
     lines = [
-        metrics_line(100, 4.0, 100, **{"Time/trainer_idle": 0.5}),
+        metrics_line(100, 4.0, 100, **{"Time/trainer_idle": 0.5, "Time/compiling": 0.25}),
         {"step": 150, "Test/cumulative_reward": 1.0},
         metrics_line(200, 10.0, 300, **{"Time/trainer_wait_batch": 0.2, "Time/player_idle": 0.8}),
         {"event": "end", "wall_time": 15.0},
@@ -85,7 +85,8 @@ def test_where_the_time_of_a_run_went_is_read_from_its_metrics():
     assert where["updating"] == 100 / 50 + 200 / 50
     assert where["waiting for players"] == 2.0
     assert where["waiting for batches"] == pytest.approx(2.0)
-    assert where["other"] == pytest.approx(5.0)
+    assert where["compiling"] == pytest.approx(1.0)
+    assert where["other"] == pytest.approx(4.0)
     coupled = where_it_went(lines, loop=15.0, coupled=True)
     assert coupled["playing"] == pytest.approx(200 / 200)
     assert "waiting for players" not in coupled

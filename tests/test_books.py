@@ -35,6 +35,7 @@ def test_metrics_of_a_window():
     assert values["Time/sps"] == 30 / 4
     assert values["Time/sps_env_interaction"] == 30 * 2 / 2
     assert values["Time/sps_train"] == 6 / 2
+    assert values["Time/compiling"] == 2 / 4
     assert values["Time/player_idle"] == 1 / (4 * 2)
     assert values["Params/replay_ratio"] == 6 / 30
     books.turn_page(14.0)
@@ -49,7 +50,9 @@ def test_a_long_wait_is_shared_out_over_the_windows_that_it_lasts():
     books.turn_page(14.0)
     books.played(FragmentInfo(0, 1, 1, (), (), seconds=1.0))
     books.goes_on(0, now=15.0)
-    assert books.metrics(now=18.0, players=1)["Time/player_idle"] == 1 / 4
+    later = books.metrics(now=18.0, players=1)
+    assert later["Time/player_idle"] == 1 / 4
+    assert "Time/compiling" not in later
     assert books.spent_until(18.0).players_idle == 4.0
 
 
