@@ -210,7 +210,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
         "'systemd-run --scope --quiet -p MemoryMax={bytes} -p MemorySwapMax=0'; without it, RLIMIT_DATA is set",
     )
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for memory-mapped files")
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "replay.json", help="file of the result")
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
     return parser.parse_args(args)
 
 
@@ -226,8 +226,9 @@ def main(args: Sequence[str] | None = None) -> None:
         comparison.run(given.rounds)
     for comparison in comparisons:
         print_table(comparison)
-    record.write(given.out, described | {"cases": [comparison.as_json() for comparison in comparisons]})
-    print(f"\n{given.out}")
+    path = given.out / "replay.json"
+    record.write(path, described | {"cases": [comparison.as_json() for comparison in comparisons]})
+    print(f"\n{path}")
 
 
 if __name__ == "__main__":

@@ -67,12 +67,13 @@ def measure_cases(
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=about)
     parser.add_argument("--only", nargs="+", choices=cases, default=list(cases), metavar="CASE", help=", ".join(cases))
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--out", type=Path, default=record.RESULTS / f"{name}.json", help="file of the result")
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
     given = parser.parse_args(args)
+    path = given.out / f"{name}.json"
     described = record.describe("benchmarks")
     described |= {"rounds": given.rounds, "load_before": round(os.getloadavg()[0], 2)}
     measured: list[Json] = []
     for case in given.only:
         measured.append(cases[case](given.rounds))
-        record.write(given.out, described | {"cases": measured})  # what there is, should a later one fail
-    print(f"\n{given.out}")
+        record.write(path, described | {"cases": measured})  # what there is, should a later one fail
+    print(f"\n{path}")
