@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -49,8 +50,7 @@ def tanh_normal_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Te
     """A draw of tanh(N(mean, std)) and its log density.
 
     log π(a) = log N(u) − Σ log(1 − tanh²(u)), Haarnoja et al. 2018 (1812.05905), appendix C, with
-    log(1 − tanh²(u)) = 2 (log 2 − |u| − log(1 + exp(−2|u|))), which doesn't overflow. What `log1p` would add to
-    precision is less than the sum's last bit, and compiled for a few actions it takes five times as long as `log`.
+    log(1 − tanh²(u)) = 2 (log 2 − u − softplus(−2u)), which doesn't overflow.
 
     Args:
         mean: `[*, n]`.
@@ -62,6 +62,5 @@ def tanh_normal_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Te
     """
     u = mean + log_std.exp() * noise
     normal = -0.5 * noise * noise - log_std - 0.5 * LOG_2PI
-    size = u.abs()
-    log_slope = 2.0 * (math.log(2.0) - size - torch.log(1.0 + torch.exp(-2.0 * size)))
+    log_slope = 2.0 * (math.log(2.0) - u - functional.softplus(-2.0 * u))
     return torch.tanh(u), (normal - log_slope).sum(-1)
