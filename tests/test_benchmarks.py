@@ -22,7 +22,7 @@ from benchmarks.programs import (
     idle_while_ahead,
     where_it_went,
 )
-from benchmarks.record import ROOT
+from benchmarks.record import RESULTS, ROOT
 from benchmarks.report import NOTES, PAGE, Results, page, read
 from benchmarks.speed import Comparison, Timings
 
@@ -289,3 +289,9 @@ def test_a_peer_finds_nothing_of_this_package(monkeypatch):
     variables = environments.bare_environment(threads=2)
     assert not {"PYTHONPATH", "RAY_ADDRESS"} & set(variables)
     assert variables["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*coupled.json")), ids=lambda path: path.stem)
+def test_the_readme_has_what_the_gates_reached(path):
+    mean = json.loads(path.read_text())["mean"]
+    assert f"| {mean:.1f} |".replace("-", "−") in (ROOT / "README.md").read_text()
