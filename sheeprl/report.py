@@ -227,18 +227,18 @@ class _Scalars:
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter  # takes 0.3 s: not in `sheeprl --help`
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter  # slow: not in `sheeprl --help`
 
         self._path = folder / "events.out.tfevents.*"
-        self._make_event, self._make_summary, self._make_value = Event, Summary, Summary.Value
+        self._make_event = Event
         with _naming(self._path):
             self._writer = EventFileWriter(str(folder))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         # All of a step as one event: the writer's thread is woken up for each, which costs more than to write it.
-        scalars = [self._make_value(tag=key, simple_value=value) for key, value in values.items()]
-        event = self._make_event(wall_time=time.time(), step=step, summary=self._make_summary(value=scalars))
+        event = self._make_event(wall_time=time.time(), step=step)
+        for key, value in values.items():
+            event.summary.value.add(tag=key, simple_value=value)
         with _naming(self._path):
             self._writer.add_event(event)
             self._writer.flush()

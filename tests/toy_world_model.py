@@ -156,7 +156,7 @@ class ToyWorldModel(Algorithm[ToyWorldModelArgs]):
         )
 
     def behavior_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
-        """Noise for every imagined action, samples first."""
+        """Exponential noise for every imagined action, samples first."""
         args, choices = self.args, int(self.spaces.action.n)  # type: ignore[attr-defined]
         size = (*shape, args.sequence_length, args.horizon, choices)
         return {"action": torch.empty(size).exponential_(generator=generator)}
