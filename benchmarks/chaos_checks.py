@@ -15,7 +15,7 @@ from benchmarks.record import Json, read_metrics
 from benchmarks.stamped import read_stamps
 from sheeprl.buffer import ReplayBuffer
 from sheeprl.buffer.samplers import Transitions
-from sheeprl.checkpoint import checkpoints, read_config
+from sheeprl.checkpoint.run_dir import checkpoints, read_config
 
 
 @dataclass

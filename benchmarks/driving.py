@@ -75,8 +75,8 @@ class Pushes:
     def __init__(self) -> None:
         import ray
 
-        from sheeprl import resolve
-        from sheeprl.actors.shells import PlayerActor, TrainerActor
+        from sheeprl.actors.ray.actors import PlayerActor, TrainerActor
+        from sheeprl.config import checks
 
         class Copier:
             """Copies."""
@@ -94,7 +94,7 @@ class Pushes:
             "players": {"num": PLAYERS_OF_WEIGHTS},
             "trainer": {"accelerator": "cpu", "threads": 1},
         }
-        found = resolve.check(tree)
+        found = checks.check(tree)
         ray.init("local", num_cpus=64, include_dashboard=False, log_to_driver=False)
         self.ray, numbers = ray, range(PLAYERS_OF_WEIGHTS)
         player, trainer = ray.remote(PlayerActor), ray.remote(TrainerActor)

@@ -28,9 +28,9 @@ from benchmarks import turns
 from benchmarks.bounds import Bound
 from benchmarks.record import Json
 from benchmarks.subject import Seen, ran
-from sheeprl import resolve
 from sheeprl.actors import player
 from sheeprl.actors.player import Player
+from sheeprl.config import checks
 
 ENVS = 4
 ROLLOUT = 128
@@ -100,7 +100,7 @@ def cleanrl_loop(agent: SeparateNetworks, envs: Free) -> None:
 def make_player() -> Player:
     """A player of PPO on free environments, which has begun."""
     tree = {"algo": {"name": "ppo", "hidden_sizes": [64, 64]}, "env": {"id": "CartPole-v1", "num_envs": ENVS}}
-    found = resolve.check(tree | {"run": {"mode": "coupled"}})
+    found = checks.check(tree | {"run": {"mode": "coupled"}})
     made = Player(found.config, found.spaces, 0)
     make_vector_env = player.make_vector_env
     try:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.worker import Figures, seconds_per_call, serve
-from sheeprl.actors.shells import ReplayActor
+from sheeprl.actors.ray.actors import ReplayActor
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -70,7 +70,7 @@ def row_bytes(rows: Arrays) -> int:
 
 def as_fragment(rows: Arrays) -> TensorDict:
     """A TensorDict that shares the arrays' memory."""
-    from sheeprl.buffer.flat import unflatten
+    from sheeprl.buffer.tensordicts import unflatten
 
     return unflatten(rows, batch_dims=2)
 
@@ -158,7 +158,7 @@ def prioritized() -> Callable[[], Figures]:
 def sequences() -> Callable[[], Figures]:
     """Bytes per second of 64 sequences of 64 images of 64 x 64 x 3 out of 100k, and of copying as many and 1 GB."""
     from sheeprl.buffer import ReplayBuffer
-    from sheeprl.buffer.samplers import Sequences
+    from sheeprl.buffer.sequences import Sequences
 
     buffer = ReplayBuffer(100_000, Sequences(64), seed=0)
     fill(buffer, as_fragment(fragment_rows(np.random.default_rng(0), 64, image=True)), 100_000)

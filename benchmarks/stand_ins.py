@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sheeprl.actors.fragment import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.actors.handle import LocalHandle
-from sheeprl.actors.players import Kept, Players
-from sheeprl.actors.shards import Shards
-from sheeprl.actors.trainers import Snapshot, Trainers
+from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.algos.args import OffPolicy
-from sheeprl.plan import Plan
-from sheeprl.report import Progress
+from sheeprl.driver.players import Kept, Players
+from sheeprl.driver.replay import Shards
+from sheeprl.driver.settings import Plan
+from sheeprl.driver.trainers import Snapshot, Trainers
+from sheeprl.metrics.reporter import Progress
 from sheeprl.run import Run
 
 ENVS = 4

@@ -21,13 +21,14 @@ from benchmarks import record
 from benchmarks.bounds import Bound
 from benchmarks.record import Json
 from benchmarks.turns import Rounds, as_json, in_turn, print_rounds, ratios
-from sheeprl import resolve
-from sheeprl.actors.build import build_learner, local_fabric
-from sheeprl.actors.trainer import Learner
+from sheeprl.actors.fabric import build_learner, local_fabric
+from sheeprl.actors.learner import Learner
+from sheeprl.actors.warmup import made_up_blocks
 from sheeprl.algos.base import Spaces
 from sheeprl.buffer.storage import Rows
-from sheeprl.config import Config, validate
-from sheeprl.learning.rehearsal import made_up_blocks
+from sheeprl.config import defaults
+from sheeprl.config.loading import validate
+from sheeprl.config.schema import Config
 
 OBSERVATION = spaces.Box(-np.inf, np.inf, (17,), np.float32)  # HalfCheetah's, as its six actions
 LASTS = 1.0  # seconds of a measurement, at least
@@ -77,7 +78,7 @@ def resolved(case: Case, device: str, threads: int, is_compiled: bool, precision
     """The configuration of a learner."""
     trainer = {"accelerator": device, "threads": threads, "compile": is_compiled, "precision": precision}
     tree = {"algo": case.algo, "env": {"id": "none", "num_envs": 4}, "trainer": trainer, "run": {"mode": "coupled"}}
-    return resolve.fill_in(validate(tree))
+    return defaults.fill_in(validate(tree))
 
 
 def data_of(case: Case, config: Config, learner: Learner) -> tuple[int | None, Rows]:

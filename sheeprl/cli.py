@@ -24,20 +24,12 @@ from pydantic.fields import FieldInfo
 
 from sheeprl.algos import registry
 from sheeprl.algos.args import AlgoArgs, OnPolicy
-from sheeprl.config import (
-    ConfigError,
-    EvalConfig,
-    Tree,
-    apply_overrides,
-    config_class,
-    leaves,
-    nearest,
-    parse_yaml,
-    read_tree,
-    set_value,
-)
-from sheeprl.errors import RunFailedError
-from sheeprl.garbage import leave_to_the_end
+from sheeprl.config.loading import apply_overrides, read_tree, set_value
+from sheeprl.config.schema import EvalConfig, Tree, config_class, leaves
+from sheeprl.config.suggestions import nearest
+from sheeprl.config.yaml_io import parse_yaml
+from sheeprl.utils.errors import ConfigError, RunFailedError
+from sheeprl.utils.gc_control import leave_to_the_end
 from sheeprl.version import __version__
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes, beside 0
@@ -78,7 +70,7 @@ def resume(
     """Go on with a run from its newest whole checkpoint."""
 
     def read() -> Tree:
-        from sheeprl.checkpoint import resume_tree
+        from sheeprl.checkpoint.resume import resume_tree
 
         return resume_tree(run_dir, overrides or [])
 
@@ -120,7 +112,7 @@ def replay(
 ) -> None:
     """Play a recorded run again in one process, and compare it bit by bit with what it was."""
     try:
-        from sheeprl.replaying import replay_run
+        from sheeprl.debug.replayer import replay_run
 
         replayed = replay_run(run_dir, until_step, out, typer.echo)
     except (Exception, KeyboardInterrupt) as error:

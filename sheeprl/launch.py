@@ -10,42 +10,34 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy
-from sheeprl.config import Config
-from sheeprl.errors import RunFailedError, one_line
-from sheeprl.garbage import importing
-from sheeprl.place import (
-    Place,
-    claimed,
-    clear_other_layout,
-    find_place,
-    first_incarnations,
-    replay_folder,
-    video_folder,
-    write_config,
-)
-from sheeprl.time_spent import Setting, StartUp, advice, describe
+from sheeprl.checkpoint.resume import Place, clear_other_layout, find_place, first_incarnations
+from sheeprl.checkpoint.run_dir import claimed, replay_folder, video_folder, write_config
+from sheeprl.config.schema import Config
+from sheeprl.driver.workers import Pieces
+from sheeprl.metrics.time_breakdown import Setting, StartUp, advice, describe
+from sheeprl.utils.errors import RunFailedError, one_line
+from sheeprl.utils.gc_control import importing
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
-    from sheeprl.actors.shards import Shards
-    from sheeprl.actors.trainers import Trainers
-    from sheeprl.checkpoint import CheckpointKeeper, Start
+    from sheeprl.checkpoint.resume import Start
+    from sheeprl.checkpoint.writer import CheckpointKeeper
+    from sheeprl.driver.replay import Shards
+    from sheeprl.driver.settings import Plan
+    from sheeprl.driver.trainers import Trainers
     from sheeprl.envs.transforms import Spaces
-    from sheeprl.plan import Plan
-    from sheeprl.report import FileReporter
+    from sheeprl.metrics.reporter import FileReporter
     from sheeprl.run import Run
-
 
 PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0}
 """Seconds that an interrupted run waits for the rounds that are being played, so that it goes on with them exactly."""
-
 
 STOPPING = "stopping after this round, with a checkpoint; another signal ends the run at once, without\n"
 
@@ -69,25 +61,6 @@ class Result:
     interrupted_by: int | None = None
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """The parts of a run, wherever they are.
-
-    Args:
-        make_player: handle of player `number` in its `incarnation`.
-        replay: all its shards.
-        learner: handle of the trainer group.
-        make_learner: builds another group for a lost one, if it can be replaced.
-        leaving: numbers of players whose node is being drained.
-    """
-
-    make_player: Callable[[int, int], Handle]
-    replay: Shards
-    learner: Handle
-    make_learner: Callable[[int], Awaitable[Handle]] | None = None
-    leaving: Callable[[], Awaitable[set[int]]] | None = None
-
-
 def train(config: Config) -> Result:
     """Train as configured.
 
@@ -106,7 +79,7 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
         RunFailedError: the run could not go on.
     """
     startup = StartUp()
-    from sheeprl.resolve import check
+    from sheeprl.config.checks import check
 
     resolved = check(tree)
     startup.done("configuration and a look at the environment")
@@ -115,23 +88,20 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
     return _train_decoupled(resolved.config, resolved.spaces, startup)
 
 
-# ------------------------------------------------------------------------------------------ two placements
-
-
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartUp) -> Result:
     """Every piece a Ray actor."""
     place = find_place(config, startup, config.buffer.shards, _say)
-    with claimed(place):
+    with claimed(place.run_dir):
         clear_other_layout(config, place)
         return _train_on_ray(config, spaces, place)
 
 
 def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
-    from sheeprl.actors import ray_settings
+    from sheeprl.actors.ray import environment
 
-    ray_settings.settle(config)
+    environment.settle(config)
     with importing():
-        from sheeprl.actors import cluster  # Ray takes its time to import: only once all mistakes are out
+        from sheeprl.actors.ray import cluster  # Ray takes its time to import: only once all mistakes are out
 
     place.startup.done("imports")
     if config.log.level in ("debug", "info"):
@@ -178,14 +148,14 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartUp) -> Result:
     if not is_main:
         return _train_in_process(config, spaces, Place(Path(), None, ranks))
     place = find_place(config, startup, ranks, _say)
-    with claimed(place):
+    with claimed(place.run_dir):
         clear_other_layout(config, place)
         return _train_in_process(config, spaces, place)
 
 
 def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
     with importing():
-        from sheeprl.actors.build import build_learner, local_fabric
+        from sheeprl.actors.fabric import build_learner, local_fabric
         from sheeprl.actors.handle import LocalHandle
         from sheeprl.actors.player import Player
         from sheeprl.actors.replay import build_replay
@@ -223,7 +193,7 @@ def _train_ranks(
     config: Config, place: Place, fabric: Any, objects: dict[str, Any], make_player: Callable[[int, int], Any]
 ) -> Result:
     """Drive from rank 0; serve on the others."""
-    from sheeprl.actors.ranks import Link, RankHandle
+    from sheeprl.actors.multi_rank import Link, RankHandle
 
     link = Link(fabric, objects, {"player": make_player})
     if fabric.global_rank != 0:
@@ -251,19 +221,16 @@ def _shards(
     together: Handle | None = None,
 ) -> Shards:
     """The replay as the run speaks to it."""
-    from sheeprl.actors.shards import Shards
+    from sheeprl.driver.replay import Shards
 
     data = config.algo.data()
     needed = data.batch_size if isinstance(data, OffPolicy) else 1
     return Shards(handles, needed, config.run.seed, make_shard, together)
 
 
-# --------------------------------------------------------------------------------------------- driving
-
-
 async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
     """Run to the end, and write down what was asked of whom if that is wanted."""
-    from sheeprl.recording import recorded
+    from sheeprl.debug.recorder import recorded
 
     checkpoint = place.start.checkpoint.name if place.start else None
     with recorded(config, pieces, place.run_dir, checkpoint, _say) as pieces:
@@ -272,7 +239,7 @@ async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
 
 async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
     """Run to the end, an interruption or a failure; whatever it is stands in the run's folder."""
-    from sheeprl.checkpoint import CheckpointKeeper
+    from sheeprl.checkpoint.writer import CheckpointKeeper
 
     start = place.start
     reporter = _open_reporter(config, place)
@@ -283,7 +250,7 @@ async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
         run = _make_run(config, pieces, place, reporter, keeper)
         if start is not None:
             await _load(pieces.replay, run.trainers, start)
-        write_config(config, place)
+        write_config(config, place.run_dir)
     except BaseException:
         reporter.close()
         raise
@@ -321,10 +288,10 @@ async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
 
 def _make_run(config: Config, pieces: Pieces, place: Place, reporter: FileReporter, keeper: CheckpointKeeper) -> Run:
     """The driver, which goes on from the checkpoint if there is one."""
-    from sheeprl.actors.players import Players
-    from sheeprl.actors.trainers import Trainers
-    from sheeprl.books import Books, Counters
-    from sheeprl.plan import WallClock
+    from sheeprl.driver.players import Players
+    from sheeprl.driver.settings import WallClock
+    from sheeprl.driver.trainers import Trainers
+    from sheeprl.metrics.counters import Books, Counters
     from sheeprl.run import Run
 
     start, clock = place.start, WallClock()
@@ -357,7 +324,7 @@ async def _load(replay: Shards, trainers: Trainers, start: Start) -> None:
 
 def _plan(config: Config) -> Plan:
     """The driver's part of the configuration."""
-    from sheeprl.plan import Plan
+    from sheeprl.driver.settings import Plan
 
     players, staleness = config.players, config.run.max_staleness
     assert players.num is not None and players.fragment_rows is not None and staleness is not None
@@ -383,7 +350,7 @@ def _plan(config: Config) -> Plan:
 
 def _setting(config: Config) -> Setting:
     """What advice on the run's speed leans on."""
-    from sheeprl.resolve import available_cores, pays_to_compile
+    from sheeprl.config.defaults import available_cores, pays_to_compile
 
     players, staleness, rows = config.players.num, config.run.max_staleness, config.players.fragment_rows
     assert players is not None and staleness is not None and rows is not None
@@ -433,7 +400,7 @@ def _stopping_on_signals(run: Run, caught: list[int]) -> Iterator[None]:
 
 
 def _open_reporter(config: Config, place: Place) -> FileReporter:
-    from sheeprl.report import FileReporter, Progress, rewind
+    from sheeprl.metrics.reporter import FileReporter, Progress, rewind
 
     start = place.start
     counters: dict[str, Any] = start.books["counters"] if start else {}
@@ -461,8 +428,7 @@ def _open_reporter(config: Config, place: Place) -> FileReporter:
 
 def _told_of_cores(config: Config) -> str | None:
     """What is to be said if more is to run at once than this machine has cores for; a cluster has others."""
-    from sheeprl.actors.ray_settings import cluster_address
-    from sheeprl.resolve import available_cores
+    from sheeprl.config.defaults import available_cores, cluster_address
 
     players, cores, threads = config.players.num or 1, available_cores(), _threads(config)
     if config.run.mode == "coupled":

@@ -19,44 +19,27 @@ border between two rounds: what players hold there travels with their fragments,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sheeprl.actors.fragment import FragmentInfo
-from sheeprl.actors.handle import DataLostError, LostError, Ref
-from sheeprl.actors.players import Kept, Players
-from sheeprl.actors.shards import Shards
-from sheeprl.actors.trainers import Trainers
-from sheeprl.books import Books, Counters, Failures
+from sheeprl.actors.evaluation import Evaluation
+from sheeprl.actors.handle import DataLostError, LostError
 from sheeprl.buffer.storage import RefusedFragmentError
-from sheeprl.errors import RunFailedError, needed, one_line
-from sheeprl.evaluate import Evaluation
-from sheeprl.keeping import Keeper, Keeping
-from sheeprl.plan import Clock, Plan, WallClock
-from sheeprl.report import Progress, Reporter
-from sheeprl.time_spent import Spent, in_short
-from sheeprl.updating import Updating
+from sheeprl.driver.checkpointing import Keeper, Keeping
+from sheeprl.driver.collection import Arrived, Published, _in_order
+from sheeprl.driver.failures import Failures
+from sheeprl.driver.players import Kept, Players
+from sheeprl.driver.replay import Shards
+from sheeprl.driver.settings import Clock, Plan, WallClock
+from sheeprl.driver.trainers import Trainers
+from sheeprl.driver.updates import Updating
+from sheeprl.metrics.counters import Books, Counters
+from sheeprl.metrics.reporter import Progress, Reporter
+from sheeprl.metrics.time_breakdown import Spent, in_short
+from sheeprl.utils.errors import RunFailedError, needed, one_line
 
 LOOK_FOR_LEAVING = 1.0  # seconds between two looks at which players have to leave their place
-
-
-@dataclass(frozen=True)
-class Published:
-    """Weights that players may play with."""
-
-    version: int
-    weights: Ref
-    policy_steps: int  # counted when these weights were made, which decides whether play is still random
-
-
-@dataclass(frozen=True)
-class Arrived:
-    """A fragment on its way to the buffer."""
-
-    info: FragmentInfo
-    fragment: Ref
-    incarnation: int
 
 
 class Run:
@@ -576,7 +559,3 @@ class Run:
         }
         self.reporter.metrics(self.counters.policy_steps, values)
         self.books.turn_page(now)
-
-
-async def _in_order(awaitables: Iterable[Awaitable[Arrived]]) -> list[Arrived]:
-    return [await awaitable for awaitable in awaitables]

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
-from sheeprl.actors.fragment import Fragment, FragmentInfo, UpdateInfo
-from sheeprl.actors.players import Players
-from sheeprl.actors.ray_handle import RayHandle
+from sheeprl.actors.messages import Fragment, FragmentInfo, UpdateInfo
+from sheeprl.actors.ray.actors import ReplayActor
+from sheeprl.actors.ray.handle import RayHandle
 from sheeprl.actors.replay import Replay
-from sheeprl.actors.shards import Shards
-from sheeprl.actors.shells import ReplayActor
-from sheeprl.actors.trainers import Trainers
 from sheeprl.algos.args import OffPolicy
 from sheeprl.buffer import ReplayBuffer
-from sheeprl.plan import Plan
+from sheeprl.driver.players import Players
+from sheeprl.driver.replay import Shards
+from sheeprl.driver.settings import Plan
+from sheeprl.driver.trainers import Trainers
+from sheeprl.driver.updates import CHUNK_STEPS
 from sheeprl.run import Run
-from sheeprl.updating import CHUNK_STEPS
 from tests.simulation import RecordingReporter
 
 PLAYERS, PROCESSES = 16, 2

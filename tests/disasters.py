@@ -25,19 +25,19 @@ from fractions import Fraction
 from math import floor
 from typing import Any
 
-from sheeprl.actors.fragment import BufferStatus, FragmentInfo, UpdateInfo
+from sheeprl.actors.evaluation import Evaluation
 from sheeprl.actors.handle import DataLostError, LostError
-from sheeprl.actors.players import Kept, Players
-from sheeprl.actors.shards import Shards
-from sheeprl.actors.trainers import Snapshot, Trainers
+from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.algos.args import OffPolicy, OnPolicy
-from sheeprl.books import Books, Counters
 from sheeprl.buffer.storage import RefusedFragmentError
-from sheeprl.errors import RunFailedError
-from sheeprl.evaluate import Evaluation
-from sheeprl.plan import Plan
+from sheeprl.driver.players import Kept, Players
+from sheeprl.driver.replay import Shards
+from sheeprl.driver.settings import Plan
+from sheeprl.driver.trainers import Snapshot, Trainers
+from sheeprl.driver.updates import CHUNK_BYTES
+from sheeprl.metrics.counters import Books, Counters
 from sheeprl.run import Run
-from sheeprl.updating import CHUNK_BYTES
+from sheeprl.utils.errors import RunFailedError
 from tests.simulation import (
     DiedError,
     Outcome,

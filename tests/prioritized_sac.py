@@ -6,10 +6,11 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from sheeprl.algos.args import Count, OffPolicy
+from sheeprl.algos.args import OffPolicy
 from sheeprl.algos.base import Algorithm, Loss
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.algos.sac.sac import SAC
+from sheeprl.utils.settings import Count
 
 
 class PrioritizedSACArgs(SACArgs):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from sheeprl import load_config, train
-from sheeprl.checkpoint import checkpoints
+from sheeprl.checkpoint.run_dir import checkpoints
 
 SMALL_SAC = [
     "algo.hidden_sizes=[32,32]",

@@ -21,20 +21,20 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
-from sheeprl.actors.fragment import BufferStatus, FragmentInfo, UpdateInfo
+from sheeprl.actors.evaluation import Evaluation
 from sheeprl.actors.handle import Every, LostError
-from sheeprl.actors.players import Kept, Players
-from sheeprl.actors.shards import Shards
-from sheeprl.actors.trainers import Snapshot, Trainers
+from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.algos.args import OffPolicy, OnPolicy
-from sheeprl.books import Books, Counters
 from sheeprl.buffer.storage import RefusedFragmentError
-from sheeprl.errors import RunFailedError
-from sheeprl.evaluate import Evaluation
-from sheeprl.plan import Plan
-from sheeprl.report import Progress
+from sheeprl.driver.players import Kept, Players
+from sheeprl.driver.replay import Shards
+from sheeprl.driver.settings import Plan
+from sheeprl.driver.trainers import Snapshot, Trainers
+from sheeprl.driver.updates import CHUNK_BYTES, CHUNK_STEPS
+from sheeprl.metrics.counters import Books, Counters
+from sheeprl.metrics.reporter import Progress
 from sheeprl.run import Run
-from sheeprl.updating import CHUNK_BYTES, CHUNK_STEPS
+from sheeprl.utils.errors import RunFailedError
 
 T = TypeVar("T")
 MAX_TURNS = 200_000  # of the event loop: more than any schedule here needs

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from sheeprl.actors.fragment import FragmentInfo, UpdateInfo
-from sheeprl.books import Books, Counters, Failures
-from sheeprl.errors import RunFailedError
-from sheeprl.time_spent import Spent
+from sheeprl.actors.messages import FragmentInfo, UpdateInfo
+from sheeprl.driver.failures import Failures
+from sheeprl.metrics.counters import Books, Counters
+from sheeprl.metrics.time_breakdown import Spent
+from sheeprl.utils.errors import RunFailedError
 
 
 def some_books():

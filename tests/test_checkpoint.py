@@ -10,10 +10,12 @@ import time
 
 import pytest
 
-from sheeprl import load_config, manifest
-from sheeprl.checkpoint import CheckpointKeeper, checkpoints, locked, newest_start
-from sheeprl.config import ConfigError
-from sheeprl.errors import RunFailedError
+from sheeprl import load_config
+from sheeprl.checkpoint import manifest
+from sheeprl.checkpoint.resume import newest_start
+from sheeprl.checkpoint.run_dir import checkpoints, locked
+from sheeprl.checkpoint.writer import CheckpointKeeper
+from sheeprl.utils.errors import ConfigError, RunFailedError
 from tests.damage import cuts, deleted, flips, small_disk  # noqa: F401
 from tests.runs import QUIET, SMALL_SAC, lines, run, saved
 
@@ -36,8 +38,8 @@ def copied(finished, tmp_path):
 
 
 def config_of(folder):
-    from sheeprl.checkpoint import read_config
-    from sheeprl.config import validate
+    from sheeprl.checkpoint.run_dir import read_config
+    from sheeprl.config.loading import validate
 
     return validate(read_config(folder))
 

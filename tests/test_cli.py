@@ -16,11 +16,13 @@ import yaml
 
 from sheeprl import ConfigError, RunFailedError, __version__
 from sheeprl.algos import registry
-from sheeprl.algos.args import AlgoArgs, Section
+from sheeprl.algos.args import AlgoArgs
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.cli import flags_of, main
-from sheeprl.config import config_class, leaves, validate
+from sheeprl.config.loading import validate
+from sheeprl.config.schema import config_class, leaves
+from sheeprl.utils.settings import Section
 
 
 @dataclass
@@ -250,7 +252,7 @@ def test_wrong_usage_is_a_mistake_of_the_input(sheeprl, training, words):
 def test_resume_trains_the_tree_of_the_run_s_folder(sheeprl, training, monkeypatch):
     tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
     asked = []
-    monkeypatch.setattr("sheeprl.checkpoint.resume_tree", lambda *what: asked.append(what) or tree)
+    monkeypatch.setattr("sheeprl.checkpoint.resume.resume_tree", lambda *what: asked.append(what) or tree)
     assert sheeprl("resume", "logs/mine", "run.total_steps=9").code == 0
     assert asked == [("logs/mine", ["run.total_steps=9"])]
     assert training.tree == tree

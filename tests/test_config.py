@@ -12,19 +12,10 @@ from pydantic import ValidationError
 
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.sac.args import SACArgs
-from sheeprl.config import (
-    Config,
-    ConfigError,
-    apply_overrides,
-    config_class,
-    inspect,
-    leaves,
-    load_config,
-    parse_yaml,
-    read_tree,
-    set_value,
-    validate,
-)
+from sheeprl.config.loading import apply_overrides, inspect, load_config, read_tree, set_value, validate
+from sheeprl.config.schema import Config, config_class, leaves
+from sheeprl.config.yaml_io import parse_yaml
+from sheeprl.utils.errors import ConfigError
 
 SMALL = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
 

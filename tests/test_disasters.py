@@ -2,7 +2,7 @@
 
 import pytest
 
-from sheeprl.actors.shards import Shards
+from sheeprl.driver.replay import Shards
 from sheeprl.run import Run
 from tests.disasters import Learner, Rows, draw_schedule, play
 

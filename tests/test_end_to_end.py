@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from sheeprl import ConfigError, RunFailedError, load_config, train
-from sheeprl.checkpoint import checkpoints
-from sheeprl.config import parse_yaml
+from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.config.yaml_io import parse_yaml
 from tests.runs import QUIET, SMALL_SAC, largest_difference, lines, run, saved
 
 WALK = "tests.run_envs:Walk-v0"
@@ -310,7 +310,7 @@ def test_annealing_begins_at_the_full_rate_and_never_reaches_nothing(tmp_path):
 
 def test_two_runs_of_one_second_get_a_folder_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sheeprl.checkpoint.time", SimpleNamespace(strftime=lambda form: "now"))
+    monkeypatch.setattr("sheeprl.checkpoint.writer.time", SimpleNamespace(strftime=lambda form: "now"))
     overrides = [COUPLED, *QUIET, "run.total_steps=100", "algo.rollout_steps=32"]
     folders = {train(load_config("ppo", overrides)).run_dir.name for _ in range(2)}
     assert folders == {"now_0", "now_0_2"}

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from sheeprl import plain
 from sheeprl.actors.player import Player
-from sheeprl.config import load_config
+from sheeprl.config.checks import check
+from sheeprl.config.loading import load_config
 from sheeprl.envs.make import make_saveable
 from sheeprl.envs.state import StateError, capture, restore, why_not_saveable
 from sheeprl.models.weights import to_arrays
-from sheeprl.resolve import check
+from sheeprl.utils import serialization
 from tests import run_envs
 
 HAS_MUJOCO = importlib.util.find_spec("mujoco") is not None
@@ -123,7 +123,7 @@ def test_a_state_does_not_depend_on_what_was_there_before():
     one, other = (player("CartPole-v1", "env.num_envs=2") for _ in range(2))
     play(one, 21)
     play(other, 64)
-    kept = plain.loads(one.state())
+    kept = serialization.loads(one.state())
     assert other.load(one.state())
     assert_same(play(one, 30), play(other, 30))
     assert kept["playing"]["envs"]
@@ -153,7 +153,7 @@ def test_an_environment_need_not_be_stepped_for_a_trial(monkeypatch):
     one = player("Pendulum-v1", "checkpoint.envs=false")
     play(one, 3)
     assert one.unsaved == "checkpoint.envs=false"
-    assert plain.loads(one.state())["playing"]["envs"] is None
+    assert serialization.loads(one.state())["playing"]["envs"] is None
 
 
 def test_what_another_player_found_out_is_not_tried_again(monkeypatch):
@@ -163,7 +163,7 @@ def test_what_another_player_found_out_is_not_tried_again(monkeypatch):
         one = player("CartPole-v1")
         info = one.collect(3, None, 0, "random", keep_state=True, unsaved=reason)[0]
         assert info.unsaved == reason
-        assert (plain.loads(info.state)["playing"]["envs"] is None) == bool(reason)
+        assert (serialization.loads(info.state)["playing"]["envs"] is None) == bool(reason)
 
 
 def test_a_trial_leaves_the_global_generators_alone():
@@ -202,7 +202,7 @@ def test_opening_a_state_runs_no_code(tmp_path, capsys):
     torch.save({"env": Evil()}, tmp_path / "evil.pt")
     for data in ((tmp_path / "evil.pt").read_bytes(), pickle.dumps(Evil())):
         with pytest.raises(ValueError):
-            plain.loads(data)
+            serialization.loads(data)
     assert "code was run" not in capsys.readouterr().out
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from sheeprl.actors.evaluation import eval_seeds, play_episodes
 from sheeprl.algos.base import Acted
 from sheeprl.envs.transforms import action_space, observation_space
-from sheeprl.evaluate import eval_seeds, play_episodes
 from tests.envs import Counting
 
 SEEDS = [11, 5, 23, 8, 2, 40, 17]

@@ -7,9 +7,9 @@ import torch
 
 from sheeprl.algos import registry
 from sheeprl.algos.args import OffPolicy
-from sheeprl.checkpoint import checkpoints
+from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.driver.updates import Updating
 from sheeprl.run import Run
-from sheeprl.updating import Updating
 from tests.runs import SMALL_SAC, lines, ray_session, run, saved
 
 INTERRUPTIONS = {  # methods of the run, and in which of their calls it is asked to stop

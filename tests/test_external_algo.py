@@ -13,7 +13,7 @@ import pytest
 
 from sheeprl import cli
 from sheeprl.algos import registry
-from sheeprl.config import load_config
+from sheeprl.config.loading import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tests" / "external_algo"

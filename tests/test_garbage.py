@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from sheeprl.garbage import not_collected
+from sheeprl.utils.gc_control import not_collected
 
 
 def test_it_is_looked_for_again_afterwards_whatever_happened() -> None:
@@ -31,7 +31,7 @@ def test_who_never_looks_is_left_alone() -> None:
 
 def test_a_process_leaves_everything_to_its_end() -> None:
     program = (
-        "import gc, sheeprl.garbage as garbage\n"
+        "import gc, sheeprl.utils.gc_control as garbage\n"
         "class Noticed:\n"
         "    def __del__(self): print('collected', flush=True)\n"
         "def make():\n"
@@ -48,7 +48,7 @@ def test_a_process_leaves_everything_to_its_end() -> None:
 def test_what_imports_make_is_never_looked_at_but_only_if_they_do() -> None:
     program = (
         "import gc\n"
-        "from sheeprl.garbage import importing\n"
+        "from sheeprl.utils.gc_control import importing\n"
         "with importing(): pass\n"
         "print(gc.get_freeze_count(), end=' ')\n"
         "with importing(): import colorsys\n"

@@ -2,15 +2,15 @@
 
 import pytest
 
-from sheeprl import resolve
-from sheeprl.config import validate
+from sheeprl.config import defaults
+from sheeprl.config.loading import validate
 from sheeprl.launch import _told_of_cores, _with_accelerator
 
 
 @pytest.mark.parametrize(("accelerator", "compiles"), [("cpu", True), ("cuda", True), ("mps", False)])
 def test_steps_are_compiled_for_cpu_and_cuda(accelerator, compiles):
     tree = {"algo": {"name": "ppo"}, "env": {"id": "none"}, "trainer": {"compile": True}}
-    found = _with_accelerator(resolve.fill_in(validate(tree)), accelerator)
+    found = _with_accelerator(defaults.fill_in(validate(tree)), accelerator)
     assert (found.trainer.accelerator, found.trainer.compile) == (accelerator, compiles)
 
 
@@ -33,13 +33,13 @@ def test_steps_are_compiled_for_cpu_and_cuda(accelerator, compiles):
     ],
 )
 def test_more_than_there_are_cores_for_is_told(monkeypatch, settings, told):
-    monkeypatch.setattr(resolve, "available_cores", lambda: 4)
+    monkeypatch.setattr(defaults, "available_cores", lambda: 4)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     tree = {"algo": {"name": "ppo"}, "env": {"id": "none"}}
-    assert _told_of_cores(resolve.fill_in(validate(tree | settings))) == told
+    assert _told_of_cores(defaults.fill_in(validate(tree | settings))) == told
 
 
 def test_on_one_core_the_least_that_there_can_be_is_not_told(monkeypatch):
-    monkeypatch.setattr(resolve, "available_cores", lambda: 1)
+    monkeypatch.setattr(defaults, "available_cores", lambda: 1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert _told_of_cores(resolve.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}}))) is None
+    assert _told_of_cores(defaults.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}}))) is None

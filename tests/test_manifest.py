@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sheeprl import manifest
-from sheeprl.buffer import ReplayBuffer, changes
-from sheeprl.manifest import MANIFEST, DamagedCheckpointError
+from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer import dirty as changes
+from sheeprl.checkpoint import manifest
+from sheeprl.checkpoint.manifest import MANIFEST, DamagedCheckpointError
 from tests.buffer.model import rows_of
 from tests.damage import cuts, deleted, flips, small_disk, with_file_limit  # noqa: F401
 
@@ -276,5 +277,5 @@ manifest.verify(Path(sys.argv[1]))
 
 
 def test_neither_torch_nor_ray_is_imported():
-    program = "import sys, sheeprl.manifest; assert not {'torch', 'ray', 'numpy'} & set(sys.modules)"
+    program = "import sys, sheeprl.checkpoint.manifest; assert not {'torch', 'ray', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, env=os.environ)

@@ -15,10 +15,12 @@ import fsspec
 import numpy as np
 import pytest
 
-from sheeprl import manifest, mirror
-from sheeprl.buffer import ReplayBuffer, changes
-from sheeprl.manifest import MANIFEST, DamagedCheckpointError
-from sheeprl.mirror import Mirror, MirrorError
+from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer import dirty as changes
+from sheeprl.checkpoint import manifest
+from sheeprl.checkpoint import remote as mirror
+from sheeprl.checkpoint.manifest import MANIFEST, DamagedCheckpointError
+from sheeprl.checkpoint.remote import Mirror, MirrorError
 from tests.buffer.model import rows_of
 from tests.damage import small_disk  # noqa: F401
 
@@ -534,7 +536,7 @@ def test_a_missing_package_is_named_with_how_to_get_it(scheme, package, extra):
     program = f"""
 import sys
 sys.modules[{package!r}] = None  # as if it weren't installed
-from sheeprl.mirror import Mirror
+from sheeprl.checkpoint.remote import Mirror
 try:
     Mirror("{scheme}://bucket/runs")
 except ValueError as error:
@@ -546,5 +548,5 @@ else:
 
 
 def test_a_mirror_needs_neither_torch_nor_ray():
-    program = "import sys, sheeprl.mirror; assert not {'torch', 'ray', 's3fs'} & set(sys.modules)"
+    program = "import sys, sheeprl.checkpoint.remote; assert not {'torch', 'ray', 's3fs'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sheeprl.buffer import ReplayBuffer
-from sheeprl.checkpoint import checkpoints
-from sheeprl.config import ConfigError
+from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.utils.errors import ConfigError
 from tests.prioritized_sac import PrioritizedSACArgs
 from tests.runs import largest_difference, lines, run, saved
 

@@ -5,9 +5,9 @@ import torch
 
 from sheeprl import load_config, train
 from sheeprl.algos.build import build_algorithm
-from sheeprl.checkpoint import checkpoints
+from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.config.checks import check
 from sheeprl.evaluate import evaluate_checkpoint
-from sheeprl.resolve import check
 
 PPO = [
     "algo.learning_rate=3e-3",

@@ -12,10 +12,10 @@ import pytest
 import ray
 
 from sheeprl import RunFailedError, load_config
-from sheeprl.actors import cluster
-from sheeprl.actors.spares import Spares
-from sheeprl.checkpoint import checkpoints
-from sheeprl.resolve import check
+from sheeprl.actors.ray import cluster
+from sheeprl.actors.ray.standby import Spares
+from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.config.checks import check
 from sheeprl.run import Run
 from tests import back_pressure
 from tests.runs import QUIET, SMALL_SAC, largest_difference, lines, ray_session, run, saved
@@ -249,9 +249,9 @@ def test_what_a_failed_start_had_taken_is_free_again():
 def test_the_driver_never_loads_torch():
     code = (
         "import sys\n"
-        "from sheeprl.config import load_config\n"
-        "import sheeprl.run, sheeprl.actors.cluster, sheeprl.checkpoint, sheeprl.report\n"
-        "from sheeprl.resolve import check\n"
+        "from sheeprl.config.loading import load_config\n"
+        "import sheeprl.run, sheeprl.actors.ray.cluster, sheeprl.checkpoint.writer, sheeprl.metrics.reporter\n"
+        "from sheeprl.config.checks import check\n"
         "check(load_config('ppo').model_dump(mode='json'))\n"
         "assert not {'torch', 'lightning', 'tensordict'} & set(sys.modules)\n"
     )

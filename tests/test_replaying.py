@@ -9,9 +9,9 @@ import time
 import pytest
 
 from sheeprl import ConfigError
-from sheeprl.checkpoint import checkpoints
-from sheeprl.recording import RECORD
-from sheeprl.replaying import replay_run
+from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.debug.recorder import RECORD
+from sheeprl.debug.replayer import replay_run
 from tests.runs import lines, ray_session, run, saved
 
 RECORDED = ("log.record=true", "players.num=2", "run.total_steps=300")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sheeprl.report import FileReporter, JsonLines, Progress, Reporter, Speedometer, describe
+from sheeprl.metrics.reporter import FileReporter, JsonLines, Progress, Reporter, Speedometer, describe
 
 
 class Clock:
@@ -90,7 +90,7 @@ class TestMetrics:
 
     def test_killed_process_loses_no_line(self, tmp_path):
         program = (
-            "import os, sys; from pathlib import Path; from sheeprl.report import FileReporter\n"
+            "import os, sys; from pathlib import Path; from sheeprl.metrics.reporter import FileReporter\n"
             "reporter = FileReporter(Path(sys.argv[1]), 'info')\n"
             "reporter.metrics(1, {'Loss/a': 0.5}); reporter.event('resume', policy_steps=1); os._exit(9)"
         )
@@ -182,7 +182,7 @@ class TestDiskErrors:
     def test_full_disk_leaves_no_half_line(self, tmp_path):
         resource = pytest.importorskip("resource")
         program = (
-            "import resource, signal, sys; from pathlib import Path; from sheeprl.report import JsonLines\n"
+            "import resource, signal, sys; from pathlib import Path; from sheeprl.metrics.reporter import JsonLines\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "lines = JsonLines(Path(sys.argv[1])); lines.append({'step': 1})\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
@@ -469,7 +469,7 @@ class TestSpeedometer:
 
 def test_imports_neither_torch_nor_ray(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from sheeprl.report import FileReporter\n"
+        "import sys; from pathlib import Path; from sheeprl.metrics.reporter import FileReporter\n"
         "FileReporter(Path(sys.argv[1]), 'info').metrics(1, {'a': 1.0})\n"
         "print({'torch', 'ray', 'tensorflow'} & set(sys.modules))"
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from sheeprl import ConfigError, load_config
-from sheeprl.resolve import check
+from sheeprl.config.checks import check
 
 
 def mistakes_of(algorithm, *overrides):

@@ -2,7 +2,7 @@
 
 import torch
 
-from sheeprl.tensors import flattened, moved, unflattened
+from sheeprl.utils.tensors import flattened, moved, unflattened
 
 TREE = {"a": torch.zeros(2), "b": [torch.ones(3), {"c": torch.tensor(4)}], "d": {}}
 

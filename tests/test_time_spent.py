@@ -2,7 +2,7 @@
 
 import pytest
 
-from sheeprl.time_spent import Setting, Spent, StartUp, advice, describe, in_short
+from sheeprl.metrics.time_breakdown import Setting, Spent, StartUp, advice, describe, in_short
 
 DECOUPLED = Setting(coupled=False, overlaps=True, players=2)
 COUPLED = Setting(coupled=True, overlaps=False, players=1)

@@ -11,16 +11,18 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
+from sheeprl.actors.learner import Learner
 from sheeprl.actors.player import Player
-from sheeprl.actors.trainer import Learner
 from sheeprl.algos.base import Row
 from sheeprl.algos.build import build_algorithm
-from sheeprl.buffer.flat import flatten, unflatten
 from sheeprl.buffer.replay_buffer import ReplayBuffer
-from sheeprl.checkpoint import checkpoints, resume_tree
+from sheeprl.buffer.tensordicts import flatten, unflatten
+from sheeprl.checkpoint.resume import resume_tree
+from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.config.checks import check
+from sheeprl.config.defaults import has_compiler
 from sheeprl.launch import train_tree
 from sheeprl.models import weights as weights_of
-from sheeprl.resolve import check, has_compiler
 from tests.toy_envs import DECISIONS
 
 RATIO, STARTS = 0.3, 100

@@ -4,15 +4,16 @@ import asyncio
 
 import pytest
 
-from sheeprl.actors.fragment import UpdateInfo
 from sheeprl.actors.handle import DataLostError, LocalHandle, LostError
-from sheeprl.actors.shards import Chunk
-from sheeprl.actors.trainers import Trainers
+from sheeprl.actors.messages import UpdateInfo
 from sheeprl.algos.args import OnPolicy
-from sheeprl.books import Books, Counters, Failures
-from sheeprl.errors import RunFailedError
-from sheeprl.plan import Plan, WallClock
-from sheeprl.updating import Updating
+from sheeprl.driver.failures import Failures
+from sheeprl.driver.replay import Chunk
+from sheeprl.driver.settings import Plan, WallClock
+from sheeprl.driver.trainers import Trainers
+from sheeprl.driver.updates import Updating
+from sheeprl.metrics.counters import Books, Counters
+from sheeprl.utils.errors import RunFailedError
 from tests.simulation import RecordingReporter
 
 DATA = OnPolicy(rollout_steps=4, batch_size=4, epochs=1)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from sheeprl.envs.watch import StepTimeoutError, StepWatch
+from sheeprl.envs.timeout import StepTimeoutError, StepWatch
 
 
 def test_what_takes_too_long_is_interrupted():
@@ -69,7 +69,7 @@ def test_in_another_thread_nothing_is_watched():
 
 def test_a_process_whose_steps_are_in_time_goes_on():
     program = (
-        "import time, sheeprl.envs.watch as w\n"
+        "import time, sheeprl.envs.timeout as w\n"
         "watch = w.StepWatch(0.2, last_resort=True)\n"
         "with watch.watching():\n"
         "    for _ in range(20):\n"
@@ -84,7 +84,7 @@ def test_a_process_whose_steps_are_in_time_goes_on():
 
 def test_a_process_that_is_stuck_in_c_is_ended():
     program = (
-        "import signal, sheeprl.envs.watch as w\n"
+        "import signal, sheeprl.envs.timeout as w\n"
         "watch = w.StepWatch(0.05, last_resort=True)\n"
         "with watch.watching():\n"
         "    watch.begin()\n"

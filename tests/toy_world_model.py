@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
 
-from sheeprl.algos.args import STRUCTURAL, Count, Fractional, OffPolicy, OffPolicyArgs, Positive
+from sheeprl.algos.args import OffPolicy, OffPolicyArgs
 from sheeprl.algos.base import Acted, Algorithm, Average, Loss, Mode, OptimizerSpec, Phase, Row, Spaces, Step, Tensors
-from sheeprl.buffer.samplers import Sequences
+from sheeprl.buffer.sequences import Sequences
 from sheeprl.models import distributions
 from sheeprl.models.encoder import to_vector, vector_size
 from sheeprl.models.mlp import mlp
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Positive
 
 if TYPE_CHECKING:
     from tensordict import TensorDict

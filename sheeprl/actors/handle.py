@@ -105,3 +105,9 @@ class LocalHandle:
         close = getattr(self.target, "close", None)
         if close is not None:
             close()
+
+
+def look_at(future: asyncio.Future[Any]) -> None:
+    """Look at a failure that nobody may be waiting for, so that asyncio doesn't print it."""
+    if not future.cancelled():
+        future.exception()

@@ -13,20 +13,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sheeprl import plain, seeding
-from sheeprl.actors.fragment import Fragment, FragmentInfo
-from sheeprl.actors.writing import Writing, first_row
+from sheeprl.actors.evaluation import LANES, Evaluation, eval_seeds, play_episodes
+from sheeprl.actors.messages import Fragment, FragmentInfo
+from sheeprl.actors.rollout import Writing, first_row
 from sheeprl.algos.base import Mode, Spaces, Tensors
 from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.storage import Rows
-from sheeprl.config import Config
+from sheeprl.config.schema import Config
 from sheeprl.envs import transforms
-from sheeprl.envs.generators import OwnGenerators
+from sheeprl.envs.global_rng import OwnGenerators
 from sheeprl.envs.make import make_env, make_saveable, make_vector_env
 from sheeprl.envs.state import VectorState, why_not_saveable
-from sheeprl.envs.watch import StepWatch
-from sheeprl.evaluate import LANES, Evaluation, eval_seeds, play_episodes
+from sheeprl.envs.timeout import StepWatch
 from sheeprl.models import weights as weights_of
+from sheeprl.utils import seeding, serialization
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -165,7 +165,7 @@ class Player:
 
     def state(self) -> bytes:
         """Everything that decides how it goes on, but for the weights."""
-        return plain.dumps(
+        return serialization.dumps(
             {
                 "env": self.config.env.id,
                 "incarnation": self.incarnation,
@@ -201,7 +201,7 @@ class Player:
             ValueError: the data is damaged, or of a player of other environments.
             EnvFailedError: an environment raised at being made.
         """
-        kept = plain.loads(data)
+        kept = serialization.loads(data)
         if kept["env"] != self.config.env.id:
             raise ValueError(f"the state is of a player of {kept['env']}, not of {self.config.env.id}")
         playing = kept["playing"]

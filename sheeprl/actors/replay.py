@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sheeprl import seeding
-from sheeprl.actors.fragment import BufferStatus, Fragment, Write, Writes
-from sheeprl.buffer import regroup
-from sheeprl.buffer.memory import has_buffer, in_use
+from sheeprl.actors.messages import BufferStatus, Fragment, Write, Writes
+from sheeprl.buffer import reshard
+from sheeprl.buffer.memmap import has_buffer, in_use
 from sheeprl.buffer.replay_buffer import ReplayBuffer
 from sheeprl.buffer.storage import Rows
-from sheeprl.config import Config
+from sheeprl.config.schema import Config
+from sheeprl.utils import seeding
 
 LET_GO = 30.0  # seconds that a process that was killed may take to let go of its files
 
@@ -105,11 +104,11 @@ class Replay:
 
     def load(self, folder: str) -> BufferStatus:
         """Take over what was saved, be it in as many shards of this size or in others."""
-        here = regroup.Layout(self.shards, self.buffer.storage.capacity)
-        if regroup.layout_of(Path(folder)) == here:
+        here = reshard.Layout(self.shards, self.buffer.storage.capacity)
+        if reshard.layout_of(Path(folder)) == here:
             self.buffer.load(self._folder(folder))
         else:
-            regroup.load(self.buffer, Path(folder), self.shard, self.shards)
+            reshard.load(self.buffer, Path(folder), self.shard, self.shards)
         return self.status()
 
     def restore(self, folder: str | None) -> BufferStatus:
@@ -178,31 +177,3 @@ def _wait_for(folder: Path) -> None:
     until = time.monotonic() + LET_GO
     while in_use(folder) and time.monotonic() < until:
         time.sleep(0.1)
-
-
-def join_parts(parts: Sequence[Rows], order: int, n_batches: int) -> Rows:
-    """One block of batches from the samples of several shards, of which each may land in any place of any batch.
-
-    Args:
-        parts: of `[1, count, *]` transitions or `[1, L, count, *]` sequences.
-        order: seed of the permutation.
-        n_batches: how many batches the samples make.
-
-    Returns:
-        `[n_batches, batch_size, *]` or `[n_batches, L, batch_size, *]`.
-    """
-    sample_axis = parts[0]["index"].ndim - 2  # once the axis of 1 has been taken away
-    counts = [part["index"].shape[-1] for part in parts]
-    shuffled = np.random.Generator(np.random.PCG64(order)).permutation(sum(counts))
-    places = np.split(shuffled, np.cumsum(counts)[:-1])
-    block: Rows = {}
-    for name, first in parts[0].items():
-        axis = 0 if name == "importance" else sample_axis  # of a sequence there is one importance
-        shape = list(first.shape[1:])
-        shape[axis] = sum(counts)
-        whole = np.empty(shape, first.dtype)
-        for part, place in zip(parts, places, strict=True):
-            whole[(slice(None),) * axis + (place,)] = part[name][0]
-        split = whole.reshape(*shape[:axis], n_batches, -1, *shape[axis + 1 :])
-        block[name] = np.moveaxis(split, axis, 0)
-    return block

@@ -6,7 +6,7 @@ from typing import Any
 
 from sheeprl.algos import registry
 from sheeprl.algos.base import Algorithm, Spaces
-from sheeprl.config import Config
+from sheeprl.config.schema import Config
 
 
 def build_algorithm(config: Config, spaces: Spaces) -> Algorithm[Any]:

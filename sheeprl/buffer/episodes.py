@@ -7,62 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from sheeprl.buffer.sampler import Flags, _read_rows
+from sheeprl.buffer.storage import slots_by_stream
+
 if TYPE_CHECKING:
-    from sheeprl.buffer.samplers import Sequences
     from sheeprl.buffer.storage import Rows, Storage
     from sheeprl.buffer.streams import Slots
+from dataclasses import dataclass
 
-
-class Ages:
-    """How many rows came before each in its episode, and stream. An annex of the storage, 4 bytes a row.
-
-    It also counts the sequences that stay inside an episode: to list them would take time for every row stored.
-
-    Args:
-        sequences: what a sequence is.
-    """
-
-    def __init__(self, sequences: Sequences) -> None:
-        self.sequences = sequences
-        self.count = 0
-
-    def arrays(self, capacity: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """One number for every row."""
-        return {"age": ((capacity,), np.dtype(np.int32))}
-
-    def attach(self, arrays: Rows) -> None:
-        """Take the array."""
-        self.age = arrays["age"]
-
-    def evicting(self, storage: Storage, slots: Slots) -> None:
-        """No longer count the sequences whose oldest row goes."""
-        length, context = self.sequences.length, self.sequences.context
-        begins = slots[storage.index["position"][slots] == 0] if context else slots
-        ends = [_ahead(storage, begins, length - 1)]  # a stream's first row stands for the one before it
-        if context:
-            ends.append(_ahead(storage, slots, length))
-        self.count -= sum(int(np.count_nonzero(self.sequences.legal(storage, each))) for each in ends)
-
-    def added(self, storage: Storage, slots: Slots, streams: Slots) -> None:
-        """Count on from the rows before."""
-        before = storage.index["previous"][slots[0]]
-        age = np.where(before >= 0, self.age[before] + 1, 0)
-        for row, is_first in zip(slots, storage.rows["is_first"][slots], strict=True):
-            age = np.where(is_first, 0, age)
-            self.age[row] = age
-            age = age + 1
-        self.count += int(np.count_nonzero(self.sequences.legal(storage, slots.ravel())))
-
-    def rebuild(self, storage: Storage) -> None:
-        """Count anew, from the oldest row of each stream that is still stored."""
-        self.count = 0
-        if not storage.rows:
-            return
-        slots, begins = _by_stream(storage)
-        first = begins | storage.rows["is_first"][slots]
-        order = np.arange(len(slots))
-        self.age[slots] = order - np.maximum.accumulate(np.where(first, order, 0))
-        self.count = int(np.count_nonzero(self.sequences.legal(storage, slots)))
+from sheeprl.buffer.storage import Annex, Rows, Storage
+from sheeprl.buffer.streams import Slots
 
 
 class EpisodeIndex:
@@ -160,7 +114,7 @@ class EpisodeIndex:
         self.clear()
         if not storage.rows:
             return
-        slots, begins = _by_stream(storage)
+        slots, begins = slots_by_stream(storage)
         cuts = np.flatnonzero(begins)[1:]
         whole: list[Slots] = []
         for part in np.split(slots, cuts):
@@ -184,25 +138,92 @@ class EpisodeIndex:
         return found
 
 
-def _by_stream(storage: Storage) -> tuple[Slots, npt.NDArray[np.bool_]]:
-    """All slots but holes, stream by stream in the order of arrival, and whether each is the first of its stream."""
-    slots = np.arange(storage.oldest, storage.total) % storage.capacity
-    slots = slots[storage.is_real(slots)]
-    streams = storage.index["stream"][slots]
-    slots = slots[np.argsort(streams, kind="stable")]
-    streams = storage.index["stream"][slots]
-    return slots, np.append(True, streams[1:] != streams[:-1])
-
-
-def _ahead(storage: Storage, slots: Slots, rows: int) -> Slots:
-    """The slots so many rows after `slots` in their streams, as far as these reach."""
-    for _ in range(rows):
-        slots = storage.follow(slots)
-        slots = slots[slots < storage.capacity]
-    return slots
-
-
 def _ranges(begins: Slots, lengths: Slots) -> Slots:
     """`begin, begin + 1, …` for each begin, `length` of them, all in one array."""
     ends = lengths.cumsum()
     return np.asarray(np.arange(ends[-1] if len(ends) else 0) + np.repeat(begins - ends + lengths, lengths))
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Parts of whole episodes, from a first row to an end row: an episode uniformly, then a part of it uniformly.
+
+    Args:
+        length: rows of a part, `[n_batches, length, batch_size, *]`; shorter episodes are left out. None gives whole
+            episodes, filled up with zeros behind their ends to the longest of the block, with the key `mask`.
+        prioritize_ends: draw parts that would reach over the end, too, and move them back so that they end with it:
+            the last rows come more often.
+
+    Every key is there, and `index`, the rows' arrival numbers (-1 where the mask is False).
+    """
+
+    length: int | None = None
+    prioritize_ends: bool = False
+
+    anchored = False
+    takes_all = False
+    decides = False
+
+    def __post_init__(self) -> None:
+        if self.length is not None and self.length < 1:
+            raise ValueError(f"length={self.length}: must be at least 1, or None for whole episodes")
+        if self.length is None and self.prioritize_ends:
+            raise ValueError("prioritize_ends needs a length: a whole episode has its end")
+
+    def annexes(self) -> tuple[Annex, ...]:
+        """Where episodes are."""
+        return (EpisodeIndex(),)
+
+    def available(self, storage: Storage) -> int:
+        """Different parts of whole episodes."""
+        lengths = self._find(storage)[1]
+        return int((lengths - self.length + 1).sum()) if self.length else len(lengths)
+
+    def lacks(self, storage: Storage) -> str:
+        """Episodes."""
+        return f"no whole episode of {self.length or 1} rows or more is in the buffer yet"
+
+    def rows_per_sample(self, storage: Storage) -> int:
+        """Rows of a part, or of the longest episode."""
+        return self.length or int(self._find(storage)[1].max(initial=1))
+
+    def legal(self, storage: Storage, slots: Slots) -> Flags:
+        """Not asked."""
+        raise NotImplementedError
+
+    def apart(self, storage: Storage, slots: Slots) -> Flags:
+        """Not asked."""
+        raise NotImplementedError
+
+    def _find(self, storage: Storage) -> tuple[Slots, Slots]:
+        return _index_of(storage).at_least(storage, self.length or 1)
+
+    def draw(self, storage: Storage, rng: np.random.Generator, n_batches: int, batch_size: int) -> Slots:
+        """`[n_batches, length, batch_size]` slots, -1 behind an episode's end."""
+        begins, lengths = self._find(storage)
+        chosen = rng.integers(len(begins), size=(n_batches, batch_size))
+        begins, lengths = begins[chosen], lengths[chosen]
+        pool = _index_of(storage).pool
+        if self.length is None:
+            steps = np.arange(lengths.max())[:, None]
+            inside = steps < lengths[:, None]
+            return np.where(inside, pool.take((begins[:, None] + steps) * inside), -1)
+        last = lengths - self.length
+        offset = rng.integers(np.where(self.prioritize_ends, lengths, last + 1))
+        starts = begins + np.minimum(offset, last)
+        slots = pool.take(starts[:, None] + np.arange(self.length)[:, None])
+        return slots.astype(np.int64)
+
+    def read(self, storage: Storage, anchors: Slots) -> Rows:
+        """The rows at what `draw` gave."""
+        if self.length is not None:
+            return _read_rows(storage, anchors)
+        inside = anchors >= 0
+        rows = _read_rows(storage, np.where(inside, anchors, 0), {"mask": inside})
+        for name, values in rows.items():
+            values[~inside] = -1 if name == "index" else 0
+        return rows
+
+
+def _index_of(storage: Storage) -> EpisodeIndex:
+    return next(annex for annex in storage.annexes if isinstance(annex, EpisodeIndex))

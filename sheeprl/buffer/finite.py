@@ -11,7 +11,7 @@ import numpy.typing as npt
 def find_non_finite(values: npt.NDArray[Any]) -> tuple[tuple[int, ...], float] | None:
     """Where the first number stands that is infinite or not a number, and which of these it is."""
     if values.dtype.names:  # of a dtype that NumPy lacks
-        from sheeprl.buffer.flat import to_tensor
+        from sheeprl.buffer.tensordicts import to_tensor
 
         tensor = to_tensor(values)
         where = np.argwhere(~tensor.isfinite().numpy())

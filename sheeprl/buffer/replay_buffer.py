@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sheeprl.buffer.finite import find_non_finite
-from sheeprl.buffer.memory import Heap, Mapped
-from sheeprl.buffer.newest import Newest
+from sheeprl.buffer.memmap import Heap, Mapped
+from sheeprl.buffer.online import Newest
 from sheeprl.buffer.priorities import Priorities, Prioritized, normalize_importance
-from sheeprl.buffer.samplers import Sampler, Transitions
+from sheeprl.buffer.sampler import Sampler
+from sheeprl.buffer.samplers import Transitions
 from sheeprl.buffer.saving import Saver
 from sheeprl.buffer.storage import Annex, NotEnoughDataError, RefusedFragmentError, Rows, Storage
 from sheeprl.buffer.streams import Slots, StreamKey
@@ -215,7 +216,7 @@ class ReplayBuffer:
                 capacity, or something in it isn't finite. Nothing is stored then.
             NoRoomError: there is no room for the buffer.
         """
-        from sheeprl.buffer.flat import flatten
+        from sheeprl.buffer.tensordicts import flatten
 
         return self.add_rows(flatten(fragment), stream, sequence)
 
@@ -260,7 +261,7 @@ class ReplayBuffer:
         Raises:
             NotEnoughDataError: there aren't `batch_size` different samples yet.
         """
-        from sheeprl.buffer.flat import unflatten
+        from sheeprl.buffer.tensordicts import unflatten
 
         available = self.available
         if 0 < available < batch_size and not self._sampler.takes_all:
@@ -341,7 +342,7 @@ class ReplayBuffer:
         Raises:
             KeyError: a key that isn't stored.
         """
-        from sheeprl.buffer.flat import flatten
+        from sheeprl.buffer.tensordicts import flatten
 
         return self.write_back_rows(np.asarray(index), flatten(values))
 

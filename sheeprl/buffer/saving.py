@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sheeprl.buffer.memory import Array, NoRoomError, dtype_of
+from sheeprl.buffer.memmap import Array, NoRoomError, dtype_of
 from sheeprl.buffer.storage import Storage
 
 Chunk = dict[str, Any]

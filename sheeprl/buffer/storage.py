@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sheeprl.buffer.block import Pool
-from sheeprl.buffer.changes import Changes
+from sheeprl.buffer.dirty import Changes
 from sheeprl.buffer.journal import RECORDS, Added, Journal
-from sheeprl.buffer.memory import Array, Heap, Mapped, Memory
+from sheeprl.buffer.memmap import Array, Heap, Mapped, Memory
 from sheeprl.buffer.streams import HOLE_LENGTH, Slots, StreamGroup, StreamKey, Streams
 
 Rows = dict[str, Array]
@@ -466,3 +466,13 @@ def _shape_of(fragment: Rows) -> tuple[int, ...]:
     if reserved := [name for name in fragment if name.partition("/")[0] in RESERVED]:
         raise RefusedFragmentError(f"samples use the key {reserved[0]} for something else; give it another name")
     return shape
+
+
+def slots_by_stream(storage: Storage) -> tuple[Slots, npt.NDArray[np.bool_]]:
+    """All slots but holes, stream by stream in the order of arrival, and whether each is the first of its stream."""
+    slots = np.arange(storage.oldest, storage.total) % storage.capacity
+    slots = slots[storage.is_real(slots)]
+    streams = storage.index["stream"][slots]
+    slots = slots[np.argsort(streams, kind="stable")]
+    streams = storage.index["stream"][slots]
+    return slots, np.append(True, streams[1:] != streams[:-1])

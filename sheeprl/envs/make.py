@@ -16,8 +16,8 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from sheeprl.config import EnvConfig
 from sheeprl.envs import transforms
+from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.state import Saveable, VectorState
 from sheeprl.envs.transforms import Spaces
 

@@ -22,7 +22,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from sheeprl.envs import generators
+from sheeprl.envs import global_rng
 
 Plain = Any
 """None, numbers, texts, arrays, and tuples, lists and dicts of these."""
@@ -56,7 +56,7 @@ class Saveable(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Begin an episode."""
         self.ended = self.resets_itself = False
         if self.alone and seed is not None:
-            generators.seed_all(seed)
+            global_rng.seed_all(seed)
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -71,14 +71,14 @@ class Saveable(gymnasium.Wrapper[Any, Any, Any, Any]):
     @property
     def plain_state(self) -> Plain:
         """What it holds."""
-        own = generators.capture() if self.alone else None
+        own = global_rng.capture() if self.alone else None
         return {"ended": self.ended, "env": capture(self.env), "generators": own}
 
     @plain_state.setter
     def plain_state(self, state: Plain) -> None:
         restore(self.env, state["env"])
         if self.alone and state["generators"] is not None:
-            generators.restore(state["generators"])
+            global_rng.restore(state["generators"])
         self.ended = self.resets_itself = bool(state["ended"])
 
 
@@ -344,7 +344,7 @@ def why_not_saveable(make: Callable[[], Saveable | VectorState]) -> str:
     Args:
         make: makes one.
     """
-    with generators.kept():
+    with global_rng.kept():
         try:
             with closing(make()) as one, closing(make()) as other:
                 return _Probe(one, other).run()
@@ -394,9 +394,9 @@ class _Probe:
 
     def _of_both(self, do: Callable[[Saveable | VectorState], tuple[Any, ...]]) -> tuple[Any, Any]:
         """What comes of the same done to both, with the process's generators at the same place."""
-        before = generators.capture()
+        before = global_rng.capture()
         of_one = do(self.one)
-        generators.restore(before)
+        global_rng.restore(before)
         return of_one, do(self.other)
 
     def _compare_reset(self) -> str:

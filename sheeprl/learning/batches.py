@@ -13,18 +13,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from sheeprl.actors.replay import join_parts
 from sheeprl.algos.args import OnPolicy
 from sheeprl.algos.base import Algorithm
-from sheeprl.buffer.flat import leaves, nested, to_tensor, unflatten
 from sheeprl.buffer.priorities import normalize_importance
 from sheeprl.buffer.storage import Rows
+from sheeprl.buffer.tensordicts import leaves, nested, to_tensor, unflatten
 from sheeprl.learning.step import Ranks
-from sheeprl.tensors import Tree, moved
+from sheeprl.utils.tensors import Tree, moved
 
 
 @dataclass(frozen=True)
@@ -209,3 +209,31 @@ class Minibatches(Batches):
             TypeError: always.
         """
         raise TypeError("what is learned once can't be written back to")
+
+
+def join_parts(parts: Sequence[Rows], order: int, n_batches: int) -> Rows:
+    """One block of batches from the samples of several shards, of which each may land in any place of any batch.
+
+    Args:
+        parts: of `[1, count, *]` transitions or `[1, L, count, *]` sequences.
+        order: seed of the permutation.
+        n_batches: how many batches the samples make.
+
+    Returns:
+        `[n_batches, batch_size, *]` or `[n_batches, L, batch_size, *]`.
+    """
+    sample_axis = parts[0]["index"].ndim - 2  # once the axis of 1 has been taken away
+    counts = [part["index"].shape[-1] for part in parts]
+    shuffled = np.random.Generator(np.random.PCG64(order)).permutation(sum(counts))
+    places = np.split(shuffled, np.cumsum(counts)[:-1])
+    block: Rows = {}
+    for name, first in parts[0].items():
+        axis = 0 if name == "importance" else sample_axis  # of a sequence there is one importance
+        shape = list(first.shape[1:])
+        shape[axis] = sum(counts)
+        whole = np.empty(shape, first.dtype)
+        for part, place in zip(parts, places, strict=True):
+            whole[(slice(None),) * axis + (place,)] = part[name][0]
+        split = whole.reshape(*shape[:axis], n_batches, -1, *shape[axis + 1 :])
+        block[name] = np.moveaxis(split, axis, 0)
+    return block

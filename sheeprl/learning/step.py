@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from sheeprl.algos.base import Average, Loss, LossFunction, Phase, Tensors
-from sheeprl.learning.flat import FlatParameters, Span
+from sheeprl.learning.flat_parameters import FlatParameters, Span
 
 
 @dataclass

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sheeprl.buffer.storage import Rows
-from sheeprl.tensors import moved
+from sheeprl.utils.tensors import moved
 
 
 def to_arrays(module: nn.Module, copy: bool = True) -> Rows:

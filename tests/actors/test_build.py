@@ -6,8 +6,8 @@ import socket
 import torch
 from torch.distributed import TCPStore
 
-from sheeprl.actors.build import open_port, ray_fabric
-from sheeprl.config import load_config
+from sheeprl.actors.fabric import open_port, ray_fabric
+from sheeprl.config.loading import load_config
 
 HOST = "127.0.0.1"
 

@@ -12,7 +12,7 @@ import pytest
 DRIVER = """
 import subprocess, sys, time
 import psutil
-from sheeprl.actors.guard import Guard
+from sheeprl.actors.ray.watchdog import Guard
 
 sleep = [sys.executable, "-c", "import time; time.sleep(100)"]
 starts_another = f"import subprocess, time; subprocess.Popen({sleep!r}); time.sleep(100)"

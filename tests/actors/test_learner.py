@@ -15,12 +15,12 @@ from torch import nn
 from torch.distributions import Categorical, Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from sheeprl import resolve
-from sheeprl.actors import trainer
-from sheeprl.actors.replay import join_parts
-from sheeprl.actors.trainer import Learner, NonFiniteError
+from sheeprl.actors import learner as learner_module
+from sheeprl.actors.learner import Learner, NonFiniteError
 from sheeprl.algos.base import Acted, Algorithm, Loss, OptimizerSpec, Phase, Spaces
-from sheeprl.config import validate
+from sheeprl.config import defaults
+from sheeprl.config.loading import validate
+from sheeprl.learning.batches import join_parts
 
 OBS = spaces.Box(-1.0, 1.0, (3,))
 
@@ -39,7 +39,7 @@ def make_learner(fabric, algo, action, seed=0, **args):
         "run": {"seed": seed},
         "trainer": {"threads": 1, "compile": False},
     }
-    return Learner(resolve.fill_in(validate(tree)), Spaces(OBS, action), fabric)
+    return Learner(defaults.fill_in(validate(tree)), Spaces(OBS, action), fabric)
 
 
 def make_ppo(fabric, action=None, **args):
@@ -587,7 +587,7 @@ def make_learner_of(fabric, monkeypatch):
 
     def make(algorithm):
         made = partial(algorithm, spaces=Spaces(OBS, spaces.Discrete(2)))
-        monkeypatch.setattr(trainer, "build_algorithm", lambda config, spaces: made(config.algo))
+        monkeypatch.setattr(learner_module, "build_algorithm", lambda config, spaces: made(config.algo))
         return make_sac(fabric)
 
     return make

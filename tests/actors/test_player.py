@@ -3,11 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from sheeprl import ConfigError, resolve, seeding
+from sheeprl import ConfigError
 from sheeprl.actors.player import EnvFailedError, Player
+from sheeprl.config import checks
 from sheeprl.envs.make import EnvSettingsError, make_vector_env
 from sheeprl.envs.transforms import ActionTransform
 from sheeprl.models.weights import to_arrays
+from sheeprl.utils import seeding
 from tests.envs import Counting, Echo
 
 STORED = ("action", "logprob")  # what is decided on a row, of which a tail has none
@@ -19,7 +21,7 @@ def resolved(env_id, num_envs=2, algo="ppo", seed=3, **env):
         "env": {"id": f"tests.envs:{env_id}", "num_envs": num_envs, **env},
         "run": {"seed": seed, "mode": "coupled"},
     }
-    return resolve.check(tree)
+    return checks.check(tree)
 
 
 def make_player(env_id="Counting-v0", number=0, incarnation=0, **settings):

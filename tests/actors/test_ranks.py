@@ -4,7 +4,7 @@ import pytest
 import torch.distributed as dist
 from lightning.fabric import Fabric
 
-from sheeprl.actors.ranks import Link, RankHandle
+from sheeprl.actors.multi_rank import Link, RankHandle
 
 
 class Player:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sheeprl.actors.handle import DataLostError, LocalRef, LostError
-from sheeprl.actors.ray_handle import GroupRef
+from sheeprl.actors.ray.handle import GroupRef
 
 GONE = DataLostError("the batch is gone")
 

@@ -3,7 +3,7 @@
 import pytest
 from ray._private import worker
 
-from sheeprl.actors import ray_private
+from sheeprl.actors.ray import internals
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def shown(monkeypatch):
     """What gets past the run, line by line."""
     shown = []
     monkeypatch.setattr(worker, "print_to_stdstream", lambda data, ignore_prefix: shown.extend(data["lines"]))
-    ray_private.leave_losses_to_the_run()
+    internals.leave_losses_to_the_run()
     return shown
 
 

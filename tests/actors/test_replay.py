@@ -6,10 +6,10 @@ import sys
 SERVES = """
 import sys
 import numpy as np
-from sheeprl.actors.fragment import Fragment
-from sheeprl.actors.shells import ReplayActor
-from sheeprl.config import load_config
-from sheeprl.resolve import check
+from sheeprl.actors.messages import Fragment
+from sheeprl.actors.ray.actors import ReplayActor
+from sheeprl.config.loading import load_config
+from sheeprl.config.checks import check
 
 config = check(load_config("sac", ["buffer.size=100", "algo.batch_size=2"]).model_dump(mode="json")).config
 shard = ReplayActor(config, 0, 0, None)

@@ -6,15 +6,17 @@ import tempfile
 import numpy as np
 import pytest
 
-from sheeprl.actors.fragment import Fragment, Write
 from sheeprl.actors.handle import LocalHandle, LocalRef, LostError
-from sheeprl.actors.replay import Replay, join_parts
-from sheeprl.actors.shards import Shards
+from sheeprl.actors.messages import Fragment, Write
+from sheeprl.actors.replay import Replay
 from sheeprl.buffer import ReplayBuffer
 from sheeprl.buffer.priorities import Prioritized
-from sheeprl.buffer.samplers import Sequences, Transitions
+from sheeprl.buffer.samplers import Transitions
+from sheeprl.buffer.sequences import Sequences
 from sheeprl.buffer.storage import RefusedFragmentError
-from sheeprl.errors import RunFailedError
+from sheeprl.driver.replay import Shards
+from sheeprl.learning.batches import join_parts
+from sheeprl.utils.errors import RunFailedError
 
 BATCH = 8
 

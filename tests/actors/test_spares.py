@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from sheeprl.actors import spares
 from sheeprl.actors.handle import LostError
-from sheeprl.actors.spares import Spares
+from sheeprl.actors.ray import standby
+from sheeprl.actors.ray.standby import Spares
 
 
 class Process:
@@ -51,7 +51,7 @@ class Cluster:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(spares, "LOOK_AFTER", 0.001)
+    monkeypatch.setattr(standby, "LOOK_AFTER", 0.001)
 
 
 def test_none_is_started_before_one_was_taken():
@@ -147,8 +147,8 @@ def test_giving_way_does_it_elsewhere_and_tells_what_was_raised():
     def look():
         where.append(os.sched_getscheduler(0) if hasattr(os, "SCHED_IDLE") else None)
 
-    spares.giving_way(look)
+    standby.giving_way(look)
     look()
     assert where == [os.SCHED_IDLE, os.SCHED_OTHER] if hasattr(os, "SCHED_IDLE") else where == [None, None]
     with pytest.raises(ZeroDivisionError):
-        spares.giving_way(lambda: 1 // 0)
+        standby.giving_way(lambda: 1 // 0)

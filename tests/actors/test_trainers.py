@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sheeprl.actors.trainers import Trainers
+from sheeprl.driver.trainers import Trainers
 
 
 class Group:

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from sheeprl.actors.writing import Writing, first_row
+from sheeprl.actors.rollout import Writing, first_row
 from sheeprl.algos.base import Acted
 
 SPACE = spaces.Dict({"where": spaces.Box(-1.0, 1.0, (2,), np.float32), "phase": spaces.Discrete(9)})

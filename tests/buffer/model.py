@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
-from sheeprl.buffer.flat import flatten
+from sheeprl.buffer.tensordicts import flatten
 
 
 @dataclass

@@ -16,11 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tensordict import TensorDict
 
 from sheeprl.buffer import ReplayBuffer
-from sheeprl.buffer.flat import flatten
+from sheeprl.buffer.episodes import Episodes
 from sheeprl.buffer.priorities import LEAST, Prioritized
 from sheeprl.buffer.replay_buffer import Counts
-from sheeprl.buffer.samplers import Episodes, NStep, Sequences, Transitions
+from sheeprl.buffer.samplers import NStep, Transitions
+from sheeprl.buffer.sequences import Sequences
 from sheeprl.buffer.storage import NotEnoughDataError
+from sheeprl.buffer.tensordicts import flatten
 from tests.buffer.faults import BEGUN, NOTHING, STAGES, add_and_die
 from tests.buffer.model import (
     Model,
@@ -67,7 +69,7 @@ class BuffersAgainstModel(RuleBasedStateMachine):
         self.saves = []  # folder, state then
         self.states = []  # state_dict of each buffer, state then
         self.patches = [
-            mock.patch("sheeprl.buffer.changes.CHUNK_BYTES", 32),
+            mock.patch("sheeprl.buffer.dirty.CHUNK_BYTES", 32),
             mock.patch("sheeprl.buffer.storage.RECORDS", 3),
             mock.patch("sheeprl.buffer.sum_tree.TOP", 4),
         ]

@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sheeprl.buffer import ReplayBuffer, memory, storage
-from sheeprl.buffer.flat import flatten
-from sheeprl.buffer.memory import NoRoomError
+from sheeprl.buffer import ReplayBuffer, storage
+from sheeprl.buffer import memmap as memory
+from sheeprl.buffer.episodes import Episodes
+from sheeprl.buffer.memmap import NoRoomError
 from sheeprl.buffer.priorities import Prioritized
-from sheeprl.buffer.samplers import Episodes, Sequences, Transitions
+from sheeprl.buffer.samplers import Transitions
+from sheeprl.buffer.sequences import Sequences
+from sheeprl.buffer.tensordicts import flatten
 from tests.buffer import writer
 from tests.buffer.faults import BEGUN, NOTHING, STAGES, Killed, add_and_die
 from tests.buffer.model import Model, check_equal, draw_all, encode, encode_transitions, one_of_each, rows_of

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from sheeprl.buffer import ReplayBuffer, newest
-from sheeprl.buffer.newest import Newest
-from sheeprl.buffer.samplers import Episodes, NStep, Rollout, Sequences, Transitions
+from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer import online as newest
+from sheeprl.buffer.episodes import Episodes
+from sheeprl.buffer.online import Newest
+from sheeprl.buffer.samplers import NStep, Rollout, Transitions
+from sheeprl.buffer.sequences import Sequences
 from tests.buffer.model import check_frequencies, rows_of
 
 

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from sheeprl.buffer import ReplayBuffer
-from sheeprl.buffer.flat import flatten
+from sheeprl.buffer.episodes import Episodes
 from sheeprl.buffer.priorities import LEAST, Prioritized
-from sheeprl.buffer.samplers import Episodes, NStep, Rollout, Sequences, Transitions
+from sheeprl.buffer.samplers import NStep, Rollout, Transitions
+from sheeprl.buffer.sequences import Sequences
+from sheeprl.buffer.tensordicts import flatten
 from tests.buffer.faults import add_and_die
 from tests.buffer.model import check_frequencies, rows_of
 

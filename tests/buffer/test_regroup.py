@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sheeprl.actors.fragment import Fragment
+from sheeprl.actors.messages import Fragment
 from sheeprl.actors.replay import Replay
 from sheeprl.buffer import ReplayBuffer
 from sheeprl.buffer.priorities import Prioritized
-from sheeprl.buffer.regroup import PIECE_ROWS, Layout, layout_of
-from sheeprl.buffer.samplers import Sequences, Transitions
+from sheeprl.buffer.reshard import PIECE_ROWS, Layout, layout_of
+from sheeprl.buffer.samplers import Transitions
 from sheeprl.buffer.saving import DamagedSaveError
+from sheeprl.buffer.sequences import Sequences
 
 PRIORITIZED = Prioritized(alpha=1.0)
 

@@ -6,7 +6,8 @@ import torch
 from tensordict import TensorDict
 
 from sheeprl.buffer import ReplayBuffer
-from sheeprl.buffer.samplers import Rollout, Sequences, Transitions
+from sheeprl.buffer.samplers import Rollout, Transitions
+from sheeprl.buffer.sequences import Sequences
 from sheeprl.buffer.storage import NotEnoughDataError, RefusedFragmentError
 from tests.buffer.model import check_frequencies, draw_all, rows_of
 

@@ -6,8 +6,10 @@ import torch
 from tensordict import TensorDict
 
 from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer.episodes import Episodes
 from sheeprl.buffer.priorities import Prioritized
-from sheeprl.buffer.samplers import Episodes, NStep, Rollout, Sequences, Transitions
+from sheeprl.buffer.samplers import NStep, Rollout, Transitions
+from sheeprl.buffer.sequences import Sequences
 from sheeprl.buffer.storage import NotEnoughDataError, RefusedFragmentError
 from tests.buffer.model import rows_of
 

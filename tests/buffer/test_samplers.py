@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from sheeprl.buffer import ReplayBuffer
-from sheeprl.buffer.samplers import Episodes, NStep, Sequences
+from sheeprl.buffer.episodes import Episodes
+from sheeprl.buffer.samplers import NStep
+from sheeprl.buffer.sequences import Sequences
 from tests.buffer.model import check_frequencies, rows_of
 
 

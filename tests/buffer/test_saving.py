@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from sheeprl.buffer import ReplayBuffer, changes, saving
-from sheeprl.buffer.memory import NoRoomError
+from sheeprl.buffer import ReplayBuffer, saving
+from sheeprl.buffer import dirty as changes
+from sheeprl.buffer.episodes import Episodes
+from sheeprl.buffer.memmap import NoRoomError
 from sheeprl.buffer.priorities import Prioritized
-from sheeprl.buffer.samplers import Episodes, NStep, Rollout, Sequences, Transitions
+from sheeprl.buffer.samplers import NStep, Rollout, Transitions
 from sheeprl.buffer.saving import DamagedSaveError
+from sheeprl.buffer.sequences import Sequences
 from tests.buffer.model import draw_all, rows_of
 
 WAYS = {

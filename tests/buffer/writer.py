@@ -11,8 +11,8 @@ from pathlib import Path
 
 import sheeprl.buffer.storage
 from sheeprl.buffer import ReplayBuffer
-from sheeprl.buffer.memory import has_buffer
-from sheeprl.buffer.samplers import Sequences
+from sheeprl.buffer.memmap import has_buffer
+from sheeprl.buffer.sequences import Sequences
 from tests.buffer.model import rows_of
 
 sheeprl.buffer.storage.RECORDS = 7

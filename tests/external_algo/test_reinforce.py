@@ -2,7 +2,7 @@ import torch
 from reinforce_example.loss import baseline_loss, discounted_returns, policy_loss
 
 from sheeprl import train
-from sheeprl.config import validate
+from sheeprl.config.loading import validate
 
 
 def column(*values: float) -> torch.Tensor:

@@ -12,14 +12,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import SGD, Adagrad, Adam
 
-from sheeprl import resolve
-from sheeprl.actors import trainer
-from sheeprl.actors.trainer import Learner, NonFiniteError
+from sheeprl.actors import learner as learner_module
+from sheeprl.actors.learner import Learner, NonFiniteError
 from sheeprl.algos.base import Loss, OptimizerSpec, Spaces
-from sheeprl.config import validate
-from sheeprl.learning import compiled
-from sheeprl.learning.parts import SUM, sum_over_ranks
-from sheeprl.learning.traced import CompiledStep
+from sheeprl.config import defaults
+from sheeprl.config.loading import validate
+from sheeprl.learning.compile import cache
+from sheeprl.learning.compile.allreduce import SUM, sum_over_ranks
+from sheeprl.learning.compile.tracing import CompiledStep
 from tests.actors.test_learner import (
     OBS,
     Carrying,
@@ -34,7 +34,7 @@ from tests.actors.test_learner import spaces as gym_spaces
 
 __all__ = ["fabric"]
 
-pytestmark = pytest.mark.skipif(not resolve.has_compiler(), reason="there is no C++ compiler")
+pytestmark = pytest.mark.skipif(not defaults.has_compiler(), reason="there is no C++ compiler")
 
 ARGS = {
     "ppo": {"hidden_sizes": [8], "rollout_steps": 5, "batch_size": 4, "epochs": 2, "anneal": True},
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 
 def make(fabric, algo, compiled=True):
     tree = {"algo": {"name": algo, **ARGS[algo]}, "env": {"id": "none"}, "trainer": {"threads": 1, "compile": compiled}}
-    return Learner(resolve.fill_in(validate(tree)), Spaces(OBS, ACTIONS[algo]), fabric)
+    return Learner(defaults.fill_in(validate(tree)), Spaces(OBS, ACTIONS[algo]), fabric)
 
 
 def block(algo, seed):
@@ -164,7 +164,7 @@ def alone():
 
 @pytest.mark.parametrize("algo", ["ppo", "sac"])
 def test_ranks_sum_between_the_parts_of_a_graph(fabric, monkeypatch, alone, algo):
-    monkeypatch.setattr(trainer, "FabricRanks", Halves)
+    monkeypatch.setattr(learner_module, "FabricRanks", Halves)
     opened = []
     open_part = CompiledStep._open
     monkeypatch.setattr(CompiledStep, "_open", lambda *args: opened.append(args[1]) or open_part(*args))
@@ -183,7 +183,7 @@ def test_what_another_rank_cannot_compile_none_compiles(fabric, monkeypatch, alo
         def sum(self, value):
             return super().sum(value) + (1.0 if value.ndim == 0 and not isinstance(value, FakeTensor) else 0.0)
 
-    monkeypatch.setattr(trainer, "FabricRanks", Other)
+    monkeypatch.setattr(learner_module, "FabricRanks", Other)
     learner = make(fabric, "sac")
     (note,) = update(learner, "sac", 0)[0].notes
     assert note == "gradient steps aren't compiled: another rank can't compile them"
@@ -195,7 +195,7 @@ def test_what_another_rank_cannot_compile_none_compiles(fabric, monkeypatch, alo
 
 def learner_of(fabric, algorithm, monkeypatch):
     made = Spaces(OBS, gym_spaces.Discrete(2))
-    monkeypatch.setattr(trainer, "build_algorithm", lambda config, spaces: algorithm(config.algo, made))
+    monkeypatch.setattr(learner_module, "build_algorithm", lambda config, spaces: algorithm(config.algo, made))
     return make(fabric, "sac")
 
 
@@ -276,7 +276,7 @@ def test_an_optimizer_may_have_its_parameters_in_an_order_of_its_own(fabric, mon
 
 
 def test_steps_that_always_differ_are_not_compiled_for_ever(fabric, monkeypatch):
-    monkeypatch.setattr(compiled, "MOST_KINDS", 1)
+    monkeypatch.setattr(cache, "MOST_KINDS", 1)
     learner = make(fabric, "sac")
     update(learner, "sac", 0)
     (note,) = learner.update(2, 0.0, None, transitions(batches=2, size=12))[0].notes
@@ -311,7 +311,7 @@ def test_what_cannot_be_compiled_runs_and_says_so_once(fabric, monkeypatch, algo
     found = learner.agent.policy.weight.item()
     assert learner.update(1, 0.0, None, transitions(seed=1, size=4))[0].notes == ()
     assert learner.gradient_steps == 4 and learner.agent.policy.weight.item() != found
-    monkeypatch.setattr(resolve, "pays_to_compile", lambda *_: False)
+    monkeypatch.setattr(defaults, "pays_to_compile", lambda *_: False)
     eager = learner_of(fabric, algorithm, monkeypatch)
     eager.compiled = None
     eager.update(3, 0.0, None, data)

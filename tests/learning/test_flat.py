@@ -7,7 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 from sheeprl.algos.base import Average
-from sheeprl.learning.flat import FlatParameters
+from sheeprl.learning.flat_parameters import FlatParameters
 
 
 def agent():

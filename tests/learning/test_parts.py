@@ -5,8 +5,8 @@ import torch
 import torch.distributed as dist
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sheeprl.learning import parts
-from sheeprl.learning.parts import SUM, opened, sum_over_ranks
+from sheeprl.learning.compile import allreduce
+from sheeprl.learning.compile.allreduce import SUM, opened, sum_over_ranks
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,7 +19,7 @@ def alone():
 
 @pytest.fixture(autouse=True)
 def worth_compiling(monkeypatch):
-    monkeypatch.setattr(parts, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(allreduce, "WORTH_COMPILING", 1)
 
 
 def library_of(graph, examples):
@@ -99,7 +99,7 @@ def test_what_was_changed_before_a_sum_is_changed_again_after_it():
 
 
 def test_few_operations_are_carried_out_as_they_are(monkeypatch):
-    monkeypatch.setattr(parts, "WORTH_COMPILING", 3)
+    monkeypatch.setattr(allreduce, "WORTH_COMPILING", 3)
 
     def function(x):
         return [sum_over_ranks(x * x + x * 2) + 1]

@@ -5,8 +5,8 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
-from sheeprl.actors.trainer import NonFiniteError
-from sheeprl.learning.recorded import Recorded
+from sheeprl.actors.learner import NonFiniteError
+from sheeprl.learning.compile.cuda_graph import Recorded
 from tests.actors.test_learner import assert_same, parameters_of, transitions
 from tests.learning.test_compiled import (
     ARGS,

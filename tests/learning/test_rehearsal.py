@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from sheeprl import resolve
+from sheeprl.actors import warmup
+from sheeprl.actors.learner import Learner
 from sheeprl.actors.player import Player
 from sheeprl.actors.replay import build_replay
-from sheeprl.actors.trainer import Learner
 from sheeprl.buffer.block import pack
-from sheeprl.learning import rehearsal
-from sheeprl.learning.compiled import CompiledSteps
+from sheeprl.config import checks, defaults
+from sheeprl.learning.compile.cache import CompiledSteps
 from tests.actors.test_learner import assert_same, fabric
 
 __all__ = ["fabric"]
 
-pytestmark = pytest.mark.skipif(not resolve.has_compiler(), reason="there is no C++ compiler")
+pytestmark = pytest.mark.skipif(not defaults.has_compiler(), reason="there is no C++ compiler")
 
 STEPS = 4
 SMALL = {"hidden_sizes": [8]}
@@ -47,7 +47,7 @@ def checked(algo, env, buffer):
         "buffer": buffer,
         "trainer": {"accelerator": "cpu", "threads": 1, "compile": True},
     }
-    return resolve.check(tree)
+    return checks.check(tree)
 
 
 def real_blocks(config, spaces, learner):
@@ -99,8 +99,8 @@ def test_what_goes_wrong_with_made_up_data_is_told_and_does_no_harm(fabric, monk
         rows["reward"][:] = 1e30  # its square isn't a finite number
         return rows
 
-    make = rehearsal.made_up_rows
-    monkeypatch.setattr(rehearsal, "made_up_rows", made_up_rows)
+    make = warmup.made_up_rows
+    monkeypatch.setattr(warmup, "made_up_rows", made_up_rows)
     learner.rehearse()
     np.testing.assert_array_equal(learner.snapshot()[1], before)
     monkeypatch.undo()

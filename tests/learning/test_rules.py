@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 
-from sheeprl.learning.rules import NoRuleError, rule_of
+from sheeprl.learning.optimizers import NoRuleError, rule_of
 
 KNOWN = {
     "adam": partial(Adam, lr=1e-2, betas=(0.8, 0.95), eps=1e-5),

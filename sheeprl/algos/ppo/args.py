@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from sheeprl.algos.args import STRUCTURAL, Fractional, NonNegative, OnPolicy, OnPolicyArgs, Positive, Sizes
+from sheeprl.algos.args import OnPolicy, OnPolicyArgs
+from sheeprl.utils.settings import STRUCTURAL, Fractional, NonNegative, Positive, Sizes
 
 
 class PPOArgs(OnPolicyArgs):

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from sheeprl.algos.args import STRUCTURAL, Fractional, OffPolicyArgs, Positive, Sizes
+from sheeprl.algos.args import OffPolicyArgs
+from sheeprl.utils.settings import STRUCTURAL, Fractional, Positive, Sizes
 
 
 class SACArgs(OffPolicyArgs):

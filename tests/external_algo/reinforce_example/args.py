@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from sheeprl.algos.args import STRUCTURAL, AlgoArgs, Count, Fractional, NonNegative, OnPolicy, Positive, Sizes
+from sheeprl.algos.args import AlgoArgs, OnPolicy
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, NonNegative, Positive, Sizes
 
 
 class ReinforceArgs(AlgoArgs):

@@ -1,0 +1,87 @@
+"""Fills in what was left open and checks what only the environment and the machine can tell, before anything starts."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+
+from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.config.schema import Config
+
+DEFAULT_REPLAY = 1_000_000
+COMPILE_FROM = 3000  # gradient steps: compiling costs 15 to 30 s once, a compiled step saves 1 ms to 5 ms each time
+
+
+def fill_in(config: Config) -> Config:
+    """Decide everything that was left open, so that `config.yaml` says what really ran."""
+    data = config.algo.data()
+    coupled = config.run.mode == "coupled"
+    if coupled and (launched := ranks_launched_by_fabric()):
+        trainer = config.trainer.model_copy(update={"devices": launched})
+        config = config.model_copy(update={"trainer": trainer})
+    total = config.run.total_steps
+    players = config.players.num or (config.trainer.ranks if coupled else 1)
+    rows = config.players.fragment_rows or data.fragment_rows
+    rollout = rows * config.env.num_envs * players
+    staleness = config.run.max_staleness
+    if staleness is None:
+        staleness = 1 if isinstance(data, OffPolicy) and not coupled else 0
+    values = {
+        "players": {"num": players, "fragment_rows": rows},
+        "buffer": {"size": config.buffer.size or (rollout if isinstance(data, OnPolicy) else DEFAULT_REPLAY)},
+        "run": {"max_staleness": staleness},
+        "trainer": {
+            "threads": config.trainer.threads or spare_threads(config.trainer.devices),
+            "compile": pays_to_compile(config, rollout) if config.trainer.compile == "auto" else config.trainer.compile,
+        },
+        "checkpoint": {"every": config.checkpoint.every or max(1, min(total // 10, 50_000))},
+        "log": {"every": config.log.every or max(1, min(total // 100, 10_000))},
+    }
+    sections = {name: getattr(config, name).model_copy(update=update) for name, update in values.items()}
+    return config.model_copy(update=sections)
+
+
+def pays_to_compile(config: Config, rollout: int) -> bool:
+    """Whether gradient steps that are compiled win back the time that it takes to compile them.
+
+    Args:
+        config: the run's.
+        rollout: rows of a round.
+    """
+    trainer, data, total = config.trainer, config.algo.data(), config.run.total_steps
+    if trainer.accelerator == "mps" or not has_compiler():
+        return False
+    steps = data.due(total) if isinstance(data, OffPolicy) else math.ceil(total / rollout) * data.owed(0, 0, rollout)
+    return steps >= COMPILE_FROM
+
+
+def has_compiler() -> bool:
+    """Whether there is what compiles a graph's C++, or for CUDA what starts its kernels."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
+
+
+def spare_threads(ranks: int) -> int:
+    """Threads of each rank if one core is left for everything else.
+
+    Threads of one operation wait for each other by spinning: should another process take a core, two threads on two
+    cores are not slower by half but by a hundred times.
+    """
+    return max(1, (available_cores() - 1) // ranks)
+
+
+def ranks_launched_by_fabric() -> int | None:
+    """How many ranks Lightning's `fabric run` has started, this one among them; None if that isn't what started us."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "LT_CLI_USED" in os.environ else None
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cluster_address(config: Config) -> str | None:
+    """The cluster to join; None to start one."""
+    return config.ray.address or os.environ.get("RAY_ADDRESS")

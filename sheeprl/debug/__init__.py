@@ -1,0 +1,1 @@
+"""Record a run's calls and re-execute them."""

@@ -1,0 +1,158 @@
+"""The trainer group as the run speaks to it: it may be lost, and is built again from a snapshot.
+
+A snapshot is the learner's whole state as one array. The driver holds it, so that it is in the memory of the driver's
+node, wherever the trainers are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from sheeprl.actors.handle import Handle, Ref, look_at
+from sheeprl.buffer.memmap import Array
+from sheeprl.driver.replay import Chunk
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of agent and optimizers.
+
+    Args:
+        gradient_steps: that had been taken.
+        data: `[bytes]` uint8, as `Learner.snapshot` gives it.
+    """
+
+    gradient_steps: int
+    data: Array
+
+
+@dataclass
+class Update:
+    """Gradient steps that the group was asked for.
+
+    Args:
+        chunk: what with.
+        progress: part of the run that had been played.
+        number: of the update.
+        answer: what comes of them.
+        writes: what is to be written back into the rows.
+        noted: whether the run has taken note of them.
+    """
+
+    chunk: Chunk
+    progress: float
+    number: int
+    answer: Ref
+    writes: Ref
+    noted: bool = False
+
+
+class Trainers:
+    """The trainer group.
+
+    Args:
+        handle: of the group.
+        make: builds another group, given how many there were before; None if a lost one can't be replaced.
+        keeps_updates: whether what was learned from since the last snapshot is kept, because it can't be drawn again.
+        rehearses: whether it has something to do before there is data, while players bring the first.
+    """
+
+    def __init__(
+        self,
+        handle: Handle,
+        make: Callable[[int], Awaitable[Handle]] | None = None,
+        keeps_updates: bool = False,
+        rehearses: bool = False,
+    ) -> None:
+        self.handle, self.make, self.rehearses = handle, make, rehearses
+        self.keeps_updates = keeps_updates and make is not None
+        self.incarnation = 0
+        self.snapshot: Snapshot | None = None  # None: as a group is when it is made
+        self.kept: list[Update] = []
+        self.lacks_rollout = False  # whether one was lost together with the trainers that had learned from it
+        self._asked = 0  # updates
+        self._rehearsing: asyncio.Future[None] | None = None
+        self._laid_out: tuple[Ref, Ref] | None = None  # what `weights` gave last
+
+    async def restore(self, data: Array) -> None:
+        """Take over the state of a checkpoint."""
+        self.snapshot = Snapshot(await self.handle.call("restore", data), data)
+
+    def rehearse(self) -> None:
+        """Have it get ready for the first data. Nobody needs to wait for it."""
+        if self.rehearses:
+            self._rehearsing = asyncio.ensure_future(self._rehearse(self.handle))
+            self._rehearsing.add_done_callback(look_at)
+
+    async def rehearsed(self) -> None:
+        """Wait until it is ready, or has failed, which it will say when it is asked for an update."""
+        if self._rehearsing is not None:
+            await asyncio.wait({self._rehearsing})
+            self._rehearsing = None
+
+    async def _rehearse(self, handle: Handle) -> None:
+        await handle.call("rehearse")
+
+    def update(self, chunk: Chunk, progress: float) -> Update:
+        """Have gradient steps taken."""
+        answer, writes = self.handle.call_pair("update", chunk.steps, progress, chunk.order, *chunk.blocks)
+        update = Update(chunk, progress, self._asked, answer, writes)
+        self._asked += 1
+        if self.keeps_updates:
+            self.kept.append(update)
+        return update
+
+    def give_up(self, update: Update) -> None:
+        """Don't ask for an update again: what it was to learn from is lost, and nobody has learned from it."""
+        if update in self.kept:
+            self.kept.remove(update)
+
+    def weights(self) -> tuple[Ref, Ref]:
+        """Have the policy's weights laid out for the players: that they are, and the weights."""
+        is_busy = self._rehearsing is not None and not self._rehearsing.done()
+        if self._laid_out is None or not is_busy:  # else nothing has been learned since, and nobody answers for long
+            self._laid_out = self.handle.call_pair("weights")
+        return self._laid_out
+
+    def take_snapshot(self) -> asyncio.Future[Snapshot]:
+        """Have a snapshot taken, of what the group has been asked to learn so far. Nobody needs to wait for it."""
+        asked = self.handle.call_pair("snapshot")
+        taking = asyncio.ensure_future(self._keep_snapshot(self.handle, self._asked, asked))
+        taking.add_done_callback(look_at)
+        return taking
+
+    async def _keep_snapshot(self, handle: Handle, covered: int, asked: tuple[Ref, Ref]) -> Snapshot:
+        made, data = asked
+        snapshot = Snapshot(await made, await data)
+        if handle is self.handle and (not self.snapshot or snapshot.gradient_steps >= self.snapshot.gradient_steps):
+            self.snapshot = snapshot
+            self.kept = [update for update in self.kept if update.number >= covered]
+        return snapshot
+
+    async def rebuild(self) -> int:
+        """Build the group again from the last snapshot and let it take the kept updates, which get new answers.
+
+        Returns:
+            How many gradient steps the group had taken at the snapshot.
+
+        Raises:
+            LostError: the new one was lost as well.
+        """
+        assert self.make is not None
+        self.handle.close()
+        self.incarnation += 1
+        self.handle = await self.make(self.incarnation)
+        # All of this is asked at once: what somebody else asks of the new group comes after it.
+        restored = None if self.snapshot is None else self.handle.call("restore", self.snapshot.data)
+        for update in self.kept:
+            chunk = update.chunk
+            update.answer, update.writes = self.handle.call_pair(
+                "update", chunk.steps, update.progress, chunk.order, *chunk.blocks
+            )
+        return 0 if restored is None else await restored
+
+    def close(self) -> None:
+        """Let go of the group."""
+        self.handle.close()

@@ -1,0 +1,30 @@
+"""Handles of all workers of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sheeprl.actors.handle import Handle
+    from sheeprl.driver.replay import Shards
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The parts of a run, wherever they are.
+
+    Args:
+        make_player: handle of player `number` in its `incarnation`.
+        replay: all its shards.
+        learner: handle of the trainer group.
+        make_learner: builds another group for a lost one, if it can be replaced.
+        leaving: numbers of players whose node is being drained.
+    """
+
+    make_player: Callable[[int, int], Handle]
+    replay: Shards
+    learner: Handle
+    make_learner: Callable[[int], Awaitable[Handle]] | None = None
+    leaving: Callable[[], Awaitable[set[int]]] | None = None

@@ -1,0 +1,1 @@
+"""Compiled gradient steps."""

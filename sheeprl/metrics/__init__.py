@@ -1,0 +1,1 @@
+"""Counters, the reporter that writes them, and the time breakdown."""
