@@ -127,10 +127,10 @@ def _read_shard(buffer: ReplayBuffer, found: Rows) -> tuple[Any, Any]:
     is_last = storage.get("terminated", slots) | storage.get("truncated", slots)
     found.rows += len(slots)
     found.decisions += int(np.count_nonzero(~is_last))
-    acted = storage.is_transition(slots)
-    next_nonce, next_count = read_stamps(storage.get("obs", storage.follow(slots[acted])))
-    found.torn += int(np.count_nonzero((next_nonce != nonce[acted]) | (next_count != count[acted] + 1)))
-    found.torn += int(np.count_nonzero(acted != ~is_last))
+    output = storage.is_transition(slots)
+    next_nonce, next_count = read_stamps(storage.get("obs", storage.follow(slots[output])))
+    found.torn += int(np.count_nonzero((next_nonce != nonce[output]) | (next_count != count[output] + 1)))
+    found.torn += int(np.count_nonzero(output != ~is_last))
     return nonce, count
 
 

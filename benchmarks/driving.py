@@ -39,7 +39,7 @@ def fragments_per_second(clock: Callable[[], float], shards: int) -> float:
     return PLAYERS * RUN_ROUNDS / (clock() - began)
 
 
-def books(rounds: int) -> Json:
+def stats(rounds: int) -> Json:
     """The driver's own work with 1,000 players."""
     measured = turns.in_turn(
         {
@@ -100,7 +100,7 @@ class Pushes:
         player, trainer = ray.remote(PlayerActor), ray.remote(TrainerActor)
         self.trainer = trainer.remote(found.config, found.spaces, 0, 1)
         self.players = [player.remote(found.config, found.spaces) for _ in numbers]
-        ray.get([each.become.remote(number, 0, None) for number, each in enumerate(self.players)])
+        ray.get([each.assign.remote(number, 0, None) for number, each in enumerate(self.players)])
         self.copiers = [ray.remote(Copier).remote() for _ in numbers]
         self.flat = np.random.default_rng(0).random(PARAMETERS, np.float32)
         ray.get(self.trainer.join.remote(*ray.get(self.trainer.address.remote())))
@@ -144,7 +144,7 @@ def weights(rounds: int) -> Json:
     return turns.as_json("weights", title, measured, bounds)
 
 
-CASES: dict[str, Callable[[int], Json]] = {"books": books, "weights": weights}
+CASES: dict[str, Callable[[int], Json]] = {"books": stats, "weights": weights}
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -100,7 +100,7 @@ def where(results: Results) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(8, 0.6 * len(bars) + 1.4), dpi=120)
     left = [0.0] * len(bars)
     for part, color in PARTS.items():
-        seconds = [spent.get(part, 0.0) for spent in bars.values()]
+        seconds = [breakdown.get(part, 0.0) for breakdown in bars.values()]
         if any(seconds):
             axes.barh(range(len(bars)), seconds, 0.7, left=left, color=color, label=part)
         left = [a + b for a, b in zip(left, seconds, strict=True)]

@@ -194,17 +194,17 @@ def windows(lines: Sequence[Json]) -> Iterator[tuple[float, int, Json]]:
 
 def where_it_went(lines: Sequence[Json], loop: float, coupled: bool = False) -> dict[str, float]:
     """Seconds of a run's loop by what its learner did, by the run's own timers. What is left is book-keeping."""
-    spent: Counter[str] = Counter()
+    breakdown: Counter[str] = Counter()
     for seconds, updates, line in windows(lines):
-        spent["updating"] += updates / line["Time/sps_train"] if updates else 0.0
+        breakdown["updating"] += updates / line["Time/sps_train"] if updates else 0.0
         if coupled:
-            spent["playing"] += seconds * line["Time/sps"] / line["Time/sps_env_interaction"]
+            breakdown["playing"] += seconds * line["Time/sps"] / line["Time/sps_env_interaction"]
         else:
-            spent["waiting for players"] += seconds * line["Time/trainer_idle"]
-        spent["waiting for batches"] += seconds * line["Time/trainer_wait_batch"]
-        spent["compiling"] += seconds * line.get("Time/compiling", 0.0)
-        spent["checkpoints"] += seconds * line["Time/checkpoint_stall"]
-    return dict(spent) | {"other": max(0.0, loop - sum(spent.values()))}
+            breakdown["waiting for players"] += seconds * line["Time/trainer_idle"]
+        breakdown["waiting for batches"] += seconds * line["Time/trainer_wait_batch"]
+        breakdown["compiling"] += seconds * line.get("Time/compiling", 0.0)
+        breakdown["checkpoints"] += seconds * line["Time/checkpoint_stall"]
+    return dict(breakdown) | {"other": max(0.0, loop - sum(breakdown.values()))}
 
 
 PLAYERS_WAIT = 0.05  # part of the time that players must have waited for the trainer to have been ahead of it

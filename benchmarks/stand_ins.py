@@ -9,10 +9,10 @@ from typing import Any
 from sheeprl.actors.handle import LocalHandle
 from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.algos.args import OffPolicy
-from sheeprl.driver.players import Kept, Players
-from sheeprl.driver.replay import Shards
+from sheeprl.driver.players import PlayerGroup, PlayerState
+from sheeprl.driver.replay import ReplayClient
 from sheeprl.driver.settings import Plan
-from sheeprl.driver.trainers import Snapshot, Trainers
+from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.metrics.reporter import Progress
 from sheeprl.run import Run
 
@@ -27,10 +27,10 @@ class PlayerStandIn:
         self.steps = ROWS * ENVS
 
     def collect(
-        self, rows: int, weights: Any, version: int, mode: str, progress: float, *keeping: Any
+        self, rows: int, weights: Any, version: int, mode: str, progress: float, *checkpointing: Any
     ) -> tuple[FragmentInfo, None]:
         """At once."""
-        state = b"" if keeping[0] else None
+        state = b"" if checkpointing[0] else None
         return FragmentInfo(version, self.steps, self.steps, (100.0,), (100,), 0.01, state), None
 
 
@@ -107,7 +107,7 @@ class NoKeeper:
         """Nowhere."""
         return str(Path())
 
-    async def finish(self, folder: str, books: Any, snapshot: Snapshot, players: Mapping[int, Kept]) -> None:
+    async def finish(self, folder: str, stats: Any, snapshot: Snapshot, players: Mapping[int, PlayerState]) -> None:
         """Nothing."""
 
     def abandon(self, folder: str) -> None:
@@ -129,9 +129,9 @@ def make_run(players: int, rounds: int, shards: int = 1, gradient_steps: int = 1
     handles: Sequence[LocalHandle] = [LocalHandle(ReplayStandIn()) for _ in range(shards)]
     return Run(
         plan,
-        Players(players, lambda number, incarnation: LocalHandle(PlayerStandIn()), []),
-        Shards(handles, data.batch_size),
-        Trainers(LocalHandle(TrainersStandIn())),
+        PlayerGroup(players, lambda number, incarnation: LocalHandle(PlayerStandIn()), []),
+        ReplayClient(handles, data.batch_size),
+        LearnerGroup(LocalHandle(TrainersStandIn())),
         NoReporter(),
         NoKeeper(),
     )

@@ -23,7 +23,7 @@ from benchmarks.record import Json
 from benchmarks.turns import Rounds, as_json, in_turn, print_rounds, ratios
 from sheeprl.actors.fabric import build_learner, local_fabric
 from sheeprl.actors.learner import Learner
-from sheeprl.actors.warmup import made_up_blocks
+from sheeprl.actors.warmup import dummy_batches
 from sheeprl.algos.base import Spaces
 from sheeprl.buffer.storage import Rows
 from sheeprl.config import defaults
@@ -83,7 +83,7 @@ def resolved(case: Case, device: str, threads: int, is_compiled: bool, precision
 
 def data_of(case: Case, config: Config, learner: Learner) -> tuple[int | None, Rows]:
     """`order` and block of a call, of numbers that are not all alike."""
-    order, block = made_up_blocks(config, learner.algorithm, case.steps)
+    order, block = dummy_batches(config, learner.algorithm, case.steps)
     rng = np.random.default_rng(0)
     noisy = (key for key, values in block.items() if values.dtype == np.float32)
     return order, block | {key: rng.standard_normal(block[key].shape, np.float32) for key in noisy}

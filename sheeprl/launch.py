@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy
-from sheeprl.checkpoint.resume import Place, clear_other_layout, find_place, first_incarnations
-from sheeprl.checkpoint.run_dir import claimed, replay_folder, video_folder, write_config
+from sheeprl.checkpoint.resume import RunDir, clear_other_layout, first_incarnations, open_run_dir
+from sheeprl.checkpoint.run_dir import lock_run_dir, replay_folder, video_folder, write_config
 from sheeprl.config.schema import Config
-from sheeprl.driver.workers import Pieces
-from sheeprl.metrics.time_breakdown import Setting, StartUp, advice, describe
+from sheeprl.driver.workers import Workers
+from sheeprl.metrics.time_breakdown import Setting, StartupTimer, describe, suggest
 from sheeprl.utils.errors import RunFailedError, one_line
 from sheeprl.utils.gc_control import importing
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
     from sheeprl.checkpoint.resume import Start
-    from sheeprl.checkpoint.writer import CheckpointKeeper
-    from sheeprl.driver.replay import Shards
+    from sheeprl.checkpoint.writer import CheckpointWriter
+    from sheeprl.driver.replay import ReplayClient
     from sheeprl.driver.settings import Plan
-    from sheeprl.driver.trainers import Trainers
+    from sheeprl.driver.trainers import LearnerGroup
     from sheeprl.envs.transforms import Spaces
     from sheeprl.metrics.reporter import FileReporter
     from sheeprl.run import Run
@@ -78,7 +78,7 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
         ConfigError: with every mistake in it; nothing was started and no folder made.
         RunFailedError: the run could not go on.
     """
-    startup = StartUp()
+    startup = StartupTimer()
     from sheeprl.config.checks import check
 
     resolved = check(tree)
@@ -88,18 +88,18 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
     return _train_decoupled(resolved.config, resolved.spaces, startup)
 
 
-def _train_decoupled(config: Config, spaces: Spaces, startup: StartUp) -> Result:
+def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer) -> Result:
     """Every piece a Ray actor."""
-    place = find_place(config, startup, config.buffer.shards, _say)
-    with claimed(place.run_dir):
+    place = open_run_dir(config, startup, config.buffer.shards, _say)
+    with lock_run_dir(place.run_dir):
         clear_other_layout(config, place)
         return _train_on_ray(config, spaces, place)
 
 
-def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
+def _train_on_ray(config: Config, spaces: Spaces, place: RunDir) -> Result:
     from sheeprl.actors.ray import environment
 
-    environment.settle(config)
+    environment.configure(config)
     with importing():
         from sheeprl.actors.ray import cluster  # Ray takes its time to import: only once all mistakes are out
 
@@ -115,7 +115,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
         fleet = cluster.Fleet(config, spaces, video_folder(config, place.run_dir), replay_folder(config, place.run_dir))
-        pieces = Pieces(
+        workers = Workers(
             fleet.make_player,
             _shards(config, fleet.shards, fleet.make_shard),
             fleet.learner,
@@ -126,7 +126,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
         async def main() -> Result:
             await fleet.start(first_incarnations(config, place), _say)
             place.startup.done("actors")
-            return await _drive(config, pieces, place)
+            return await _run_driver(config, workers, place)
 
         try:
             return asyncio.run(main())
@@ -140,20 +140,20 @@ def _train_on_ray(config: Config, spaces: Spaces, place: Place) -> Result:
             cluster.disconnect()
 
 
-def _train_coupled(config: Config, spaces: Spaces, startup: StartUp) -> Result:
+def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer) -> Result:
     """Every piece an object of this process, or of the ranks that Fabric starts."""
     is_main = os.environ.get("LOCAL_RANK", "0") == "0"
     ranks = config.trainer.devices
     # The other ranks carry out rank 0's commands and leave the folder to it.
     if not is_main:
-        return _train_in_process(config, spaces, Place(Path(), None, ranks))
-    place = find_place(config, startup, ranks, _say)
-    with claimed(place.run_dir):
+        return _train_in_process(config, spaces, RunDir(Path(), None, ranks))
+    place = open_run_dir(config, startup, ranks, _say)
+    with lock_run_dir(place.run_dir):
         clear_other_layout(config, place)
         return _train_in_process(config, spaces, place)
 
 
-def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
+def _train_in_process(config: Config, spaces: Spaces, place: RunDir) -> Result:
     with importing():
         from sheeprl.actors.fabric import build_learner, local_fabric
         from sheeprl.actors.handle import LocalHandle
@@ -184,18 +184,18 @@ def _train_in_process(config: Config, spaces: Spaces, place: Place) -> Result:
 
     if ranks == 1:
         shards = _shards(config, [LocalHandle(replay)])
-        pieces = Pieces(lambda *who: LocalHandle(make_player(*who)), shards, LocalHandle(learner))
-        return asyncio.run(_drive(config, pieces, place))
+        workers = Workers(lambda *who: LocalHandle(make_player(*who)), shards, LocalHandle(learner))
+        return asyncio.run(_run_driver(config, workers, place))
     return _train_ranks(config, place, fabric, {"buffer": replay, "learner": learner}, make_player)
 
 
 def _train_ranks(
-    config: Config, place: Place, fabric: Any, objects: dict[str, Any], make_player: Callable[[int, int], Any]
+    config: Config, place: RunDir, fabric: Any, objects: dict[str, Any], make_player: Callable[[int, int], Any]
 ) -> Result:
     """Drive from rank 0; serve on the others."""
-    from sheeprl.actors.multi_rank import Link, RankHandle
+    from sheeprl.actors.multi_rank import RankDispatcher, RankHandle
 
-    link = Link(fabric, objects, {"player": make_player})
+    link = RankDispatcher(fabric, objects, {"player": make_player})
     if fabric.global_rank != 0:
         link.serve()
         return Result(place.run_dir, 0, 0)
@@ -207,9 +207,9 @@ def _train_ranks(
 
     parts = [RankHandle(link, "buffer", rank) for rank in range(fabric.world_size)]
     replay = _shards(config, parts, together=RankHandle(link, "buffer"))
-    pieces = Pieces(player, replay, RankHandle(link, "learner"))
+    workers = Workers(player, replay, RankHandle(link, "learner"))
     try:
-        return asyncio.run(_drive(config, pieces, place))
+        return asyncio.run(_run_driver(config, workers, place))
     finally:
         link.end()
 
@@ -219,37 +219,37 @@ def _shards(
     handles: Sequence[Handle],
     make_shard: Callable[[int, int], Handle] | None = None,
     together: Handle | None = None,
-) -> Shards:
+) -> ReplayClient:
     """The replay as the run speaks to it."""
-    from sheeprl.driver.replay import Shards
+    from sheeprl.driver.replay import ReplayClient
 
     data = config.algo.data()
     needed = data.batch_size if isinstance(data, OffPolicy) else 1
-    return Shards(handles, needed, config.run.seed, make_shard, together)
+    return ReplayClient(handles, needed, config.run.seed, make_shard, together)
 
 
-async def _drive(config: Config, pieces: Pieces, place: Place) -> Result:
+async def _run_driver(config: Config, workers: Workers, place: RunDir) -> Result:
     """Run to the end, and write down what was asked of whom if that is wanted."""
     from sheeprl.debug.recorder import recorded
 
     checkpoint = place.start.checkpoint.name if place.start else None
-    with recorded(config, pieces, place.run_dir, checkpoint, _say) as pieces:
-        return await _drive_to_end(config, pieces, place)
+    with recorded(config, workers, place.run_dir, checkpoint, _say) as workers:
+        return await _run_driver_to_end(config, workers, place)
 
 
-async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
+async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir) -> Result:
     """Run to the end, an interruption or a failure; whatever it is stands in the run's folder."""
-    from sheeprl.checkpoint.writer import CheckpointKeeper
+    from sheeprl.checkpoint.writer import CheckpointWriter
 
     start = place.start
     reporter = _open_reporter(config, place)
-    keeper = CheckpointKeeper(
+    store = CheckpointWriter(
         place.run_dir, config, place.shards, on_problem=lambda text: reporter.message(text, "error")
     )
     try:
-        run = _make_run(config, pieces, place, reporter, keeper)
+        run = _make_run(config, workers, place, reporter, store)
         if start is not None:
-            await _load(pieces.replay, run.trainers, start)
+            await _load(workers.replay, run.trainers, start)
         write_config(config, place.run_dir)
     except BaseException:
         reporter.close()
@@ -269,7 +269,7 @@ async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
         if len(signals) > 1:
             status = "interrupted"
         counters = run.counters
-        wall_time = round(time.monotonic() - run.keeping.began, 3)
+        wall_time = round(time.monotonic() - run.checkpointing.began, 3)
         reporter.event(
             "end",
             policy_steps=counters.policy_steps,
@@ -282,33 +282,33 @@ async def _drive_to_end(config: Config, pieces: Pieces, place: Place) -> Result:
         )
         reporter.close()
         run.players.close()
-    _say_end(config, place, run, status, wall_time)
-    return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.books.mean_return, caught)
+    _print_summary(config, place, run, status, wall_time)
+    return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)
 
 
-def _make_run(config: Config, pieces: Pieces, place: Place, reporter: FileReporter, keeper: CheckpointKeeper) -> Run:
+def _make_run(config: Config, workers: Workers, place: RunDir, reporter: FileReporter, store: CheckpointWriter) -> Run:
     """The driver, which goes on from the checkpoint if there is one."""
-    from sheeprl.driver.players import Players
+    from sheeprl.driver.players import PlayerGroup
     from sheeprl.driver.settings import WallClock
-    from sheeprl.driver.trainers import Trainers
-    from sheeprl.metrics.counters import Books, Counters
+    from sheeprl.driver.trainers import LearnerGroup
+    from sheeprl.metrics.counters import Counters, RunStats
     from sheeprl.run import Run
 
     start, clock = place.start, WallClock()
-    books = Books.from_plain(start.books, clock.time()) if start else Books(Counters(), clock.time())
+    stats = RunStats.from_plain(start.stats, clock.time()) if start else RunStats(Counters(), clock.time())
     kept = start.players(config) if start else {}
-    players = Players(config.players.num or 1, pieces.make_player, books.counters.incarnations, kept)
-    trainers = Trainers(
-        pieces.learner,
-        pieces.make_learner,
-        keeps_updates=not config.algo.data().carries_debt,
-        rehearses=bool(config.trainer.compile) and config.run.mode == "decoupled",
+    players = PlayerGroup(config.players.num or 1, workers.make_player, stats.counters.incarnations, kept)
+    trainers = LearnerGroup(
+        workers.learner,
+        workers.make_learner,
+        keeps_updates=not config.algo.data().is_off_policy,
+        warms_up=bool(config.trainer.compile) and config.run.mode == "decoupled",
     )
-    pieces.replay.newest_save = lambda: keeper.newest_buffer
-    return Run(_plan(config), players, pieces.replay, trainers, reporter, keeper, books, clock, leaving=pieces.leaving)
+    workers.replay.newest_save = lambda: store.newest_buffer
+    return Run(_plan(config), players, workers.replay, trainers, reporter, store, stats, clock, leaving=workers.leaving)
 
 
-async def _load(replay: Shards, trainers: Trainers, start: Start) -> None:
+async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> None:
     """Let the pieces take over the checkpoint."""
     import numpy as np
 
@@ -399,11 +399,11 @@ def _stopping_on_signals(run: Run, caught: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _open_reporter(config: Config, place: Place) -> FileReporter:
+def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     from sheeprl.metrics.reporter import FileReporter, Progress, rewind
 
     start = place.start
-    counters: dict[str, Any] = start.books["counters"] if start else {}
+    counters: dict[str, Any] = start.stats["counters"] if start else {}
     if start is not None:
         rewind(place.run_dir, start.metrics_size)
     reporter = FileReporter(place.run_dir, config.log.level, start_time=counters.get("wall_time", 0.0))
@@ -456,13 +456,16 @@ def _tell_failure(run_dir: Path, error: Any) -> str:
     return f"{error.reason}; the whole trace is in {path}"
 
 
-def _say_end(config: Config, place: Place, run: Run, status: str, wall_time: float) -> None:
+def _print_summary(config: Config, place: RunDir, run: Run, status: str, wall_time: float) -> None:
     """Where the time went, and what was done; the last line says what to type next."""
     if config.log.level in ("warning", "error"):
         return
-    counters, spent, setting = run.counters, run.spent, run.plan.setting
-    helps = advice(spent, setting)
-    _say(f"time: {describe(spent, setting)}; start-up {place.startup.seconds:.1f} s" + (f"; {helps}" if helps else ""))
+    counters, breakdown, setting = run.counters, run.breakdown, run.plan.setting
+    helps = suggest(breakdown, setting)
+    _say(
+        f"time: {describe(breakdown, setting)}; start-up {place.startup.seconds:.1f} s"
+        + (f"; {helps}" if helps else "")
+    )
     _say(
         f"{status}: {counters.policy_steps:,} policy steps and {counters.gradient_steps:,} gradient steps in "
         f"{wall_time:.0f} s; sheeprl {'eval' if status == 'done' else 'resume'} {place.run_dir}"

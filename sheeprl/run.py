@@ -3,7 +3,7 @@
 Read this file first. It is one asyncio program over awaitable handles (`sheeprl.actors.handle`), which may stand for
 objects of this process, for Ray actors, or, in simulation, for nothing at all. It says *when*; data passes it by
 reference only. Two of its jobs have files of their own: gradient steps (`sheeprl.updating`) and checkpoints
-(`sheeprl.keeping`).
+(`sheeprl.checkpointing`).
 
 A *round* is `fragment_rows` rows from each of K players. Once the buffer has them all, the gradient steps that are owed
 are taken and the weights' version goes up by one. A player begins round r once the weights are no more than
@@ -26,18 +26,18 @@ from typing import Any
 from sheeprl.actors.evaluation import Evaluation
 from sheeprl.actors.handle import DataLostError, LostError
 from sheeprl.buffer.storage import RefusedFragmentError
-from sheeprl.driver.checkpointing import Keeper, Keeping
+from sheeprl.driver.checkpointing import CheckpointScheduler, CheckpointStore
 from sheeprl.driver.collection import Arrived, Published, _in_order
-from sheeprl.driver.failures import Failures
-from sheeprl.driver.players import Kept, Players
-from sheeprl.driver.replay import Shards
+from sheeprl.driver.failures import FailureBudget
+from sheeprl.driver.players import PlayerGroup, PlayerState
+from sheeprl.driver.replay import ReplayClient
 from sheeprl.driver.settings import Clock, Plan, WallClock
-from sheeprl.driver.trainers import Trainers
-from sheeprl.driver.updates import Updating
-from sheeprl.metrics.counters import Books, Counters
+from sheeprl.driver.trainers import LearnerGroup
+from sheeprl.driver.updates import UpdateScheduler
+from sheeprl.metrics.counters import Counters, RunStats
 from sheeprl.metrics.reporter import Progress, Reporter
-from sheeprl.metrics.time_breakdown import Spent, in_short
-from sheeprl.utils.errors import RunFailedError, needed, one_line
+from sheeprl.metrics.time_breakdown import TimeBreakdown, in_short
+from sheeprl.utils.errors import RunFailedError, one_line, require
 
 LOOK_FOR_LEAVING = 1.0  # seconds between two looks at which players have to leave their place
 
@@ -60,12 +60,12 @@ class Run:
     def __init__(
         self,
         plan: Plan,
-        players: Players,
-        replay: Shards,
-        trainers: Trainers,
+        players: PlayerGroup,
+        replay: ReplayClient,
+        trainers: LearnerGroup,
         reporter: Reporter,
-        keeper: Keeper,
-        books: Books | None = None,
+        store: CheckpointStore,
+        stats: RunStats | None = None,
         clock: Clock | None = None,
         leaving: Callable[[], Awaitable[set[int]]] | None = None,
     ) -> None:
@@ -75,10 +75,12 @@ class Run:
         replay.on_loss, replay.on_back = self.lose_shard, self.shard_back
         self.reporter = reporter
         self.clock = clock or WallClock()
-        self.books = books or Books(Counters(), self.clock.time())
-        self.keeping = Keeping(keeper, self.books, players, replay, trainers, self.clock.time, plan.checkpoint_seconds)
-        self.counters = self.books.counters
-        self.failures = Failures(plan.max_failures, plan.failure_window, self.clock.time, reporter.message)
+        self.stats = stats or RunStats(Counters(), self.clock.time())
+        self.checkpointing = CheckpointScheduler(
+            store, self.stats, players, replay, trainers, self.clock.time, plan.checkpoint_seconds
+        )
+        self.counters = self.stats.counters
+        self.failures = FailureBudget(plan.max_failures, plan.failure_window, self.clock.time, reporter.message)
         self.leaving = leaving
         self.inbox: list[asyncio.Queue[Arrived]] = [asyncio.Queue() for _ in range(plan.players)]
         self.rounds = [self.counters.version] * plan.players  # the next one of each player
@@ -88,8 +90,8 @@ class Run:
         self.refusals = [0] * plan.players  # in a row
         self.newer_weights = asyncio.Condition()
         self.stopping = asyncio.Event()
-        self.updating = Updating(
-            plan, self.books, replay, trainers, reporter, self.failures, self.clock, self.stopping, self.show_progress
+        self.updates = UpdateScheduler(
+            plan, self.stats, replay, trainers, reporter, self.failures, self.clock, self.stopping, self.show_progress
         )
         self.give_up_at: float | None = None  # on the rounds that were under way when the run was asked to stop
         self.evaluations: set[asyncio.Task[None]] = set()
@@ -117,11 +119,11 @@ class Run:
         """
         watching = asyncio.ensure_future(self.watch_places())
         try:
-            await needed(self.replay.start(), "the buffer")
+            await require(self.replay.start(), "the buffer")
             await asyncio.gather(*(self.start_player(number) for number in range(self.plan.players)))
-            await self.updating.take_owed()  # which an interrupted round has left
+            await self.updates.run_due_updates()  # which an interrupted round has left
             await self.publish()
-            self.trainers.rehearse()
+            self.trainers.warm_up()
             await self.keep_books()
             players = [asyncio.ensure_future(self.play(number)) for number in range(self.plan.players)]
             await self.until_learned(asyncio.ensure_future(self.learn()), players)
@@ -133,10 +135,10 @@ class Run:
         await asyncio.gather(*self.evaluations)
         stopped = self.counters.policy_steps < self.plan.total_steps
         if not stopped:
-            if self.books.evaluated_at != self.counters.policy_steps and self.plan.eval_episodes:
+            if self.stats.evaluated_at != self.counters.policy_steps and self.plan.eval_episodes:
                 await self.evaluate()
             self.log_metrics()
-        await self.keeping.written(self.tell_error)
+        await self.checkpointing.written(self.tell_error)
         await self.write_last_checkpoint()
 
     async def write_last_checkpoint(self) -> None:
@@ -144,13 +146,13 @@ class Run:
         while True:
             lost = self.trainers.handle
             try:
-                await self.updating.take_owed()  # which trainers that were built again after the last round lack
+                await self.updates.run_due_updates()  # which trainers that were built again after the last round lack
                 idle = [number for number in self.players.handles if self.asked[number] < self.counters.version]
-                return await self.keeping.write_last(idle)
+                return await self.checkpointing.write_last(idle)
             except RunFailedError as error:
                 if not isinstance(error.__cause__, LostError):
                     raise
-                await self.updating.rebuild(lost, error.__cause__)
+                await self.updates.rebuild(lost, error.__cause__)
 
     async def until_learned(self, learning: asyncio.Future[None], players: Sequence[asyncio.Future[None]]) -> None:
         """Wait for `learn`. A player that gives up ends the run with the round that is being learned."""
@@ -192,7 +194,7 @@ class Run:
             if arrived is None or not await self.learn_round(arrived):
                 return
             self.counters.version += 1
-            if self.updating.cut_short:
+            if self.updates.cut_short:
                 return  # a resumed run ends the round
             await self.publish()
             await self.keep_books()
@@ -204,9 +206,9 @@ class Run:
         rows = await self.add(arrived)
         if rows is None:
             return False
-        if self.plan.data.carries_debt:
+        if self.plan.data.is_off_policy:
             arrived.clear()  # so that the fragments, which the buffer has copied, leave the object store
-        while not await self.updating.take_owed(rows):  # the rollout was lost with the buffer
+        while not await self.updates.run_due_updates(rows):  # the rollout was lost with the buffer
             if await self.add_again(arrived) is None:
                 return False
         return True
@@ -215,12 +217,12 @@ class Run:
 
     async def weights_for(self, number: int) -> Published:
         """Wait until the weights are recent enough for a player's next round."""
-        self.books.waits(number, self.clock.time())
+        self.stats.start_wait(number, self.clock.time())
         try:
             async with self.newer_weights:
                 await self.newer_weights.wait_for(lambda: self.may_play(self.rounds[number]))
         finally:
-            self.books.goes_on(number, self.clock.time())
+            self.stats.end_wait(number, self.clock.time())
         assert self.published is not None
         return self.published
 
@@ -258,7 +260,7 @@ class Run:
             else:
                 if lost_at is not None:
                     seconds = self.clock.time() - lost_at
-                    self.books.window.recovery += seconds
+                    self.stats.window.recovery += seconds
                     self.reporter.message(f"player {number} is back: a fragment after {seconds:.1f} s")
                 return arrived
             published = self.published or published  # the newest weights for the one that takes its place
@@ -271,13 +273,13 @@ class Run:
         mode = "random" if published.policy_steps < self.plan.data.learning_starts else "explore"
         progress = min(1.0, published.policy_steps / self.plan.total_steps)
         request = (self.plan.fragment_rows, published.weights, published.version, mode, progress)
-        keeping = (self.may_checkpoint_after(self.rounds[number]), self.unsaved)
-        info, fragment = player.call_pair("collect", *request, *keeping)
+        checkpointing = (self.may_checkpoint_after(self.rounds[number]), self.unsaved)
+        info, fragment = player.call_pair("collect", *request, *checkpointing)
         return Arrived(await info, fragment, self.players.current[number])
 
     def may_checkpoint_after(self, round_number: int) -> bool:
         """Whether a checkpoint can be due at the end of a round that isn't played yet."""
-        if self.keeping.wants_states_of(round_number):
+        if self.checkpointing.wants_states_of(round_number):
             return True
         steps = self.counters.policy_steps
         most = steps + (round_number - self.added + 1) * self.plan.round_rows
@@ -290,7 +292,7 @@ class Run:
         Raises:
             RunFailedError: it was one failure too many.
         """
-        self.players.lose(number)
+        self.players.drop(number)
         self.counters.restarts += 1
         self.failures.count(f"player {number}", "replaced", error)
 
@@ -307,11 +309,11 @@ class Run:
     def shard_back(self, number: int, lost: int, error: Exception | None) -> None:
         """Say how much of a lost shard's rows its successor lacks."""
         seconds = self.clock.time() - self.shards_lost_at.pop(number)
-        self.books.window.recovery += seconds
+        self.stats.window.recovery += seconds
         if error is not None:
             self.tell_error(f"shard {number} of the replay can't be restored from the checkpoint: {one_line(error)}")
         told = f"shard {number} of the replay is back after {seconds:.1f} s"
-        if self.plan.data.carries_debt:  # of a rollout nothing is lost: another is played
+        if self.plan.data.is_off_policy:  # of a rollout nothing is lost: another is played
             told += f" without the {lost} rows that weren't saved" if lost else " with all its rows"
         self.reporter.message(told)
 
@@ -333,7 +335,7 @@ class Run:
         """One fragment of every player, in the order of their numbers; None if the run is to stop before."""
         began = self.clock.time()
         arrived: list[Arrived] | None = await self.unless_stopped(_in_order(queue.get() for queue in self.inbox))
-        self.books.window.trainer_idle += self.clock.time() - began
+        self.stats.window.trainer_idle += self.clock.time() - began
         return arrived
 
     async def unless_stopped(self, awaited: Awaitable[Any]) -> Any:
@@ -363,7 +365,7 @@ class Run:
             return None
         taken = [each for each, error in zip(arrived, outcomes, strict=True) if error is None]
         for each in taken:
-            self.books.played(each.info)
+            self.stats.record_fragment(each.info)
         for number, error in enumerate(outcomes):
             if not isinstance(error, DataLostError):
                 self.note_refusal(number, error)
@@ -375,7 +377,7 @@ class Run:
         """Put fragments into the replay; a rollout again, if the replay was lost when it had a part of it."""
         while True:
             outcomes = await self.add_or_replace(arrived)
-            if self.plan.data.carries_debt:
+            if self.plan.data.is_off_policy:
                 return outcomes
             if any(isinstance(error, DataLostError) for error in outcomes):
                 return None
@@ -393,7 +395,7 @@ class Run:
         while lacking:
             fragments = {number: arrived[number].fragment for number in lacking}
             lacking = []
-            for number, outcome in (await needed(self.replay.add(fragments), "the buffer")).items():
+            for number, outcome in (await require(self.replay.add(fragments), "the buffer")).items():
                 outcomes[number] = outcome
                 if isinstance(outcome, DataLostError) and await self.play_again(number, arrived):
                     lacking.append(number)
@@ -420,17 +422,17 @@ class Run:
         if await self.add_until_there(arrived) is None:
             self.added -= 1
             for each in before:
-                self.books.given_up(each.info)
+                self.stats.retract_fragment(each.info)
             return None
         for old, new in zip(before, arrived, strict=True):
             if new is not old:
-                self.books.played(new.info, instead_of=old.info)
+                self.stats.record_fragment(new.info, instead_of=old.info)
         return True
 
     def keep_states(self, arrived: Sequence[Arrived]) -> None:
         """Remember what players held at the end of the round, as far as they were asked."""
-        self.keeping.kept = {
-            number: Kept(each.incarnation, each.info.state)
+        self.checkpointing.kept = {
+            number: PlayerState(each.incarnation, each.info.state)
             for number, each in enumerate(arrived)
             if each.info.state is not None
         }
@@ -452,7 +454,7 @@ class Run:
             return
         self.counters.refused += 1
         told, most = f"a fragment of player {number} was refused: {one_line(error)}", self.plan.max_failures
-        if not self.plan.data.carries_debt:
+        if not self.plan.data.is_off_policy:
             raise RunFailedError(told) from error
         if self.refusals[number] > most:
             raise RunFailedError(f"{told} (once too often in a row; ray.max_failures={most})") from error
@@ -460,15 +462,15 @@ class Run:
 
     async def publish(self) -> None:
         """Let players have the newest weights. They stay where they are; players pull them."""
-        while (weights := await self.updating.weights()) is None:
-            await self.updating.take_owed()
+        while (weights := await self.updates.weights()) is None:
+            await self.updates.run_due_updates()
         async with self.newer_weights:
             self.published = Published(self.counters.version, weights, self.counters.policy_steps)
             self.newer_weights.notify_all()
 
     async def publish_again(self, published: Published) -> None:
         """Have weights laid out again that were lost with the node they were on."""
-        weights = await self.updating.weights()
+        weights = await self.updates.weights()
         if weights is not None and self.published is published:
             self.published = replace(published, weights=weights)
 
@@ -477,14 +479,14 @@ class Run:
     async def keep_books(self) -> None:
         """After a round: show, log, evaluate, take a snapshot and write a checkpoint, each when it is due."""
         self.show_progress()
-        if self.books.due("log", self.plan.log_every):
+        if self.stats.is_due("log", self.plan.log_every):
             self.log_metrics()
-        if self.books.due("evaluate", self.plan.eval_every):
+        if self.stats.is_due("evaluate", self.plan.eval_every):
             self.evaluations.add(asyncio.ensure_future(self.evaluate()))
-        due_snapshot = self.books.due("snapshot", self.plan.snapshot_every)
-        by_steps = self.books.due("checkpoint", self.plan.checkpoint_every)
-        if self.keeping.due(max(self.rounds), self.added) or by_steps:
-            await self.keeping.begin(self.tell_error)
+        due_snapshot = self.stats.is_due("snapshot", self.plan.snapshot_every)
+        by_steps = self.stats.is_due("checkpoint", self.plan.checkpoint_every)
+        if self.checkpointing.is_due(max(self.rounds), self.added) or by_steps:
+            await self.checkpointing.begin(self.tell_error)
         elif due_snapshot and self.trainers.make is not None:
             self.trainers.take_snapshot()  # of a failure hears who asks the trainers next
 
@@ -492,7 +494,7 @@ class Run:
         """Let the first player play greedy episodes with the newest weights, and log what they brought."""
         published, step = self.published, self.counters.policy_steps
         assert published is not None
-        self.books.evaluated_at = step
+        self.stats.evaluated_at = step
         try:
             player = await self.players.get(0)
             result: Evaluation = await player.call("evaluate", published.weights, self.plan.eval_episodes)
@@ -510,8 +512,8 @@ class Run:
     async def save_what_is_left(self) -> None:
         """Write a checkpoint of a run that failed, if its parts still can."""
         try:
-            await self.keeping.written(self.tell_error)
-            await self.keeping.write(last_resort=True)
+            await self.checkpointing.written(self.tell_error)
+            await self.checkpointing.write(last_resort=True)
         except RunFailedError as error:
             self.tell_error(error.reason)
 
@@ -527,27 +529,27 @@ class Run:
                 policy_steps=counters.policy_steps,
                 total_steps=plan.total_steps,
                 gradient_steps=counters.gradient_steps,
-                mean_return=self.books.mean_return,
+                mean_return=self.stats.mean_return,
                 players_alive=len(self.players.handles),
                 players=plan.players,
-                hint=in_short(self.spent, plan.setting),
+                hint=in_short(self.breakdown, plan.setting),
             )
         )
 
     @property
-    def spent(self) -> Spent:
+    def breakdown(self) -> TimeBreakdown:
         """Where the time went until now."""
-        return self.books.spent_until(self.clock.time())
+        return self.stats.breakdown_until(self.clock.time())
 
     @property
     def lost_rows(self) -> int:
         """Rows that the replay had taken in and lost; a rollout's are no loss once they were learned from."""
-        return max(0, self.counters.rows - self.replay.added) if self.plan.data.carries_debt else 0
+        return max(0, self.counters.rows - self.replay.added) if self.plan.data.is_off_policy else 0
 
     def log_metrics(self) -> None:
         """Write a line of metrics over what happened since the last one."""
         now = self.clock.time()
-        values = self.books.metrics(now, self.plan.players)
+        values = self.stats.metrics(now, self.plan.players)
         if values is None:
             return
         values |= {
@@ -558,4 +560,4 @@ class Run:
             **{f"Buffer/{what}": count for what, count in self.replay.counts.items() if count and what != "refused"},
         }
         self.reporter.metrics(self.counters.policy_steps, values)
-        self.books.turn_page(now)
+        self.stats.reset_window(now)

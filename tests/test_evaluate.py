@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sheeprl.actors.evaluation import eval_seeds, play_episodes
-from sheeprl.algos.base import Acted
+from sheeprl.algos.base import PolicyOutput
 from sheeprl.envs.transforms import action_space, observation_space
-from tests.envs import Counting
+from tests.helpers.envs import Counting
 
 SEEDS = [11, 5, 23, 8, 2, 40, 17]
 
@@ -26,11 +26,11 @@ class Remembering:
         self.modes.add(mode)
         self.rewards.append(row.reward)
         self.observations.append(row.obs)
-        return Acted(count % 2, state={"count": count})
+        return PolicyOutput(count % 2, rnn_state={"count": count})
 
 
 def play(lanes, seeds=SEEDS, env_id="Counting-v0", **kwargs):
-    envs = [gymnasium.make(f"tests.envs:{env_id}", **kwargs) for _ in range(lanes)]
+    envs = [gymnasium.make(f"tests.helpers.envs:{env_id}", **kwargs) for _ in range(lanes)]
     algorithm = Remembering(envs[0])
     return play_episodes(algorithm, None, envs, list(seeds)), algorithm
 
@@ -100,7 +100,7 @@ def test_environments_are_closed():
 
 
 def test_actions_are_brought_to_the_environments_terms():
-    env = gymnasium.make("tests.envs:Echo-v0", kind="discrete", max_episode_steps=3)
+    env = gymnasium.make("tests.helpers.envs:Echo-v0", kind="discrete", max_episode_steps=3)
     assert action_space(env.action_space).start == 0
     algorithm = Remembering(env)
     evaluation = play_episodes(algorithm, None, [env], [0])

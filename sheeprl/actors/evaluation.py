@@ -78,7 +78,7 @@ def _play_lanes(
     """Return and length of each episode, by number."""
     import torch
 
-    from sheeprl.algos.base import Row
+    from sheeprl.algos.base import PolicyInput
 
     lanes = [_Lane(env, numbered[i :: len(envs)]) for i, env in enumerate(envs)]
     to_env = transforms.ActionTransform(envs[0].action_space)
@@ -88,10 +88,10 @@ def _play_lanes(
         while any(lane.number >= 0 for lane in lanes):
             obs = _stack([lane.obs for lane in lanes], algorithm.spaces.observation)
             reward = torch.tensor([lane.reward for lane in lanes])
-            row = Row(obs, reward, torch.tensor([lane.is_first for lane in lanes]))
-            acted = algorithm.act(policy, row, state, "greedy", generator)
-            state = acted.state
-            for lane, action in zip(lanes, to_env(acted.action.numpy()), strict=True):
+            row = PolicyInput(obs, reward, torch.tensor([lane.is_first for lane in lanes]))
+            output = algorithm.act(policy, row, state, "greedy", generator)
+            state = output.rnn_state
+            for lane, action in zip(lanes, to_env(output.action.numpy()), strict=True):
                 if lane.number >= 0:
                     lane.step(action)
     for lane in lanes:

@@ -21,7 +21,7 @@ def build_learner(config: Config, spaces: Spaces, fabric: Fabric, has_shard: boo
     return Learner(config, spaces, fabric, has_shard)
 
 
-class MeetingPoint(ClusterEnvironment):
+class ActorClusterEnvironment(ClusterEnvironment):
     """Tells Fabric where ranks meet that someone else has started, each as if on a node of its own."""
 
     def __init__(self, rank: int, world: int, host: str, port: int) -> None:
@@ -85,7 +85,7 @@ def ray_fabric(config: Config, rank: int, world: int, host: str, port: int) -> F
     trainer = config.trainer
     settings: dict[str, Any] = {"accelerator": trainer.accelerator, "devices": 1, "precision": trainer.precision}
     if world > 1:
-        meeting = MeetingPoint(rank, world, host, port)
+        meeting = ActorClusterEnvironment(rank, world, host, port)
         settings |= {"num_nodes": world, "strategy": _strategy(config, world), "plugins": [meeting]}
     fabric = Fabric(**settings)
     fabric.launch()

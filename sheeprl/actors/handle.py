@@ -53,7 +53,7 @@ class Handle(Protocol):
 
 
 @dataclass(frozen=True)
-class Every:
+class AllRanks:
     """An argument that stands for the results of all ranks, one argument each, where a call went to several."""
 
     ref: Any
@@ -86,7 +86,7 @@ class LocalHandle:
     def call(self, method: str, *args: Any) -> LocalRef:
         """Carry the method out now."""
         try:
-            refs = [arg.ref if isinstance(arg, Every) else arg for arg in args]
+            refs = [arg.ref if isinstance(arg, AllRanks) else arg for arg in args]
             values = [ref.get() if isinstance(ref, LocalRef) else ref for ref in refs]
             return LocalRef(getattr(self.target, method)(*values))
         except Exception as error:
@@ -107,7 +107,7 @@ class LocalHandle:
             close()
 
 
-def look_at(future: asyncio.Future[Any]) -> None:
+def consume_exception(future: asyncio.Future[Any]) -> None:
     """Look at a failure that nobody may be waiting for, so that asyncio doesn't print it."""
     if not future.cancelled():
         future.exception()

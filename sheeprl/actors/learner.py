@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from sheeprl.actors.messages import UpdateInfo, Write, Writes
-from sheeprl.actors.warmup import made_up_blocks
+from sheeprl.actors.warmup import dummy_batches
 from sheeprl.algos.args import OnPolicy
 from sheeprl.algos.base import Loss, Phase, Spaces, Step, Tensors
 from sheeprl.algos.build import build_algorithm
@@ -242,7 +242,7 @@ class Learner:
         """
         return self.gradient_steps, weights_of.to_arrays(self.agent.get_submodule("policy"), copy)
 
-    def rehearse(self) -> None:
+    def warm_up(self) -> None:
         """Compile the gradient step on made-up data, and be as before.
 
         Meanwhile players bring the first real data, which is then learned from at once.
@@ -251,18 +251,18 @@ class Learner:
             return
         before = self._saved()
         try:
-            order, block = self._made_up()
+            order, block = self._dummy_data()
             info, _ = self.update(REHEARSED, 0.0, order, block)
             self._notes = [*info.notes]  # for the first real update to tell
         except Exception as error:  # of data that was made up; a real update that fails will say so itself
             self._notes.append(f"the gradient step couldn't be compiled before there was data: {one_line(error)}")
         self.restore(before)
 
-    def _made_up(self) -> tuple[int | None, Rows]:
+    def _dummy_data(self) -> tuple[int | None, Rows]:
         """Data on all ranks or on none: who went on without the others would wait for them for ever."""
         failure: Exception | None = None
         try:
-            given = made_up_blocks(self.config, self.algorithm, REHEARSED)
+            given = dummy_batches(self.config, self.algorithm, REHEARSED)
         except Exception as error:
             failure = error
         failures = self.step.ranks.sum(torch.tensor(float(failure is not None), device=self.fabric.device))

@@ -66,7 +66,7 @@ class BufferStatus:
 
     size: int = 0
     available: int = 0
-    mass: float = 0.0
+    total_priority: float = 0.0
     sample_bytes: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     added: int = 0

@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed
 from lightning.fabric import Fabric
 
-from sheeprl.actors.handle import Every, LocalHandle, LocalRef, Ref
+from sheeprl.actors.handle import AllRanks, LocalHandle, LocalRef, Ref
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Command:
 class RankRef:
     """A result on one rank, or on all."""
 
-    def __init__(self, link: Link, number: int, rank: int | None) -> None:
+    def __init__(self, link: RankDispatcher, number: int, rank: int | None) -> None:
         self.link, self.number, self.rank = link, number, rank
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -63,7 +63,7 @@ class RankRef:
         self.link.forgotten.append(self.number)
 
 
-class Link:
+class RankDispatcher:
     """One rank's end of the line.
 
     Args:
@@ -86,7 +86,7 @@ class Link:
 
     def call(self, kind: str, name: str, method: str, args: Sequence[Any], rank: int | None) -> tuple[RankRef, RankRef]:
         """Have a method called; on the rank where its arguments are, if they are on one."""
-        args = [arg.ref if isinstance(arg, Every) else arg for arg in args]
+        args = [arg.ref if isinstance(arg, AllRanks) else arg for arg in args]
         for arg in args:
             if isinstance(arg, RankRef) and arg.rank is not None:
                 rank = arg.rank
@@ -198,7 +198,7 @@ def leave() -> None:
 class RankHandle:
     """Calls an object on one rank, or the objects of that name on all ranks."""
 
-    def __init__(self, link: Link, name: str, rank: int | None = None) -> None:
+    def __init__(self, link: RankDispatcher, name: str, rank: int | None = None) -> None:
         self.link, self.name, self.rank = link, name, rank
 
     def call(self, method: str, *args: Any) -> Ref:

@@ -15,7 +15,7 @@ import torch
 
 from sheeprl.actors.evaluation import LANES, Evaluation, eval_seeds, play_episodes
 from sheeprl.actors.messages import Fragment, FragmentInfo
-from sheeprl.actors.rollout import Writing, first_row
+from sheeprl.actors.rollout import RolloutWriter, first_row
 from sheeprl.algos.base import Mode, Spaces, Tensors
 from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.storage import Rows
@@ -183,7 +183,7 @@ class Player:
         kept = None
         if not self.unsaved:
             native = self.config.env.vectorization == "native"
-            kept = VectorState(envs).plain_state if native else list(envs.call("plain_state"))  # type: ignore[attr-defined]
+            kept = VectorState(envs).snapshot if native else list(envs.call("snapshot"))  # type: ignore[attr-defined]
         return {
             "envs": kept,
             "tail": self._tail,
@@ -222,9 +222,9 @@ class Player:
 
     def _put_back(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], playing: dict[str, Any]) -> None:
         if self.config.env.vectorization == "native":
-            VectorState(envs).plain_state = playing["envs"]
+            VectorState(envs).snapshot = playing["envs"]
         else:
-            envs.set_attr("plain_state", playing["envs"])  # type: ignore[attr-defined]
+            envs.set_attr("snapshot", playing["envs"])  # type: ignore[attr-defined]
         self._tail = playing["tail"]
         self._episode_return, self._episode_length = playing["episode_return"], playing["episode_length"]
 
@@ -266,20 +266,20 @@ class Player:
 
     def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:
         """`[count + 1, B, *]` arrays: rows that were acted on, and the tail."""
-        written = Writing(self.spaces.observation, self._tail, count, self.progress)
+        written = RolloutWriter(self.spaces.observation, self._tail, count, self.progress)
         act, policy, generator = self.algorithm.act, self.policy, self.generator
         for t in range(count):
-            acted = act(policy, written.seen[t], self.state_tensors, mode, generator)
-            self.state_tensors = acted.state
-            action = self._to_env(written.decide(t, acted))
+            output = act(policy, written.inputs[t], self.state_tensors, mode, generator)
+            self.state_tensors = output.rnn_state
+            action = self._to_env(written.write_action(t, output))
             self.watch.begin()
             try:
                 obs, reward, terminated, truncated, _ = envs.step(action)
             except Exception as error:
                 raise self._failed(f"step {self.steps}", error) from None
-            written.arrive(t + 1, obs, reward, terminated, truncated)
+            written.write_step(t + 1, obs, reward, terminated, truncated)
             self.steps += 1
-        self._tail = written.tail()
+        self._tail = written.bootstrap_row()
         return written.rows
 
     def _episodes(self, reward: Array, is_first: Array, is_last: Array) -> tuple[tuple[float, ...], tuple[int, ...]]:

@@ -52,7 +52,12 @@ class Replay:
         """What everything is answered with."""
         buffer = self.buffer
         return BufferStatus(
-            len(buffer), buffer.available, buffer.mass, buffer.sample_bytes, asdict(buffer.counts), buffer.added
+            len(buffer),
+            buffer.available,
+            buffer.total_priority,
+            buffer.sample_bytes,
+            asdict(buffer.counts),
+            buffer.added,
         )
 
     def sample(self, n_batches: int, progress: float) -> tuple[int, Rows]:

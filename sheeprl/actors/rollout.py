@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sheeprl.algos.base import Acted, Row
+from sheeprl.algos.base import PolicyInput, PolicyOutput
 from sheeprl.buffer.storage import Rows
 from sheeprl.envs import transforms
 
 Array = npt.NDArray[Any]
 
 
-class Writing:
+class RolloutWriter:
     """Arrays `[T + 1, B, *]` that are filled row by row.
 
     What the algorithm sees of a row is tensors in the same memory, made once for all rows: for small networks making
@@ -42,23 +42,23 @@ class Writing:
         self._flags = [self.rows[key] for key in ("reward", "terminated", "truncated", "is_first")]
         reward, is_first = (torch.from_numpy(self.rows[key]).unbind(0) for key in ("reward", "is_first"))
         found = zip(_by_row(self.rows, space, "obs"), reward, is_first, strict=True)
-        self.seen = [Row(obs, reward, is_first, progress) for obs, reward, is_first in found]
+        self.inputs = [PolicyInput(obs, reward, is_first, progress) for obs, reward, is_first in found]
         """What the algorithm sees, by number of the row."""
 
-    def decide(self, t: int, acted: Acted) -> Array:
+    def write_action(self, t: int, output: PolicyOutput) -> Array:
         """Write what was chosen on row t, and what the algorithm stores; the actions `[B, *]`."""
-        action = acted.action.numpy()
+        action = output.action.numpy()
         self._write("action", t, action)
-        for name, values in acted.store.items():
+        for name, values in output.extras.items():
             self._write(name, t, values.numpy())
         return action
 
     def _write(self, name: str, t: int, values: Array) -> None:
         if name not in self.rows:  # the tail, on which nothing is decided, stays 0
-            self.rows[name] = np.zeros((len(self.seen), *values.shape), values.dtype)
+            self.rows[name] = np.zeros((len(self.inputs), *values.shape), values.dtype)
         self.rows[name][t] = values
 
-    def arrive(self, t: int, obs: Any, reward: Array, terminated: Array, truncated: Array) -> None:
+    def write_step(self, t: int, obs: Any, reward: Array, terminated: Array, truncated: Array) -> None:
         """Write what was found on arriving at row t."""
         for key, values in transforms.flat_observations(obs).items():
             self.rows[key][t] = values
@@ -68,7 +68,7 @@ class Writing:
         truncations[t] = truncated
         np.logical_or(terminations[t - 1], truncations[t - 1], out=firsts[t])
 
-    def tail(self) -> Rows:
+    def bootstrap_row(self) -> Rows:
         """The last row, with which the next fragment begins."""
         return {key: self.rows[key][-1].copy() for key in self._found}
 

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 
 from sheeprl.actors.messages import Fragment
 from sheeprl.actors.replay import Replay, build_replay
-from sheeprl.actors.rollout import Writing, first_row
+from sheeprl.actors.rollout import RolloutWriter, first_row
 from sheeprl.algos.base import Algorithm, Tensors
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
@@ -20,7 +20,7 @@ from sheeprl.config.schema import Config
 FRAGMENTS = 64  # at most, however long a sequence is: it is done while players play, and must not take longer
 
 
-def made_up_blocks(config: Config, algorithm: Algorithm[Any], steps: int) -> tuple[int | None, Rows]:
+def dummy_batches(config: Config, algorithm: Algorithm[Any], steps: int) -> tuple[int | None, Rows]:
     """`order` and the one block of an update of `steps` gradient steps, as `Learner.update` takes them.
 
     They come about as real ones do: a policy that was just made decides, a replay stores and draws. Only what is found
@@ -45,7 +45,7 @@ def _in_little(config: Config) -> Config:
     """The same with a replay of one shard in memory, which is no larger than what is put into it."""
     size, rows = config.buffer.size, config.players.fragment_rows
     assert size is not None and rows is not None
-    most = FRAGMENTS * rows * config.env.num_envs if config.algo.data().carries_debt else size
+    most = FRAGMENTS * rows * config.env.num_envs if config.algo.data().is_off_policy else size
     return config.model_copy(
         update={"buffer": config.buffer.model_copy(update={"size": min(size, most), "shards": 1, "memmap": False})}
     )
@@ -53,8 +53,8 @@ def _in_little(config: Config) -> Config:
 
 def _fill(replay: Replay, config: Config, algorithm: Algorithm[Any]) -> None:
     """Add what is needed for one sample, which batches may hold many times; of a rollout what every player brings."""
-    rows = made_up_rows(config, algorithm)
-    if not algorithm.data().carries_debt:
+    rows = dummy_rows(config, algorithm)
+    if not algorithm.data().is_off_policy:
         for player in range(config.players.num or 1):
             replay.add(Fragment(player, 0, 0, rows))
         return
@@ -64,19 +64,19 @@ def _fill(replay: Replay, config: Config, algorithm: Algorithm[Any]) -> None:
 
 
 @torch.inference_mode()
-def made_up_rows(config: Config, algorithm: Algorithm[Any]) -> Rows:
+def dummy_rows(config: Config, algorithm: Algorithm[Any]) -> Rows:
     """`[T + 1, B, *]` arrays of a fragment, in which an episode of every environment ends."""
     assert config.players.fragment_rows is not None
     envs, count, space = config.env.num_envs, config.players.fragment_rows, algorithm.spaces.observation
     policy = algorithm.build_agent().get_submodule("policy").eval()
     generator, state = torch.Generator().manual_seed(0), Tensors()
     obs, never = some_observations(space, envs), np.zeros(envs, np.bool_)
-    written = Writing(space, first_row(obs, envs), count, progress=0.0)
+    written = RolloutWriter(space, first_row(obs, envs), count, progress=0.0)
     for t in range(count):
-        acted = algorithm.act(policy, written.seen[t], state, "explore", generator)
-        state = acted.state
-        written.decide(t, acted)
-        written.arrive(t + 1, obs, np.zeros(envs, np.float32), never, ~never if t + 1 == count - 1 else never)
+        output = algorithm.act(policy, written.inputs[t], state, "explore", generator)
+        state = output.rnn_state
+        written.write_action(t, output)
+        written.write_step(t + 1, obs, np.zeros(envs, np.float32), never, ~never if t + 1 == count - 1 else never)
     return written.rows
 
 

@@ -32,7 +32,7 @@ class OnPolicy:
     epochs: int
     standardize: tuple[str, ...] = ()
 
-    carries_debt: ClassVar[bool] = False
+    is_off_policy: ClassVar[bool] = False
     """A rollout is learned whole, in one call, or never."""
     learning_starts: ClassVar[int] = 0
     prioritized: ClassVar[None] = None
@@ -73,7 +73,7 @@ class OffPolicy:
         prioritized: draw by the priorities that losses return; None draws uniformly.
     """
 
-    carries_debt: ClassVar[bool] = True
+    is_off_policy: ClassVar[bool] = True
     """Gradient steps that a round leaves undone are owed in the next."""
 
     batch_size: int
@@ -89,13 +89,13 @@ class OffPolicy:
         """Whether losses give the buffer something."""
         return self.writes_back or self.prioritized is not None
 
-    def due(self, policy_steps: int) -> int:
+    def is_due(self, policy_steps: int) -> int:
         """floor(replay_ratio × max(0, policy_steps − learning_starts)), in exact arithmetic."""
         return math.floor(Fraction(str(self.replay_ratio)) * max(0, policy_steps - self.learning_starts))
 
     def owed(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
         """Gradient steps still to take after `policy_steps`, of which `gradient_steps` are done."""
-        return max(0, self.due(policy_steps) - gradient_steps)
+        return max(0, self.is_due(policy_steps) - gradient_steps)
 
 
 class AlgoArgs(Section):

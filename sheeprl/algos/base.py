@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 Mode = Literal["explore", "greedy", "random"]
 Tensors = dict[str, Tensor]
 __all__ = [
-    "Acted",
     "Algorithm",
-    "Average",
     "Loss",
     "Mode",
     "OptimizerSpec",
     "Phase",
-    "Row",
+    "PolicyInput",
+    "PolicyOutput",
     "Spaces",
     "Step",
+    "TargetUpdate",
     "Tensors",
 ]
 
@@ -42,7 +42,7 @@ ArgsT = TypeVar("ArgsT", bound=AlgoArgs)
 
 
 @dataclass(frozen=True)
-class Row:
+class PolicyInput:
     """What is found on arriving, for all environments of a player.
 
     Args:
@@ -60,19 +60,19 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Acted:
+class PolicyOutput:
     """An algorithm's answer to a row.
 
     Args:
         action: `[B]` int64 (Discrete), `[B, n]` int64 (MultiDiscrete) or `[B, n]` float32 (Box). What lies outside a
             bounded Box is clipped on its way to the environment, and stored as it is.
-        store: `[B, *]` tensors to keep with the row, such as `logprob`.
-        state: `[B, *]` tensors that the next call gets, for recurrent policies; nothing may be written in place.
+        extras: `[B, *]` tensors to keep with the row, such as `logprob`.
+        rnn_state: `[B, *]` tensors that the next call gets, for recurrent policies; nothing may be written in place.
     """
 
     action: Tensor
-    store: Tensors = field(default_factory=dict)
-    state: Tensors = field(default_factory=dict)
+    extras: Tensors = field(default_factory=dict)
+    rnn_state: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ NoiseFunction = Callable[["torch.Size", torch.Generator], Tensors]
 
 
 @dataclass(frozen=True)
-class Average:
+class TargetUpdate:
     """After the optimizer's step, move `target` towards `online` by `tau` (Polyak averaging)."""
 
     online: str
@@ -146,7 +146,7 @@ class Phase:
     noise: NoiseFunction | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     lr_scale: float = 1.0
-    averages: Sequence[Average] = ()
+    averages: Sequence[TargetUpdate] = ()
 
 
 @dataclass(frozen=True)
@@ -203,24 +203,26 @@ class Algorithm(ABC, Generic[ArgsT]):
         return self.args.data()
 
     @abstractmethod
-    def act(self, policy: Any, row: Row, state: Tensors, mode: Mode, generator: torch.Generator) -> Acted:
+    def act(
+        self, policy: Any, row: PolicyInput, state: Tensors, mode: Mode, generator: torch.Generator
+    ) -> PolicyOutput:
         """Decide for `[B]` environments, without gradients.
 
         Args:
             policy: the agent's `policy`.
             row: what was found on arriving.
-            state: what the last call returned as `state`; empty on the first call of a player.
+            state: what the last call returned as `rnn_state`; empty on the first call of a player.
             mode: explore, greedy (no exploration noise) or random (warm-up: uniform over the action space).
             generator: the only source of randomness.
         """
 
-    def prepare(self, agent: Any, rollout: TensorDict) -> TensorDict:
+    def prepare_rollout(self, agent: Any, rollout: TensorDict) -> TensorDict:
         """On-policy: from a rollout `[T + 1, B]` of arrival rows, whose last row is the tail, to `[T, B]` rows.
 
         Called once a round, without gradients, before minibatches are made. The result must have a boolean `mask`:
         the rows that carry a decision.
         """
-        raise NotImplementedError(f"{type(self).__name__} reads whole rollouts and must define prepare()")
+        raise NotImplementedError(f"{type(self).__name__} reads whole rollouts and must define prepare_rollout()")
 
     @abstractmethod
     def phases(self, step: Step) -> Sequence[Phase]:

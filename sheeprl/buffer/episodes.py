@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sheeprl.buffer.streams import Slots
 from dataclasses import dataclass
 
-from sheeprl.buffer.storage import Annex, Rows, Storage
+from sheeprl.buffer.storage import Extension, Rows, Storage
 from sheeprl.buffer.streams import Slots
 
 
@@ -170,7 +170,7 @@ class Episodes:
         if self.length is None and self.prioritize_ends:
             raise ValueError("prioritize_ends needs a length: a whole episode has its end")
 
-    def annexes(self) -> tuple[Annex, ...]:
+    def extensions(self) -> tuple[Extension, ...]:
         """Where episodes are."""
         return (EpisodeIndex(),)
 
@@ -179,7 +179,7 @@ class Episodes:
         lengths = self._find(storage)[1]
         return int((lengths - self.length + 1).sum()) if self.length else len(lengths)
 
-    def lacks(self, storage: Storage) -> str:
+    def why_empty(self, storage: Storage) -> str:
         """Episodes."""
         return f"no whole episode of {self.length or 1} rows or more is in the buffer yet"
 
@@ -187,7 +187,7 @@ class Episodes:
         """Rows of a part, or of the longest episode."""
         return self.length or int(self._find(storage)[1].max(initial=1))
 
-    def legal(self, storage: Storage, slots: Slots) -> Flags:
+    def valid(self, storage: Storage, slots: Slots) -> Flags:
         """Not asked."""
         raise NotImplementedError
 
@@ -226,4 +226,4 @@ class Episodes:
 
 
 def _index_of(storage: Storage) -> EpisodeIndex:
-    return next(annex for annex in storage.annexes if isinstance(annex, EpisodeIndex))
+    return next(extension for extension in storage.extensions if isinstance(extension, EpisodeIndex))

@@ -35,7 +35,7 @@ class Newest:
             begin = max(begin, storage.oldest)
             left = max(begin, end - LOOK)
             slots = np.arange(end - 1, left - 1, -1) % storage.capacity
-            slots = slots[sampler.legal(storage, slots) & sampler.apart(storage, slots)]
+            slots = slots[sampler.valid(storage, slots) & sampler.apart(storage, slots)]
             if len(taken) + len(slots) > count:
                 slots = slots[: count - len(taken)]
                 left = int(storage.numbers(slots[-1:])[0])

@@ -90,19 +90,19 @@ class Priorities:
         self.tree.rebuild()
 
     @property
-    def mass(self) -> float:
+    def total_priority(self) -> float:
         """Sum of all priorities, to the power of alpha."""
         return self.tree.total if hasattr(self, "tree") else 0.0
 
     def draw(self, rng: np.random.Generator, n_batches: int, batch_size: int) -> Slots:
         """`[n_batches, batch_size]` slots: in every batch, one of each equal share of the mass (the appendix)."""
-        share = self.mass / batch_size
+        share = self.total_priority / batch_size
         heights = (np.arange(batch_size) + rng.random((n_batches, batch_size))) * share
         return self.tree.find(heights.ravel()).reshape(n_batches, batch_size)
 
     def redraw(self, rng: np.random.Generator, count: int) -> Slots:
         """`count` slots, each by itself."""
-        return self.tree.find(rng.random(count) * self.mass)
+        return self.tree.find(rng.random(count) * self.total_priority)
 
     def importance(self, slots: Slots, progress: float) -> npt.NDArray[np.float32]:
         """p^-beta of each slot, of which `normalize_importance` makes the weights of a batch.

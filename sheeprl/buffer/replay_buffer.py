@@ -19,7 +19,7 @@ from sheeprl.buffer.priorities import Priorities, Prioritized, normalize_importa
 from sheeprl.buffer.sampler import Sampler
 from sheeprl.buffer.samplers import Transitions
 from sheeprl.buffer.saving import Saver
-from sheeprl.buffer.storage import Annex, NotEnoughDataError, RefusedFragmentError, Rows, Storage
+from sheeprl.buffer.storage import Extension, NotEnoughDataError, RefusedFragmentError, Rows, Storage
 from sheeprl.buffer.streams import Slots, StreamKey
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class ReplayBuffer:
         self.counts = Counts()
         self._newest = Newest()
 
-    def _annexes(self) -> tuple[Annex, ...]:
-        return (*self._sampler.annexes(), *((self.priorities,) if self.priorities else ()))
+    def _annexes(self) -> tuple[Extension, ...]:
+        return (*self._sampler.extensions(), *((self.priorities,) if self.priorities else ()))
 
     @classmethod
     def attach(
@@ -165,9 +165,9 @@ class ReplayBuffer:
 
     @sampler.setter
     def sampler(self, sampler: Sampler) -> None:
-        if annexes := sampler.annexes():
+        if extensions := sampler.extensions():
             raise ValueError(
-                f"{type(annexes[0]).__name__} must be kept from the beginning: make a buffer with {sampler}"
+                f"{type(extensions[0]).__name__} must be kept from the beginning: make a buffer with {sampler}"
             )
         if self.online_fraction and not sampler.anchored:
             raise ValueError(f"{sampler} chooses by itself: online_fraction doesn't go with it")
@@ -186,9 +186,9 @@ class ReplayBuffer:
         return self.storage.added
 
     @property
-    def mass(self) -> float:
+    def total_priority(self) -> float:
         """What this buffer's part among several should be in proportion to."""
-        return self.priorities.mass if self.priorities else float(self.available)
+        return self.priorities.total_priority if self.priorities else float(self.available)
 
     @property
     def sample_bytes(self) -> int:
@@ -282,7 +282,7 @@ class ReplayBuffer:
         """
         storage, sampler = self.storage, self._sampler
         if not self.available:
-            raise NotEnoughDataError(sampler.lacks(storage))
+            raise NotEnoughDataError(sampler.why_empty(storage))
         if not sampler.anchored:
             return sampler.read(storage, sampler.draw(storage, self.rng, n_batches, batch_size))
         anchors = self._anchors(n_batches, batch_size)
@@ -299,7 +299,7 @@ class ReplayBuffer:
             drawn = self.rng.integers(len(self), size=(n_batches, batch_size))
         flat = drawn.reshape(-1)
         for _ in range(16):
-            bad = np.flatnonzero(~self._sampler.legal(self.storage, flat))
+            bad = np.flatnonzero(~self._sampler.valid(self.storage, flat))
             if not len(bad):
                 break
             flat[bad] = self._redraw(len(bad))
@@ -316,8 +316,8 @@ class ReplayBuffer:
 
     def _choose_among_all(self, flat: Slots) -> None:
         """Replace illegal draws where hardly any slot is legal: list those that are."""
-        bad = np.flatnonzero(~self._sampler.legal(self.storage, flat))
-        choices = np.flatnonzero(self._sampler.legal(self.storage, np.arange(len(self))))
+        bad = np.flatnonzero(~self._sampler.valid(self.storage, flat))
+        choices = np.flatnonzero(self._sampler.valid(self.storage, np.arange(len(self))))
         weights = self.priorities.tree.leaves[choices] if self.priorities else np.ones(len(choices))
         heights = self.rng.random(len(bad)) * weights.sum()
         chosen = weights.cumsum().searchsorted(heights, side="right")

@@ -83,7 +83,7 @@ def load(buffer: ReplayBuffer, folder: Path, shard: int, shards: int) -> None:
         RefusedFragmentError: the buffer is smaller than a row of each of a player's environments.
     """
     before = layout_of(folder)
-    pieces: list[Piece] = []
+    workers: list[Piece] = []
     newest: dict[int, int] = {}
     gone, counts = 0, Counter[str]()
     for number in range(before.shards):
@@ -91,13 +91,13 @@ def load(buffer: ReplayBuffer, folder: Path, shard: int, shards: int) -> None:
         groups = list(_groups_of(saved))
         for group, slots in groups:
             if group.key[0] % shards == shard:
-                pieces += _cut(saved, group, slots, buffer.storage.capacity)
+                workers += _cut(saved, group, slots, buffer.storage.capacity)
         newest |= {player: life for player, life in saved.storage.streams.newest.items() if player % shards == shard}
         if number % shards == shard:  # so that each is counted once
             gone += saved.added - sum(slots.size for _, slots in groups)
             counts.update(asdict(saved.counts))
     buffer.storage.clear()
-    for piece in sorted(pieces, key=lambda piece: -piece.age):
+    for piece in sorted(workers, key=lambda piece: -piece.age):
         _add(buffer, piece)
     buffer.storage.streams.newest |= newest
     buffer.storage.count_gone(gone)

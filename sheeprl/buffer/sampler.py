@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sheeprl.buffer.block import Block
-from sheeprl.buffer.storage import Annex, Rows, Storage
+from sheeprl.buffer.storage import Extension, Rows, Storage
 from sheeprl.buffer.streams import Slots
 
 Flags = npt.NDArray[np.bool_]
@@ -32,7 +32,7 @@ class Sampler(Protocol):
         """Whether only rows that carry a decision are anchors, and not those that end an episode."""
         ...
 
-    def annexes(self) -> tuple[Annex, ...]:
+    def extensions(self) -> tuple[Extension, ...]:
         """What must be kept beside the rows."""
         ...
 
@@ -40,7 +40,7 @@ class Sampler(Protocol):
         """How many different samples there are."""
         ...
 
-    def lacks(self, storage: Storage) -> str:
+    def why_empty(self, storage: Storage) -> str:
         """Why there are no samples."""
         ...
 
@@ -48,7 +48,7 @@ class Sampler(Protocol):
         """Rows that are read for one sample."""
         ...
 
-    def legal(self, storage: Storage, slots: Slots) -> Flags:
+    def valid(self, storage: Storage, slots: Slots) -> Flags:
         """Whether each slot is an anchor."""
         ...
 
@@ -72,7 +72,7 @@ class Anchored:
     takes_all = False
     decides = True
 
-    def annexes(self) -> tuple[Annex, ...]:
+    def extensions(self) -> tuple[Extension, ...]:
         """Nothing."""
         return ()
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from sheeprl.buffer.block import Block
 from sheeprl.buffer.sampler import Anchored, Flags
-from sheeprl.buffer.storage import PER_STEP, Annex, NotEnoughDataError, Rows, Storage
+from sheeprl.buffer.storage import PER_STEP, Extension, NotEnoughDataError, Rows, Storage
 from sheeprl.buffer.streams import Slots
 
 
@@ -28,7 +28,7 @@ class Rollout:
     takes_all = True
     decides = False
 
-    def annexes(self) -> tuple[Annex, ...]:
+    def extensions(self) -> tuple[Extension, ...]:
         """Nothing."""
         return ()
 
@@ -36,7 +36,7 @@ class Rollout:
         """All rows."""
         return storage.size
 
-    def lacks(self, storage: Storage) -> str:
+    def why_empty(self, storage: Storage) -> str:
         """Rows."""
         return "there is no row in the buffer yet"
 
@@ -44,7 +44,7 @@ class Rollout:
         """Each its own."""
         return 1
 
-    def legal(self, storage: Storage, slots: Slots) -> Flags:
+    def valid(self, storage: Storage, slots: Slots) -> Flags:
         """All."""
         return np.ones(len(slots), np.bool_)
 
@@ -83,7 +83,7 @@ class Steps(Anchored):
         """Rows that are no ends."""
         return storage.transitions
 
-    def lacks(self, storage: Storage) -> str:
+    def why_empty(self, storage: Storage) -> str:
         """Transitions."""
         return "there is no transition in the buffer yet"
 
@@ -91,7 +91,7 @@ class Steps(Anchored):
         """The row and the next observation."""
         return 2
 
-    def legal(self, storage: Storage, slots: Slots) -> Flags:
+    def valid(self, storage: Storage, slots: Slots) -> Flags:
         """Rows that carry a decision."""
         return storage.is_transition(slots)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sheeprl.buffer.sampler import Anchored, Flags, _read_rows
-from sheeprl.buffer.storage import Annex, Rows, Storage, slots_by_stream
+from sheeprl.buffer.storage import Extension, Rows, Storage, slots_by_stream
 from sheeprl.buffer.streams import Slots
 
 
@@ -40,7 +40,7 @@ class Ages:
         ends = [_ahead(storage, begins, length - 1)]  # a stream's first row stands for the one before it
         if context:
             ends.append(_ahead(storage, slots, length))
-        self.count -= sum(int(np.count_nonzero(self.sequences.legal(storage, each))) for each in ends)
+        self.count -= sum(int(np.count_nonzero(self.sequences.valid(storage, each))) for each in ends)
 
     def added(self, storage: Storage, slots: Slots, streams: Slots) -> None:
         """Count on from the rows before."""
@@ -50,7 +50,7 @@ class Ages:
             age = np.where(is_first, 0, age)
             self.age[row] = age
             age = age + 1
-        self.count += int(np.count_nonzero(self.sequences.legal(storage, slots.ravel())))
+        self.count += int(np.count_nonzero(self.sequences.valid(storage, slots.ravel())))
 
     def rebuild(self, storage: Storage) -> None:
         """Count anew, from the oldest row of each stream that is still stored."""
@@ -61,7 +61,7 @@ class Ages:
         first = begins | storage.rows["is_first"][slots]
         order = np.arange(len(slots))
         self.age[slots] = order - np.maximum.accumulate(np.where(first, order, 0))
-        self.count = int(np.count_nonzero(self.sequences.legal(storage, slots)))
+        self.count = int(np.count_nonzero(self.sequences.valid(storage, slots)))
 
 
 def _ahead(storage: Storage, slots: Slots, rows: int) -> Slots:
@@ -96,20 +96,20 @@ class Sequences(Anchored):
         if self.length < 1:
             raise ValueError(f"length={self.length}: must be at least 1")
 
-    def annexes(self) -> tuple[Annex, ...]:
+    def extensions(self) -> tuple[Extension, ...]:
         """Ages, if episodes matter."""
         return () if self.crosses else (Ages(self),)
 
     def available(self, storage: Storage) -> int:
         """Legal last rows."""
         if not self.crosses:
-            return next(annex.count for annex in storage.annexes if isinstance(annex, Ages))
+            return next(extension.count for extension in storage.extensions if isinstance(extension, Ages))
         stored, length = storage.stored, storage.streams.length
         # The first sequence of a stream that is stored from its first row needs no row before it.
         lacking = self.length - 1 + (self.context * (stored < length) if len(stored) else 0)
         return int((np.maximum(stored - lacking, 0) * storage.real_streams).sum())
 
-    def lacks(self, storage: Storage) -> str:
+    def why_empty(self, storage: Storage) -> str:
         """Rows in a row."""
         where = "stream" if self.crosses else "episode"
         return f"no {where} in the buffer has {self.length + self.context} rows in a row yet"
@@ -118,7 +118,7 @@ class Sequences(Anchored):
         """All of the sequence."""
         return self.length + self.context
 
-    def legal(self, storage: Storage, slots: Slots) -> Flags:
+    def valid(self, storage: Storage, slots: Slots) -> Flags:
         """Rows that have enough before them."""
         before = storage.rows_before(slots) - (self.length - 1)
         enough: Flags = before >= 0

@@ -18,7 +18,7 @@ from sheeprl.buffer.block import Pool
 from sheeprl.buffer.dirty import Changes
 from sheeprl.buffer.journal import RECORDS, Added, Journal
 from sheeprl.buffer.memmap import Array, Heap, Mapped, Memory
-from sheeprl.buffer.streams import HOLE_LENGTH, Slots, StreamGroup, StreamKey, Streams
+from sheeprl.buffer.streams import GAP_LENGTH, Slots, StreamGroup, StreamKey, Streams
 
 Rows = dict[str, Array]
 """Arrays by flat key; the levels of a nested key are joined by a slash, as in `obs/position`."""
@@ -39,7 +39,7 @@ class NotEnoughDataError(LookupError):
     """What is stored can't serve the sample yet."""
 
 
-class Annex(Protocol):
+class Extension(Protocol):
     """What a way of sampling knows about rows besides what all know; kept in step with them."""
 
     def arrays(self, capacity: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -76,12 +76,12 @@ class Storage:
         annexes: what is kept beside the rows.
     """
 
-    def __init__(self, capacity: int, memory: Memory | None = None, annexes: tuple[Annex, ...] = ()) -> None:
+    def __init__(self, capacity: int, memory: Memory | None = None, extensions: tuple[Extension, ...] = ()) -> None:
         if capacity < 1:
             raise ValueError(f"a buffer of {capacity} rows can't hold anything; give at least 1")
         self.capacity = capacity
         self.memory = memory or Heap()
-        self.annexes = annexes
+        self.extensions = extensions
         self.total = 0  # rows ever added: the arrival number of the next one
         self.transitions = 0  # stored rows that are whole transitions
         self.streams = Streams()
@@ -142,8 +142,8 @@ class Storage:
         slots = (self._claim(rows * envs)).reshape(rows, envs)
         self._write_rows(fragment, group, slots)
         self._connect(group, slots, (fragment["terminated"] | fragment["truncated"])[:-1])
-        for annex in self.annexes:
-            annex.added(self, slots, group.streams)
+        for extension in self.extensions:
+            extension.added(self, slots, group.streams)
         if self.journal is not None:
             self.journal.commit()
         self._join(group, slots[0])
@@ -178,8 +178,8 @@ class Storage:
         spec |= {f"index {name}": ((capacity,), index_type) for name in ("link", "previous")}
         spec |= {f"index {name}": ((capacity,), np.dtype(np.int32)) for name in ("stream", "position")}
         spec |= {f"tail {name}": ((0, *shape[1:]), dtype) for name, (shape, dtype) in kinds.items()}
-        for annex in self.annexes:
-            spec |= {f"annex {name}": kind for name, kind in annex.arrays(capacity).items()}
+        for extension in self.extensions:
+            spec |= {f"annex {name}": kind for name, kind in extension.arrays(capacity).items()}
         if isinstance(self.memory, Mapped):
             spec["journal"] = ((RECORDS,), Journal.dtype)
         self._take(self.memory.allocate(spec))
@@ -195,8 +195,8 @@ class Storage:
                 kind, _, key = name.partition(" ")
                 kinds[kind][key] = values
         self.rows, self.index, self.tails, self.annexed = kinds["row"], kinds["index"], kinds["tail"], kinds["annex"]
-        for annex in self.annexes:
-            annex.attach(self.annexed)
+        for extension in self.extensions:
+            extension.attach(self.annexed)
 
     def _open(self, key: StreamKey, envs: int, anew: bool) -> StreamGroup:
         """The streams that the fragment goes on with or begins, room for their tails and counts made."""
@@ -221,8 +221,8 @@ class Storage:
         slots = np.arange(self.total, self.total + count, dtype=np.int64) % self.capacity
         if (evicted := self.size + count - self.capacity) > 0:
             old = slots[-evicted:]
-            for annex in self.annexes:
-                annex.evicting(self, old)
+            for extension in self.extensions:
+                extension.evicting(self, old)
             self.transitions -= int(np.count_nonzero(self.index["link"][old] >= 0))
             self.stored -= np.bincount(self.index["stream"][old], minlength=len(self.stored))
         self.total += count
@@ -375,8 +375,8 @@ class Storage:
             self.stored = np.bincount(self.index["stream"][:size], minlength=len(self.streams.length))
         if self.journal is not None:
             self.journal.begin(self.book())
-        for annex in self.annexes:
-            annex.rebuild(self)
+        for extension in self.extensions:
+            extension.rebuild(self)
         self.changes.forget()
 
     def clear(self) -> None:
@@ -416,7 +416,7 @@ class Storage:
 
     def _with_own_annexes(self, arrays: Rows) -> Rows:
         """Without what only other annexes keep, which is cleared, since it won't be kept in step."""
-        own = [f"annex {name}" for annex in self.annexes for name in annex.arrays(self.capacity)]
+        own = [f"annex {name}" for extension in self.extensions for name in extension.arrays(self.capacity)]
         if missing := [name.removeprefix("annex ") for name in own if name not in arrays]:
             raise ValueError(
                 f"the buffer to attach was made for another way of sampling, which keeps no {missing[0]} of its rows"
@@ -447,7 +447,7 @@ class Storage:
     @property
     def real_streams(self) -> npt.NDArray[np.bool_]:
         """[streams] which are no holes."""
-        return np.asarray(self.streams.length < HOLE_LENGTH)
+        return np.asarray(self.streams.length < GAP_LENGTH)
 
 
 def _shape_of(fragment: Rows) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ Slots = npt.NDArray[np.int64]
 StreamKey = tuple[int, int]
 """(player, incarnation)."""
 
-HOLE_LENGTH = 2**40
+GAP_LENGTH = 2**40
 """Rows that the stream of a hole is said to have had: more than any real one."""
 
 
@@ -114,7 +114,7 @@ class Streams:
 
     def add_hole(self, rows: int) -> int:
         """A stream for rows that nobody can use: longer than any, so that none of its rows has enough before it."""
-        self.length = np.concatenate([self.length, [HOLE_LENGTH + rows]])
+        self.length = np.concatenate([self.length, [GAP_LENGTH + rows]])
         return len(self.length) - 1
 
     def _claim_tails(self, count: int, oldest: int) -> Slots:
@@ -126,8 +126,8 @@ class Streams:
         if (lacking := count - len(self._free_tails)) > 0:
             self._free_tails += range(self.pool_size, self.pool_size + lacking)
             self.pool_size += lacking
-        claimed, self._free_tails = self._free_tails[:count], self._free_tails[count:]
-        return np.array(claimed, np.int64)
+        lock_run_dir, self._free_tails = self._free_tails[:count], self._free_tails[count:]
+        return np.array(lock_run_dir, np.int64)
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON has it."""

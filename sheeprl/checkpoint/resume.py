@@ -24,14 +24,14 @@ from sheeprl.checkpoint.run_dir import (
 )
 from sheeprl.config.loading import apply_overrides, get_value, inspect
 from sheeprl.config.schema import Config, structural_keys
-from sheeprl.driver.players import Kept
+from sheeprl.driver.players import PlayerState
 from sheeprl.metrics.counters import Counters
-from sheeprl.metrics.time_breakdown import StartUp
+from sheeprl.metrics.time_breakdown import StartupTimer
 from sheeprl.utils.errors import ConfigError, one_line
 
 
 @dataclass(frozen=True)
-class Place:
+class RunDir:
     """Where the run is kept.
 
     Args:
@@ -44,10 +44,10 @@ class Place:
     run_dir: Path
     start: Start | None
     shards: int = 1
-    startup: StartUp = field(default_factory=StartUp)
+    startup: StartupTimer = field(default_factory=StartupTimer)
 
 
-def find_place(config: Config, startup: StartUp, shards: int, say: Callable[[str], None]) -> Place:
+def open_run_dir(config: Config, startup: StartupTimer, shards: int, say: Callable[[str], None]) -> RunDir:
     """Where the run is kept, its folder made, and what it goes on from.
 
     Args:
@@ -65,14 +65,14 @@ def find_place(config: Config, startup: StartUp, shards: int, say: Callable[[str
         folder = named_folder(str(config.run.dir))
         if start := newest_start(folder, config, say):
             check_fits(start, config)
-            return Place(folder.resolve(), start, shards, startup)
-    return Place(make_run_dir(config).resolve(), None, shards, startup)
+            return RunDir(folder.resolve(), start, shards, startup)
+    return RunDir(make_run_dir(config).resolve(), None, shards, startup)
 
 
-def first_incarnations(config: Config, place: Place) -> list[int]:
+def first_incarnations(config: Config, place: RunDir) -> list[int]:
     """Which incarnation each player starts as: the one whose state it takes over, or one that hasn't played yet."""
     start = place.start
-    played: list[int] = start.books["counters"]["incarnations"] if start else []
+    played: list[int] = start.stats["counters"]["incarnations"] if start else []
     kept = start.players(config) if start else {}
     return [
         kept[number].incarnation if number in kept else (played[number] if number < len(played) else -1) + 1
@@ -80,7 +80,7 @@ def first_incarnations(config: Config, place: Place) -> list[int]:
     ]
 
 
-def clear_other_layout(config: Config, place: Place) -> None:
+def clear_other_layout(config: Config, place: RunDir) -> None:
     """Remove mapped files that are cut up otherwise than the run is now; the checkpoint has all that is in them.
 
     Raises:
@@ -122,7 +122,7 @@ class Start:
     checkpoint: Path
     algorithm: str
     shards: int
-    books: dict[str, Any]
+    stats: dict[str, Any]
     metrics_size: int
     incarnations: dict[int, int]
 
@@ -136,7 +136,7 @@ class Start:
         """The learner's snapshot."""
         return (self.checkpoint / AGENT).read_bytes()
 
-    def players(self, config: Config) -> dict[int, Kept]:
+    def players(self, config: Config) -> dict[int, PlayerState]:
         """What the players held, as far as it fits the run; by number.
 
         A player's state goes with the rows that it has brought: where these aren't restored it begins anew.
@@ -144,7 +144,7 @@ class Start:
         if isinstance(config.algo.data(), OffPolicy) and self.buffer is None:
             return {}
         return {
-            number: Kept(incarnation, (self.checkpoint / f"player_{number}.pt").read_bytes())
+            number: PlayerState(incarnation, (self.checkpoint / f"player_{number}.pt").read_bytes())
             for number, incarnation in self.incarnations.items()
             if number < (config.players.num or 1)
         }
@@ -216,7 +216,7 @@ def read_counters(checkpoint: Path) -> Counters:
         ConfigError: the file is damaged.
     """
     try:
-        return Counters(**read_start(checkpoint).books["counters"])
+        return Counters(**read_start(checkpoint).stats["counters"])
     except manifest.DamagedCheckpointError as error:
         raise ConfigError([str(error)]) from error
 

@@ -24,7 +24,7 @@ from sheeprl.utils.errors import ConfigError
 
 
 @contextmanager
-def claimed(run_dir: Path) -> Iterator[None]:
+def lock_run_dir(run_dir: Path) -> Iterator[None]:
     """Have the folder to oneself; take it back if it was made for a run in which nothing came to be written.
 
     Raises:
@@ -44,7 +44,7 @@ def write_config(config: Config, run_dir: Path) -> None:
     # Without the folder itself, so that the file runs again as it is, and without what follows from the size of a
     # rollout, so that it also runs with another one.
     update: dict[str, Any] = {"run": config.run.model_copy(update={"dir": None, "resume": False})}
-    if not config.algo.data().carries_debt:
+    if not config.algo.data().is_off_policy:
         update["buffer"] = config.buffer.model_copy(update={"size": None})
         update["players"] = config.players.model_copy(update={"fragment_rows": None})
     kept = config.model_copy(update=update)

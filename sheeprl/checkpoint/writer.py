@@ -15,7 +15,7 @@ from sheeprl.checkpoint.files import AGENT, CONFIG, METRICS, METRICS_SIZE, STATE
 from sheeprl.checkpoint.remote import mirror_of
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.config.schema import Config
-from sheeprl.driver.players import Kept
+from sheeprl.driver.players import PlayerState
 from sheeprl.driver.trainers import Snapshot
 from sheeprl.utils.errors import one_line
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sheeprl.checkpoint.remote import Mirror
 
 
-class CheckpointKeeper:
+class CheckpointWriter:
     """Writes checkpoints of a run and removes old ones.
 
     Args:
@@ -88,25 +88,27 @@ class CheckpointKeeper:
         shutil.rmtree(folder, ignore_errors=True)
 
     async def finish(
-        self, folder: str, books: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, Kept]
+        self, folder: str, stats: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, PlayerState]
     ) -> None:
         """Write the rest into a folder in which the replay is saved, give it its name, then remove the oldest.
 
         Raises:
             OSError: it can't be written.
         """
-        final = await asyncio.to_thread(self._finish, Path(folder), books, snapshot, players)
+        final = await asyncio.to_thread(self._finish, Path(folder), stats, snapshot, players)
         if self.mirror is not None:
             await asyncio.to_thread(self._send, self.mirror, final)
 
-    def _finish(self, partial: Path, books: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, Kept]) -> Path:
+    def _finish(
+        self, partial: Path, stats: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, PlayerState]
+    ) -> Path:
         final = self.folder / partial.name[1:-5]
         state = {
             "algorithm": self.config.algo.name,
             "shards": self.shards,
             "metrics_size": int((partial / METRICS_SIZE).read_text()),
             "players": {str(number): kept.incarnation for number, kept in players.items()},
-            "books": books,
+            "books": stats,
         }
         (partial / METRICS_SIZE).unlink()
         write_synced(partial / AGENT, snapshot.data.tobytes())
@@ -114,11 +116,11 @@ class CheckpointKeeper:
             write_synced(partial / f"player_{number}.pt", kept.data)
         write_synced(partial / STATE, json.dumps(state, indent=1).encode())
         write_synced(partial / CONFIG, (self.run_dir / CONFIG).read_bytes())
-        returns = books["recent_returns"]
+        returns = stats["recent_returns"]
         about = {
             "algorithm": self.config.algo.name,
-            "policy_steps": books["counters"]["policy_steps"],
-            "gradient_steps": books["counters"]["gradient_steps"],
+            "policy_steps": stats["counters"]["policy_steps"],
+            "gradient_steps": stats["counters"]["gradient_steps"],
             "mean_return": sum(returns) / len(returns) if returns else None,
         }
         manifest.write(partial, about)

@@ -33,13 +33,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sheeprl.actors.handle import DataLostError, Every, Handle, LostError, Ref
+from sheeprl.actors.handle import AllRanks, DataLostError, Handle, LostError, Ref
 from sheeprl.utils.errors import one_line
 from sheeprl.version import __version__
 
 if TYPE_CHECKING:
     from sheeprl.config.schema import Config
-    from sheeprl.driver.workers import Pieces
+    from sheeprl.driver.workers import Workers
 RECORD = "record.jsonl"
 FLUSH_AFTER = 1.0  # seconds
 # Of an answer: what depends on time, or on calls that a shard which was lost had carried out unheard.
@@ -134,7 +134,7 @@ class Record:
 
     def _symbol(self, arg: Any) -> Any:
         """An argument as it is written."""
-        if isinstance(arg, Every):
+        if isinstance(arg, AllRanks):
             arg = arg.ref
         if isinstance(arg, RecordedRef):
             return {"of": [arg.number] if arg.half is None else [arg.number, arg.half]}
@@ -211,8 +211,8 @@ def _plain(args: tuple[Any, ...]) -> list[Any]:
     """Arguments as the handle takes them."""
     plain: list[Any] = []
     for arg in args:
-        if isinstance(arg, Every) and isinstance(arg.ref, RecordedRef):
-            plain.append(Every(arg.ref.ref))
+        if isinstance(arg, AllRanks) and isinstance(arg.ref, RecordedRef):
+            plain.append(AllRanks(arg.ref.ref))
         else:
             plain.append(arg.ref if isinstance(arg, RecordedRef) else arg)
     return plain
@@ -220,33 +220,33 @@ def _plain(args: tuple[Any, ...]) -> list[Any]:
 
 @contextmanager
 def recorded(
-    config: Config, pieces: Pieces, run_dir: Path, checkpoint: str | None, tell: Callable[[str], None]
-) -> Iterator[Pieces]:
+    config: Config, workers: Workers, run_dir: Path, checkpoint: str | None, tell: Callable[[str], None]
+) -> Iterator[Workers]:
     """The pieces of a run, with all that is asked of them recorded if `log.record` says so.
 
     Args:
         config: the run's, resolved.
-        pieces: where they are.
+        workers: handles of all workers.
         run_dir: the run's folder.
         checkpoint: name of the one that the run goes on from.
         tell: is told if the record can't be written.
     """
     if not config.log.record:
-        yield pieces
+        yield workers
         return
     record = Record(run_dir, tell)
     record.begin(config, checkpoint)
     try:
-        yield _wrapped(record, pieces)
+        yield _wrapped(record, workers)
     finally:
         record.flush()
 
 
-def _wrapped(record: Record, pieces: Pieces) -> Pieces:
+def _wrapped(record: Record, workers: Workers) -> Workers:
     def wrap(handle: Handle, role: str, number: int, incarnation: int) -> Handle:
         return RecordedHandle(record, handle, record.make(role, number, incarnation))
 
-    replay, make_shard, make_learner = pieces.replay, pieces.replay.make_shard, pieces.make_learner
+    replay, make_shard, make_learner = workers.replay, workers.replay.make_shard, workers.make_learner
     replay.handles = [wrap(handle, "shard", number, 0) for number, handle in enumerate(replay.handles)]
     if make_shard is not None:
         replay.make_shard = lambda number, life: wrap(make_shard(number, life), "shard", number, life)
@@ -256,9 +256,9 @@ def _wrapped(record: Record, pieces: Pieces) -> Pieces:
         return wrap(await make_learner(incarnation), "learner", 0, incarnation)
 
     return replace(
-        pieces,
-        make_player=lambda number, life: wrap(pieces.make_player(number, life), "player", number, life),
-        learner=wrap(pieces.learner, "learner", 0, 0),
+        workers,
+        make_player=lambda number, life: wrap(workers.make_player(number, life), "player", number, life),
+        learner=wrap(workers.learner, "learner", 0, 0),
         make_learner=make_recorded_learner if make_learner is not None else None,
     )
 

@@ -167,7 +167,7 @@ def _read_line(legs: list[Leg], line: int, values: list[Any]) -> None:
         raise ValueError(f"{kind!r} is not known")
 
 
-def needed(leg: Leg, read: frozenset[str]) -> set[int]:
+def require(leg: Leg, read: frozenset[str]) -> set[int]:
     """Which calls have to be carried out; says of each of them which results nobody needs after it.
 
     Args:
@@ -360,7 +360,7 @@ class _Stage:
             DifferenceError: something isn't what it was.
             RunFailedError: the record asks for what isn't there.
         """
-        chosen = needed(self.leg, self.replay.read)
+        chosen = require(self.leg, self.replay.read)
         try:
             for event in self.leg.events:
                 if isinstance(event, Made):

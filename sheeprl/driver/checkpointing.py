@@ -11,15 +11,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from sheeprl.actors.handle import LostError, look_at
-from sheeprl.driver.players import Kept, Players
-from sheeprl.driver.replay import Shards
-from sheeprl.driver.trainers import Snapshot, Trainers
-from sheeprl.metrics.counters import Books
+from sheeprl.actors.handle import LostError, consume_exception
+from sheeprl.driver.players import PlayerGroup, PlayerState
+from sheeprl.driver.replay import ReplayClient
+from sheeprl.driver.trainers import LearnerGroup, Snapshot
+from sheeprl.metrics.counters import RunStats
 from sheeprl.utils.errors import RunFailedError, one_line
 
 
-class Keeper(Protocol):
+class CheckpointStore(Protocol):
     """Keeps checkpoints."""
 
     def begin(self, policy_steps: int) -> str:
@@ -27,7 +27,7 @@ class Keeper(Protocol):
         ...
 
     async def finish(
-        self, folder: str, books: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, Kept]
+        self, folder: str, stats: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, PlayerState]
     ) -> None:
         """Make a whole checkpoint of a folder in which the replay has been saved, if it is to be."""
         ...
@@ -47,7 +47,7 @@ class Keeper(Protocol):
         ...
 
 
-class Keeping:
+class CheckpointScheduler:
     """Has checkpoints written.
 
     Args:
@@ -62,21 +62,21 @@ class Keeping:
 
     def __init__(
         self,
-        keeper: Keeper,
-        books: Books,
-        players: Players,
-        replay: Shards,
-        trainers: Trainers,
+        store: CheckpointStore,
+        stats: RunStats,
+        players: PlayerGroup,
+        replay: ReplayClient,
+        trainers: LearnerGroup,
         clock: Callable[[], float],
         seconds: float | None = None,
     ) -> None:
-        self.keeper, self.books, self.clock, self.seconds = keeper, books, clock, seconds
+        self.store, self.stats, self.clock, self.seconds = store, stats, clock, seconds
         self.players, self.replay, self.trainers = players, replay, trainers
-        self.kept: dict[int, Kept] = dict(players.kept)  # players' states at the border of the newest round
+        self.kept: dict[int, PlayerState] = dict(players.kept)  # players' states at the border of the newest round
         self.overdue = False  # because somebody was lost while the one before was written
         # From which round on players' states are wanted, but for checkpoints by policy steps.
         self.from_round: int | None = None
-        self.began = clock() - books.counters.wall_time
+        self.began = clock() - stats.counters.wall_time
         self._next = clock() + (seconds or 0.0)
         self._writing: asyncio.Task[None] | None = None
 
@@ -84,7 +84,7 @@ class Keeping:
         """Whether a checkpoint may come at the end of this round, whatever the policy steps are by then."""
         return self.from_round is not None and round_number >= self.from_round
 
-    def due(self, newest_asked: int, added: int) -> bool:
+    def is_due(self, newest_asked: int, added: int) -> bool:
         """Whether a checkpoint is due for another reason than policy steps, and a round has brought players' states.
 
         Args:
@@ -110,7 +110,7 @@ class Keeping:
         """
         await self.written(failed)
         self._writing = asyncio.ensure_future(self.write(while_playing=True))
-        self._writing.add_done_callback(look_at)  # `written` tells, unless the run is given up before
+        self._writing.add_done_callback(consume_exception)  # `written` tells, unless the run is given up before
         await asyncio.sleep(0)  # until everybody has been asked for what they hold now
 
     async def written(self, failed: Callable[[str], None]) -> None:
@@ -147,20 +147,20 @@ class Keeping:
         if self.trainers.lacks_rollout:
             raise RunFailedError("no checkpoint could be written: the trainers lack a rollout that was lost")
         now = self.clock()
-        self.books.counters.wall_time = now - self.began
-        books, kept = self.books.to_plain(now), self.kept
+        self.stats.counters.wall_time = now - self.began
+        stats, kept = self.stats.to_plain(now), self.kept
         asked, folder = self.trainers.take_snapshot(), ""
         try:
-            folder = self.keeper.begin(self.books.counters.policy_steps)
-            if self.keeper.keeps_buffer:
+            folder = self.store.begin(self.stats.counters.policy_steps)
+            if self.store.keeps_buffer:
                 await self.replay.save(f"{folder}/buffer", while_playing)
             snapshot = await self._newest_snapshot(asked, last_resort)
-            self.books.window.checkpoint_stall += self.clock() - now
-            books["counters"]["gradient_steps"] = snapshot.gradient_steps  # who failed in an update knows better
-            await self.keeper.finish(folder, books, snapshot, kept)
+            self.stats.window.checkpoint_stall += self.clock() - now
+            stats["counters"]["gradient_steps"] = snapshot.gradient_steps  # who failed in an update knows better
+            await self.store.finish(folder, stats, snapshot, kept)
         except Exception as error:
             if folder:
-                self.keeper.abandon(folder)
+                self.store.abandon(folder)
             self.overdue = while_playing and isinstance(error, LostError)
             reason = f"no checkpoint could be written: {one_line(error)}"
             raise RunFailedError(reason, getattr(error, "trace", "")) from error

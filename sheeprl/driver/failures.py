@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sheeprl.utils.errors import RunFailedError, one_line
 
 
-class Failures:
+class FailureBudget:
     """Who has failed how often lately.
 
     Args:

@@ -12,7 +12,7 @@ from sheeprl.utils.errors import one_line
 
 
 @dataclass(frozen=True)
-class Kept:
+class PlayerState:
     """A player's state between two rounds.
 
     Args:
@@ -24,7 +24,7 @@ class Kept:
     data: bytes
 
 
-class Players:
+class PlayerGroup:
     """All players.
 
     Args:
@@ -40,7 +40,7 @@ class Players:
         number: int,
         make: Callable[[int, int], Handle],
         incarnations: list[int],
-        kept: Mapping[int, Kept] | None = None,
+        kept: Mapping[int, PlayerState] | None = None,
         on_fresh: Callable[[int, str], None] = lambda number, reason: None,
     ) -> None:
         self.make = make
@@ -71,7 +71,7 @@ class Players:
                 self.handles[number] = self.make(number, self.current[number])
             return self.handles[number]
 
-    async def _restore(self, number: int, kept: Kept) -> None:
+    async def _restore(self, number: int, kept: PlayerState) -> None:
         """Make the player that a state is of, if it can take it over."""
         handle = self.make(number, kept.incarnation)
         try:
@@ -87,7 +87,7 @@ class Players:
         handle.close()
         self.on_fresh(number, reason)
 
-    def lose(self, number: int) -> None:
+    def drop(self, number: int) -> None:
         """Let go of a player that failed."""
         if number in self.handles:  # it may have failed at being made
             self.handles.pop(number).close()
@@ -100,15 +100,15 @@ class Players:
         """
         self.leaving.discard(number)
         handle = self.handles[number]
-        self.kept[number] = Kept(self.current[number], await handle.call("state"))
+        self.kept[number] = PlayerState(self.current[number], await handle.call("state"))
         self.handles.pop(number).close()
 
-    async def states(self, numbers: Sequence[int]) -> dict[int, Kept]:
+    async def states(self, numbers: Sequence[int]) -> dict[int, PlayerState]:
         """What players that have nothing to do hold; without those that can't tell."""
         kept = {}
         for number in numbers:
             with suppress(Exception):  # it is lost, and begins anew
-                kept[number] = Kept(self.current[number], await self.handles[number].call("state"))
+                kept[number] = PlayerState(self.current[number], await self.handles[number].call("state"))
         return kept
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from sheeprl.utils.errors import RunFailedError, one_line
 
 
 @dataclass(frozen=True)
-class Asked:
+class PendingCall:
     """Something that a shard was asked for.
 
     Args:
@@ -62,7 +62,7 @@ class Chunk:
     first: int
     steps: int
     progress: float
-    parts: list[Asked]
+    parts: list[PendingCall]
     order: int | None = None
 
     @property
@@ -75,7 +75,7 @@ def _give_up(shard: int, error: LostError) -> NoReturn:
     raise RunFailedError(f"the buffer failed: {one_line(error)}") from error
 
 
-class Shards:
+class ReplayClient:
     """All shards of the replay.
 
     Args:
@@ -191,7 +191,7 @@ class Shards:
             asked[player] = self._ask(shard, self.handles[shard], "add", fragment)
         return {player: await self._why_not(asked[player], fragment) for player, fragment in fragments.items()}
 
-    async def _why_not(self, asked: Asked, fragment: Ref) -> RefusedFragmentError | DataLostError | None:
+    async def _why_not(self, asked: PendingCall, fragment: Ref) -> RefusedFragmentError | DataLostError | None:
         try:
             await self._insist(asked, "add", fragment)
         except (RefusedFragmentError, DataLostError) as error:
@@ -210,7 +210,7 @@ class Shards:
         parts = self._share_out(rng, steps * self.batch_size, progress)
         return Chunk(first, steps, progress, parts, order=int(rng.integers(2**63)))
 
-    async def deliver(self, chunk: Chunk) -> bool:
+    async def wait_for(self, chunk: Chunk) -> bool:
         """Wait until a chunk has been drawn. What a lost shard owed is drawn again from the others.
 
         Returns:
@@ -247,17 +247,17 @@ class Shards:
 
     # --------------------------------------------------------------------------------------------- who serves
 
-    def _share_out(self, rng: np.random.Generator, samples: int, progress: float) -> list[Asked]:
+    def _share_out(self, rng: np.random.Generator, samples: int, progress: float) -> list[PendingCall]:
         """Ask every shard for its part of the samples."""
-        mass = np.array([status.mass for status in self.statuses])
-        counts: npt.NDArray[np.int64] = rng.multinomial(samples, mass / mass.sum())
+        total_priority = np.array([status.total_priority for status in self.statuses])
+        counts: npt.NDArray[np.int64] = rng.multinomial(samples, total_priority / total_priority.sum())
         return [
             self._draw(shard, self.handles[shard], "sample_part", int(count), progress)
             for shard, count in enumerate(counts)
             if count
         ]
 
-    def _draw_again(self, chunk: Chunk, part: Asked, losses: int) -> list[Asked]:
+    def _draw_again(self, chunk: Chunk, part: PendingCall, losses: int) -> list[PendingCall]:
         """Ask for what a lost shard owed."""
         if chunk.order is None:  # it was the only one, and so is its successor
             return [self._draw(0, self.handles[0], "sample", chunk.steps, chunk.progress)]
@@ -272,14 +272,14 @@ class Shards:
 
     # ----------------------------------------------------------------------------------------------- asking
 
-    def _ask(self, shard: int, handle: Handle, method: str, *args: Any) -> Asked:
-        return Asked(shard, handle, next(self._turns), handle.call(method, *args))
+    def _ask(self, shard: int, handle: Handle, method: str, *args: Any) -> PendingCall:
+        return PendingCall(shard, handle, next(self._turns), handle.call(method, *args))
 
-    def _draw(self, shard: int, handle: Handle, method: str, count: int, progress: float) -> Asked:
+    def _draw(self, shard: int, handle: Handle, method: str, count: int, progress: float) -> PendingCall:
         answer, block = handle.call_pair(method, count, progress)
-        return Asked(shard, handle, next(self._turns), answer, block, count)
+        return PendingCall(shard, handle, next(self._turns), answer, block, count)
 
-    async def _answer(self, asked: Asked) -> None:
+    async def _answer(self, asked: PendingCall) -> None:
         """Take note of a shard's status.
 
         Raises:
@@ -297,7 +297,7 @@ class Shards:
         if asked.block is None and asked.turn > self._known[asked.shard]:
             self.statuses[asked.shard], self._known[asked.shard] = status, asked.turn
 
-    async def _insist(self, asked: Asked, method: str, *args: Any) -> None:
+    async def _insist(self, asked: PendingCall, method: str, *args: Any) -> None:
         """Take note of a shard's status; if it is lost, ask the one that takes its place, in its turn."""
         with suppress(LostError):
             return await self._answer(asked)
@@ -305,7 +305,7 @@ class Shards:
         again = self._ask(asked.shard, self.handles[asked.shard], method, *args)
         await self._insist(again, method, *args)
 
-    def _is_current(self, asked: Asked) -> bool:
+    def _is_current(self, asked: PendingCall) -> bool:
         """Whether who was asked still has its place."""
         return asked.handle is self.together or asked.handle is self.handles[asked.shard]
 
@@ -326,7 +326,7 @@ class Shards:
         self.incarnations[shard] += 1
         self.handles[shard] = self.make_shard(shard, self.incarnations[shard])
 
-    async def _restore(self, asked: Asked, folder: str | None, before: BufferStatus) -> None:
+    async def _restore(self, asked: PendingCall, folder: str | None, before: BufferStatus) -> None:
         """Wait until a lost shard's successor has what was kept; one that can't take it over is replaced by another."""
         shard, failure = asked.shard, None
         while True:

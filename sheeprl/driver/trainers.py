@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from sheeprl.actors.handle import Handle, Ref, look_at
+from sheeprl.actors.handle import Handle, Ref, consume_exception
 from sheeprl.buffer.memmap import Array
 from sheeprl.driver.replay import Chunk
 
@@ -49,7 +49,7 @@ class Update:
     noted: bool = False
 
 
-class Trainers:
+class LearnerGroup:
     """The trainer group.
 
     Args:
@@ -64,36 +64,36 @@ class Trainers:
         handle: Handle,
         make: Callable[[int], Awaitable[Handle]] | None = None,
         keeps_updates: bool = False,
-        rehearses: bool = False,
+        warms_up: bool = False,
     ) -> None:
-        self.handle, self.make, self.rehearses = handle, make, rehearses
+        self.handle, self.make, self.warms_up = handle, make, warms_up
         self.keeps_updates = keeps_updates and make is not None
         self.incarnation = 0
         self.snapshot: Snapshot | None = None  # None: as a group is when it is made
         self.kept: list[Update] = []
         self.lacks_rollout = False  # whether one was lost together with the trainers that had learned from it
         self._asked = 0  # updates
-        self._rehearsing: asyncio.Future[None] | None = None
+        self._warming_up: asyncio.Future[None] | None = None
         self._laid_out: tuple[Ref, Ref] | None = None  # what `weights` gave last
 
     async def restore(self, data: Array) -> None:
         """Take over the state of a checkpoint."""
         self.snapshot = Snapshot(await self.handle.call("restore", data), data)
 
-    def rehearse(self) -> None:
+    def warm_up(self) -> None:
         """Have it get ready for the first data. Nobody needs to wait for it."""
-        if self.rehearses:
-            self._rehearsing = asyncio.ensure_future(self._rehearse(self.handle))
-            self._rehearsing.add_done_callback(look_at)
+        if self.warms_up:
+            self._warming_up = asyncio.ensure_future(self._warm_up(self.handle))
+            self._warming_up.add_done_callback(consume_exception)
 
-    async def rehearsed(self) -> None:
+    async def warmed_up(self) -> None:
         """Wait until it is ready, or has failed, which it will say when it is asked for an update."""
-        if self._rehearsing is not None:
-            await asyncio.wait({self._rehearsing})
-            self._rehearsing = None
+        if self._warming_up is not None:
+            await asyncio.wait({self._warming_up})
+            self._warming_up = None
 
-    async def _rehearse(self, handle: Handle) -> None:
-        await handle.call("rehearse")
+    async def _warm_up(self, handle: Handle) -> None:
+        await handle.call("warm_up")
 
     def update(self, chunk: Chunk, progress: float) -> Update:
         """Have gradient steps taken."""
@@ -111,7 +111,7 @@ class Trainers:
 
     def weights(self) -> tuple[Ref, Ref]:
         """Have the policy's weights laid out for the players: that they are, and the weights."""
-        is_busy = self._rehearsing is not None and not self._rehearsing.done()
+        is_busy = self._warming_up is not None and not self._warming_up.done()
         if self._laid_out is None or not is_busy:  # else nothing has been learned since, and nobody answers for long
             self._laid_out = self.handle.call_pair("weights")
         return self._laid_out
@@ -120,7 +120,7 @@ class Trainers:
         """Have a snapshot taken, of what the group has been asked to learn so far. Nobody needs to wait for it."""
         asked = self.handle.call_pair("snapshot")
         taking = asyncio.ensure_future(self._keep_snapshot(self.handle, self._asked, asked))
-        taking.add_done_callback(look_at)
+        taking.add_done_callback(consume_exception)
         return taking
 
     async def _keep_snapshot(self, handle: Handle, covered: int, asked: tuple[Ref, Ref]) -> Snapshot:

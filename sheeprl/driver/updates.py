@@ -10,20 +10,20 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from sheeprl.actors.handle import DataLostError, Every, Handle, LostError, Ref
-from sheeprl.driver.failures import Failures
-from sheeprl.driver.replay import Chunk, Shards
+from sheeprl.actors.handle import AllRanks, DataLostError, Handle, LostError, Ref
+from sheeprl.driver.failures import FailureBudget
+from sheeprl.driver.replay import Chunk, ReplayClient
 from sheeprl.driver.settings import Clock, Plan
-from sheeprl.driver.trainers import Trainers, Update
-from sheeprl.metrics.counters import Books
+from sheeprl.driver.trainers import LearnerGroup, Update
+from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
-from sheeprl.utils.errors import RunFailedError, needed, one_line
+from sheeprl.utils.errors import RunFailedError, one_line, require
 
 CHUNK_STEPS = 64  # gradient steps per call to the learner: enough to make the call cheap, few enough to stop soon
 CHUNK_BYTES = 64 * 2**20  # and no more than their batches may take, however large a sample is
 
 
-class Updating:
+class UpdateScheduler:
     """Has the trainers learn from what the replay holds.
 
     Args:
@@ -41,17 +41,17 @@ class Updating:
     def __init__(
         self,
         plan: Plan,
-        books: Books,
-        replay: Shards,
-        trainers: Trainers,
+        stats: RunStats,
+        replay: ReplayClient,
+        trainers: LearnerGroup,
         reporter: Reporter,
-        failures: Failures,
+        failures: FailureBudget,
         clock: Clock,
         stopping: asyncio.Event,
         show_progress: Callable[[], None],
     ) -> None:
         self.plan, self.replay, self.trainers = plan, replay, trainers
-        self.books, self.counters, self.failures = books, books.counters, failures
+        self.stats, self.counters, self.failures = stats, stats.counters, failures
         self.reporter, self.clock, self.stopping, self.show_progress = reporter, clock, stopping, show_progress
         self.newest: Update | None = None
         self.cut_short = False  # whether gradient steps of a round were left undone because the run was asked to stop
@@ -60,7 +60,7 @@ class Updating:
         self.has_batch = False  # whether the learner has been given one, in this round
         self.said_waiting = False
 
-    async def take_owed(self, rows: int = 0) -> bool:
+    async def run_due_updates(self, rows: int = 0) -> bool:
         """Take the gradient steps owed after a round of `rows` rows; with 0, those that an interrupted round left.
 
         While the replay can't serve a batch the debt grows, and nobody waits for it.
@@ -69,7 +69,7 @@ class Updating:
             Whether there is nothing more to do; not, if the rollout that was to be learned from is gone.
         """
         data = self.plan.data
-        if rows == 0 and not data.carries_debt:
+        if rows == 0 and not data.is_off_policy:
             return True
         while True:
             lost = self.trainers.handle
@@ -78,10 +78,10 @@ class Updating:
                 missed = await self.take(self.chunks(owed))
             except LostError as error:
                 await self.rebuild(lost, error)
-                if not data.carries_debt:
+                if not data.is_off_policy:
                     return self.newest is not None and self.newest.noted  # with what was learned from again, or not
                 continue
-            if not missed or not data.carries_debt:
+            if not missed or not data.is_off_policy:
                 return not missed
 
     async def take(self, steps: Iterable[int]) -> bool:
@@ -97,7 +97,7 @@ class Updating:
         self.learned_until, self.has_batch, missed = None, False, False
         # The order of these calls decides what is sampled, so it must not depend on how long they take.
         while True:
-            if self.stopping.is_set() and data.carries_debt:
+            if self.stopping.is_set() and data.is_off_policy:
                 self.cut_short |= bool(chunks) and self.can_sample()
                 chunks.clear()
             while chunks and len(sampled) <= ahead and self.can_sample():
@@ -106,24 +106,24 @@ class Updating:
             if not sampled:
                 break
             if not await self.delivered(chunk := sampled.popleft()):
-                missed = not data.carries_debt
+                missed = not data.is_off_policy
                 break
             began = self.clock.time()
-            await self.trainers.rehearsed()
-            self.books.window.compiling += self.clock.time() - began
+            await self.trainers.warmed_up()
+            self.stats.window.compiling += self.clock.time() - began
             self.newest = update = self.trainers.update(chunk, progress)
             updating.append(update)
             while len(updating) > (0 if data.feeds_back else self.plan.prefetch):
                 missed |= not await self.updated(updating.popleft())
             if data.feeds_back:
-                await needed(self.replay.write_back(chunk, Every(update.writes)), "the buffer")
+                await require(self.replay.write_back(chunk, AllRanks(update.writes)), "the buffer")
         while updating:
             missed |= not await self.updated(updating.popleft())
         return missed
 
     def chunks(self, steps: int) -> list[int]:
         """Gradient steps as parts that are worth a call and not too large; a rollout is learned from in one."""
-        if not self.plan.data.carries_debt:
+        if not self.plan.data.is_off_policy:
             return [steps]
         most = max(1, min(CHUNK_STEPS, CHUNK_BYTES // max(1, self.replay.batch_bytes)))
         whole, rest = divmod(steps, most)
@@ -131,7 +131,7 @@ class Updating:
 
     def can_sample(self) -> bool:
         """Whether the replay can serve a batch; the first time that it can't, say so."""
-        if not self.plan.data.carries_debt:
+        if not self.plan.data.is_off_policy:
             return True
         if not self.replay.is_ready and not self.said_waiting:
             self.said_waiting = True
@@ -144,9 +144,9 @@ class Updating:
     async def delivered(self, chunk: Chunk) -> bool:
         """Wait for a chunk's samples, for which the learner waits too if it is the round's first; whether they came."""
         began = self.clock.time()
-        came: bool = await needed(self.replay.deliver(chunk), "the buffer")
+        came: bool = await require(self.replay.wait_for(chunk), "the buffer")
         if not self.has_batch:
-            self.books.window.batch_wait += self.clock.time() - began
+            self.stats.window.batch_wait += self.clock.time() - began
         self.has_batch = True
         return came
 
@@ -157,7 +157,7 @@ class Updating:
             LostError: the trainers were lost.
         """
         try:
-            info = await needed(update.answer, "the learner", (DataLostError, LostError))
+            info = await require(update.answer, "the learner", (DataLostError, LostError))
         except DataLostError:
             if not update.noted:
                 self.trainers.give_up(update)
@@ -169,9 +169,9 @@ class Updating:
             self.counters.gradient_steps = info.gradient_steps
             return True
         update.noted = True
-        self.books.learned(info)
+        self.stats.record_update(info)
         if self.learned_until is not None:
-            self.books.window.batch_wait += max(0.0, info.began - self.learned_until)
+            self.stats.window.batch_wait += max(0.0, info.began - self.learned_until)
         self.learned_until = info.began + info.seconds
         self.show_progress()
         return True
@@ -193,7 +193,7 @@ class Updating:
                 self.learned_until = None
                 self.failures.count("the trainer group", "built again", error)
                 try:
-                    self.counters.gradient_steps = await needed(self.trainers.rebuild(), "the learner", (LostError,))
+                    self.counters.gradient_steps = await require(self.trainers.rebuild(), "the learner", (LostError,))
                     again = before - self.counters.gradient_steps
                     for update in list(self.trainers.kept):
                         if not await self.updated(update) and update.noted:
@@ -203,7 +203,7 @@ class Updating:
                 except LostError as another:
                     error = another
             seconds = self.clock.time() - began
-            self.books.window.recovery += seconds
+            self.stats.window.recovery += seconds
             self.reporter.message(f"trainers are back after {seconds:.1f} s; {again} gradient steps are taken again")
 
     async def weights(self) -> Ref | None:
@@ -211,7 +211,7 @@ class Updating:
         lost = self.trainers.handle
         made, weights = self.trainers.weights()
         try:
-            await needed(made, "the learner", (LostError,))
+            await require(made, "the learner", (LostError,))
         except LostError as error:
             await self.rebuild(lost, error)
             return None

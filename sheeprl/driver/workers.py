@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
-    from sheeprl.driver.replay import Shards
+    from sheeprl.driver.replay import ReplayClient
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Workers:
     """The parts of a run, wherever they are.
 
     Args:
@@ -24,7 +24,7 @@ class Pieces:
     """
 
     make_player: Callable[[int, int], Handle]
-    replay: Shards
+    replay: ReplayClient
     learner: Handle
     make_learner: Callable[[int], Awaitable[Handle]] | None = None
     leaving: Callable[[], Awaitable[set[int]]] | None = None

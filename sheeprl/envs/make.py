@@ -18,7 +18,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from sheeprl.envs import transforms
 from sheeprl.envs.config import EnvConfig
-from sheeprl.envs.state import Saveable, VectorState
+from sheeprl.envs.state import SnapshotEnv, VectorState
 from sheeprl.envs.transforms import Spaces
 
 EXTRAS = {  # package that is missing -> extra that brings it
@@ -70,22 +70,22 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
     """
     if config.vectorization == "native":
         return _native(config)
-    makers: list[Callable[[], Saveable]] = [lambda: Saveable(make_env(config))] * config.num_envs
+    makers: list[Callable[[], SnapshotEnv]] = [lambda: SnapshotEnv(make_env(config))] * config.num_envs
     if video_folder is not None:
-        makers[0] = lambda: Saveable(record_video(make_env(config, "rgb_array"), video_folder))
+        makers[0] = lambda: SnapshotEnv(record_video(make_env(config, "rgb_array"), video_folder))
     if config.vectorization == "async":
         makers = [_in_worker(maker, os.getpid()) for maker in makers]
         return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
     return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
-def make_saveable(config: EnvConfig) -> Saveable | VectorState:
+def make_saveable(config: EnvConfig) -> SnapshotEnv | VectorState:
     """What a player's environments are made of: one of them, or the vector that they are parts of.
 
     Raises:
         EnvSettingsError: as `make_env`.
     """
-    return VectorState(_native(config)) if config.vectorization == "native" else Saveable(make_env(config))
+    return VectorState(_native(config)) if config.vectorization == "native" else SnapshotEnv(make_env(config))
 
 
 def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool = False) -> gymnasium.Env[Any, Any]:
@@ -213,10 +213,10 @@ def _missing(error: BaseException) -> str:
     return f"a package is not installed: {_last_line(error)}"
 
 
-def _in_worker(maker: Callable[[], Saveable], parent: int) -> Callable[[], Saveable]:
+def _in_worker(maker: Callable[[], SnapshotEnv], parent: int) -> Callable[[], SnapshotEnv]:
     """Make the env in a worker process that leaves Ctrl-C to its parent and ends with it, however that ends."""
 
-    def make() -> Saveable:
+    def make() -> SnapshotEnv:
         in_worker = os.getpid() != parent  # AsyncVectorEnv makes one env in the parent, to see its spaces
         if in_worker:
             signal.signal(signal.SIGINT, signal.SIG_IGN)

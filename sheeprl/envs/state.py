@@ -38,7 +38,7 @@ class StateError(ValueError):
     """An environment can't be put into a state."""
 
 
-class Saveable(gymnasium.Wrapper[Any, Any, Any, Any]):
+class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """The outermost wrapper of an environment in a vector: lets the vector ask for its state and set it.
 
     A vector resets an environment in the step after its episode's end, and remembers that in places of its own, which
@@ -69,13 +69,13 @@ class Saveable(gymnasium.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
     @property
-    def plain_state(self) -> Plain:
+    def snapshot(self) -> Plain:
         """What it holds."""
         own = global_rng.capture() if self.alone else None
         return {"ended": self.ended, "env": capture(self.env), "generators": own}
 
-    @plain_state.setter
-    def plain_state(self, state: Plain) -> None:
+    @snapshot.setter
+    def snapshot(self, state: Plain) -> None:
         restore(self.env, state["env"])
         if self.alone and state["generators"] is not None:
             global_rng.restore(state["generators"])
@@ -307,7 +307,7 @@ def _set_mujoco_state(data: Any, state: dict[str, Any]) -> None:
 
 
 class VectorState:
-    """A vector of environments of its own kind, which resets by itself, as `Saveable` is one environment."""
+    """A vector of environments of its own kind, which resets by itself, as `SnapshotEnv` is one environment."""
 
     def __init__(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
         self.envs = envs
@@ -323,12 +323,12 @@ class VectorState:
         return tuple(copy.deepcopy(part) for part in self.envs.step(action))
 
     @property
-    def plain_state(self) -> Plain:
+    def snapshot(self) -> Plain:
         """What it holds."""
         return capture(self.envs)
 
-    @plain_state.setter
-    def plain_state(self, state: Plain) -> None:
+    @snapshot.setter
+    def snapshot(self, state: Plain) -> None:
         restore(self.envs, state)
 
     def close(self) -> None:
@@ -336,7 +336,7 @@ class VectorState:
         self.envs.close()
 
 
-def why_not_saveable(make: Callable[[], Saveable | VectorState]) -> str:
+def why_not_saveable(make: Callable[[], SnapshotEnv | VectorState]) -> str:
     """Step an environment and one that was put into its state side by side; "" if they can't be told apart.
 
     It takes no more than some seconds, however slow the environment is, and leaves the global generators alone.
@@ -353,7 +353,7 @@ def why_not_saveable(make: Callable[[], Saveable | VectorState]) -> str:
 
 
 class _Probe:
-    def __init__(self, one: Saveable | VectorState, other: Saveable | VectorState) -> None:
+    def __init__(self, one: SnapshotEnv | VectorState, other: SnapshotEnv | VectorState) -> None:
         self.one, self.other = one, other
         self.actions = copy.deepcopy(one.action_space)
         self.actions.seed(0)
@@ -364,7 +364,7 @@ class _Probe:
         self.other.reset(seed=2)
         for most in (7, PROBE_STEPS):  # in the middle of an episode, and at its end if that comes soon
             self._play_on(most, until_end=most == PROBE_STEPS)
-            self.other.plain_state = self.one.plain_state
+            self.other.snapshot = self.one.snapshot
             self.one.resets_itself = self.one.ended
             if problem := self._compare(PROBE_STEPS // 2) or self._compare_reset() or self._compare(PROBE_STEPS // 2):
                 return problem
@@ -392,7 +392,7 @@ class _Probe:
             self.one.resets_itself, self.other.resets_itself = self.one.ended, self.other.ended
         return ""
 
-    def _of_both(self, do: Callable[[Saveable | VectorState], tuple[Any, ...]]) -> tuple[Any, Any]:
+    def _of_both(self, do: Callable[[SnapshotEnv | VectorState], tuple[Any, ...]]) -> tuple[Any, Any]:
         """What comes of the same done to both, with the process's generators at the same place."""
         before = global_rng.capture()
         of_one = do(self.one)

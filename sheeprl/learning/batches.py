@@ -104,7 +104,7 @@ class Samples(Batches):
         # Sequences [L, N] lie next to weights [N].
         batch = TensorDict(nested(tensors["rows"]), batch_size=index.shape if index.ndim == 1 else [])
         weight = torch.full((samples,), 1.0 / samples, device=index.device)
-        return batch.update({**tensors["per_sample"], "weight": weight})
+        return batch.update({**tensors["per_sample"], "sample_weight": weight})
 
     def samples(self, tensors: Tree) -> int:
         """How many samples such a batch has."""
@@ -143,7 +143,7 @@ class Minibatches(Batches):
         """The rollout, on the device, and which of its rows are chosen, on the CPU."""
         share = self.share
         with torch.no_grad(), self.autocast():
-            prepared = self.algorithm.prepare(self.agent, share.to_device(unflatten(blocks[0], batch_dims=2)))
+            prepared = self.algorithm.prepare_rollout(self.agent, share.to_device(unflatten(blocks[0], batch_dims=2)))
         prepared = prepared.reshape(-1)
         rows = {key: values.contiguous() for key, values in leaves(prepared).items()}
         valid = torch.nonzero(prepared["mask"].cpu()).squeeze(-1)
@@ -186,7 +186,7 @@ class Minibatches(Batches):
         rows = nested({key: values[chosen] for key, values in tensors["rows"].items()})
         batch = TensorDict(rows, batch_size=chosen.shape)
         count = ranks.sum(mask.sum().float()).clamp_min(1)  # rows may all be ends of episodes
-        batch["weight"] = mask * (ranks.world / count)
+        batch["sample_weight"] = mask * (ranks.world / count)
         for key in self.data.standardize:
             batch[key] = self._standardized(batch[key], mask, count)
         return batch

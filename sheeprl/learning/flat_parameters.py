@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sheeprl.algos.base import Average
+from sheeprl.algos.base import TargetUpdate
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class FlatParameters:
             name: vectors[slot.vector][slot.start : slot.stop].view(slot.shape) for name, slot in self.slots.items()
         }
 
-    def spans(self, agent: nn.Module, average: Average) -> list[Span]:
+    def spans(self, agent: nn.Module, average: TargetUpdate) -> list[Span]:
         """What of which vector follows what of which other; neighbours joined."""
         online = _names(agent, average.online)
         target = _names(agent, average.target)

@@ -91,7 +91,7 @@ class Rule:
     factors: Factors
     remembers: tuple[str, ...]
     counts: bool
-    lacks: tuple[str, ...]
+    why_empty: tuple[str, ...]
 
     def is_begun(self, state: Mapping[str, Any]) -> bool:
         """Whether the optimizer has made what it remembers of a vector."""
@@ -120,6 +120,6 @@ def rule_of(optimizer: Optimizer) -> Rule:
     if kind not in RULES:
         raise NoRuleError(f"{kind.__name__} is none of {', '.join(known.__name__ for known in RULES)}")
     for settings in optimizer.param_groups:
-        if used := [name for name in RULES[kind].lacks if settings.get(name)]:
+        if used := [name for name in RULES[kind].why_empty if settings.get(name)]:
             raise NoRuleError(f"{kind.__name__} with {used[0]}={settings[used[0]]}")
     return RULES[kind]

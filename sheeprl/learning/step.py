@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from sheeprl.algos.base import Average, Loss, LossFunction, Phase, Tensors
+from sheeprl.algos.base import Loss, LossFunction, Phase, TargetUpdate, Tensors
 from sheeprl.learning.flat_parameters import FlatParameters, Span
 
 
@@ -82,11 +82,11 @@ class Stepper(Protocol):
         """Step the phase's group."""
         ...
 
-    def follow(self, span: Span, tau: float) -> None:
+    def polyak_update(self, span: Span, tau: float) -> None:
         """Move a part of a target vector towards what it follows."""
         ...
 
-    def keep(self, name: str, value: Tensor) -> None:
+    def set_buffer(self, name: str, value: Tensor) -> None:
         """Put a value into the agent's buffer of that name."""
         ...
 
@@ -158,9 +158,9 @@ class GradientStep:
             stepper.step(phase, loss, self.clipped(phase, gradients, norm), norm)
             for average in phase.averages:
                 for span in self._spans_of(average):
-                    stepper.follow(span, average.tau)
+                    stepper.polyak_update(span, average.tau)
             for name, value in loss.buffers.items():
-                stepper.keep(name, self.ranks.sum(value) / self.ranks.world)
+                stepper.set_buffer(name, self.ranks.sum(value) / self.ranks.world)
             carried.update(loss.carry)
             outcome.norms.append(norm)
             outcome.metrics.update(loss.metrics)
@@ -204,7 +204,7 @@ class GradientStep:
             self._losses[loss] = BoundLoss(self.agent, loss)
         return self._losses[loss]
 
-    def _spans_of(self, average: Average) -> list[Span]:
+    def _spans_of(self, average: TargetUpdate) -> list[Span]:
         names = (average.online, average.target)
         if names not in self._spans:
             self._spans[names] = self.flat.spans(self.agent, average)
@@ -234,15 +234,15 @@ class OptimizerStepper:
         vectors: Sequence[nn.Parameter],
         buffers: Tensors,
         groups: Mapping[str, Group],
-        refuse: Callable[[Phase, Tensors], NoReturn],
+        raise_non_finite: Callable[[Phase, Tensors], NoReturn],
     ) -> None:
         self.vectors, self.buffers, self.groups = vectors, buffers, groups
-        self.refuse = refuse
+        self.raise_non_finite = raise_non_finite
 
     def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
         """Step the phase's group."""
         if not torch.isfinite(norm):
-            self.refuse(phase, loss.metrics)
+            self.raise_non_finite(phase, loss.metrics)
         group = self.groups[phase.optimizer]
         for number, gradient in zip(group.vectors, gradients, strict=True):
             self.vectors[number].grad = gradient
@@ -251,11 +251,11 @@ class OptimizerStepper:
         group.optimizer.step()
 
     @torch.no_grad()
-    def follow(self, span: Span, tau: float) -> None:
+    def polyak_update(self, span: Span, tau: float) -> None:
         """Move a part of a target vector towards what it follows."""
         self.vectors[span.target][span.target_slice].lerp_(self.vectors[span.online][span.online_slice], tau)
 
     @torch.no_grad()
-    def keep(self, name: str, value: Tensor) -> None:
+    def set_buffer(self, name: str, value: Tensor) -> None:
         """Put a value into the agent's buffer of that name."""
         self.buffers[name].copy_(value)

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sheeprl.actors.messages import FragmentInfo, UpdateInfo
-from sheeprl.metrics.time_breakdown import Spent
+from sheeprl.metrics.time_breakdown import TimeBreakdown
+
+if TYPE_CHECKING:
+    from sheeprl.actors.messages import FragmentInfo, UpdateInfo
 
 RECENT = 100  # episodes that the mean return is taken over
 
@@ -48,7 +50,7 @@ class Counters:
 
 
 @dataclass
-class Window:
+class MetricsWindow:
     """What happened since the last line of metrics. Times are in seconds."""
 
     began: float
@@ -67,9 +69,9 @@ class Window:
     recovery: float = 0.0
     checkpoint_stall: float = 0.0
 
-    def spent(self, now: float) -> Spent:
+    def breakdown(self, now: float) -> TimeBreakdown:
         """Where its time went until now."""
-        return Spent(
+        return TimeBreakdown(
             elapsed=now - self.began,
             updating=self.learning,
             compiling=self.compiling,
@@ -81,7 +83,7 @@ class Window:
         )
 
 
-class Books:
+class RunStats:
     """The run's book-keeping.
 
     Args:
@@ -91,8 +93,8 @@ class Books:
 
     def __init__(self, counters: Counters, now: float) -> None:
         self.counters = counters
-        self.window = Window(now, counters.policy_steps, counters.gradient_steps)
-        self.spent = Spent()  # in the windows before
+        self.window = MetricsWindow(now, counters.policy_steps, counters.gradient_steps)
+        self.breakdown = TimeBreakdown()  # in the windows before
         self.recent_returns: deque[float] = deque(maxlen=RECENT)
         self.waiting: dict[int, float] = {}  # players that wait for newer weights, and since when
         self.periods: dict[str, int] = {}
@@ -101,7 +103,7 @@ class Books:
 
     # ------------------------------------------------------------------------------------ taking note
 
-    def played(self, info: FragmentInfo, instead_of: FragmentInfo | None = None) -> None:
+    def record_fragment(self, info: FragmentInfo, instead_of: FragmentInfo | None = None) -> None:
         """Take note of a fragment that the replay took; maybe in the place of one that nobody has learned from."""
         window = self.window
         self.counters.policy_steps += info.policy_steps - (instead_of.policy_steps if instead_of else 0)
@@ -112,12 +114,12 @@ class Books:
         window.lengths += info.lengths
         self.recent_returns += info.returns
 
-    def given_up(self, info: FragmentInfo) -> None:
+    def retract_fragment(self, info: FragmentInfo) -> None:
         """Take back that the replay took a fragment: it was lost before anybody had learned from it."""
         self.counters.policy_steps -= info.policy_steps
         self.counters.rows -= info.rows
 
-    def learned(self, info: UpdateInfo) -> None:
+    def record_update(self, info: UpdateInfo) -> None:
         """Take note of an update."""
         self.counters.gradient_steps = info.gradient_steps
         self.window.learning += info.seconds - info.compiling
@@ -125,11 +127,11 @@ class Books:
         for name, value in info.metrics.items():
             self.window.losses.setdefault(name, []).append(value)
 
-    def waits(self, player: int, now: float) -> None:
+    def start_wait(self, player: int, now: float) -> None:
         """Take note that a player begins to wait for newer weights."""
         self.waiting[player] = now
 
-    def goes_on(self, player: int, now: float) -> None:
+    def end_wait(self, player: int, now: float) -> None:
         """Take note that it has them."""
         self.window.player_idle += now - self.waiting.pop(player)
 
@@ -144,7 +146,7 @@ class Books:
         """Over the newest episodes; None while none has ended."""
         return _mean(self.recent_returns) if self.recent_returns else None
 
-    def due(self, what: str, every: int | None) -> bool:
+    def is_due(self, what: str, every: int | None) -> bool:
         """Whether a multiple of `every` policy steps was passed since this was asked last."""
         if every is None:
             return False
@@ -187,15 +189,15 @@ class Books:
             "Buffer/refused": counters.refused,
         }
 
-    def spent_until(self, now: float) -> Spent:
+    def breakdown_until(self, now: float) -> TimeBreakdown:
         """Where the run's time went, in its earlier parts too if it was resumed."""
         self._count_waits(now)
-        return self.spent + self.window.spent(now)
+        return self.breakdown + self.window.breakdown(now)
 
-    def turn_page(self, now: float) -> None:
+    def reset_window(self, now: float) -> None:
         """Begin a new window."""
-        self.spent = self.spent_until(now)
-        self.window = Window(now, self.counters.policy_steps, self.counters.gradient_steps)
+        self.breakdown = self.breakdown_until(now)
+        self.window = MetricsWindow(now, self.counters.policy_steps, self.counters.gradient_steps)
 
     # ----------------------------------------------------------------------------------------- keeping
 
@@ -204,23 +206,23 @@ class Books:
         return {
             "counters": asdict(self.counters),
             "window": asdict(self.window) | {"began": now - self.window.began},
-            "spent": asdict(self.spent),
+            "spent": asdict(self.breakdown),
             "recent_returns": list(self.recent_returns),
             "periods": dict(self.periods),
             "evaluated_at": self.evaluated_at,
         }
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any], now: float) -> Books:
+    def from_plain(cls, plain: Mapping[str, Any], now: float) -> RunStats:
         """What `to_plain` gave."""
-        books = cls(Counters(**plain["counters"]), now)
-        books.window = Window(**plain["window"])
-        books.window.began = now - books.window.began
-        books.spent = Spent(**plain.get("spent", {}))  # which older checkpoints don't have
-        books.recent_returns += plain["recent_returns"]
-        books.periods |= plain["periods"]
-        books.evaluated_at = plain["evaluated_at"]
-        return books
+        stats = cls(Counters(**plain["counters"]), now)
+        stats.window = MetricsWindow(**plain["window"])
+        stats.window.began = now - stats.window.began
+        stats.breakdown = TimeBreakdown(**plain.get("spent", {}))  # which older checkpoints don't have
+        stats.recent_returns += plain["recent_returns"]
+        stats.periods |= plain["periods"]
+        stats.evaluated_at = plain["evaluated_at"]
+        return stats
 
 
 def _mean(values: Sequence[float] | deque[float]) -> float:

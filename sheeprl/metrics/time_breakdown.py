@@ -14,7 +14,7 @@ CHECKPOINTS_NOTABLE = 0.1
 
 
 @dataclass(frozen=True)
-class Spent:
+class TimeBreakdown:
     """Seconds of a run by what its trainer did; what is in none of them is book-keeping.
 
     Args:
@@ -37,9 +37,9 @@ class Spent:
     players_idle: float = 0.0
     playing: float = 0.0
 
-    def __add__(self, other: Spent) -> Spent:
+    def __add__(self, other: TimeBreakdown) -> TimeBreakdown:
         own, others = vars(self), vars(other)
-        return Spent(**{name: own[name] + others[name] for name in own})
+        return TimeBreakdown(**{name: own[name] + others[name] for name in own})
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,25 @@ class Setting:
     threads_left: bool = True
     on_gpu: bool = False
 
-    def for_players(self, spent: Spent) -> float:
+    def for_players(self, breakdown: TimeBreakdown) -> float:
         """Seconds that the trainer couldn't learn for want of a round; in coupled mode it played it."""
-        return spent.playing / self.ranks if self.coupled else spent.waiting_for_players
+        return breakdown.playing / self.ranks if self.coupled else breakdown.waiting_for_players
 
 
-def advice(spent: Spent, setting: Setting) -> str | None:
+def suggest(breakdown: TimeBreakdown, setting: Setting) -> str | None:
     """What takes the most of the trainer's time without being learning, and what would help; None if nothing does."""
-    if spent.elapsed <= 0:
+    if breakdown.elapsed <= 0:
         return None
     waits = {
-        "waits for players": setting.for_players(spent) / spent.elapsed,
-        "waits for batches": spent.waiting_for_batches / spent.elapsed,
+        "waits for players": setting.for_players(breakdown) / breakdown.elapsed,
+        "waits for batches": breakdown.waiting_for_batches / breakdown.elapsed,
     }
     wait = max(waits, key=lambda name: waits[name])
-    part, stalled = waits[wait], spent.checkpoints / spent.elapsed
+    part, stalled = waits[wait], breakdown.checkpoints / breakdown.elapsed
     if stalled >= CHECKPOINTS_NOTABLE and stalled > part:
         return f"checkpoints take {_percent(stalled)}: raise checkpoint.every"
     if part < NOTABLE:
-        return _of_learning(spent, setting)
+        return _of_learning(breakdown, setting)
     if wait == "waits for batches":
         return (
             f"trainer {wait} {_percent(part)}: raise trainer.prefetch{'' if setting.coupled else ' or buffer.shards'}"
@@ -101,9 +101,12 @@ def _for_players(setting: Setting) -> str:
     return "raise players.num or players.cpus"
 
 
-def _of_learning(spent: Spent, setting: Setting) -> str | None:
+def _of_learning(breakdown: TimeBreakdown, setting: Setting) -> str | None:
     """What is to be said of a trainer that hardly waits."""
-    learning, idle = spent.updating / spent.elapsed, spent.players_idle / (spent.elapsed * setting.players)
+    learning, idle = (
+        breakdown.updating / breakdown.elapsed,
+        breakdown.players_idle / (breakdown.elapsed * setting.players),
+    )
     if learning < 0.5 or (not setting.coupled and idle < NOTABLE):
         return None
     ways = [] if setting.compiles else ["set trainer.compile=true"]
@@ -115,28 +118,28 @@ def _of_learning(spent: Spent, setting: Setting) -> str | None:
     return f"trainer updates {_percent(learning)}: {told}"
 
 
-def describe(spent: Spent, setting: Setting) -> str:
+def describe(breakdown: TimeBreakdown, setting: Setting) -> str:
     """All of it on one line."""
-    whole = max(spent.elapsed, 1e-9)
+    whole = max(breakdown.elapsed, 1e-9)
     known = {
-        "updating": spent.updating,
-        "compiling": spent.compiling,
-        "playing" if setting.coupled else "waiting for players": setting.for_players(spent),
-        "waiting for batches": spent.waiting_for_batches,
-        "checkpoints": spent.checkpoints,
+        "updating": breakdown.updating,
+        "compiling": breakdown.compiling,
+        "playing" if setting.coupled else "waiting for players": setting.for_players(breakdown),
+        "waiting for batches": breakdown.waiting_for_batches,
+        "checkpoints": breakdown.checkpoints,
     }
     parts = known | {"other": max(0.0, whole - sum(known.values()))}
     told = ", ".join(
         f"{name} {_percent(seconds / whole)}" for name, seconds in parts.items() if seconds / whole >= 0.005
     )
     if not setting.coupled:
-        told += f"; players idle {_percent(spent.players_idle / (whole * setting.players))}"
+        told += f"; players idle {_percent(breakdown.players_idle / (whole * setting.players))}"
     return told
 
 
-def in_short(spent: Spent, setting: Setting) -> str | None:
+def in_short(breakdown: TimeBreakdown, setting: Setting) -> str | None:
     """What stands out, in two words and a number, for the live line; None if nothing does."""
-    found = advice(spent, setting)
+    found = suggest(breakdown, setting)
     return None if found is None else found.partition(":")[0]
 
 
@@ -144,7 +147,7 @@ def _percent(part: float) -> str:
     return f"{100 * part:.0f} %"
 
 
-class StartUp:
+class StartupTimer:
     """What a run does before it plays, and how long that takes.
 
     Args:

@@ -25,7 +25,7 @@ def one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-async def needed(answer: Awaitable[Any], who: str, passing: tuple[type[Exception], ...] = ()) -> Any:
+async def require(answer: Awaitable[Any], who: str, passing: tuple[type[Exception], ...] = ()) -> Any:
     """Wait for something without which the run can't go on.
 
     Raises:

@@ -17,7 +17,7 @@ from torch.distributions.transforms import TanhTransform
 
 from sheeprl.actors import learner as learner_module
 from sheeprl.actors.learner import Learner, NonFiniteError
-from sheeprl.algos.base import Acted, Algorithm, Loss, OptimizerSpec, Phase, Spaces
+from sheeprl.algos.base import Algorithm, Loss, OptimizerSpec, Phase, PolicyOutput, Spaces
 from sheeprl.config import defaults
 from sheeprl.config.loading import validate
 from sheeprl.learning.batches import join_parts
@@ -205,16 +205,16 @@ def test_minibatches_hold_every_decision_once_an_epoch(fabric):
     valid = sorted(block["obs"][:-1][~block["truncated"][:-1]][:, 0].tolist())
     orders = []
     for epoch in (seen[:3], seen[3:]):
-        played = [batch["obs"][batch["weight"] > 0][:, 0].tolist() for batch in epoch]
+        played = [batch["obs"][batch["sample_weight"] > 0][:, 0].tolist() for batch in epoch]
         orders.append([first for batch in played for first in batch])
         assert sorted(orders[-1]) == valid
         assert all(len(batch) in (2, 3) for batch in played)
     assert orders[0] != orders[1]
     for batch in seen:
-        counted = batch["weight"] > 0
+        counted = batch["sample_weight"] > 0
         assert batch.batch_size == (4,)  # one shape
-        assert batch["weight"].sum().item() == pytest.approx(1)
-        assert len(batch["weight"][counted].unique()) == 1
+        assert batch["sample_weight"].sum().item() == pytest.approx(1)
+        assert len(batch["sample_weight"][counted].unique()) == 1
         advantage = batch["advantage"][counted]
         assert advantage.mean().item() == pytest.approx(0, abs=1e-5)
         assert advantage.std().item() == pytest.approx(1, abs=1e-4)
@@ -224,15 +224,15 @@ def test_a_padded_minibatch_has_the_gradient_of_one_without_padding(fabric):
     learner = make_ppo(fabric, batch_size=4, entropy_coef=0.1)
     seen = spy_on_batches(learner)
     learner.update(3, 0.0, None, rollout(ends=[(1, 0), (4, 1)]))
-    padded = [batch for batch in seen if (batch["weight"] == 0).any()]
+    padded = [batch for batch in seen if (batch["sample_weight"] == 0).any()]
     assert padded
     for batch in padded:
-        plain = batch[batch["weight"] > 0]
+        plain = batch[batch["sample_weight"] > 0]
         gradients = []
         for each in (batch, plain):
             value = learner.algorithm.loss(learner.agent, each, {}, {"clip": torch.tensor(0.2)}).value
             gradients.append(torch.autograd.grad(value, list(learner.agent.parameters())))
-        assert plain["weight"].tolist() == pytest.approx([1 / len(plain)] * len(plain))
+        assert plain["sample_weight"].tolist() == pytest.approx([1 / len(plain)] * len(plain))
         for found, expected in zip(*gradients, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
@@ -509,7 +509,7 @@ def test_parts_of_shards_make_batches_that_ranks_share(fabric, sequences):
         learner.batches.share = replace(learner.batches.share, rank=rank, ranks=SimpleNamespace(world=2))
         shares.append(list(batches_of(learner, 2, 5, parts)))
     for number in range(2):
-        assert all(share[number]["weight"].tolist() == [1 / 8] * 8 for share in shares)
+        assert all(share[number]["sample_weight"].tolist() == [1 / 8] * 8 for share in shares)
         for name in ("obs", "importance"):
             found = [share[number][name].numpy() for share in shares]
             axis = 1 if sequences and name == "obs" else 0
@@ -558,14 +558,14 @@ class Carrying(Algorithm):
         }
 
     def act(self, policy, row, state, mode, generator):
-        return Acted(torch.zeros(len(row.reward), dtype=torch.int64))
+        return PolicyOutput(torch.zeros(len(row.reward), dtype=torch.int64))
 
     def phases(self, step):
         second = Phase("second", self.second, scalars={"bonus": 10.0 + step.gradient_step}, lr_scale=0.25)
         return [Phase("first", self.first), second]
 
     def first(self, agent, batch, noise, carry):
-        return Loss((batch["weight"] * agent.policy.weight.squeeze()).sum(), carry={"latent": torch.tensor(3.0)})
+        return Loss((batch["sample_weight"] * agent.policy.weight.squeeze()).sum(), carry={"latent": torch.tensor(3.0)})
 
     def second(self, agent, batch, noise, carry):
         # the policy's weight is 1 − 0.5 by now, then 0
@@ -645,7 +645,7 @@ class Remembering(Carrying):
 
     def first(self, agent, batch, noise, carry):
         mean = 0.5 * agent.mean_reward + 0.5 * batch["reward"].mean()
-        return Loss((batch["weight"] * agent.policy.weight.squeeze()).sum(), buffers={"mean_reward": mean},
+        return Loss((batch["sample_weight"] * agent.policy.weight.squeeze()).sum(), buffers={"mean_reward": mean},
                     carry={"latent": torch.tensor(3.0)})  # fmt: skip
 
 
@@ -665,5 +665,5 @@ def test_a_whole_rollout_can_be_one_minibatch(fabric):
     seen = spy_on_batches(learner)
     learner.update(1, 0.0, None, rollout(ends=[(1, 0)]))
     (batch,) = seen
-    assert len(batch["weight"]) == 10 and int((batch["weight"] > 0).sum()) == 9
-    assert float(batch["weight"].sum()) == pytest.approx(1.0)
+    assert len(batch["sample_weight"]) == 10 and int((batch["sample_weight"] > 0).sum()) == 9
+    assert float(batch["sample_weight"].sum()) == pytest.approx(1.0)

@@ -10,7 +10,7 @@ from sheeprl.envs.make import EnvSettingsError, make_vector_env
 from sheeprl.envs.transforms import ActionTransform
 from sheeprl.models.weights import to_arrays
 from sheeprl.utils import seeding
-from tests.envs import Counting, Echo
+from tests.helpers.envs import Counting, Echo
 
 STORED = ("action", "logprob")  # what is decided on a row, of which a tail has none
 
@@ -18,7 +18,7 @@ STORED = ("action", "logprob")  # what is decided on a row, of which a tail has 
 def resolved(env_id, num_envs=2, algo="ppo", seed=3, **env):
     tree = {
         "algo": {"name": algo, "hidden_sizes": [4], "batch_size": 2},
-        "env": {"id": f"tests.envs:{env_id}", "num_envs": num_envs, **env},
+        "env": {"id": f"tests.helpers.envs:{env_id}", "num_envs": num_envs, **env},
         "run": {"seed": seed, "mode": "coupled"},
     }
     return checks.check(tree)
@@ -48,8 +48,8 @@ def acting(player, action):
     act = player.algorithm.act
 
     def constant(policy, row, state, mode, generator):
-        acted = act(policy, row, state, mode, generator)
-        return type(acted)(torch.as_tensor(action).expand_as(acted.action).to(acted.action.dtype), acted.store)
+        output = act(policy, row, state, mode, generator)
+        return type(output)(torch.as_tensor(action).expand_as(output.action).to(output.action.dtype), output.extras)
 
     player.algorithm.act = constant
     return player
@@ -315,7 +315,7 @@ def test_a_failing_environment_is_named(vectorization, where, after, told):
     with pytest.raises(EnvFailedError) as caught:
         for _ in range(3):
             collect(player, 4)
-    assert str(caught.value) == f"tests.envs:Raising-v0 of player 4 raised in {told}"
+    assert str(caught.value) == f"tests.helpers.envs:Raising-v0 of player 4 raised in {told}"
     assert "Traceback" in caught.value.trace and f"broken {where}" in caught.value.trace
     player.close()
 
@@ -333,7 +333,9 @@ def test_a_vector_environment_that_resets_within_the_step_is_refused():
 
 
 def test_a_vector_environment_that_shows_something_else_is_refused():
-    with pytest.raises(ConfigError, match=r"native: tests\.envs:Other-v0 shows Box.*\(7,\).*use sync or async"):
+    with pytest.raises(
+        ConfigError, match=r"native: tests\.helpers\.envs:Other-v0 shows Box.*\(7,\).*use sync or async"
+    ):
         resolved("Other-v0", vectorization="native")
 
 

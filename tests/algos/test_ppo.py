@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from torch import tensor
 from torch.distributions import Categorical, Independent, Normal
 
-from sheeprl.algos.base import Row, Spaces, Step
+from sheeprl.algos.base import PolicyInput, Spaces, Step
 from sheeprl.algos.ppo.agent import Actor
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.ppo.loss import approximate_kl, clipped_policy_loss, compute_gae, entropy_loss, value_loss
@@ -24,7 +24,7 @@ def ppo(action=None, observation=VECTOR, **args):
 
 
 def rows(count=4):
-    return Row(torch.rand(count, 3), torch.zeros(count), torch.zeros(count, dtype=torch.bool))
+    return PolicyInput(torch.rand(count, 3), torch.zeros(count), torch.zeros(count, dtype=torch.bool))
 
 
 # ------------------------------------------------------------------------------------------------------- GAE
@@ -224,10 +224,10 @@ def test_a_discrete_actor():
     algorithm = ppo(spaces.Discrete(3))
     policy = algorithm.build_agent().policy
     row = rows(6)
-    acted = algorithm.act(policy, row, {}, "explore", torch.Generator().manual_seed(1))
+    output = algorithm.act(policy, row, {}, "explore", torch.Generator().manual_seed(1))
     reference = Categorical(logits=policy(row.obs))
-    assert acted.action.shape == (6,) and acted.action.dtype == torch.int64
-    assert torch.allclose(acted.store["logprob"], reference.log_prob(acted.action), atol=1e-6)
+    assert output.action.shape == (6,) and output.action.dtype == torch.int64
+    assert torch.allclose(output.extras["logprob"], reference.log_prob(output.action), atol=1e-6)
     assert torch.allclose(policy.entropy(policy(row.obs)), reference.entropy(), atol=1e-6)
     greedy = algorithm.act(policy, row, {}, "greedy", torch.Generator()).action
     assert torch.equal(greedy, reference.probs.argmax(-1))
@@ -260,11 +260,11 @@ def test_a_continuous_actor():
     with torch.no_grad():
         policy.log_std[1] = 0.25
     row = rows(5000)
-    acted = algorithm.act(policy, row, {}, "explore", torch.Generator().manual_seed(1))
+    output = algorithm.act(policy, row, {}, "explore", torch.Generator().manual_seed(1))
     reference = Normal(policy(row.obs), tensor([-0.5, 0.25]).exp())
-    assert torch.allclose(acted.store["logprob"], reference.log_prob(acted.action).sum(-1), atol=1e-5)
+    assert torch.allclose(output.extras["logprob"], reference.log_prob(output.action).sum(-1), atol=1e-5)
     assert torch.allclose(policy.entropy(policy(row.obs)), reference.entropy().sum(-1), atol=1e-5)
-    z = (acted.action - reference.mean) / reference.stddev
+    z = (output.action - reference.mean) / reference.stddev
     assert z.mean(0).abs().max() < 0.05 and (z.std(0) - 1).abs().max() < 0.05
     assert torch.equal(algorithm.act(policy, row, {}, "greedy", torch.Generator()).action, policy(row.obs))
 
@@ -324,7 +324,7 @@ def test_prepare_adds_advantages_returns_and_mask():
         [4, 1],
     )
     with torch.no_grad():
-        prepared = algorithm.prepare(agent, rollout)
+        prepared = algorithm.prepare_rollout(agent, rollout)
     assert prepared.batch_size == (3, 1)
     assert prepared["mask"].flatten().tolist() == [True, False, True]
     # row 0: 2 − 4 = −2 (terminated); row 2: 6 + 0.5·4 − 4 = 4; returns are advantages + 4
@@ -346,7 +346,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
             "logprob": tensor([1 / 3, 2 / 3]).log(),  # ratios 1 and ½
             "advantage": tensor([2.0, -4.0]),
             "returns": tensor([1.0, 3.0]),
-            "weight": tensor([0.5, 0.5]),
+            "sample_weight": tensor([0.5, 0.5]),
         },
         [2],
     )

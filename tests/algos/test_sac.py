@@ -8,7 +8,7 @@ from torch import tensor
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from sheeprl.algos.base import Row, Spaces, Step
+from sheeprl.algos.base import PolicyInput, Spaces, Step
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.algos.sac.loss import actor_loss, alpha_loss, critic_loss, critic_target
 from sheeprl.algos.sac.sac import SAC
@@ -21,7 +21,7 @@ def sac(actions=2, **args):
 
 
 def rows(count):
-    return Row(torch.rand(count, 3), torch.zeros(count), torch.zeros(count, dtype=torch.bool))
+    return PolicyInput(torch.rand(count, 3), torch.zeros(count), torch.zeros(count, dtype=torch.bool))
 
 
 # ---------------------------------------------------------------------------------------------------- losses
@@ -175,7 +175,7 @@ def batch():
             "reward": tensor([1.0, 2.0]),
             "terminated": tensor([False, True]),
             "truncated": tensor([True, False]),  # no reason not to bootstrap
-            "weight": tensor([0.5, 0.5]),
+            "sample_weight": tensor([0.5, 0.5]),
         },
         [2],
     )

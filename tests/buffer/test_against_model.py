@@ -23,8 +23,8 @@ from sheeprl.buffer.samplers import NStep, Transitions
 from sheeprl.buffer.sequences import Sequences
 from sheeprl.buffer.storage import NotEnoughDataError
 from sheeprl.buffer.tensordicts import flatten
-from tests.buffer.faults import BEGUN, NOTHING, STAGES, add_and_die
-from tests.buffer.model import (
+from tests.helpers.buffer_faults import BEGUN, NOTHING, STAGES, add_and_die
+from tests.helpers.buffer_model import (
     Model,
     Player,
     check_equal,
@@ -402,7 +402,7 @@ class BuffersAgainstModel(RuleBasedStateMachine):
     @invariant()
     def priorities_are_those_of_the_model(self):
         sampler = self.samplers["weighed sequences"]
-        legal = {
+        valid = {
             "weighed": set(self.model.transitions()),
             "weighed sequences": set(self.model.sequences(sampler.length, sampler.context, sampler.crosses)),
         }
@@ -414,10 +414,10 @@ class BuffersAgainstModel(RuleBasedStateMachine):
             slots = np.array(self.model.stored) % self.model.capacity
             assert buffer.priorities.tree.leaves[slots].tolist() == expected
             assert buffer.priorities.highest == highest
-            assert buffer.mass == pytest.approx(sum(expected))
-            if (rows := self.draw(kind, len(legal[kind]))) is not None:
+            assert buffer.total_priority == pytest.approx(sum(expected))
+            if (rows := self.draw(kind, len(valid[kind]))) is not None:
                 index = rows["index"] if kind == "weighed" else rows["index"][:, -1]
-                assert set(index.flatten().tolist()) <= legal[kind]
+                assert set(index.flatten().tolist()) <= valid[kind]
                 importance = [leaves[number] ** -0.4 for number in index.flatten().tolist()]
                 assert np.allclose(rows["importance"].flatten(), importance)
                 if kind == "weighed sequences":

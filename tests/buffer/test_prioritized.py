@@ -10,8 +10,8 @@ from sheeprl.buffer.priorities import LEAST, Prioritized
 from sheeprl.buffer.samplers import NStep, Rollout, Transitions
 from sheeprl.buffer.sequences import Sequences
 from sheeprl.buffer.tensordicts import flatten
-from tests.buffer.faults import add_and_die
-from tests.buffer.model import check_frequencies, rows_of
+from tests.helpers.buffer_faults import add_and_die
+from tests.helpers.buffer_model import check_frequencies, rows_of
 
 
 def filled(alpha=0.6, rows=8, capacity=10, sampler=None, **settings):
@@ -28,7 +28,7 @@ def test_draws_come_in_proportion_to_priority_to_the_power_of_alpha(alpha, sampl
     assert buffer.update_priorities(np.arange(8), priorities) == 8
     index = buffer.sample(8, 2500)["index"].numpy()
     weights = priorities**alpha
-    assert buffer.mass == pytest.approx(weights.sum())
+    assert buffer.total_priority == pytest.approx(weights.sum())
     # Stratified draws deviate less than independent ones would, never more.
     check_frequencies(np.bincount(index.ravel(), minlength=8), index.size * weights / weights.sum())
 
@@ -54,16 +54,16 @@ def test_sequences_that_end_with_an_episode_have_priorities_too():
     assert set(sample["obs"][:, :, 0, 0].flatten().tolist()) == {0, 1}
     assert (sample["importance"] == 1).all()
     assert buffer.update_priorities(sample["index"][:, -1], np.full((20, 1), 3.0)) == 20
-    assert buffer.mass == 4.0  # of the row that begins, too
+    assert buffer.total_priority == 4.0  # of the row that begins, too
     assert buffer.priorities.highest == 3.0
 
 
 def test_a_transitions_buffer_gives_the_ends_of_episodes_no_mass():
     buffer = ReplayBuffer(10, prioritized=Prioritized(1.0))
     buffer.add(rows_of([0, 1, 2, 3], ends=" t"))
-    assert buffer.mass == 2.0
+    assert buffer.total_priority == 2.0
     buffer.update_priorities(np.array([1]), np.array([9.0]))
-    assert buffer.mass == 2.0 and buffer.priorities.highest == 1.0
+    assert buffer.total_priority == 2.0 and buffer.priorities.highest == 1.0
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1.0, 7.0, -1.0])
@@ -95,7 +95,7 @@ def test_each_sequence_has_one_importance():
 def test_a_priority_of_zero_is_drawn_once_in_a_while():
     buffer = filled(0.5)
     buffer.update_priorities(np.arange(8), np.zeros(8))
-    assert buffer.mass == pytest.approx(8 * LEAST**0.5)
+    assert buffer.total_priority == pytest.approx(8 * LEAST**0.5)
     assert set(buffer.sample(8, 1)["index"].flatten().tolist()) == set(range(8))
 
 
@@ -129,7 +129,7 @@ def test_what_is_no_priority_is_refused(bad):
     buffer = filled(1.0)
     with pytest.raises(ValueError, match="negative or not a finite number"):
         buffer.update_priorities(np.array([0, 1]), np.array([5.0, bad]))
-    assert buffer.mass == 8.0
+    assert buffer.total_priority == 8.0
 
 
 def test_each_row_needs_its_priority():
@@ -144,7 +144,7 @@ def test_a_uniform_buffer_has_no_priorities():
     buffer = ReplayBuffer(4)
     with pytest.raises(ValueError, match="draws uniformly"):
         buffer.update_priorities(np.array([0]), np.array([1.0]))
-    assert buffer.mass == 0 and ReplayBuffer(4, prioritized=Prioritized()).mass == 0
+    assert buffer.total_priority == 0 and ReplayBuffer(4, prioritized=Prioritized()).total_priority == 0
 
 
 @pytest.mark.parametrize("setting", ["alpha", "beta", "beta_end"])

@@ -35,19 +35,19 @@ def off_policy(ratio, learning_starts=0):
     ],
 )
 def test_due_is_exact(ratio, policy_steps, due):
-    assert off_policy(ratio).due(policy_steps) == due
+    assert off_policy(ratio).is_due(policy_steps) == due
 
 
 @pytest.mark.parametrize(("policy_steps", "due"), [(0, 0), (99, 0), (100, 0), (101, 0), (104, 1), (110, 3)])
 def test_nothing_is_due_before_learning_starts(policy_steps, due):
-    assert off_policy(0.3, learning_starts=100).due(policy_steps) == due
+    assert off_policy(0.3, learning_starts=100).is_due(policy_steps) == due
 
 
 @given(
     digits=st.integers(1, 10**9), decimals=st.integers(0, 9), steps=st.integers(0, 10**12), starts=st.integers(0, 10**6)
 )
 def test_due_is_the_decimal_that_was_written(digits, decimals, steps, starts):
-    due = off_policy(float(f"{digits}e-{decimals}"), starts).due(steps)
+    due = off_policy(float(f"{digits}e-{decimals}"), starts).is_due(steps)
     assert due == digits * max(0, steps - starts) // 10**decimals
     assert due == math.floor(Fraction(digits, 10**decimals) * max(0, steps - starts))
 

@@ -9,7 +9,7 @@ from sheeprl.buffer import ReplayBuffer
 from sheeprl.buffer.samplers import Rollout, Transitions
 from sheeprl.buffer.sequences import Sequences
 from sheeprl.buffer.storage import NotEnoughDataError, RefusedFragmentError
-from tests.buffer.model import check_frequencies, draw_all, rows_of
+from tests.helpers.buffer_model import check_frequencies, draw_all, rows_of
 
 
 def test_an_episode_and_its_end_row():

@@ -11,7 +11,7 @@ from sheeprl.buffer.priorities import Prioritized
 from sheeprl.buffer.samplers import NStep, Rollout, Transitions
 from sheeprl.buffer.sequences import Sequences
 from sheeprl.buffer.storage import NotEnoughDataError, RefusedFragmentError
-from tests.buffer.model import rows_of
+from tests.helpers.buffer_model import rows_of
 
 # ---------------------------------------------------------------------------------------------------- dtypes
 

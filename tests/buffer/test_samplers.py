@@ -7,7 +7,7 @@ from sheeprl.buffer import ReplayBuffer
 from sheeprl.buffer.episodes import Episodes
 from sheeprl.buffer.samplers import NStep
 from sheeprl.buffer.sequences import Sequences
-from tests.buffer.model import check_frequencies, rows_of
+from tests.helpers.buffer_model import check_frequencies, rows_of
 
 
 def returns(buffer):
@@ -212,7 +212,7 @@ def test_unfinished_episodes_of_players_that_are_gone_are_forgotten():
     buffer = ReplayBuffer(1200, Episodes())
     for life in range(1000):
         buffer.add(rows_of([0, 1, 2, 3, 4, 5, 10, 11], ends="     t", first="f     f"), (0, life))
-    (index,) = buffer.storage.annexes
+    (index,) = buffer.storage.extensions
     assert len(index._open) < 500
     assert buffer.available == 1200 // 7
 

@@ -18,7 +18,7 @@ from sheeprl.buffer.priorities import Prioritized
 from sheeprl.buffer.samplers import NStep, Rollout, Transitions
 from sheeprl.buffer.saving import DamagedSaveError
 from sheeprl.buffer.sequences import Sequences
-from tests.buffer.model import draw_all, rows_of
+from tests.helpers.buffer_model import draw_all, rows_of
 
 WAYS = {
     "transitions": (Transitions(), {}),
@@ -127,7 +127,7 @@ def test_a_save_without_priorities_is_loaded_with_the_highest(tmp_path):
     filled().save(tmp_path / "save")
     buffer = ReplayBuffer(20, prioritized=Prioritized(1.0))
     buffer.load(tmp_path / "save")
-    assert buffer.mass == buffer.available
+    assert buffer.total_priority == buffer.available
     assert buffer.sample(5, 2)["importance"].eq(1).all()
 
 
@@ -248,7 +248,7 @@ def test_chunks_are_those_of_their_array_whatever_is_kept_beside_the_rows(tmp_pa
     other.save(tmp_path / "2")
     again = ReplayBuffer(8, prioritized=Prioritized(1.0))
     again.load(tmp_path / "2")
-    assert again.mass == other.mass == 8.0
+    assert again.total_priority == other.total_priority == 8.0
 
 
 @pytest.mark.parametrize("where", ["stat", "link"])

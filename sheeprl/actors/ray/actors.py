@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.actors.messages import BufferStatus, Fragment, FragmentInfo, UpdateInfo, Writes
-from sheeprl.actors.ray.standby import giving_way
+from sheeprl.actors.ray.standby import run_at_idle_priority
 from sheeprl.buffer.block import Packed, pack
 from sheeprl.buffer.memmap import Array
 from sheeprl.buffer.storage import Rows
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class PlayerActor:
-    """A `Player`, once `become` has told which."""
+    """A `Player`, once `assign` has told which."""
 
     def __init__(self, config: Config, spaces: Spaces, in_reserve: bool = False) -> None:
         self.config, self.spaces = config, spaces
         if in_reserve:
-            giving_way(_import_player)
+            run_at_idle_priority(_import_player)
         else:
             _import_player()
 
-    def become(self, number: int, incarnation: int, video_folder: str | None) -> None:
+    def assign(self, number: int, incarnation: int, video_folder: str | None) -> None:
         """Be that player from now on. If it can't be made, who asks it for something hears why."""
         self.who = (number, incarnation, video_folder)
 
@@ -153,9 +153,9 @@ class TrainerActor:
         """
         return (self.learner.gradient_steps, {}) if self.rank else self.learner.weights(copy=False)
 
-    def rehearse(self) -> None:
-        """`Learner.rehearse`."""
-        self.learner.rehearse()
+    def warm_up(self) -> None:
+        """`Learner.warm_up`."""
+        self.learner.warm_up()
 
     def snapshot(self) -> tuple[int, Array | None]:
         """`Learner.snapshot`."""

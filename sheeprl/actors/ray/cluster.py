@@ -18,12 +18,12 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sheeprl.actors.handle import Handle, LostError, look_at
+from sheeprl.actors.handle import Handle, LostError, consume_exception
 from sheeprl.actors.ray import internals
 from sheeprl.actors.ray.actors import PlayerActor, ReplayActor, TrainerActor
 from sheeprl.actors.ray.handle import GroupHandle, RayHandle, awaited
-from sheeprl.actors.ray.standby import Spares
-from sheeprl.actors.ray.watchdog import Guard
+from sheeprl.actors.ray.standby import StandbyPool
+from sheeprl.actors.ray.watchdog import Watchdog
 from sheeprl.config.defaults import cluster_address
 from sheeprl.config.schema import Config
 from sheeprl.envs.transforms import Spaces
@@ -31,7 +31,7 @@ from sheeprl.envs.transforms import Spaces
 WARN_AFTER = 3.0  # seconds of waiting before saying for what
 RANK_CPUS = 1  # that a rank asks for, though it may use more threads: so that a run fits a two-core machine
 Report = Callable[[str], None]
-_guarded: list[Guard] = []  # of the Ray that was started for the run
+_guarded: list[Watchdog] = []  # of the Ray that was started for the run
 
 
 class ClusterError(RuntimeError):
@@ -67,7 +67,7 @@ def connect(config: Config) -> bool:
             cpus = max(os.cpu_count() or 1, math.ceil(asked))
             # "local": a cluster that happens to run on this machine is joined when it is named, not by chance.
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
-            _guarded.append(Guard([process.pid for process in internals.services()]))
+            _guarded.append(Watchdog([process.pid for process in internals.services()]))
     except Exception as error:  # Ray raises a plain one where its processes don't come up in time
         where = f"the Ray cluster at {address}" if address else "Ray"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -146,13 +146,13 @@ class Fleet:
         # Neither knows the fleet: a ring of references would keep actors' handles beyond the end of their Ray.
         self._make_process = partial(_player_process, self.config, self.spaces)
         has_room = partial(_has_room, self.config, self._nodes)
-        self._spares = Spares(self.config.players.spares, self._make_process, has_room, internals.draining_nodes)
+        self._spares = StandbyPool(self.config.players.spares, self._make_process, has_room, internals.draining_nodes)
 
     def make_player(self, number: int, incarnation: int) -> Handle:
         """The actor of a player; the first ones were started ahead."""
         player = self._waiting.pop((number, incarnation), None) or self._player(number, incarnation)
         node = self._nodes[number] = asyncio.ensure_future(awaited(player.call("node")))
-        node.add_done_callback(look_at)  # of a loss the run hears anyway
+        node.add_done_callback(consume_exception)  # of a loss the run hears anyway
         return player
 
     async def players_leaving(self) -> set[int]:
@@ -174,7 +174,7 @@ class Fleet:
 
     def _player(self, number: int, incarnation: int) -> Handle:
         process = self._spares.take() if self._nodes else self._make_process(False)
-        process.call("become", number, incarnation, self.video_folder if number == 0 else None)
+        process.call("assign", number, incarnation, self.video_folder if number == 0 else None)
         return process
 
     async def make_trainers(self, incarnation: int) -> Handle:

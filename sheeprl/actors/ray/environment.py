@@ -9,7 +9,7 @@ from sheeprl.config.defaults import cluster_address
 from sheeprl.config.schema import Config
 
 
-def settle(config: Config) -> None:
+def configure(config: Config) -> None:
     """Set Ray's environment, where the user hasn't.
 
     A Ray that is started for the run asks everybody for a token: it listens on the network, whatever address it is

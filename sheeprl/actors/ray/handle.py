@@ -10,7 +10,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from sheeprl.actors.handle import DataLostError, Every, LostError, Ref
+from sheeprl.actors.handle import AllRanks, DataLostError, LostError, Ref
 
 NOTICE = 10.0  # seconds that may pass between a rank's death and Ray's word of it
 
@@ -88,7 +88,7 @@ def _plain(args: Sequence[Any]) -> list[Any]:
     """Arguments as Ray takes them."""
     plain: list[Any] = []
     for arg in args:
-        if isinstance(arg, Every):
+        if isinstance(arg, AllRanks):
             plain += [ref.ref for ref in arg.ref.refs]
         elif isinstance(arg, GroupRef):
             plain.append(arg.refs[0].ref)

@@ -13,7 +13,7 @@ from sheeprl.actors.handle import Handle, LostError
 LOOK_AFTER = 1.0  # seconds between two looks at whether they are all there
 
 
-def giving_way(do: Callable[[], None]) -> None:
+def run_at_idle_priority(do: Callable[[], None]) -> None:
     """Do something on CPUs that nobody else wants just now, so that players that wake up needn't wait for it.
 
     It is done in a thread of its own: without privileges a thread can't take its priority back.
@@ -38,7 +38,7 @@ def giving_way(do: Callable[[], None]) -> None:
         raise failed[0]
 
 
-class Spares:
+class StandbyPool:
     """Processes of players that are nobody yet.
 
     None is started before the first player is lost: a run that loses none doesn't pay for them, and one that does waits

@@ -14,7 +14,7 @@ from contextlib import suppress
 import psutil
 
 
-class Guard:
+class Watchdog:
     """The driver's end.
 
     Args:

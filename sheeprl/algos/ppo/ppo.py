@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
-from sheeprl.algos.base import Acted, Algorithm, Loss, Mode, OptimizerSpec, Phase, Row, Step, Tensors
+from sheeprl.algos.base import Algorithm, Loss, Mode, OptimizerSpec, Phase, PolicyInput, PolicyOutput, Step, Tensors
 from sheeprl.algos.ppo.agent import Actor, PPOAgent
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.ppo.loss import approximate_kl, clipped_policy_loss, compute_gae, entropy_loss, value_loss
@@ -31,15 +31,17 @@ class PPO(Algorithm[PPOArgs]):
         build = partial(Adam, lr=self.args.learning_rate, eps=self.args.adam_eps)
         return {"agent": OptimizerSpec(("policy", "critic"), build, self.args.max_grad_norm)}
 
-    def act(self, policy: Actor, row: Row, state: Tensors, mode: Mode, generator: torch.Generator) -> Acted:
+    def act(
+        self, policy: Actor, row: PolicyInput, state: Tensors, mode: Mode, generator: torch.Generator
+    ) -> PolicyOutput:
         """Sample, and remember under which probability."""
         output = policy(row.obs)
         if mode == "greedy":
-            return Acted(policy.greedy(output))
+            return PolicyOutput(policy.greedy(output))
         action = policy.sample(output, generator)
-        return Acted(action, {"logprob": policy.logprob(output, action)})
+        return PolicyOutput(action, {"logprob": policy.logprob(output, action)})
 
-    def prepare(self, agent: PPOAgent, rollout: TensorDict) -> TensorDict:
+    def prepare_rollout(self, agent: PPOAgent, rollout: TensorDict) -> TensorDict:
         """Add values, advantages and returns, by the critic as it is before the first minibatch."""
         value = agent.critic(rollout["obs"], batch_dims=2)
         advantage = compute_gae(
@@ -58,7 +60,7 @@ class PPO(Algorithm[PPOArgs]):
 
     def loss(self, agent: PPOAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """−L^CLIP + c1 L^VF − c2 S, eq. 9."""
-        weight: Any = batch["weight"]
+        weight: Any = batch["sample_weight"]
         output = agent.policy(batch["obs"])
         logprob = agent.policy.logprob(output, batch["action"])
         policy = clipped_policy_loss(logprob, batch["logprob"], batch["advantage"], weight, carry["clip"])

@@ -11,7 +11,19 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
-from sheeprl.algos.base import Acted, Algorithm, Average, Loss, Mode, OptimizerSpec, Phase, Row, Spaces, Step, Tensors
+from sheeprl.algos.base import (
+    Algorithm,
+    Loss,
+    Mode,
+    OptimizerSpec,
+    Phase,
+    PolicyInput,
+    PolicyOutput,
+    Spaces,
+    Step,
+    TargetUpdate,
+    Tensors,
+)
 from sheeprl.algos.sac.agent import Actor, SACAgent
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.algos.sac.loss import actor_loss, alpha_loss, critic_loss, critic_target
@@ -40,20 +52,22 @@ class SAC(Algorithm[SACArgs]):
             "alpha": OptimizerSpec(("alpha",), partial(Adam, lr=self.args.alpha_lr)),
         }
 
-    def act(self, policy: Actor, row: Row, state: Tensors, mode: Mode, generator: torch.Generator) -> Acted:
+    def act(
+        self, policy: Actor, row: PolicyInput, state: Tensors, mode: Mode, generator: torch.Generator
+    ) -> PolicyOutput:
         """Uniform while warming up, the squashed mean when greedy, else a draw."""
         envs = len(row.reward)
         if mode == "random":
-            return Acted(torch.rand((envs, self.actions), generator=generator) * 2 - 1)
+            return PolicyOutput(torch.rand((envs, self.actions), generator=generator) * 2 - 1)
         mean, log_std = policy(row.obs)
         if mode == "greedy":
-            return Acted(torch.tanh(mean))
+            return PolicyOutput(torch.tanh(mean))
         noise = torch.randn((envs, self.actions), generator=generator)
-        return Acted(torch.tanh(mean + log_std.exp() * noise))
+        return PolicyOutput(torch.tanh(mean + log_std.exp() * noise))
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """Critics (then their targets), actor, temperature."""
-        average = Average("critic", "critic_target", self.args.tau)
+        average = TargetUpdate("critic", "critic_target", self.args.tau)
         critic = Phase("critic", self.critic_loss, self.noise, averages=(average,))
         actor = Phase("actor", self.actor_loss, self.noise)
         return [critic, actor, Phase("alpha", self.alpha_loss)] if self.args.learn_alpha else [critic, actor]
@@ -64,7 +78,7 @@ class SAC(Algorithm[SACArgs]):
 
     def critic_loss(self, agent: SACAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Soft Bellman residual against the target critics."""
-        weight: Any = batch["weight"]
+        weight: Any = batch["sample_weight"]
         with torch.no_grad():
             next_action, next_logprob = agent.policy.sample(batch["next_obs"], noise["action"])
             next_q = agent.critic_target(batch["next_obs"], next_action)
@@ -77,10 +91,10 @@ class SAC(Algorithm[SACArgs]):
     def actor_loss(self, agent: SACAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Expected Q and entropy of fresh actions; carries their log densities."""
         action, logprob = agent.policy.sample(batch["obs"], noise["action"])
-        loss = actor_loss(agent.critic(batch["obs"], action), logprob, agent.alpha(), batch["weight"])
+        loss = actor_loss(agent.critic(batch["obs"], action), logprob, agent.alpha(), batch["sample_weight"])
         return Loss(loss, {"Loss/policy_loss": loss.detach()}, carry={"logprob": logprob.detach()})
 
     def alpha_loss(self, agent: SACAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Moves the temperature so that the policy's entropy meets its target."""
-        loss = alpha_loss(agent.alpha.log_alpha, carry["logprob"], self.target_entropy, batch["weight"])
+        loss = alpha_loss(agent.alpha.log_alpha, carry["logprob"], self.target_entropy, batch["sample_weight"])
         return Loss(loss, {"Loss/alpha_loss": loss.detach(), "Params/alpha": agent.alpha()})

@@ -29,7 +29,7 @@ class CompileError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Asked:
+class LibraryRequest:
     """A step that was asked for, of which it isn't known yet whether its gradients were finite.
 
     Args:
@@ -104,7 +104,7 @@ class CompiledSteps:
         self.seconds = 0.0  # that compiling has taken
         self.notes: list[str] = []  # for the run's log
         self._is_healthy = torch.ones((), dtype=torch.bool, device=self.device)
-        self._asked: list[Asked] = []
+        self._asked: list[LibraryRequest] = []
         self._counts: dict[str, Count] = {}
         self._made: dict[tuple[Any, ...], CompiledStep] = {}
         self._stale: set[tuple[Any, ...]] = set()  # those that use a state which the optimizers don't have any more
@@ -152,7 +152,7 @@ class CompiledSteps:
             made.rebind()
             self._stale.remove(key)
         report, losses = made.take(inputs)
-        self._asked.append(Asked(made, phases, report))
+        self._asked.append(LibraryRequest(made, phases, report))
         for phase in phases:
             self._counts[phase.optimizer].add(1)
         return losses

@@ -45,20 +45,20 @@ class RuleStepper:
 
     def __init__(
         self,
-        is_healthy: Tensor,
+        all_finite: Tensor,
         vectors: Sequence[Tensor],
         buffers: Tensors,
         states: Mapping[str, Sequence[Tensors]],
         groups: Mapping[str, Group],
         factors: Sequence[Sequence[Sequence[Tensor]]],
     ) -> None:
-        self.is_healthy = is_healthy
+        self.all_finite = all_finite
         self.vectors, self.buffers, self.states, self.groups = vectors, buffers, states, groups
         self.factors = iter(factors)
 
     def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
         """Step the phase's group."""
-        self.is_healthy.logical_and_(torch.isfinite(norm))
+        self.all_finite.logical_and_(torch.isfinite(norm))
         group, states, factors = self.groups[phase.optimizer], self.states[phase.optimizer], next(self.factors)
         rule, settings = rule_of(group.optimizer), [settings for settings, _ in group.settings()]
         for place, (number, gradient) in enumerate(zip(group.vectors, gradients, strict=True)):
@@ -68,18 +68,18 @@ class RuleStepper:
             for name, value in new.items():
                 self._put(state[name], value)
 
-    def follow(self, span: Span, tau: float) -> None:
+    def polyak_update(self, span: Span, tau: float) -> None:
         """Move a part of a target vector towards what it follows."""
         target, online = self.vectors[span.target], self.vectors[span.online]
         old = target[span.target_slice]
         self._put(old, old + tau * (online[span.online_slice] - old))
 
-    def keep(self, name: str, value: Tensor) -> None:
+    def set_buffer(self, name: str, value: Tensor) -> None:
         """Put a value into the agent's buffer of that name."""
         self._put(self.buffers[name], value)
 
     def _put(self, old: Tensor, new: Tensor) -> None:
-        old.copy_(torch.where(self.is_healthy, new, old))
+        old.copy_(torch.where(self.all_finite, new, old))
 
 
 class CompiledStep:
@@ -101,12 +101,12 @@ class CompiledStep:
         phases: Sequence[Phase],
         assemble: Assemble,
         given: Tree,
-        is_healthy: Tensor,
+        all_finite: Tensor,
         folder: Path,
     ) -> None:
         self._step, self._phases, self._assemble = step, phases, assemble
         self._groups = {phase.optimizer: step.groups[phase.optimizer] for phase in phases}
-        self._is_healthy, self._folder = is_healthy, folder
+        self._is_healthy, self._folder = all_finite, folder
         self.metrics: list[str] = []
         self.is_new = False
         self._writes: list[list[str]] = []
@@ -114,7 +114,7 @@ class CompiledStep:
         graph = self._trace({**self._state(), **given})
         self._library = opened(graph, self._open)
         # Sums over the ranks are not recorded: they wait for each other.
-        self._is_recorded = is_healthy.device.type == "cuda" and not has_sums(graph)
+        self._is_recorded = all_finite.device.type == "cuda" and not has_sums(graph)
         self.rebind()
 
     def _open(self, graph: GraphModule, examples: list[Tensor]) -> Library:

@@ -12,7 +12,18 @@ from torch.optim import Adam
 
 from reinforce_example.args import ReinforceArgs
 from reinforce_example.loss import baseline_loss, discounted_returns, policy_loss
-from sheeprl.algos.base import Acted, Algorithm, Loss, Mode, OptimizerSpec, Phase, Row, Spaces, Step, Tensors
+from sheeprl.algos.base import (
+    Algorithm,
+    Loss,
+    Mode,
+    OptimizerSpec,
+    Phase,
+    PolicyInput,
+    PolicyOutput,
+    Spaces,
+    Step,
+    Tensors,
+)
 from sheeprl.models.distributions import categorical_entropy, categorical_logprob, categorical_sample, exponential_like
 from sheeprl.models.encoder import to_vector, vector_size
 from sheeprl.models.mlp import mlp
@@ -56,14 +67,16 @@ class Reinforce(Algorithm[ReinforceArgs]):
         build = partial(Adam, lr=self.args.learning_rate)
         return {"agent": OptimizerSpec(("policy", "baseline"), build, self.args.max_grad_norm)}
 
-    def act(self, policy: Network, row: Row, state: Tensors, mode: Mode, generator: torch.Generator) -> Acted:
+    def act(
+        self, policy: Network, row: PolicyInput, state: Tensors, mode: Mode, generator: torch.Generator
+    ) -> PolicyOutput:
         """Sample; the most likely action when greedy."""
         logits = policy(row.obs)
         if mode == "greedy":
-            return Acted(logits.argmax(-1))
-        return Acted(categorical_sample(logits, exponential_like(logits, generator)))
+            return PolicyOutput(logits.argmax(-1))
+        return PolicyOutput(categorical_sample(logits, exponential_like(logits, generator)))
 
-    def prepare(self, agent: Agent, rollout: TensorDict) -> TensorDict:
+    def prepare_rollout(self, agent: Agent, rollout: TensorDict) -> TensorDict:
         """`[T + 1, B]` arrival rows to `[T, B]` rows with returns and advantages."""
         value = agent.baseline(rollout["obs"], batch_dims=2).squeeze(-1)
         returns = discounted_returns(
@@ -81,7 +94,7 @@ class Reinforce(Algorithm[ReinforceArgs]):
 
     def loss(self, agent: Agent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Policy gradient, baseline and entropy bonus."""
-        weight = batch["weight"]
+        weight = batch["sample_weight"]
         logits = agent.policy(batch["obs"])
         policy = policy_loss(categorical_logprob(logits, batch["action"]), batch["advantage"], weight)
         value = baseline_loss(agent.baseline(batch["obs"]).squeeze(-1), batch["returns"], weight)

@@ -1,0 +1,476 @@
+"""A buffer in files: what is left of it after a kill, and what happens where there is no room or somebody else."""
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sheeprl.buffer import ReplayBuffer, storage
+from sheeprl.buffer import memmap as memory
+from sheeprl.buffer.episodes import Episodes
+from sheeprl.buffer.memmap import NoRoomError
+from sheeprl.buffer.priorities import Prioritized
+from sheeprl.buffer.samplers import Transitions
+from sheeprl.buffer.sequences import Sequences
+from sheeprl.buffer.tensordicts import flatten
+from tests.helpers import buffer_writer as writer
+from tests.helpers.buffer_faults import BEGUN, NOTHING, STAGES, Killed, add_and_die
+from tests.helpers.buffer_model import Model, check_equal, draw_all, encode, encode_transitions, one_of_each, rows_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def names(buffer):
+    return {int(sample["obs"]): int(sample["next_obs"]) for sample in draw_all(buffer)} if buffer.available else {}
+
+
+# ------------------------------------------------------------------------------------------------ real kills
+
+
+@pytest.fixture(scope="module")
+def writers():
+    """A process that starts writers."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.helpers.buffer_writer"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
+def start_writer(writers, folder, capacity):
+    writers.stdin.write(f"{capacity} {folder}\n")
+    writers.stdin.flush()
+    return writers.stdout.readline().split()
+
+
+def lines_until_gone(writers):
+    return list(iter(writers.stdout.readline, "gone\n"))
+
+
+def names_of(player, sequence, env):
+    return [1000 * env + 100_000 * player + writer.ROWS * sequence + row for row in range(writer.ROWS)]
+
+
+def test_what_was_acknowledged_is_there_after_kills(writers, tmp_path):
+    """Killed at random again and again, while each process goes on from what the one before has left."""
+    capacity, rng, folder = 1500, random.Random(1), tmp_path / "memory"
+    acknowledged = [0] * writer.PLAYERS
+    for _ in range(15):
+        word, pid = start_writer(writers, folder, capacity)
+        assert word == "ready"
+        lines = [writers.stdout.readline() for _ in range(rng.randrange(12))]
+        time.sleep(rng.random() / 300)
+        os.kill(int(pid), signal.SIGKILL)
+        for player, sequence in map(str.split, lines + lines_until_gone(writers)):
+            assert int(sequence) == acknowledged[int(player)]
+            acknowledged[int(player)] += 1
+        if not memory.has_buffer(folder):
+            assert not any(acknowledged)
+            continue
+        buffer = ReplayBuffer.attach(folder, capacity, Sequences(3, crosses=False))
+        there = [buffer.storage.streams.expects((player, 0)) for player in range(writer.PLAYERS)]
+        ahead = [has - said for has, said in zip(there, acknowledged, strict=True)]
+        assert sum(ahead) in (0, 1) and min(ahead) == 0
+        acknowledged = there
+        check_what_is_left(buffer, there)
+        buffer.close()
+    assert sum(acknowledged) > 30
+
+
+def check_what_is_left(buffer, expected):
+    ring = buffer.storage
+    rows = {name: values[: ring.size] for name, values in ring.rows.items()}
+    real = ring.is_real(np.arange(ring.size))
+    found = set(rows["obs"][real, 0].astype(int).tolist())
+    # The newest of each player, so many that none of them can have been overwritten.
+    for player in range(writer.PLAYERS):
+        for sequence in range(max(0, expected[player] - 3), expected[player]):
+            for env in range(player + 1):
+                assert found.issuperset(names_of(player, sequence, env))
+    assert (rows["action"][real] == rows["obs"][real, 0] + 0.25).all()
+    assert np.allclose(rows["reward"][real], rows["obs"][real, 0] / 10)
+    if not buffer.available:
+        return
+    sample = buffer.sample(1, 500)
+    assert (sample["obs"][:, 1:] - sample["obs"][:, :-1] == 1).all()
+    assert not sample["is_first"][:, 1:].any()
+
+
+# ------------------------------------------------------------------------------ deaths at every step of an add
+
+
+class Twin:
+    """A mapped buffer and its model."""
+
+    def __init__(self, folder, sampler=None, **settings):
+        self.folder, self.sampler, self.settings = folder, sampler or Transitions(), settings
+        self.buffer = ReplayBuffer(13, self.sampler, memmap=folder, **settings)
+        self.model = Model(13)
+        self.sequences = [0, 0]
+
+    def fragment(self, player, rows=2):
+        ends = [None, 1, None, None, "terminated", None, None, 1]
+        return self.model.fragment(player + 1, (ends * 3)[: 2 * (rows + 1) * (player + 1)])
+
+    def add(self, player, rows=2):
+        fragment = self.fragment(player, rows)
+        assert self.buffer.add(encode(fragment), (player, 0), self.sequences[player])
+        self.expect(player, fragment)
+
+    def expect(self, player, fragment):
+        self.model.add(player, fragment)
+        self.sequences[player] += 1
+
+    def die(self, player, stage):
+        """An add that ends in the middle; then a new process."""
+        fragment = self.fragment(player)
+        rows, sequence = flatten(encode(fragment)), self.sequences[player]
+        died = add_and_die(self.buffer, rows, (player, 0), sequence, stage)
+        found = STAGES[stage][0] if died else "whole"
+        if found == BEGUN:
+            self.model.leave_hole(2 * (player + 1))
+        elif found != NOTHING:
+            self.expect(player, fragment)
+        self.buffer = ReplayBuffer.attach(self.folder, 13, self.sampler, **self.settings)
+        self.check()
+        # The player doesn't know, and sends it again.
+        again = self.buffer.add_rows(rows, (player, 0), sequence)
+        assert again == (self.sequences[player] == sequence)
+        if again:
+            self.expect(player, fragment)
+        self.check()
+        return died
+
+    def check(self):
+        expected = self.model.transitions()
+        assert self.buffer.available == len(expected)
+        if expected:
+            rows = self.buffer.draw(1, 500)
+            rows.pop("importance", None)
+            found = one_of_each(rows)
+            assert found["index"].tolist() == list(expected)
+            check_equal(found, encode_transitions(expected.values()))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("filled", [1, 3, 12])
+@pytest.mark.parametrize("prioritized", [None, Prioritized()])
+def test_an_add_that_ends_in_the_middle(stage, filled, prioritized, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "RECORDS", 4)
+    twin = Twin(tmp_path / "memory", prioritized=prioritized)
+    for number in range(filled):
+        twin.add(number % 2)
+    died = [twin.die(player, stage) for player in (0, 1, 1, 0, 0)]
+    if "book" not in stage:
+        assert all(died)
+    for number in range(6):
+        twin.add(number % 2)
+        twin.check()
+
+
+@pytest.mark.parametrize("stage", ["book", "half a book", "book replaced"])
+def test_a_death_while_the_book_is_replaced(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "RECORDS", 4)
+    twin = Twin(tmp_path / "memory")
+    for number in range(4):
+        twin.add(number % 2)
+    assert twin.die(0, stage)
+
+
+@pytest.mark.parametrize("stage", ["book", "half a book", "book replaced", "entry", "rows", "annexes"])
+def test_a_death_in_the_very_first_add(stage, tmp_path, monkeypatch):
+    """The journal is made by it."""
+    twin = Twin(tmp_path / "memory")
+    take = storage.Storage._take
+
+    def die_later(self, arrays):
+        take(self, arrays)
+        STAGES[stage][1](self)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(storage.Storage, "_take", die_later)
+        twin.buffer.add(encode(twin.fragment(0)))
+    twin.buffer.close()
+    twin.buffer = ReplayBuffer.attach(twin.folder, 13)
+    if STAGES[stage][0] == BEGUN:
+        twin.model.leave_hole(2)
+    twin.check()
+    twin.add(0)
+    twin.check()
+
+
+@pytest.mark.parametrize("grown", range(8))
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_end_between_the_tails_of_several_keys(grown, killed, tmp_path, monkeypatch):
+    twin, calls = Twin(tmp_path / "memory"), []
+    twin.add(0)
+
+    def grow(self, name, array, rows):
+        calls.append(name)
+        if len(calls) > grown:
+            raise Killed if killed else NoRoomError
+        return original(self, name, array, rows)
+
+    original = memory.Mapped.grow
+    with monkeypatch.context() as patch, pytest.raises(Killed if killed else NoRoomError):
+        patch.setattr(memory.Mapped, "grow", grow)
+        twin.buffer.add(encode(twin.fragment(1)), (1, 0))
+    if killed:
+        twin.buffer.close()
+        twin.buffer = ReplayBuffer.attach(twin.folder, 13)
+    twin.check()
+    for player in (1, 0, 1):
+        twin.add(player)
+        twin.check()
+
+
+def test_a_death_before_the_files_are_known_leaves_no_buffer(tmp_path, monkeypatch):
+    def die(*args):
+        raise Killed
+
+    buffer = ReplayBuffer(13, memmap=tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(memory.Mapped, "_write_layout", die)
+        buffer.add(rows_of([1, 2]))
+    buffer.close()
+    with pytest.raises(FileNotFoundError, match="holds no buffer to attach"):
+        ReplayBuffer.attach(tmp_path, 13)
+    for file in tmp_path.glob("*.bin"):  # as if other rows had been there
+        file.write_bytes(b"\xff" * file.stat().st_size)
+    buffer = ReplayBuffer(13, memmap=tmp_path)
+    buffer.add(rows_of([1, 2]))
+    buffer.close()
+    assert names(ReplayBuffer.attach(tmp_path, 13)) == {1: 2}
+
+
+def test_rows_of_a_hole_are_no_episodes(tmp_path):
+    """They still say that they were first, as what was there before them, or what was about to be."""
+    buffer = ReplayBuffer(8, Episodes(), memmap=tmp_path)
+    for number in range(2):
+        buffer.add(rows_of([4 * number, 1, 2, 3, 4], ends="   t", first="f   "))
+    ones = flatten(rows_of([50, 51, 52], first="fff"))
+    add_and_die(buffer, ones, (1, 0), 0, "links")
+    buffer = ReplayBuffer.attach(tmp_path, 8, Episodes())
+    assert buffer.available == 1
+    assert buffer.sample(1, 5)["obs"][:, :, 0, 0].tolist() == [[4, 1, 2, 3]] * 5
+
+
+@pytest.mark.parametrize("way", ["load", "load_state_dict"])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_death_while_loading_leaves_an_empty_buffer(way, used, tmp_path, monkeypatch):
+    """Rather than some rows of one and some of the other."""
+    source = ReplayBuffer(8)
+    source.add(rows_of([10, 11, 12]))
+    source.save(tmp_path / "save")
+    buffer = ReplayBuffer(8, memmap=tmp_path / "memory")
+    if used:
+        buffer.add(rows_of([0, 1, 2, 3]))
+
+    def die(*args):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(storage.Storage, "restored", die)
+        getattr(buffer, way)(tmp_path / "save" if way == "load" else source.state_dict())
+    buffer.close()
+    buffer = ReplayBuffer.attach(tmp_path / "memory", 8)
+    assert len(buffer) == 0 and not buffer.available
+    assert buffer.add(rows_of([20, 21]), (0, 0), 0)
+    assert names(buffer) == {20: 21}
+    buffer.load(tmp_path / "save")
+    assert names(buffer) == {10: 11, 11: 12}
+    buffer.close()
+    assert names(ReplayBuffer.attach(tmp_path / "memory", 8)) == {10: 11, 11: 12}
+
+
+def test_a_player_that_found_no_room_leaves_the_others_as_they_are(tmp_path, monkeypatch):
+    """Its streams would be numbered before theirs, but not in the journal."""
+    buffer = ReplayBuffer(20, memmap=tmp_path)
+    buffer.add(rows_of([0, 1, 2]), (0, 0))
+
+    def fail(self, described):
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory.Mapped, "_take_room", fail)
+        with pytest.raises(NoRoomError, match=r"needs \d+ B in"):
+            buffer.add(rows_of([50, 51], envs=2), (1, 0))
+    assert len(buffer) == 2
+    buffer.add(rows_of([60, 61], envs=3), (2, 0))
+    buffer.add(rows_of([50, 51], envs=2), (1, 0), 0)
+    before = names(buffer)
+    assert before == {0: 1, 1: 2, 60: 61, 1060: 1061, 2060: 2061, 50: 51, 1050: 1051}
+    buffer.close()
+    buffer = ReplayBuffer.attach(tmp_path, 20)
+    assert names(buffer) == before
+    buffer.add(rows_of([51, 52], envs=2), (1, 0), 1)
+    assert names(buffer) == before | {51: 52, 1051: 1052}
+
+
+# ---------------------------------------------------------------------------------------------- attaching
+
+
+def test_a_second_process_is_kept_out(writers, tmp_path):
+    buffer = ReplayBuffer(2000, memmap=tmp_path)
+    buffer.add(rows_of([0, 1]))
+    for attempt in (
+        lambda: ReplayBuffer.attach(tmp_path, 2000),
+        lambda: ReplayBuffer.attach(tmp_path, 2000, Sequences(2)),
+    ):
+        with pytest.raises(BlockingIOError, match="in use by another process"):
+            attempt()
+    assert memory.in_use(tmp_path)
+    assert start_writer(writers, tmp_path, 2000) == ["BlockingIOError"]
+    assert lines_until_gone(writers) == []
+    buffer.close()
+    assert not memory.in_use(tmp_path)
+    assert names(ReplayBuffer.attach(tmp_path, 2000)) == {0: 1}
+
+
+def test_two_new_buffers_do_not_share_a_folder(tmp_path):
+    buffer = ReplayBuffer(20, memmap=tmp_path)
+    with pytest.raises(BlockingIOError):
+        ReplayBuffer(20, memmap=tmp_path)
+    buffer.add(rows_of([0, 1]))
+    assert names(buffer) == {0: 1}
+
+
+def test_a_folder_that_holds_a_buffer_is_not_overwritten(tmp_path):
+    buffer = ReplayBuffer(20, memmap=tmp_path)
+    buffer.add(rows_of([0, 1]))
+    buffer.close()
+    try:
+        ReplayBuffer(20, memmap=tmp_path)
+    except FileExistsError as error:
+        assert "holds a buffer already" in str(error)
+        assert names(ReplayBuffer.attach(tmp_path, 20)) == {0: 1}  # right here, where the error is still known
+    else:
+        pytest.fail("it was overwritten")
+
+
+def test_nothing_to_attach(tmp_path):
+    try:
+        ReplayBuffer.attach(tmp_path / "none", 20)
+    except FileNotFoundError as error:
+        assert "holds no buffer to attach" in str(error) and not (tmp_path / "none").exists()
+        ReplayBuffer(20, memmap=tmp_path / "none").add(rows_of([0, 1]))
+    else:
+        pytest.fail("nothing was attached")
+
+
+def test_another_capacity_is_refused_and_the_folder_let_go(tmp_path):
+    buffer = ReplayBuffer(20, memmap=tmp_path)
+    buffer.add(rows_of([0, 1]))
+    buffer.close()
+    try:
+        ReplayBuffer.attach(tmp_path, 21)
+    except ValueError as error:
+        assert "holds a buffer of 20 rows, not 21" in str(error)
+        assert names(ReplayBuffer.attach(tmp_path, 20)) == {0: 1}
+
+
+@pytest.mark.parametrize(
+    "how", [{"prioritized": Prioritized()}, {"sampler": Sequences(2, crosses=False)}], ids=["priority", "age"]
+)
+def test_a_way_of_sampling_that_nothing_was_kept_for_is_refused(how, tmp_path):
+    buffer = ReplayBuffer(20, memmap=tmp_path)
+    buffer.add(rows_of([0, 1]))
+    buffer.close()
+    with pytest.raises(ValueError, match=r"keeps no (priority|age) of its rows"):
+        ReplayBuffer.attach(tmp_path, 20, **how)
+    assert names(ReplayBuffer.attach(tmp_path, 20)) == {0: 1}
+
+
+def test_priorities_that_were_not_kept_in_step_are_forgotten(tmp_path):
+    buffer = ReplayBuffer(4, memmap=tmp_path, prioritized=Prioritized(1.0))
+    buffer.add(rows_of(range(5)))
+    buffer.update_priorities(np.arange(4), np.full(4, 7.0))
+    buffer.close()
+    buffer = ReplayBuffer.attach(tmp_path, 4)
+    buffer.add(rows_of([10, 11, 12]), (1, 0))
+    buffer.close()
+    buffer = ReplayBuffer.attach(tmp_path, 4, prioritized=Prioritized(1.0))
+    assert buffer.total_priority == 4.0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"checksum": 1, "text": "{}"}'])
+def test_a_damaged_book_is_told(text, tmp_path):
+    buffer = ReplayBuffer(4, memmap=tmp_path)
+    buffer.add(rows_of([0, 1]))
+    buffer.close()
+    (tmp_path / "book.json").write_text(text)
+    with pytest.raises(ValueError, match=r"book\.json is damaged"):
+        ReplayBuffer.attach(tmp_path, 4)
+    (tmp_path / "book.json").unlink()
+    with pytest.raises(ValueError, match=r"book\.json is damaged"):  # not taken for an empty buffer's
+        ReplayBuffer.attach(tmp_path, 4)
+
+
+def test_a_mapped_buffer_is_saved_and_goes_on_elsewhere(tmp_path):
+    buffer = ReplayBuffer(6, memmap=tmp_path / "memory", prioritized=Prioritized(0.5))
+    buffer.add(rows_of(range(6)))
+    buffer.add(rows_of(range(5, 9)))
+    buffer.save(tmp_path / "save")
+    expected = buffer.sample(3, 5)["index"].tolist()
+    for target in (None, tmp_path / "other"):
+        restored = ReplayBuffer(6, memmap=target, prioritized=Prioritized(0.5), seed=9)
+        restored.load(tmp_path / "save")
+        assert restored.sample(3, 5)["index"].tolist() == expected
+
+
+# ------------------------------------------------------------------------------------------------- no room
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_too_little_disk_is_told_before_there_are_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 10**6 - 1000, 1000))
+    buffer = ReplayBuffer(100_000, memmap=tmp_path / "memory")
+    with pytest.raises(NoRoomError, match=r"needs .* MB in .*memory, where 1 KB are free"):
+        buffer.add(rows_of([0, 1]))
+    assert not [path.name for path in (tmp_path / "memory").iterdir() if path.name != "lock"]
+    monkeypatch.undo()
+    assert buffer.add(rows_of([0, 1]), sequence=0)
+    assert names(buffer) == {0: 1}
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_no_files(tmp_path, monkeypatch):
+    taken = []
+
+    def fallocate(descriptor, begin, size):
+        taken.append(size)
+        if len(taken) == 5:
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    buffer = ReplayBuffer(100, memmap=tmp_path)
+    with pytest.raises(NoRoomError, match="make room"):
+        buffer.add(rows_of([0, 1]))
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    monkeypatch.undo()
+    assert buffer.add(rows_of([0, 1]), sequence=0)
+    assert names(buffer) == {0: 1}
+
+
+def test_more_than_the_memory_of_the_machine_is_refused():
+    buffer = ReplayBuffer(2**45)
+    with pytest.raises(NoRoomError, match="TB of memory, this machine has"):
+        buffer.add(rows_of([0, 1]))
+    assert len(buffer) == 0 and not buffer.available
+
+
+def test_the_room_on_the_disk_is_taken_at_once(tmp_path):
+    buffer = ReplayBuffer(10_000, memmap=tmp_path)
+    buffer.add(rows_of([0, 1]))
+    taken = sum(path.stat().st_blocks * 512 for path in tmp_path.glob("*.bin"))
+    assert taken >= 10_000 * buffer.storage.row_bytes

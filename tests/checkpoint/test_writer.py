@@ -1,0 +1,188 @@
+"""Checkpoints of whole runs: what is kept, what a damaged one leads to, and who may go on with a run."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sheeprl import load_config
+from sheeprl.checkpoint import manifest
+from sheeprl.checkpoint.resume import newest_start
+from sheeprl.checkpoint.run_dir import checkpoints, locked
+from sheeprl.checkpoint.writer import CheckpointWriter
+from sheeprl.utils.errors import ConfigError, RunFailedError
+from tests.helpers.damage import cuts, deleted, flips, small_disk  # noqa: F401
+from tests.helpers.runs import QUIET, SMALL_SAC, lines, run, saved
+
+COUPLED = "run.mode=coupled"
+SHORT = [COUPLED, "run.total_steps=200", "checkpoint.every=60"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run with three checkpoints, not to be changed."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "run"
+    run(folder, "sac", *SHORT)
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def config_of(folder):
+    from sheeprl.checkpoint.run_dir import read_config
+    from sheeprl.config.loading import validate
+
+    return validate(read_config(folder))
+
+
+def test_a_checkpoint_has_everything_and_says_so(finished):
+    newest = checkpoints(finished)[-1]
+    described = manifest.verify(newest)
+    assert {"agent.pt", "state.json", "config.yaml", "player_0.pt", "buffer/shard_0/buffer.json"} <= set(
+        described.files
+    )
+    end = lines(finished)[-1]
+    assert described.about["algorithm"] == "sac"
+    assert described.about["policy_steps"] == end["policy_steps"]
+    assert described.about["gradient_steps"] == end["gradient_steps"]
+    assert {"sheeprl", "torch", "python"} <= set(described.versions)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(copied):
+    *_, before, newest = checkpoints(copied)
+    config = config_of(copied)
+    for path in sorted(path for path in newest.rglob("*") if path.is_file()):
+        damages = [cuts(path), flips(path, 3)] if path.stat().st_size else []
+        for damage in damages:
+            for _ in damage:
+                said = []
+                assert newest_start(copied, config, said.append).checkpoint == before, path
+                assert str(path) in said[0] and len(said) == 1
+        if path.name != "manifest.json":
+            with deleted(path):
+                assert newest_start(copied, config, said.append).checkpoint == before, path
+    assert newest_start(copied, config, said.append).checkpoint == newest
+
+
+def test_resume_goes_on_from_the_one_before(copied, capsys):
+    *_, before, newest = checkpoints(copied)
+    path = newest / "agent.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    result = run(copied, "sac", *SHORT, "run.resume=true", "run.total_steps=300")
+    assert f"warning: {newest.name} is left out: {path}" in capsys.readouterr().out
+    assert {"event": "resume", "step": int(before.name[5:])} in lines(copied)
+    assert result.gradient_steps == result.policy_steps - 50
+
+
+def test_a_folder_without_a_manifest_is_no_checkpoint(copied):
+    *_, before, newest = checkpoints(copied)
+    (newest / "manifest.json").unlink()
+    assert checkpoints(copied)[-1] == before
+
+
+def test_when_all_are_damaged_nothing_is_started(copied):
+    for path in checkpoints(copied):
+        (path / "state.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"state\.json"):
+        run(copied, "sac", *SHORT, "run.resume=true")
+
+
+def test_metrics_that_are_made_again_are_not_there_twice(copied):
+    newest = checkpoints(copied)[-1]
+    (newest / "agent.pt").unlink()
+    before = lines(copied)
+    run(copied, "sac", *SHORT, "run.resume=true")
+    steps = [line["step"] for line in lines(copied) if "Time/sps" in line]
+    assert steps == sorted(set(steps))
+    undone = [json.loads(line) for line in (copied / "metrics_undone.jsonl").read_text().splitlines()]
+    assert undone and all(line in before for line in undone)
+    assert [line["event"] for line in lines(copied) if "event" in line] == ["end", "resume", "end"]
+
+
+def test_the_best_are_kept_besides_the_newest(tmp_path):
+    config = load_config("ppo", ["checkpoint.keep_last=2", "checkpoint.keep_best=2"])
+    for step, mean_return in enumerate([3.0, 9.0, None, 7.0, 1.0, 8.0]):
+        folder = tmp_path / "checkpoints" / f"step_{step}"
+        folder.mkdir(parents=True)
+        manifest.write(folder, {"mean_return": mean_return})
+    CheckpointWriter(tmp_path, config)._remove_old()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_1", "step_4", "step_5"]
+
+
+def test_two_processes_do_not_run_the_same_run(copied):
+    with locked(copied), pytest.raises(ConfigError, match="another process is running it"):
+        run(copied, "sac", *SHORT, "run.resume=true")
+    run(copied, "sac", *SHORT, "run.resume=true")
+
+
+def test_the_clock_demands_checkpoints_too(tmp_path):
+    run(tmp_path / "run", "sac", COUPLED, "run.total_steps=600", "checkpoint.every=100000", "checkpoint.keep_last=99",
+        "checkpoint.every_minutes=0.004")  # fmt: skip
+    found = checkpoints(tmp_path / "run")
+    assert len(found) > 2
+    assert all((path / "player_0.pt").is_file() for path in found)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes into any folder")
+def test_a_folder_that_cannot_be_written_fails_the_run_and_keeps_the_last_checkpoint(copied):
+    newest = checkpoints(copied)[-1]
+    os.chmod(copied / "checkpoints", 0o500)
+    try:
+        with pytest.raises((RunFailedError, ConfigError)):
+            run(copied, "sac", *SHORT, "run.resume=true", "run.total_steps=300")
+    finally:
+        os.chmod(copied / "checkpoints", 0o700)
+    assert newest_start(copied, config_of(copied), print).checkpoint == newest
+
+
+def test_a_full_disk_is_told_and_the_last_whole_checkpoint_stays(small_disk):  # noqa: F811
+    disk = small_disk(16)
+    folder = disk.folder / "run"
+    run(folder, "sac", *SHORT)
+    newest = checkpoints(folder)[-1]
+    ballast = disk.fill(leave=50_000)
+    with pytest.raises(RunFailedError, match="no checkpoint could be written"):
+        run(folder, "sac", *SHORT, "run.resume=true", "run.total_steps=300")
+    assert manifest.verify(newest)
+    assert checkpoints(folder)[-1] == newest and not list(folder.glob("checkpoints/.*.part"))
+    ballast.unlink()
+    result = run(folder, "sac", *SHORT, "run.resume=true", "run.total_steps=300")
+    assert result.gradient_steps == result.policy_steps - 50
+
+
+def test_a_read_only_disk_is_told_and_the_last_whole_checkpoint_stays(small_disk):  # noqa: F811
+    disk = small_disk(16)
+    folder = disk.folder / "run"
+    run(folder, "sac", *SHORT)
+    newest = checkpoints(folder)[-1]
+    with disk.read_only():
+        with pytest.raises(ConfigError, match=r"run\.dir=.*can't be written to: Read-only file system"):
+            run(folder, "sac", *SHORT, "run.resume=true", "run.total_steps=300")
+        with pytest.raises(ConfigError, match=r"run\.dir=.*can't be made: .*Read-only file system"):
+            run(disk.folder / "another", "sac", *SHORT)
+        assert manifest.verify(newest)
+    result = run(folder, "sac", *SHORT, "run.resume=true", "run.total_steps=300")
+    assert result.gradient_steps == result.policy_steps - 50
+
+
+def test_a_killed_driver_is_resumed(tmp_path):
+    words = [*SHORT, f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=1000000"]
+    process = subprocess.Popen([sys.executable, "-m", "sheeprl", "run", "sac", *words])
+    deadline = time.monotonic() + 120
+    while len(checkpoints(tmp_path / "run")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    total = int(checkpoints(tmp_path / "run")[-1].name[5:]) + 100
+    result = run(tmp_path / "run", "sac", *SHORT, "run.resume=true", f"run.total_steps={total}")
+    assert result.policy_steps >= total
+    assert saved(tmp_path / "run")["gradient_steps"] == result.policy_steps - 50

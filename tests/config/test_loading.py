@@ -1,0 +1,412 @@
+"""The tree of settings: what is read comes back the same, and every mistake is told, all at once."""
+
+import math
+import pickle
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from sheeprl.algos.ppo.args import PPOArgs
+from sheeprl.algos.sac.args import SACArgs
+from sheeprl.config.loading import apply_overrides, inspect, load_config, read_tree, set_value, validate
+from sheeprl.config.schema import Config, config_class, leaves
+from sheeprl.config.yaml_io import parse_yaml
+from sheeprl.utils.errors import ConfigError
+
+SMALL = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
+
+
+def with_values(**values):
+    """SMALL with dotted keys (`run__seed`) set."""
+    tree = {group: dict(below) for group, below in SMALL.items()}
+    for key, value in values.items():
+        set_value(tree, key.replace("__", "."), value)
+    return tree
+
+
+def mistakes_of(tree):
+    with pytest.raises(ConfigError) as caught:
+        validate(tree)
+    return caught.value.mistakes
+
+
+def written(tmp_path, text, name="mine.yaml"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# ----------------------------------------------------------------------------------------- round trips
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(
+    ["1e5", "12e45", "-3E+2", "1.e3", "yes", "null", "~", "0x1f", "1:30", "2024-01-01", " a ", "#", "- a", "a: b", "<<"]
+)
+numbers = st.floats(min_value=1e-300, max_value=1e300)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(texts, below, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    learning_rate=numbers,
+    env_id=texts,
+    folder=st.none() | texts,
+    kwargs=st.dictionaries(texts, plain, max_size=3),
+    wrappers=st.lists(texts, max_size=3),
+    hidden_sizes=st.lists(st.integers(1, 4096), max_size=4),
+    total_steps=st.integers(1, 10**12),
+    anneal=st.booleans(),
+)
+def test_yaml_reads_back_as_the_same_config(
+    learning_rate, env_id, folder, kwargs, wrappers, hidden_sizes, total_steps, anneal
+):
+    config = validate(
+        with_values(
+            algo__learning_rate=learning_rate,
+            algo__hidden_sizes=hidden_sizes,
+            algo__anneal=anneal,
+            env__id=env_id,
+            env__kwargs=kwargs,
+            env__wrappers=wrappers,
+            run__dir=folder,
+            run__total_steps=total_steps,
+        )
+    )
+    again = validate(parse_yaml(config.to_yaml(), "again"))
+    assert again == config
+    assert (again.env.id, again.run.dir, again.algo.learning_rate) == (env_id, folder, learning_rate)
+    assert again.env.kwargs == kwargs
+
+
+@pytest.mark.parametrize("name", ["ppo", "sac"])
+def test_a_shipped_config_is_found_by_name_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(name)
+    assert config.algo.name == name
+    assert validate(parse_yaml(config.to_yaml(), "again")) == config
+
+
+def test_a_file_beats_a_shipped_config_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "algo: {name: sac}\nenv: {id: Mine-v0}", "ppo")
+    assert load_config("ppo").env.id == "Mine-v0"
+
+
+def test_the_algorithm_s_own_arguments_are_kept_and_typed():
+    config = validate(with_values(algo__name="sac", algo__tau=0.25))
+    assert isinstance(config.algo, SACArgs) and config.algo.tau == 0.25
+    assert "tau: 0.25" in config.to_yaml()
+
+
+def test_defaults_are_the_fields_own():
+    config = validate(SMALL)
+    assert config.algo == PPOArgs(name="ppo")
+    assert (config.run.mode, config.run.seed, config.env.num_envs) == ("decoupled", 0, 4)
+
+
+# --------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1e6", 1e6), ("-2E+3", -2e3), ("1_0e1", 100.0), ("1.e3", 1e3), ("2.5e-1", 0.25), ("10", 10)],
+)
+def test_numbers_may_be_written_with_an_exponent(text, value):
+    found = parse_yaml(text, "test")
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["1e", "e3", "1e3x", "v1e3", "1-e3"])
+def test_what_only_resembles_a_number_is_a_text(text):
+    assert parse_yaml(text, "test") == text
+
+
+def test_dates_are_texts():
+    assert parse_yaml("[2024-01-01, 2024-01-01 10:00:00]", "test") == ["2024-01-01", "2024-01-01 10:00:00"]
+
+
+def test_whole_settings_take_whole_floats_and_no_others():
+    config = validate(with_values(run__total_steps=1e6))
+    assert config.run.total_steps == 1_000_000 and isinstance(config.run.total_steps, int)
+    assert mistakes_of(with_values(run__total_steps=1.5)) == ["run.total_steps=1.5: must be a whole number"]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_infinite_counts_are_refused(value):
+    (mistake,) = mistakes_of(with_values(run__total_steps=value))
+    assert mistake.startswith("run.total_steps=")
+
+
+# ---------------------------------------------------------------------------------------- YAML mistakes
+
+
+def test_a_syntax_error_names_file_and_line(tmp_path):
+    path = written(tmp_path, "algo:\n  name: ppo\nenv: [unclosed\n")
+    with pytest.raises(ConfigError, match="not valid YAML") as caught:
+        load_config(path)
+    assert caught.value.mistakes[0].startswith(f"{path}:4: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [("a: 1\nb: 2\na: 3", "'a'", 3), ("x:\n  1: a\n  1: b", "1", 3), ("{a: 1, a: 1}", "'a'", 1)],
+)
+def test_a_key_given_twice_is_refused_with_its_line(text, key, line):
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, "mine.yaml")
+    assert caught.value.mistakes == [f"mine.yaml:{line}: not valid YAML: the key {key} stands twice"]
+
+
+def test_the_same_key_in_two_groups_is_fine():
+    assert parse_yaml("a: {every: 1}\nb: {every: 1}", "test") == {"a": {"every": 1}, "b": {"every": 1}}
+
+
+def test_merge_keys_work():
+    text = "base: &base {a: 1, b: 2}\nmine:\n  <<: *base\n  a: 3"
+    assert parse_yaml(text, "test")["mine"] == {"a": 3, "b": 2}
+
+
+def test_yaml_makes_no_objects():
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        parse_yaml("!!python/object/apply:os.getcwd []", "test")
+
+
+def test_a_control_character_is_a_mistake_and_not_a_crash():
+    with pytest.raises(ConfigError, match="test: not valid YAML"):
+        parse_yaml("a: \x01", "test")
+
+
+@pytest.mark.parametrize(("text", "kind"), [("- a", "a list"), ("", "nothing"), ("7", "a single value")])
+def test_a_file_must_hold_groups(tmp_path, text, kind):
+    with pytest.raises(ConfigError, match=f"holds {kind}, not groups of settings"):
+        read_tree(str(written(tmp_path, text)))
+
+
+def test_a_missing_file_lists_the_shipped_ones_and_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_config("pppo")
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith("pppo: is no file, and no shipped configuration is called so (")
+    assert {"ppo", "sac"} <= set(mistake.partition("(")[2].partition(")")[0].split(", "))
+    assert mistake.endswith("did you mean ppo?")
+
+
+def test_a_folder_or_a_binary_file_is_a_mistake(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_config(tmp_path)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary\.yaml: cannot be read"):
+        load_config(binary)
+
+
+# -------------------------------------------------------------------------------------- schema mistakes
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "mistake"),
+    [
+        ("run__sede", 1, "run.sede: unknown setting; did you mean run.seed?"),
+        ("env__nmu_envs", 1, "env.nmu_envs: unknown setting; did you mean env.num_envs?"),
+        ("algo__learning_rat", 1, "algo.learning_rat: unknown setting; did you mean algo.learning_rate?"),
+        ("run__num_envs", 8, "run.num_envs: unknown setting; did you mean env.num_envs?"),
+        ("algo__every", 8, "algo.every: unknown setting; did you mean checkpoint.every or eval.every or log.every?"),
+        ("runn", {}, "runn: unknown setting; did you mean run?"),
+        ("num_env", 8, "num_env: unknown setting; did you mean env.num_envs?"),
+        ("zzz", 8, "zzz: unknown setting"),
+        ("seed", 8, "seed: unknown setting; did you mean run.seed?"),
+        ("env__num_envs", 0, "env.num_envs=0: must be at least 1"),
+        ("algo__batch_size", -64, "algo.batch_size=-64: must be at least 1"),
+        ("algo__hidden_sizes", [64, -1], "algo.hidden_sizes.1=-1: must be at least 1"),
+        ("algo__learning_rate", 0.0, "algo.learning_rate=0.0: must be more than 0"),
+        ("algo__gamma", 1.5, "algo.gamma=1.5: must be at most 1"),
+        ("env__num_envs", "four", "env.num_envs=four: must be a whole number"),
+        ("env__num_envs", True, "env.num_envs=true: must be a whole number"),
+        ("env__num_envs", None, "env.num_envs=null: must be a whole number"),
+        ("algo__learning_rate", "fast", "algo.learning_rate=fast: must be a number"),
+        ("algo__anneal", 1, "algo.anneal=1: must be true or false"),
+        ("env__id", 5, "env.id=5: must be a text"),
+        ("env__kwargs", [1], "env.kwargs=[1]: must be a group of settings"),
+        ("run", 5, "run=5: must be a group of settings"),
+        ("trainer__compile", "nonsense", "trainer.compile=nonsense: must be true, false or auto"),
+        ("run__mode", "decopled", "run.mode=decopled: must be decoupled or coupled; did you mean decoupled?"),
+    ],
+)
+def test_a_mistake_says_where_what_and_what_would_do(key, value, mistake):
+    assert mistakes_of(with_values(**{key: value})) == [mistake]
+
+
+def test_all_mistakes_are_told_at_once():
+    tree = with_values(run__seed=-1, env__num_envs="many", algo__clipp=0.1, log__level="loud")
+    found = mistakes_of(tree)
+    assert len(found) == 4
+    assert {mistake.split("=")[0].split(":")[0] for mistake in found} == {
+        "run.seed",
+        "env.num_envs",
+        "algo.clipp",
+        "log.level",
+    }
+
+
+def test_an_unknown_algorithm_gets_the_nearest_and_does_not_hide_other_mistakes():
+    found = mistakes_of(with_values(algo__name="pppo", run__seed=-1))
+    assert found[0].startswith("algo.name=pppo: ") and found[0].endswith("did you mean ppo?")
+    assert found[1:] == ["run.seed=-1: must be at least 0"]
+
+
+@pytest.mark.parametrize("algo", [None, {}, {"gamma": 0.9}])
+def test_a_missing_algorithm_lists_those_there_are(algo):
+    (mistake,) = mistakes_of({**SMALL, "algo": algo})
+    assert mistake.startswith("algo.name: is missing; one of ")
+    assert {"ppo", "sac"} <= set(mistake.partition("one of ")[2].split(", "))
+
+
+@pytest.mark.parametrize("algo", ["ppo", 5, {"name": 5}, ["ppo"]])
+def test_an_algorithm_given_in_the_wrong_form_shows_the_right_one(algo):
+    (mistake,) = mistakes_of({**SMALL, "algo": algo})
+    assert "algo: {name: ppo}" in mistake
+
+
+def test_an_algorithm_may_be_named_by_path():
+    config = validate(with_values(algo__name="sheeprl.algos.sac.args:SACArgs"))
+    assert isinstance(config.algo, SACArgs)
+    for path in ("sheeprl.algos.sac.args:Nothing", "no.such.module:PPO"):
+        (mistake,) = mistakes_of(with_values(algo__name=path))
+        assert mistake.startswith(f"algo.name={path}: ")
+
+
+@pytest.mark.parametrize("env", [None, {}])
+def test_a_missing_env_id_is_told_even_without_the_group(env):
+    assert mistakes_of({**SMALL, "env": env}) == ["env.id: is missing"]
+    assert mistakes_of({"algo": {"name": "ppo"}}) == ["env.id: is missing"]
+
+
+def test_a_group_whose_settings_are_commented_out_is_empty():
+    assert validate(parse_yaml("algo: {name: ppo}\nenv: {id: X-v0}\nrun:\n  # seed: 1\n", "t")).run.seed == 0
+
+
+def test_inspect_puts_defaults_in_place_of_what_is_wrong():
+    config, mistakes = inspect(with_values(run__seed=-1, run__total_steps=7, algo__hidden_sizes=[0], algo__bogus=1))
+    assert config is not None and len(mistakes) == 3
+    assert (config.run.seed, config.run.total_steps, config.algo) == (0, 7, PPOArgs(name="ppo"))
+
+
+groups = st.sampled_from([*Config.model_fields, "runn", 1, True])
+names = st.sampled_from(["name", "id", "num_envs", "seed", "kwargs", "hidden_sizes", "wrappers", "mode", 3])
+values = plain | st.sampled_from(["ppo", "sac", "coupled", math.inf, math.nan, [[1]], {1: {2: 3}}])
+
+
+@given(st.dictionaries(groups, st.dictionaries(names, values, max_size=4) | values, max_size=6))
+def test_no_tree_makes_inspect_raise(tree):
+    config, mistakes = inspect(tree)
+    assert config is not None or mistakes
+    assert all(len(mistake.splitlines()) == 1 for mistake in ConfigError(mistakes).mistakes)
+
+
+@given(st.text(string.printable))
+def test_no_text_makes_the_parser_raise_anything_but_config_error(text):
+    try:
+        parse_yaml(text, "test")
+    except ConfigError as error:
+        assert error.mistakes[0].startswith("test")
+
+
+def test_a_config_error_survives_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(ConfigError(["run.seed=-1: one\nline", "another"])))
+    assert error.mistakes == ["run.seed=-1: one line", "another"]
+    assert str(error) == "run.seed=-1: one line\nanother"
+
+
+# ------------------------------------------------------------------------------------------- overrides
+
+
+def test_overrides_win_over_the_file_and_are_yaml():
+    config = load_config(
+        "ppo", ["env.num_envs=2", "algo.learning_rate=1e-3", "algo.hidden_sizes=[8, 8]", "run.dir=a=b"]
+    )
+    assert (config.env.num_envs, config.algo.learning_rate) == (2, 1e-3)
+    assert config.algo.hidden_sizes == (8, 8)
+    assert config.run.dir == "a=b"
+
+
+def test_the_last_override_of_a_key_wins():
+    assert load_config("ppo", ["run.seed=1", "run.seed=2"]).run.seed == 2
+
+
+@pytest.mark.parametrize("override", ["run.seed", "=1", "run..seed=1", ".seed=1", "run seed=1", "--seed=1", ""])
+def test_an_override_of_the_wrong_form_is_refused(override):
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides({}, [override, "also wrong"])
+    assert len(caught.value.mistakes) == 2
+    assert caught.value.mistakes[0] == f"{override!r}: an override is written key=value, as in run.seed=1"
+
+
+def test_an_override_whose_value_is_not_yaml_names_the_key():
+    with pytest.raises(ConfigError, match=r"the value of env\.kwargs:1: not valid YAML"):
+        apply_overrides({}, ["env.kwargs={a: "])
+
+
+def test_an_unknown_override_gets_the_nearest_key():
+    with pytest.raises(ConfigError) as caught:
+        load_config("ppo", ["env.num_env=2"])
+    assert caught.value.mistakes == ["env.num_env: unknown setting; did you mean env.num_envs?"]
+
+
+def test_set_value_makes_groups_and_replaces_what_is_none():
+    tree = {"env": None}
+    set_value(tree, "env.kwargs.size", 3)
+    assert tree == {"env": {"kwargs": {"size": 3}}}
+
+
+def test_set_value_throws_nothing_away():
+    tree = {"env": 5}
+    with pytest.raises(ConfigError, match=r"env=5: must be a group of settings, to set env\.kwargs\.size in it"):
+        set_value(tree, "env.kwargs.size", 3)
+    assert tree == {"env": 5}
+
+
+# -------------------------------------------------------------------------------------------- the tree
+
+
+def test_a_config_is_frozen():
+    config = validate(SMALL)
+    with pytest.raises(ValidationError):
+        config.run = config.run
+    with pytest.raises(ValidationError):
+        config.run.seed = 1
+    with pytest.raises(ValidationError):
+        config.algo.gamma = 0.5
+
+
+def test_checking_leaves_the_tree_as_it_was():
+    tree = with_values(run__seed=-1)
+    before = repr(tree)
+    inspect(tree)
+    assert repr(tree) == before
+
+
+@pytest.mark.parametrize("args", [PPOArgs, SACArgs])
+def test_every_setting_says_what_it_is(args):
+    for key, field in leaves(config_class(args)):
+        assert field.description, key
+
+
+def test_leaves_hold_the_algorithm_s_arguments_first():
+    keys = [key for key, _ in leaves(config_class(PPOArgs))]
+    assert keys[0] == "algo.name" and "algo.clip" in keys and "run.total_steps" in keys
+    assert len(keys) == len(set(keys))
+
+
+def test_the_shipped_configs_of_a_checkout_are_all_valid():
+    folder = Path(__file__).parents[2] / "configs"
+    names = [path.stem for path in sorted(folder.glob("*.yaml"))]
+    assert {"ppo", "sac"} <= set(names)
+    for name in names:
+        load_config(name)

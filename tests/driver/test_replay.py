@@ -1,0 +1,464 @@
+"""Several shards of the replay against one, over objects of this process."""
+
+import asyncio
+import tempfile
+
+import numpy as np
+import pytest
+
+from sheeprl.actors.handle import LocalHandle, LocalRef, LostError
+from sheeprl.actors.messages import Fragment, Write
+from sheeprl.actors.replay import Replay
+from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer.priorities import Prioritized
+from sheeprl.buffer.samplers import Transitions
+from sheeprl.buffer.sequences import Sequences
+from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.driver.replay import ReplayClient
+from sheeprl.learning.batches import join_parts
+from sheeprl.utils.errors import RunFailedError
+
+BATCH = 8
+
+
+def fragment(player, sequence, rows, first=0, incarnation=0):
+    """Rows of one environment whose observations are `first`, `first + 1` and so on."""
+    shape = (rows + 1, 1)
+    obs = np.arange(first, first + rows + 1, dtype=np.float64).reshape(*shape, 1)
+    flags = np.zeros(shape, np.bool_)
+    rest = {"reward": np.zeros(shape, np.float32), "terminated": flags, "truncated": flags, "is_first": flags}
+    note = np.zeros(shape, np.float32)
+    return Fragment(player, incarnation, sequence, {"obs": obs, "action": obs[..., 0], "note": note, **rest})
+
+
+def make(shards=1, sampler=None, capacity=1000, seed=0):
+    """The replays, and all of them as one."""
+    replays = [
+        Replay(ReplayBuffer(capacity, sampler or Transitions(), seed + number), BATCH, number, shards)
+        for number in range(shards)
+    ]
+    return replays, ReplayClient([LocalHandle(replay) for replay in replays], BATCH, seed)
+
+
+def add(shards, *fragments):
+    """Why each wasn't taken."""
+    return list(asyncio.run(shards.add({each.player: LocalRef(each) for each in fragments})).values())
+
+
+def sample(shards, steps, first=0):
+    """A chunk of batches, as the learner makes it of the shards' blocks; with the chunk."""
+    chunk = shards.request(first, steps, progress=0.0)
+    assert asyncio.run(shards.wait_for(chunk))
+    blocks = [ref.get() for ref in chunk.blocks]
+    return (blocks[0] if chunk.order is None else join_parts(blocks, chunk.order, steps)), chunk
+
+
+def test_players_are_shared_out_over_the_shards():
+    replays, shards = make(3)
+    add(shards, *(fragment(player, 0, rows=player + 1) for player in range(5)))
+    assert [len(replay.buffer) for replay in replays] == [1 + 4, 2 + 5, 3]
+    assert (shards.size, shards.available, shards.is_ready) == (15, 15, True)
+    assert shards.batch_bytes == BATCH * replays[0].buffer.sample_bytes
+
+
+@pytest.mark.parametrize("sampler", [Transitions(), Sequences(3), Sequences(3, context=True)])
+def test_batches_have_the_shapes_of_one_buffers(sampler):
+    blocks = []
+    for count in (1, 2):
+        _, shards = make(count, sampler)
+        add(shards, fragment(0, 0, rows=30), fragment(1, 0, rows=20, first=100))
+        blocks.append(sample(shards, steps=4)[0])
+    one, several = blocks
+    assert {name: (v.shape, v.dtype) for name, v in one.items()} == {
+        name: (v.shape, v.dtype) for name, v in several.items()
+    }
+    if isinstance(sampler, Sequences):
+        steps = np.diff(several["obs"][..., 0], axis=1)  # rows of a sequence stay together, in their order
+        assert (steps[:, int(sampler.context) :] == 1).all() and (steps >= 0).all()
+        own = several["index"] // 2 + 100 * (several["index"] % 2)  # of player 1, who is in shard 1, from 100 on
+        assert (several["obs"][..., 0] == own).all()
+
+
+# Fixed bounds that a chi-square statistic exceeds once in a thousand times.
+CHI_SQUARE_0_999 = {59: 98.3, 7: 24.3}
+
+
+def chi_square(counts):
+    expected = counts.sum() / len(counts)
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_samples_are_uniform_over_shards_that_are_filled_very_differently(shards):
+    _, replay = make(shards)
+    add(replay, fragment(0, 0, 48), fragment(1, 0, 1, first=48), fragment(2, 0, 11, first=49))
+    drawn = np.concatenate([sample(replay, 16, first)[0]["obs"].flatten() for first in range(0, 16 * 60, 16)])
+    assert chi_square(np.bincount(drawn.astype(int), minlength=60)) < CHI_SQUARE_0_999[59]
+
+
+def test_every_place_of_a_batch_is_drawn_from_the_union():
+    # How often the small shard serves a place doesn't depend on the place.
+    _, replay = make(2)
+    add(replay, fragment(0, 0, 60), fragment(1, 0, 20, first=60))
+    drawn = np.concatenate([sample(replay, 4, first)[0]["obs"][..., 0] for first in range(0, 4 * 250, 4)])
+    by_place = (drawn >= 60).sum(axis=0)  # [BATCH]
+    assert by_place.sum() / drawn.size == pytest.approx(0.25, abs=0.02)
+    # Each count is binomial, with a variance of 0.75 times its mean.
+    assert chi_square(by_place) / 0.75 < CHI_SQUARE_0_999[7]
+
+
+def test_how_many_samples_a_batch_has_of_a_shard_varies_as_independent_draws_do():
+    _, replay = make(2)
+    add(replay, fragment(0, 0, 60), fragment(1, 0, 60, first=60))
+    drawn = np.concatenate([sample(replay, 4, first)[0]["obs"][..., 0] for first in range(0, 4 * 250, 4)])
+    counts = (drawn >= 60).sum(axis=1)
+    assert counts.var() == pytest.approx(BATCH / 4, rel=0.2)
+    assert np.corrcoef(counts[:-1], counts[1:])[0, 1] == pytest.approx(0, abs=0.12)
+
+
+def test_what_is_drawn_follows_from_the_gradient_step():
+    drawn = []
+    for first in (0, 64, 0):
+        _, replay = make(2)
+        add(replay, fragment(0, 0, 60), fragment(1, 0, 20, first=60))
+        drawn.append(sample(replay, 4, first)[0]["obs"])
+    assert (drawn[0] == drawn[2]).all()
+    assert (drawn[0] != drawn[1]).any()
+
+
+def test_writes_reach_the_shard_that_holds_the_row():
+    replays, shards = make(3)
+    add(shards, fragment(0, 0, 30), fragment(1, 0, 30, first=100), fragment(2, 0, 30, first=200))
+    block, chunk = sample(shards, steps=1)
+    writes = [Write(block["index"][0], {"note": block["obs"][0, :, 0].astype(np.float32)})]
+    asyncio.run(shards.write_back(chunk, LocalRef(writes)))
+    noted = np.concatenate([replay.buffer.storage.rows["note"][:30] for replay in replays])
+    obs = np.concatenate([replay.buffer.storage.rows["obs"][:30, 0] for replay in replays])
+    drawn = np.isin(obs, block["obs"])
+    assert (noted[drawn] == obs[drawn]).all() and not noted[~drawn].any()
+    assert shards.counts["late_writes"] == 0
+
+
+class Remembering(ReplayBuffer):
+    """Remembers the priorities that it is given; they are its mass."""
+
+    given = ()
+
+    @property
+    def total_priority(self):
+        return 10.0 * len(self.given) + 1.0
+
+    def update_priorities(self, index, priorities):
+        self.given += tuple(zip(index.tolist(), priorities.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("sampler", [Transitions(), Sequences(3)])
+def test_priorities_are_those_of_a_samples_last_row(sampler):
+    buffers = [Remembering(100, sampler, number, prioritized=Prioritized()) for number in range(2)]
+    replays = [Replay(buffer, BATCH, number, 2) for number, buffer in enumerate(buffers)]
+    shards = ReplayClient([LocalHandle(replay) for replay in replays], BATCH)
+    add(shards, fragment(0, 0, 30), fragment(1, 0, 30, first=100))
+    block, chunk = sample(shards, steps=1)
+    last = block["obs"][0, ..., 0].reshape(-1, BATCH)[-1]
+    asyncio.run(shards.write_back(chunk, LocalRef([Write(block["index"][0], {}, priority=last)])))
+    for number, replay in enumerate(replays):
+        assert replay.buffer.given
+        assert all(priority == index + 100 * number for index, priority in replay.buffer.given)
+    assert sum(len(replay.buffer.given) for replay in replays) == BATCH
+    assert [status.total_priority for status in shards.statuses] == [replay.buffer.total_priority for replay in replays]
+
+
+def test_samples_follow_the_priorities_of_all_shards():
+    prioritized = Prioritized(alpha=1.0, beta=1.0)
+    buffers = [ReplayBuffer(1000, seed=number, prioritized=prioritized) for number in range(2)]
+    shards = ReplayClient(
+        [LocalHandle(Replay(buffer, BATCH, number, 2)) for number, buffer in enumerate(buffers)], BATCH
+    )
+    add(shards, fragment(0, 0, 40), fragment(1, 0, 20, first=40))
+    rows = np.concatenate([np.arange(40) * 2, np.arange(20) * 2 + 1])  # as `index` names them
+    _, chunk = sample(shards, steps=4)
+    priority = 1.0 + np.arange(60) % 3
+    asyncio.run(shards.write_back(chunk, LocalRef([Write(rows, {}, priority)])))
+    blocks = [sample(shards, 16, first)[0] for first in range(4, 4 + 16 * 60, 16)]
+    drawn = np.concatenate([block["obs"].flatten() for block in blocks]).astype(int)
+    expected = priority / priority.sum() * len(drawn)
+    assert float(((np.bincount(drawn, minlength=60) - expected) ** 2 / expected).sum()) < CHI_SQUARE_0_999[59]
+    importance = np.concatenate([block["importance"].flatten() for block in blocks])
+    assert np.ptp(importance * priority[drawn]) < 1e-6  # one scale for all shards
+
+
+def test_late_writes_are_counted():
+    replays, shards = make(1, capacity=10)
+    add(shards, fragment(0, 0, 10))
+    block, chunk = sample(shards, steps=1)
+    add(shards, fragment(0, 1, 10, first=10))
+    asyncio.run(shards.write_back(chunk, LocalRef([Write(block["index"][0], {"note": np.ones(BATCH, np.float32)})])))
+    assert shards.counts["late_writes"] == BATCH
+    assert not replays[0].buffer.storage.rows["note"].any()
+
+
+def test_a_refused_fragment_is_told_of_and_the_others_are_taken():
+    _, shards = make(2)
+    bad = fragment(0, 0, 5)
+    bad.rows["reward"][3] = np.nan
+    refused, taken = add(shards, bad, fragment(1, 0, 5))
+    assert isinstance(refused, RefusedFragmentError) and "reward is nan in row 3" in str(refused)
+    assert taken is None and shards.size == 5
+    assert add(shards, fragment(0, 1, 5), fragment(1, 1, 5)) == [None, None]
+    assert shards.size == 15
+
+
+def test_importance_of_sequences_stays_with_them():
+    rng = np.random.default_rng(0)
+    parts = []
+    for shard, count in enumerate((5, 7)):
+        index = rng.integers(1000, size=(1, 3, count)) * 2 + shard
+        parts.append({"index": index, "importance": index[:, -1].astype(np.float32)})
+    block = join_parts(parts, order=1, n_batches=4)
+    assert block["index"].shape == (4, 3, 3) and block["importance"].shape == (4, 3)
+    assert (block["importance"] == block["index"][:, -1]).all()
+
+
+# ------------------------------------------------------------------------------------------------------ losses
+
+
+class Mortal(LocalHandle):
+    """Once `alive` is taken away, whatever it is asked fails."""
+
+    alive = True
+
+    def call(self, method, *args):
+        return super().call(method, *args) if self.alive else LocalRef(error=LostError("it died"))
+
+
+def make_mortal(count, on_loss=None):
+    made = []
+
+    def make_shard(number, incarnation):
+        made.append((number, incarnation))
+        return Mortal(Replay(ReplayBuffer(1000, seed=number), BATCH, number, count))
+
+    shards = ReplayClient([make_shard(number, 0) for number in range(count)], BATCH, 0, make_shard)
+    made.clear()
+    if on_loss is not None:
+        shards.on_loss = on_loss
+    return shards, made
+
+
+def test_what_a_lost_shard_owed_is_drawn_from_the_others():
+    losses = []
+    shards, made = make_mortal(3, lambda number, error: losses.append((number, str(error))))
+    add(shards, *(fragment(player, 0, 30, first=100 * player) for player in range(3)))
+    before = shards.request(0, 4, 0.0)
+    shards.handles[1].alive = False
+    assert asyncio.run(shards.wait_for(before))  # that had been drawn already
+    block, chunk = sample(shards, 4, first=4)
+    assert losses == [(1, "it died")] and made == [(1, 1)]
+    assert block["obs"].shape == (4, BATCH, 1)
+    assert not ((block["obs"] >= 100) & (block["obs"] < 200)).any()
+    assert {part.shard for part in chunk.parts} == {0, 2}
+    assert shards.size == 60
+
+
+def test_a_fragment_that_a_shard_died_of_goes_to_the_next_one():
+    shards, made = make_mortal(2, lambda number, error: None)
+    add(shards, fragment(0, 0, 30), fragment(1, 0, 30))
+    shards.handles[0].alive = False
+    assert add(shards, *(fragment(player, 1, 30, first=30) for player in range(4))) == [None] * 4
+    assert made == [(0, 1)]
+    assert [status.size for status in shards.statuses] == [60, 90]  # players 0 and 2; 1 and 3
+    assert shards.handles[0].target.buffer.available == 60
+
+
+def test_a_chunk_is_given_up_when_nobody_can_serve_it():
+    shards, _ = make_mortal(1, lambda number, error: None)
+    add(shards, fragment(0, 0, 30))
+    shards.handles[0].alive = False
+    assert not asyncio.run(shards.wait_for(shards.request(0, 4, 0.0)))
+    assert not shards.is_ready and shards.size == 0
+
+
+def test_a_shard_that_nobody_can_replace_ends_the_run():
+    _, shards = make(2)
+    shards.handles[0] = Mortal(None)
+    shards.handles[0].alive = False
+    with pytest.raises(RunFailedError, match="the buffer failed: it died"):
+        add(shards, fragment(0, 0, 5), fragment(1, 0, 5))
+
+
+def test_a_lost_shard_that_was_never_saved_is_saved_empty_and_all_are_loaded(tmp_path):
+    shards, made = make_mortal(2, lambda number, error: None)
+    add(shards, fragment(0, 0, 30), fragment(1, 0, 20))
+    shards.handles[0].alive = False
+    asyncio.run(shards.save(str(tmp_path)))
+    assert shards.added == 20
+    assert made == [(0, 1)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shard_0", "shard_1"]
+    restored, _ = make_mortal(2)
+    asyncio.run(restored.load(str(tmp_path)))
+    assert [status.size for status in restored.statuses] == [0, 20]
+    assert add(restored, fragment(0, 1, 10), fragment(1, 1, 10)) == [None, None]
+    assert restored.available == 40
+
+
+def make_saved(tmp_path, count=2):
+    """Shards of which a checkpoint was written, and some rows were added since; with what they tell."""
+    told = []
+    shards, made = make_mortal(count, lambda number, error: None)
+    shards.on_back = lambda number, lost, error: told.append((number, lost, str(error or "")))
+    shards.newest_save = lambda: str(tmp_path / "saved")
+    add(shards, *(fragment(player, 0, 30, first=100 * player) for player in range(count)))
+    asyncio.run(shards.save(str(tmp_path / "saved")))
+    add(shards, *(fragment(player, 1, 10, first=100 * player + 30) for player in range(count)))
+    return shards, made, told
+
+
+def test_a_lost_shard_comes_back_with_the_rows_of_the_checkpoint(tmp_path):
+    shards, made, told = make_saved(tmp_path)
+    assert shards.added == 80
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 2, 5, first=40), fragment(1, 2, 5, first=140)) == [None, None]
+    assert made == [(0, 1)] and told == [(0, 10, "")]
+    assert [status.size for status in shards.statuses] == [35, 45]
+    assert shards.added == 80  # and 10 more were added, and 10 lost
+    storage = shards.handles[0].target.buffer.storage
+    obs = storage.rows["obs"][:35, 0]
+    assert obs.tolist() == [*range(30), *range(40, 45)]
+    after = storage.get("obs", storage.follow(np.arange(35)))[:, 0]
+    assert (after == obs + 1).all()  # nothing was joined to what came before the rows that are lost
+
+
+def test_who_waits_for_samples_of_a_lost_shard_gets_them_of_what_it_is_restored_to(tmp_path):
+    shards, made, told = make_saved(tmp_path, count=1)
+    shards.handles[0].alive = False
+    chunk = shards.request(0, 4, 0.0)
+    assert asyncio.run(shards.wait_for(chunk))
+    assert made == [(0, 1)] and told == [(0, 10, "")]
+    assert {part.handle for part in chunk.parts} == {shards.handles[0]}
+    assert chunk.order is None and [ref.get()["obs"].shape for ref in chunk.blocks] == [(4, BATCH, 1)]
+    assert shards.size == 30
+
+
+def test_a_restored_shard_draws_anew(tmp_path):
+    drawn = []
+    for dies in (False, True):
+        shards, *_ = make_saved(tmp_path / str(dies), count=1)
+        shards.handles[0].alive = not dies
+        asyncio.run(shards.save(str(tmp_path / f"again_{dies}")))
+        drawn.append(sample(shards, 4)[0]["obs"])
+    assert (drawn[0] != drawn[1]).any()
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told_of_and_the_shard_begins_empty(tmp_path):
+    shards, made, told = make_saved(tmp_path)
+    damaged = next((tmp_path / "saved" / "shard_0").glob("*.bin"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 2, 5), fragment(1, 2, 5)) == [None, None]
+    assert made == [(0, 1), (0, 2)]
+    assert [(number, lost) for number, lost, _ in told] == [(0, 40)] and damaged.name in told[0][2]
+    assert [status.size for status in shards.statuses] == [5, 45]
+
+
+def test_a_checkpoint_that_was_replaced_meanwhile_is_left_for_the_newer_one(tmp_path):
+    shards, made, told = make_saved(tmp_path)
+    asyncio.run(shards.save(str(tmp_path / "newer")))
+    answers = [str(tmp_path / "removed"), str(tmp_path / "newer")]
+    shards.newest_save = lambda: answers.pop(0) if len(answers) > 1 else answers[0]
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 2, 5), fragment(1, 2, 5)) == [None, None]
+    assert made == [(0, 1), (0, 2)] and told == [(0, 0, "")]
+
+
+def test_counts_of_a_lost_shard_are_neither_lost_nor_doubled(tmp_path):
+    shards, *_ = make_saved(tmp_path)
+    add(shards, fragment(0, 1, 10))  # a second time
+    asyncio.run(shards.save(str(tmp_path / "later")))
+    shards.newest_save = lambda: str(tmp_path / "later")
+    add(shards, fragment(0, 1, 10))
+    assert shards.counts["repeated"] == 2
+    shards.handles[0].alive = False
+    add(shards, fragment(0, 2, 5))
+    assert shards.counts["repeated"] == 2
+
+
+def test_a_successor_that_dies_is_restored_in_its_turn(tmp_path):
+    shards, made, told = make_saved(tmp_path)
+    make_shard = shards.make_shard
+
+    def make_one_that_dies_first(number, incarnation):
+        made_now = make_shard(number, incarnation)
+        made_now.alive = incarnation != 1
+        return made_now
+
+    shards.make_shard = make_one_that_dies_first
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 2, 5), fragment(1, 2, 5)) == [None, None]
+    assert made == [(0, 1), (0, 2)] and told == [(0, 10, "")]
+    assert [status.size for status in shards.statuses] == [35, 45]
+
+
+def test_a_mapped_shard_has_all_its_rows_again_without_a_checkpoint(tmp_path):
+    made = []
+
+    def make_shard(number, incarnation):
+        if made:
+            made[-1].buffer.close()
+            buffer = ReplayBuffer.attach(tmp_path / "mapped", 1000, seed=incarnation)
+        else:
+            buffer = ReplayBuffer(1000, memmap=tmp_path / "mapped")
+        made.append(Replay(buffer, BATCH, number, 1))
+        return Mortal(made[-1])
+
+    shards, told = ReplayClient([make_shard(0, 0)], BATCH, 0, make_shard), []
+    shards.on_loss = lambda number, error: None
+    shards.on_back = lambda number, lost, error: told.append(lost)
+    add(shards, fragment(0, 0, 30))
+    asyncio.run(shards.save(str(tmp_path / "saved")))
+    shards.newest_save = lambda: str(tmp_path / "saved")
+    add(shards, fragment(0, 1, 30, first=30))
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 2, 30, first=60)) == [None]
+    assert told == [0] and shards.size == shards.added == 90
+    assert made[-1].buffer.available == 90  # one stream throughout
+
+
+def test_a_slow_shards_save_does_not_make_the_others_forget_what_came_after():
+    class Slow(LocalHandle):
+        """Saves only once `may_answer` is set."""
+
+        def call(self, method, *args):
+            ref = super().call(method, *args)
+            return asyncio.ensure_future(self.later(ref)) if method == "save" else ref
+
+        async def later(self, ref):
+            await self.may_answer.wait()
+            return await ref
+
+    async def main(folder):
+        replays, _ = make(2)
+        slow = Slow(replays[0])
+        slow.may_answer = asyncio.Event()
+        shards = ReplayClient([slow, LocalHandle(replays[1])], BATCH)
+        await shards.add({0: LocalRef(fragment(0, 0, 30)), 1: LocalRef(fragment(1, 0, 20))})
+        saving = asyncio.ensure_future(shards.save(folder))
+        await asyncio.sleep(0)
+        await shards.add({0: LocalRef(fragment(0, 1, 30)), 1: LocalRef(fragment(1, 1, 20))})
+        slow.may_answer.set()
+        await saving
+        return [status.size for status in shards.statuses]
+
+    with tempfile.TemporaryDirectory() as folder:
+        assert asyncio.run(main(folder)) == [60, 40]
+
+
+def test_parts_of_ranks_are_ready_when_each_is():
+    replays, parts = make(2)
+    together = ReplayClient(parts.handles, BATCH, together=parts.handles[0])
+    add(together, fragment(0, 0, 30), fragment(1, 0, 3))
+    assert together.available == 6 and not together.is_ready
+    add(together, fragment(0, 1, 1), fragment(1, 1, 1))
+    assert together.is_ready
+    assert sum(len(replay.buffer) for replay in replays) == together.size == 35
+    chunk = together.request(0, 2, 0.0)
+    assert chunk.order is None and len(chunk.parts) == 1

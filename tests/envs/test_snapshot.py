@@ -1,0 +1,211 @@
+"""The state of environments: captured, put into another one, found out not to be all there is, damaged."""
+
+import importlib.util
+import pickle
+import random
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from sheeprl.actors.player import Player
+from sheeprl.config.checks import check
+from sheeprl.config.loading import load_config
+from sheeprl.envs.make import make_saveable
+from sheeprl.envs.state import StateError, capture, restore, why_not_saveable
+from sheeprl.models.weights import to_arrays
+from sheeprl.utils import serialization
+from tests.helpers import run_envs
+
+HAS_MUJOCO = importlib.util.find_spec("mujoco") is not None
+needs_mujoco = pytest.mark.skipif(not HAS_MUJOCO, reason="needs the extra mujoco")
+KNOWN = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0", "FrozenLake-v1", "Blackjack-v1"]
+KNOWN = [pytest.param(name) for name in KNOWN]
+KNOWN += [pytest.param(name, marks=needs_mujoco) for name in ("HalfCheetah-v5", "Ant-v5")]
+
+
+def resolved(env, *overrides):
+    algorithm = "sac" if isinstance(gymnasium.make(env).action_space, gymnasium.spaces.Box) else "ppo"
+    flat = [f"env.id={env}", "trainer.threads=1", "algo.hidden_sizes=[8]", *overrides]
+    return check(load_config(algorithm, flat).model_dump(mode="json"))
+
+
+def player(env, *overrides, incarnation=0):
+    found = resolved(env, *overrides)
+    torch.manual_seed(0)  # for equal policies
+    return Player(found.config, found.spaces, 0, incarnation)
+
+
+def play(some, rows):
+    """What a player plays; with the weights that it has."""
+    _, fragment = some.collect(rows, None, 0, "random")
+    return fragment.rows
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_environments_can_be_put_where_they_were(name):
+    if "Box" not in str(gymnasium.make(name).observation_space):
+        env = gymnasium.make(name)
+        config = load_config("ppo").env.model_copy(update={"id": name})
+        assert why_not_saveable(lambda: make_saveable(config)) == ""
+        env.close()
+        return
+    assert player(name).unsaved == ""
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("before", [1, 13, 60])  # in an episode, around its end, later
+def test_a_player_goes_on_as_the_one_whose_state_it_has(vectorization, before):
+    settings = ["env.num_envs=3", f"env.vectorization={vectorization}", "env.max_episode_steps=13"]
+    one, other = (player("Pendulum-v1", *settings) for _ in range(2))
+    play(one, before)
+    kept = one.state()
+    assert other.load(kept)
+    assert (other.sequence, other.steps) == (one.sequence, one.steps)
+    for rows in (5, 30):
+        assert_same(play(one, rows), play(other, rows))
+    one.close()
+    other.close()
+
+
+def test_a_native_vector_goes_on_too():
+    settings = ["env.vectorization=native", "env.num_envs=4"]
+    one, other = (player("CartPole-v1", *settings) for _ in range(2))
+    play(one, 33)
+    assert other.load(one.state())
+    assert_same(play(one, 40), play(other, 40))
+
+
+WORLDLY = "tests.helpers.run_envs:Worldly-v0"
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_what_draws_from_the_process_s_generators_goes_on_too(vectorization):
+    settings = ["env.num_envs=2", f"env.vectorization={vectorization}"]
+    one, other = (player(WORLDLY, *settings) for _ in range(2))
+    assert one.unsaved == ""
+    play(one, 33)
+    assert other.load(one.state())
+    assert_same(play(one, 40), play(other, 40))
+    one.close()
+    other.close()
+
+
+def test_players_of_one_process_have_its_generators_each_to_itself():
+    one, other, alone = (player(WORLDLY) for _ in range(3))
+    weights = to_arrays(one.policy)
+    for _ in range(3):
+        part, evaluated = play(one, 7), other.evaluate(weights, 2)
+        play(other, 5)
+        random.random(), np.random.random(), torch.rand(())
+        assert_same(part, play(alone, 7))
+        assert alone.evaluate(weights, 2) == evaluated
+
+
+def test_who_plays_leaves_the_process_s_generators_alone():
+    random.seed(3), np.random.seed(3), torch.manual_seed(3)
+    wanted = random.random(), np.random.random(), torch.rand(())
+    one = player(WORLDLY)
+    random.seed(3), np.random.seed(3), torch.manual_seed(3)
+    play(one, 5)
+    assert one.unsaved == ""
+    assert (random.random(), np.random.random(), torch.rand(())) == wanted
+
+
+def test_a_state_does_not_depend_on_what_was_there_before():
+    one, other = (player("CartPole-v1", "env.num_envs=2") for _ in range(2))
+    play(one, 21)
+    play(other, 64)
+    kept = serialization.loads(one.state())
+    assert other.load(one.state())
+    assert_same(play(one, 30), play(other, 30))
+    assert kept["playing"]["envs"]
+
+
+def test_what_hides_its_state_is_found_out():
+    assert run_envs.Opaque
+    reason = player("tests.helpers.run_envs:Opaque-v0", "env.kwargs={hides: true}").unsaved
+    assert reason == (
+        "the state of tests.helpers.run_envs:Opaque-v0 can't be kept: put into the same state it goes on differently: "
+        "the observation of step 1 differs"
+    )
+    assert player("tests.helpers.run_envs:Opaque-v0", "env.kwargs={hides: false}").unsaved == ""
+
+
+def test_who_cannot_keep_its_environments_begins_anew_and_nothing_has_changed():
+    one, other = (player("tests.helpers.run_envs:Opaque-v0") for _ in range(2))
+    play(one, 10)
+    assert one.collect(5, None, 0, "random", keep_state=True)[0].unsaved == one.unsaved
+    assert not other.load(one.state())
+    assert other.sequence == 0
+    assert play(other, 3)["is_first"][0].all()
+
+
+def test_an_environment_need_not_be_stepped_for_a_trial(monkeypatch):
+    monkeypatch.setattr("sheeprl.actors.player.why_not_saveable", None)
+    one = player("Pendulum-v1", "checkpoint.envs=false")
+    play(one, 3)
+    assert one.unsaved == "checkpoint.envs=false"
+    assert serialization.loads(one.state())["playing"]["envs"] is None
+
+
+def test_what_another_player_found_out_is_not_tried_again(monkeypatch):
+    found = [player("CartPole-v1").unsaved, "it can't"]
+    monkeypatch.setattr("sheeprl.actors.player.why_not_saveable", None)
+    for reason in found:
+        one = player("CartPole-v1")
+        info = one.collect(3, None, 0, "random", keep_state=True, unsaved=reason)[0]
+        assert info.unsaved == reason
+        assert (serialization.loads(info.state)["playing"]["envs"] is None) == bool(reason)
+
+
+def test_a_trial_leaves_the_global_generators_alone():
+    one = player("CartPole-v1")
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    assert one.unsaved == ""
+    assert (np.random.get_state()[1] == before[0]).all() and (torch.get_rng_state() == before[1]).all()
+
+
+def test_a_state_of_other_environments_is_refused():
+    one = player("CartPole-v1")
+    play(one, 3)
+    with pytest.raises(ValueError, match="the state is of a player of CartPole-v1, not of Acrobot-v1"):
+        player("Acrobot-v1").load(one.state())
+    with pytest.raises(ValueError, match="the state is of 4 environments, not of 2"):
+        player("CartPole-v1", "env.num_envs=2").load(one.state())
+
+
+def test_a_damaged_state_is_refused():
+    one = player("CartPole-v1")
+    play(one, 3)
+    kept = one.state()
+    for damaged in (kept[: len(kept) // 2], b"", b"nothing"):
+        with pytest.raises(ValueError, match="damaged"):
+            player("CartPole-v1").load(damaged)
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return print, ("code was run",)
+
+
+def test_opening_a_state_runs_no_code(tmp_path, capsys):
+    torch.save({"env": Evil()}, tmp_path / "evil.pt")
+    for data in ((tmp_path / "evil.pt").read_bytes(), pickle.dumps(Evil())):
+        with pytest.raises(ValueError):
+            serialization.loads(data)
+    assert "code was run" not in capsys.readouterr().out
+
+
+def test_what_does_not_fit_is_told():
+    with pytest.raises(StateError):
+        restore(gymnasium.make("CartPole-v1"), capture(gymnasium.make("Blackjack-v1")))

@@ -1,0 +1,770 @@
+"""Runs to which anything happens: the unchanged driver in virtual time, random deaths of everybody, and what must hold.
+
+`python -m tests.helpers.disasters --schedules 10000 --seed 0` plays 10,000 of them;
+`--seed 17 --schedules 1` plays number 17 again.
+
+A schedule has one or several nodes. Players, shards and trainers live on them and die: each by itself, all players at
+once, with their node or with the driver, before a call is carried out or between that and its answer. With a node goes
+what was made there and not fetched yet. The driver is killed or stopped, and resumed from the newest checkpoint. Nodes
+are drained, die, return. Checkpoints fail. Rows carry who made them and their number, so that nothing can be lost,
+doubled or joined to something else without being seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import copy
+import random
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import floor
+from typing import Any
+
+from sheeprl.actors.evaluation import Evaluation
+from sheeprl.actors.handle import DataLostError, LostError
+from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
+from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.driver.players import PlayerGroup, PlayerState
+from sheeprl.driver.replay import ReplayClient
+from sheeprl.driver.settings import Plan
+from sheeprl.driver.trainers import LearnerGroup, Snapshot
+from sheeprl.driver.updates import CHUNK_BYTES
+from sheeprl.metrics.counters import Counters, RunStats
+from sheeprl.run import Run
+from sheeprl.utils.errors import RunFailedError
+from tests.helpers.simulation import (
+    DiedError,
+    Outcome,
+    RecordingReporter,
+    SimulatedHandle,
+    SimulatedRef,
+    VirtualClock,
+    run_virtually,
+)
+
+StreamKey = tuple[int, int]
+"""(player, incarnation)."""
+
+# ------------------------------------------------------------------------------------------------- schedules
+
+
+@dataclass(frozen=True)
+class Disaster:
+    """Something that happens to a run.
+
+    Args:
+        time: when, in ticks since the driver began.
+        kind: `player`, `players`, `shard`, `trainer`, `node`, `return`, `drain`, `kill` or `stop`; the last two
+            concern the driver.
+        which: of them, taken modulo their number.
+        unheard: whether an actor dies only when its next call has been carried out, before anybody hears of that.
+    """
+
+    time: int
+    kind: str
+    which: int
+    unheard: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A run and all that happens to it.
+
+    Args:
+        seed: of everything that is drawn while it goes on, which is how long calls take and who lives where.
+        plan: what the run is asked to do.
+        shards: of the replay.
+        mapped: whether the shards' rows outlive them, as long as their node lives.
+        nodes: how many there are; the driver's never dies alone.
+        refused: one fragment in so many is refused; 0 for none.
+        failing_checkpoints: one checkpoint in so many can't be written; 0 for none.
+        legs: what happens to each driver; after the last of them comes one to whom nothing happens.
+    """
+
+    seed: int
+    plan: Plan
+    shards: int
+    mapped: bool
+    nodes: int
+    refused: int
+    failing_checkpoints: int
+    legs: tuple[tuple[Disaster, ...], ...]
+
+    @property
+    def loses_files(self) -> bool:
+        """Whether rows in files can be lost."""
+        return self.nodes > 1
+
+
+KINDS = ("player", "players", "shard", "trainer", "node", "return", "drain", "kill", "stop")
+OFTEN = (6, 2, 6, 6, 4, 4, 3, 3, 2)
+
+
+def draw_schedule(seed: int) -> Schedule:
+    """The schedule of that seed."""
+    rng = random.Random(seed)
+    players, rows, envs = rng.randint(1, 4), rng.randint(1, 4), rng.randint(1, 3)
+    round_rows = players * rows * envs
+    data: OnPolicy | OffPolicy
+    if rng.random() < 0.3:
+        data = OnPolicy(rows, batch_size=rng.randint(1, 2 * round_rows), epochs=rng.randint(1, 3))
+    else:
+        data = OffPolicy(
+            batch_size=rng.randint(1, 2 * round_rows),
+            replay_ratio=rng.choice([1.0, 0.5, 0.3, 0.7, 4.0, 37.0, rng.randint(1, 9999) / 1000]),
+            learning_starts=rng.randint(0, 2 * round_rows),
+            fragment_rows=rows,
+            writes_back=rng.random() < 0.5,
+        )
+    on_policy = isinstance(data, OnPolicy)
+    plan = Plan(
+        data=data,
+        total_steps=rng.randint(1, 8 * round_rows),
+        players=players,
+        fragment_rows=rows,
+        envs=envs,
+        max_staleness=rng.randint(0, 2),
+        prefetch=rng.randint(0, 2),
+        max_failures=10**6,
+        log_every=rng.randint(1, 2 * round_rows),
+        snapshot_every=rng.choice([None, rng.randint(1, 2 * round_rows)]),
+        checkpoint_every=rng.choice([None, rng.randint(1, 3 * round_rows)]),
+        checkpoint_seconds=rng.choice([None, None, float(rng.randint(5, 100))]),
+        eval_every=rng.choice([None, rng.randint(1, 3 * round_rows)]),
+        eval_episodes=rng.randint(0, 1),
+    )
+    return Schedule(
+        seed,
+        plan,
+        shards=1 if on_policy else rng.randint(1, min(players, 3)),
+        mapped=not on_policy and rng.random() < 0.5,
+        nodes=rng.choice([1, 1, 2, 3]),
+        refused=0 if on_policy else rng.choice([0, 0, 5]),
+        failing_checkpoints=rng.choice([0, 0, 3]),
+        legs=tuple(_draw_disasters(rng) for _ in range(rng.randint(1, 3))),
+    )
+
+
+def _draw_disasters(rng: random.Random) -> tuple[Disaster, ...]:
+    """What happens to one driver."""
+    now, drawn = 0, []
+    for kind in rng.choices(KINDS, OFTEN, k=rng.randint(0, 7)):
+        now += rng.randint(0, 60)
+        drawn.append(Disaster(now, kind, rng.randrange(12), rng.random() < 0.4))
+    return tuple(drawn)
+
+
+# ------------------------------------------------------------------------------------- what is handed around
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights, which say how many gradient steps they come of."""
+
+    gradient_steps: int
+
+
+@dataclass(frozen=True)
+class Played:
+    """A fragment: a number of its own, whose it is, and its rows' numbers `first` to `first + rows - 1`."""
+
+    number: int
+    stream: StreamKey
+    sequence: int
+    first: int
+    rows: int
+    policy_steps: int
+    version: int
+    mode: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Samples: of which fragments there were; of a rollout, it is these."""
+
+    fragments: tuple[Played, ...]
+    samples: int
+
+
+@dataclass
+class Rows:
+    """What a shard holds, and how it tells what came before."""
+
+    fragments: list[Played] = field(default_factory=list)
+    expected: dict[StreamKey, int] = field(default_factory=dict)
+    newest: dict[int, int] = field(default_factory=dict)
+
+    def add(self, fragment: Played) -> None:
+        """Take in a fragment, unless it was before."""
+        player, incarnation = fragment.stream
+        if incarnation < self.newest.get(player, 0) or fragment.sequence < self.expected.get(fragment.stream, 0):
+            return
+        self.newest[player] = incarnation
+        self.expected[fragment.stream] = fragment.sequence + 1
+        self.fragments.append(fragment)
+
+    @property
+    def size(self) -> int:
+        """Rows."""
+        return sum(fragment.rows for fragment in self.fragments)
+
+
+# -------------------------------------------------------------------------------------------------- the actors
+
+
+class Player:
+    """Counts its rows."""
+
+    def __init__(self, world: World, number: int, incarnation: int) -> None:
+        self.world, self.stream = world, (number, incarnation)
+        self.sequence = self.first = 0
+
+    def collect(
+        self,
+        rows: int,
+        weights: Weights,
+        version: int,
+        mode: str,
+        progress: float,
+        keep_state: bool,
+        unsaved: str | None,
+    ) -> tuple[FragmentInfo, Played]:
+        plan = self.world.schedule.plan
+        assert rows == plan.fragment_rows
+        count = rows * plan.envs
+        ends = (self.stream[0] + self.stream[1] + self.sequence) % 3 if rows > 2 else 0
+        fragment = Played(
+            self.world.next_number(), self.stream, self.sequence, self.first, count, count - ends, version, mode
+        )
+        self.first += count
+        self.sequence += 1
+        state = self.state() if keep_state else None
+        return FragmentInfo(version, count - ends, count, (), (), seconds=1.0, state=state), fragment
+
+    def state(self) -> bytes:
+        return f"{self.sequence} {self.first}".encode()
+
+    def load(self, state: bytes) -> bool:
+        assert self.sequence == 0
+        self.sequence, self.first = map(int, state.split())
+        return True
+
+    def evaluate(self, weights: Weights, episodes: int) -> Evaluation:
+        assert isinstance(weights, Weights)
+        return Evaluation(0.0, 0.0, [0.0] * episodes, [1] * episodes)
+
+
+class Shard:
+    """Keeps fragments: in its own memory, or on the disk of its node."""
+
+    def __init__(self, world: World, number: int, rows: Rows) -> None:
+        self.world, self.number, self.rows = world, number, rows
+
+    def status(self) -> BufferStatus:
+        size, plan = self.rows.size, self.world.schedule.plan
+        sample_bytes = CHUNK_BYTES // (17 * (plan.data.batch_size or 1))  # so that a round needs several chunks
+        return BufferStatus(size, size, float(size), sample_bytes if size else 0, added=size)
+
+    def add(self, fragment: Played) -> BufferStatus:
+        every = self.world.schedule.refused
+        if every and (fragment.sequence + sum(fragment.stream)) % every == every - 1:
+            raise RefusedFragmentError(f"fragment {fragment.sequence} of player {fragment.stream[0]} doesn't fit")
+        self.rows.add(fragment)
+        return self.status()
+
+    def sample(self, n_batches: int, progress: float) -> tuple[int, Block]:
+        plan = self.world.schedule.plan
+        if isinstance(plan.data, OnPolicy):
+            return 1, Block(tuple(self.rows.fragments[-plan.players :]), 1)
+        assert self.rows.size >= plan.data.batch_size, "a batch was asked of a replay that can't serve it"
+        return self.sample_part(n_batches * plan.data.batch_size, progress)
+
+    def sample_part(self, count: int, progress: float) -> tuple[int, Block]:
+        assert self.rows.size, "samples were asked of a shard that is empty"
+        return count, Block((), count)
+
+    def write_back(self, writes: str) -> BufferStatus:
+        assert writes == "writes"
+        return self.status()
+
+    def save(self, folder: str) -> BufferStatus:
+        self.world.saved[folder][self.number] = copy.deepcopy(self.rows)
+        return self.status()
+
+    def load(self, folder: str) -> BufferStatus:
+        saved = copy.deepcopy(self.world.saved[folder][self.number])
+        vars(self.rows).update(vars(saved))  # the same object, which lies on the disk
+        return self.status()
+
+    def restore(self, folder: str | None) -> BufferStatus:
+        if folder is not None and not self.rows.size:
+            self.load(folder)
+        return self.status()
+
+
+class Learner:
+    """Counts gradient steps, and knows of which rollouts they are."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.gradient_steps = 0
+        self.learned: list[tuple[int, ...]] = []  # numbers of each rollout's fragments
+
+    def update(self, steps: int, progress: float, order: int | None, *blocks: Block) -> tuple[UpdateInfo, str]:
+        plan = self.world.schedule.plan
+        if isinstance(plan.data, OnPolicy):
+            self.learned.append(tuple(fragment.number for block in blocks for fragment in block.fragments))
+        else:
+            assert sum(block.samples for block in blocks) == steps * plan.data.batch_size
+        self.gradient_steps += steps
+        return UpdateInfo(self.gradient_steps, {}, seconds=1.0, began=0.0), "writes"
+
+    def weights(self) -> tuple[int, Weights]:
+        return self.gradient_steps, Weights(self.gradient_steps)
+
+    def snapshot(self) -> tuple[int, tuple[int, list[tuple[int, ...]]]]:
+        return self.gradient_steps, (self.gradient_steps, list(self.learned))
+
+    def restore(self, data: tuple[int, list[tuple[int, ...]]]) -> int:
+        self.gradient_steps, self.learned = data[0], list(data[1])
+        return self.gradient_steps
+
+
+class PlacedRef(SimulatedRef):
+    """A result, of which the second half of a pair stays where it was made until somebody gets it."""
+
+    def __init__(self, world: World, outcome: asyncio.Future[Outcome], half: int | None = None) -> None:
+        super().__init__(outcome, half)
+        self.world = world
+
+    def get(self) -> Any:
+        if self.half == 1 and self.outcome in self.world.gone:
+            raise DataLostError("it was on a node that is lost")
+        return super().get()
+
+
+class Placed(SimulatedHandle):
+    """An actor on a node."""
+
+    def __init__(self, world: World, name: str, target: Any, node: int) -> None:
+        super().__init__(name, target, world.ticks, [])
+        self.world, self.node = world, node
+        self.results: list[asyncio.Future[Outcome]] = []
+        world.actors.append(self)
+
+    def call(self, method: str, *args: Any) -> PlacedRef:
+        ref = super().call(method, *args)
+        self.results.append(ref.outcome)
+        return PlacedRef(self.world, ref.outcome)
+
+    def call_pair(self, method: str, *args: Any) -> tuple[PlacedRef, PlacedRef]:
+        outcome = self.call(method, *args).outcome
+        return PlacedRef(self.world, outcome, 0), PlacedRef(self.world, outcome, 1)
+
+    def die_soon(self, unheard: bool) -> None:
+        """Die now, or when the next call was carried out and before anybody hears of it."""
+        error = DiedError(f"{self.name} died")
+        if unheard and self.dead is None:
+            self.on_answer = lambda handle, method: handle.die(error)
+        else:
+            self.die(error)
+
+    def close(self) -> None:
+        super().close()
+        if self in self.world.actors:
+            self.world.actors.remove(self)
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, and beside it which fragments the replay had taken in when it was begun."""
+
+    folder: str
+    stats: dict[str, Any]
+    snapshot: Snapshot
+    players: Mapping[int, PlayerState]
+    taken: dict[int, Played]
+    rounds: list[dict[int, int]]
+
+
+class CheckpointStore:
+    """Keeps the two newest checkpoints; some it can't write."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.taken: dict[str, tuple[dict[int, Played], list[dict[int, int]]]] = {}
+
+    @property
+    def keeps_buffer(self) -> bool:
+        return self.world.schedule.plan.data.is_off_policy
+
+    @property
+    def newest_buffer(self) -> str | None:
+        checkpoints = self.world.checkpoints
+        return f"{checkpoints[-1].folder}/buffer" if checkpoints and self.keeps_buffer else None
+
+    def begin(self, policy_steps: int) -> str:
+        world = self.world
+        folder = f"folder {world.next_number()}"
+        if self._fails():
+            raise OSError("the disk is full")
+        world.saved[f"{folder}/buffer"] = {}
+        self.taken[folder] = dict(world.taken), copy.deepcopy(world.rounds)
+        return folder
+
+    async def finish(
+        self, folder: str, stats: dict[str, Any], snapshot: Snapshot, players: Mapping[int, PlayerState]
+    ) -> None:
+        world = self.world
+        checkpoint = Checkpoint(folder, copy.deepcopy(stats), snapshot, dict(players), *self.taken[folder])
+        await asyncio.sleep(world.ticks())
+        if self._fails():
+            raise OSError("the disk is full")
+        world.checkpoints.append(checkpoint)
+        for old in world.checkpoints[:-2]:
+            world.saved.pop(f"{old.folder}/buffer", None)
+        await asyncio.sleep(world.ticks())
+
+    def abandon(self, folder: str) -> None:
+        self.world.saved.pop(f"{folder}/buffer", None)
+
+    def _fails(self) -> bool:
+        every = self.world.schedule.failing_checkpoints
+        return bool(every and not self.world.calm and not self.world.rng.randrange(2 * every))
+
+
+# ------------------------------------------------------------------------------------------------ the world
+
+
+class WatchedShards(ReplayClient):
+    """Tells the world which fragments were taken in, and in which round."""
+
+    world: World
+
+    async def add(self, fragments: Any) -> Any:
+        outcomes = await super().add(fragments)
+        for player, error in outcomes.items():
+            if error is None:
+                _, fragment = fragments[player].outcome.result().value  # wherever it is by now
+                self.world.take_note(player, fragment)
+        return outcomes
+
+
+class World:
+    """Everything that a run finds around it, over all its legs, and the truth about it.
+
+    Args:
+        schedule: what is to happen.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.rng = random.Random(f"world {schedule.seed}")
+        self.checkpoints: list[Checkpoint] = []
+        self.saved: dict[str, dict[int, Rows]] = {}  # by folder and shard
+        self.disks: dict[tuple[int, int], Rows] = {}  # by node and shard
+        self.taken: dict[int, Played] = {}  # fragments that the replay has taken in and said so, by number
+        self.rounds: list[dict[int, int]] = []  # numbers of each one's fragments, by player
+        self.numbers = 0
+        self.happened: Counter[str] = Counter()
+
+    # ----------------------------------------------------------------------------------------- one leg
+
+    def begin(self, disasters: tuple[Disaster, ...]) -> None:
+        """Set up a new driver and its actors; call it within its loop."""
+        self.disasters, self.calm = disasters, not disasters
+        self.actors: list[Placed] = []
+        self.gone: set[asyncio.Future[Outcome]] = set()
+        self.nodes = set(range(self.schedule.nodes))
+        self.draining: set[int] = set()
+        self.where: dict[int, int] = {}  # players
+        plan, clock = self.schedule.plan, VirtualClock()
+        start = self.checkpoints[-1] if self.checkpoints else None
+        self.taken, self.rounds = (dict(start.taken), copy.deepcopy(start.rounds)) if start else ({}, [])
+        if start is None:
+            self.disks.clear()  # a run that begins anew has a folder of its own
+        stats = RunStats.from_plain(copy.deepcopy(start.stats), 0.0) if start else RunStats(Counters(), 0.0)
+        players = PlayerGroup(
+            plan.players, self.make_player, stats.counters.incarnations, start.players if start else {}
+        )
+        shards = [self.make_shard(number, 0) for number in range(self.schedule.shards)]
+        data = plan.data
+        replay = WatchedShards(shards, (data.batch_size or 1) if data.is_off_policy else 1, 0, self.make_shard)
+        replay.world = self
+        trainers = LearnerGroup(self.place("trainer", Learner(self)), self.make_trainers, not data.is_off_policy)
+        self.store, self.reporter = CheckpointStore(self), RecordingReporter()
+        replay.newest_save = lambda: self.store.newest_buffer
+        self.run = Run(plan, players, replay, trainers, self.reporter, self.store, stats, clock, self.leaving)
+
+    async def play_leg(self) -> str:
+        """One driver's life: `done`, `stopped`, `killed`, or why it failed."""
+        start = self.checkpoints[-1] if self.checkpoints else None
+        for disaster in self.disasters:
+            asyncio.get_running_loop().call_later(disaster.time, self.strike, disaster)
+        self.driver = asyncio.ensure_future(self.drive(start))
+        try:
+            await self.driver
+        except asyncio.CancelledError:
+            return "killed"
+        except RunFailedError as error:
+            return error.reason
+        return "stopped" if self.run.stopping.is_set() else "done"
+
+    async def drive(self, start: Checkpoint | None) -> None:
+        if start is not None:  # as the launcher does it
+            try:
+                await self.run.trainers.restore(start.snapshot.data)
+                if self.store.keeps_buffer:
+                    await self.run.replay.load(f"{start.folder}/buffer")
+            except (LostError, DataLostError) as error:
+                raise RunFailedError(f"the checkpoint can't be loaded: {error}") from error
+        await self.run.train()
+
+    # -------------------------------------------------------------------------------------- who is where
+
+    def place(self, name: str, target: Any, node: int | None = None) -> Placed:
+        choices = sorted(self.nodes - self.draining) or sorted(self.nodes)
+        return Placed(self, name, target, self.rng.choice(choices) if node is None else node)
+
+    def make_player(self, number: int, incarnation: int) -> Placed:
+        handle = self.place(f"player {number}", Player(self, number, incarnation))
+        self.where[number] = handle.node
+        return handle
+
+    def make_shard(self, number: int, incarnation: int) -> Placed:
+        choices = sorted(self.nodes)
+        there = [node for node in choices if (node, number) in self.disks]
+        node = there[0] if there and self.schedule.mapped else self.rng.choice(choices)
+        rows = self.disks.setdefault((node, number), Rows()) if self.schedule.mapped else Rows()
+        return self.place(f"shard {number}", Shard(self, number, rows), node)
+
+    async def make_trainers(self, incarnation: int) -> Placed:
+        await asyncio.sleep(self.ticks())
+        return self.place("trainer", Learner(self))
+
+    async def leaving(self) -> set[int]:
+        return {number for number, node in self.where.items() if node in self.draining}
+
+    def ticks(self) -> float:
+        """How long something takes: seldom very long."""
+        return float(self.rng.randrange(40) if self.rng.random() < 0.05 else self.rng.randrange(6))
+
+    def next_number(self) -> int:
+        self.numbers += 1
+        return self.numbers
+
+    # ------------------------------------------------------------------------------------ what happens
+
+    def strike(self, disaster: Disaster) -> None:
+        """Let something happen."""
+        if disaster.kind == "kill":
+            self.driver.cancel()
+        elif disaster.kind == "stop":
+            self.run.stop(patience=20.0)
+        elif disaster.kind in ("node", "drain", "return"):
+            self.strike_node(disaster)
+        else:
+            for actor in self.victims(disaster):
+                actor.die_soon(disaster.unheard)
+        self.happened[disaster.kind] += 1
+
+    def victims(self, disaster: Disaster) -> list[Placed]:
+        kind = "player" if disaster.kind == "players" else disaster.kind
+        found = [actor for actor in self.actors if actor.name.startswith(kind)]
+        return found if disaster.kind == "players" or not found else [found[disaster.which % len(found)]]
+
+    def strike_node(self, disaster: Disaster) -> None:
+        """A node dies with all that is on it, or returns; it is known beforehand that one will, or not."""
+        others = range(1, self.schedule.nodes)
+        if not others:
+            return
+        node = others[disaster.which % len(others)]
+        if disaster.kind == "drain":
+            self.draining |= {node} & self.nodes
+            return
+        if disaster.kind == "return":
+            self.nodes.add(node)
+            return
+        self.nodes.discard(node)
+        self.draining.discard(node)
+        self.disks = {place: rows for place, rows in self.disks.items() if place[0] != node}
+        for actor in [actor for actor in self.actors if actor.node == node]:
+            self.gone.update(actor.results)
+            actor.die(DiedError(f"{actor.name} died with its node"))
+
+    def take_note(self, player: int, fragment: Played) -> None:
+        """The replay has said that it took a fragment in."""
+        version, plan = self.run.counters.version, self.schedule.plan
+        assert fragment.stream[0] == player
+        assert 0 <= version - fragment.version <= plan.max_staleness, "staler than allowed"
+        self.rounds += [{} for _ in range(version + 1 - len(self.rounds))]
+        lost = self.rounds[version].get(player)
+        if lost is not None and lost != fragment.number:
+            del self.taken[lost]  # with the node it was on, before it was learned from
+        self.taken[fragment.number] = fragment
+        self.rounds[version][player] = fragment.number
+
+
+# -------------------------------------------------------------------------------------------- what must hold
+
+
+def play(schedule: Schedule) -> World:
+    """Play a schedule to its end.
+
+    Raises:
+        AssertionError: something doesn't hold.
+        StuckError: it can't come to an end.
+    """
+    world = World(schedule)
+    for disasters in (*schedule.legs, ()):
+
+        async def main(disasters: tuple[Disaster, ...] = disasters) -> str:
+            world.begin(disasters)
+            return await world.play_leg()
+
+        outcome = run_virtually(main)
+        check(world, outcome)
+        if outcome == "done":
+            return world
+    raise AssertionError(f"undisturbed, the run ended with: {outcome}")
+
+
+def check(world: World, outcome: str) -> None:
+    """What must hold when a driver has ended, however that was."""
+    if outcome not in ("done", "stopped", "killed"):
+        check_failure(world, outcome)
+        return
+    if outcome == "killed":
+        return
+    check_books(world)
+    check_rows(world)
+    check_learning(world, outcome)
+    kept = world.checkpoints[-1].stats["counters"]
+    late = {"restarts", "trainer_restarts", "buffer_restarts"}  # who dies while it is written is counted afterwards
+    assert {what: count for what, count in vars(world.run.counters).items() if kept[what] != count}.keys() <= late
+    if outcome == "done":
+        assert world.run.counters.policy_steps >= world.schedule.plan.total_steps
+
+
+def check_failure(world: World, reason: str) -> None:
+    """A run may end only of what can't be mended."""
+    assert not world.calm, reason
+    kinds = {disaster.kind for disaster in world.disasters}
+    if "no checkpoint could be written" in reason:  # the last one
+        assert world.schedule.failing_checkpoints or kinds & {"shard", "trainer", "node"}, reason
+    elif "the checkpoint can't be loaded" in reason:  # somebody died meanwhile
+        assert kinds & {"shard", "trainer", "node"}, reason
+    else:  # the rollout and who had learned from it
+        assert isinstance(world.schedule.plan.data, OnPolicy) and "node" in kinds, reason
+
+
+def check_books(world: World) -> None:
+    """The counters are those of the fragments that were taken in."""
+    counters, taken = world.run.counters, list(world.taken.values())
+    if not world.schedule.plan.data.is_off_policy:  # a rollout that is not whole when the run ends is given up
+        taken = [world.taken[number] for each in world.rounds[: counters.version] for number in each.values()]
+    assert counters.policy_steps == sum(fragment.policy_steps for fragment in taken)
+    assert counters.rows == sum(fragment.rows for fragment in taken)
+
+
+def check_rows(world: World) -> None:
+    """What the replay holds is what it took in, once, but for what is counted as lost."""
+    schedule, run = world.schedule, world.run
+    if not schedule.plan.data.is_off_policy:
+        return
+    shards = {int(actor.name[6:]): actor for actor in world.actors if actor.name.startswith("shard")}
+    held: list[Played] = []
+    for number, actor in shards.items():
+        fragments = actor.target.rows.fragments
+        assert all(fragment.stream[0] % schedule.shards == number for fragment in fragments)
+        check_streams(fragments)
+        held += fragments
+    names = [
+        (fragment.stream, row) for fragment in held for row in range(fragment.first, fragment.first + fragment.rows)
+    ]
+    assert len(names) == len(set(names)), "a row is there twice"
+    told = [fragment for fragment in held if fragment.number in world.taken]
+    # Of what a shard took into its files and died before saying so, it may be that the fragment is gone as well.
+    assert len(told) == len(held) or (schedule.mapped and schedule.loses_files), "a row that nobody was told of"
+    lost = sum(fragment.rows for fragment in world.taken.values()) - sum(fragment.rows for fragment in told)
+    alive = all(actor.dead is None for actor in shards.values())
+    if alive:
+        untold = (len(held) - len(told)) * schedule.plan.fragment_rows * schedule.plan.envs
+        assert run.lost_rows == max(0, lost - untold), "rows were lost and not counted"
+    if alive and schedule.mapped and not schedule.loses_files:
+        assert not lost, "rows in files were lost"
+
+
+def check_streams(fragments: list[Played]) -> None:
+    """A stream goes on where it was, or later where something is lacking in between."""
+    ends: dict[StreamKey, tuple[int, int]] = {}
+    for fragment in fragments:
+        sequence, first = ends.get(fragment.stream, (0, 0))
+        if fragment.sequence == sequence:
+            assert fragment.first == first, "a stream was joined to another"
+        else:
+            assert fragment.sequence > sequence and fragment.first > first, "a stream goes back"
+        ends[fragment.stream] = (fragment.sequence + 1, fragment.first + fragment.rows)
+
+
+def check_learning(world: World, outcome: str) -> None:
+    """The ratio is exact; each rollout was learned from once."""
+    plan, counters = world.schedule.plan, world.run.counters
+    if isinstance(plan.data, OnPolicy):
+        minibatches = plan.data.minibatches(plan.round_rows)
+        assert counters.gradient_steps == counters.version * plan.data.epochs * minibatches
+        learned = world.checkpoints[-1].snapshot.data[1]
+        assert [set(each) for each in learned] == [set(each.values()) for each in world.rounds[: counters.version]]
+        assert all(len(each) == plan.players for each in learned)
+        return
+    due = floor(Fraction(str(plan.data.replay_ratio)) * max(0, counters.policy_steps - plan.data.learning_starts))
+    assert counters.gradient_steps <= due
+    if outcome == "done" and world.run.replay.is_ready:
+        assert counters.gradient_steps == due, "the ratio isn't exact"
+
+
+# ------------------------------------------------------------------------------------------------ by command
+
+
+def play_or_tell(seed: int) -> World | None:
+    """Play the schedule of that seed; print what goes wrong."""
+    try:
+        return play(draw_schedule(seed))
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        print(f"seed {seed}: {type(error).__name__}: {error} ({where.name}:{where.lineno}: {where.line})")
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.helpers.disasters", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--schedules", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first")
+    given = parser.parse_args()
+    began, failed, happened = time.monotonic(), [], Counter[str]()
+    for seed in range(given.seed, given.seed + given.schedules):
+        world = play_or_tell(seed)
+        happened += world.happened if world else Counter()
+        failed += [] if world else [seed]
+    seconds = time.monotonic() - began
+    print(
+        f"{given.schedules} schedules in {seconds:.0f} s, {len(failed)} failed; "
+        + ", ".join(f"{count} x {kind}" for kind, count in happened.most_common())
+    )
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Tiny deterministic environments whose observations tell where in which episode they are.
+
+Importing this module registers them, so `gymnasium.make("tests.helpers.envs:Counting-v0")` works.
+"""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+
+class Counting(gymnasium.Env):
+    """Observes `[tag, episode, step]`; arriving at step s pays s + 100 times the action that led there.
+
+    The tag is drawn at every reset, so it betrays the seed; episodes are counted from the last seeded reset.
+
+    Args:
+        lengths: of the episodes, over and over; none: 1 to 4, by the tag.
+        ends: how the episodes end, over and over.
+    """
+
+    observation_space = spaces.Box(0.0, float(2**20), (3,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, lengths=(3,), ends=("terminated",), render_mode=None):
+        self.lengths, self.ends, self.render_mode = tuple(lengths), tuple(ends), render_mode
+        self.episode, self.at, self.tag = -1, 0, 0
+
+    @property
+    def length(self):
+        return self.lengths[self.episode % len(self.lengths)] if self.lengths else 1 + self.tag % 4
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode = 0 if seed is not None else self.episode + 1
+        self.at, self.tag = 0, int(self.np_random.integers(1, 2**20))
+        return self.observe(), {}
+
+    def step(self, action):
+        self.at += 1
+        over = self.at >= self.length
+        end = self.ends[self.episode % len(self.ends)]
+        reward = self.at + 100.0 * int(action)
+        return self.observe(), reward, over and end == "terminated", over and end == "truncated", {}
+
+    def observe(self):
+        return np.array([self.tag, self.episode, self.at], np.float32)
+
+
+class CountingVector(VectorEnv):
+    """`Counting` as an environment's own vector version, which resets in the step after an end."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - gymnasium's form
+
+    def __init__(self, num_envs, **kwargs):
+        self.lanes = [Counting(**kwargs) for _ in range(num_envs)]
+        self.num_envs = num_envs
+        self.over = np.zeros(num_envs, np.bool_)
+        self.single_observation_space, self.single_action_space = Counting.observation_space, Counting.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(self, *, seed=None, options=None):
+        self.over[:] = False
+        assert not isinstance(seed, list)  # as gymnasium's own: one seed, of which each environment gets its own
+        seeds = [None if seed is None else seed + lane for lane in range(self.num_envs)]
+        return np.stack([lane.reset(seed=s)[0] for lane, s in zip(self.lanes, seeds, strict=True)]), {}
+
+    def step(self, actions):
+        nothing = (0.0, False, False)
+        arrivals = [
+            (lane.reset()[0], *nothing) if over else lane.step(action)[:4]
+            for lane, over, action in zip(self.lanes, self.over, actions, strict=True)
+        ]
+        obs, reward, terminated, truncated = (np.array(part) for part in zip(*arrivals, strict=True))
+        self.over = terminated | truncated
+        return obs, reward, terminated, truncated, {}
+
+
+class OtherVector(CountingVector):
+    """Shows more than a single one does."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.single_observation_space = gymnasium.spaces.Box(-1.0, 1.0, (7,), np.float32)
+
+
+class SameStepVector(CountingVector):
+    """Claims to reset within the step that ends an episode, which can't be stored as arrival rows."""
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - gymnasium's form
+
+
+class Nested(Counting):
+    """`Counting` with a Dict observation of three dtypes, one level of it nested."""
+
+    observation_space = spaces.Dict(
+        {
+            "where": spaces.Box(-1.0, 1.0, (2,), np.float64),
+            "picture": spaces.Box(0, 255, (2, 2, 1), np.uint8),
+            "inner": spaces.Dict({"phase": spaces.Discrete(8, start=1)}),
+        }
+    )
+
+    def observe(self) -> Any:
+        return {
+            "where": np.array([self.at / 8, -self.at / 8]),
+            "picture": np.full((2, 2, 1), 10 * self.episode + self.at, np.uint8),
+            "inner": {"phase": np.int64(1 + self.at)},
+        }
+
+
+class Echo(gymnasium.Env):
+    """Observes the action that it received (zeros after a reset) and pays its first number; runs for ever.
+
+    Args:
+        kind: of the action space.
+    """
+
+    SPACES = {  # noqa: RUF012 - never written
+        "discrete": spaces.Discrete(3, start=5),
+        "multi-discrete": spaces.MultiDiscrete([2, 3], start=[1, -4]),
+        "bounded": spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32)),
+        "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float64),
+        "matrix": spaces.Box(-3.0, 3.0, (2, 2), np.float32),
+    }
+
+    def __init__(self, kind="discrete"):
+        self.action_space = self.SPACES[kind]
+        self.size = int(np.prod(self.action_space.shape))
+        self.observation_space = spaces.Box(-np.inf, np.inf, (self.size,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(self.size, np.float32), {}
+
+    def step(self, action):
+        if not self.action_space.contains(action):
+            raise ValueError(f"{action!r} is not in {self.action_space}")
+        received = np.asarray(action, np.float32).reshape(self.size)
+        return received, float(received[0]), False, False, {}
+
+
+class Raising(Counting):
+    """`Counting` that raises in its n-th step, or n-th reset.
+
+    Args:
+        where: `step` or `reset`.
+        after: how many of them go well.
+        kwargs: those of `Counting`.
+    """
+
+    def __init__(self, where="step", after=0, **kwargs):
+        super().__init__(**kwargs)
+        self.where, self.left = where, after
+
+    def reset(self, *, seed=None, options=None):
+        self._maybe_raise("reset")
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self._maybe_raise("step")
+        return super().step(action)
+
+    def _maybe_raise(self, where):
+        if where == self.where:
+            if self.left == 0:
+                raise RuntimeError(f"broken {where}")
+            self.left -= 1
+
+
+def _register(name, env_class, **settings):
+    if f"{name}-v0" not in gymnasium.registry:
+        gymnasium.register(f"{name}-v0", f"tests.helpers.envs:{env_class.__name__}", **settings)
+
+
+_register("Counting", Counting, vector_entry_point="tests.helpers.envs:CountingVector")
+_register("Truncating", Counting, kwargs={"ends": ("truncated",)})
+_register("Other", Counting, vector_entry_point="tests.helpers.envs:OtherVector")
+_register("SameStep", Counting, vector_entry_point="tests.helpers.envs:SameStepVector")
+_register("Nested", Nested)
+_register("Echo", Echo)
+_register("Raising", Raising)

@@ -1,0 +1,38 @@
+"""SAC that draws n-step returns by the size of their errors: what an algorithm says to have prioritized replay."""
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from sheeprl.algos.args import OffPolicy
+from sheeprl.algos.base import Algorithm, Loss
+from sheeprl.algos.sac.args import SACArgs
+from sheeprl.algos.sac.sac import SAC
+from sheeprl.utils.settings import Count
+
+
+class PrioritizedSACArgs(SACArgs):
+    algorithm: ClassVar[str] = "tests.helpers.prioritized_sac:PrioritizedSAC"
+
+    steps: Count = Field(3, description="steps of a return")
+
+    def data(self) -> OffPolicy:
+        from sheeprl.buffer.priorities import Prioritized
+        from sheeprl.buffer.samplers import NStep
+
+        data = super().data()
+        return replace(data, sampler=NStep(self.steps, self.gamma), prioritized=Prioritized())
+
+
+class PrioritizedSAC(SAC, Algorithm[PrioritizedSACArgs]):
+    def critic_loss(self, agent, batch, noise, carry):
+        with torch.no_grad():
+            next_action, next_logprob = agent.policy.sample(batch["next_obs"], noise["action"])
+            next_q = agent.critic_target(batch["next_obs"], next_action).min(0).values
+            target = batch["reward"] + batch["discount"] * (next_q - agent.alpha() * next_logprob)
+        errors = agent.critic(batch["obs"], batch["action"]) - target
+        loss = (batch["sample_weight"] * batch["importance"] * errors**2).sum()
+        metrics = {"Loss/value_loss": loss.detach(), "Buffer/importance": batch["importance"].min()}
+        return Loss(loss, metrics, priority=errors.detach().abs().mean(0))

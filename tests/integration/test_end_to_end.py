@@ -1,0 +1,343 @@
+"""Whole runs in coupled mode and through the command line: counters, resume, failures, what is left behind."""
+
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sheeprl import ConfigError, RunFailedError, load_config, train
+from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.config.yaml_io import parse_yaml
+from tests.helpers.runs import QUIET, SMALL_SAC, largest_difference, lines, run, saved
+
+WALK = "tests.helpers.run_envs:Walk-v0"
+COUPLED = "run.mode=coupled"
+
+
+def sheeprl(*words, **settings):
+    return subprocess.run(
+        [sys.executable, "-m", "sheeprl", *map(str, words)], capture_output=True, text=True, timeout=200, **settings
+    )
+
+
+@pytest.mark.parametrize("players", [1, 3])
+@pytest.mark.parametrize("ratio", ["1", "0.5", "0.3", "0.7", "4"])
+def test_the_ratio_is_exact_by_every_count(tmp_path, ratio, players):
+    counted = tmp_path / "counted"
+    counted.mkdir()
+    kwargs = f"env.kwargs={{folder: {counted}}}"
+    overrides = [COUPLED, f"algo.replay_ratio={ratio}", f"players.num={players}", kwargs, "run.total_steps=300"]
+    overrides += ["env.num_envs=2", "checkpoint.envs=false"]  # which would step some more
+    result = run(tmp_path / "run", "sac", *overrides, env=WALK)
+    end = lines(result.run_dir)[-1]
+    due = math.floor(Fraction(ratio) * max(0, end["policy_steps"] - 50))
+    assert end["event"] == "end" and end["policy_steps"] >= 300
+    assert end["gradient_steps"] == due > 0
+    optimizer = saved(result.run_dir)["optimizers"]["actor"]["state"]
+    assert {int(state["step"]) for state in optimizer.values()} == {due}
+    steps = sum(os.path.getsize(path) for path in counted.iterdir())
+    assert steps == end["policy_steps"]
+
+
+def test_on_policy_counts_epochs_times_minibatches(tmp_path):
+    result = run(tmp_path / "run", "ppo", COUPLED, "algo.rollout_steps=20", "algo.epochs=3", "run.total_steps=200")
+    rounds = len(lines(result.run_dir)) and result.gradient_steps / (3 * math.ceil(20 * 4 / 64))
+    assert rounds == int(rounds) >= 3
+    assert saved(result.run_dir)["gradient_steps"] == result.gradient_steps
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "overrides"), [("ppo", ["algo.rollout_steps=32"]), ("sac", []), ("sac", ["algo.replay_ratio=0.3"])]
+)
+def test_resume_goes_on_from_1000_to_2000(tmp_path, algorithm, overrides):
+    folder = tmp_path / "run"
+    first = run(folder, algorithm, COUPLED, "run.total_steps=1000", *overrides)
+    before = saved(folder)
+    again = sheeprl("resume", folder, "run.total_steps=2000")
+    assert again.returncode == 0, again.stderr
+    history = lines(folder)
+    assert {"event": "resume", "step": first.policy_steps} in history
+    end, after = history[-1], saved(folder)
+    assert end["policy_steps"] >= 2000 and end["wall_time"] > 0
+    assert after["gradient_steps"] == end["gradient_steps"] > before["gradient_steps"] == first.gradient_steps
+    if algorithm == "sac":
+        ratio = Fraction(overrides[0].partition("=")[2]) if overrides else 1
+        assert end["gradient_steps"] == math.floor(ratio * (end["policy_steps"] - 50))
+        assert (checkpoints(folder)[-1] / "buffer" / "shard_0" / "buffer.json").is_file()
+    times = [line["time"] for line in history if "time" in line]
+    assert times == sorted(times)
+
+
+def test_resume_at_once_changes_nothing(tmp_path):
+    folder = tmp_path / "run"
+    run(folder, "sac", COUPLED, "run.total_steps=200")
+    before = saved(folder)
+    assert sheeprl("resume", folder).returncode == 0
+    assert largest_difference(before["agent"], saved(folder)["agent"]) == 0.0
+
+
+def test_same_seed_same_run_and_another_seed_another(tmp_path):
+    agents = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        torch.manual_seed(hash(name) % 1000)  # the global generator has no say
+        run(tmp_path / name, "sac", COUPLED, "run.total_steps=150", f"run.seed={seed}")
+        agents.append(saved(tmp_path / name)["agent"])
+    assert largest_difference(agents[0], agents[1]) == 0.0
+    assert largest_difference(agents[0], agents[2]) > 0.0
+
+
+def test_what_a_run_leaves(tmp_path):
+    result = run(tmp_path / "run", "ppo", COUPLED, "run.total_steps=2000", "checkpoint.keep_last=2", "eval.episodes=2")
+    left = {path.name for path in result.run_dir.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "checkpoints"} <= left
+    assert any(name.startswith("events.out.tfevents") for name in left)
+    assert len(checkpoints(result.run_dir)) == 2
+    keys = set().union(*lines(result.run_dir))
+    assert keys >= {
+        "Rewards/rew_avg", "Game/ep_len_avg", "Loss/policy_loss", "Loss/value_loss", "Time/sps_env_interaction",
+        "Time/sps_train", "Params/replay_ratio", "Test/cumulative_reward", "Players/alive", "Players/restarts",
+        "Weights/staleness", "Buffer/size", "Time/player_idle", "Time/trainer_idle",
+    }  # fmt: skip
+    tree = parse_yaml((result.run_dir / "config.yaml").read_text(), "config.yaml")
+    tree["run"]["total_steps"] = 100
+    os.chdir(tmp_path)
+    assert train(load_config(_written(tmp_path, tree))).policy_steps >= 100
+
+
+def _written(folder, tree):
+    import yaml
+
+    path = folder / "again.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_an_env_that_raises_is_told_and_replaced_up_to_a_limit(tmp_path, capfd):
+    overrides = [COUPLED, "env.kwargs={raises_after: 40}", "run.total_steps=10000", "ray.max_failures=2"]
+    with pytest.raises(
+        RunFailedError, match=r"Walk-v0 of player 0 raised in step 4\d: ValueError: out of order"
+    ) as told:
+        run(tmp_path / "run", "sac", *overrides, "log.level=warning", env=WALK)
+    assert "error.log" in str(told.value)
+    assert "ValueError: out of order" in (tmp_path / "run" / "error.log").read_text()
+    assert capfd.readouterr().err.count("player 0 is replaced") == 2
+    end = lines(tmp_path / "run")[-1]
+    assert (end["event"], end["restarts"], end["status"]) == ("end", 3, "failed")
+    assert checkpoints(tmp_path / "run")[-1].name == f"step_{end['policy_steps']}"
+    assert end["gradient_steps"] == max(0, end["policy_steps"] - 50)
+
+
+def test_a_player_that_cannot_be_made_has_failed(tmp_path, monkeypatch):
+    def fail(self, *args):
+        raise MemoryError("no room for another player")
+
+    monkeypatch.setattr("sheeprl.actors.player.Player.__init__", fail)
+    with pytest.raises(RunFailedError, match="no room for another player"):
+        run(tmp_path / "run", "sac", COUPLED, "ray.max_failures=1")
+    assert lines(tmp_path / "run")[-1]["restarts"] == 2
+    assert checkpoints(tmp_path / "run")
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_rewards_that_are_not_finite_end_the_run_and_are_named(tmp_path, algorithm):
+    with pytest.raises(RunFailedError, match=r"a fragment of player 0 was refused: .*reward"):
+        run(tmp_path / "run", algorithm, COUPLED, "env.kwargs={nan_after: 60}", "run.total_steps=5000", env=WALK)
+    agent = saved(tmp_path / "run")["agent"]
+    assert all(torch.isfinite(values).all() for values in agent.values())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_after_a_checkpoint_and_resume_goes_on(tmp_path, number, code):
+    words = [COUPLED, f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, f"env.id={WALK}", "run.total_steps=1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    _wait_for(metrics.exists, process)
+    time.sleep(1.0)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    assert "stopping after this round" in errors
+    end = lines(tmp_path / "run")[-1]
+    assert end["status"] == "interrupted"
+    assert checkpoints(tmp_path / "run")[-1].name == f"step_{end['policy_steps']}"
+    again = sheeprl("resume", tmp_path / "run", f"run.total_steps={end['policy_steps'] + 100}")
+    assert again.returncode == 0, again.stderr
+    end = lines(tmp_path / "run")[-1]
+    assert end["gradient_steps"] == end["policy_steps"] - 50
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_a_second_signal_ends_at_once(tmp_path, mode):
+    mark = tmp_path / "mark"
+    words = [
+        f"run.mode={mode}",
+        f"run.dir={tmp_path / 'run'}",
+        *SMALL_SAC,
+        *QUIET,
+        "env.id=tests.helpers.run_envs:Hanging-v0",
+    ]
+    words += [f"env.kwargs={{mark: {mark}, after: 30}}", "env.num_envs=1", "run.total_steps=1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
+    )
+    _wait_for(mark.exists, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert process.poll() is None  # it waits for the step that hangs
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert lines(tmp_path / "run")[-1]["status"] == "interrupted"
+
+
+def _wait_for(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_two_ranks_play_store_and_learn_each_their_part(tmp_path):
+    words = [COUPLED, "trainer.devices=2", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=200"]
+    done = sheeprl("run", "sac", *words)
+    assert done.returncode == 0, done.stderr
+    end = lines(tmp_path / "run")[-1]
+    assert end["gradient_steps"] == end["policy_steps"] - 50
+    parts = checkpoints(tmp_path / "run")[-1] / "buffer"
+    assert sorted(path.name for path in parts.iterdir()) == ["shard_0", "shard_1"]
+    assert (parts / "shard_0" / "00_00000.bin").read_bytes() != (parts / "shard_1" / "00_00000.bin").read_bytes()
+
+
+def test_fabric_run_starts_the_ranks_itself(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from sheeprl.cli import main\nmain()\n")
+    words = [COUPLED, f"run.dir={tmp_path / 'run'}", *QUIET, "run.total_steps=400", "algo.rollout_steps=32"]
+    fabric = Path(sys.executable).with_name("fabric")
+    launch = [fabric, "run", "--accelerator=cpu", "--devices=2", "--strategy=ddp"]
+    done = subprocess.run([*launch, script, "run", "ppo", *words], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "trainer:\n  accelerator: cpu\n  devices: 2" in (tmp_path / "run" / "config.yaml").read_text()
+    assert lines(tmp_path / "run")[-1]["policy_steps"] >= 400
+
+
+class TestBadInput:
+    """Exit code 2, a line a mistake, no folder."""
+
+    def check(self, tmp_path, words, *said):
+        done = sheeprl("run", *words, f"run.dir={tmp_path / 'run'}")
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        told = done.stderr.strip().splitlines()
+        assert len(told) == len(said), told
+        for line, part in zip(told, said, strict=True):
+            assert part in line
+        assert not (tmp_path / "run").exists()
+
+    def test_all_mistakes_at_once(self, tmp_path):
+        words = ["ppo", "env.id=CartPole-v9", "env.num_env=3", "buffer.size=-1", "run.mode=couple"]
+        self.check(tmp_path, words, "env.num_env", "run.mode", "buffer.size", "CartPole-v1")
+
+    def test_a_discrete_env_for_sac(self, tmp_path):
+        self.check(tmp_path, ["sac", "env.id=CartPole-v1"], "its actions are discrete; sac needs continuous")
+
+    def test_a_batch_larger_than_will_ever_be_stored(self, tmp_path):
+        self.check(tmp_path, ["sac", "buffer.size=200"], "algo.batch_size=256: larger than will ever be stored")
+        self.check(tmp_path, ["sac", "run.total_steps=200"], "algo.batch_size=256: larger than will ever be stored")
+        self.check(tmp_path, ["ppo", "algo.batch_size=1000"], "larger than a rollout of 512")
+
+    @pytest.mark.skipif("ale_py" in sys.modules, reason="the package is installed")
+    def test_a_package_that_is_not_installed(self, tmp_path):
+        self.check(tmp_path, ["ppo", "env.id=ALE/Pong-v5"], 'pip install "sheeprl[atari]"')
+
+    def test_a_folder_that_holds_a_run(self, tmp_path):
+        folder = tmp_path / "run"
+        run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
+        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+        with pytest.raises(ConfigError, match="holds a run already"):
+            run(folder, "ppo", COUPLED)
+        assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    def test_a_checkpoint_of_another_algorithm(self, tmp_path):
+        folder = tmp_path / "run"
+        run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
+        with pytest.raises(ConfigError, match=r"algo\.name=sac: .* is a checkpoint of ppo"):
+            run(folder, "sac", COUPLED, "run.resume=true")
+        done = sheeprl("resume", folder, "algo.hidden_sizes=[8]")
+        assert done.returncode == 2 and "algo.hidden_sizes: can't change in a resumed run" in done.stderr
+
+
+def test_gymnasiums_own_vector_environment_plays(tmp_path):
+    result = run(
+        tmp_path / "run", "ppo", COUPLED, "env.vectorization=native", "run.total_steps=600", "ray.max_failures=0"
+    )
+    assert result.policy_steps >= 600
+
+
+@pytest.mark.timeout(60)
+def test_a_coupled_run_ends_the_workers_of_async_environments(tmp_path):
+    run(tmp_path / "run", "ppo", "run.mode=coupled", "env.vectorization=async", "env.num_envs=2", "run.total_steps=300")
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_of_an_async_environment_that_dies_is_replaced(tmp_path, capfd):
+    overrides = [
+        COUPLED,
+        "env.vectorization=async",
+        "env.num_envs=2",
+        "env.kwargs={dies_after: 30}",
+        "run.total_steps=5000",
+    ]
+    with pytest.raises(RunFailedError, match=r"Walk-v0 of player 0 raised in step \d+: EOFError"):
+        run(tmp_path / "run", "sac", *overrides, "ray.max_failures=1", env=WALK)
+    assert lines(tmp_path / "run")[-1]["restarts"] == 2
+    assert checkpoints(tmp_path / "run")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_annealing_begins_at_the_full_rate_and_never_reaches_nothing(tmp_path):
+    overrides = [COUPLED, "algo.anneal=true", "run.total_steps=100", "algo.rollout_steps=32"]
+    result = run(tmp_path / "run", "ppo", *overrides)
+    (line,) = [line for line in lines(result.run_dir) if "Loss/approx_kl" in line]
+    assert line["Loss/approx_kl"] > 1e-6
+
+
+def test_two_runs_of_one_second_get_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sheeprl.checkpoint.writer.time", SimpleNamespace(strftime=lambda form: "now"))
+    overrides = [COUPLED, *QUIET, "run.total_steps=100", "algo.rollout_steps=32"]
+    folders = {train(load_config("ppo", overrides)).run_dir.name for _ in range(2)}
+    assert folders == {"now_0", "now_0_2"}
+
+
+def test_a_resumed_on_policy_run_may_have_other_rollouts(tmp_path):
+    folder = tmp_path / "run"
+    run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
+    done = sheeprl("resume", folder, "env.num_envs=2", "algo.rollout_steps=64", "run.total_steps=300")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("damage", ["state.json", "agent.pt"])
+def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+    folder = tmp_path / "run"
+    run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
+    path = checkpoints(folder)[-1] / damage
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for command in ("eval", "resume"):
+        done = sheeprl(command, folder)
+        assert done.returncode in (1, 2) and "Traceback" not in done.stderr
+        assert path.parent.name in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    (path.parent.parent / "step_best").mkdir()  # what isn't ours is left alone
+    assert len(checkpoints(folder)) == 1

@@ -1,0 +1,151 @@
+"""Nodes that die, come back, or are drained, under a run on a cluster of several."""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from tests.helpers.runs import QUIET, SMALL_SAC, lines
+
+RUN = ["run.mode=decoupled", "run.max_staleness=1", "players.num=2", "log.every=1", "checkpoint.every=200"]
+RUN += ["checkpoint.snapshot_every=100", "ray.wait_timeout=100", "ray.max_failures=20", "algo.replay_ratio=0.5"]
+SEES_SOON = {  # that a node is gone, which by default takes Ray a quarter of a minute
+    "health_check_initial_delay_ms": 500,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 3,
+}
+PATIENCE = 100  # seconds: on a busy machine everything takes its time
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A cluster of a head without room for actors that ask for CPUs."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": SEES_SOON})
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(head):
+    """The head, and no nodes but what a test adds."""
+    yield head
+    for node in list(head.worker_nodes):
+        head.remove_node(node, allow_graceful=False)
+
+
+class Subject:
+    """A run on the cluster.
+
+    Args:
+        cluster: where.
+        folder: the run's.
+        overrides: of its settings.
+    """
+
+    def __init__(self, cluster, folder, *overrides):
+        self.folder, self.said = folder, folder.with_name("said.txt")
+        words = [f"run.dir={folder}", f"ray.address={cluster.address}", *QUIET, *SMALL_SAC, *RUN, *overrides]
+        command = [sys.executable, "-m", "sheeprl", "run", "sac", *words, "log.level=info"]
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+
+    @property
+    def steps(self):
+        """Policy steps by the newest line of metrics."""
+        return self.newest("step")
+
+    def newest(self, key):
+        """The newest value of a metric; 0 if it was never told."""
+        if not (self.folder / "metrics.jsonl").exists():
+            return 0
+        written = (self.folder / "metrics.jsonl").read_text().rpartition("\n")[0].splitlines()
+        return next((line[key] for line in map(json.loads, reversed(written)) if key in line), 0)
+
+    def wait_for(self, steps):
+        """Wait until it has come so far."""
+        until = time.monotonic() + PATIENCE
+        while self.steps < steps:
+            assert self.process.poll() is None and time.monotonic() < until, self.said.read_text()
+            time.sleep(0.05)
+
+    def wait_for_word(self, word):
+        """Wait until it has said something."""
+        until = time.monotonic() + PATIENCE
+        while word not in self.said.read_text():
+            assert self.process.poll() is None and time.monotonic() < until, self.said.read_text()
+            time.sleep(0.05)
+
+
+@contextmanager
+def running(cluster, folder, *overrides):
+    """A run on the cluster, which must end well, with the exact ratio, and must not say more than a line a loss."""
+    subject = Subject(cluster, folder, *overrides)
+    try:
+        yield subject
+        assert subject.process.wait(PATIENCE) == 0, subject.said.read_text()
+    finally:
+        subject.process.kill()
+        subject.process.wait()
+    end = lines(folder)[-1]
+    assert end["gradient_steps"] == (end["policy_steps"] - 50) // 2
+    told = subject.said.read_text()
+    assert "Traceback" not in told and "raylet" not in told
+    assert all(len(line) < 400 for line in told.splitlines())
+
+
+def wait_until_used(cluster, nodes):
+    """Wait until Ray places something on new nodes; its scheduler hears of them later than who counts them."""
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+    where = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(lambda: ray.get_runtime_context().get_node_id())
+    waiting, until = {node.node_id for node in nodes}, time.monotonic() + PATIENCE
+    while waiting:
+        assert time.monotonic() < until
+        waiting -= set(ray.get([where.remote() for _ in range(4)]))
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("memmap", ["false", "true"])
+def test_a_run_goes_on_when_each_of_its_nodes_dies_and_another_comes(tmp_path, cluster, memmap):
+    nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+    wait_until_used(cluster, nodes)
+    overrides = [f"buffer.memmap={memmap}", "buffer.shards=2", "run.total_steps=1400"]
+    with running(cluster, tmp_path / "run", *overrides) as subject:
+        for number, node in enumerate(nodes):
+            subject.wait_for(300 * (number + 1))
+            cluster.remove_node(node, allow_graceful=False)
+            cluster.add_node(num_cpus=2)
+    assert subject.newest("Trainer/restarts") >= 1
+    assert subject.newest("Players/restarts") >= 2
+    assert subject.newest("Buffer/restarts") >= 1
+    if memmap == "true":  # the files are where every node finds them
+        assert not subject.newest("Buffer/lost_rows")
+
+
+def test_players_leave_a_node_that_is_drained(tmp_path, cluster):
+    first = cluster.add_node(num_cpus=4)
+    cluster.wait_for_nodes()
+    with running(cluster, tmp_path / "run", "run.total_steps=1500") as subject:
+        subject.wait_for(150)
+        cluster.add_node(num_cpus=4)
+        cluster.wait_for_nodes()
+        drain(cluster, first, seconds=60)
+        for number in range(2):
+            subject.wait_for_word(f"player {number} moves: its node is being drained")
+    assert subject.newest("Players/restarts") == 0
+
+
+def drain(cluster, node, seconds):
+    """Tell Ray that a node is going to be taken away, as a provider of spot machines does."""
+    where = ["--address", cluster.address, "--node-id", node.node_id]
+    why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "it is a spot machine"]
+    command = ["ray", "drain-node", *where, *why, "--deadline-remaining-seconds", str(seconds)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)

@@ -1,0 +1,272 @@
+"""Whole runs whose pieces are Ray actors: one Ray for the module."""
+
+import asyncio
+import gc
+import math
+import subprocess
+import sys
+import time
+import weakref
+
+import pytest
+import ray
+
+from sheeprl import RunFailedError, load_config
+from sheeprl.actors.ray import cluster
+from sheeprl.actors.ray.standby import StandbyPool
+from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.config.checks import check
+from sheeprl.run import Run
+from tests.helpers import back_pressure
+from tests.helpers.runs import QUIET, SMALL_SAC, largest_difference, lines, ray_session, run, saved
+
+WALK = "tests.helpers.run_envs:Walk-v0"
+DECOUPLED = "run.mode=decoupled"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session():
+    with ray_session(cpus=5):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env", "players", "compiled"),
+    [
+        ("ppo", None, 1, "false"),
+        ("sac", None, 1, "false"),
+        ("ppo", "tests.helpers.run_envs:Worldly-v0", 2, "false"),
+        ("ppo", None, 1, "true"),
+    ],
+)
+def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm, env, players, compiled):
+    overrides = ["run.max_staleness=0", "run.total_steps=2000", f"players.num={players}", f"trainer.compile={compiled}"]
+    for mode in ("coupled", "decoupled"):
+        run(tmp_path / mode, algorithm, f"run.mode={mode}", *overrides, env=env)
+    one, other = saved(tmp_path / "coupled"), saved(tmp_path / "decoupled")
+    assert one["gradient_steps"] == other["gradient_steps"] > 0
+    assert largest_difference(one["agent"], other["agent"]) == 0.0
+
+
+@pytest.mark.parametrize(("algorithm", "steps", "compiled"), [("ppo", 1000, "false"), ("sac", 150, "true")])
+def test_two_ranks_learn_what_one_learns(tmp_path, algorithm, steps, compiled):
+    overrides = [DECOUPLED, "run.max_staleness=0", f"run.total_steps={steps}", "players.num=2"]
+    overrides += [f"trainer.compile={compiled}"]
+    for ranks in (1, 2):
+        run(tmp_path / str(ranks), algorithm, *overrides, f"trainer.devices={ranks}")
+    one, other = saved(tmp_path / "1"), saved(tmp_path / "2")
+    assert one["gradient_steps"] == other["gradient_steps"] > 0
+    assert largest_difference(one["agent"], other["agent"]) < 1e-5
+
+
+def test_overlapping_play_stays_within_its_bound_and_repeats_itself(tmp_path):
+    agents = []
+    for name in ("a", "b"):
+        result = run(tmp_path / name, "sac", DECOUPLED, "run.max_staleness=1", "players.num=3", "run.total_steps=300")
+        rows = [line for line in lines(result.run_dir) if "Weights/staleness" in line]
+        assert {row["Weights/staleness"] for row in rows} <= {0, 1} and rows[-1]["Weights/staleness"] == 1
+        end = lines(result.run_dir)[-1]
+        assert end["gradient_steps"] == math.floor(max(0, end["policy_steps"] - 50))
+        agents.append(saved(result.run_dir)["agent"])
+    assert largest_difference(*agents) == 0.0
+
+
+def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd, caplog):
+    made = []
+    make_player = cluster.Fleet.make_player
+
+    def remember(self, number, incarnation):
+        handle = make_player(self, number, incarnation)
+        made.append((number, incarnation))
+        if incarnation == 0:
+            handle.actor.collect.options(num_returns=2).remote(1, None, 0, "random")  # it is up and playing
+            ray.kill(handle.actor)
+        return handle
+
+    monkeypatch.setattr(cluster.Fleet, "make_player", remember)
+    result = run(tmp_path / "run", "sac", DECOUPLED, "players.num=2", "run.total_steps=200", "log.level=info")
+    end = lines(result.run_dir)[-1]
+    assert sorted(made) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert (end["status"], end["restarts"]) == ("done", 2)
+    assert end["gradient_steps"] == end["policy_steps"] - 50
+    told = capfd.readouterr()
+    assert "player 1 is replaced" in told.err
+    assert "player 1 is back: a fragment after" in told.out
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+def test_the_second_player_that_is_lost_is_replaced_by_a_process_that_was_ready(tmp_path, monkeypatch):
+    kept, publish, take = [], Run.publish, StandbyPool.take
+    ready = []
+
+    def look_and_take(self):
+        kept[:] = [self]
+        ready.append(len(self))
+        return take(self)
+
+    async def publish_and_kill(self):
+        await publish(self)
+        if self.counters.version == 8:
+            while not len(kept[0]):
+                await asyncio.sleep(0.05)
+        if self.counters.version in (4, 8):
+            ray.kill(self.players.handles[0].actor)
+
+    monkeypatch.setattr(StandbyPool, "take", look_and_take)
+    monkeypatch.setattr(Run, "publish", publish_and_kill)
+    result = run(tmp_path / "run", "sac", DECOUPLED, "players.num=2", "run.total_steps=600", "run.max_staleness=0")
+    end = lines(result.run_dir)[-1]
+    assert (end["status"], end["restarts"]) == ("done", 2)
+    assert ready == [0, 1]
+
+
+def test_the_object_store_holds_no_more_than_what_is_under_way():
+    fragments = 20_000
+    measured = back_pressure.measure(fragments)
+    assert measured.fragments == fragments
+    assert measured.gradient_steps == math.floor(back_pressure.RATIO * back_pressure.ROWS * fragments)
+    assert len(measured.used) > 20
+    assert max(measured.used) > back_pressure.PLAYERS * back_pressure.FRAGMENT_BYTES / 2  # it is seen
+    assert max(measured.used) < back_pressure.BOUND < fragments * back_pressure.FRAGMENT_BYTES / 10
+    print(f"{fragments} fragments in {measured.seconds:.0f} s, at most {max(measured.used) / 1e6:.1f} MB")
+
+
+def test_an_env_that_raises_ends_the_run_with_a_checkpoint(tmp_path):
+    overrides = [DECOUPLED, "env.kwargs={raises_after: 60}", "run.total_steps=5000", "ray.max_failures=0"]
+    with pytest.raises(RunFailedError, match=r"Walk-v0 of player 0 raised in step 6\d: ValueError: out of order"):
+        run(tmp_path / "run", "sac", *overrides, env=WALK)
+    assert saved(tmp_path / "run")["gradient_steps"] == lines(tmp_path / "run")[-1]["gradient_steps"] > 0
+    assert "ValueError: out of order" in (tmp_path / "run" / "error.log").read_text()
+
+
+def test_a_player_whose_rewards_are_not_finite_is_named(tmp_path, capfd):
+    overrides = ["env.kwargs={nan_after: 60}", "run.total_steps=5000", "ray.max_failures=2", "log.level=warning"]
+    with pytest.raises(RunFailedError, match=r"fragment of player 0 was refused: .*reward.*ray.max_failures=2"):
+        run(tmp_path / "run", "sac", DECOUPLED, *overrides, env=WALK)
+    assert capfd.readouterr().err.count("a fragment of player 0 was refused") == 2
+    end = lines(tmp_path / "run")[-1]
+    assert end["gradient_steps"] == end["policy_steps"] - 50 == saved(tmp_path / "run")["gradient_steps"]
+
+
+def test_two_shards_serve_any_number_of_ranks_and_are_resumed(tmp_path):
+    overrides = [DECOUPLED, "run.max_staleness=0", "players.num=3", "buffer.shards=2"]
+    for ranks in (1, 2):
+        run(tmp_path / str(ranks), "sac", *overrides, "run.total_steps=250", f"trainer.devices={ranks}")
+    one, other = saved(tmp_path / "1"), saved(tmp_path / "2")
+    assert one["gradient_steps"] == other["gradient_steps"] > 0
+    assert largest_difference(one["agent"], other["agent"]) < 1e-5
+    parts = checkpoints(tmp_path / "1")[-1] / "buffer"
+    assert sorted(path.name for path in parts.iterdir()) == ["shard_0", "shard_1"]
+    result = run(tmp_path / "1", "sac", *overrides, "run.resume=true", "run.total_steps=400")
+    assert result.gradient_steps == result.policy_steps - 50
+    assert [line for line in lines(tmp_path / "1") if "Buffer/size" in line][-1]["Buffer/size"] >= 400
+
+
+@pytest.mark.parametrize("memmap", ["false", "true"])
+def test_a_run_goes_on_with_other_shards_players_and_ranks(tmp_path, memmap):
+    common = [DECOUPLED, f"buffer.memmap={memmap}", "run.resume=true"]
+    size = 0
+    for steps, shards, players, ranks in ((200, 1, 2, 1), (400, 3, 3, 2), (600, 2, 2, 1)):
+        changed = [f"buffer.shards={shards}", f"players.num={players}", f"trainer.devices={ranks}"]
+        result = run(tmp_path / "run", "sac", *common, *changed, f"run.total_steps={steps}")
+        assert result.gradient_steps == result.policy_steps - 50
+        last = [line for line in lines(tmp_path / "run") if "Buffer/size" in line][-1]
+        assert last["Buffer/size"] >= steps > size and "Buffer/lost_rows" not in last
+        size = last["Buffer/size"]
+
+
+@pytest.mark.parametrize(("shards", "memmap"), [(1, False), (2, False), (1, True)])
+def test_a_killed_shard_is_replaced_and_the_others_serve(tmp_path, monkeypatch, capfd, shards, memmap):
+    fleets, publish = [], Run.publish
+
+    async def publish_and_kill(self):
+        await publish(self)
+        if self.counters.version == 4:
+            ray.kill(fleets[0].shards[-1].actor)
+
+    start = cluster.Fleet.start
+    monkeypatch.setattr(cluster.Fleet, "start", lambda self, *args: fleets.append(self) or start(self, *args))
+    monkeypatch.setattr(Run, "publish", publish_and_kill)
+    overrides = [DECOUPLED, "players.num=2", f"buffer.shards={shards}", "run.total_steps=600", "log.level=warning"]
+    run(tmp_path / "run", "sac", *overrides, f"buffer.memmap={str(memmap).lower()}")
+    end = lines(tmp_path / "run")[-1]
+    assert (end["status"], end["restarts"]) == ("done", 0)
+    assert end["gradient_steps"] == end["policy_steps"] - 50
+    metrics = [line for line in lines(tmp_path / "run") if "Buffer/restarts" in line][-1]
+    assert metrics["Buffer/restarts"] == 1
+    if memmap:  # nothing that was acknowledged is lost
+        assert metrics["Buffer/size"] >= end["policy_steps"]
+    else:
+        assert 0 < metrics["Buffer/size"] < end["policy_steps"]
+    assert f"shard {shards - 1} of the replay is replaced (1 of 3)" in capfd.readouterr().err
+
+
+def test_a_trainer_that_dies_while_the_group_is_built_again_leaves_nobody_in_its_place(tmp_path, monkeypatch):
+    join, publish = cluster.Fleet._join_trainers, Run.publish
+    fleets = []
+
+    async def join_and_die(self):
+        fleets.append(self)
+        if len(fleets) == 2:  # of two ranks of the second group one dies, for which the other waits
+            await self.learner.ranks[1].call("address")
+            self.learner.ranks[1].call("join", "127.0.0.1", 1)
+            await asyncio.sleep(0.5)
+            ray.kill(self.learner.ranks[0].actor)
+        await join(self)
+
+    async def publish_and_kill(self):
+        await publish(self)
+        if self.counters.version == 4:
+            ray.kill(fleets[0].learner.ranks[0].actor)
+
+    monkeypatch.setattr(cluster.Fleet, "_join_trainers", join_and_die)
+    monkeypatch.setattr(Run, "publish", publish_and_kill)
+    overrides = [DECOUPLED, "trainer.devices=2", "run.total_steps=300", "ray.wait_timeout=60"]
+    result = run(tmp_path / "run", "sac", *overrides)
+    assert result.gradient_steps == result.policy_steps - 50
+    assert len(fleets) == 3
+
+
+def test_a_cluster_that_is_too_small_is_told_of_at_once_and_given_up_in_the_end(tmp_path, capsys):
+    began = time.monotonic()
+    with pytest.raises(RunFailedError, match=r"didn't hold the run within 6 s: the run asks for 9 CPUs"):
+        run(tmp_path / "run", "ppo", DECOUPLED, "players.num=8", "algo.rollout_steps=16", "ray.wait_timeout=6")
+    said = capsys.readouterr().out
+    assert "waiting for the cluster: the run asks for 9 CPUs (players.num=8 x players.cpus=1" in said
+    assert "the cluster has 5 CPUs" in said and "lower players.num" in said
+    assert time.monotonic() - began > 5
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_failed_start_had_taken_is_free_again():
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU", 0) < 5 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == 5
+
+
+def test_the_driver_never_loads_torch():
+    code = (
+        "import sys\n"
+        "from sheeprl.config.loading import load_config\n"
+        "import sheeprl.run, sheeprl.actors.ray.cluster, sheeprl.checkpoint.writer, sheeprl.metrics.reporter\n"
+        "from sheeprl.config.checks import check\n"
+        "check(load_config('ppo').model_dump(mode='json'))\n"
+        "assert not {'torch', 'lightning', 'tensordict'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+def test_asked_is_what_is_placed():
+    config = check(
+        load_config("sac", [*SMALL_SAC, *QUIET, "players.num=2", "trainer.accelerator=cpu"]).model_dump(mode="json")
+    )
+    fleet = cluster.Fleet(config.config, config.spaces)
+    try:
+        assert fleet.asked() == {"CPU": 3}
+    finally:
+        fleet.close()
+    gone = weakref.ref(fleet)
+    del fleet
+    assert gone() is None  # at once, with all its handles, which must not outlive their Ray

@@ -1,0 +1,116 @@
+"""What is counted, when something is due, and who has failed too often."""
+
+import json
+
+import pytest
+
+from sheeprl.actors.messages import FragmentInfo, UpdateInfo
+from sheeprl.driver.failures import FailureBudget
+from sheeprl.metrics.counters import Counters, RunStats
+from sheeprl.metrics.time_breakdown import TimeBreakdown
+from sheeprl.utils.errors import RunFailedError
+
+
+def some_books():
+    stats = RunStats(Counters(), now=10.0)
+    stats.record_fragment(FragmentInfo(0, 30, 32, (5.0, 7.0), (11, 12), seconds=2.0))
+    stats.record_update(UpdateInfo(3, {"Loss/policy_loss": 0.5}, seconds=1.0, began=0.0))
+    stats.record_update(UpdateInfo(6, {"Loss/policy_loss": 1.5}, seconds=3.0, began=1.0, compiling=2.0))
+    stats.window.player_idle = 1.0
+    return stats
+
+
+def test_a_fragment_that_is_given_up_is_not_counted():
+    stats = some_books()
+    stats.record_fragment(info := FragmentInfo(0, 7, 8, (), (), seconds=1.0))
+    stats.retract_fragment(info)
+    assert (stats.counters.policy_steps, stats.counters.rows) == (30, 32)
+
+
+def test_metrics_of_a_window():
+    stats = some_books()
+    values = stats.metrics(now=14.0, players=2)
+    assert values["Rewards/rew_avg"] == 6.0
+    assert values["Game/ep_len_avg"] == 11.5
+    assert values["Loss/policy_loss"] == 1.0
+    assert values["Time/sps"] == 30 / 4
+    assert values["Time/sps_env_interaction"] == 30 * 2 / 2
+    assert values["Time/sps_train"] == 6 / 2
+    assert values["Time/compiling"] == 2 / 4
+    assert values["Time/player_idle"] == 1 / (4 * 2)
+    assert values["Params/replay_ratio"] == 6 / 30
+    stats.reset_window(14.0)
+    assert stats.metrics(15.0, 2) is None
+
+
+def test_a_long_wait_is_shared_out_over_the_windows_that_it_lasts():
+    stats = some_books()
+    stats.window.player_idle = 0.0
+    stats.start_wait(0, now=11.0)
+    assert stats.metrics(now=14.0, players=1)["Time/player_idle"] == 3 / 4
+    stats.reset_window(14.0)
+    stats.record_fragment(FragmentInfo(0, 1, 1, (), (), seconds=1.0))
+    stats.end_wait(0, now=15.0)
+    later = stats.metrics(now=18.0, players=1)
+    assert later["Time/player_idle"] == 1 / 4
+    assert "Time/compiling" not in later
+    assert stats.breakdown_until(18.0).players_idle == 4.0
+
+
+def test_where_the_time_went_is_added_up_over_the_windows():
+    stats = some_books()
+    stats.window.batch_wait = 0.5
+    expected = TimeBreakdown(4.0, updating=2.0, compiling=2.0, waiting_for_batches=0.5, players_idle=1.0, playing=2.0)
+    assert stats.breakdown_until(14.0) == expected
+    stats.reset_window(14.0)
+    stats.window.trainer_idle = 3.0
+    assert stats.breakdown_until(18.0) == expected + TimeBreakdown(4.0, waiting_for_players=3.0)
+    plain = json.loads(json.dumps(stats.to_plain(now=18.0)))
+    assert RunStats.from_plain(plain, now=118.0).breakdown_until(118.0) == stats.breakdown_until(18.0)
+    del plain["spent"]  # as in checkpoints of before
+    assert RunStats.from_plain(plain, now=118.0).breakdown_until(118.0) == TimeBreakdown(4.0, waiting_for_players=3.0)
+
+
+def test_a_resumed_run_goes_on_with_the_window():
+    stats = some_books()
+    assert not stats.is_due("log", 100)
+    plain = json.loads(json.dumps(stats.to_plain(now=12.0)))
+    resumed = RunStats.from_plain(plain, now=500.0)
+    assert resumed.counters == stats.counters
+    assert resumed.metrics(502.0, 2) == stats.metrics(14.0, 2)
+    assert resumed.mean_return == stats.mean_return == 6.0
+    assert resumed.to_plain(500.0) == plain
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_is_due_is_due_once(interrupted):
+    stats, due = RunStats(Counters(), 0.0), []
+    for _ in range(10):
+        stats.counters.policy_steps += 30
+        if stats.is_due("log", 100):
+            due.append(stats.counters.policy_steps)
+        if interrupted:
+            stats = RunStats.from_plain(stats.to_plain(0.0), 0.0)
+    assert due == [120, 210, 300]
+    assert not RunStats(Counters(policy_steps=500), 0.0).is_due("log", None)
+
+
+def test_failures_are_counted_by_who_failed_and_for_a_while():
+    now = [0.0]
+    told: list[tuple[str, str]] = []
+    failures = FailureBudget(2, 10.0, lambda: now[0], lambda *words: told.append(words))
+    for who in ("a", "a", "b"):
+        failures.count(who, "replaced", ValueError("no"))
+    now[0] = 10.5
+    failures.count("a", "replaced", ValueError("again"))
+    failures.count("a", "replaced", ValueError("and again"))
+    assert told == [
+        ("a is replaced (1 of 2): no", "warning"),
+        ("a is replaced (2 of 2): no", "warning"),
+        ("b is replaced (1 of 2): no", "warning"),
+        ("a is replaced (1 of 2): again", "warning"),
+        ("a is replaced (2 of 2): and again", "warning"),
+    ]
+    with pytest.raises(RunFailedError, match=r"^a has failed once too often: again \(ray\.max_failures=2\)$"):
+        failures.count("a", "replaced", ValueError("what followed"))
+    assert len(told) == 5

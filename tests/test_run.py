@@ -1,0 +1,606 @@
+"""The run, as it is, against stand-ins in virtual time (see simulation.py): what it promises, whatever happens."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+from math import floor
+
+import pytest
+from hypothesis import given, settings
+
+from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.buffer.storage import RefusedFragmentError
+from tests.helpers.simulation import (
+    Delays,
+    DiedError,
+    FailedError,
+    Leg,
+    Played,
+    PlayerFailure,
+    Schedule,
+    ShardDeath,
+    SimulatedHandle,
+    SimulatedRef,
+    StuckError,
+    Trouble,
+    Update,
+    Weights,
+    Writes,
+    delays,
+    run_virtually,
+    schedules,
+    simulate,
+)
+
+FAILURES = (DiedError, FailedError, RefusedFragmentError)  # those of the schedule
+
+# -------------------------------------------------------------------------------------------- what must hold
+
+
+def gradient_steps_due(data: OffPolicy, policy_steps: int) -> int:
+    return floor(Fraction(str(data.replay_ratio)) * max(0, policy_steps - data.learning_starts))
+
+
+def gradient_steps_of_rollout(schedule: Schedule, data: OnPolicy) -> int:
+    return data.epochs * -(-schedule.round_rows // data.batch_size)
+
+
+def check(leg: Leg) -> None:
+    """Everything that every leg must hold."""
+    mistakes = [event for event in leg.world.events if event.error and not isinstance(event.error, FAILURES)]
+    assert not mistakes  # an actor was asked for something that it can't do
+    check_outcome(leg)
+    check_shards(leg)
+    check_rounds(leg)
+    check_replay_ratio(leg)
+    check_end(leg)
+    check_fragments(leg)
+    check_blocks(leg)
+    check_updates(leg)
+    check_prefetch(leg)
+    check_checkpoints(leg)
+    check_reports(leg)
+    if leg.world.schedule.max_staleness == 0 and not leg.world.buffer.losses:
+        check_that_nothing_overlaps(leg)
+
+
+def check_outcome(leg: Leg) -> None:
+    """Who fails too often ends the run; whoever else fails does not, and each failure is counted."""
+    world, schedule = leg.world, leg.world.schedule
+    ends = [event for event in world.events if event.what == "ended"]
+    failures = [event for event in ends if event.method == "collect" and event.error]
+    last_round = max((event.time for event in ends if event.method == "weights"), default=0.0)
+    noticed = sum(event.time < last_round for event in failures)  # later ones may or may not have been
+    restarts = world.run.counters.restarts - world.began_at.restarts
+    assert noticed <= restarts <= len(failures)
+    losses = world.buffer.losses
+    assert losses == world.run.counters.buffer_restarts - world.began_at.buffer_restarts
+    on_policy = not schedule.data.is_off_policy
+    refused = world.run.counters.refused - world.began_at.refused
+    gave_up = max(0, restarts + losses - schedule.max_failures)  # players that were not replaced any more
+    if world.troubled_at or refused_too_often(leg) or (on_policy and (losses or refused)):
+        assert leg.outcome == "failed"
+    elif leg.outcome == "failed":
+        assert schedule.max_failures < restarts + losses <= schedule.max_failures + schedule.players + 1
+    else:
+        assert not gave_up or world.run.counters.policy_steps >= schedule.total_steps
+        made = len(world.players) - (schedule.players + restarts - gave_up)
+        assert not world.buffer.offered or 0 <= made <= gave_up  # the last evaluation may have one made anew
+        assert leg.outcome == "done" or schedule.stop_after is not None or gave_up
+    if leg.outcome != "failed":
+        warnings = sum(level == "warning" for level, _ in world.reporter.messages)
+        assert warnings == restarts + losses - gave_up + refused
+        assert refused == sum(offer.refused for offer in world.buffer.offered)
+    assert sum(player.closed for player in world.players) == restarts
+
+
+def refused_too_often(leg: Leg) -> bool:
+    """Whether more fragments of one player were refused in a row than the run puts up with."""
+    in_a_row = Counter[int]()
+    for offer in leg.world.buffer.offered:
+        player = offer.fragment.player
+        in_a_row[player] = in_a_row[player] + 1 if offer.refused else 0
+        if in_a_row[player] > leg.world.schedule.max_failures:
+            return True
+    return False
+
+
+def check_shards(leg: Leg) -> None:
+    """Whoever is asked in vain is replaced; what the run takes the replay to hold is what it holds."""
+    world, replay = leg.world, leg.world.run.replay
+    replaced = [handle for handle in world.shards if handle.closed]
+    assert len(replaced) == world.buffer.losses
+    assert all("was closed" not in str(handle.dead) for handle in replaced)  # it had died before
+    assert not any(handle.target in world.buffer.newest for handle in replaced)
+    if leg.outcome != "failed":
+        assert replay.size == world.buffer.rows
+        assert replay.incarnations == [shard.incarnation for shard in world.buffer.newest]
+
+
+def check_rounds(leg: Leg) -> None:
+    """Weights are handed out once a round, and the run ends with the round in which it has what it needs."""
+    world, schedule = leg.world, leg.world.schedule
+    published = world.learner.published
+    for number, weights in enumerate(published):
+        assert weights.fragments == number * schedule.players
+    assert all(weights.policy_steps < schedule.total_steps for weights in published[:-1])
+    assert sum(weights.stopping for weights in published) <= 1
+    if leg.outcome == "done":
+        assert published[-1].policy_steps >= schedule.total_steps
+    if leg.outcome != "failed":
+        assert len(world.buffer.offered) == published[-1].fragments
+
+
+def check_replay_ratio(leg: Leg) -> None:
+    """Exact at the end of every round in which the replay can serve a batch; without one, nothing is learned."""
+    world, schedule = leg.world, leg.world.schedule
+    began_at = world.began_at.gradient_steps
+    before, losses = began_at, 0
+    owing = False  # in a round in which the run could have said so
+    for number, weights in enumerate(world.learner.published):
+        if isinstance(schedule.data, OnPolicy):
+            assert weights.gradient_steps == began_at + number * gradient_steps_of_rollout(schedule, schedule.data)
+            continue
+        due = gradient_steps_due(schedule.data, weights.policy_steps)
+        if weights.ready and not weights.stopping:
+            assert weights.gradient_steps == due
+        elif weights.ready or weights.losses > losses:
+            assert before <= weights.gradient_steps <= due
+        else:
+            assert weights.gradient_steps == before
+        owing |= not weights.ready and weights.losses == losses and weights.gradient_steps < due
+        before, losses = weights.gradient_steps, weights.losses
+    said = sum("waiting until the replay holds" in text for _, text in world.reporter.messages)
+    assert said <= 1
+    assert said or not owing or leg.outcome != "done"
+
+
+def check_end(leg: Leg) -> None:
+    """The counters agree with what replay and learner counted themselves."""
+    world, counters = leg.world, leg.world.run.counters
+    if world.troubled_at is None and (leg.outcome != "failed" or not world.buffer.losses):
+        assert counters.policy_steps == world.buffer.policy_steps
+        assert counters.gradient_steps == world.learner.gradient_steps
+        assert counters.version == world.began_at.version + len(world.learner.published) - 1
+
+
+def check_fragments(leg: Leg) -> None:
+    """In the order of rounds and players, each heard of once, in its player's shard, played as it should be."""
+    world, schedule = leg.world, leg.world.schedule
+    sequences = Counter[tuple[int, int]]()
+    offered = world.buffer.offered
+    for shard in range(schedule.shards):  # each round's in the players' order
+        numbers = [i // schedule.players * 100 + o.fragment.player for i, o in enumerate(offered) if o.shard == shard]
+        assert numbers == sorted(set(numbers))
+    if leg.outcome == "failed":  # a round in which the buffer failed is incomplete, and isn't counted
+        offered = offered[: world.learner.published[-1].fragments] if world.learner.published else []
+    offered = sorted(
+        offered, key=lambda offer: world.buffer.offered.index(offer) // schedule.players * 100 + offer.fragment.player
+    )
+    for number, offer in enumerate(offered):
+        fragment = offer.fragment
+        round_number = world.began_at.version + number // schedule.players
+        stream = fragment.player, fragment.incarnation
+        assert fragment.player == number % schedule.players
+        assert offer.shard == fragment.player % schedule.shards
+        assert fragment.sequence == sequences[stream]
+        assert stream not in world.before
+        sequences[stream] += 1
+        assert fragment.version == world.began_at.version + fragment.weights.number
+        assert 0 <= round_number - fragment.version <= schedule.max_staleness
+        starting = fragment.weights.policy_steps < schedule.data.learning_starts
+        assert fragment.mode == ("random" if starting else "explore")
+        assert fragment.progress == min(1.0, fragment.weights.policy_steps / schedule.total_steps)
+
+
+def check_blocks(leg: Leg) -> None:
+    """Sampled between rounds, and written back before anything else is asked of the shard that sampled them."""
+    world, schedule = leg.world, leg.world.schedule
+    for shard in world.buffer.lives:
+        blocks = writes = 0
+        for entry in shard.log:
+            if isinstance(entry, Played):
+                assert world.buffer.losses or not schedule.data.feeds_back or writes == blocks
+            elif isinstance(entry, Writes):
+                writes += 1
+                assert writes <= blocks
+            else:
+                assert entry.number == blocks
+                # A chunk given up after a loss may still be drawn from who lives when the next round has begun.
+                assert world.buffer.losses or entry.fragments % schedule.players == 0
+                blocks += 1
+        assert schedule.data.feeds_back or not writes
+        if leg.outcome != "failed" and not world.buffer.losses:
+            served = [n for n, step in enumerate(updates_of(leg)) if any(b.shard == shard.number for b in step.blocks)]
+            assert len(served) == blocks  # every block was used
+            written = [entry.update for entry in shard.log if isinstance(entry, Writes)]
+            assert written == (served if schedule.data.feeds_back else [])
+
+
+def updates_of(leg: Leg) -> list[Update]:
+    return [step for step in leg.world.learner.log if isinstance(step, Update)]
+
+
+def check_updates(leg: Leg) -> None:
+    """Each with blocks that were sampled for it, in its own round, which no other one was given."""
+    world, schedule = leg.world, leg.world.schedule
+    published, used, orders = 0, [], []
+    begun = world.began_at.policy_steps  # what had been played when the round began that is being learned from
+    for step in world.learner.log:
+        if isinstance(step, Weights):
+            published += 1
+            begun = step.policy_steps
+            continue
+        assert step.steps > 0
+        assert step.progress == min(1.0, begun / schedule.total_steps)
+        assert all(block.progress == step.progress for block in step.blocks)
+        assert all(block.fragments == published * schedule.players for block in step.blocks)
+        used += [(block.shard, block.incarnation, block.number) for block in step.blocks]
+        assert (step.order is None) == (schedule.shards == 1)
+        orders += [step.order] if step.order is not None else []
+        if isinstance(schedule.data, OffPolicy):
+            assert step.steps <= schedule.chunk_steps
+            assert sum(block.samples for block in step.blocks) == step.steps * schedule.batch_size
+            assert all(block.batches == (step.steps if schedule.shards == 1 else 0) for block in step.blocks)
+    assert len(used) == len(set(used))
+    assert len(orders) == len(set(orders))
+    if not world.buffer.losses:
+        assert all(numbers == sorted(numbers) for numbers in ([u for u in used if u[0] == k] for k in range(3)))
+
+
+def check_prefetch(leg: Leg) -> None:
+    """No more blocks are asked for ahead of updates than allowed, nor updates ahead of their answers."""
+    prefetch = leg.world.schedule.prefetch
+    asked: Counter[str] = Counter()
+    ended: Counter[str] = Counter()
+    for event in leg.world.events:
+        (asked if event.what == "asked" else ended)[event.method] += 1
+        assert asked["sample"] - asked["update"] <= prefetch + 1 + leg.world.buffer.losses * (prefetch + 1)
+        assert asked["update"] - ended["update"] <= prefetch + 1
+
+
+def check_that_nothing_overlaps(leg: Leg) -> None:
+    """At staleness 0 nobody learns while somebody plays."""
+    under_way: Counter[str] = Counter()
+    learning = ("status", "add", "sample", "sample_part", "update", "write_back", "weights")
+    for event in leg.world.events:
+        if event.what == "asked":
+            others = learning if event.method == "collect" else ("collect",) if event.method in learning else ()
+            assert not any(under_way[other] for other in others), event
+        under_way[event.method] += 1 if event.what == "asked" else -1
+
+
+def passed(every: int | None, published: list[Weights]) -> list[int]:
+    """Policy steps at the ends of rounds in which a multiple of `every` was passed."""
+    return [
+        b.policy_steps for a, b in pairwise(published) if every and b.policy_steps // every > a.policy_steps // every
+    ]
+
+
+def check_checkpoints(leg: Leg) -> None:
+    """When they are due and at the end, also of a run that failed, if learner and buffer still can."""
+    world, schedule = leg.world, leg.world.schedule
+    checkpoints = world.store.checkpoints
+    if leg.outcome == "failed":
+        trouble = schedule.trouble if world.troubled_at else None
+        if world.buffer.losses:
+            return  # others may have been lost while what was left was saved
+        if trouble is None or not (trouble.dies or world.troubled_at == "snapshot"):
+            assert checkpoints
+            assert checkpoints[-1].counters == world.run.counters
+            assert checkpoints[-1].counters.gradient_steps == world.learner.gradient_steps
+        else:
+            assert leg.error is not None
+            told = [leg.error.reason, *(text for _, text in world.reporter.messages)]
+            assert (
+                any("no checkpoint could be written" in text for text in told)
+                or checkpoints[-1].counters == world.run.counters
+            )
+        return
+    at = [checkpoint.counters.policy_steps for checkpoint in checkpoints]
+    assert at == [*passed(schedule.checkpoint_every, world.learner.published), world.run.counters.policy_steps]
+    assert checkpoints[-1].counters == world.run.counters
+    assert all(checkpoint.counted == checkpoint.counters.gradient_steps for checkpoint in checkpoints)
+
+
+def check_reports(leg: Leg) -> None:
+    """What is shown never goes back; the lag that is logged is the true one; evaluations take place."""
+    world, schedule = leg.world, leg.world.schedule
+    shown = world.reporter.shown
+    for before, after in pairwise(shown):
+        assert before.policy_steps <= after.policy_steps
+        assert before.gradient_steps <= after.gradient_steps
+    published = world.learner.published
+    if leg.outcome == "done" and len(published) > 1 and published[-1].policy_steps > published[-2].policy_steps:
+        offers = enumerate(world.buffer.offered)
+        lags = [i // schedule.players - each.fragment.weights.number for i, each in offers if not each.refused]
+        lines = [(step, line) for step, line in world.reporter.lines if "Weights/staleness" in line]
+        assert max(line["Weights/staleness"] for _, line in lines) == max(lags)
+        step, line = lines[-1]
+        assert (step, line["Params/gradient_steps"]) == (world.buffer.policy_steps, world.learner.gradient_steps)
+    if leg.outcome == "done":
+        asked = sum(event[:3:2] == ("asked", "evaluate") for event in world.events)
+        due = passed(schedule.eval_every, published)
+        at_the_end = bool(schedule.eval_episodes) and published[-1].policy_steps not in due
+        assert asked == len(due) + at_the_end
+
+
+@settings(max_examples=300, deadline=None)
+@given(schedules())
+def test_run_keeps_its_promises_whatever_players_do(schedule: Schedule) -> None:
+    check(simulate(schedule))
+
+
+@settings(max_examples=200, deadline=None)
+@given(schedules(calm=True, max_staleness=1), delays)
+def test_what_is_learned_does_not_depend_on_who_is_faster(schedule: Schedule, others: Delays) -> None:
+    first, second = simulate(schedule).world, simulate(replace(schedule, delays=others)).world
+    assert [shard.log for shard in first.buffer.lives] == [shard.log for shard in second.buffer.lives]
+    assert first.learner.log == second.learner.log
+
+
+# ------------------------------------------------------------------------------------------- single promises
+
+SAC = OffPolicy(batch_size=1, replay_ratio=1.0)
+PPO = OnPolicy(rollout_steps=4, batch_size=2, epochs=2)
+
+
+@pytest.mark.parametrize("replay_ratio", [0.1, 0.29, 0.57, 0.7, 1.1, 2.3, 4.35])
+def test_replay_ratio_is_exact_where_floats_are_not(replay_ratio: float) -> None:
+    # 0.29 * 100 is 28.999999999999996, and adding 0.1 ten times gives 0.9999999999999999.
+    leg = simulate(Schedule(replace(SAC, replay_ratio=replay_ratio), total_steps=200))
+    check(leg)
+    assert leg.world.learner.gradient_steps == round(replay_ratio * 1000) * 200 // 1000
+
+
+@pytest.mark.parametrize(("max_staleness", "seconds"), [(0, 5 * 20), (1, 10 + 5 * 10), (2, 10 + 5 * 10)])
+def test_playing_overlaps_learning_as_far_as_allowed(max_staleness: int, seconds: int) -> None:
+    schedule = Schedule(SAC, fragment_rows=4, total_steps=20, max_staleness=max_staleness)
+    world = simulate(replace(schedule, delays=Delays(player=(10,), buffer=(0,), learner=(0, 10)))).world
+    last_round = max(event.time for event in world.events if event.method == "weights")
+    assert last_round == seconds
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_of_and_the_next_one_is() -> None:
+    schedule = Schedule(SAC, total_steps=3, checkpoint_every=1, trouble=Trouble("learner", "snapshot", False, 0))
+    leg = simulate(schedule)
+    assert leg.world.troubled_at == "snapshot"
+    assert leg.outcome == "done"
+    told = [text for level, text in leg.world.reporter.messages if level == "error"]
+    assert told == ["no checkpoint could be written: the learner raised in snapshot"]
+    assert [each.counters.policy_steps for each in leg.world.store.checkpoints] == [2, 3, 3]
+
+
+def test_a_last_checkpoint_that_cannot_be_written_fails_the_run() -> None:
+    leg = simulate(Schedule(SAC, total_steps=2, trouble=Trouble("learner", "snapshot", False, 0)))
+    assert leg.error is not None
+    assert leg.error.reason == "no checkpoint could be written: the learner raised in snapshot"
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("dies", [False, True])
+def test_learner_that_fails_is_not_taken_for_the_shard_that_waits_for_its_writes(dies: bool, prefetch: int) -> None:
+    data = replace(SAC, replay_ratio=100.0, writes_back=True)
+    schedule = Schedule(data, total_steps=2, prefetch=prefetch, max_failures=3)
+    leg = simulate(replace(schedule, trouble=Trouble("learner", "update", dies, 0)))
+    assert leg.error is not None
+    assert leg.error.reason.startswith("the learner failed: the learner")
+    assert leg.world.buffer.losses == 0
+
+
+def test_a_lost_shard_is_told_of_and_the_others_serve() -> None:
+    schedule = Schedule(SAC, players=2, shards=2, total_steps=20, max_failures=1)
+    leg = simulate(replace(schedule, shard_deaths=(ShardDeath(1, "call", 9),)))
+    check(leg)
+    assert leg.outcome == "done"
+    assert ("warning", "shard 1 of the replay is replaced (1 of 1): shard 1 died") in (leg.world.reporter.messages)
+    assert leg.world.reporter.lines[-1][1]["Buffer/restarts"] == 1
+    assert leg.world.learner.gradient_steps == 20
+
+
+def test_a_replay_that_is_lost_begins_anew() -> None:
+    schedule = Schedule(replace(SAC, batch_size=6), total_steps=20, max_failures=1)
+    leg = simulate(replace(schedule, shard_deaths=(ShardDeath(0, "call", 20),)))
+    check(leg)
+    published = leg.world.learner.published
+    lost = next(number for number, weights in enumerate(published) if weights.losses)
+    assert 0 < published[lost].gradient_steps < published[lost].policy_steps
+    assert [weights.ready for weights in published[lost : lost + 7]] == [*[False] * 5, True, True]
+    assert leg.world.learner.gradient_steps == 20
+
+
+def test_shards_that_are_lost_too_often_end_the_run() -> None:
+    schedule = Schedule(SAC, players=2, shards=2, total_steps=20, max_failures=1)
+    leg = simulate(replace(schedule, shard_deaths=(ShardDeath(0, "call", 3), ShardDeath(0, "call", 4))))
+    assert leg.error is not None
+    assert leg.error.reason == "shard 0 of the replay has failed once too often: shard 0 died (ray.max_failures=1)"
+    assert leg.world.store.checkpoints
+
+
+def test_a_rollout_that_is_lost_is_added_again() -> None:
+    schedule = Schedule(PPO, fragment_rows=4, total_steps=20, max_failures=9)
+    leg = simulate(replace(schedule, shard_deaths=(ShardDeath(0, "call", 3),)))
+    assert leg.outcome == "done"
+    assert leg.world.buffer.losses == 1
+    assert leg.world.learner.gradient_steps == 5 * PPO.epochs * 2
+    assert leg.world.run.counters.policy_steps == 20
+
+
+def test_refused_fragments_are_not_counted() -> None:
+    schedule = Schedule(SAC, players=2, total_steps=20, max_failures=1, refused=(True, False, False))
+    leg = simulate(schedule)
+    check(leg)
+    refused = sum(offer.refused for offer in leg.world.buffer.offered)
+    step, line = leg.world.reporter.lines[-1]
+    assert line["Buffer/refused"] == refused > 0
+    assert step == len(leg.world.buffer.offered) - refused >= 20
+    told = [text for level, text in leg.world.reporter.messages if level == "warning"]
+    assert told[0] == "a fragment of player 0 was refused: fragment 0 of player 0 doesn't fit"
+
+
+@pytest.mark.parametrize("data", [SAC, PPO])
+def test_a_player_that_is_refused_again_and_again_ends_the_run(data: OffPolicy | OnPolicy) -> None:
+    leg = simulate(Schedule(data, fragment_rows=4, total_steps=20, max_failures=2, refused=(True,)))
+    assert leg.error is not None
+    assert "fragment of player 0 was refused: fragment" in leg.error.reason
+    assert len(leg.world.buffer.offered) == (3 if data is SAC else 1)
+
+
+def test_it_is_said_once_that_learning_waits_for_a_batch() -> None:
+    leg = simulate(Schedule(replace(SAC, batch_size=8), total_steps=20))
+    check(leg)
+    told = [text for _, text in leg.world.reporter.messages]
+    assert told == ["waiting until the replay holds 8 samples for a batch of 8; it has 1"]
+    assert leg.world.learner.gradient_steps == 20
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_chunks_are_requested_ahead_as_told(prefetch: int, shards: int) -> None:
+    # A round of 8 chunks, whose batches take 10 to sample, 10 to learn from.
+    schedule = Schedule(replace(SAC, replay_ratio=64.0), players=2, shards=shards, fragment_rows=4, total_steps=8)
+    schedule = replace(schedule, prefetch=prefetch, delays=Delays((0,), (10,), (10,)))
+    world = simulate(schedule).world
+    ahead = 0
+    for event in world.events:
+        if event.what == "asked" and event.method in ("sample", "sample_part"):
+            ahead += event.actor == "shard 0"
+            assert ahead <= prefetch + 1
+        ahead -= event[:3] == ("asked", "learner", "update")
+    last = max(event.time for event in world.events if event.method == "weights")
+    updates = 8 * (20 if prefetch == 0 else 10) + (0 if prefetch == 0 else 10)
+    before = 10 + 10 + 10 * (2 if shards == 1 else 1)  # status, weights; fragments
+    assert last == before + updates + 10
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+def test_time_that_the_learner_waits_for_batches(prefetch: int) -> None:
+    # One round of 8 chunks, each of which takes 10 to sample and 1 to learn from.
+    schedule = Schedule(replace(SAC, replay_ratio=128.0), fragment_rows=4, total_steps=4, prefetch=prefetch)
+    world = simulate(replace(schedule, delays=Delays((0,), (10,), (1,)))).world
+    _, line = world.reporter.lines[-1]
+    seconds = world.run.counters.wall_time
+    assert line["Time/trainer_wait_batch"] * seconds == pytest.approx(10 + 7 * (10 if prefetch == 0 else 9))
+
+
+def test_stopped_rollout_is_learned_before_the_run_ends() -> None:
+    for calls in range(20):
+        leg = simulate(Schedule(PPO, fragment_rows=4, total_steps=8, stop_after=calls))
+        check(leg)
+
+
+def test_replacement_that_is_given_newer_weights_plays_as_these_demand() -> None:
+    # Player 1 of round 1 begins at random, and fails once learning has started.
+    data = OffPolicy(batch_size=1, replay_ratio=1.0, learning_starts=2)
+    schedule = Schedule(data, players=2, total_steps=6, max_staleness=1, max_failures=1)
+    leg = simulate(replace(schedule, delays=Delays((4,), (0,), (1,)), failures=(PlayerFailure(1, True, 7),)))
+    check(leg)
+    replacement = next(offer.fragment for offer in leg.world.buffer.offered if offer.fragment.incarnation == 1)
+    assert (replacement.version, replacement.mode) == (1, "explore")
+
+
+# ------------------------------------------------------------------------------------- the simulation itself
+
+
+class Slow:
+    """Has methods whose calls are written down."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def say(self, word: str) -> str:
+        self.calls.append(word)
+        return word
+
+    def pair(self) -> tuple[str, str]:
+        return "left", "right"
+
+    def fail(self) -> None:
+        raise FailedError("no")
+
+
+def slow(seconds: float = 1.0, target: Slow | None = None) -> SimulatedHandle:
+    return SimulatedHandle("slow", target or Slow(), lambda: seconds, [])
+
+
+def test_time_passes_only_virtually() -> None:
+    async def main() -> float:
+        await asyncio.gather(asyncio.sleep(86_400), asyncio.sleep(3 * 86_400))
+        return asyncio.get_running_loop().time()
+
+    assert run_virtually(main) == 3 * 86_400
+
+
+def test_deadlock_raises() -> None:
+    async def main() -> None:
+        await asyncio.gather(asyncio.sleep(1), asyncio.Event().wait())
+
+    with pytest.raises(StuckError, match="deadlock at 1"):
+        run_virtually(main)
+
+
+def test_endless_loop_raises() -> None:
+    async def main() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    with pytest.raises(StuckError, match="still going on"):
+        run_virtually(main)
+
+
+def test_calls_are_carried_out_in_order_and_wait_for_their_arguments() -> None:
+    target = Slow()
+
+    async def main() -> float:
+        handle, other = slow(1, target), slow(10)
+        left, right = other.call_pair("pair")
+        waiting, last = handle.call("say", left), handle.call("say", "last")
+        assert [await last, await waiting, await right] == ["last", "left", "right"]
+        return asyncio.get_running_loop().time()
+
+    assert run_virtually(main) == 10 + 1 + 1
+    assert target.calls == ["left", "last"]
+
+
+def test_call_fails_with_its_argument() -> None:
+    async def main() -> None:
+        failing = slow().call("fail")
+        with pytest.raises(FailedError):
+            await slow().call("say", failing)
+
+    run_virtually(main)
+
+
+def test_death_fails_calls_under_way_and_to_come() -> None:
+    target = Slow()
+
+    async def main() -> float:
+        handle = slow(10, target)
+        under_way, waiting = handle.call("say", "a"), handle.call("say", "b")
+        handle.loop.call_later(3, handle.die, DiedError("gone"))
+        for call in (under_way, waiting, handle.call("say", "c")):
+            with pytest.raises(DiedError, match="gone"):
+                await call
+        return asyncio.get_running_loop().time()
+
+    assert run_virtually(main) == 3
+    assert target.calls == []
+
+
+def test_who_stops_waiting_does_not_stop_the_call() -> None:
+    target = Slow()
+
+    async def main() -> None:
+        ref = slow(5, target).call("say", "a")
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(_value(ref), 1)
+        assert await ref == "a"
+
+    run_virtually(main)
+    assert target.calls == ["a"]
+
+
+async def _value(ref: SimulatedRef) -> object:
+    return await ref
