@@ -316,7 +316,7 @@ def test_annealing_begins_at_the_full_rate_and_never_reaches_nothing(tmp_path):
 
 def test_two_runs_of_one_second_get_a_folder_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sheeprl.checkpoint.writer.time", SimpleNamespace(strftime=lambda form: "now"))
+    monkeypatch.setattr("sheeprl.checkpoint.run_dir.time", SimpleNamespace(strftime=lambda form: "now"))
     overrides = [COUPLED, *QUIET, "run.total_steps=100", "algo.rollout_steps=32"]
     folders = {train(load_config("ppo", overrides)).run_dir.name for _ in range(2)}
     assert folders == {"now_0", "now_0_2"}
