@@ -136,9 +136,9 @@ def test_recurrent_state_resets_where_an_episode_begins(player):
     with torch.inference_mode():
         begun = algorithm.act(policy, PolicyInput(obs, zeros, torch.tensor([True, True])), {}, "explore", generator)
         row = PolicyInput(obs, zeros, torch.tensor([True, False]))
-        went_on = algorithm.act(policy, row, begun.state, "explore", generator)
-    torch.testing.assert_close(went_on.state["latent"][0], begun.state["latent"][0])
-    assert not torch.allclose(went_on.state["latent"][1], begun.state["latent"][1])
+        went_on = algorithm.act(policy, row, begun.rnn_state, "explore", generator)
+    torch.testing.assert_close(went_on.rnn_state["latent"][0], begun.rnn_state["latent"][0])
+    assert not torch.allclose(went_on.rnn_state["latent"][1], begun.rnn_state["latent"][1])
 
 
 def test_recurrent_state_carries_the_previous_action(player):
@@ -148,7 +148,7 @@ def test_recurrent_state_carries_the_previous_action(player):
         latents = [
             player.algorithm.act(
                 player.policy, row, {**before, "action": torch.tensor([action])}, "greedy", player.generator
-            ).state["latent"]
+            ).rnn_state["latent"]
             for action in range(2)
         ]
     assert not torch.allclose(*latents)
