@@ -69,6 +69,7 @@ def real_blocks(config, spaces, learner):
     return 7, [pack(shard.sample_part(samples // 2, 0.0)[1]).unpack() for shard in shards]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", RUNS)
 def test_a_rehearsed_learner_has_compiled_what_it_needs_and_learns_the_same(fabric, monkeypatch, folder, which):
     found = checked(*RUNS[which])

@@ -193,6 +193,7 @@ def test_the_same_checkpoint_isnt_sent_twice_but_another_of_its_name_is(url, run
     assert (kept.download("step_1000", tmp_path / "back") / "state.pt").read_bytes() == b"learned on"
 
 
+@pytest.mark.slow
 def test_an_interrupted_upload_is_never_taken_for_a_checkpoint(url, run, tmp_path):
     """Whatever was the last thing that was done; in a bucket, which is slow, whatever was the last to be written."""
     kinds = SENDING if url.startswith("s3") else (*SENDING, *ASKING)

@@ -45,6 +45,7 @@ def test_a_run_is_the_same_again(tmp_path, algorithm):
     assert (tmp_path / "agent.pt").read_bytes() == (checkpoints(tmp_path / "run")[-1] / "agent.pt").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_again(tmp_path):
     folder = tmp_path / "run"
     run(folder, "sac", *RECORDED, "run.total_steps=150")
@@ -125,6 +126,7 @@ def kill_in_turn(folder, actors):
         os.kill(next(pid for pid in pids if is_ours(pid, name)), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memmap", ["false", "true"])
 def test_a_run_in_which_everybody_died_is_the_same_again(tmp_path, session, memmap):
     folder = tmp_path / "run"

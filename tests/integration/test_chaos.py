@@ -2,10 +2,13 @@
 
 import random
 
+import pytest
+
 from benchmarks.chaos import PARTS, ROLES, play_short
 from benchmarks.chaos_checks import Verdict
 
 
+@pytest.mark.slow
 def test_one_of_each_role_is_killed(tmp_path):
     verdict = play_short(random.SystemRandom().randrange(2**16), tmp_path)
     assert not verdict.wrong

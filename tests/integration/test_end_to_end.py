@@ -178,6 +178,7 @@ def test_a_signal_ends_after_a_checkpoint_and_resume_goes_on(tmp_path, number, c
     assert end["gradient_steps"] == end["policy_steps"] - 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
 def test_a_second_signal_ends_at_once(tmp_path, mode):
     mark = tmp_path / "mark"
@@ -221,6 +222,7 @@ def test_two_ranks_play_store_and_learn_each_their_part(tmp_path):
     assert (parts / "shard_0" / "00_00000.bin").read_bytes() != (parts / "shard_1" / "00_00000.bin").read_bytes()
 
 
+@pytest.mark.slow
 def test_fabric_run_starts_the_ranks_itself(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("from sheeprl.cli import main\nmain()\n")

@@ -77,7 +77,7 @@ def rows_of(folder):
     return {path.relative_to(newest): path.read_bytes() for path in sorted(newest.glob("buffer/*/*.bin"))}
 
 
-@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+@pytest.mark.parametrize("mode", ["coupled", pytest.param("decoupled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("algorithm", registry.registered())
 def test_interrupted_and_resumed_is_uninterrupted(tmp_path, monkeypatch, request, algorithm, mode):
     if mode == "decoupled":

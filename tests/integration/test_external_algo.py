@@ -132,6 +132,7 @@ def test_excerpts_of_the_page_are_what_their_files_say():
         assert lines in (ROOT / name).read_text(), f"{name} doesn't say\n{text}"
 
 
+@pytest.mark.slow
 def test_commands_of_the_page_run(visible, monkeypatch):
     """Those that train do, for a few steps; the one that needs no installation gets a process without it."""
     folder = visible.parent

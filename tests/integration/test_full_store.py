@@ -14,6 +14,7 @@ def small_store():
         yield
 
 
+@pytest.mark.slow
 def test_a_full_object_store_that_does_not_spill_slows_a_run_down_and_no_more(tmp_path, small_store):
     overrides = ["run.mode=decoupled", "run.max_staleness=1", "players.num=2", "env.num_envs=1", "run.total_steps=700"]
     overrides += ["algo.hidden_sizes=[8]", "algo.batch_size=256", "algo.learning_starts=300", "algo.replay_ratio=0.1"]

@@ -113,6 +113,7 @@ def wait_until_used(cluster, nodes):
     ray.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memmap", ["false", "true"])
 def test_a_run_goes_on_when_each_of_its_nodes_dies_and_another_comes(tmp_path, cluster, memmap):
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
@@ -130,6 +131,7 @@ def test_a_run_goes_on_when_each_of_its_nodes_dies_and_another_comes(tmp_path, c
         assert not subject.newest("Buffer/lost_rows")
 
 
+@pytest.mark.slow
 def test_players_leave_a_node_that_is_drained(tmp_path, cluster):
     first = cluster.add_node(num_cpus=4)
     cluster.wait_for_nodes()

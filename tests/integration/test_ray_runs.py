@@ -48,6 +48,7 @@ def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm, env, playe
     assert largest_difference(one["agent"], other["agent"]) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "steps", "compiled"), [("ppo", 1000, "false"), ("sac", 150, "true")])
 def test_two_ranks_learn_what_one_learns(tmp_path, algorithm, steps, compiled):
     overrides = [DECOUPLED, "run.max_staleness=0", f"run.total_steps={steps}", "players.num=2"]
@@ -59,6 +60,7 @@ def test_two_ranks_learn_what_one_learns(tmp_path, algorithm, steps, compiled):
     assert largest_difference(one["agent"], other["agent"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_overlapping_play_stays_within_its_bound_and_repeats_itself(tmp_path):
     agents = []
     for name in ("a", "b"):
@@ -96,6 +98,7 @@ def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd, caplog):
     assert "never retrieved" not in caplog.text
 
 
+@pytest.mark.slow
 def test_the_second_player_that_is_lost_is_replaced_by_a_process_that_was_ready(tmp_path, monkeypatch):
     kept, publish, take = [], Run.publish, StandbyPool.take
     ready = []
@@ -121,6 +124,7 @@ def test_the_second_player_that_is_lost_is_replaced_by_a_process_that_was_ready(
     assert ready == [0, 1]
 
 
+@pytest.mark.slow
 def test_the_object_store_holds_no_more_than_what_is_under_way():
     fragments = 20_000
     measured = back_pressure.measure(fragments)
@@ -149,6 +153,7 @@ def test_a_player_whose_rewards_are_not_finite_is_named(tmp_path, capfd):
     assert end["gradient_steps"] == end["policy_steps"] - 50 == saved(tmp_path / "run")["gradient_steps"]
 
 
+@pytest.mark.slow
 def test_two_shards_serve_any_number_of_ranks_and_are_resumed(tmp_path):
     overrides = [DECOUPLED, "run.max_staleness=0", "players.num=3", "buffer.shards=2"]
     for ranks in (1, 2):
@@ -163,6 +168,7 @@ def test_two_shards_serve_any_number_of_ranks_and_are_resumed(tmp_path):
     assert [line for line in lines(tmp_path / "1") if "Buffer/size" in line][-1]["Buffer/size"] >= 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memmap", ["false", "true"])
 def test_a_run_goes_on_with_other_shards_players_and_ranks(tmp_path, memmap):
     common = [DECOUPLED, f"buffer.memmap={memmap}", "run.resume=true"]
@@ -176,6 +182,7 @@ def test_a_run_goes_on_with_other_shards_players_and_ranks(tmp_path, memmap):
         size = last["Buffer/size"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shards", "memmap"), [(1, False), (2, False), (1, True)])
 def test_a_killed_shard_is_replaced_and_the_others_serve(tmp_path, monkeypatch, capfd, shards, memmap):
     fleets, publish = [], Run.publish
@@ -202,6 +209,7 @@ def test_a_killed_shard_is_replaced_and_the_others_serve(tmp_path, monkeypatch, 
     assert f"shard {shards - 1} of the replay is replaced (1 of 3)" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_trainer_that_dies_while_the_group_is_built_again_leaves_nobody_in_its_place(tmp_path, monkeypatch):
     join, publish = cluster.Fleet._join_trainers, Run.publish
     fleets = []
@@ -228,6 +236,7 @@ def test_a_trainer_that_dies_while_the_group_is_built_again_leaves_nobody_in_its
     assert len(fleets) == 3
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_too_small_is_told_of_at_once_and_given_up_in_the_end(tmp_path, capsys):
     began = time.monotonic()
     with pytest.raises(RunFailedError, match=r"didn't hold the run within 6 s: the run asks for 9 CPUs"):

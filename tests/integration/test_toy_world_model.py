@@ -236,6 +236,7 @@ def test_behavior_phase_sees_the_stepped_world_model_and_leaves_it_alone(player,
     }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
 def test_a_world_model_is_compiled_as_any_other(player, learner, tmp_path, monkeypatch):
     monkeypatch.setenv("SHEEPRL_CACHE", str(tmp_path))

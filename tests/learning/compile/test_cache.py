@@ -162,6 +162,7 @@ def alone():
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["ppo", "sac"])
 def test_ranks_sum_between_the_parts_of_a_graph(fabric, monkeypatch, alone, algo):
     monkeypatch.setattr(learner_module, "FabricRanks", Halves)
@@ -178,6 +179,7 @@ def test_ranks_sum_between_the_parts_of_a_graph(fabric, monkeypatch, alone, algo
         torch.testing.assert_close(values, parameters_of(learners[1].agent)[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_another_rank_cannot_compile_none_compiles(fabric, monkeypatch, alone):
     class Other(Halves):
         def sum(self, value):
@@ -207,6 +209,7 @@ class Everything(Remembering):
         return Loss(loss.value, loss.metrics, write=loss.write, priority=batch["reward"].abs())
 
 
+@pytest.mark.slow
 def test_what_losses_give_comes_out_of_the_graph(fabric, monkeypatch):
     learner = learner_of(fabric, Everything, monkeypatch)
     data = transitions(batches=4, size=4)
@@ -235,6 +238,7 @@ class Twice(Carrying):
         return [replace(phase, optimizer="both") for phase in super().phases(step)]
 
 
+@pytest.mark.slow
 def test_an_optimizer_may_take_several_steps_in_one(fabric, monkeypatch):
     learner, eager = (learner_of(fabric, Twice, monkeypatch) for _ in range(2))
     eager.compiled = None
@@ -264,6 +268,7 @@ class Backwards(Carrying):
         return [replace(phase, optimizer="both") for phase in super().phases(step)]
 
 
+@pytest.mark.slow
 def test_an_optimizer_may_have_its_parameters_in_an_order_of_its_own(fabric, monkeypatch):
     learner, eager = (learner_of(fabric, Backwards, monkeypatch) for _ in range(2))
     eager.compiled = None
@@ -325,6 +330,7 @@ def test_a_module_is_left_as_it_was(fabric):
     assert learner.agent.critic.training
 
 
+@pytest.mark.slow
 def test_a_library_that_was_cut_short_is_made_anew(fabric, folder):
     learner = make(fabric, "ppo")
     update(learner, "ppo", 0)
