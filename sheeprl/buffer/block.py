@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
+import weakref
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,28 +16,37 @@ Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Kinds = Mapping[str, "tuple[tuple[int, ...], Array]"]
 ALIGNMENT = 64  # bytes: a cache line, and what vector instructions ask for
-KEPT = 2  # a consumer still has the last sample while the next is drawn
+SPARE = 2  # free blocks per pool: a consumer reads one sample while the next is drawn
 
 
 class Pool:
-    """Memory for blocks, used again once nobody holds a view of it any more.
+    """Memory for blocks, reused once no array views it.
 
-    New memory costs more than filling it: the operating system hands it out page by page, each cleared first.
+    Every call of `take` returns an array of its own over pooled memory. All views keep that array alive; when it is
+    freed, the memory returns to the pool. Reuse saves the operating system from clearing new pages.
     """
 
     def __init__(self) -> None:
-        self._kept: list[Bytes] = []
+        self._free: deque[Bytes] = deque(maxlen=SPARE)  # the most recently used last
 
     def take(self, size: int) -> Bytes:
-        """`size` bytes of any content."""
-        for number in range(len(self._kept)):
-            data = self._kept[number]
-            # The list, `data` and the argument here; every array or tensor made from it counts as one more.
-            if sys.getrefcount(data) <= 3 and size <= len(data) <= 2 * size:
-                return data[:size]
-        data = np.empty(size, np.uint8)
-        self._kept = [data, *self._kept[: KEPT - 1]]
-        return data[:]
+        """Return an uninitialized byte array of at least `size` bytes."""
+        memory = self._find(size)
+        if memory is None:
+            memory = np.empty(size, np.uint8)
+        # NumPy shortens chains of views to the last array whose base is no array. The memoryview makes it this one.
+        data = np.frombuffer(memoryview(memory), np.uint8)
+        weakref.finalize(data, self._free.append, memory).atexit = False
+        return data
+
+    def _find(self, size: int) -> Bytes | None:
+        """Remove and return free memory of a fitting size; None if there is none."""
+        for _ in range(len(self._free)):
+            memory = self._free.pop()
+            if size <= len(memory) <= 2 * size:
+                return memory
+            self._free.appendleft(memory)
+        return None
 
 
 class Block:

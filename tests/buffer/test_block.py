@@ -1,6 +1,7 @@
 import pickle
 
 import numpy as np
+import torch
 
 from sheeprl.buffer.block import Block, Pool, pack
 
@@ -44,6 +45,19 @@ def test_memory_is_used_again_only_when_nobody_looks_at_it():
     del kept, third, first
     again = [filled(pool)["reward"].__array_interface__["data"][0] for _ in range(3)]
     assert len(set(again)) == 1
+
+
+def test_memory_in_use_is_safe_whatever_the_interpreter_counts(monkeypatch):
+    monkeypatch.setattr("sys.getrefcount", lambda _: 1)  # borrowed references don't count on Python 3.14
+    pool = Pool()
+    held = [filled(pool)["reward"] for _ in range(4)]
+    for number, reward in enumerate(held):
+        reward[...] = number
+    tensor = torch.from_numpy(held.pop())
+    export = memoryview(held.pop())
+    filled(pool), filled(pool)
+    assert (tensor == 3).all() and (np.asarray(export) == 2).all()
+    assert [float(reward.max()) for reward in held] == [0, 1]
 
 
 def test_a_packed_block_is_one_buffer_and_comes_back_as_it_was():
