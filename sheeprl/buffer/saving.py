@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sheeprl.buffer.dirty import chunk_rows
 from sheeprl.buffer.memmap import Array, NoRoomError, dtype_of
 from sheeprl.buffer.storage import Storage
 
@@ -86,7 +87,7 @@ class Saver:
         body = {"format": FORMAT, "book": self.storage.book(), "state": state, "arrays": arrays}
         _write_manifest(folder, body)
         self._last = _OpenFolder(folder), chunks
-        self.storage.changes.saved()
+        self._mark_saved()
         return written
 
     def load(self, folder: Path) -> dict[str, Any]:
@@ -106,12 +107,17 @@ class Saver:
             _read_array(folder, arrays[name], target)
         self.storage.restored()
         self._last = _OpenFolder(folder), chunks
-        self.storage.changes.saved()
+        self._mark_saved()
         state: dict[str, Any] = body["state"]
         return state
 
+    def _mark_saved(self) -> None:
+        """Mark every array with a row per slot as saved."""
+        arrays = self.storage.arrays().items()
+        self.storage.changes.saved({name: values for name, values in arrays if not name.startswith("tail ")})
+
     def _chunks(self, number: int, name: str, values: Array) -> Iterator[tuple[str, int, Array]]:
-        rows = len(values) if name.startswith("tail ") else self.storage.changes.chunk_rows(name)
+        rows = len(values) if name.startswith("tail ") else chunk_rows(values)
         for chunk in range(-(-len(values) // max(1, rows))):
             yield f"{number:02d}_{chunk:05d}.bin", chunk, values[chunk * rows : (chunk + 1) * rows]
 

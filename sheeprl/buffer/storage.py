@@ -91,7 +91,7 @@ class Storage:
         self.index: Rows = {}  # of every slot: link, previous, stream, position
         self.annexed: Rows = {}
         self.journal: Journal | None = None
-        self.changes = Changes(self)
+        self.changes = Changes(capacity)
         self.pool = Pool()  # of the memory that samples are read into
 
     @property
