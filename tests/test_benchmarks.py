@@ -291,7 +291,26 @@ def test_a_peer_finds_nothing_of_this_package(monkeypatch):
     assert variables["OMP_NUM_THREADS"] == "2"
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*coupled.json")), ids=lambda path: path.stem)
+GATES = sorted(RESULTS.glob("*coupled.json"))
+
+
+@pytest.mark.parametrize("path", GATES, ids=lambda path: path.stem)
 def test_the_readme_has_what_the_gates_reached(path):
     mean = json.loads(path.read_text())["mean"]
     assert f"| {mean:.1f} |".replace("-", "−") in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", GATES, ids=lambda path: path.stem)
+def test_the_readme_of_an_algorithm_has_its_results(path):
+    result = json.loads(path.read_text())
+    gate = result["gate"]["name"]
+    mean = f"{result['mean']:.1f}".replace("-", "−")
+    row = f"| {result['mode']} | {mean} | `python -m benchmarks learning {gate} --mode {result['mode']}` |"
+    assert row in (ROOT / "sheeprl" / "algos" / gate.partition("_")[0] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_the_readme_of_an_algorithm_shows_no_other_results(algo):
+    text = (ROOT / "sheeprl" / "algos" / algo / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if "python -m benchmarks learning" in line]
+    assert len(rows) == sum(path.stem.startswith(f"{algo}_") for path in GATES)
