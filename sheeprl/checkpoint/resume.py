@@ -13,7 +13,7 @@ from typing import Any
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import AGENT, CONFIG, STATE
-from sheeprl.checkpoint.remote import mirror_of
+from sheeprl.checkpoint.remote import RemoteStore, remote_store
 from sheeprl.checkpoint.run_dir import (
     checkpoints,
     find_checkpoint,
@@ -32,13 +32,13 @@ from sheeprl.utils.errors import ConfigError, one_line
 
 @dataclass(frozen=True)
 class RunDir:
-    """Where the run is kept.
+    """Folder of a run and its starting point.
 
     Args:
-        run_dir: its folder.
-        start: what to go on from, if anything.
-        shards: parts of the replay; in coupled mode every rank has one.
-        startup: what starting it takes.
+        run_dir: the path of the folder.
+        start: the checkpoint to resume from, None for a new run.
+        shards: number of replay shards; in coupled mode one per rank.
+        startup: timer of the start-up phases.
     """
 
     run_dir: Path
@@ -47,44 +47,44 @@ class RunDir:
     startup: StartupTimer = field(default_factory=StartupTimer)
 
 
-def open_run_dir(config: Config, startup: StartupTimer, shards: int, say: Callable[[str], None]) -> RunDir:
-    """Where the run is kept, its folder made, and what it goes on from.
+def open_run_dir(config: Config, startup: StartupTimer, shards: int, log: Callable[[str], None]) -> RunDir:
+    """Create the folder of a new run, or find the newest checkpoint of a resumed one.
 
     Args:
         config: the run's configuration, resolved.
-        startup: what starting it takes.
-        shards: parts of the replay.
-        say: tells of checkpoints that are passed over.
+        startup: timer of the start-up phases.
+        shards: number of replay shards.
+        log: called with a message for each skipped or downloaded checkpoint.
 
     Raises:
-        ConfigError: the folder holds another run, or a checkpoint that doesn't fit.
+        ConfigError: the folder contains another run or an incompatible checkpoint.
     """
     if config.run.resume and config.run.dir is None:
-        raise ConfigError(["run.resume=true: needs run.dir, the folder of the run to go on with"])
+        raise ConfigError(["run.resume=true: set run.dir to the folder of the run to resume"])
     if config.run.resume:
         folder = named_folder(str(config.run.dir))
-        if start := newest_start(folder, config, say):
+        if start := newest_start(folder, config, log):
             check_fits(start, config)
             return RunDir(folder.resolve(), start, shards, startup)
     return RunDir(make_run_dir(config).resolve(), None, shards, startup)
 
 
 def first_incarnations(config: Config, place: RunDir) -> list[int]:
-    """Which incarnation each player starts as: the one whose state it takes over, or one that hasn't played yet."""
+    """Return the first incarnation of each player: that of its restored state, or an unused one."""
     start = place.start
     played: list[int] = start.stats["counters"]["incarnations"] if start else []
-    kept = start.players(config) if start else {}
+    restored = start.players(config) if start else {}
     return [
-        kept[number].incarnation if number in kept else (played[number] if number < len(played) else -1) + 1
+        restored[number].incarnation if number in restored else (played[number] if number < len(played) else -1) + 1
         for number in range(config.players.num or 1)
     ]
 
 
 def clear_other_layout(config: Config, place: RunDir) -> None:
-    """Remove mapped files that are cut up otherwise than the run is now; the checkpoint has all that is in them.
+    """Remove memory-mapped files whose shards have another number or size; the checkpoint has their rows.
 
     Raises:
-        ConfigError: it hasn't.
+        ConfigError: the checkpoint doesn't include the replay.
     """
     folder = replay_folder(config, place.run_dir)
     if folder is None or place.start is None or not Path(folder).is_dir():
@@ -93,14 +93,14 @@ def clear_other_layout(config: Config, place: RunDir) -> None:
 
     assert config.buffer.size is not None
     found = {path.name: capacity_of(path) for path in Path(folder).glob("shard_*")}
-    wanted = {f"shard_{number}": config.buffer.size // place.shards for number in range(place.shards)}
-    if not found or found == wanted:
+    expected = {f"shard_{number}": config.buffer.size // place.shards for number in range(place.shards)}
+    if not found or found == expected:
         return
     if place.start.buffer is None:
         raise ConfigError(
             [
-                f"buffer: {folder} has {len(found)} shards of {max(found.values())} rows, and no checkpoint of them; "
-                "go on with as many of that size"
+                f"buffer: {folder} has {len(found)} shards of {max(found.values())} rows, but no checkpoint has them; "
+                "resume with the same number and size of shards"
             ]
         )
     shutil.rmtree(folder)
@@ -108,15 +108,15 @@ def clear_other_layout(config: Config, place: RunDir) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """What a resumed run goes on from.
+    """Checkpoint that a run resumes from.
 
     Args:
         checkpoint: its folder.
-        algorithm: whose it is.
-        shards: parts that its replay is in.
-        books: the run's.
-        metrics_size: bytes that the file of metrics had.
-        incarnations: of the players whose state it holds, by number.
+        algorithm: the name of the algorithm.
+        shards: number of shards of its replay.
+        stats: the run's statistics, as `RunStats.to_plain` returns them.
+        metrics_size: size of `metrics.jsonl` at the checkpoint, in bytes.
+        incarnations: incarnations of the players with a saved state, by player.
     """
 
     checkpoint: Path
@@ -128,18 +128,18 @@ class Start:
 
     @property
     def buffer(self) -> str | None:
-        """The replay, if it is kept."""
+        """Return the folder of the saved replay, None if the checkpoint has none."""
         folder = self.checkpoint / "buffer"
         return str(folder) if folder.is_dir() else None
 
     def agent(self) -> bytes:
-        """The learner's snapshot."""
+        """Return the snapshot of the learner."""
         return (self.checkpoint / AGENT).read_bytes()
 
     def players(self, config: Config) -> dict[int, PlayerState]:
-        """What the players held, as far as it fits the run; by number.
+        """Return the saved states of the players that the run still has, by player.
 
-        A player's state goes with the rows that it has brought: where these aren't restored it begins anew.
+        A player's state belongs to the rows it collected. Off-policy, players start afresh if no replay is restored.
         """
         if isinstance(config.algo.data(), OffPolicy) and self.buffer is None:
             return {}
@@ -151,10 +151,10 @@ class Start:
 
 
 def read_start(checkpoint: Path) -> Start:
-    """What a checkpoint says of itself.
+    """Read the state file of a checkpoint.
 
     Raises:
-        DamagedCheckpointError: it isn't as it was written.
+        DamagedCheckpointError: the file is missing or damaged.
     """
     path = checkpoint / STATE
     try:
@@ -167,28 +167,28 @@ def read_start(checkpoint: Path) -> Start:
         raise manifest.DamagedCheckpointError(path, f"is damaged: {one_line(error)}") from error
 
 
-def newest_start(run_dir: Path, config: Config, say: Callable[[str], None]) -> Start | None:
-    """The newest checkpoint that is as it was written; of each newer one, which file is not is said.
+def newest_start(run_dir: Path, config: Config, log: Callable[[str], None]) -> Start | None:
+    """Return the newest undamaged checkpoint, local or remote; log each damaged one.
 
     Raises:
-        ConfigError: there are checkpoints, and all are damaged.
+        ConfigError: the run has only damaged checkpoints.
     """
     damaged: list[str] = []
     for path in reversed(checkpoints(run_dir)):
         if start := _start_unless_damaged(path, damaged):
             return start
-        say(f"warning: {path.name} is left out: {damaged[-1]}")
-    if (mirror := mirror_of(config, run_dir)) and (names := mirror.names()):
-        say(f"fetching {names[-1]} from {config.checkpoint.mirror}")
-        fetched = mirror.download(names[-1], run_dir / "checkpoints")
+        log(f"warning: {path.name} is skipped: {damaged[-1]}")
+    if (store := remote_store(config, run_dir)) and (names := store.names()):
+        log(f"downloading {names[-1]} from {config.checkpoint.mirror}")
+        fetched = store.download(names[-1], run_dir / "checkpoints")
         return read_start(fetched)
     if damaged:
-        raise ConfigError([f"run.dir={run_dir}: holds no whole checkpoint: {reason}" for reason in damaged])
+        raise ConfigError([f"run.dir={run_dir}: contains no complete checkpoint: {reason}" for reason in damaged])
     return None
 
 
 def _start_unless_damaged(path: Path, damaged: list[str]) -> Start | None:
-    """What a checkpoint says of itself; None, and why in `damaged`, if it isn't as it was written."""
+    """Return a checkpoint; for a damaged one, append the reason to `damaged` and return None."""
     try:
         manifest.verify(path)
         return read_start(path)
@@ -198,10 +198,10 @@ def _start_unless_damaged(path: Path, damaged: list[str]) -> Start | None:
 
 
 def check_fits(start: Start, config: Config) -> None:
-    """Whether a run as configured can go on from a checkpoint.
+    """Check that the algorithm of a checkpoint is the configured one.
 
     Raises:
-        ConfigError: it is of another algorithm.
+        ConfigError: it is another algorithm.
     """
     if start.algorithm != config.algo.name:
         raise ConfigError(
@@ -210,10 +210,10 @@ def check_fits(start: Start, config: Config) -> None:
 
 
 def read_counters(checkpoint: Path) -> Counters:
-    """The counters of a checkpoint.
+    """Return the counters of a checkpoint.
 
     Raises:
-        ConfigError: the file is damaged.
+        ConfigError: the state file is damaged.
     """
     try:
         return Counters(**read_start(checkpoint).stats["counters"])
@@ -221,7 +221,7 @@ def read_counters(checkpoint: Path) -> Counters:
         raise ConfigError([str(error)]) from error
 
 
-# What a resumed run can't change, besides what an algorithm's arguments say of themselves: it is what was learned on.
+# Settings that a resumed run can't change, besides the structural arguments of the algorithm.
 FIXED = (
     *("algo.name", "env.id", "env.kwargs", "env.wrappers"),
     *("run.seed", "run.dir", "run.resume", "buffer.size"),
@@ -229,28 +229,26 @@ FIXED = (
 
 
 def fetch_run(url: str, overrides: Sequence[str] = ()) -> Path:
-    """Make a run's folder of the newest checkpoint that a mirror holds of it.
+    """Create a run folder from the newest checkpoint of a remote store.
 
     Args:
-        url: the run's folder in the mirror.
-        overrides: of the settings, of which `run.dir` says where to.
+        url: the URL of the run in the remote store.
+        overrides: `group.key=value`; `run.dir` names the new folder.
 
     Raises:
-        ConfigError: there is none, or the folder is in use.
+        ConfigError: the store has no checkpoint of the run, or the folder already contains a run.
     """
-    from sheeprl.checkpoint.remote import Mirror
-
     tree: dict[str, Any] = {}
     apply_overrides(tree, overrides)
     named = get_value(tree, "run.dir")
     folder = named_folder(str(named) if named else f"logs/{url.rstrip('/').rpartition('/')[2]}")
     if (folder / CONFIG).exists():
-        raise ConfigError([f"{folder}: holds a run already; sheeprl resume {folder} goes on with it, or give run.dir"])
+        raise ConfigError([f"{folder}: already contains a run; use sheeprl resume {folder}, or set run.dir"])
     try:
-        mirror = Mirror(url)
-        if not (names := mirror.names()):
-            raise ConfigError([f"{url}: holds no whole checkpoint"])
-        fetched = mirror.download(names[-1], folder / "checkpoints")
+        store = RemoteStore(url)
+        if not (names := store.names()):
+            raise ConfigError([f"{url}: contains no complete checkpoint"])
+        fetched = store.download(names[-1], folder / "checkpoints")
     except (OSError, ValueError) as error:
         raise ConfigError([f"{url}: {one_line(error)}"]) from error
     shutil.copy(fetched / CONFIG, folder / CONFIG)
@@ -258,21 +256,23 @@ def fetch_run(url: str, overrides: Sequence[str] = ()) -> Path:
 
 
 def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The raw tree with which a run goes on.
+    """Return the unvalidated configuration of a resumed run.
 
     Args:
-        run_dir: its folder, or its address in a mirror.
+        run_dir: the run folder, or its URL in a remote store.
         overrides: `group.key=value`.
 
     Raises:
-        ConfigError: no run or checkpoint is there, or an override changes what a resumed run can't change.
+        ConfigError: the run or its checkpoint doesn't exist, or an override changes a fixed setting.
     """
     if "://" in run_dir:
         run_dir = str(fetch_run(run_dir, overrides))
         overrides = [override for override in overrides if not override.startswith("run.dir=")]
     folder, checkpoint = find_checkpoint(run_dir)
     if Path(run_dir).expanduser().resolve() == checkpoint:
-        raise ConfigError([f"{run_dir}: is a checkpoint; a run goes on from its newest one: sheeprl resume {folder}"])
+        raise ConfigError(
+            [f"{run_dir}: is a checkpoint; resume the run, from its newest checkpoint, with sheeprl resume {folder}"]
+        )
     tree = read_config(folder)
     before = copy.deepcopy(tree)
     apply_overrides(tree, overrides)
@@ -282,8 +282,6 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         fixed.remove("buffer.size")  # follows from the size of a rollout
     changed = [key for key in (override.partition("=")[0] for override in overrides) if key in fixed]
     if changed := [key for key in changed if get_value(tree, key) != get_value(before, key)]:
-        raise ConfigError(
-            [f"{key}: can't change in a resumed run; it is {get_value(before, key)!r}" for key in changed]
-        )
+        raise ConfigError([f"{key}: can't change in a resumed run; use {get_value(before, key)!r}" for key in changed])
     tree.setdefault("run", {}).update(dir=str(folder), resume=True)
     return tree

@@ -1,6 +1,6 @@
-"""The folder of a run: found or made, claimed, and what it goes on from.
+"""The folder of a run: create it, lock it, and find its configuration and checkpoints.
 
-Light to import, as `launch` is.
+This module imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from sheeprl.utils.errors import ConfigError
 
 @contextmanager
 def lock_run_dir(run_dir: Path) -> Iterator[None]:
-    """Have the folder to oneself; take it back if it was made for a run in which nothing came to be written.
+    """Lock the run folder; delete it again if nothing was written.
 
     Raises:
-        ConfigError: another process runs what is in it.
+        ConfigError: another process has the lock, or the folder isn't writable.
     """
     with locked(run_dir):
         try:
@@ -40,24 +40,23 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
 
 
 def write_config(config: Config, run_dir: Path) -> None:
-    """Write down what is run."""
-    # Without the folder itself, so that the file runs again as it is, and without what follows from the size of a
-    # rollout, so that it also runs with another one.
+    """Write the configuration of a run into its folder."""
+    # Without run.dir, so that `sheeprl run config.yaml` works unchanged. Without the sizes that follow from the
+    # rollout, so that the file also works with another rollout size.
     update: dict[str, Any] = {"run": config.run.model_copy(update={"dir": None, "resume": False})}
     if not config.algo.data().is_off_policy:
         update["buffer"] = config.buffer.model_copy(update={"size": None})
         update["players"] = config.players.model_copy(update={"fragment_rows": None})
-    kept = config.model_copy(update=update)
-    write_atomically(run_dir / CONFIG, kept.to_yaml())
+    write_atomically(run_dir / CONFIG, config.model_copy(update=update).to_yaml().encode())
 
 
 def video_folder(config: Config, run_dir: Path) -> str | None:
-    """Where episodes are recorded, if they are."""
+    """Return the folder for videos of episodes, None without `env.capture_video`."""
     return str(run_dir / "videos") if config.env.capture_video else None
 
 
 def replay_folder(config: Config, run_dir: Path) -> str | None:
-    """Where the replay is mapped from; a folder of the run's own below the one that is named."""
+    """Return the folder of the memory-mapped replay, unique to the run; None without `buffer.memmap`."""
     if not config.buffer.memmap:
         return None
     if config.buffer.dir is None:
@@ -67,33 +66,33 @@ def replay_folder(config: Config, run_dir: Path) -> str | None:
 
 
 def make_run_dir(config: Config) -> Path:
-    """Make the folder of a new run; two runs never get the same.
+    """Create the folder of a new run; concurrent runs get different default folders.
 
     Raises:
-        ConfigError: the folder that was asked for holds a run already, or can't be made.
+        ConfigError: `run.dir` isn't empty or can't be created.
     """
     named = config.run.dir
     algorithm, env = (re.sub(r"[^\w.-]", "_", name) for name in (config.algo.name, config.env.id))
     stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.run.seed}"
     folder = base_folder() / "logs" / algorithm / env / stem if named is None else named_folder(named)
     if named is not None and (folder / CONFIG).exists():
-        raise ConfigError([f"run.dir={named}: holds a run already; `sheeprl resume {named}` goes on with it"])
+        raise ConfigError([f"run.dir={named}: already contains a run; resume it with `sheeprl resume {named}`"])
     if named is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError([f"run.dir={named}: exists and isn't an empty folder"])
+        raise ConfigError([f"run.dir={named}: exists and isn't an empty folder; use another run.dir"])
     try:
         if named is not None:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             folder = _make_numbered(folder)
         if not os.access(folder, os.W_OK):
-            raise PermissionError(f"{folder} can't be written to")
+            raise PermissionError(f"{folder} isn't writable")
     except OSError as error:
-        raise ConfigError([f"run.dir={named or folder}: can't be made: {error}"]) from error
+        raise ConfigError([f"run.dir={named or folder}: can't be created: {error}"]) from error
     return folder
 
 
 def _make_numbered(folder: Path) -> Path:
-    """Make a folder; with a number behind its name, if another run of the same second has it."""
+    """Create a folder, with a number after its name if a run of the same second has the name."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
@@ -104,41 +103,43 @@ def _make_numbered(folder: Path) -> Path:
 
 
 def named_folder(name: str) -> Path:
-    """The folder that `run.dir` names."""
+    """Return the folder that `run.dir` names."""
     return base_folder() / Path(name).expanduser()
 
 
 def base_folder() -> Path:
-    """What relative run folders are relative to: inside a Ray job the working folder is a copy that goes away."""
+    """Return the parent of relative run folders; in a Ray job the working folder is only a temporary copy."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return Path(os.environ.get("SHEEPRL_HOME", "~/sheeprl")).expanduser()
     return Path.cwd()
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """The checkpoints of a run that were written to their end, oldest first."""
+    """Return the complete checkpoints of a run, oldest first."""
     folders = (run_dir / "checkpoints").glob("step_*")
-    found = [path for path in folders if path.name[5:].isdigit() and manifest.is_whole(path)]
+    found = [path for path in folders if path.name[5:].isdigit() and manifest.is_complete(path)]
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Keep other processes from going on with the same run.
+    """Lock a run folder against other processes.
 
     Raises:
-        ConfigError: one does, or nothing can be written there.
+        ConfigError: another process has the lock, or the folder isn't writable.
     """
     try:
         descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise ConfigError([f"run.dir={run_dir}: can't be written to: {error.strerror}"]) from error
+        raise ConfigError([f"run.dir={run_dir}: isn't writable: {error.strerror}"]) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError([f"run.dir={run_dir}: another process is running it"]) from error
-        except OSError:  # a file system without locks
+            raise ConfigError(
+                [f"run.dir={run_dir}: another process is using it; stop that process or use another run.dir"]
+            ) from error
+        except OSError:  # the file system has no locks
             pass
         yield
     finally:
@@ -146,35 +147,35 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def find_checkpoint(path: str) -> tuple[Path, Path]:
-    """The run folder and the checkpoint that a user means by a run's folder or a checkpoint's.
+    """Return the run folder and the checkpoint for the path of a run (its newest checkpoint) or of a checkpoint.
 
     Raises:
-        ConfigError: neither is there.
+        ConfigError: the path is neither, or the run has no checkpoint.
     """
     folder = Path(path).expanduser().resolve()
     if not folder.exists():
         raise ConfigError([f"{path}: no such folder"])
-    if manifest.is_whole(folder):
+    if manifest.is_complete(folder):
         return folder.parent.parent, folder
     if not (folder / CONFIG).is_file():
-        raise ConfigError([f"{path}: is neither a run's folder (no {CONFIG}) nor a checkpoint (no manifest.json)"])
+        raise ConfigError([f"{path}: is neither a run folder (no {CONFIG}) nor a checkpoint (no manifest.json)"])
     found = checkpoints(folder)
     if not found:
-        raise ConfigError([f"{path}: holds no whole checkpoint"])
+        raise ConfigError([f"{path}: contains no complete checkpoint"])
     return folder, found[-1]
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
-    """The raw tree of a run's configuration.
+    """Return the unvalidated configuration of a run.
 
     Raises:
-        ConfigError: it can't be read.
+        ConfigError: the file can't be read.
     """
     path = run_dir / CONFIG
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error}"]) from error
+        raise ConfigError([f"{path}: can't be read: {error}"]) from error
     if not isinstance(tree, dict):
-        raise ConfigError([f"{path}: is not a configuration"])
+        raise ConfigError([f"{path}: isn't a configuration"])
     return tree

@@ -1,4 +1,4 @@
-"""The run's folder and the checkpoints in it."""
+"""Write the checkpoints of a run, copy them to the remote store, and remove old ones."""
 
 from __future__ import annotations
 
@@ -7,30 +7,37 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sheeprl.algos.args import OffPolicy
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import AGENT, CONFIG, METRICS, METRICS_SIZE, STATE, file_size, step_of, write_synced
-from sheeprl.checkpoint.remote import mirror_of
+from sheeprl.checkpoint.files import (
+    AGENT,
+    CONFIG,
+    METRICS,
+    METRICS_SIZE,
+    STATE,
+    file_size,
+    replace_folder,
+    step_of,
+    write_synced,
+)
+from sheeprl.checkpoint.remote import RemoteStore, remote_store
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.config.schema import Config
 from sheeprl.driver.players import PlayerState
 from sheeprl.driver.trainers import Snapshot
 from sheeprl.utils.errors import one_line
 
-if TYPE_CHECKING:
-    from sheeprl.checkpoint.remote import Mirror
-
 
 class CheckpointWriter:
-    """Writes checkpoints of a run and removes old ones.
+    """Write checkpoints of a run and remove old ones.
 
     Args:
-        run_dir: the run's folder.
-        config: what to keep, and for how long.
-        shards: parts of the replay.
-        on_problem: is told what doesn't keep a checkpoint from being whole.
+        run_dir: the run folder.
+        config: the run's configuration.
+        shards: number of replay shards.
+        on_problem: called with a message for each problem that leaves the local checkpoint complete.
     """
 
     def __init__(
@@ -44,24 +51,24 @@ class CheckpointWriter:
         self.config = config
         self.shards = shards
         self.on_problem = on_problem
-        self.mirror = mirror_of(config, run_dir)
-        # Between rounds, when checkpoints are written, a rollout has been used up.
+        self.remote = remote_store(config, run_dir)
+        # Checkpoints are written between rounds; then all rows of an on-policy rollout are used.
         self._keeps_buffer = config.buffer.checkpoint and isinstance(config.algo.data(), OffPolicy)
         self._clear_remains()
 
     @property
     def keeps_buffer(self) -> bool:
-        """Whether the replay is saved with each checkpoint."""
+        """Return whether each checkpoint includes the replay."""
         return self._keeps_buffer
 
     @property
     def newest_buffer(self) -> str | None:
-        """The replay as the newest checkpoint has it."""
+        """Return the folder of the newest saved replay, None if there is none."""
         with_buffer = [path / "buffer" for path in checkpoints(self.run_dir) if (path / "buffer").is_dir()]
         return str(with_buffer[-1]) if with_buffer else None
 
     def _clear_remains(self) -> None:
-        """Remove what a killed run had begun to write; put back what it was replacing."""
+        """Remove unfinished checkpoints of a killed run, and restore a checkpoint that it was replacing."""
         for partial in self.folder.glob(".step_*.part"):
             shutil.rmtree(partial)
         for old in self.folder.glob(".step_*.old"):
@@ -72,10 +79,10 @@ class CheckpointWriter:
                 old.rename(final)
 
     def begin(self, policy_steps: int) -> str:
-        """Make the folder in which a checkpoint is written, beside the others.
+        """Create the temporary folder of a new checkpoint and return its path.
 
         Raises:
-            OSError: it can't be made.
+            OSError: the folder can't be created.
         """
         partial = self.folder / f".step_{policy_steps}.part"
         shutil.rmtree(partial, ignore_errors=True)
@@ -84,36 +91,37 @@ class CheckpointWriter:
         return str(partial)
 
     def abandon(self, folder: str) -> None:
-        """Remove what was begun."""
+        """Delete the temporary folder of an unfinished checkpoint."""
         shutil.rmtree(folder, ignore_errors=True)
 
     async def finish(
         self, folder: str, stats: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, PlayerState]
     ) -> None:
-        """Write the rest into a folder in which the replay is saved, give it its name, then remove the oldest.
+        """Complete a checkpoint whose folder already has the replay, then remove old checkpoints.
 
         Raises:
-            OSError: it can't be written.
+            OSError: a file can't be written.
         """
         final = await asyncio.to_thread(self._finish, Path(folder), stats, snapshot, players)
-        if self.mirror is not None:
-            await asyncio.to_thread(self._send, self.mirror, final)
+        if self.remote is not None:
+            await asyncio.to_thread(self._send, self.remote, final)
 
     def _finish(
         self, partial: Path, stats: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, PlayerState]
     ) -> Path:
+        """Write all files but the replay, the manifest last, and return the final folder."""
         final = self.folder / partial.name[1:-5]
         state = {
             "algorithm": self.config.algo.name,
             "shards": self.shards,
             "metrics_size": int((partial / METRICS_SIZE).read_text()),
-            "players": {str(number): kept.incarnation for number, kept in players.items()},
+            "players": {str(number): player.incarnation for number, player in players.items()},
             "books": stats,
         }
         (partial / METRICS_SIZE).unlink()
         write_synced(partial / AGENT, snapshot.data.tobytes())
-        for number, kept in players.items():
-            write_synced(partial / f"player_{number}.pt", kept.data)
+        for number, player in players.items():
+            write_synced(partial / f"player_{number}.pt", player.data)
         write_synced(partial / STATE, json.dumps(state, indent=1).encode())
         write_synced(partial / CONFIG, (self.run_dir / CONFIG).read_bytes())
         returns = stats["recent_returns"]
@@ -124,48 +132,40 @@ class CheckpointWriter:
             "mean_return": sum(returns) / len(returns) if returns else None,
         }
         manifest.write(partial, about)
-        self._replace(final, partial)
+        replace_folder(final, partial)
         self._remove_old()
         return final
 
-    def _replace(self, final: Path, partial: Path) -> None:
-        """Give a whole checkpoint its name, which another may have, as when a finished run is resumed."""
-        old = self.folder / f".{final.name}.old"
-        if final.exists():
-            final.rename(old)
-        partial.rename(final)
-        manifest.sync_folder(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
-
     def _remove_old(self) -> None:
-        """Keep the newest checkpoints, and those with the best returns."""
+        """Remove all checkpoints except the newest and those with the best mean returns."""
         found = checkpoints(self.run_dir)
         for path in set(found) - set(self._worth_keeping(found)):
             shutil.rmtree(path)
 
     def _worth_keeping(self, found: Sequence[Path]) -> list[Path]:
+        """Return the `keep_last` newest and the `keep_best` best checkpoints."""
         settings = self.config.checkpoint
-        kept = list(found[-settings.keep_last :])
+        retained = list(found[-settings.keep_last :])
         if settings.keep_best:
             scored = [(score, path) for path in found if (score := _score(path)) is not None]
             best = sorted(scored, key=lambda pair: (pair[0], step_of(pair[1])))[-settings.keep_best :]
-            kept += [path for _, path in best]
-        return kept
+            retained += [path for _, path in best]
+        return retained
 
-    def _send(self, mirror: Mirror, final: Path) -> None:
-        """Have the mirror hold what is kept here, and nothing else."""
+    def _send(self, remote: RemoteStore, final: Path) -> None:
+        """Upload a checkpoint, and remove remote checkpoints that don't exist locally."""
         try:
-            mirror.upload(final)
-            kept = {path.name for path in checkpoints(self.run_dir)}
-            for name in mirror.names():
-                if name not in kept:
-                    mirror.remove(name)
+            remote.upload(final)
+            local = {path.name for path in checkpoints(self.run_dir)}
+            for name in remote.names():
+                if name not in local:
+                    remote.remove(name)
         except (OSError, ValueError) as error:
-            self.on_problem(f"{final.name} is kept here, but not in checkpoint.mirror: {one_line(error)}")
+            self.on_problem(f"{final.name} is saved locally but not in checkpoint.mirror: {one_line(error)}")
 
 
 def _score(checkpoint: Path) -> float | None:
-    """The mean return at the time; None if it isn't known."""
+    """Return the mean return at the time of a checkpoint, None if unknown."""
     try:
         score: float | None = manifest.read(checkpoint).about["mean_return"]
     except manifest.DamagedCheckpointError:

@@ -20,7 +20,7 @@ from sheeprl.buffer import dirty as changes
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint import remote as mirror
 from sheeprl.checkpoint.manifest import MANIFEST, DamagedCheckpointError
-from sheeprl.checkpoint.remote import Mirror, MirrorError
+from sheeprl.checkpoint.remote import RemoteError, RemoteStore
 from tests.helpers.buffer_model import rows_of
 from tests.helpers.damage import small_disk  # noqa: F401
 
@@ -135,7 +135,7 @@ def stored(kept):
 
 
 def test_three_are_kept_the_oldest_removed_and_the_newest_comes_back(url, run, tmp_path):
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     assert kept.names() == []
     folders = [run.checkpoint(steps) for steps in (1000, 9000, 20000)]
     for folder in folders:
@@ -143,7 +143,7 @@ def test_three_are_kept_the_oldest_removed_and_the_newest_comes_back(url, run, t
     assert kept.names() == ["step_1000", "step_9000", "step_20000"]
     kept.remove("step_1000")
     assert kept.names() == ["step_9000", "step_20000"]
-    elsewhere = Mirror(url)
+    elsewhere = RemoteStore(url)
     assert elsewhere.names() == kept.names()
     came = elsewhere.download(elsewhere.names()[-1], tmp_path / "back")
     assert came == tmp_path / "back" / "step_20000"
@@ -157,7 +157,7 @@ def test_three_are_kept_the_oldest_removed_and_the_newest_comes_back(url, run, t
 
 
 def test_unchanged_chunks_are_copied_there_and_not_sent(url, run):
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     first, second = run.checkpoint(), run.checkpoint()
     unchanged = {
         name
@@ -180,7 +180,7 @@ def test_unchanged_chunks_are_copied_there_and_not_sent(url, run):
 
 
 def test_the_same_checkpoint_isnt_sent_twice_but_another_of_its_name_is(url, run, tmp_path):
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     folder = run.checkpoint()
     kept.upload(folder)
     spy = Spy(kept)
@@ -198,12 +198,12 @@ def test_an_interrupted_upload_is_never_taken_for_a_checkpoint(url, run, tmp_pat
     """Whatever was the last thing that was done; in a bucket, which is slow, whatever was the last to be written."""
     kinds = SENDING if url.startswith("s3") else (*SENDING, *ASKING)
     first, second, third = (run.checkpoint() for _ in range(3))
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     kept.upload(first)
     for point in itertools.count():
-        interrupted = Mirror(url)
+        interrupted = RemoteStore(url)
         spy = Spy(interrupted, kinds, point, (KeyboardInterrupt, OSError)[point % 2])
-        with contextlib.suppress(KeyboardInterrupt, MirrorError):
+        with contextlib.suppress(KeyboardInterrupt, RemoteError):
             interrupted.upload(second)
         whole = kept.names()
         assert whole in (["step_1000"], ["step_1000", "step_2000"])
@@ -223,25 +223,25 @@ def test_an_interrupted_upload_is_never_taken_for_a_checkpoint(url, run, tmp_pat
 
 def test_the_remains_of_an_upload_are_gone_after_the_next(url, run):
     first, second, third = (run.checkpoint() for _ in range(3))
-    Mirror(url).upload(first)
-    clean = stored(Mirror(url))
-    interrupted = Mirror(url)
+    RemoteStore(url).upload(first)
+    clean = stored(RemoteStore(url))
+    interrupted = RemoteStore(url)
     Spy(interrupted, ("put_file", "cp_file"), 9)
     with pytest.raises(KeyboardInterrupt):
         interrupted.upload(second)
-    assert stored(Mirror(url)) != clean
-    Mirror(url).upload(third)
-    assert not [name for name in stored(Mirror(url)) if "step_2000" in name]
-    Mirror(url).remove("step_3000")
-    assert stored(Mirror(url)) == clean
+    assert stored(RemoteStore(url)) != clean
+    RemoteStore(url).upload(third)
+    assert not [name for name in stored(RemoteStore(url)) if "step_2000" in name]
+    RemoteStore(url).remove("step_3000")
+    assert stored(RemoteStore(url)) == clean
 
 
 def test_an_interrupted_removal_leaves_no_checkpoint_and_is_finished_later(url, run):
     folder, other = run.checkpoint(), run.checkpoint()
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     for point in itertools.count():
         kept.upload(folder)
-        removing = Mirror(url)
+        removing = RemoteStore(url)
         spy = Spy(removing, ("pipe_file", "rm_file", "rm"), point)
         with contextlib.suppress(KeyboardInterrupt):
             removing.remove("step_1000")
@@ -260,7 +260,7 @@ def test_an_interrupted_removal_leaves_no_checkpoint_and_is_finished_later(url, 
 
 
 def test_folders_of_somebody_else_are_let_be(url, run):
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     kept.upload(run.checkpoint())
     for name in ("step_7", "step_x"):
         kept.fs.makedirs(f"{kept.root}/{name}", exist_ok=True)
@@ -274,7 +274,7 @@ def test_folders_of_somebody_else_are_let_be(url, run):
 
 
 def test_what_is_damaged_there_is_refused_and_named(url, run, tmp_path):
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     folder = run.checkpoint()
     kept.upload(folder)
     (tmp_path / "back").mkdir()
@@ -286,7 +286,7 @@ def test_what_is_damaged_there_is_refused_and_named(url, run, tmp_path):
             else:
                 kept.fs.pipe_file(f"{kept.root}/step_1000/{name}", damaged)
             missing = damaged is None and name == MANIFEST
-            with pytest.raises(MirrorError if missing else DamagedCheckpointError) as caught:
+            with pytest.raises(RemoteError if missing else DamagedCheckpointError) as caught:
                 kept.download("step_1000", tmp_path / "back")
             assert str(caught.value).startswith(f"{url}/step_1000" + ("" if missing else f"/{name}: "))
             assert list((tmp_path / "back").iterdir()) == []
@@ -295,7 +295,7 @@ def test_what_is_damaged_there_is_refused_and_named(url, run, tmp_path):
 
 
 def test_a_damaged_checkpoint_there_is_no_obstacle_to_the_next(url, run, tmp_path):
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     kept.upload(run.checkpoint())
     for name in ("buffer/shard_0/buffer.json", MANIFEST):
         kept.fs.pipe_file(f"{kept.root}/step_1000/{name}", b"{")
@@ -306,7 +306,7 @@ def test_a_damaged_checkpoint_there_is_no_obstacle_to_the_next(url, run, tmp_pat
 
 
 def test_a_file_that_is_gone_there_is_sent_instead_of_copied(url, run, tmp_path):
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     kept.upload(run.checkpoint())
     kept.fs.rm_file(f"{kept.root}/step_1000/buffer/shard_0/00_00000.bin")
     folder = run.checkpoint()
@@ -315,7 +315,7 @@ def test_a_file_that_is_gone_there_is_sent_instead_of_copied(url, run, tmp_path)
 
 
 def test_a_file_system_that_cant_copy_is_sent_everything(run, tmp_path):
-    kept = Mirror(f"file://{tmp_path}/far")
+    kept = RemoteStore(f"file://{tmp_path}/far")
     kept.upload(run.checkpoint())
 
     def cant(*args, **kwargs):
@@ -325,11 +325,11 @@ def test_a_file_system_that_cant_copy_is_sent_everything(run, tmp_path):
     kept.fs.put_file = shutil.copyfile
     folder = run.checkpoint()
     kept.upload(folder)
-    assert content(Mirror(kept.url).download(folder.name, tmp_path / "back")) == content(folder)
+    assert content(RemoteStore(kept.url).download(folder.name, tmp_path / "back")) == content(folder)
 
 
 def test_a_file_that_arrived_short_makes_no_checkpoint(url, run, tmp_path):
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     put_file = kept.fs.put_file
     (tmp_path / "nothing").touch()
 
@@ -337,13 +337,13 @@ def test_a_file_that_arrived_short_makes_no_checkpoint(url, run, tmp_path):
         put_file(str(tmp_path / "nothing") if target.endswith("state.pt") else source, target)
 
     kept.fs.put_file = put_short
-    with pytest.raises(MirrorError, match=r"step_1000/state\.pt: 0 bytes arrived, its manifest says 9000"):
+    with pytest.raises(RemoteError, match=r"step_1000/state\.pt: 0 bytes instead of 9000 arrived"):
         kept.upload(run.checkpoint())
     assert kept.names() == []
 
 
 def test_a_download_takes_the_place_of_what_is_here(url, run, tmp_path):
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     folder = run.checkpoint()
     whole = content(folder)
     kept.upload(folder)
@@ -356,11 +356,11 @@ def test_a_download_takes_the_place_of_what_is_here(url, run, tmp_path):
 
 def test_a_download_that_fails_leaves_what_is_here(url, run, tmp_path):
     folder = run.checkpoint()
-    Mirror(url).upload(folder)
+    RemoteStore(url).upload(folder)
     for point in range(0, 20, 3):
-        kept = Mirror(url)
+        kept = RemoteStore(url)
         spy = Spy(kept, ("get_file", "cat_file"), point, OSError)
-        with pytest.raises(MirrorError, match="step_1000 can't be downloaded: OSError: the network is gone"):
+        with pytest.raises(RemoteError, match="step_1000 can't be downloaded: OSError: the network is gone"):
             kept.download("step_1000", folder.parent)
         assert spy.failed
         assert [path.name for path in folder.parent.iterdir()] == ["step_1000"]
@@ -368,11 +368,11 @@ def test_a_download_that_fails_leaves_what_is_here(url, run, tmp_path):
 
 
 def test_a_download_to_a_full_disk_says_so_and_leaves_nothing(url, run, small_disk):  # noqa: F811
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     kept.upload(run.checkpoint())
     disk = small_disk(1)
     ballast = disk.fill(leave=2 * 4096)
-    with pytest.raises(MirrorError, match=r"step_1000 can't be downloaded: .*No space left"):
+    with pytest.raises(RemoteError, match=r"step_1000 can't be downloaded: .*No space left"):
         kept.download("step_1000", disk.folder)
     assert [path.name for path in disk.folder.iterdir()] == ["ballast"]
     ballast.unlink()
@@ -380,16 +380,16 @@ def test_a_download_to_a_full_disk_says_so_and_leaves_nothing(url, run, small_di
 
 
 def test_the_text_of_a_checkpoint(url, run):
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     kept.upload(run.checkpoint())
     assert kept.read_text("step_1000", "config.yaml") == "# after 1000 steps: α\n"
-    with pytest.raises(MirrorError, match=r"nothing\.yaml: the checkpoint has no such file"):
+    with pytest.raises(RemoteError, match=r"nothing\.yaml: the checkpoint has no such file"):
         kept.read_text("step_1000", "nothing.yaml")
-    with pytest.raises(MirrorError, match="no such file"):
+    with pytest.raises(RemoteError, match="no such file"):
         kept.read_text("step_1000", "../notes.txt")
-    with pytest.raises(MirrorError, match=r"step_2000: there is no whole checkpoint"):
+    with pytest.raises(RemoteError, match=r"step_2000: no complete checkpoint"):
         kept.read_text("step_2000", "config.yaml")
-    with pytest.raises(MirrorError, match=r"state\.pt: is no text"):
+    with pytest.raises(RemoteError, match=r"state\.pt: isn.t a text file"):
         kept.read_text("step_1000", "state.pt")
     kept.fs.pipe_file(f"{kept.root}/step_1000/config.yaml", b"env: evil")
     with pytest.raises(DamagedCheckpointError, match=r"config\.yaml: is damaged"):
@@ -397,27 +397,27 @@ def test_the_text_of_a_checkpoint(url, run):
 
 
 def test_only_whole_checkpoints_are_uploaded(run, tmp_path):
-    kept = Mirror(f"file://{tmp_path}/far")
+    kept = RemoteStore(f"file://{tmp_path}/far")
     folder = run.checkpoint()
     (folder / MANIFEST).unlink()
-    with pytest.raises(FileNotFoundError, match="no whole checkpoint"):
+    with pytest.raises(FileNotFoundError, match="not a complete checkpoint"):
         kept.upload(folder)
     assert not (tmp_path / "far").exists()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "step_", "step_1/..", "step_-1", "checkpoints", "step_١", "step_1\n"])
 def test_what_is_no_checkpoint_is_never_removed(run, tmp_path, name):
-    kept = Mirror(f"file://{tmp_path}/far")
+    kept = RemoteStore(f"file://{tmp_path}/far")
     kept.upload(run.checkpoint())
     for asked in (kept.remove, lambda name: kept.download(name, tmp_path), lambda name: kept.upload(tmp_path / name)):
-        with pytest.raises(ValueError, match=r"no checkpoint's name|no whole checkpoint"):
+        with pytest.raises(ValueError, match=r"a checkpoint.s name|not a complete checkpoint"):
             asked(name)
     assert kept.names() == ["step_1000"]
 
 
 def test_removing_what_isnt_there_does_nothing(url):
-    Mirror(url).remove("step_5")
-    assert stored(Mirror(url)) == []
+    RemoteStore(url).remove("step_5")
+    assert stored(RemoteStore(url)) == []
 
 
 # --- a network that fails ---
@@ -426,7 +426,7 @@ def test_removing_what_isnt_there_does_nothing(url):
 def test_what_fails_for_a_moment_is_tried_again(run, tmp_path):
     folder = run.checkpoint()
     for error in (ConnectionResetError, TimeoutError):
-        kept = Mirror(f"file://{tmp_path}/{error.__name__}")
+        kept = RemoteStore(f"file://{tmp_path}/{error.__name__}")
         for kind in (*SENDING, *ASKING):
             Spy(kept, (kind,), 0, error, times=1)  # some call each other
         kept.upload(folder)
@@ -435,19 +435,19 @@ def test_what_fails_for_a_moment_is_tried_again(run, tmp_path):
 
 
 def test_what_keeps_failing_is_an_error_and_no_empty_mirror(url, run):
-    Mirror(url).upload(run.checkpoint())
+    RemoteStore(url).upload(run.checkpoint())
     for kind in ("ls", "info"):
         for error in (ConnectionError, PermissionError):
-            kept = Mirror(url)
+            kept = RemoteStore(url)
             spy = Spy(kept, (kind,), 0, error)
-            with pytest.raises(MirrorError, match=f"can't be listed: {error.__name__}: the network is gone"):
+            with pytest.raises(RemoteError, match=f"can't be listed: {error.__name__}: the network is gone"):
                 kept.names()
             tries = 1 if error is PermissionError or url.startswith("s3") else 4
             assert len(spy.calls) == tries  # s3fs tries again by itself
 
 
 def test_a_mirror_can_be_tried_before_it_is_needed(url):
-    kept = Mirror(url)
+    kept = RemoteStore(url)
     kept.check()
     assert stored(kept) == []
 
@@ -455,21 +455,21 @@ def test_a_mirror_can_be_tried_before_it_is_needed(url):
 def test_a_mirror_that_cant_be_written_to_is_known_at_once(s3, tmp_path):
     (tmp_path / "file").touch()
     for url in (f"{s3}-of-nobody/runs", f"file://{tmp_path}/file/runs"):
-        with pytest.raises(MirrorError, match="can't be written to") as caught:
-            Mirror(url).check()
+        with pytest.raises(RemoteError, match="isn't writable") as caught:
+            RemoteStore(url).check()
         assert str(caught.value).startswith(f"{url}: ")
 
 
 def test_no_keys_are_told(s3, run, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    nobodys, odd = Mirror(f"{s3}-of-nobody/runs"), Mirror(f"{s3}/runs")
+    nobodys, odd = RemoteStore(f"{s3}-of-nobody/runs"), RemoteStore(f"{s3}/runs")
 
     def drop(*args, **kwargs):
         raise OSError("no answer from http://me:hushhushhush@127.0.0.1:9/bucket?X-Amz-Signature=hushhushhush at all")
 
     monkeypatch.setattr(odd.fs, "ls", drop)
     for attempt in (nobodys.check, lambda: nobodys.upload(run.checkpoint()), odd.names):
-        with pytest.raises(MirrorError) as caught:
+        with pytest.raises(RemoteError) as caught:
             attempt()
         for text in (str(caught.value), caplog.text):
             assert "hushhushhush" not in text
@@ -481,7 +481,7 @@ def test_a_bucket_takes_files_of_many_parts(s3, run, tmp_path):
     folder = run.checkpoint()
     (folder / "big").write_bytes(np.random.default_rng(0).bytes(60 * 2**20))  # more than s3fs sends in one request
     manifest.write(folder, {})
-    kept = Mirror(s3)
+    kept = RemoteStore(s3)
     kept.upload(folder)
     shutil.copytree(folder, tmp_path / "step_2000")
     spy = Spy(kept)
@@ -496,21 +496,24 @@ def test_a_bucket_takes_files_of_many_parts(s3, run, tmp_path):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("/mnt/share", "'/mnt/share' is not the URL of a folder; use one like s3://bucket/prefix or file:///mnt/share"),
-        ("", "not the URL of a folder"),
-        ("s3:/bucket", "not the URL of a folder"),
-        ("simplecache::s3://bucket", "not the URL of a folder"),
+        (
+            "/mnt/share",
+            "'/mnt/share' isn't the URL of a folder; use a URL like s3://bucket/prefix or file:///mnt/share",
+        ),
+        ("", "isn't the URL of a folder"),
+        ("s3:/bucket", "isn't the URL of a folder"),
+        ("simplecache::s3://bucket", "isn't the URL of a folder"),
         ("file://runs/a", "relative path; use file:///runs/a"),
-        ("s3://", "names no folder; use one like s3://bucket/prefix"),
+        ("s3://", "names no folder; use a URL like s3://bucket/prefix"),
         ("s3:///", "names no folder"),
-        ("s4://bucket", "no file system is called s4; use s3://, gs:// or file://"),
-        ("s3://bucket/*", "no user, password, query or wildcard"),
-        ("s3://bucket/a[1]", "no user, password, query or wildcard"),
+        ("s4://bucket", "unknown scheme s4; use s3://, gs:// or file://"),
+        ("s3://bucket/*", "must not contain a user, password, query or wildcard"),
+        ("s3://bucket/a[1]", "must not contain a user, password, query or wildcard"),
     ],
 )
 def test_a_wrong_url_says_what_would_be_right(url, said):
     with pytest.raises(ValueError) as caught:
-        Mirror(url)
+        RemoteStore(url)
     assert said in str(caught.value)
 
 
@@ -526,7 +529,7 @@ def test_a_wrong_url_says_what_would_be_right(url, said):
 )
 def test_a_url_with_a_secret_is_refused_and_not_repeated(url):
     with pytest.raises(ValueError, match="keys are taken from the environment") as caught:
-        Mirror(url)
+        RemoteStore(url)
     assert "hush" not in str(caught.value)
 
 
@@ -537,9 +540,9 @@ def test_a_missing_package_is_named_with_how_to_get_it(scheme, package, extra):
     program = f"""
 import sys
 sys.modules[{package!r}] = None  # as if it weren't installed
-from sheeprl.checkpoint.remote import Mirror
+from sheeprl.checkpoint.remote import RemoteStore
 try:
-    Mirror("{scheme}://bucket/runs")
+    RemoteStore("{scheme}://bucket/runs")
 except ValueError as error:
     assert 'pip install "sheeprl[{extra}]"' in str(error), error
 else:

@@ -78,7 +78,7 @@ def test_resume_goes_on_from_the_one_before(copied, capsys):
     path = newest / "agent.pt"
     path.write_bytes(path.read_bytes()[:-1])
     result = run(copied, "sac", *SHORT, "run.resume=true", "run.total_steps=300")
-    assert f"warning: {newest.name} is left out: {path}" in capsys.readouterr().out
+    assert f"warning: {newest.name} is skipped: {path}" in capsys.readouterr().out
     assert {"event": "resume", "step": int(before.name[5:])} in lines(copied)
     assert result.gradient_steps == result.policy_steps - 50
 
@@ -119,7 +119,7 @@ def test_the_best_are_kept_besides_the_newest(tmp_path):
 
 
 def test_two_processes_do_not_run_the_same_run(copied):
-    with locked(copied), pytest.raises(ConfigError, match="another process is running it"):
+    with locked(copied), pytest.raises(ConfigError, match="another process is using it"):
         run(copied, "sac", *SHORT, "run.resume=true")
     run(copied, "sac", *SHORT, "run.resume=true")
 
@@ -165,9 +165,9 @@ def test_a_read_only_disk_is_told_and_the_last_whole_checkpoint_stays(small_disk
     run(folder, "sac", *SHORT)
     newest = checkpoints(folder)[-1]
     with disk.read_only():
-        with pytest.raises(ConfigError, match=r"run\.dir=.*can't be written to: Read-only file system"):
+        with pytest.raises(ConfigError, match=r"run\.dir=.*isn't writable: Read-only file system"):
             run(folder, "sac", *SHORT, "run.resume=true", "run.total_steps=300")
-        with pytest.raises(ConfigError, match=r"run\.dir=.*can't be made: .*Read-only file system"):
+        with pytest.raises(ConfigError, match=r"run\.dir=.*can't be created: .*Read-only file system"):
             run(disk.folder / "another", "sac", *SHORT)
         assert manifest.verify(newest)
     result = run(folder, "sac", *SHORT, "run.resume=true", "run.total_steps=300")

@@ -268,7 +268,7 @@ class TestBadInput:
         folder = tmp_path / "run"
         run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-        with pytest.raises(ConfigError, match="holds a run already"):
+        with pytest.raises(ConfigError, match="already contains a run"):
             run(folder, "ppo", COUPLED)
         assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
