@@ -1,1 +1,1 @@
-"""The configuration: its sections, how it is loaded, its defaults and its checks."""
+"""Configuration: schema, loading, defaults and checks."""

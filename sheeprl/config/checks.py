@@ -22,17 +22,17 @@ from sheeprl.utils.errors import ConfigError
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration without open questions, and the spaces of its environment."""
+    """Configuration with all defaults filled in, and the spaces of its environment."""
 
     config: Config
     spaces: Spaces
 
 
 def check(tree: Mapping[str, Any]) -> Resolved:
-    """Check a raw tree against schema, environment and machine.
+    """Check an unvalidated tree against the schema, the environment and the machine.
 
     Raises:
-        ConfigError: with every mistake found.
+        ConfigError: lists every mistake.
     """
     config, mistakes = inspect(tree)
     if config is None:
@@ -48,16 +48,16 @@ def check(tree: Mapping[str, Any]) -> Resolved:
 
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
-    """Mistakes in `env` of a tree whose other groups are beyond use."""
+    """Return the mistakes in the `env` group of an otherwise unusable tree."""
     try:
         env = EnvConfig.model_validate(tree.get("env"))
     except ValidationError:
-        return []  # told by the schema
+        return []  # the schema reports it
     return _probe(env)[1]
 
 
 def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
-    """Make the environment once: its spaces as agents see them, and what is wrong with it."""
+    """Create the environment once, and return its spaces after all wrappers, or the mistakes in its settings."""
     from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, spaces_of, told_as_settings
 
     try:
@@ -70,10 +70,10 @@ def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
                 with contextlib.closing(make_vector_env(config)) as envs:
                     envs.reset(seed=0)
                     single, vector = env.observation_space, envs.single_observation_space
-                if (single.shape, single.dtype) != (vector.shape, vector.dtype):  # evaluation plays single ones
+                if (single.shape, single.dtype) != (vector.shape, vector.dtype):  # evaluation uses single environments
                     raise EnvSettingsError(
-                        f"env.vectorization=native: {config.id} shows {vector}, alone it shows {single}; "
-                        "use sync or async"
+                        f"env.vectorization=native: {config.id} has observations {vector}, but one alone has "
+                        f"{single}; use sync or async"
                     )
             return spaces_of(env), []
     except EnvSettingsError as error:
@@ -81,6 +81,7 @@ def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
 
 
 def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
+    """Yield a mistake for each space that the algorithm doesn't support."""
     import gymnasium
 
     from sheeprl.envs.transforms import dict_keys, vector_size
@@ -89,22 +90,22 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     known = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.Box)
     kind = spaces.action_kind
     if not isinstance(spaces.action, known):
-        yield f"env.id={env}: its action space, {spaces.action}, is none of Discrete, MultiDiscrete and Box"
+        yield f"env.id={env}: action space {spaces.action} isn't supported; use Discrete, MultiDiscrete or Box"
     elif kind not in args.actions:
-        yield f"env.id={env}: its actions are {kind}; {args.name} needs {' or '.join(args.actions)} ones"
+        yield f"env.id={env}: its actions are {kind}; {args.name} needs {' or '.join(args.actions)} actions"
     elif isinstance(spaces.action, gymnasium.spaces.Box) and args.bounded_actions and not spaces.action.is_bounded():
-        yield f"env.id={env}: its actions have no bounds; {args.name} needs bounded ones"
+        yield f"env.id={env}: its actions have no bounds; {args.name} needs bounded actions"
     if any("/" in key for key in dict_keys(spaces.observation)):
-        yield f"env.id={env}: a key of its observations has a slash in it; rename it in a wrapper"
+        yield f"env.id={env}: an observation key contains a slash; rename the key in a wrapper"
     if "pixels" not in args.observations:
         try:
             vector_size(spaces.observation)
         except TypeError as error:
-            yield f"env.id={env}: {error}; {args.name} needs vectors"
+            yield f"env.id={env}: {error}; {args.name} needs vector observations"
 
 
 def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
-    """What doesn't fit into the memory of this machine, by observations alone; nodes of a cluster may have more."""
+    """Yield a mistake if the observations exceed the memory of this machine; a cluster may have more."""
     import psutil
 
     from sheeprl.config.defaults import cluster_address
@@ -112,27 +113,28 @@ def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
 
     if config.run.mode == "decoupled" and cluster_address(config) is not None:
         return
-    there, row = psutil.virtual_memory().total, observation_bytes(spaces.observation)
+    available, row = psutil.virtual_memory().total, observation_bytes(spaces.observation)
     rows, envs, players = config.players.fragment_rows or 1, config.env.num_envs, config.players.num or 1
     data, size = config.algo.data(), min(config.buffer.size or 0, config.run.total_steps)
-    if row * rows * envs * players > there:
+    if row * rows * envs * players > available:
         yield (
             f"env.num_envs={envs}: a round of {rows} x {envs} x {players} rows takes "
-            f"{_gib(row * rows * envs * players)}, more than the {_gib(there)} of this machine; lower it"
+            f"{_gib(row * rows * envs * players)}, more than the {_gib(available)} of this machine; use fewer"
         )
-    elif isinstance(data, OffPolicy) and not config.buffer.memmap and row * size > there:
+    elif isinstance(data, OffPolicy) and not config.buffer.memmap and row * size > available:
         yield (
-            f"buffer.size={config.buffer.size}: {size} rows take {_gib(row * size)}, more than the {_gib(there)} of "
-            "this machine; lower it or use buffer.memmap=true"
+            f"buffer.size={config.buffer.size}: {size} rows take {_gib(row * size)}, more than the "
+            f"{_gib(available)} of this machine; use a smaller buffer or buffer.memmap=true"
         )
 
 
 def _gib(size: int) -> str:
+    """Format a number of bytes in GiB."""
     return f"{size / 2**30:,.0f} GiB"
 
 
 def _size_mistakes(config: Config) -> Iterator[str]:
-    """Sizes that don't fit each other."""
+    """Yield a mistake for each pair of incompatible sizes."""
     data = config.algo.data()
     yield from _rank_mistakes(config, data.batch_size or 0)
     yield from _shard_mistakes(config)
@@ -141,52 +143,52 @@ def _size_mistakes(config: Config) -> Iterator[str]:
 
 
 def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
-    """What the ranks of the trainer group can't share out."""
+    """Yield a mistake for each setting that the number of ranks excludes."""
     trainer, players = config.trainer, config.players.num or 1
     ranks = trainer.ranks
     if batch % ranks:
-        yield f"algo.batch_size={batch}: must be a multiple of the {ranks} ranks that share it"
+        yield f"algo.batch_size={batch}: must be a multiple of the number of ranks, {ranks}"
     if config.run.mode == "coupled" and players % ranks:
-        yield f"players.num={players}: in coupled mode every rank plays; use a multiple of {ranks}"
+        yield f"players.num={players}: in coupled mode every rank runs players; use a multiple of {ranks}"
     if config.run.mode == "coupled" and ranks > 1 and config.algo.data().prioritized:
         yield (
-            f"trainer.devices={ranks}: in coupled mode every rank has a part of the replay, and {config.algo.name} "
-            "draws by priority, of which each would know its own only; use run.mode=decoupled"
+            f"trainer.devices={ranks}: in coupled mode every rank has its own replay shard, but {config.algo.name} "
+            "samples by priorities of the whole replay; use run.mode=decoupled"
         )
     if config.log.record and ranks > 1:
-        yield "log.record=true: only runs with one rank can be replayed; leave it out or use trainer.devices=1"
+        yield "log.record=true: only runs with one rank can be re-executed; use log.record=false or trainer.devices=1"
     if config.run.mode == "coupled" and trainer.num_nodes > 1:
-        yield f"trainer.num_nodes={trainer.num_nodes}: coupled mode is for one node; use run.mode=decoupled"
+        yield f"trainer.num_nodes={trainer.num_nodes}: coupled mode supports one node; use run.mode=decoupled"
 
 
 def _shard_mistakes(config: Config) -> Iterator[str]:
-    """What the replay can't be shared out over."""
+    """Yield a mistake if the run can't use the number of replay shards."""
     shards, players = config.buffer.shards, config.players.num or 1
     if shards == 1:
         return
     if config.run.mode == "coupled":
-        yield f"buffer.shards={shards}: in coupled mode every rank has its part; leave it out or use run.mode=decoupled"
+        yield f"buffer.shards={shards}: coupled mode has one shard per rank; leave it out or use run.mode=decoupled"
     elif isinstance(config.algo.data(), OnPolicy):
-        yield f"buffer.shards={shards}: {config.algo.name} reads whole rollouts out of one buffer; leave it out"
+        yield f"buffer.shards={shards}: {config.algo.name} needs whole rollouts in one buffer; leave it out"
     elif shards > players:
-        yield f"buffer.shards={shards}: more than players.num={players}; the others would stay empty"
+        yield f"buffer.shards={shards}: more than players.num={players}; use at most one shard per player"
 
 
 def _replay_setting_mistakes(config: Config) -> Iterator[str]:
-    """Settings of the replay that do nothing as things are."""
+    """Yield a mistake for each replay setting without effect."""
     buffer, data = config.buffer, config.algo.data()
     if buffer.dir is not None and not buffer.memmap:
-        yield f"buffer.dir={buffer.dir}: is for buffer.memmap=true"
+        yield f"buffer.dir={buffer.dir}: needs buffer.memmap=true"
     if isinstance(data, OnPolicy) and buffer.memmap:
-        yield f"buffer.memmap=true: {config.algo.name} keeps one rollout only; leave it out"
-    chooses = isinstance(data, OnPolicy) or data.prioritized or (data.sampler and not data.sampler.anchored)
-    if buffer.online_fraction and chooses:
+        yield f"buffer.memmap=true: {config.algo.name} stores only one rollout; leave it out"
+    has_own_sampling = isinstance(data, OnPolicy) or data.prioritized or (data.sampler and not data.sampler.anchored)
+    if buffer.online_fraction and has_own_sampling:
         name = config.algo.name
-        yield f"buffer.online_fraction={buffer.online_fraction:g}: {name} chooses samples in its own way; leave it out"
+        yield f"buffer.online_fraction={buffer.online_fraction:g}: {name} has its own sampling; leave it out"
 
 
 def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
-    """Sizes that don't fit a rollout."""
+    """Yield a mistake for each size that is incompatible with the rollout."""
     rows, envs, players, size = data.rollout_steps, config.env.num_envs, config.players.num or 1, config.buffer.size
     round_rows = rows * envs * players
     if config.players.fragment_rows != rows:
@@ -204,40 +206,40 @@ def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
 
 
 def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
-    """Sizes that don't fit a replay."""
+    """Yield a mistake for each size that is incompatible with the replay."""
     size, total = config.buffer.size or DEFAULT_REPLAY, config.run.total_steps
     if data.batch_size > size:
-        yield f"algo.batch_size={data.batch_size}: larger than will ever be stored, buffer.size={size}"
+        yield f"algo.batch_size={data.batch_size}: larger than buffer.size={size}"
     elif data.batch_size > total:
-        yield f"algo.batch_size={data.batch_size}: larger than will ever be stored, run.total_steps={total}"
+        yield f"algo.batch_size={data.batch_size}: larger than run.total_steps={total}"
     players = config.players.num or 1
     shards = config.trainer.ranks if config.run.mode == "coupled" else config.buffer.shards
     round_rows = (config.players.fragment_rows or 1) * config.env.num_envs * players
     shard_rows = round_rows // players * math.ceil(players / shards)
     if data.learning_starts >= total:
-        yield f"algo.learning_starts={data.learning_starts}: nothing would be learned in run.total_steps={total}"
+        yield f"algo.learning_starts={data.learning_starts}: must be less than run.total_steps={total}"
     if size < round_rows:
-        yield f"buffer.size={size}: less than one round, {round_rows} rows"
+        yield f"buffer.size={size}: smaller than one round; use at least {round_rows}"
     elif size // shards < shard_rows:
-        needed = shards * shard_rows
-        yield f"buffer.size={size}: a shard of {shards} takes up to {shard_rows} rows a round; use at least {needed}"
+        least = shards * shard_rows
+        yield f"buffer.size={size}: each of {shards} shards gets up to {shard_rows} rows a round; use at least {least}"
 
 
 def _machine_mistakes(config: Config) -> Iterator[str]:
-    """What this machine lacks."""
+    """Yield a mistake for each requirement that this machine doesn't meet."""
     if config.trainer.compile and not has_compiler():
-        yield "trainer.compile=true: needs a C++ compiler, and none is installed (such as the package g++)"
+        yield "trainer.compile=true: needs a C++ compiler; install one (such as g++) or use trainer.compile=false"
     trainer = config.trainer
     if trainer.compile and trainer.accelerator == "mps":
-        yield "trainer.compile=true: is for CPU and CUDA, not for trainer.accelerator=mps; leave it out"
+        yield "trainer.compile=true: supports CPU and CUDA, not trainer.accelerator=mps; leave it out"
     if config.run.mode == "coupled" and trainer.accelerator in ("cuda", "mps"):
         import torch
 
-        there = torch.cuda.device_count() if trainer.accelerator == "cuda" else int(torch.backends.mps.is_available())
-        if there < trainer.devices:
+        found = torch.cuda.device_count() if trainer.accelerator == "cuda" else int(torch.backends.mps.is_available())
+        if found < trainer.devices:
             yield (
-                f"trainer.accelerator={trainer.accelerator}: this machine has {there} such devices, "
+                f"trainer.accelerator={trainer.accelerator}: this machine has {found} such devices, but "
                 f"trainer.devices={trainer.devices}; use trainer.accelerator=cpu"
             )
     if config.env.capture_video and importlib.util.find_spec("moviepy") is None:
-        yield 'env.capture_video=true: needs moviepy; pip install "sheeprl[video]"'
+        yield 'env.capture_video=true: needs moviepy; run pip install "sheeprl[video]"'

@@ -1,4 +1,4 @@
-"""Fills in what was left open and checks what only the environment and the machine can tell, before anything starts."""
+"""Fill in the defaults that depend on other settings or on the machine."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.config.schema import Config
 
 DEFAULT_REPLAY = 1_000_000
-COMPILE_FROM = 3000  # gradient steps: compiling costs 15 to 30 s once, a compiled step saves 1 ms to 5 ms each time
+COMPILE_FROM = 3000  # gradient steps; compiling costs 15 to 30 s once, a compiled step saves 1 to 5 ms
 
 
 def fill_in(config: Config) -> Config:
-    """Decide everything that was left open, so that `config.yaml` says what really ran."""
+    """Replace all open settings by their defaults, so that `config.yaml` records the actual values."""
     data = config.algo.data()
     coupled = config.run.mode == "coupled"
     if coupled and (launched := ranks_launched_by_fabric()):
@@ -43,11 +43,11 @@ def fill_in(config: Config) -> Config:
 
 
 def pays_to_compile(config: Config, rollout: int) -> bool:
-    """Whether gradient steps that are compiled win back the time that it takes to compile them.
+    """Return whether the run has enough gradient steps to recover the time for compiling them.
 
     Args:
-        config: the run's.
-        rollout: rows of a round.
+        config: the run's configuration.
+        rollout: rows per round.
     """
     trainer, data, total = config.trainer, config.algo.data(), config.run.total_steps
     if trainer.accelerator == "mps" or not has_compiler():
@@ -57,31 +57,31 @@ def pays_to_compile(config: Config, rollout: int) -> bool:
 
 
 def has_compiler() -> bool:
-    """Whether there is what compiles a graph's C++, or for CUDA what starts its kernels."""
+    """Return whether a C++ compiler is installed; CPU graphs and the launchers of CUDA kernels need one."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
 
 
 def spare_threads(ranks: int) -> int:
-    """Threads of each rank if one core is left for everything else.
+    """Return the number of threads per rank that leaves one core for all other work.
 
-    Threads of one operation wait for each other by spinning: should another process take a core, two threads on two
-    cores are not slower by half but by a hundred times.
+    The threads of an operation spin while they wait for each other. If another process takes one of two cores, an
+    operation on two threads is a hundred times slower, not twice.
     """
     return max(1, (available_cores() - 1) // ranks)
 
 
 def ranks_launched_by_fabric() -> int | None:
-    """How many ranks Lightning's `fabric run` has started, this one among them; None if that isn't what started us."""
+    """Return the number of ranks that Lightning's `fabric run` started, None if this process started differently."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "LT_CLI_USED" in os.environ else None
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cluster_address(config: Config) -> str | None:
-    """The cluster to join; None to start one."""
+    """Return the address of the Ray cluster to join, None to start one."""
     return config.ray.address or os.environ.get("RAY_ADDRESS")

@@ -20,17 +20,17 @@ from sheeprl.utils.errors import ConfigError
 
 
 def shipped_folder() -> Path:
-    """The folder of the shipped configurations: in the wheel, or beside the package in a checkout."""
+    """Return the folder of the shipped configurations, in the wheel or in the checkout."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def find_config(name: str) -> Path:
-    """The file of a configuration given by path or by the bare name of a shipped one.
+    """Return the file of a configuration, given its path or the name of a shipped configuration.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: the file doesn't exist.
     """
     path = Path(name)
     if path.is_file():
@@ -38,33 +38,33 @@ def find_config(name: str) -> Path:
     shipped = {file.stem: file for file in sorted(shipped_folder().glob("*.yaml"))}
     if name in shipped:
         return shipped[name]
-    kind = "is a folder, not a file" if path.is_dir() else "is no file"
+    kind = "is a folder, not a file" if path.is_dir() else "isn't a file"
     hint = nearest(path.stem, shipped)
-    raise ConfigError([f"{name}: {kind}, and no shipped configuration is called so ({', '.join(shipped)}){hint}"])
+    raise ConfigError([f"{name}: {kind} or a shipped configuration ({', '.join(shipped)}){hint}"])
 
 
 def read_tree(name: str) -> Tree:
-    """The raw tree of a configuration file.
+    """Return the unvalidated tree of a configuration file.
 
     Raises:
-        ConfigError: no such file, not YAML, or not a mapping.
+        ConfigError: the file doesn't exist, isn't YAML, or isn't a mapping.
     """
     path = find_config(name)
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: cannot be read: {error}"]) from error
+        raise ConfigError([f"{path}: can't be read: {error}"]) from error
     if not isinstance(tree, dict):
-        held = "nothing" if tree is None else "a list" if isinstance(tree, list) else "a single value"
-        raise ConfigError([f"{path}: holds {held}, not groups of settings such as `env:` and `algo:`"])
+        found = "nothing" if tree is None else "a list" if isinstance(tree, list) else "a single value"
+        raise ConfigError([f"{path}: contains {found}, not groups of settings such as `env:` and `algo:`"])
     return tree
 
 
 def set_value(tree: Tree, key: str, value: Any) -> None:
-    """Set a dotted key, making the groups on its way.
+    """Set the value of a dotted key, and create missing groups.
 
     Raises:
-        ConfigError: what should be a group isn't one.
+        ConfigError: a part of the key isn't a group.
     """
     *groups, leaf = key.split(".")
     for group in groups:
@@ -72,13 +72,13 @@ def set_value(tree: Tree, key: str, value: Any) -> None:
         if below is None:
             below = tree[group] = {}
         if not isinstance(below, dict):
-            raise ConfigError([f"{group}={shown(below)}: must be a group of settings, to set {key} in it"])
+            raise ConfigError([f"{group}={shown(below)}: must be a group of settings to contain {key}"])
         tree = below
     tree[leaf] = value
 
 
 def get_value(tree: Tree, key: str) -> Any:
-    """The value at a dotted key, None if there is none."""
+    """Return the value of a dotted key, None if it isn't set."""
     value: Any = tree
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -89,13 +89,13 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
     """Apply `key=value` overrides; values are YAML.
 
     Raises:
-        ConfigError: one isn't of that form.
+        ConfigError: an override has another form.
     """
     mistakes = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
-            mistakes.append(f"{override!r}: an override is written key=value, as in run.seed=1")
+            mistakes.append(f"{override!r}: isn't an override; use key=value, as in run.seed=1")
             continue
         try:
             set_value(tree, key, parse_yaml(text, f"the value of {key}"))
@@ -106,14 +106,14 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
 
 
 def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration.
+    """Read a configuration, apply overrides and validate it.
 
     Args:
-        name: a YAML file, or the bare name of a shipped configuration such as `ppo`.
-        overrides: `group.key=value`, applied on top; values are YAML.
+        name: a YAML file, or the name of a shipped configuration such as `ppo`.
+        overrides: `group.key=value`; values are YAML.
 
     Raises:
-        ConfigError: with every mistake that can be told without making the environment.
+        ConfigError: lists every mistake that can be found without creating the environment.
     """
     tree = read_tree(os.fspath(name))
     apply_overrides(tree, overrides)
@@ -121,10 +121,10 @@ def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 
 def validate(tree: Mapping[str, Any]) -> Config:
-    """Check a tree of plain values as a whole.
+    """Validate a tree against the schema.
 
     Raises:
-        ConfigError: with every mistake of the schema.
+        ConfigError: lists every mistake.
     """
     config, mistakes = inspect(tree)
     if mistakes or config is None:
@@ -133,12 +133,12 @@ def validate(tree: Mapping[str, Any]) -> Config:
 
 
 def inspect(tree: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
-    """The tree as a Config, with its mistakes.
+    """Return a tree as a Config, and its mistakes.
 
-    Where a value is wrong its default stands in, so that the rest can be looked at in the same go; None when
-    not even that is possible (an unknown algorithm, no env.id).
+    Defaults replace wrong values, so that later checks can still find other mistakes. Return None instead of a Config
+    if that is impossible (an unknown algorithm, no `env.id`).
     """
-    # A group that is left out, or whose settings are all commented out, is an empty one.
+    # A missing group, or one whose settings are all commented out, counts as empty.
     tree = {"env": {}} | {group: {} if below is None else below for group, below in _plain_copy(tree).items()}
     args, mistakes = _args_of(tree)
     model = config_class(args or AlgoArgs)
@@ -158,27 +158,29 @@ def inspect(tree: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
 
 
 def _args_of(tree: Tree) -> tuple[type[AlgoArgs] | None, list[str]]:
+    """Return the argument class of the tree's algorithm, or None and the mistakes."""
     algo = tree.get("algo")
     name = algo.get("name") if isinstance(algo, dict) else None
     if name is None and (algo is None or isinstance(algo, dict)):
-        return None, [f"algo.name: is missing; one of {', '.join(registry.registered())}"]
+        return None, [f"algo.name: is missing; use one of {', '.join(registry.registered())}"]
     if not isinstance(name, str):
-        return None, [f"algo: give a group of settings with a name, as in `algo: {{name: ppo}}`, not {algo!r}"]
+        return None, [f"algo={algo!r}: must be a group of settings with a name, as in `algo: {{name: ppo}}`"]
     try:
         return registry.args_class(name), []
     except registry.UnknownAlgorithmError as error:
         known = registry.registered()
-        return None, [f"algo.name={name}: {error}; one of {', '.join(known)}{nearest(name, known)}"]
+        return None, [f"algo.name={name}: {error}; use one of {', '.join(known)}{nearest(name, known)}"]
 
 
 def _plain_copy(value: Any) -> Any:
+    """Return a deep copy of mappings and lists."""
     if isinstance(value, Mapping):
         return {key: _plain_copy(below) for key, below in value.items()}
     return list(value) if isinstance(value, list) else value
 
 
 def _remove(tree: Any, location: tuple[int | str, ...]) -> None:
-    """Take the value at `location` out of the tree, or, inside a list, the list."""
+    """Remove the value at a location from the tree; if it is in a list, remove the list."""
     for key in location[:-1]:
         if not isinstance(tree, dict) or key not in tree or not isinstance(tree[key], dict):
             break

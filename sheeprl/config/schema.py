@@ -1,7 +1,6 @@
-"""The settings of a run: one tree, read from YAML and overrides, checked as a whole, frozen afterwards.
+"""Settings of a run: one frozen tree, read from YAML and overrides.
 
-No torch and no Ray here. What only the environment can tell (does it exist, which actions has it) is checked
-in `sheeprl.resolve`.
+This module imports neither torch nor Ray. `sheeprl.config.checks` checks the settings against the environment.
 """
 
 from __future__ import annotations
@@ -24,93 +23,100 @@ Tree = dict[str, Any]
 
 
 class RunConfig(Section):
-    """What is run, for how long, where it is kept."""
+    """Length, seed, folder and mode of the run."""
 
-    total_steps: Count = Field(100_000, description="policy steps to train for (one step: one decision in one env)")
-    seed: Natural = Field(0, description="every generator of the run is derived from it")
-    dir: str | None = Field(None, description="the run's folder; default logs/<algo>/<env id>/<time>_<seed>")
+    total_steps: Count = Field(100_000, description="policy steps to train for (one step: one action in one env)")
+    seed: Natural = Field(0, description="seed from which all random generators are derived")
+    dir: str | None = Field(None, description="run folder; default logs/<algo>/<env id>/<time>_<seed>")
     mode: Literal["decoupled", "coupled"] = Field(
         "decoupled", description="decoupled: players, buffer and trainers are Ray actors; coupled: one process, no Ray"
     )
     max_staleness: Natural | None = Field(
         None,
-        description="versions of the weights a fragment may lag behind; default 1 off-policy and decoupled, else 0",
+        description="policy versions by which collection may lag behind training; default 1 off-policy and decoupled, "
+        "else 0",
     )
-    resume: bool = Field(False, description="go on from the newest checkpoint in run.dir, when there is one")
+    resume: bool = Field(False, description="resume from the newest checkpoint in run.dir, if there is one")
 
 
 class PlayersConfig(Section):
-    """The actors that play."""
+    """Players: the actors that collect experience."""
 
-    num: Count | None = Field(None, description="players; default 1, or one per rank in coupled mode")
-    cpus: Positive = Field(1.0, description="CPUs that each player asks of Ray")
-    gpus: NonNegative = Field(0.0, description="GPUs that each player asks of Ray")
+    num: Count | None = Field(None, description="number of players; default 1, or one per rank in coupled mode")
+    cpus: Positive = Field(1.0, description="Ray CPUs per player")
+    gpus: NonNegative = Field(0.0, description="Ray GPUs per player")
     spares: Natural = Field(
-        1, description="processes kept ready for the place of a lost player, once one was lost and if there is room"
+        1, description="standby processes to replace lost players; started after the first loss, if resources allow"
     )
     fragment_rows: Count | None = Field(
-        None, description="rows a player plays per request; default: the rollout on-policy, 16 off-policy"
+        None, description="rows per environment and fragment; default: the rollout on-policy, 16 off-policy"
     )
     step_timeout: Positive | None = Field(
-        300.0, description="seconds that a step or reset may take before the player is replaced; null for any time"
+        300.0, description="seconds for a step or reset before the player is replaced; null for no limit"
     )
 
 
 class BufferConfig(Section):
-    """The shared replay buffer."""
+    """Replay buffer."""
 
-    size: Count | None = Field(None, description="rows kept; default: one rollout on-policy, 1000000 off-policy")
-    shards: Count = Field(1, description="actors that the replay is shared out over; off-policy and decoupled only")
-    checkpoint: bool = Field(True, description="write the replay into checkpoints")
-    memmap: bool = Field(False, description="keep the replay in files mapped into memory: it may be larger than that")
-    dir: str | None = Field(None, description="folder for these files; default: buffer, in the run's folder")
-    online_fraction: Fractional = Field(0.0, description="part of each batch that is the newest data, each once")
+    size: Count | None = Field(None, description="capacity in rows; default: one rollout on-policy, 1000000 off-policy")
+    shards: Count = Field(1, description="replay shards, one actor each; off-policy and decoupled only")
+    checkpoint: bool = Field(True, description="save the replay in checkpoints")
+    memmap: bool = Field(False, description="store the replay in memory-mapped files; it may exceed the memory")
+    dir: str | None = Field(None, description="folder of the memory-mapped files; default: buffer, in the run folder")
+    online_fraction: Fractional = Field(
+        0.0, description="fraction of each batch taken from the newest rows, each row once"
+    )
     non_finite: Literal["refuse", "keep"] = Field(
-        "refuse", description="refuse fragments with rewards or observations that aren't finite, or keep them"
+        "refuse", description="refuse: reject fragments with non-finite rewards or observations; keep: store them"
     )
 
 
 class TrainerConfig(Section):
-    """The Fabric group that learns."""
+    """Trainer group: the Fabric ranks that train the agent."""
 
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Fabric's accelerator")
-    devices: Count = Field(1, description="ranks (devices of one node)")
-    num_nodes: Count = Field(1, description="nodes")
-    strategy: Literal["auto", "ddp"] = Field("auto", description="Fabric's strategy")
-    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Fabric's precision")
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="accelerator of Fabric")
+    devices: Count = Field(1, description="devices per node, one rank each")
+    num_nodes: Count = Field(1, description="number of nodes")
+    strategy: Literal["auto", "ddp"] = Field("auto", description="strategy of Fabric")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="precision of Fabric")
     compile: bool | Literal["auto"] = Field(
         "auto",
-        description="take each gradient step as one compiled graph, which is kept for later runs; auto: where the run "
-        "is long enough to win back the time that compiling takes, and there is a C++ compiler",
+        description="compile the gradient step, and cache it for later runs; auto: if the run is long enough to "
+        "recover the compile time, and a C++ compiler is installed",
     )
-    threads: Count | None = Field(None, description="CPU threads of each rank; default: all cores but one, shared out")
-    prefetch: Natural = Field(1, description="chunks of batches requested ahead, never across a round's border")
+    threads: Count | None = Field(
+        None, description="CPU threads per rank; default: all cores but one, divided among the ranks"
+    )
+    prefetch: Natural = Field(1, description="chunks of batches to request ahead, within a round")
 
     @property
     def ranks(self) -> int:
-        """Processes of the trainer group."""
+        """Return the number of processes in the trainer group."""
         return self.devices * self.num_nodes
 
 
 class CheckpointConfig(Section):
-    """Checkpoints."""
+    """Checkpoints and trainer snapshots."""
 
     every: Count | None = Field(
         None, description="policy steps between checkpoints; default a tenth of the run, at most 50000"
     )
-    every_minutes: Positive | None = Field(None, description="minutes between checkpoints, besides those by steps")
-    keep_last: Count = Field(3, description="newest checkpoints that are kept")
-    keep_best: Natural = Field(0, description="checkpoints with the best mean return that are kept besides")
+    every_minutes: Positive | None = Field(None, description="also save a checkpoint after this many minutes")
+    keep_last: Count = Field(3, description="number of newest checkpoints to keep")
+    keep_best: Natural = Field(0, description="number of checkpoints with the best mean return to keep as well")
     envs: bool = Field(
         True,
-        description="keep the environments' state, so that a resumed run goes on in their episodes; whether that can "
-        "be done is found out by stepping two more of them side by side",
+        description="save the state of environments, so that a resumed run continues their episodes; tested at "
+        "the start by stepping two extra environments side by side",
     )
     mirror: str | None = Field(
-        None, description="also keep checkpoints there, in a folder named like the run's: s3://bucket/prefix, gs://…"
+        None,
+        description="also copy checkpoints to this URL, below the name of the run folder: s3://bucket/prefix, gs://…",
     )
     snapshot_every: Count = Field(
-        1000, description="policy steps between snapshots of the trainers in memory, from which a lost group goes on"
+        1000,
+        description="policy steps between in-memory snapshots, from which a lost trainer group resumes",
     )
 
 
@@ -118,32 +124,32 @@ class EvalConfig(Section):
     """Evaluation with the greedy policy."""
 
     every: Count | None = Field(None, description="policy steps between evaluations; default only at the end")
-    episodes: Natural = Field(10, description="episodes of an evaluation; 0 turns it off")
+    episodes: Natural = Field(10, description="episodes per evaluation; 0 disables evaluation")
 
 
 class LogConfig(Section):
-    """What is written down."""
+    """Metrics, messages and the call log."""
 
     every: Count | None = Field(
         None, description="policy steps between lines of metrics; default a hundredth of the run, at most 10000"
     )
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is printed")
-    record: bool = Field(False, description="write down what happens in which order, for sheeprl replay")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe messages to print")
+    record: bool = Field(False, description="record all calls in order, for sheeprl replay")
 
 
 class RayConfig(Section):
-    """How Ray is used."""
+    """Ray cluster and failures."""
 
-    address: str | None = Field(None, description="cluster to join; default RAY_ADDRESS, else Ray is started")
-    wait_timeout: Positive = Field(600.0, description="seconds to wait for the cluster to hold the run")
+    address: str | None = Field(None, description="address of the cluster to join; default RAY_ADDRESS, else start Ray")
+    wait_timeout: Positive = Field(600.0, description="seconds to wait for enough cluster resources")
     max_failures: Natural = Field(
-        3, description="failures of one player, of one shard or of the trainers within failure_window that are borne"
+        3, description="tolerated failures of one player, one shard or the trainer group within failure_window"
     )
-    failure_window: Positive = Field(600.0, description="seconds in which failures are counted")
+    failure_window: Positive = Field(600.0, description="seconds for which a failure counts")
 
 
 class Config(Section):
-    """A whole run. `algo` holds the arguments of the algorithm that `algo.name` names."""
+    """Settings of a run; `algo` contains the arguments of the algorithm `algo.name`."""
 
     algo: SerializeAsAny[AlgoArgs]
     env: EnvConfig
@@ -157,7 +163,7 @@ class Config(Section):
     ray: RayConfig = Field(default_factory=RayConfig)
 
     def to_yaml(self) -> str:
-        """The tree as YAML that `load_config` reads back to an equal Config."""
+        """Return YAML that `load_config` reads back to an equal Config."""
         return str(yaml.dump(self.model_dump(mode="json"), Dumper=Dumper, sort_keys=False))
 
 
@@ -168,7 +174,7 @@ for _yaml in (Loader, Dumper):
 
 
 def structural_keys(model: type[Section]) -> list[str]:
-    """The settings that shape networks."""
+    """Return the dotted keys of the settings that shape networks."""
     return [
         key
         for key, field in leaves(model)
@@ -178,12 +184,12 @@ def structural_keys(model: type[Section]) -> list[str]:
 
 @cache
 def config_class(args: type[AlgoArgs]) -> type[Config]:
-    """Config with the `algo` group typed by one algorithm's arguments."""
+    """Return a subclass of Config with the `algo` group typed by one algorithm's arguments."""
     return create_model("Config", __base__=Config, algo=(args, Field(default_factory=dict)))
 
 
 def leaves(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Dotted key and field of every setting."""
+    """Yield the dotted key and the field of every setting."""
     for name, field in model.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, Section):

@@ -1,4 +1,4 @@
-"""Error messages of the configuration, with the nearest valid name."""
+"""Error messages for the configuration, with the nearest valid name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sheeprl.utils.settings import Section
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean …?` with the name most like this one, or nothing."""
+    """Return `; did you mean …?` with the most similar name, or an empty string."""
     match = difflib.get_close_matches(name, list(known), 1, 0.5)
     return f"; did you mean {prefix}{match[0]}?" if match else ""
 
 
 def nearest_key(key: str, model: type[Section]) -> str:
-    """`; did you mean …?` for a dotted key that doesn't exist, or nothing."""
+    """Return `; did you mean …?` for an unknown dotted key, or an empty string."""
     known = [name for name, _ in leaves(model)]
     group, _, leaf = key.rpartition(".")
     if namesakes := [name for name in known if name.rpartition(".")[2] == leaf]:
@@ -41,7 +41,7 @@ _MESSAGES = {
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
-    "string_type": "must be a text",
+    "string_type": "must be text",
     "tuple_type": "must be a list",
     "dict_type": "must be a group of settings",
     "model_type": "must be a group of settings",
@@ -49,12 +49,12 @@ _MESSAGES = {
 
 
 def describe_error(detail: Mapping[str, Any], model: type[Config]) -> str:
-    """One line for one mistake: where, what was given, what is allowed."""
+    """Return one line per mistake: the setting, its value and the allowed values."""
     key = ".".join(str(part) for part in detail["loc"])
     given, context = detail["input"], detail.get("ctx", {})
     kind = detail["type"]
     whole, _, _ = key.rpartition(".")
-    if allowed := _alternatives(dict(leaves(model)).get(whole)):  # told once for each of them, under its own name
+    if allowed := _alternatives(dict(leaves(model)).get(whole)):  # pydantic reports each alternative separately
         return f"{whole}={shown(given)}: must be {allowed}"
     if kind == "extra_forbidden":
         return f"{key}: unknown setting{nearest_key(key, model)}"
@@ -73,13 +73,13 @@ def describe_error(detail: Mapping[str, Any], model: type[Config]) -> str:
 
 
 def _alternatives(field: FieldInfo | None) -> str | None:
-    """What a setting may be that is true, false or one of some words; None for every other."""
+    """Return the allowed values of a setting that is true, false or one of some words; None for other settings."""
     kinds = get_args(field.annotation) if field else ()
     words = [str(word) for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     return f"true, false or {' or '.join(words)}" if bool in kinds and words else None
 
 
 def shown(value: Any) -> str:
-    """A value as it would stand in YAML, on one line."""
+    """Format a value as YAML, on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
     return text if len(text) < 80 else f"{text[:77]}..."

@@ -10,37 +10,35 @@ from sheeprl.utils.errors import ConfigError
 
 
 class Loader(yaml.SafeLoader):
-    """`yaml.SafeLoader` that also knows 1e-3 and 1e6 as numbers, leaves dates texts, and refuses a key given twice."""
+    """`yaml.SafeLoader` that reads 1e-3 and 1e6 as numbers and dates as text, and rejects duplicate keys."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name, which it copies before adding
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML copies the dict before it adds to it
         first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse duplicates, of which YAML would silently keep the last."""
+        """Reject duplicate keys; YAML would silently use the last one."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
 class Dumper(yaml.SafeDumper):
-    """`yaml.SafeDumper` that quotes the texts which `Loader` would otherwise read as numbers, as `1e5`."""
+    """`yaml.SafeDumper` that quotes text that `Loader` would read as a number, such as `1e5`."""
 
 
 def parse_yaml(text: str, source: str) -> Any:
     """Parse YAML.
 
     Raises:
-        ConfigError: it isn't YAML; the message holds the line.
+        ConfigError: the text isn't YAML; the message contains the line number.
     """
     try:
         return yaml.load(text, Loader=Loader)

@@ -15,13 +15,13 @@ def mistakes_of(algorithm, *overrides):
 @pytest.mark.parametrize(
     ("algorithm", "overrides", "said"),
     [
-        ("sac", ["run.mode=coupled"], "buffer.shards=2: in coupled mode every rank has its part; leave it out or use"),
-        ("ppo", ["players.num=2"], "buffer.shards=2: ppo reads whole rollouts out of one buffer; leave it out"),
-        ("sac", [], "buffer.shards=2: more than players.num=1; the others would stay empty"),
+        ("sac", ["run.mode=coupled"], "buffer.shards=2: coupled mode has one shard per rank; leave it out or use"),
+        ("ppo", ["players.num=2"], "buffer.shards=2: ppo needs whole rollouts in one buffer; leave it out"),
+        ("sac", [], "buffer.shards=2: more than players.num=1; use at most one shard per player"),
         (
             "sac",
             ["players.num=3", "buffer.size=300", "players.fragment_rows=20"],
-            "buffer.size=300: a shard of 2 takes up to 160 rows a round; use at least 320",
+            "buffer.size=300: each of 2 shards gets up to 160 rows a round; use at least 320",
         ),
     ],
 )
@@ -45,7 +45,7 @@ def test_a_replay_larger_than_the_memory():
     sizes = ["buffer.size=1000000000000", "run.total_steps=1000000000000"]
     (mistake,) = mistakes_of("sac", *sizes)
     assert mistake.startswith("buffer.size=1000000000000: 1000000000000 rows take 11,176 GiB, more than the")
-    assert "lower it or use buffer.memmap=true" in mistake
+    assert "use a smaller buffer or buffer.memmap=true" in mistake
     check(load_config("sac", [*sizes, "buffer.memmap=true"]).model_dump(mode="json"))
 
 
@@ -64,7 +64,7 @@ def test_the_memory_of_a_cluster_is_not_known(monkeypatch):
 
 def test_gradient_steps_are_not_compiled_on_mps():
     (mistake,) = mistakes_of("sac", "trainer.accelerator=mps", "trainer.compile=true")
-    assert mistake == "trainer.compile=true: is for CPU and CUDA, not for trainer.accelerator=mps; leave it out"
+    assert mistake == "trainer.compile=true: supports CPU and CUDA, not trainer.accelerator=mps; leave it out"
     assert (
         check(load_config("sac", ["trainer.accelerator=mps"]).model_dump(mode="json")).config.trainer.compile is False
     )

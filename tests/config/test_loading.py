@@ -160,7 +160,7 @@ def test_a_syntax_error_names_file_and_line(tmp_path):
 def test_a_key_given_twice_is_refused_with_its_line(text, key, line):
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "mine.yaml")
-    assert caught.value.mistakes == [f"mine.yaml:{line}: not valid YAML: the key {key} stands twice"]
+    assert caught.value.mistakes == [f"mine.yaml:{line}: not valid YAML: duplicate key {key}"]
 
 
 def test_the_same_key_in_two_groups_is_fine():
@@ -184,7 +184,7 @@ def test_a_control_character_is_a_mistake_and_not_a_crash():
 
 @pytest.mark.parametrize(("text", "kind"), [("- a", "a list"), ("", "nothing"), ("7", "a single value")])
 def test_a_file_must_hold_groups(tmp_path, text, kind):
-    with pytest.raises(ConfigError, match=f"holds {kind}, not groups of settings"):
+    with pytest.raises(ConfigError, match=f"contains {kind}, not groups of settings"):
         read_tree(str(written(tmp_path, text)))
 
 
@@ -193,7 +193,7 @@ def test_a_missing_file_lists_the_shipped_ones_and_the_nearest(tmp_path, monkeyp
     with pytest.raises(ConfigError) as caught:
         load_config("pppo")
     (mistake,) = caught.value.mistakes
-    assert mistake.startswith("pppo: is no file, and no shipped configuration is called so (")
+    assert mistake.startswith("pppo: isn't a file or a shipped configuration (")
     assert {"ppo", "sac"} <= set(mistake.partition("(")[2].partition(")")[0].split(", "))
     assert mistake.endswith("did you mean ppo?")
 
@@ -203,7 +203,7 @@ def test_a_folder_or_a_binary_file_is_a_mistake(tmp_path):
         load_config(tmp_path)
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"binary\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"binary\.yaml: can't be read"):
         load_config(binary)
 
 
@@ -232,7 +232,7 @@ def test_a_folder_or_a_binary_file_is_a_mistake(tmp_path):
         ("env__num_envs", None, "env.num_envs=null: must be a whole number"),
         ("algo__learning_rate", "fast", "algo.learning_rate=fast: must be a number"),
         ("algo__anneal", 1, "algo.anneal=1: must be true or false"),
-        ("env__id", 5, "env.id=5: must be a text"),
+        ("env__id", 5, "env.id=5: must be text"),
         ("env__kwargs", [1], "env.kwargs=[1]: must be a group of settings"),
         ("run", 5, "run=5: must be a group of settings"),
         ("trainer__compile", "nonsense", "trainer.compile=nonsense: must be true, false or auto"),
@@ -264,7 +264,7 @@ def test_an_unknown_algorithm_gets_the_nearest_and_does_not_hide_other_mistakes(
 @pytest.mark.parametrize("algo", [None, {}, {"gamma": 0.9}])
 def test_a_missing_algorithm_lists_those_there_are(algo):
     (mistake,) = mistakes_of({**SMALL, "algo": algo})
-    assert mistake.startswith("algo.name: is missing; one of ")
+    assert mistake.startswith("algo.name: is missing; use one of ")
     assert {"ppo", "sac"} <= set(mistake.partition("one of ")[2].split(", "))
 
 
@@ -345,7 +345,7 @@ def test_an_override_of_the_wrong_form_is_refused(override):
     with pytest.raises(ConfigError) as caught:
         apply_overrides({}, [override, "also wrong"])
     assert len(caught.value.mistakes) == 2
-    assert caught.value.mistakes[0] == f"{override!r}: an override is written key=value, as in run.seed=1"
+    assert caught.value.mistakes[0] == f"{override!r}: isn't an override; use key=value, as in run.seed=1"
 
 
 def test_an_override_whose_value_is_not_yaml_names_the_key():
@@ -367,7 +367,7 @@ def test_set_value_makes_groups_and_replaces_what_is_none():
 
 def test_set_value_throws_nothing_away():
     tree = {"env": 5}
-    with pytest.raises(ConfigError, match=r"env=5: must be a group of settings, to set env\.kwargs\.size in it"):
+    with pytest.raises(ConfigError, match=r"env=5: must be a group of settings to contain env\.kwargs\.size"):
         set_value(tree, "env.kwargs.size", 3)
     assert tree == {"env": 5}
 

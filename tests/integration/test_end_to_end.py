@@ -256,8 +256,8 @@ class TestBadInput:
         self.check(tmp_path, ["sac", "env.id=CartPole-v1"], "its actions are discrete; sac needs continuous")
 
     def test_a_batch_larger_than_will_ever_be_stored(self, tmp_path):
-        self.check(tmp_path, ["sac", "buffer.size=200"], "algo.batch_size=256: larger than will ever be stored")
-        self.check(tmp_path, ["sac", "run.total_steps=200"], "algo.batch_size=256: larger than will ever be stored")
+        self.check(tmp_path, ["sac", "buffer.size=200"], "algo.batch_size=256: larger than buffer.size=200")
+        self.check(tmp_path, ["sac", "run.total_steps=200"], "algo.batch_size=256: larger than run.total_steps=200")
         self.check(tmp_path, ["ppo", "algo.batch_size=1000"], "larger than a rollout of 512")
 
     @pytest.mark.skipif("ale_py" in sys.modules, reason="the package is installed")

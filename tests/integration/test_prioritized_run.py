@@ -31,7 +31,7 @@ def test_losses_set_the_priorities_by_which_samples_are_drawn(tmp_path):
 
 
 def test_ranks_with_parts_of_their_own_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"trainer\.devices=2: in coupled mode .* draws by priority"):
+    with pytest.raises(ConfigError, match=r"trainer\.devices=2: in coupled mode .* samples by priorities"):
         run(tmp_path, "sac", *SETTINGS, "run.total_steps=300", "trainer.devices=2", "players.num=2")
 
 
