@@ -1,1 +1,1 @@
-"""Counters, the reporter that writes them, and the time breakdown."""
+"""Metrics: counters, their reporter and the time breakdown."""

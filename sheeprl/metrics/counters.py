@@ -1,6 +1,6 @@
-"""What the run counts: the counters, what happened since the last line of metrics, and when something is due next.
+"""Counters of a run, the open metrics window, and the periods of logging, evaluation and checkpoints.
 
-Plain values only, so that a checkpoint can keep all of it and a resumed run goes on to the very line.
+All state consists of plain values, so a checkpoint can store it and a resumed run continues the same metrics line.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from sheeprl.metrics.time_breakdown import TimeBreakdown
 if TYPE_CHECKING:
     from sheeprl.actors.messages import FragmentInfo, UpdateInfo
 
-RECENT = 100  # episodes that the mean return is taken over
+RECENT = 100  # episodes of the mean return
 
 
 @dataclass
 class Counters:
-    """Everything that is counted.
+    """Counters since the start of the run, across resumes.
 
     Args:
-        policy_steps: decisions that the replay took in.
-        rows: that it took in, those among them on which no decision was taken.
-        gradient_steps: that the agent has taken.
-        version: rounds learned.
-        progress: part of the run that had been played when the round being learned began, from 0 to 1.
-        restarts: of players.
-        trainer_restarts: of the trainer group.
-        buffer_restarts: of shards of the replay.
-        refused: fragments that the replay didn't take.
-        incarnations: the newest of each player.
+        policy_steps: stored actions.
+        rows: stored rows, including those without an action.
+        gradient_steps: gradient steps of the agent.
+        version: version of the policy, the number of trained rounds.
+        progress: fraction of the run collected when the current round began, from 0 to 1.
+        restarts: restarts of players.
+        trainer_restarts: restarts of the trainer group.
+        buffer_restarts: restarts of replay shards.
+        refused: fragments that the replay rejected.
+        incarnations: newest incarnation of each player.
         wall_time: seconds.
     """
 
@@ -51,10 +51,10 @@ class Counters:
 
 @dataclass
 class MetricsWindow:
-    """What happened since the last line of metrics. Times are in seconds."""
+    """Metrics since the last metrics line. Times are in seconds."""
 
     began: float
-    policy_steps: int = 0  # counted when it began
+    policy_steps: int = 0  # at the beginning, as gradient_steps
     gradient_steps: int = 0
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -70,7 +70,7 @@ class MetricsWindow:
     checkpoint_stall: float = 0.0
 
     def breakdown(self, now: float) -> TimeBreakdown:
-        """Where its time went until now."""
+        """Return the time breakdown of the window until now."""
         return TimeBreakdown(
             elapsed=now - self.began,
             updating=self.learning,
@@ -84,27 +84,27 @@ class MetricsWindow:
 
 
 class RunStats:
-    """The run's book-keeping.
+    """Counters and metrics of a run.
 
     Args:
-        counters: where to go on from.
-        now: the present moment, by the run's clock.
+        counters: initial values.
+        now: current time on the run's clock, in seconds.
     """
 
     def __init__(self, counters: Counters, now: float) -> None:
         self.counters = counters
         self.window = MetricsWindow(now, counters.policy_steps, counters.gradient_steps)
-        self.breakdown = TimeBreakdown()  # in the windows before
+        self.breakdown = TimeBreakdown()  # of the closed windows
         self.recent_returns: deque[float] = deque(maxlen=RECENT)
-        self.waiting: dict[int, float] = {}  # players that wait for newer weights, and since when
+        self.waiting: dict[int, float] = {}  # start of the wait, by waiting player
         self.periods: dict[str, int] = {}
         self.began_at = counters.policy_steps
         self.evaluated_at: int | None = None
 
-    # ------------------------------------------------------------------------------------ taking note
+    # ------------------------------------------------------------------------------------ recording
 
     def record_fragment(self, info: FragmentInfo, instead_of: FragmentInfo | None = None) -> None:
-        """Take note of a fragment that the replay took; maybe in the place of one that nobody has learned from."""
+        """Count a stored fragment, which may replace a lost one that was never sampled."""
         window = self.window
         self.counters.policy_steps += info.policy_steps - (instead_of.policy_steps if instead_of else 0)
         self.counters.rows += info.rows - (instead_of.rows if instead_of else 0)
@@ -115,12 +115,12 @@ class RunStats:
         self.recent_returns += info.returns
 
     def retract_fragment(self, info: FragmentInfo) -> None:
-        """Take back that the replay took a fragment: it was lost before anybody had learned from it."""
+        """Remove a fragment from the counters, after it was lost unsampled."""
         self.counters.policy_steps -= info.policy_steps
         self.counters.rows -= info.rows
 
     def record_update(self, info: UpdateInfo) -> None:
-        """Take note of an update."""
+        """Count the gradient steps of an update and add its losses to the window."""
         self.counters.gradient_steps = info.gradient_steps
         self.window.learning += info.seconds - info.compiling
         self.window.compiling += info.compiling
@@ -128,26 +128,26 @@ class RunStats:
             self.window.losses.setdefault(name, []).append(value)
 
     def start_wait(self, player: int, now: float) -> None:
-        """Take note that a player begins to wait for newer weights."""
+        """Start the wait of a player for newer weights."""
         self.waiting[player] = now
 
     def end_wait(self, player: int, now: float) -> None:
-        """Take note that it has them."""
+        """End the wait of a player for newer weights."""
         self.window.player_idle += now - self.waiting.pop(player)
 
     def _count_waits(self, now: float) -> None:
-        """Count what players have waited until now, so that each window has its own part of a long wait."""
+        """Add all current waits to the window and restart them, so that a long wait is split between windows."""
         for player, since in self.waiting.items():
             self.window.player_idle += now - since
             self.waiting[player] = now
 
     @property
     def mean_return(self) -> float | None:
-        """Over the newest episodes; None while none has ended."""
+        """Return the mean return of the newest episodes, None before the first episode ends."""
         return _mean(self.recent_returns) if self.recent_returns else None
 
     def is_due(self, what: str, every: int | None) -> bool:
-        """Whether a multiple of `every` policy steps was passed since this was asked last."""
+        """Return whether the run passed a multiple of `every` policy steps since the last call for `what`."""
         if every is None:
             return False
         before = self.periods.get(what, self.began_at // every)
@@ -157,7 +157,7 @@ class RunStats:
     # ----------------------------------------------------------------------------------------- metrics
 
     def metrics(self, now: float, players: int) -> dict[str, float] | None:
-        """The metrics of the window, of which `now` is the end; None if nothing was done in it."""
+        """Return the metrics of the window until now, None if it has neither policy nor gradient steps."""
         self._count_waits(now)
         counters, window = self.counters, self.window
         steps, updates = counters.policy_steps - window.policy_steps, counters.gradient_steps - window.gradient_steps
@@ -190,19 +190,19 @@ class RunStats:
         }
 
     def breakdown_until(self, now: float) -> TimeBreakdown:
-        """Where the run's time went, in its earlier parts too if it was resumed."""
+        """Return the time breakdown of the run until now, including its time before a resume."""
         self._count_waits(now)
         return self.breakdown + self.window.breakdown(now)
 
     def reset_window(self, now: float) -> None:
-        """Begin a new window."""
+        """Close the window and begin a new one."""
         self.breakdown = self.breakdown_until(now)
         self.window = MetricsWindow(now, self.counters.policy_steps, self.counters.gradient_steps)
 
-    # ----------------------------------------------------------------------------------------- keeping
+    # ----------------------------------------------------------------------------------------- saving
 
     def to_plain(self, now: float) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the state as values that JSON can represent."""
         return {
             "counters": asdict(self.counters),
             "window": asdict(self.window) | {"began": now - self.window.began},
@@ -214,11 +214,11 @@ class RunStats:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any], now: float) -> RunStats:
-        """What `to_plain` gave."""
+        """Return the statistics of a state from `to_plain`."""
         stats = cls(Counters(**plain["counters"]), now)
         stats.window = MetricsWindow(**plain["window"])
         stats.window.began = now - stats.window.began
-        stats.breakdown = TimeBreakdown(**plain.get("spent", {}))  # which older checkpoints don't have
+        stats.breakdown = TimeBreakdown(**plain.get("spent", {}))  # absent in checkpoints of older versions
         stats.recent_returns += plain["recent_returns"]
         stats.periods |= plain["periods"]
         stats.evaluated_at = plain["evaluated_at"]
@@ -226,4 +226,5 @@ class RunStats:
 
 
 def _mean(values: Sequence[float] | deque[float]) -> float:
+    """Return the arithmetic mean."""
     return sum(values) / len(values)

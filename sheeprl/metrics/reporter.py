@@ -1,6 +1,6 @@
-"""What a run tells: the live line, messages, `metrics.jsonl` and TensorBoard events.
+"""Output of a run: the live line, messages, `metrics.jsonl` and TensorBoard events.
 
-No torch and no Ray here. The driver knows only `Reporter`, so that it can be run in simulation.
+This module imports neither torch nor Ray. The driver uses only the protocol `Reporter`, so tests can simulate it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TextIO
 
 LEVELS = ("debug", "info", "warning", "error")
-LIVE_INTERVAL = 0.25  # seconds between two drawings of the live line
-PLAIN_INTERVAL = 5.0  # seconds between two progress lines where there is no terminal
-SPEED_WINDOW = 10.0  # seconds that the rates shown are averaged over
-LEFT_WINDOW = 60.0  # and those behind the time left, which should jump less
+LIVE_INTERVAL = 0.25  # seconds between updates of the live line
+PLAIN_INTERVAL = 5.0  # seconds between progress lines without a terminal
+SPEED_WINDOW = 10.0  # seconds, window of the displayed rates
+LEFT_WINDOW = 60.0  # seconds, longer window for a steadier time left
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
-    `mean_return` is None while no episode has ended; `hint` is what takes the trainer's time, if anything stands out.
+    `mean_return` is None before the first episode ends. `hint` names the bottleneck of the trainer, if there is one.
     """
 
     policy_steps: int
@@ -41,42 +41,42 @@ class Progress:
 
 
 class Reporter(Protocol):
-    """What the driver needs of a reporter."""
+    """Protocol of a reporter, as the driver uses it."""
 
     def progress(self, progress: Progress) -> None:
-        """Show where the run stands; cheap, to be called as often as it changes."""
+        """Show the progress; cheap enough to call after every change."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Write down the metrics of a policy step."""
+        """Write the metrics of a policy step."""
 
     def message(self, text: str, level: str = "info") -> None:
-        """Tell the user something, if `log.level` lets it through."""
+        """Show a message, unless it is below `log.level`."""
 
     def event(self, name: str, /, **values: float | str | None) -> None:
-        """Write down that something happened."""
+        """Write an event."""
 
     def close(self) -> None:
-        """Show the last progress and close the files; nothing may be reported afterwards."""
+        """Show the last progress and close the files; no other method may be called afterwards."""
 
 
 class FileReporter:
-    """Reports on a stream and into the files of a run's folder.
+    """Report to a stream and to the files of a run folder.
 
-    On a terminal progress is one live line with the messages above it, elsewhere a plain line now and then.
-    `info` messages go to the stream as they are, `warning` and `error` to stderr with their level before them; at
-    `log.level` warning or error there is no progress at all.
+    On a terminal, progress is one live line below the messages; elsewhere it is a plain line every few seconds.
+    `info` messages go to the stream. `warning` and `error` messages go to stderr after their level. With `log.level`
+    warning or error, no progress is shown.
 
-    A value that isn't finite is null in `metrics.jsonl`, which stays valid JSON, and itself in the TensorBoard
-    events, where it gets a mark; the first time a warning says so. A file that can't be written raises an OSError that
-    names it, here or when something is reported.
+    A non-finite value is null in `metrics.jsonl`, which stays valid JSON, and unchanged in the TensorBoard events. The
+    first such value also causes a warning. If a file can't be written, the constructor and the methods raise an OSError
+    that names the file.
 
     Args:
-        run_dir: the run's folder; an existing `metrics.jsonl` in it is continued.
-        level: `log.level`; messages below it aren't shown.
-        stream: where to show progress, by default stdout.
-        clock: seconds, from any zero.
-        start_time: seconds that the earlier parts of a resumed run took.
-        interval: seconds between two progress lines where there is no terminal.
+        run_dir: the run folder; an existing `metrics.jsonl` is continued.
+        level: `log.level`; less severe messages aren't shown.
+        stream: stream for progress and messages, by default stdout.
+        clock: returns seconds, from any zero.
+        start_time: seconds that a resumed run took before.
+        interval: seconds between progress lines without a terminal.
 
     """
 
@@ -104,7 +104,7 @@ class FileReporter:
         self._scalars = _Scalars(run_dir)
 
     def progress(self, progress: Progress) -> None:
-        """Show where the run stands, unless that was done a moment ago."""
+        """Show the progress, at most once per display interval."""
         if self._level > LEVELS.index("info"):
             return
         now = self._clock()
@@ -115,14 +115,14 @@ class FileReporter:
             self._show_latest()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a line of metrics and the same as TensorBoard scalars; both are on disk on return."""
+        """Append a metrics line and TensorBoard scalars; both are on disk on return."""
         seconds = round(self._clock() - self._zero, 3)
         self._lines.append({"step": step, "time": seconds, **values})
         self._scalars.add(step, values)
         self._warn_of_nonfinite(step, values)
 
     def message(self, text: str, level: str = "info") -> None:
-        """Show a text, above the live line if there is one."""
+        """Show a message, above the live line if there is one."""
         rank = LEVELS.index(level)
         if rank < self._level:
             return
@@ -134,38 +134,43 @@ class FileReporter:
         self._lines.append({"event": name, **values})
 
     def close(self) -> None:
-        """Show the last progress, if it isn't shown yet, and close the files. Closing twice is fine."""
+        """Show the last progress, if it isn't shown yet, and close the files. Further calls do nothing."""
         if self._closed:
             return
         self._closed = True
-        with contextlib.ExitStack() as closing:  # each is closed, whatever happens to the others
+        with contextlib.ExitStack() as closing:  # an error in one callback doesn't prevent the others
             closing.callback(self._lines.close)
             closing.callback(self._scalars.close)
             closing.callback(self._display.close)
             self._show_latest()
 
     def _show_latest(self) -> None:
+        """Show the newest progress once."""
         if self._latest is not None:
             latest, self._latest = self._latest, None
             self._display.show(latest, self._speed)
 
     def _warn_of_nonfinite(self, step: int, values: Mapping[str, float]) -> None:
+        """Warn of the first non-finite values."""
         bad = [f"{key} is {value}" for key, value in values.items() if not math.isfinite(value)]
         if bad and not self._warned_of_nonfinite:
             self._warned_of_nonfinite = True
-            self.message(f"{', '.join(bad)} at step {step}: null in metrics.jsonl (this is said once)", "warning")
+            self.message(
+                f"{', '.join(bad)} at step {step}: null in metrics.jsonl (no further warnings)",
+                "warning",
+            )
 
 
 class JsonLines:
-    """A file of one JSON object a line, each on disk as soon as it is appended.
+    """File with one JSON object per line, each on disk when `append` returns.
 
-    The half line that a killed writer may have left at the end is taken away on opening.
+    Opening the file removes an incomplete last line of a killed writer.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         with _naming(path):
-            self._file = path.open("ab", buffering=0)  # unbuffered: a failed write isn't tried again on closing
+            self._file = path.open("ab", buffering=0)  # unbuffered: closing doesn't repeat a failed write
             self._end_last_line()
 
     def append(self, values: Mapping[str, float | str | None]) -> None:
@@ -185,10 +190,12 @@ class JsonLines:
         self._file.close()
 
     def _write(self, data: bytes) -> None:
-        while data:  # a disk that fills up takes a part first, and tells of the error only after that
+        """Write all bytes."""
+        while data:  # a full disk first accepts a part, then raises
             data = data[self._file.write(data) :]
 
     def _end_last_line(self) -> None:
+        """Remove an incomplete last line, or add its missing line break."""
         if not self._path.stat().st_size:
             return
         content = self._path.read_bytes()
@@ -202,9 +209,9 @@ class JsonLines:
 
 
 def rewind(run_dir: Path, size: int) -> None:
-    """Have `metrics.jsonl` go on where it was `size` bytes long; what a resumed run does again leaves it.
+    """Truncate `metrics.jsonl` to its size at a checkpoint, in bytes, because the resumed run repeats what follows.
 
-    Metrics past that go into `metrics_undone.jsonl`; events stay, since they are what happened.
+    Later metrics move to `metrics_undone.jsonl`. Later events stay.
     """
     path = run_dir / "metrics.jsonl"
     if not path.exists() or path.stat().st_size <= size:
@@ -220,11 +227,11 @@ def rewind(run_dir: Path, size: int) -> None:
 
 
 class _Scalars:
-    """TensorBoard's scalars, on disk as soon as they are added."""
+    """TensorBoard scalars, on disk when `add` returns."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter  # slow: not in `sheeprl --help`
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter  # slow: not for `sheeprl --help`
 
         self._path = folder / "events.out.tfevents.*"
         self._make_event = Event
@@ -232,7 +239,8 @@ class _Scalars:
             self._writer = EventFileWriter(str(folder))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        # All of a step as one event: the writer's thread is woken up for each, which costs more than to write it.
+        """Write the scalars of a policy step."""
+        # One event for all scalars: each event wakes the writer's thread, which costs more than the write.
         event = self._make_event(wall_time=time.time(), step=step)
         for key, value in values.items():
             event.summary.value.add(tag=key, simple_value=value)
@@ -241,13 +249,14 @@ class _Scalars:
             self._writer.flush()
 
     def close(self) -> None:
+        """Close the file."""
         with _naming(self._path):
             self._writer.close()
 
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let every OSError name a file: those of a write name none."""
+    """Add the file name to an OSError, because the errors of a write contain none."""
     try:
         yield
     except OSError as error:
@@ -256,7 +265,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _plain(value: float | str | None) -> float | str | None:
-    """A value as JSON can hold it; NumPy's numbers become Python's."""
+    """Return a value that JSON can represent: Python numbers, and None for non-finite numbers."""
     if value is None or isinstance(value, (str, int)):
         return value
     number = float(value)
@@ -264,27 +273,29 @@ def _plain(value: float | str | None) -> float | str | None:
 
 
 class Rates(NamedTuple):
-    """Steps per second."""
+    """Policy and gradient steps per second."""
 
     policy: float
     gradient: float
 
 
 class _Count(NamedTuple):
+    """Step counts at a time."""
+
     time: float
     policy_steps: int
     gradient_steps: int
 
 
 class Speedometer:
-    """Steps per second over the last seconds. The first counts given are the zero, so old steps never count."""
+    """Steps per second over a recent window. The first counts are the zero, so steps before a resume don't count."""
 
     def __init__(self) -> None:
         self._counts: deque[_Count] = deque()
         self._latest: _Count | None = None
 
     def add(self, now: float, policy_steps: int, gradient_steps: int) -> None:
-        """Take in the counts at a time."""
+        """Add the step counts at a time."""
         latest = self._latest
         if latest and (policy_steps < latest.policy_steps or gradient_steps < latest.gradient_steps):
             self._counts.clear()  # the run went back to a checkpoint
@@ -295,7 +306,7 @@ class Speedometer:
             self._counts.popleft()
 
     def rates(self, window: float) -> Rates | None:
-        """The average over the last `window` seconds, or a little more; None while there is nothing to average."""
+        """Return the average rates over about the last `window` seconds, None before the second call of `add`."""
         latest = self._latest
         if latest is None:
             return None
@@ -309,36 +320,41 @@ class Speedometer:
 
 
 class _Display(Protocol):
-    """Where progress and messages are seen."""
+    """Protocol of the displays for progress and messages."""
 
     interval: float
 
-    def show(self, progress: Progress, speed: Speedometer) -> None: ...
+    def show(self, progress: Progress, speed: Speedometer) -> None:
+        """Show the progress."""
 
-    def write(self, text: str, to_stderr: bool) -> None: ...
+    def write(self, text: str, to_stderr: bool) -> None:
+        """Show a message."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the display."""
 
 
 class _PlainLines:
-    """Lines of text, for files, pipes and the logs of a job."""
+    """Plain lines of text, for files, pipes and job logs."""
 
     def __init__(self, stream: TextIO, interval: float) -> None:
         self.interval = interval
         self._stream = stream
 
     def show(self, progress: Progress, speed: Speedometer) -> None:
+        """Print the progress as a line."""
         print(describe(progress, speed), file=self._stream, flush=True)
 
     def write(self, text: str, to_stderr: bool) -> None:
+        """Print a message as a line."""
         print(text, file=sys.stderr if to_stderr else self._stream, flush=True)
 
     def close(self) -> None:
-        pass
+        """Do nothing."""
 
 
 class _LiveLine:
-    """One line at the bottom of a terminal, drawn over again; whatever else is printed goes above it."""
+    """Line at the bottom of a terminal, updated in place; other output appears above it."""
 
     interval = LIVE_INTERVAL
 
@@ -348,7 +364,7 @@ class _LiveLine:
 
         self._stream = stream
         self._console = Console(file=stream, force_terminal=True, highlight=False, markup=False, emoji=False)
-        # Only what goes to this same terminal is caught: `2> errors.txt` has to get its errors.
+        # Redirect only output to this terminal: `2> errors.txt` must still receive the errors.
         self._live = Live(
             console=self._console,
             auto_refresh=False,
@@ -357,6 +373,7 @@ class _LiveLine:
         )
 
     def show(self, progress: Progress, speed: Speedometer) -> None:
+        """Update the live line."""
         from rich.text import Text
 
         line = Text(describe(progress, speed, self._console.width), no_wrap=True, overflow="crop")
@@ -365,23 +382,25 @@ class _LiveLine:
         self._live.refresh()
 
     def write(self, text: str, to_stderr: bool) -> None:
+        """Print a message above the live line, or to a redirected stderr."""
         stream = sys.stderr if to_stderr else self._stream
         if self._live.is_started and stream.isatty():
-            self._console.print(text, soft_wrap=True)  # the terminal wraps it, so that a path can be copied whole
+            self._console.print(text, soft_wrap=True)  # the terminal wraps the text, so that a path can be copied
         else:
             print(text, file=stream, flush=True)
 
     def close(self) -> None:
+        """Stop updating the live line."""
         self._live.stop()
 
 
 def _is_terminal(stream: TextIO) -> bool:
-    """Whether lines can be drawn over. Colours forced by FORCE_COLOR don't make a log file a terminal."""
+    """Return whether a stream is a terminal that can update a line, independently of FORCE_COLOR."""
     return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def describe(progress: Progress, speed: Speedometer, width: int | None = None) -> str:
-    """The run on one line: in full if that fits into `width` columns, else shorter, cut as the last resort."""
+    """Format the progress as one line of at most `width` columns, shortened if necessary."""
     rates = speed.rates(SPEED_WINDOW)
     policy_rate = _short(rates.policy) if rates else "-"
     gradient_rate = _short(rates.gradient) if rates else "-"
@@ -406,6 +425,7 @@ def describe(progress: Progress, speed: Speedometer, width: int | None = None) -
 
 
 def _time_left(progress: Progress, speed: Speedometer) -> str:
+    """Format the estimated time until the end of the run."""
     rates = speed.rates(LEFT_WINDOW)
     steps = max(progress.total_steps - progress.policy_steps, 0)
     if steps and (rates is None or rates.policy == 0):
@@ -420,17 +440,19 @@ def _time_left(progress: Progress, speed: Speedometer) -> str:
 
 
 def _percent(steps: int, total: int) -> str:
+    """Format the finished part of the run in percent."""
     return f"{min(100, 100 * steps // max(total, 1))}%"  # rounded down: 100% means done; a last round may exceed it
 
 
 def _return(value: float | None) -> str:
+    """Format a mean return."""
     if value is None:
         return "-"
     return _short(value) if abs(value) >= 100_000 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _short(number: float) -> str:
-    """Three digits and a unit, as in 12.3k."""
+    """Format a number with three digits and a unit, as in 12.3k."""
     for unit in ("", "k", "M", "G"):
         if abs(number) < 999.5:  # above, three digits would round to 1e+03
             return f"{number:.3g}{unit}"

@@ -1,6 +1,6 @@
-"""Where a run's time went, and what would help; and what its start was spent on.
+"""Time breakdown of a run, a suggestion against its bottleneck, and a timer of its start-up.
 
-Plain values only: the driver's books add up, the reporter shows. No torch and no Ray here.
+This module imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-NOTABLE = 0.15  # part of the time from which on a wait is worth a word
-CHECKPOINTS_NOTABLE = 0.1
+NOTABLE = 0.15  # fraction of the time from which a wait is reported
+CHECKPOINTS_NOTABLE = 0.1  # the same for checkpoints
 
 
 @dataclass(frozen=True)
 class TimeBreakdown:
-    """Seconds of a run by what its trainer did; what is in none of them is book-keeping.
+    """Seconds of a run by activity of the trainer; the rest is overhead.
 
     Args:
-        elapsed: all of them.
-        updating: the trainer took gradient steps.
-        compiling: it compiled them.
-        waiting_for_players: it waited for a round to be played.
-        waiting_for_batches: it waited for the replay to draw and to hand over.
-        checkpoints: learner or replay may have waited for a checkpoint's copy.
-        players_idle: players waited for newer weights, summed over the players.
-        playing: players played, summed over the players.
+        elapsed: total time.
+        updating: gradient steps.
+        compiling: compilation of gradient steps.
+        waiting_for_players: waits for the fragments of a round.
+        waiting_for_batches: waits for batches from the replay.
+        checkpoints: possible waits of the learner or the replay for a checkpoint.
+        players_idle: waits of players for newer weights, summed over the players.
+        playing: collection, summed over the players.
     """
 
     elapsed: float = 0.0
@@ -38,23 +38,24 @@ class TimeBreakdown:
     playing: float = 0.0
 
     def __add__(self, other: TimeBreakdown) -> TimeBreakdown:
+        """Return the sum of two breakdowns, activity by activity."""
         own, others = vars(self), vars(other)
         return TimeBreakdown(**{name: own[name] + others[name] for name in own})
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the advice leans on.
+    """Facts about a run that the suggestions depend on.
 
     Args:
-        coupled: whether every rank plays and learns in turn.
-        overlaps: whether playing may overlap learning (`run.max_staleness` above 0); in coupled mode, whether it would
-            in the other mode by itself.
-        players: of the run.
-        ranks: of the trainer.
-        compiles: whether updates are compiled, or compiling wouldn't pay.
-        threads_left: whether the machine has cores for more threads of the trainer.
-        on_gpu: whether the trainer learns on one.
+        coupled: the ranks alternate between collection and training.
+        overlaps: collection may overlap training (`run.max_staleness` above 0); in coupled mode, it would by default
+            in decoupled mode.
+        players: number of players.
+        ranks: number of trainer ranks.
+        compiles: gradient steps are compiled, or compiling them isn't worthwhile.
+        threads_left: the machine has cores for more trainer threads.
+        on_gpu: the trainer uses a GPU.
     """
 
     coupled: bool = False
@@ -66,12 +67,12 @@ class Setting:
     on_gpu: bool = False
 
     def for_players(self, breakdown: TimeBreakdown) -> float:
-        """Seconds that the trainer couldn't learn for want of a round; in coupled mode it played it."""
+        """Return the seconds that the trainer waited for rounds, or collected them in coupled mode."""
         return breakdown.playing / self.ranks if self.coupled else breakdown.waiting_for_players
 
 
 def suggest(breakdown: TimeBreakdown, setting: Setting) -> str | None:
-    """What takes the most of the trainer's time without being learning, and what would help; None if nothing does."""
+    """Return the trainer's bottleneck and a change that would help, None without a notable bottleneck."""
     if breakdown.elapsed <= 0:
         return None
     waits = {
@@ -83,7 +84,7 @@ def suggest(breakdown: TimeBreakdown, setting: Setting) -> str | None:
     if stalled >= CHECKPOINTS_NOTABLE and stalled > part:
         return f"checkpoints take {_percent(stalled)}: raise checkpoint.every"
     if part < NOTABLE:
-        return _of_learning(breakdown, setting)
+        return _suggest_for_updates(breakdown, setting)
     if wait == "waits for batches":
         return (
             f"trainer {wait} {_percent(part)}: raise trainer.prefetch{'' if setting.coupled else ' or buffer.shards'}"
@@ -92,7 +93,7 @@ def suggest(breakdown: TimeBreakdown, setting: Setting) -> str | None:
 
 
 def _for_players(setting: Setting) -> str:
-    """What gives more rounds a second."""
+    """Return a change that speeds up collection."""
     if setting.coupled:
         mode = "run.mode=decoupled" if setting.overlaps else "run.mode=decoupled and run.max_staleness=1"
         return f"set {mode}, or env.vectorization=async if steps are slow"
@@ -101,8 +102,8 @@ def _for_players(setting: Setting) -> str:
     return "raise players.num or players.cpus"
 
 
-def _of_learning(breakdown: TimeBreakdown, setting: Setting) -> str | None:
-    """What is to be said of a trainer that hardly waits."""
+def _suggest_for_updates(breakdown: TimeBreakdown, setting: Setting) -> str | None:
+    """Return a suggestion for a trainer that hardly waits."""
     learning, idle = (
         breakdown.updating / breakdown.elapsed,
         breakdown.players_idle / (breakdown.elapsed * setting.players),
@@ -114,12 +115,12 @@ def _of_learning(breakdown: TimeBreakdown, setting: Setting) -> str | None:
         ways.append("raise trainer.devices")
     elif setting.threads_left:
         ways.append("raise trainer.threads or trainer.devices")
-    told = ", or ".join(ways) or "the cores are used up; more of them or a GPU would help"
-    return f"trainer updates {_percent(learning)}: {told}"
+    advice = ", or ".join(ways) or "all cores are in use; add cores or a GPU"
+    return f"trainer updates {_percent(learning)}: {advice}"
 
 
 def describe(breakdown: TimeBreakdown, setting: Setting) -> str:
-    """All of it on one line."""
+    """Format a breakdown as one line."""
     whole = max(breakdown.elapsed, 1e-9)
     known = {
         "updating": breakdown.updating,
@@ -129,29 +130,30 @@ def describe(breakdown: TimeBreakdown, setting: Setting) -> str:
         "checkpoints": breakdown.checkpoints,
     }
     parts = known | {"other": max(0.0, whole - sum(known.values()))}
-    told = ", ".join(
+    text = ", ".join(
         f"{name} {_percent(seconds / whole)}" for name, seconds in parts.items() if seconds / whole >= 0.005
     )
     if not setting.coupled:
-        told += f"; players idle {_percent(breakdown.players_idle / (whole * setting.players))}"
-    return told
+        text += f"; players idle {_percent(breakdown.players_idle / (whole * setting.players))}"
+    return text
 
 
 def in_short(breakdown: TimeBreakdown, setting: Setting) -> str | None:
-    """What stands out, in two words and a number, for the live line; None if nothing does."""
+    """Return the bottleneck without its remedy, for the live line; None if there is none."""
     found = suggest(breakdown, setting)
     return None if found is None else found.partition(":")[0]
 
 
 def _percent(part: float) -> str:
+    """Format a fraction in percent."""
     return f"{100 * part:.0f} %"
 
 
 class StartupTimer:
-    """What a run does before it plays, and how long that takes.
+    """Timer of the phases between the start of a run and its first collection.
 
     Args:
-        clock: seconds, from any zero.
+        clock: returns seconds, from any zero.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -160,16 +162,17 @@ class StartupTimer:
         self.parts: dict[str, float] = {}
 
     def done(self, part: str) -> None:
-        """What was done since the last call, or since the beginning, was this part."""
+        """Add the time since the last call, or since the creation, to a phase."""
         now = self._clock()
         self.parts[part] = self.parts.get(part, 0.0) + now - self._last
         self._last = now
 
     @property
     def seconds(self) -> float:
-        """Of all parts."""
+        """Return the total of all phases."""
         return sum(self.parts.values())
 
     def __str__(self) -> str:
+        """Return the total and all phases on one line."""
         parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.parts.items())
         return f"start-up: {self.seconds:.1f} s ({parts})"

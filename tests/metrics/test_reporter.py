@@ -115,7 +115,7 @@ class TestMetrics:
         lines = read_lines(tmp_path)
         assert [lines[0][key] for key in "abc"] == [None, None, 1.0]
         assert lines[1]["a"] is None
-        warning = "warning: a is nan, b is inf at step 1: null in metrics.jsonl (this is said once)\n"
+        warning = "warning: a is nan, b is inf at step 1: null in metrics.jsonl (no further warnings)\n"
         assert capsys.readouterr().err == warning
         scalars = read_scalars(tmp_path)
         assert math.isnan(scalars["a"][0][1])

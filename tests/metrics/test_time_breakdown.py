@@ -52,7 +52,7 @@ COUPLED = Setting(coupled=True, overlaps=False, players=1)
         (
             TimeBreakdown(100, updating=90, players_idle=120),
             Setting(coupled=False, overlaps=True, players=2, threads_left=False),
-            "trainer updates 90 %: the cores are used up; more of them or a GPU would help",
+            "trainer updates 90 %: all cores are in use; add cores or a GPU",
         ),
         (
             TimeBreakdown(100, updating=90, players_idle=120),
