@@ -1,7 +1,7 @@
-"""The command line: makes a tree of settings of what was typed, and an exit code of how it went.
+"""Command line: convert the arguments to a tree of settings, run a command, and return an exit code.
 
-Help must answer at once: torch, Ray and gymnasium are imported by what a command calls, never here, and only the
-algorithm that is named on the command line gets its flags built.
+Help must be fast. Therefore this module doesn't import torch, Ray and gymnasium; the called functions do. Only the
+algorithm on the command line gets its flags.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from sheeprl.utils.errors import ConfigError, RunFailedError
 from sheeprl.utils.gc_control import leave_to_the_end
 from sheeprl.version import __version__
 
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes, beside 0
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
 
 EPISODES: int = EvalConfig.model_fields["episodes"].default
-HELP = "Reinforcement learning with PyTorch and Lightning Fabric, spread over machines by Ray."
+HELP = "Distributed reinforcement learning with PyTorch, Lightning Fabric and Ray."
 EPILOG = (
-    "Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted (143: terminated) after a checkpoint. "
+    "Exit codes: 0 success, 1 failed run, 2 wrong input, 130 interrupted or 143 terminated after a checkpoint. "
     "SHEEPRL_TRACEBACK=1 shows the traceback of an unexpected error."
 )
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="key=value", help="settings on top, as in run.seed=1; values are YAML")
+    list[str] | None, typer.Argument(metavar="key=value", help="overrides such as run.seed=1; values are YAML")
 ]
 
 
@@ -50,10 +50,12 @@ Overrides = Annotated[
 
 
 def run(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, or the name of a shipped one, as ppo")],
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="YAML file, or the name of a shipped configuration such as ppo")
+    ],
     overrides: Overrides = None,
 ) -> None:
-    """Train as a configuration says."""
+    """Train an agent with a configuration."""
 
     def read() -> Tree:
         tree = read_tree(config)
@@ -64,10 +66,12 @@ def run(
 
 
 def resume(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR", help="the folder of a run")],
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN_DIR", help="folder of the run, or its URL in a checkpoint.mirror")
+    ],
     overrides: Overrides = None,
 ) -> None:
-    """Go on with a run from its newest whole checkpoint."""
+    """Resume a run from its newest complete checkpoint."""
 
     def read() -> Tree:
         from sheeprl.checkpoint.resume import resume_tree
@@ -79,16 +83,16 @@ def resume(
 
 def evaluate(
     path: Annotated[
-        str, typer.Argument(metavar="RUN_DIR|CHECKPOINT", help="a run's folder (its newest checkpoint), or one")
+        str, typer.Argument(metavar="RUN_DIR|CHECKPOINT", help="folder of a run (newest checkpoint) or of a checkpoint")
     ],
-    episodes: Annotated[int, typer.Option(min=1, help="episodes to play")] = EPISODES,
-    seed: Annotated[int | None, typer.Option(min=0, help="seed of the episodes; default the run's")] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="number of episodes")] = EPISODES,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of the episodes; default run.seed")] = None,
     video: Annotated[bool, typer.Option("--video", help="record the episodes (extra: video)")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Play the saved policy and print its mean return ± standard deviation."""
+    """Evaluate a saved policy and print its mean return ± standard deviation."""
     try:
-        # What environments print of their own accord must not end up in front of the result.
+        # Output of environments must not precede the result on stdout.
         with contextlib.redirect_stdout(sys.stderr):
             from sheeprl.evaluate import evaluate_checkpoint
 
@@ -106,11 +110,13 @@ def evaluate(
 
 
 def replay(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR", help="the folder of a run with log.record=true")],
-    until_step: Annotated[int | None, typer.Option("--until-step", min=1, help="gradient step to stop after")] = None,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="write the agent there, as agent.pt has it")] = None,
+    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR", help="folder of a run with log.record=true")],
+    until_step: Annotated[int | None, typer.Option("--until-step", min=1, help="stop after this gradient step")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="write the agent to this file, in the format of agent.pt")
+    ] = None,
 ) -> None:
-    """Play a recorded run again in one process, and compare it bit by bit with what it was."""
+    """Re-execute a recorded run in one process, and compare it bit by bit with the recording."""
     try:
         from sheeprl.debug.replayer import replay_run
 
@@ -118,10 +124,10 @@ def replay(
     except (Exception, KeyboardInterrupt) as error:
         raise typer.Exit(_report(error)) from error
     if replayed.difference is not None:
-        _say_error(f"not the same: {replayed.difference}")
+        _print_error(f"re-execution differs: {replayed.difference}")
         raise typer.Exit(FAILED)
     typer.echo(
-        f"the same: {replayed.fragments:,} fragments, {replayed.gradient_steps:,} gradient steps, "
+        f"re-execution is identical: {replayed.fragments:,} fragments, {replayed.gradient_steps:,} gradient steps, "
         f"final parameters {replayed.parameters}"
     )
 
@@ -143,23 +149,25 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def _algorithm_row(name: str) -> tuple[str, str, str, str, str]:
+    """Return the row of an algorithm in the list."""
     try:
         args = registry.args_class(name)
         policy = "on-policy" if isinstance(args.model_construct(name=name).data(), OnPolicy) else "off-policy"
-    except Exception as error:  # one broken package must not hide the other algorithms
+    except Exception as error:  # a broken package must not hide the other algorithms
         return name, "?", "?", "?", _broken(error)
     return name, ", ".join(args.observations), ", ".join(args.actions), policy, args.summary
 
 
 def _broken(error: Exception) -> str:
-    return f"cannot be loaded: {_first_line(error)}"
+    """Return the summary of an algorithm that can't be imported."""
+    return f"can't be loaded: {_first_line(error)}"
 
 
-# ---------------------------------------------------------------------------------------- how it went
+# ------------------------------------------------------------------------------------- training, errors
 
 
 def _train(read: Callable[[], Tree], flags: Sequence[Flag] = ()) -> None:
-    """Train what `read` returns; `flags` are those to hint at when a setting is missing."""
+    """Train with the tree that `read` returns; errors of missing settings mention their flag, if `flags` has it."""
     tree: Tree = {}
     try:
         tree.update(read())
@@ -171,7 +179,7 @@ def _train(read: Callable[[], Tree], flags: Sequence[Flag] = ()) -> None:
     except (Exception, KeyboardInterrupt) as error:
         raise typer.Exit(_report(error, _wants_debugging(tree))) from error
     except SystemExit as error:
-        if error.code == signal.SIGTERM:  # Ray, while it starts, takes a SIGTERM and leaves with the bare number
+        if error.code == signal.SIGTERM:  # while Ray starts, it handles SIGTERM and exits with 15
             raise typer.Exit(128 + signal.SIGTERM) from error
         raise
     if result.interrupted_by is not None:
@@ -179,13 +187,13 @@ def _train(read: Callable[[], Tree], flags: Sequence[Flag] = ()) -> None:
 
 
 def _report(error: BaseException, debugging: bool = False) -> int:
-    """Say on stderr what went wrong, and return the exit code for it."""
+    """Print an error on stderr and return its exit code."""
     if isinstance(error, ConfigError):
         for mistake in error.mistakes:
-            _say_error(mistake)
+            _print_error(mistake)
         return WRONG_INPUT
     if isinstance(error, registry.DuplicateAlgorithmError):
-        _say_error(str(error))
+        _print_error(str(error))
         return WRONG_INPUT
     if isinstance(error, KeyboardInterrupt):
         typer.echo("interrupted", err=True)
@@ -194,82 +202,86 @@ def _report(error: BaseException, debugging: bool = False) -> int:
     if shown:
         typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     if isinstance(error, RunFailedError):
-        _say_error(str(error))
+        _print_error(str(error))
     else:
-        _say_error(_first_line(error) + ("" if shown else " (SHEEPRL_TRACEBACK=1 shows the traceback)"))
+        _print_error(_first_line(error) + ("" if shown else " (SHEEPRL_TRACEBACK=1 shows the traceback)"))
     return FAILED
 
 
-def _say_error(text: str) -> None:
+def _print_error(text: str) -> None:
+    """Print an error message on stderr."""
     typer.echo(f"error: {text}", err=True)
 
 
 def _first_line(error: BaseException) -> str:
+    """Return the type and the first line of an error."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _wants_debugging(tree: Tree) -> bool:
+    """Return whether `log.level` is debug."""
     log = tree.get("log")
     return isinstance(log, dict) and log.get("level") == "debug"
 
 
-# ------------------------------------------------------------------------------------- the short form
+# --------------------------------------------------------------------------------------- algorithms
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A setting of the tree as a flag of an algorithm's command."""
+    """Setting of the tree, as a flag of an algorithm's command."""
 
     key: str
     field: FieldInfo
     names: tuple[str, ...]
-    """Accepted, without the dashes, the shortest first; hyphens may stand for their underscores."""
+    """Accepted names without dashes, the shortest first; hyphens may replace underscores."""
 
     @property
     def group(self) -> str:
-        """The group of settings that it is in."""
+        """Return the group of the setting."""
         return self.key.partition(".")[0]
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The names that help shows; one of a few letters says little without its group (`--id, --env_id`)."""
+        """Return the names in the help text; a very short name also appears with its group (`--id, --env_id`)."""
         short = len(self.names[0]) <= 4 and self.group != "algo"
         return self.names[:2] if short else self.names[:1]
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """The names that are accepted without being shown."""
+        """Return the accepted names that help doesn't show."""
         every = dict.fromkeys([*self.names, *(name.replace("_", "-") for name in self.names)])
         return tuple(name for name in every if name not in self.shown)
 
     @property
     def parameter(self) -> str:
-        """The name of the command's parameter."""
+        """Return the name of the command's parameter."""
         return self.key.replace(".", "__")
 
     @property
     def help(self) -> str:
-        """Description and default, for rich."""
+        """Return the description and the default, escaped for rich."""
         from rich.markup import escape
 
         text = self.field.description or ""
         if self.field.is_required():
             text += " [required]"
-        elif "default" not in text:  # where it depends on other settings the description says how
+        elif "default" not in text:  # otherwise the description explains the default
             text += f" [default: {_shown_default(self.field)}]"
         return escape(text.strip())
 
 
 def _candidates(key: str) -> tuple[str, str, str]:
+    """Return the possible flag names of a key: `leaf`, `group_leaf` and the key."""
     return key.rpartition(".")[2], key.replace(".", "_"), key
 
 
 def flags_of(args: type[AlgoArgs]) -> list[Flag]:
-    """A flag for every setting: its leaf name and `group_leaf` where no other setting has the same, and its key."""
+    """Return a flag for every setting, named by its key, and by `leaf` and `group_leaf` where these are unique."""
     settings = [(key, field) for key, field in leaves(config_class(args)) if key != "algo.name"]
     claims = Counter(name for key, _ in settings for name in dict.fromkeys(_candidates(key)))
-    claims.update(["config", "help"] * 2)  # flags that every command has
+    claims.update(["config", "help"] * 2)  # flags of every command
     return [
         Flag(key, field, tuple(name for name in _candidates(key) if "." in name or claims[name] == 1))
         for key, field in settings
@@ -277,14 +289,15 @@ def flags_of(args: type[AlgoArgs]) -> list[Flag]:
 
 
 def _short_form(name: str, args: type[AlgoArgs]) -> Callable[..., None]:
-    """The command of one algorithm. Its signature is made of the flags, which is how typer learns of them."""
+    """Return the command of an algorithm. Its signature contains the flags, because typer reads them there."""
     flags = flags_of(args)
 
     def command(context: typer.Context, config: str | None, **given: str | None) -> None:
+        """Train with the flags."""
         _train(lambda: _tree_of_flags(name, config, flags, given, context.args), flags)
 
     base = Annotated[
-        str | None, typer.Option("--config", metavar="FILE", show_default=False, help="settings to start from")
+        str | None, typer.Option("--config", metavar="FILE", show_default=False, help="configuration to start from")
     ]
     parameters = [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
@@ -296,7 +309,7 @@ def _short_form(name: str, args: type[AlgoArgs]) -> Callable[..., None]:
 
 
 def _parameters(flag: Flag) -> Iterator[inspect.Parameter]:
-    """The shown option, and a hidden one with the other names; both text, since the tree checks the values."""
+    """Yield the shown option and a hidden one with the other names; both are text, the tree validates them."""
     shown = typer.Option(
         *_dashed(flag.shown),
         metavar=_type_name(flag.field.annotation),
@@ -311,23 +324,24 @@ def _parameters(flag: Flag) -> Iterator[inspect.Parameter]:
 
 
 def _dashed(names: Sequence[str]) -> list[str]:
+    """Return the names with leading dashes."""
     return [f"--{name}" for name in names]
 
 
 def _tree_of_flags(
     algorithm: str, config: str | None, flags: Sequence[Flag], given: Mapping[str, str | None], unread: Sequence[str]
 ) -> Tree:
-    """The tree that the flags describe, on top of the file `config`.
+    """Return the tree of the file `config`, overridden by the flags.
 
     Raises:
-        ConfigError: the file cannot be read or is for another algorithm, a flag is unknown or its value isn't YAML.
+        ConfigError: the file can't be read or has another algorithm, a flag is unknown, or a value isn't YAML.
     """
     tree = read_tree(config) if config else {}
     mistakes = list(_unknown_flags(algorithm, unread, flags))
     for flag in flags:
         texts = [given[name] for name in (flag.parameter, f"{flag.parameter}__alias")]
         if None not in texts:
-            mistakes.append(f"--{flag.names[0]}: given twice, under two names")
+            mistakes.append(f"--{flag.names[0]}: set twice, under two names")
         text = texts[0] if texts[0] is not None else texts[1]
         if text is None:
             continue
@@ -337,48 +351,50 @@ def _tree_of_flags(
             mistakes += error.mistakes
     algo = tree.setdefault("algo", {})
     if isinstance(algo, dict) and algo.setdefault("name", algorithm) != algorithm:
-        mistakes.append(f"--config {config}: is for algo.name={algo['name']}; use sheeprl run {config}")
+        mistakes.append(f"--config {config}: has algo.name={algo['name']}; use sheeprl run {config}")
     if mistakes:
         raise ConfigError(mistakes)
     return tree
 
 
 def _value(flag: Flag, text: str) -> Any:
-    """What was typed for a flag, as YAML; but a text stays one, since shells take away the quotes that YAML needs."""
+    """Return a flag's value parsed as YAML; text settings stay text, because the shell removes quotes."""
     value = parse_yaml(text, f"the value of --{flag.names[0]}")
     is_text = _type_name(flag.field.annotation) == "text"
     return text if is_text and isinstance(value, (bool, int, float)) else value
 
 
 def _unknown_flags(algorithm: str, unread: Sequence[str], flags: Sequence[Flag]) -> Iterator[str]:
-    """A mistake for each flag that doesn't exist and each word that isn't one's value."""
+    """Yield a mistake for each unknown flag and each word that isn't the value of a flag."""
     before = ""
     for word in unread:
         is_value = before.startswith("--") and "=" not in before and not word.startswith("--")
         if word.startswith("-") and not is_value:
-            yield f"{word.partition('=')[0]}: {_unknown_flag(word, flags)} (all of them: sheeprl {algorithm} -h)"
+            yield f"{word.partition('=')[0]}: {_unknown_flag(word, flags)} (list: sheeprl {algorithm} -h)"
         elif not is_value:
-            yield f"{word!r}: settings are given as flags, as in --num_envs 8 (all of them: sheeprl {algorithm} -h)"
+            yield f"{word!r}: not a flag; set settings as in --num_envs 8 (list: sheeprl {algorithm} -h)"
         before = word
 
 
 def _unknown_flag(word: str, flags: Sequence[Flag]) -> str:
+    """Return the reason why a flag is unknown, with similar flags."""
     name = word.lstrip("-").partition("=")[0].replace("-", "_")
     namesakes = [f"--{flag.names[0]}" for flag in flags if flag.key.rpartition(".")[2] == name]
     if namesakes:
-        return f"several settings are called so; one of {', '.join(namesakes)}"
+        return f"ambiguous; use one of {', '.join(namesakes)}"
     return f"unknown flag{nearest(name, [name for flag in flags for name in flag.names], '--')}"
 
 
 def _with_hint(mistake: str, flags: Sequence[Flag]) -> str:
+    """Append the flag of a missing setting to its mistake."""
     for flag in flags:
         if mistake.startswith(f"{flag.key}: is missing"):
-            return f"{mistake}; give --{flag.shown[-1]}"
+            return f"{mistake}; set --{flag.shown[-1]}"
     return mistake
 
 
 def _type_name(annotation: Any) -> str:
-    """A type in the words of the one who fills in the value."""
+    """Return the name of a type for the help text."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type_name(inner[0])
@@ -395,6 +411,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _shown_default(field: FieldInfo) -> str:
+    """Format the default of a setting for the help text."""
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "none"
@@ -405,17 +422,19 @@ def _shown_default(field: FieldInfo) -> str:
     return str(value)
 
 
-# -------------------------------------------------------------------------------------- the whole app
+# -------------------------------------------------------------------------------------- application
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    """Print the version and exit, if requested."""
+    if requested:
         typer.echo(f"sheeprl {__version__}")
         raise typer.Exit
 
 
-def _print_algos(asked: bool) -> None:
-    if asked:
+def _print_algos(requested: bool) -> None:
+    """Print the algorithms and exit, if requested."""
+    if requested:
         algos()
         raise typer.Exit
 
@@ -428,11 +447,11 @@ def _flags_of_sheeprl(
         bool, typer.Option("--sheeprl_help", callback=_print_algos, is_eager=True, help="list the algorithms")
     ] = False,
 ) -> None:
-    """Nothing to do: both flags answer by themselves."""
+    """Accept the flags without a command; their callbacks do the work."""
 
 
 def make_app(command: str | None = None) -> typer.Typer:
-    """The command-line app. Of the algorithms, only the one called `command` gets its flags."""
+    """Return the command-line application, with flags only for the algorithm `command`."""
     settings = {"help_option_names": ["-h", "--help"]}
     app = typer.Typer(
         name="sheeprl",
@@ -446,7 +465,7 @@ def make_app(command: str | None = None) -> typer.Typer:
     )
     for name, function in COMMANDS.items():
         app.command(name, context_settings=settings)(function)
-    # Unknown flags are left to the command, which reports them along with every other mistake.
+    # The command reports unknown flags, together with all other mistakes.
     lenient = {**settings, "ignore_unknown_options": True, "allow_extra_args": True}
     for name in _algorithms():
         function, summary = _algorithm_command(name, whole=name == command)
@@ -455,15 +474,17 @@ def make_app(command: str | None = None) -> typer.Typer:
 
 
 def _algorithms() -> list[str]:
+    """Return the algorithms whose names aren't commands."""
     return [name for name in registry.registered() if name not in COMMANDS]
 
 
 def _algorithm_command(name: str, whole: bool) -> tuple[Callable[..., None], str]:
+    """Return the command of an algorithm, without flags unless `whole`, and its summary."""
     from rich.markup import escape
 
     try:
         args = registry.args_class(name)
-    except Exception as error:  # one broken package must not hide the other commands
+    except Exception as error:  # a broken package must not hide the other commands
         if whole:
             raise
         return (lambda: None), escape(_broken(error))
@@ -471,29 +492,29 @@ def _algorithm_command(name: str, whole: bool) -> tuple[Callable[..., None], str
 
 
 def _check_command(command: str | None) -> None:
-    """Refuse a command that doesn't exist.
+    """Check that a command exists.
 
     Raises:
-        ConfigError: with the nearest that does.
+        ConfigError: the command doesn't exist; the message has the nearest one.
     """
     known = [*COMMANDS, *_algorithms()]
     if command is None or command in known:
         return
     if command.endswith((".yaml", ".yml")):
         raise ConfigError([f"no command {command!r}; did you mean sheeprl run {command}?"])
-    raise ConfigError([f"no command {command!r}{nearest(command, known)} (all of them: sheeprl --help)"])
+    raise ConfigError([f"no command {command!r}{nearest(command, known)} (list: sheeprl --help)"])
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The console script.
+    """Run the command line; the entry point of the console script.
 
     Args:
-        args: what was typed after `sheeprl`; by default the process's own arguments.
+        args: the words after `sheeprl`; by default those of this process.
 
     Raises:
         SystemExit: always, with the exit code.
     """
-    # As with `python -m`: environments and algorithms beside the configuration are found. Ray's workers look there too.
+    # As `python -m` does: import environments and algorithms from the working folder, also in Ray workers.
     sys.path.append(os.getcwd())
     leave_to_the_end()
     words = list(sys.argv[1:] if args is None else args)

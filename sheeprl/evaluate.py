@@ -1,4 +1,4 @@
-"""Plays a policy without exploration, from fixed start seeds."""
+"""Evaluate a saved policy without exploration, from fixed start seeds."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from sheeprl.utils.gc_control import importing
 
 
 def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video: bool = False) -> Evaluation:
-    """Play the policy of a run's newest checkpoint, or of one checkpoint.
+    """Evaluate the policy of a checkpoint or of a run's newest checkpoint.
 
     Args:
-        path: folder of the run or of the checkpoint.
-        episodes: how many.
-        seed: from which the start seeds are derived; default the run's.
-        video: record the first environment's episodes into the run's `videos` folder.
+        path: the folder of the run or of the checkpoint.
+        episodes: number of episodes.
+        seed: the start seeds are derived from it; default `run.seed`.
+        video: record the episodes of one environment in the folder `videos` of the run.
 
     Raises:
-        ConfigError: there is no such checkpoint, or its environment can't be made here.
+        ConfigError: the checkpoint doesn't exist, or its environment can't be created.
     """
     with importing():
         import torch
@@ -46,7 +46,7 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
     try:
         state = torch.load(checkpoint / "agent.pt", map_location="cpu", weights_only=True)
         agent.load_state_dict(state["agent"])
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many types for a damaged file
         first_line = str(error).strip().partition("\n")[0]
         raise ConfigError([f"{checkpoint / 'agent.pt'}: can't be loaded: {first_line}"]) from error
     policy = agent.get_submodule("policy").eval()

@@ -146,7 +146,7 @@ def test_an_algorithm_that_cannot_be_loaded_hides_no_other(sheeprl, monkeypatch)
     for words in (["--help"], ["algos"]):
         done = sheeprl(*words)
         assert done.code == 0 and PPOArgs.summary in done.out
-        assert "cannot be loaded: UnknownAlgorithmError" in done.out and "no_such_package" in done.out
+        assert "can't be loaded: UnknownAlgorithmError" in done.out and "no_such_package" in done.out
     done = sheeprl("broken", "--env_id", "CartPole-v1")
     assert done.code == 1 and "no_such_package" in done.err and "Traceback" not in done.err
 
@@ -231,13 +231,13 @@ def test_mistakes_of_the_schema_and_of_the_environment_are_told_together(sheeprl
 
 def test_a_missing_file_is_a_mistake_of_the_input(sheeprl, training):
     done = sheeprl("run", "nowhere.yaml")
-    assert done.code == 2 and done.err.startswith("error: nowhere.yaml: is no file") and training.trees == []
+    assert done.code == 2 and done.err.startswith("error: nowhere.yaml: isn't a file") and training.trees == []
 
 
 def test_overrides_of_the_wrong_form_are_all_told(sheeprl, training):
     done = sheeprl("run", "ppo", "run.seed", "env.kwargs={a: ")
     assert done.code == 2 and len(done.errors) == 2 and training.trees == []
-    assert done.errors[0] == "'run.seed': an override is written key=value, as in run.seed=1"
+    assert done.errors[0] == "'run.seed': isn't an override; use key=value, as in run.seed=1"
     assert done.errors[1].startswith("the value of env.kwargs:1: not valid YAML")
 
 
@@ -381,7 +381,7 @@ def test_leaves_that_several_groups_have_need_the_longer_form(sheeprl, training)
     done = sheeprl("ppo", "--env_id", "CartPole-v1", "--every", "10")
     assert done.code == 2 and training.trees == []
     (mistake,) = done.errors
-    assert "several settings are called so" in mistake
+    assert "ambiguous; use one of" in mistake
     assert "--checkpoint_every, --eval_every, --log_every" in mistake
     assert sheeprl("ppo", "--env_id", "CartPole-v1", "--eval_every", "10", "--log.every", "5").code == 0
     assert training.tree["eval"] == {"every": 10} and training.tree["log"] == {"every": 5}
@@ -407,14 +407,14 @@ def test_names_that_clash_leave_the_dotted_form(monkeypatch):
 
 def test_a_missing_environment_is_told_with_its_flag(sheeprl, training):
     done = sheeprl("ppo")
-    assert (done.code, done.errors) == (2, ["env.id: is missing; give --env_id"])
+    assert (done.code, done.errors) == (2, ["env.id: is missing; set --env_id"])
 
 
 def test_values_are_checked_by_the_tree_all_at_once(sheeprl, training):
     done = sheeprl("ppo", "--num_envs", "0", "--anneal", "maybe", "--mode", "decopled")
     assert done.code == 2
     assert set(done.errors) == {
-        "env.id: is missing; give --env_id",
+        "env.id: is missing; set --env_id",
         "env.num_envs=0: must be at least 1",
         "algo.anneal=maybe: must be true or false",
         "run.mode=decopled: must be decoupled or coupled; did you mean decoupled?",
@@ -429,8 +429,8 @@ def test_unknown_flags_and_stray_words_are_all_told(sheeprl, training):
     assert [mistake.split(" (")[0] for mistake in done.errors[:4]] == [
         "--nmu-envs: unknown flag; did you mean --num_envs?",
         "--zzz: unknown flag",
-        "'stray': settings are given as flags, as in --num_envs 8",
-        "'run.seed=1': settings are given as flags, as in --num_envs 8",
+        "'stray': not a flag; set settings as in --num_envs 8",
+        "'run.seed=1': not a flag; set settings as in --num_envs 8",
     ]
     assert done.errors[4].startswith("the value of --kwargs:1: not valid YAML")
     assert len(done.errors) == 5
@@ -449,7 +449,7 @@ def test_a_flag_without_its_value_is_refused(sheeprl, training):
 
 def test_one_setting_under_two_names_is_refused(sheeprl, training):
     done = sheeprl("ppo", "--env_id", "CartPole-v1", "--num_envs", "8", "--env.num_envs", "4")
-    assert (done.code, done.errors) == (2, ["--num_envs: given twice, under two names"])
+    assert (done.code, done.errors) == (2, ["--num_envs: set twice, under two names"])
 
 
 def test_flags_go_on_top_of_a_base_config(sheeprl, training, tmp_path):
@@ -466,7 +466,7 @@ def test_flags_go_on_top_of_a_base_config(sheeprl, training, tmp_path):
 
 def test_a_base_config_of_another_algorithm_is_refused(sheeprl, training):
     done = sheeprl("ppo", "--config", "sac")
-    assert (done.code, done.errors) == (2, ["--config sac: is for algo.name=sac; use sheeprl run sac"])
+    assert (done.code, done.errors) == (2, ["--config sac: has algo.name=sac; use sheeprl run sac"])
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Helpers without knowledge of reinforcement learning."""
+"""Helpers that are independent of reinforcement learning."""

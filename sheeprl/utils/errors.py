@@ -1,4 +1,4 @@
-"""What can become of a run, beside its result."""
+"""Errors of a run and of its configuration."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class RunFailedError(RuntimeError):
-    """The run ended before its time.
+    """Raised when a run fails.
 
     Args:
-        reason: why, in one line.
-        trace: where it was raised, if that was in another process.
+        reason: the cause, in one line.
+        trace: the traceback of an error in another process.
     """
 
     def __init__(self, reason: str, trace: str = "") -> None:
@@ -20,16 +20,21 @@ class RunFailedError(RuntimeError):
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, for messages; Ray's go on for a page."""
+    """Return the first line of an error, for messages; the errors of Ray have many lines."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 async def require(answer: Awaitable[Any], who: str, passing: tuple[type[Exception], ...] = ()) -> Any:
-    """Wait for something without which the run can't go on.
+    """Await a result that the run can't continue without.
+
+    Args:
+        answer: the result.
+        who: the name of the component, for the message.
+        passing: errors that the caller handles; they are raised unchanged.
 
     Raises:
-        RunFailedError: it failed; not in one of the ways that are `passing`, which the caller knows how to mend.
+        RunFailedError: the call failed with another error.
     """
     try:
         return await answer
@@ -42,11 +47,12 @@ async def require(answer: Awaitable[Any], who: str, passing: tuple[type[Exceptio
 
 
 class ConfigError(Exception):
-    """The user's input is wrong: one line a mistake in `mistakes`."""
+    """Raised when the user's input is wrong; `mistakes` has one line per mistake."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
         self.mistakes = [" ".join(mistake.splitlines()) for mistake in mistakes]
-        super().__init__(self.mistakes)  # args are what a copy from another process is made of
+        super().__init__(self.mistakes)  # unpickling in another process calls the class with these args
 
     def __str__(self) -> str:
+        """Return all mistakes, one per line."""
         return "\n".join(self.mistakes)

@@ -1,4 +1,4 @@
-"""Every generator of a run, derived from `run.seed` by role, number and incarnation."""
+"""Seeds of all random generators of a run, derived from `run.seed` by role, number and incarnation."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import numpy as np
 
 
 class Role(IntEnum):
-    """Who draws. The numbers are part of what makes a run repeatable: never reuse one."""
+    """User of a random generator. Seeds depend on the numbers: never change or reuse one."""
 
     AGENT = 0  # initial parameters
-    LEARNER = 1  # minibatches and noise of the losses, the same on every rank
-    RANK = 2  # what a module draws by itself on one rank, such as dropout
+    LEARNER = 1  # minibatches and noise of the losses, equal on all ranks
+    RANK = 2  # random modules of one rank, such as dropout
     BUFFER = 3
     PLAYER = 4  # actions
     ENV = 5
     EVAL = 6
-    SHARDS = 7  # which shard of the replay serves which sample
-    PROCESS = 8  # the generators that a process has for all its code, while a player plays
+    SHARDS = 7  # assignment of samples to replay shards
+    PROCESS = 8  # the global generators of a player's process
 
 
 def sequence(seed: int, role: Role, *key: int) -> np.random.SeedSequence:
-    """The seed sequence of one role; `key` is its number, its incarnation and so on."""
+    """Return the seed sequence of a role; `key` contains its number, its incarnation and so on."""
     return np.random.SeedSequence(seed, spawn_key=(int(role), *key))
 
 
 def seeds(seed: int, role: Role, *key: int, count: int = 1) -> list[int]:
-    """`count` seeds below 2**31, which every library accepts."""
+    """Return `count` seeds below 2**31, which every library accepts."""
     return [int(word) >> 1 for word in sequence(seed, role, *key).generate_state(count, np.uint32)]

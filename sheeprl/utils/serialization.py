@@ -1,4 +1,4 @@
-"""Plain data as bytes and back. Opening them runs no code: only numbers, texts, containers and tensors are read."""
+"""Safe serialization of plain data: loading reads only numbers, text, containers and tensors, and runs no code."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from typing import Any
 import numpy as np
 import torch
 
-ARRAY = "numpy"  # marks an array, which travels as the tensor of its bytes
+ARRAY = "numpy"  # marks an array, stored as a tensor of its bytes
 
 
 def dumps(tree: Any) -> bytes:
-    """Bytes of nested tuples, lists and dicts of numbers, texts, bytes, NumPy arrays and tensors."""
+    """Serialize nested tuples, lists and dicts of numbers, text, bytes, NumPy arrays and tensors."""
     file = io.BytesIO()
     torch.save(_encode(tree), file)
     return file.getvalue()
 
 
 def loads(data: bytes) -> Any:
-    """What `dumps` was given.
+    """Return the data that `dumps` serialized.
 
     Raises:
         ValueError: the bytes are damaged.
     """
     try:
         return _decode(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds
+    except Exception as error:  # torch raises many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the data is damaged: {reason}") from error
 
 
 def _encode(value: Any) -> Any:
+    """Replace arrays, bytes and complex numbers by tuples that torch can load safely."""
     if isinstance(value, dict):
         return {key: _encode(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -45,6 +46,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
+    """Invert `_encode`."""
     if isinstance(value, dict):
         return {key: _decode(part) for key, part in value.items()}
     if isinstance(value, tuple) and value[:1] == (ARRAY,):
@@ -59,4 +61,5 @@ def _decode(value: Any) -> Any:
 
 
 def _bytes(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return bytes as an array."""
     return np.frombuffer(data, np.uint8)

@@ -1,4 +1,4 @@
-"""Base class of all sections of the configuration, and the number types they use."""
+"""Base class of all sections of the configuration, and their number types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """A group of settings: frozen, typed strictly, and unknown keys are mistakes."""
+    """Frozen, strictly typed group of settings that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
@@ -18,7 +18,7 @@ STRUCTURAL: dict[str, Any] = {"structural": True}
 
 
 def _whole(value: Any) -> Any:
-    """Let 1e6 stand for 1000000, as people write step counts; leave every other value to the type's own check."""
+    """Convert a whole float, such as the step count 1e6, to an int; return other values unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -1,4 +1,4 @@
-"""Trees of tensors (nested dicts and lists), and their way from one device to another."""
+"""Trees of tensors (nested dicts and lists), and their transfer between devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AnyTree = TypeVar("AnyTree")
 
 
 def flattened(tree: Any) -> list[Tensor]:
-    """The tensors of a tree, in order."""
+    """Return the tensors of a tree, in order."""
     if isinstance(tree, Tensor):
         return [tree]
     values = tree.values() if isinstance(tree, Mapping) else tree
@@ -22,7 +22,7 @@ def flattened(tree: Any) -> list[Tensor]:
 
 
 def unflattened(like: Any, tensors: Iterator[Tensor]) -> Any:
-    """A tree like that, of other tensors."""
+    """Return a tree of the same structure with other tensors."""
     if isinstance(like, Tensor):
         return next(tensors)
     if isinstance(like, Mapping):
@@ -31,10 +31,10 @@ def unflattened(like: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 def moved(tree: AnyTree, device: torch.device) -> AnyTree:
-    """The same tree with all of it on one device; itself if it is there already.
+    """Return the tree with all tensors on a device; return the same tree if they already are.
 
-    All tensors of a dtype travel as one: to begin a transfer takes longer than most of them need. What goes to a CUDA
-    device goes from pinned memory, and nobody waits for it.
+    Tensors of one dtype are transferred together, because starting a transfer costs more than most tensors do.
+    Transfers to a CUDA device use pinned memory and are asynchronous.
     """
     tensors = flattened(tree)
     alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
@@ -51,7 +51,7 @@ def moved(tree: AnyTree, device: torch.device) -> AnyTree:
 
 
 def _moved(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-    """Tensors of one dtype, all in one transfer."""
+    """Transfer tensors of one dtype together."""
     sizes = [tensor.numel() for tensor in tensors]
     is_pinned = device.type == "cuda" and tensors[0].device.type == "cpu"
     together = tensors[0].new_empty(sum(sizes), pin_memory=is_pinned)
