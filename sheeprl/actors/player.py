@@ -22,8 +22,8 @@ from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.envs import transforms
 from sheeprl.envs.global_rng import OwnGenerators
-from sheeprl.envs.make import make_env, make_saveable, make_vector_env
-from sheeprl.envs.state import VectorState, why_not_saveable
+from sheeprl.envs.make import make_env, make_snapshot_env, make_vector_env
+from sheeprl.envs.snapshot import VectorState, why_not_snapshotable
 from sheeprl.envs.timeout import StepWatch
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization
@@ -160,7 +160,7 @@ class Player:
     def _try_to_save(self) -> str:
         with self.watch.watching():
             self.watch.begin()  # all of it may take as long as a step
-            reason = why_not_saveable(lambda: make_saveable(self.config.env))
+            reason = why_not_snapshotable(lambda: make_snapshot_env(self.config.env))
         return f"the state of {self.config.env.id} can't be kept: {reason}" if reason else ""
 
     def state(self) -> bytes:

@@ -18,7 +18,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from sheeprl.envs import transforms
 from sheeprl.envs.config import EnvConfig
-from sheeprl.envs.state import SnapshotEnv, VectorState
+from sheeprl.envs.snapshot import SnapshotEnv, VectorState
 from sheeprl.envs.transforms import Spaces
 
 EXTRAS = {  # package that is missing -> extra that brings it
@@ -79,7 +79,7 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
     return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
-def make_saveable(config: EnvConfig) -> SnapshotEnv | VectorState:
+def make_snapshot_env(config: EnvConfig) -> SnapshotEnv | VectorState:
     """What a player's environments are made of: one of them, or the vector that they are parts of.
 
     Raises:

@@ -12,8 +12,8 @@ import torch
 from sheeprl.actors.player import Player
 from sheeprl.config.checks import check
 from sheeprl.config.loading import load_config
-from sheeprl.envs.make import make_saveable
-from sheeprl.envs.state import StateError, capture, restore, why_not_saveable
+from sheeprl.envs.make import make_snapshot_env
+from sheeprl.envs.snapshot import StateError, capture, restore, why_not_snapshotable
 from sheeprl.models.weights import to_arrays
 from sheeprl.utils import serialization
 from tests.helpers import run_envs
@@ -54,7 +54,7 @@ def test_known_environments_can_be_put_where_they_were(name):
     if "Box" not in str(gymnasium.make(name).observation_space):
         env = gymnasium.make(name)
         config = load_config("ppo").env.model_copy(update={"id": name})
-        assert why_not_saveable(lambda: make_saveable(config)) == ""
+        assert why_not_snapshotable(lambda: make_snapshot_env(config)) == ""
         env.close()
         return
     assert player(name).unsaved == ""
@@ -149,7 +149,7 @@ def test_who_cannot_keep_its_environments_begins_anew_and_nothing_has_changed():
 
 
 def test_an_environment_need_not_be_stepped_for_a_trial(monkeypatch):
-    monkeypatch.setattr("sheeprl.actors.player.why_not_saveable", None)
+    monkeypatch.setattr("sheeprl.actors.player.why_not_snapshotable", None)
     one = player("Pendulum-v1", "checkpoint.envs=false")
     play(one, 3)
     assert one.unsaved == "checkpoint.envs=false"
@@ -158,7 +158,7 @@ def test_an_environment_need_not_be_stepped_for_a_trial(monkeypatch):
 
 def test_what_another_player_found_out_is_not_tried_again(monkeypatch):
     found = [player("CartPole-v1").unsaved, "it can't"]
-    monkeypatch.setattr("sheeprl.actors.player.why_not_saveable", None)
+    monkeypatch.setattr("sheeprl.actors.player.why_not_snapshotable", None)
     for reason in found:
         one = player("CartPole-v1")
         info = one.collect(3, None, 0, "random", keep_state=True, unsaved=reason)[0]

@@ -3,7 +3,7 @@
 `capture` walks what an environment consists of (its wrappers, their attributes, the objects in these) and writes down
 all that is plain: numbers, texts, arrays, generators, containers of such. `restore` puts that into an environment made
 in the same way, at the same places. What can't be written down (functions, renderers, things of C) is left as the other
-environment has it. Whether that is enough isn't assumed but found out: `why_not_saveable` steps two side by side.
+environment has it. Whether that is enough isn't assumed but found out: `why_not_snapshotable` steps two side by side.
 """
 
 from __future__ import annotations
@@ -336,7 +336,7 @@ class VectorState:
         self.envs.close()
 
 
-def why_not_saveable(make: Callable[[], SnapshotEnv | VectorState]) -> str:
+def why_not_snapshotable(make: Callable[[], SnapshotEnv | VectorState]) -> str:
     """Step an environment and one that was put into its state side by side; "" if they can't be told apart.
 
     It takes no more than some seconds, however slow the environment is, and leaves the global generators alone.
