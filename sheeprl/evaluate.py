@@ -41,7 +41,7 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
             envs.append(record_video(filmed, str(run_dir / "videos"), every_episode=True))
     except EnvSettingsError as error:
         raise ConfigError([str(error)]) from error
-    algorithm = build_algorithm(config, spaces_of(envs[0]))
+    algorithm = build_algorithm(config.algo, spaces_of(envs[0]))
     agent = algorithm.build_agent()
     try:
         state = torch.load(checkpoint / "agent.pt", map_location="cpu", weights_only=True)

@@ -69,7 +69,7 @@ class Learner:
         self.threads = config.trainer.threads or 1
         torch.set_num_threads(self.threads)
         seed = config.run.seed
-        self.algorithm = build_algorithm(config, spaces)
+        self.algorithm = build_algorithm(config.algo, spaces)
         torch.manual_seed(seeding.seeds(seed, seeding.Role.AGENT)[0])
         self.agent = fabric.to_device(self.algorithm.build_agent())
         self.gradient_steps = 0

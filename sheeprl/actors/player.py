@@ -70,7 +70,7 @@ class Player:
         self.incarnation = incarnation
         self.sequence = 0
         self.steps = 0
-        self.algorithm = build_algorithm(config, spaces)
+        self.algorithm = build_algorithm(config.algo, spaces)
         self.policy = self.algorithm.build_agent().get_submodule("policy").eval()
         self.version = -1
         self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])

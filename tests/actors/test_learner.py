@@ -587,7 +587,7 @@ def make_learner_of(fabric, monkeypatch):
 
     def make(algorithm):
         made = partial(algorithm, spaces=Spaces(OBS, spaces.Discrete(2)))
-        monkeypatch.setattr(learner_module, "build_algorithm", lambda config, spaces: made(config.algo))
+        monkeypatch.setattr(learner_module, "build_algorithm", lambda args, spaces: made(args))
         return make_sac(fabric)
 
     return make

@@ -35,7 +35,7 @@ def learn(tmp_path, algorithm, env, *overrides):
     kwargs = f"env.kwargs={{continuous: {str(algorithm == 'sac').lower()}}}"
     config = load_config(algorithm, [f"env.id=tests.helpers.probe_envs:{env}", kwargs, *arguments, *common, *overrides])
     result = train(config)
-    built = build_algorithm(config, check(config.model_dump(mode="json")).spaces)
+    built = build_algorithm(config.algo, check(config.model_dump(mode="json")).spaces)
     agent = built.build_agent()
     agent.load_state_dict(torch.load(checkpoints(result.run_dir)[-1] / "agent.pt", weights_only=True)["agent"])
     return agent, result.run_dir

@@ -124,7 +124,9 @@ def test_resumed_run_goes_on_learns_the_task_and_keeps_the_ratio(run):
 def test_its_arguments_may_be_named_instead(resolved):
     tree = with_groups(TREE, algo={"name": "tests.helpers.toy_world_model:ToyWorldModelArgs"})
     config = check(tree).config
-    assert type(build_algorithm(config, resolved.spaces)) is type(build_algorithm(resolved.config, resolved.spaces))
+    assert type(build_algorithm(config.algo, resolved.spaces)) is type(
+        build_algorithm(resolved.config.algo, resolved.spaces)
+    )
 
 
 # ----------------------------------------------------------------------------------- state and context

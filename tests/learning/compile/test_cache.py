@@ -197,7 +197,7 @@ def test_what_another_rank_cannot_compile_none_compiles(fabric, monkeypatch, alo
 
 def learner_of(fabric, algorithm, monkeypatch):
     made = Spaces(OBS, gym_spaces.Discrete(2))
-    monkeypatch.setattr(learner_module, "build_algorithm", lambda config, spaces: algorithm(config.algo, made))
+    monkeypatch.setattr(learner_module, "build_algorithm", lambda args, spaces: algorithm(args, made))
     return make(fabric, "sac")
 
 
