@@ -58,11 +58,11 @@ def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
 
 def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
     """Create the environment once, and return its spaces after all wrappers, or the mistakes in its settings."""
-    from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, spaces_of, told_as_settings
+    from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, spaces_of, setting_errors
 
     try:
         env = make_env(config, "rgb_array" if config.capture_video else None)
-        with contextlib.closing(env), told_as_settings(config):
+        with contextlib.closing(env), setting_errors(config):
             if config.capture_video:
                 env.reset(seed=0)
                 env.render()

@@ -10,7 +10,7 @@ from sheeprl.utils.settings import Count, Section
 
 
 class EnvConfig(Section):
-    """The environment."""
+    """Settings of the environment."""
 
     id: str = Field(description="a gymnasium id, also module:id")
     num_envs: Count = Field(4, description="environments of one player")

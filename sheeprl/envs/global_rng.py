@@ -1,9 +1,9 @@
-"""The generators that a process has for all its code: Python's, NumPy's and Torch's. Some environments draw from them.
+"""The process-wide random generators of Python, NumPy and Torch, from which some environments draw.
 
-A player has its own of each, which are in their place while it plays: what it draws doesn't depend on who else is in
-the process, and is kept with its state.
+Each player swaps its own generators in while it plays. Its draws don't depend on other code in the process, and its
+snapshot includes them.
 
-Torch is imported late: the driver, which makes an environment to look at its spaces, needs none.
+Torch is imported inside functions because the driver makes an environment without needing Torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.random import mtrand
 
 
 def seed_all(seed: int) -> None:
-    """Seed those of the process."""
+    """Seed the process's generators."""
     import torch
 
     random.seed(seed)
@@ -27,14 +27,14 @@ def seed_all(seed: int) -> None:
 
 
 def capture() -> dict[str, Any]:
-    """Where those of the process are, as plain data."""
+    """Return the state of the process's generators as plain data."""
     import torch
 
     return {"python": random.getstate(), "numpy": np.random.get_state(legacy=False), "torch": torch.get_rng_state()}
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Put those of the process where they were."""
+    """Set the state of the process's generators."""
     import torch
 
     random.setstate(state["python"])
@@ -43,8 +43,8 @@ def restore(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Have those of the process where they were afterwards."""
+def preserved() -> Iterator[None]:
+    """Restore the process's generators at the end of the block."""
     before = capture()
     try:
         yield
@@ -53,10 +53,10 @@ def kept() -> Iterator[None]:
 
 
 class OwnGenerators:
-    """One of each, to be put in the place of the process's.
+    """A private set of generators that can replace the process's.
 
     Args:
-        seed: of all of them.
+        seed: seed of all three generators.
     """
 
     def __init__(self, seed: int) -> None:
@@ -68,12 +68,12 @@ class OwnGenerators:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Whoever draws from the process's generators draws from these."""
+        """Replace the process's generators by these within the block."""
         import torch
 
         others = random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state()
         random.setstate(self._python)
-        mtrand.set_bit_generator(self._numpy)  # as it is: states of NumPy's take long to copy
+        mtrand.set_bit_generator(self._numpy)  # by reference: copying a NumPy state is slow
         torch.set_rng_state(self._torch)
         try:
             yield
@@ -85,7 +85,7 @@ class OwnGenerators:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Where they are, as plain data."""
+        """The state as plain data."""
         return {"python": self._python, "numpy": self._numpy.state, "torch": self._torch}
 
     @state.setter

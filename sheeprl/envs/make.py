@@ -1,4 +1,4 @@
-"""Makes environments, single and vectorized, as `config.env` says."""
+"""Make single and vectorized environments from the `env` section of a configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.snapshot import SnapshotEnv, VectorState
 from sheeprl.envs.transforms import Spaces
 
-EXTRAS = {  # package that is missing -> extra that brings it
+EXTRAS = {  # missing package -> extra that installs it
     "mujoco": "mujoco",
     "ale_py": "atari",
     "Box2D": "box2d",
@@ -34,16 +34,16 @@ NAMESPACES = {"ALE": ("ale_py", "atari"), "dm_control": ("shimmy", "dmc")}  # id
 
 
 class EnvSettingsError(Exception):
-    """The environment can't be made as configured; the message begins with the setting."""
+    """Raised when an environment can't be made as configured; the message begins with the setting."""
 
 
 def quiet_gymnasium() -> None:
-    """Silence gymnasium's remarks (an older version of an env, a missing optional package): not the user's concern."""
+    """Silence gymnasium's warnings about old versions and optional packages."""
     gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
 
 
 def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
-    """One environment with its wrappers.
+    """Make one environment with its wrappers.
 
     Raises:
         EnvSettingsError: unknown id, package not installed, wrong arguments, or no such wrapper.
@@ -53,7 +53,7 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
     arguments = dict(config.kwargs)
     if render_mode is not None:
         arguments["render_mode"] = render_mode
-    with told_as_settings(config):
+    with setting_errors(config):
         env = gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **arguments)
     for path in config.wrappers:
         env = _wrap(path, env)
@@ -61,12 +61,12 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
 
 
 def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> VectorEnv[Any, Any, Any]:
-    """`config.num_envs` environments that step together and reset in the step after an episode's end.
+    """Make a vector of `config.num_envs` environments, which reset in the step after an episode's end.
 
-    The observations that they give are overwritten by the next step.
+    Each step overwrites the observations of the previous one.
 
     Raises:
-        EnvSettingsError: as `make_env`, or the env's own vector version doesn't reset in that way.
+        EnvSettingsError: as `make_env`, or the native vector version resets in another way.
     """
     if config.vectorization == "native":
         return _native(config)
@@ -80,7 +80,7 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
 
 
 def make_snapshot_env(config: EnvConfig) -> SnapshotEnv | VectorState:
-    """What a player's environments are made of: one of them, or the vector that they are parts of.
+    """Make the unit whose state a player saves: one environment, or the native vector.
 
     Raises:
         EnvSettingsError: as `make_env`.
@@ -89,7 +89,7 @@ def make_snapshot_env(config: EnvConfig) -> SnapshotEnv | VectorState:
 
 
 def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool = False) -> gymnasium.Env[Any, Any]:
-    """Record episodes into `folder`: all of them, or as gymnasium's schedule says (the cubes, then each thousandth).
+    """Record episodes into `folder`: every one, or by gymnasium's schedule (cubes, then every 1000th).
 
     Raises:
         EnvSettingsError: the package that writes videos isn't installed.
@@ -103,11 +103,12 @@ def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool 
 
 
 def spaces_of(env: gymnasium.Env[Any, Any]) -> Spaces:
-    """The spaces as agents see them."""
+    """Return the spaces as agents see them."""
     return Spaces(transforms.observation_space(env.observation_space), transforms.action_space(env.action_space))
 
 
 def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
+    """Make the environment's native vector version."""
     quiet_gymnasium()
     _register(config.id)
     arguments = dict(config.kwargs)
@@ -115,7 +116,7 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
         arguments["max_episode_steps"] = config.max_episode_steps
     if config.wrappers:
         raise EnvSettingsError("env.wrappers: wrap single environments; use env.vectorization=sync or async with them")
-    with told_as_settings(config):
+    with setting_errors(config):
         if _spec(config.id).vector_entry_point is None:
             raise EnvSettingsError(
                 f"env.vectorization=native: {config.id} has no vector version of its own; use sync or async"
@@ -131,7 +132,7 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
 
 
 def _register(env_id: str) -> None:
-    """Import the package that registers the id, where the id's namespace tells which it is."""
+    """Import the package that registers the id, if the id's namespace names a known one."""
     package, _ = NAMESPACES.get(env_id.partition("/")[0], ("", ""))
     if package and importlib.util.find_spec(package):
         module = importlib.import_module(package)
@@ -139,7 +140,7 @@ def _register(env_id: str) -> None:
 
 
 def _spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
-    """What is registered under an id, also under `module:id`, which gymnasium's own `spec` doesn't take."""
+    """Return the spec of an id, also of `module:id`, which `gymnasium.spec` rejects."""
     module, _, name = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
@@ -147,6 +148,7 @@ def _spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
 
 
 def _wrap(path: str, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """Wrap an environment in the class that `path` names."""
     wrapper = _load_wrapper(path)
     try:
         return wrapper(env)
@@ -155,6 +157,7 @@ def _wrap(path: str, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
 
 
 def _load_wrapper(path: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
+    """Import the wrapper that `package.module:Class` names."""
     module_name, _, name = path.partition(":")
     try:
         found = vars(importlib.import_module(module_name)).get(name)
@@ -166,14 +169,14 @@ def _load_wrapper(path: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.En
 
 
 @contextlib.contextmanager
-def told_as_settings(config: EnvConfig) -> Iterator[None]:
-    """Turn what gymnasium raises on making an env into one line about the setting to change."""
+def setting_errors(config: EnvConfig) -> Iterator[None]:
+    """Convert gymnasium's errors into one line that names the setting to change."""
     errors = gymnasium.error
     try:
         yield
     except EnvSettingsError:
         raise
-    except Exception as error:  # whatever an environment raises here is about how it was asked for
+    except Exception as error:  # any error here results from the settings
         package, extra = NAMESPACES.get(config.id.partition("/")[0], ("", ""))
         if isinstance(error, errors.NamespaceNotFound) and package:
             reason = f'{package} is not installed; pip install "sheeprl[{extra}]"'
@@ -190,16 +193,18 @@ def told_as_settings(config: EnvConfig) -> Iterator[None]:
 
 
 def _last_line(error: BaseException) -> str:
+    """Return the last line of an error message, or the error's type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _unknown(env_id: str) -> str:
+    """Return the message for an unknown id, with the closest known one."""
     match = difflib.get_close_matches(env_id, list(gymnasium.registry), 1, 0.5)
     return "no such environment" + (f"; did you mean {match[0]}?" if match else "")
 
 
 def _missing(error: BaseException) -> str:
-    """Which package an environment lacks, and the extra that brings it."""
+    """Name the missing package and the extra that installs it."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
@@ -214,13 +219,13 @@ def _missing(error: BaseException) -> str:
 
 
 def _in_worker(maker: Callable[[], SnapshotEnv], parent: int) -> Callable[[], SnapshotEnv]:
-    """Make the env in a worker process that leaves Ctrl-C to its parent and ends with it, however that ends."""
+    """Return a maker for a worker process that ignores Ctrl-C and ends with its parent."""
 
     def make() -> SnapshotEnv:
-        in_worker = os.getpid() != parent  # AsyncVectorEnv makes one env in the parent, to see its spaces
+        in_worker = os.getpid() != parent  # AsyncVectorEnv also makes one env in the parent to read its spaces
         if in_worker:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what the run does, whose process this is a copy of
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the forked process inherits the run's handler
             if sys.platform == "linux":
                 set_parent_death_signal = 1
                 ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

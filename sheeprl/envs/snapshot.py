@@ -1,9 +1,9 @@
-"""What an environment holds, as plain data, and a second environment put into the same state. Nothing is pickled.
+"""Snapshots of environments as plain data, without pickle.
 
-`capture` walks what an environment consists of (its wrappers, their attributes, the objects in these) and writes down
-all that is plain: numbers, texts, arrays, generators, containers of such. `restore` puts that into an environment made
-in the same way, at the same places. What can't be written down (functions, renderers, things of C) is left as the other
-environment has it. Whether that is enough isn't assumed but found out: `why_not_snapshotable` steps two side by side.
+`capture` walks an environment: its wrappers, their attributes and the objects in these. It copies all plain values:
+numbers, strings, arrays, random generators and containers of these. `restore` writes them into an environment that was
+made in the same way. Other values (functions, renderers, C objects) stay as the target has them.
+`why_not_snapshotable` tests if that suffices: it steps an environment and its restored copy side by side.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from sheeprl.envs import global_rng
 Plain = Any
 """None, numbers, texts, arrays, and tuples, lists and dicts of these."""
 
-MOST_PARTS = 100_000  # of an environment that is written down: more, and something else hangs on it
+MAX_PARTS = 100_000  # objects in one snapshot; an environment with more refers to something outside itself
 PROBE_STEPS = 100
 PROBE_SECONDS = 2.0
-LEAST_PROBE_STEPS = 5
+MIN_PROBE_STEPS = 5
 STEP = ("observation", "reward", "terminated", "truncated")
 
 
 class StateError(ValueError):
-    """An environment can't be put into a state."""
+    """Raised when a state can't be captured or restored."""
 
 
 class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """The outermost wrapper of an environment in a vector: lets the vector ask for its state and set it.
+    """Outermost wrapper of each environment in a vector, with its state as the attribute `snapshot`.
 
-    A vector resets an environment in the step after its episode's end, and remembers that in places of its own, which
-    a state can't reach. So an environment that is put at the end of an episode resets itself in the next step.
+    A vector environment resets an environment in the step after the episode's end. It stores that flag outside the
+    environment, so a snapshot doesn't hold it. An environment restored at an episode's end therefore resets itself.
 
     Attributes:
-        alone: whether the environment has its process to itself, so that the process's generators are its own.
+        alone: the environment is the only one in its process, so its snapshot includes the process's generators.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -70,7 +70,7 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     @property
     def snapshot(self) -> Plain:
-        """What it holds."""
+        """The state as plain data."""
         own = global_rng.capture() if self.alone else None
         return {"ended": self.ended, "env": capture(self.env), "generators": own}
 
@@ -86,19 +86,19 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def capture(root: Any) -> Plain:
-    """What an object consists of, as plain data.
+    """Return the state of an object as plain data.
 
     Raises:
-        StateError: it consists of too much.
+        StateError: the object has more than `MAX_PARTS` parts.
     """
     return _Capture().visit(root)
 
 
 def restore(root: Any, state: Plain) -> None:
-    """Put an object into the state of another one that was made in the same way.
+    """Write the state of another object that was made in the same way into this one.
 
     Raises:
-        StateError: it doesn't consist of the same parts.
+        StateError: the two objects differ in their parts.
     """
     try:
         _Restore().visit(root, state)
@@ -109,7 +109,7 @@ def restore(root: Any, state: Plain) -> None:
 
 
 def _is_walked(value: Any) -> bool:
-    """Whether an object is looked into: not if it is of the standard library, where all hangs together."""
+    """Return True if the attributes of an object are walked; those of the standard library and Torch are not."""
     if isinstance(value, types.SimpleNamespace):
         return True
     if isinstance(
@@ -121,16 +121,19 @@ def _is_walked(value: Any) -> bool:
 
 
 def _is_mujoco_data(value: Any) -> bool:
+    """Return True for MuJoCo's `MjData`."""
     return type(value).__name__ == "MjData" and type(value).__module__.partition(".")[0] == "mujoco"
 
 
 class _Capture:
+    """Walk of one object graph that copies plain values."""
+
     def __init__(self) -> None:
-        self.seen: dict[int, int] = {}  # number of each part by its id
-        self.alive: list[Any] = []  # so that no id is given twice
+        self.seen: dict[int, int] = {}  # index of each part by its id
+        self.alive: list[Any] = []  # keeps every id unique
 
     def visit(self, value: Any) -> Plain:
-        """`(kind, content)`; the kind "other" for what is left out."""
+        """Return `(kind, content)`; the kind is "other" for values that are left out."""
         if value is None or (
             isinstance(value, (bool, int, float, complex, str, bytes)) and not isinstance(value, enum.Enum)
         ):
@@ -146,11 +149,12 @@ class _Capture:
             return ("other", None)
         self.seen[id(value)] = len(self.seen)
         self.alive.append(value)
-        if len(self.seen) > MOST_PARTS:
-            raise StateError(f"it consists of more than {MOST_PARTS} parts")
+        if len(self.seen) > MAX_PARTS:
+            raise StateError(f"it has more than {MAX_PARTS} parts")
         return (kind, self._content(kind, value))
 
     def _kind(self, value: Any) -> str:
+        """Return the name of the way in which a value is stored."""
         kinds: tuple[tuple[Any, str], ...] = (
             (np.ndarray, "array"),
             (np.random.Generator, "generator"),
@@ -172,6 +176,7 @@ class _Capture:
         return "object" if _is_walked(value) else "other"
 
     def _content(self, kind: str, value: Any) -> Plain:
+        """Return the plain data of a value of this kind."""
         if kind == "array":
             return value.copy()
         if kind == "generator":
@@ -201,11 +206,13 @@ CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {
 
 
 class _Restore:
+    """Walk of one object graph that writes captured values into it."""
+
     def __init__(self) -> None:
         self.made: list[Any] = []
 
     def visit(self, target: Any, state: Plain) -> Any:
-        """What has to be at the place where `target` is: that itself, changed, or something new."""
+        """Return the value that replaces `target`: the target itself, updated, or a new object."""
         kind, content = state
         if kind == "value":
             return content
@@ -223,6 +230,7 @@ class _Restore:
         return self.made[number]
 
     def _restored(self, kind: str, target: Any, content: Plain) -> Any:
+        """Return `target` with the content written into it, or a new object."""
         if kind == "array":
             return content.copy()
         if kind in CONTAINERS:
@@ -230,7 +238,7 @@ class _Restore:
         if kind == "dict":
             return self._dict(target if isinstance(target, dict) else {}, content)
         if target is _MISSING or target is None:
-            raise StateError(f"a {kind} isn't there in an environment that was just made")
+            raise StateError(f"a {kind} is missing from a newly made environment")
         if kind == "generator":
             target.bit_generator.state = content
         elif kind == "random_state":
@@ -244,49 +252,52 @@ class _Restore:
         return target
 
     def _container(self, kind: str, target: Any, content: list[Plain]) -> Any:
+        """Return a list, tuple, deque or set with the restored parts, in place if the type matches."""
         make = CONTAINERS[kind]
         alike = isinstance(target, make) if isinstance(make, type) else False
         before = list(target) if alike else []
         parts = [self.visit(before[n] if n < len(before) else _MISSING, part) for n, part in enumerate(content)]
         if any(part is _MISSING for part in parts):
-            raise StateError(f"a {kind} holds something that can't be kept")
+            raise StateError(f"a {kind} holds a value that can't be saved")
         if not alike:
             return make(parts)
         if kind == "tuple":
             return type(target)(*parts) if hasattr(target, "_fields") else make(parts)
         if kind == "frozenset":
             return make(parts)
-        target.clear()  # the same one, since others may hold it too
+        target.clear()  # in place, since other objects may refer to it
         target.update(parts) if kind == "set" else target.extend(parts)
         return target
 
     def _dict(self, target: dict[Any, Any], content: list[tuple[Plain, Plain]]) -> dict[Any, Any]:
+        """Restore a dictionary in place."""
         parts = []
         for key, part in content:
             name = self.visit(_MISSING, key)
             parts.append((name, self.visit(target.get(name, _MISSING) if name is not _MISSING else _MISSING, part)))
         if any(name is _MISSING or part is _MISSING for name, part in parts):
-            raise StateError("a dictionary holds something that can't be kept")
+            raise StateError("a dictionary holds a value that can't be saved")
         target.clear()
         target.update(parts)
         return target
 
     def _attributes(self, target: Any, content: dict[str, Plain]) -> None:
+        """Restore the attributes of an object in place."""
         own = vars(target)
         for name, part in content.items():
             before = own.get(name, _MISSING)
             after = self.visit(before, part)
             if after is not before and after is not _MISSING:
-                own[name] = after  # past properties and wrappers that forward what is set
+                own[name] = after  # bypasses properties and wrappers that forward assignments
 
 
 def _plain_generator(state: Any) -> Plain:
-    """The state of a generator, with NumPy's own numbers as arrays."""
+    """Return a copy of a generator's state."""
     return {key: _plain_generator(part) for key, part in state.items()} if isinstance(state, dict) else copy.copy(state)
 
 
 def _mujoco_state(data: Any) -> dict[str, Any]:
-    """Every array of fixed size, derived ones too: environments read those of the step before."""
+    """Copy all writable arrays, derived ones too: environments read those of the previous step."""
     arrays = {}
     for name in dir(data):
         value = None if name.startswith("_") else getattr(data, name, None)
@@ -296,18 +307,19 @@ def _mujoco_state(data: Any) -> dict[str, Any]:
 
 
 def _set_mujoco_state(data: Any, state: dict[str, Any]) -> None:
+    """Write the arrays and the time into an `MjData`."""
     for name, values in state["arrays"].items():
         there = getattr(data, name, None)
-        if isinstance(there, np.ndarray) and there.shape == values.shape:  # others are made anew in each step
+        if isinstance(there, np.ndarray) and there.shape == values.shape:  # MuJoCo recomputes the others in each step
             there[...] = values
     data.time = state["time"]
 
 
-# ------------------------------------------------------------------------------------------------- proving
+# ------------------------------------------------------------------------------------------------- probing
 
 
 class VectorState:
-    """A vector of environments of its own kind, which resets by itself, as `SnapshotEnv` is one environment."""
+    """Adapter that gives a native vector environment the interface of `SnapshotEnv`."""
 
     def __init__(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
         self.envs = envs
@@ -315,16 +327,16 @@ class VectorState:
         self.ended = self.resets_itself = False
 
     def reset(self, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin new episodes."""
+        """Reset all environments."""
         return self.envs.reset(seed=seed)
 
     def step(self, action: Any) -> tuple[Any, ...]:
-        """Take a step in each."""
+        """Step all environments and copy the results."""
         return tuple(copy.deepcopy(part) for part in self.envs.step(action))
 
     @property
     def snapshot(self) -> Plain:
-        """What it holds."""
+        """The state as plain data."""
         return capture(self.envs)
 
     @snapshot.setter
@@ -332,27 +344,30 @@ class VectorState:
         restore(self.envs, state)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the environments."""
         self.envs.close()
 
 
 def why_not_snapshotable(make: Callable[[], SnapshotEnv | VectorState]) -> str:
-    """Step an environment and one that was put into its state side by side; "" if they can't be told apart.
+    """Return the reason why snapshots of an environment are not exact; "" if they are.
 
-    It takes no more than some seconds, however slow the environment is, and leaves the global generators alone.
+    Step an environment and a restored copy side by side, for about `PROBE_SECONDS`.
+    The process's generators stay as they are.
 
     Args:
-        make: makes one.
+        make: returns a new environment.
     """
-    with global_rng.kept():
+    with global_rng.preserved():
         try:
             with closing(make()) as one, closing(make()) as other:
                 return _Probe(one, other).run()
-        except Exception as error:  # whatever an environment raises here, it is no reason not to play it
+        except Exception as error:  # an environment that fails here can still be played, without snapshots
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 class _Probe:
+    """Side-by-side comparison of an environment and its restored copy."""
+
     def __init__(self, one: SnapshotEnv | VectorState, other: SnapshotEnv | VectorState) -> None:
         self.one, self.other = one, other
         self.actions = copy.deepcopy(one.action_space)
@@ -360,9 +375,10 @@ class _Probe:
         self.until = time.monotonic() + PROBE_SECONDS
 
     def run(self) -> str:
+        """Compare within an episode and at an episode's end; return the first difference or an empty string."""
         self.one.reset(seed=1)
         self.other.reset(seed=2)
-        for most in (7, PROBE_STEPS):  # in the middle of an episode, and at its end if that comes soon
+        for most in (7, PROBE_STEPS):  # within an episode, and at its end if that comes early
             self._play_on(most, until_end=most == PROBE_STEPS)
             self.other.snapshot = self.one.snapshot
             self.one.resets_itself = self.one.ended
@@ -371,8 +387,9 @@ class _Probe:
         return ""
 
     def _play_on(self, most: int, until_end: bool) -> None:
+        """Step the first environment with random actions."""
         for number in range(most):
-            if number >= LEAST_PROBE_STEPS and time.monotonic() > self.until:
+            if number >= MIN_PROBE_STEPS and time.monotonic() > self.until:
                 return
             if self.one.ended:
                 if until_end:
@@ -381,8 +398,9 @@ class _Probe:
             self.one.step(self.actions.sample())
 
     def _compare(self, steps: int) -> str:
+        """Step both environments; return the first difference or an empty string."""
         for number in range(steps):
-            if number >= LEAST_PROBE_STEPS and time.monotonic() > self.until:
+            if number >= MIN_PROBE_STEPS and time.monotonic() > self.until:
                 break
             action = self.actions.sample()
             ones, others = self._of_both(lambda env, action=action: env.step(action))  # type: ignore[misc]
@@ -393,19 +411,20 @@ class _Probe:
         return ""
 
     def _of_both(self, do: Callable[[SnapshotEnv | VectorState], tuple[Any, ...]]) -> tuple[Any, Any]:
-        """What comes of the same done to both, with the process's generators at the same place."""
+        """Call `do` on both environments, with the process's generators in the same state; return both results."""
         before = global_rng.capture()
         of_one = do(self.one)
         global_rng.restore(before)
         return of_one, do(self.other)
 
     def _compare_reset(self) -> str:
+        """Reset both environments; return the difference or an empty string."""
         (a, _), (b, _) = self._of_both(lambda env: env.reset())
         return "" if _same(a, b) else "put into the same state it begins another episode"
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Bit by bit; what isn't a number equals itself."""
+    """Return True if two values are bit-identical; NaN equals NaN."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, tuple):

@@ -1,4 +1,4 @@
-"""Finds environments that hang."""
+"""Timeout for environment steps that hang."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-LOOKS = 8  # at a step, in the time that it may take
-LEAST = 0.001  # seconds between two looks
+CHECKS = 8  # timer ticks within one timeout
+MIN_INTERVAL = 0.001  # seconds between two ticks
 
 
 class StepTimeoutError(TimeoutError):
-    """A step or reset took too long."""
+    """Raised when a step or reset exceeds `players.step_timeout`."""
 
 
 class StepWatch:
-    """Interrupts a step that takes too long, by a signal, wherever Python code of it waits or runs.
+    """Interrupts a slow step with a signal, at any point of its Python code.
 
-    Only in the main thread, which alone gets signals; elsewhere nothing is watched.
+    Python delivers signals to the main thread only; in other threads the timeout has no effect.
 
     Args:
-        seconds: that a step or reset may take; None for any time.
-        last_resort: whether to end the process if a step doesn't even notice the signal, because it is stuck in C.
+        seconds: limit of a step or reset; None for no limit.
+        last_resort: end the process if a step is stuck in C code and doesn't handle the signal.
     """
 
     def __init__(self, seconds: float | None, last_resort: bool = False) -> None:
@@ -35,15 +35,15 @@ class StepWatch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch what is done meanwhile, each part of it for itself that `begin` tells of."""
+        """Apply the timeout within the block, to each operation that `begin` starts."""
         if self.seconds is None or threading.current_thread() is not threading.main_thread():
             yield
             return
         self._began = math.inf
         before = signal.signal(signal.SIGALRM, self._look)
         self._postpone()
-        # A timer that is set at every step would be a call to the system at every step.
-        interval = max(self.seconds / LOOKS, LEAST)
+        # A periodic timer avoids one system call per step.
+        interval = max(self.seconds / CHECKS, MIN_INTERVAL)
         signal.setitimer(signal.ITIMER_REAL, interval, interval)
         try:
             yield
@@ -54,14 +54,14 @@ class StepWatch:
                 faulthandler.cancel_dump_traceback_later()
 
     def begin(self) -> None:
-        """Something begins that may take `seconds`. Costs a tenth of a microsecond."""
+        """Start the clock of one operation. Costs about 0.1 µs."""
         self._began = time.monotonic()
 
     def _look(self, number: int, frame: FrameType | None) -> None:
-        """Interrupt what takes too long, again and again: code that catches every exception may have caught the first.
+        """Interrupt a slow operation at every tick: the environment may catch the first exception.
 
         Raises:
-            StepTimeoutError: it does.
+            StepTimeoutError: the operation exceeds the limit.
         """
         assert self.seconds is not None
         if time.monotonic() - self._began > self.seconds:
@@ -69,6 +69,6 @@ class StepWatch:
         self._postpone()
 
     def _postpone(self) -> None:
-        """Put the last resort off: it comes twice `seconds` after the last look that found the step in time."""
+        """Postpone the end of the process to twice `seconds` from now."""
         if self.last_resort and self.seconds is not None:
             faulthandler.dump_traceback_later(2 * self.seconds, exit=True)

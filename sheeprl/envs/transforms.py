@@ -1,4 +1,4 @@
-"""One form of spaces for all agents, and the way from an agent's action to the environment's."""
+"""Uniform spaces for all agents, and the mapping from agent actions to environment actions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Spaces:
-    """What an agent sees and does: one environment's spaces, made uniform by the functions below.
+    """Observation and action space of an agent: one environment's spaces, made uniform by this module.
 
     `observation` is a Box, a Discrete or a (nested) Dict of such. `action` is a Discrete from 0, a MultiDiscrete from
     0, or a flat Box; a bounded Box is [-1, 1] in every direction, whatever the environment's own bounds.
@@ -32,7 +32,7 @@ class Spaces:
 
 
 def observation_space(space: Space[Any]) -> Space[Any]:
-    """The space as it is stored: float64 becomes float32, since networks compute in that and it halves the bytes."""
+    """Return the space as stored: float64 becomes float32, the networks' dtype, at half the size."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({name: observation_space(part) for name, part in space.items()})
     if isinstance(space, spaces.Box) and space.dtype == np.float64:
@@ -41,7 +41,7 @@ def observation_space(space: Space[Any]) -> Space[Any]:
 
 
 def action_space(space: Space[Any]) -> Space[Any]:
-    """The space as agents see it: discrete from 0, boxes flat, bounded boxes in [-1, 1]."""
+    """Return the space as agents see it: discrete from 0, boxes flat, bounded boxes in [-1, 1]."""
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
@@ -53,7 +53,7 @@ def action_space(space: Space[Any]) -> Space[Any]:
 
 
 def vector_size(space: Space[Any]) -> int:
-    """Length of the vector that an observation becomes (`models.encoder.to_vector`).
+    """Return the length of the vector that `models.encoder.to_vector` makes of an observation.
 
     Raises:
         TypeError: a kind of space that has no vector form.
@@ -70,12 +70,12 @@ def vector_size(space: Space[Any]) -> int:
 
 
 def array_dtype(space: Space[Any]) -> np.dtype[Any]:
-    """The dtype in which observations of a (leaf) space are stored."""
+    """Return the dtype in which observations of a (leaf) space are stored."""
     return np.dtype(space.dtype or np.float32)
 
 
 def observation_bytes(space: Space[Any]) -> int:
-    """Bytes of one observation as it is stored."""
+    """Return the bytes of one stored observation."""
     return sum(
         math.prod(leaf.shape or ()) * array_dtype(leaf).itemsize
         for leaf in flat_spaces(observation_space(space)).values()
@@ -83,7 +83,7 @@ def observation_bytes(space: Space[Any]) -> int:
 
 
 def flat_spaces(space: Space[Any], key: str = "obs") -> dict[str, Space[Any]]:
-    """Leaf spaces by flat key: a nested Dict's levels are joined by a slash."""
+    """Return leaf spaces by flat key; a slash joins the levels of a nested Dict."""
     if not isinstance(space, spaces.Dict):
         return {key: space}
     leaves: dict[str, Space[Any]] = {}
@@ -93,14 +93,14 @@ def flat_spaces(space: Space[Any], key: str = "obs") -> dict[str, Space[Any]]:
 
 
 def dict_keys(space: Space[Any]) -> list[str]:
-    """The keys of all Dicts in a space."""
+    """Return the keys of all Dicts in a space."""
     if not isinstance(space, spaces.Dict):
         return []
     return [key for name, part in space.items() for key in (name, *dict_keys(part))]
 
 
 def flat_observations(obs: Any, key: str = "obs") -> dict[str, Array]:
-    """Arrays by flat key of a (nested) observation."""
+    """Return the arrays of a (nested) observation by flat key."""
     if not isinstance(obs, dict):
         return {key: obs}
     leaves: dict[str, Array] = {}
@@ -110,7 +110,7 @@ def flat_observations(obs: Any, key: str = "obs") -> dict[str, Array]:
 
 
 class ActionTransform:
-    """From `[B, *]` actions of an agent to those of the environment.
+    """Map `[B, *]` actions of an agent to those of the environment.
 
     Bounded boxes: clipped to [-1, 1], then scaled to the environment's bounds. Others: clipped to the bounds there are.
     Discrete: shifted to its first value.
@@ -129,7 +129,7 @@ class ActionTransform:
         self.start = int(space.start) if isinstance(space, spaces.Discrete) else 0
 
     def __call__(self, action: Array) -> Array:
-        """The environment's actions `[B, *]`, in its dtype; may be those of the agent themselves."""
+        """Return the environment's actions `[B, *]` in its dtype; may return the input itself."""
         space = self.space
         if isinstance(space, spaces.Box):
             action = action.reshape(len(action), *space.shape)
