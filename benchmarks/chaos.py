@@ -20,11 +20,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks import record
-from benchmarks.chaos_checks import Verdict, examine, mean_return
-from benchmarks.processes import Member
-from benchmarks.record import Json
-from benchmarks.subject import Subject, ran
+from benchmarks.cases.chaos_checks import Verdict, examine, mean_return
+from benchmarks.harness import record
+from benchmarks.harness.processes import Member
+from benchmarks.harness.record import Json
+from benchmarks.harness.subject import Subject, ran
 
 ROLES = ("player", "env worker", "shard", "trainer")
 COUNTED_AS = {  # the metric that counts a role's losses
@@ -72,7 +72,12 @@ COMMON = (
 SAC = (
     "configs/sac.yaml",
     *COMMON,
-    *("env.id=benchmarks.stamped:StampedPendulum-v0", "env.vectorization=async", "env.num_envs=2", "players.num=3"),
+    *(
+        "env.id=benchmarks.cases.stamped:StampedPendulum-v0",
+        "env.vectorization=async",
+        "env.num_envs=2",
+        "players.num=3",
+    ),
     *("algo.batch_size=64", "algo.replay_ratio=0.5", "algo.gamma=0.95", "players.fragment_rows=16", "buffer.shards=2"),
     *("buffer.size=400000", "checkpoint.every=1000"),
 )
@@ -80,13 +85,23 @@ MAPPED = (*SAC, "buffer.memmap=true")
 PPO = (
     "configs/ppo.yaml",
     *COMMON,
-    *("env.id=benchmarks.stamped:StampedCartPole-v0", "env.vectorization=async", "env.num_envs=2", "players.num=2"),
+    *(
+        "env.id=benchmarks.cases.stamped:StampedCartPole-v0",
+        "env.vectorization=async",
+        "env.num_envs=2",
+        "players.num=2",
+    ),
     *("algo.rollout_steps=128", "checkpoint.every=4000"),
 )
 SLEEPING = (
     "configs/sac.yaml",
     *COMMON,
-    *("env.id=benchmarks.stamped:StampedPendulum-v0", "env.kwargs={sleep: 0.005}", "env.num_envs=1", "players.num=8"),
+    *(
+        "env.id=benchmarks.cases.stamped:StampedPendulum-v0",
+        "env.kwargs={sleep: 0.005}",
+        "env.num_envs=1",
+        "players.num=8",
+    ),
     *("algo.batch_size=64", "algo.replay_ratio=0.05", "players.fragment_rows=32", "buffer.size=400000"),
 )
 RANDOM_PENDULUM, RANDOM_CARTPOLE = -1230.0, 22.0

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import turns
-from benchmarks.bounds import Bound
-from benchmarks.record import Json
-from benchmarks.stand_ins import make_run
+from benchmarks.cases.fakes import make_run
+from benchmarks.harness import turns
+from benchmarks.harness.bounds import Bound
+from benchmarks.harness.record import Json
 
 PLAYERS = 1000
 RUN_ROUNDS = 10  # of a run in which the driver is measured

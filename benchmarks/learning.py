@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import record
-from benchmarks.record import Json
+from benchmarks.harness import record
+from benchmarks.harness.record import Json
 
 MIN_SEEDS = 3  # below that there is no verdict
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks import record
-from benchmarks.bounds import Bound, rounded
-from benchmarks.programs import WORKLOADS, BenchmarkError, SheepRL, Timing, load, temporary_cache, timed
-from benchmarks.record import Json
+from benchmarks.harness import record
+from benchmarks.harness.bounds import Bound, rounded
+from benchmarks.harness.programs import WORKLOADS, BenchmarkError, SheepRL, Timing, load, temporary_cache, timed
+from benchmarks.harness.record import Json
 
 WORKLOAD = WORKLOADS["sac_halfcheetah"]
 MODES = ("decoupled", "coupled")
@@ -54,7 +54,7 @@ class Attempt:
 
     def time_products(self) -> float:
         """Seconds of one update's products, in a process of their own."""
-        command = [sys.executable, "-m", "benchmarks.products", "--threads", str(self.threads)]
+        command = [sys.executable, "-m", "benchmarks.harness.products", "--threads", str(self.threads)]
         _, printed = timed(command, record.environment(self.threads), record.ROOT)
         return float(json.loads(printed)["seconds"])
 

@@ -24,10 +24,10 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import nn
 
-from benchmarks import turns
-from benchmarks.bounds import Bound
-from benchmarks.record import Json
-from benchmarks.subject import Seen, ran
+from benchmarks.harness import turns
+from benchmarks.harness.bounds import Bound
+from benchmarks.harness.record import Json
+from benchmarks.harness.subject import Seen, ran
 from sheeprl.actors import player
 from sheeprl.actors.player import Player
 from sheeprl.config import checks
@@ -150,7 +150,7 @@ def step(rounds: int) -> Json:
 def steps_per_second(players: int, sleep: float, rows: int) -> float:
     """Of a run whose environments sleep, while all its players play and the replay takes their rows in."""
     words = (
-        *("sac", "env.id=benchmarks.sleeping:Sleeping-v0", f"env.kwargs={{sleep: {sleep}}}", "env.num_envs=1"),
+        *("sac", "env.id=benchmarks.cases.sleeping:Sleeping-v0", f"env.kwargs={{sleep: {sleep}}}", "env.num_envs=1"),
         *(f"players.num={players}", f"players.fragment_rows={rows}", f"log.every={players * rows}"),
         *("algo.replay_ratio=0", "algo.learning_starts=0", "algo.hidden_sizes=[64,64]", "eval.episodes=0"),
         *("trainer.threads=1", "trainer.accelerator=cpu", "checkpoint.every=100000000", "log.level=warning"),

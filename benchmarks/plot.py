@@ -18,9 +18,9 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from benchmarks import record
+from benchmarks.harness import record
+from benchmarks.harness.record import Json
 from benchmarks.learning import GATES, Gate
-from benchmarks.record import Json
 
 # Color, line and marker; dashes and a cross, because on-policy both placements give the very same curve.
 MODES = {"coupled": ("tab:blue", "-", "o"), "decoupled": ("tab:orange", "--", "x")}

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import record
-from benchmarks.bounds import Bound
-from benchmarks.record import Json
-from benchmarks.replay_bounds import BOUNDS, OURS, Program, median
-from benchmarks.worker import Worker, WorkerError, one_thread
+from benchmarks.cases.replay_bounds import BOUNDS, OURS, Program, median
+from benchmarks.harness import record
+from benchmarks.harness.bounds import Bound
+from benchmarks.harness.record import Json
+from benchmarks.harness.worker import Worker, WorkerError, one_thread
 
 MIB = 2**20
 PEERS = {
@@ -138,7 +138,7 @@ class Comparison:
 
     def our_command(self) -> tuple[str, ...]:
         """Of SheepRL's process."""
-        command = (sys.executable, "-m", "benchmarks.replay_cases", self.name)
+        command = (sys.executable, "-m", "benchmarks.cases.replay_cases", self.name)
         if self.name != "memmap":
             return command
         given = ("--limit", str(self.settings.limit), "--folder", str(self.settings.folder.resolve()))

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import record
-from benchmarks.record import Json
+from benchmarks.harness import record
+from benchmarks.harness.record import Json
 
 PAGE = record.ROOT / "docs" / "performance.md"
 IMAGES = record.ROOT / "docs" / "images"
@@ -361,7 +361,7 @@ def main(args: Sequence[str] | None = None) -> None:
     PAGE.write_text(text, encoding="utf-8")
     print(PAGE)
     if not given.text_only:
-        from benchmarks import figures as drawing
+        from benchmarks.reports import figures as drawing
 
         for path in drawing.draw(results[0], IMAGES):
             print(path)

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import record
-from benchmarks.processes import Member, memory_of
-from benchmarks.record import Json
-from benchmarks.subject import Subject
+from benchmarks.harness import record
+from benchmarks.harness.processes import Member, memory_of
+from benchmarks.harness.record import Json
+from benchmarks.harness.subject import Subject
 
 LOOK = 5.0  # seconds between two looks
 SETTLED = 0.25  # of the time after which memory must not grow any more

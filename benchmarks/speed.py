@@ -17,10 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks import record
-from benchmarks.bounds import Bound
-from benchmarks.peers.environments import python_of
-from benchmarks.programs import (
+from benchmarks.harness import record
+from benchmarks.harness.bounds import Bound
+from benchmarks.harness.programs import (
     BARE,
     PEERS,
     WORKLOADS,
@@ -32,7 +31,8 @@ from benchmarks.programs import (
     load,
     temporary_cache,
 )
-from benchmarks.record import Json
+from benchmarks.harness.record import Json
+from benchmarks.peers.environments import python_of
 
 MODES = ("decoupled", "coupled")
 FAR_BEHIND = 1.2  # times the seconds of a program's best number of threads

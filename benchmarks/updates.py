@@ -17,10 +17,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from benchmarks import record
-from benchmarks.bounds import Bound
-from benchmarks.record import Json
-from benchmarks.turns import Rounds, as_json, in_turn, print_rounds, ratios
+from benchmarks.harness import record
+from benchmarks.harness.bounds import Bound
+from benchmarks.harness.record import Json
+from benchmarks.harness.turns import Rounds, as_json, in_turn, print_rounds, ratios
 from sheeprl.actors.fabric import build_learner, local_fabric
 from sheeprl.actors.learner import Learner
 from sheeprl.actors.warmup import dummy_batches

@@ -9,10 +9,9 @@ import pytest
 
 from benchmarks import learning, speed
 from benchmarks.__main__ import benchmarks, main, summary_of
-from benchmarks.bounds import Bound
-from benchmarks.peers import environments
-from benchmarks.products import HALFCHEETAH, of_sac
-from benchmarks.programs import (
+from benchmarks.harness.bounds import Bound
+from benchmarks.harness.products import HALFCHEETAH, of_sac
+from benchmarks.harness.programs import (
     PEERS,
     WORKLOADS,
     BenchmarkError,
@@ -22,7 +21,8 @@ from benchmarks.programs import (
     idle_while_ahead,
     where_it_went,
 )
-from benchmarks.record import RESULTS, ROOT
+from benchmarks.harness.record import RESULTS, ROOT
+from benchmarks.peers import environments
 from benchmarks.report import NOTES, PAGE, Results, page, read
 from benchmarks.speed import Comparison, Timings
 
@@ -255,7 +255,7 @@ def test_the_page_says_which_gates_were_not_met():
 
 def test_the_figures_of_what_there_is_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    from benchmarks.figures import draw
+    from benchmarks.reports.figures import draw
 
     scaling = {"case": "scaling_8", "title": "5 ms", "median": {"1 player": 190.0, "8 players": 1500.0}}
     playing = {"cases": [scaling, {"case": "step", "title": "a step", "median": {"SheepRL": 30.0}}]}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.worker import Figures, seconds_per_call, serve
+from benchmarks.harness.worker import Figures, seconds_per_call, serve
 
 BATCH, CHUNK = 256, 64
 OBS, ACTION = 17, 6

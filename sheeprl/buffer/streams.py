@@ -126,8 +126,8 @@ class Streams:
         if (lacking := count - len(self._free_tails)) > 0:
             self._free_tails += range(self.pool_size, self.pool_size + lacking)
             self.pool_size += lacking
-        lock_run_dir, self._free_tails = self._free_tails[:count], self._free_tails[count:]
-        return np.array(lock_run_dir, np.int64)
+        claimed, self._free_tails = self._free_tails[:count], self._free_tails[count:]
+        return np.array(claimed, np.int64)
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from benchmarks.chaos import PARTS, ROLES, play_short
-from benchmarks.chaos_checks import Verdict
+from benchmarks.cases.chaos_checks import Verdict
 
 
 @pytest.mark.slow

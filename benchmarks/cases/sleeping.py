@@ -1,4 +1,4 @@
-"""An environment that sleeps, for benchmarks of how players scale: `benchmarks.sleeping:Sleeping-v0`."""
+"""An environment that sleeps, for benchmarks of how players scale: `benchmarks.cases.sleeping:Sleeping-v0`."""
 
 from __future__ import annotations
 

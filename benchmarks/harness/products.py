@@ -1,6 +1,7 @@
 """The matrix products of one SAC update, and the time that they take alone: what no update can be faster than.
 
-`python -m benchmarks.products --threads 1` prints it as JSON. Float32, every result into memory that is there already.
+`python -m benchmarks.harness.products --threads 1` prints it as JSON.
+Float32, every result into memory that is there already.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import record
-from benchmarks.processes import Member, Process, members
-from benchmarks.record import Json
+from benchmarks.harness import record
+from benchmarks.harness.processes import Member, Process, members
+from benchmarks.harness.record import Json
 
 LOOK = 0.1  # seconds between two looks at a run
 CENSUS = 0.5  # seconds between two looks at which processes it has

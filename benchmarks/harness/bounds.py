@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.record import Json
+from benchmarks.harness.record import Json
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import Json, read_metrics
-from benchmarks.stamped import read_stamps
+from benchmarks.cases.stamped import read_stamps
+from benchmarks.harness.record import Json, read_metrics
 from sheeprl.buffer import ReplayBuffer
 from sheeprl.buffer.samplers import Transitions
 from sheeprl.checkpoint.run_dir import checkpoints, read_config

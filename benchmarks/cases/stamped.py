@@ -1,6 +1,6 @@
 """Environments whose observations say where they come from, so that a buffer can be searched for what is lost.
 
-Importing this module registers them: `benchmarks.stamped:StampedPendulum-v0`. Behind what the environment itself
+Importing this module registers them: `benchmarks.cases.stamped:StampedPendulum-v0`. Behind what the environment itself
 shows, an observation holds a stamp: 48 random bits that the environment drew when it was made, and how many
 observations it had shown before. The numbers are scaled so far down that a network can't see them; a float32 still has
 them exactly.
@@ -84,5 +84,5 @@ def cartpole(sleep: float = 0.0, **arguments: Any) -> Stamp:
     return _make("CartPole-v1", sleep, **arguments)
 
 
-gymnasium.register("StampedPendulum-v0", "benchmarks.stamped:pendulum")
-gymnasium.register("StampedCartPole-v0", "benchmarks.stamped:cartpole")
+gymnasium.register("StampedPendulum-v0", "benchmarks.cases.stamped:pendulum")
+gymnasium.register("StampedCartPole-v0", "benchmarks.cases.stamped:cartpole")

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.bounds import Bound, rounded
-from benchmarks.record import Json
-from benchmarks.worker import Figures
+from benchmarks.harness.bounds import Bound, rounded
+from benchmarks.harness.record import Json
+from benchmarks.harness.worker import Figures
 
 OURS = "SheepRL"
 SLOWEST = "RLlib EpisodeReplayBuffer"

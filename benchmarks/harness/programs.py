@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import record
+from benchmarks.harness import record
+from benchmarks.harness.record import Json
 from benchmarks.peers.environments import HERE, bare_environment, python_of
-from benchmarks.record import Json
 
 # Not part of the work that is compared: the other programs neither evaluate nor write checkpoints.
 BARE = ("eval.episodes=0", "checkpoint.every=1000000000", "buffer.checkpoint=false", "log.level=warning")

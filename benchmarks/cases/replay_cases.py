@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.worker import Figures, seconds_per_call, serve
+from benchmarks.harness.worker import Figures, seconds_per_call, serve
 from sheeprl.actors.ray.actors import ReplayActor
 
 if TYPE_CHECKING:

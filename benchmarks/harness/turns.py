@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import record
-from benchmarks.bounds import Bound, rounded
-from benchmarks.record import Json
+from benchmarks.harness import record
+from benchmarks.harness.bounds import Bound, rounded
+from benchmarks.harness.record import Json
 
 Rounds = dict[str, list[float]]
 

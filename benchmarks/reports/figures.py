@@ -11,7 +11,7 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from benchmarks.record import Json
+from benchmarks.harness.record import Json
 from benchmarks.report import (
     Results,
     best_timings,

@@ -1,0 +1,1 @@
+"""Workloads, environments and checks that the benchmarks run."""

@@ -1,0 +1,1 @@
+"""Run programs in turn, watch them from outside and record what was measured."""
