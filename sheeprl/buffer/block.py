@@ -35,7 +35,7 @@ class Pool:
         if memory is None:
             memory = np.empty(size, np.uint8)
         # NumPy shortens chains of views to the last array whose base is no array. The memoryview makes it this one.
-        data = np.frombuffer(memoryview(memory), np.uint8)
+        data = np.frombuffer(memory.data, np.uint8)
         weakref.finalize(data, self._free.append, memory).atexit = False
         return data
 

@@ -58,7 +58,7 @@ def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
 
 def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
     """Create the environment once, and return its spaces after all wrappers, or the mistakes in its settings."""
-    from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, spaces_of, setting_errors
+    from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, setting_errors, spaces_of
 
     try:
         env = make_env(config, "rgb_array" if config.capture_video else None)

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from benchmarks.chaos import PARTS, ROLES, play_short
 from benchmarks.cases.chaos_checks import Verdict
+from benchmarks.chaos import PARTS, ROLES, play_short
 
 
 @pytest.mark.slow
