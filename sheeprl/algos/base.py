@@ -179,15 +179,16 @@ class Algorithm(ABC, Generic[ArgsT]):
 
     @classmethod
     def args_class(cls) -> type[AlgoArgs]:
-        """The class of its arguments, as named in `Algorithm[...]`.
+        """Return the class of its arguments: the one named in `Algorithm[...]`, by it or by the nearest base class.
 
         Raises:
-            TypeError: the class doesn't derive directly from `Algorithm[SomeArgs]`.
+            TypeError: no class among its bases names its arguments.
         """
-        for base in vars(cls).get("__orig_bases__", ()):
-            for argument in get_args(base):
-                if isinstance(argument, type) and issubclass(argument, AlgoArgs):
-                    return argument
+        for owner in cls.__mro__:
+            for base in vars(owner).get("__orig_bases__", ()):
+                for argument in get_args(base):
+                    if isinstance(argument, type) and issubclass(argument, AlgoArgs):
+                        return argument
         raise TypeError(f"{cls.__name__} must derive from Algorithm[ItsArgs]")
 
     @abstractmethod

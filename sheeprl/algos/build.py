@@ -24,13 +24,14 @@ def build_algorithm(args: AlgoArgs, spaces: Spaces) -> Algorithm[Any]:
 
 
 def algorithm_class(args: AlgoArgs) -> type[Algorithm[Any]]:
-    """Return the class that `args.algorithm` names, or else the one that `algo.name` points to.
+    """Return the Algorithm that `algo.name` stands for, or the one that the arguments class it stands for names.
 
     Raises:
         TypeError: the name points to something that is not an Algorithm.
     """
-    path = args.algorithm or args.name
-    found = registry.load_object(path)
+    path, found = args.name, registry.load_named(args.name)
+    if args.algorithm and isinstance(found, type) and issubclass(found, AlgoArgs):
+        path, found = args.algorithm, registry.load_object(args.algorithm)
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
         raise TypeError(f"{path} is not an Algorithm")
     return found

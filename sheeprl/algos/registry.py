@@ -56,8 +56,8 @@ def load_object(path: str) -> Any:
     return vars(module)[attribute]
 
 
-def args_class(name: str) -> type[AlgoArgs]:
-    """The arguments class of the algorithm called `name`, which may be a path to it or to the Algorithm itself.
+def load_named(name: str) -> Any:
+    """Import what an algorithm's registered name, or its path `package.module:Class`, stands for.
 
     Raises:
         UnknownAlgorithmError: no such algorithm.
@@ -65,7 +65,16 @@ def args_class(name: str) -> type[AlgoArgs]:
     point = registered().get(name)
     if point is None and ":" not in name:
         raise UnknownAlgorithmError(f"unknown algorithm {name!r}")
-    found = load_object(point.value if point else name)
+    return load_object(point.value if point else name)
+
+
+def args_class(name: str) -> type[AlgoArgs]:
+    """Return the arguments class of the algorithm called `name`: a registered name, or a path to either class.
+
+    Raises:
+        UnknownAlgorithmError: no such algorithm.
+    """
+    found = load_named(name)
     if isinstance(found, type) and issubclass(found, AlgoArgs):
         return found
     from sheeprl.algos.base import Algorithm  # a path straight to an Algorithm has imported torch already

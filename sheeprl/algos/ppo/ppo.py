@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from sheeprl.algos.base import Algorithm, Loss, Mode, OptimizerSpec, Phase, PolicyInput, PolicyOutput, Step, Tensors
@@ -64,7 +64,7 @@ class PPO(Algorithm[PPOArgs]):
         output = agent.policy(batch["obs"])
         logprob = agent.policy.logprob(output, batch["action"])
         policy = clipped_policy_loss(logprob, batch["logprob"], batch["advantage"], weight, carry["clip"])
-        value = value_loss(agent.critic(batch["obs"]), batch["returns"], weight)
+        value = self.value_loss(agent.critic(batch["obs"]), batch["returns"], weight)
         entropy = entropy_loss(agent.policy.entropy(output), weight)
         metrics = {
             "Loss/policy_loss": policy.detach(),
@@ -73,3 +73,7 @@ class PPO(Algorithm[PPOArgs]):
             "Loss/approx_kl": approximate_kl(logprob.detach(), batch["logprob"], weight),
         }
         return Loss(policy + self.args.value_coef * value + self.args.entropy_coef * entropy, metrics)
+
+    def value_loss(self, value: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
+        """Return L^VF; a subclass may use another error."""
+        return value_loss(value, returns, weight)
