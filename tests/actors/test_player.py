@@ -334,7 +334,7 @@ def test_a_vector_environment_that_resets_within_the_step_is_refused():
 
 def test_a_vector_environment_that_shows_something_else_is_refused():
     with pytest.raises(
-        ConfigError, match=r"native: tests\.helpers\.envs:Other-v0 shows Box.*\(7,\).*use sync or async"
+        ConfigError, match=r"native: tests\.helpers\.envs:Other-v0 has observations Box.*\(7,\).*use sync or async"
     ):
         resolved("Other-v0", vectorization="native")
 

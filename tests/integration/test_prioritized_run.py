@@ -45,5 +45,5 @@ def test_a_resumed_run_goes_on_with_its_priorities(tmp_path):
 
 
 def test_priorities_and_newest_first_do_not_go_together(tmp_path):
-    with pytest.raises(ConfigError, match=r"buffer\.online_fraction=0\.1: .* chooses samples in its own way"):
+    with pytest.raises(ConfigError, match=r"buffer\.online_fraction=0\.1: .* has its own sampling"):
         run(tmp_path, "sac", *SETTINGS, "run.total_steps=300", "buffer.online_fraction=0.1")
