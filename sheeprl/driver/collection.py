@@ -1,31 +1,434 @@
-"""Collect rounds of fragments from the players."""
+"""Collect rounds of fragments from the players and add them to the replay buffer.
+
+A *round* is `fragment_rows` rows from each of K players. A player begins round r once the published weights are at most
+`max_staleness` versions behind it: at 0 collection and training alternate, at 1 they overlap. The fragments of a round
+are added in the order of the players' numbers, so what is learned does not depend on which player was faster.
+
+Recovery is handled here. A lost player is replaced and starts a new episode. A fragment that is lost with its node, and
+a rollout that is lost with the buffer, are collected again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sheeprl.actors.handle import Ref
+from sheeprl.actors.handle import DataLostError, Ref
 from sheeprl.actors.messages import FragmentInfo
+from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.driver.checkpointing import CheckpointScheduler
+from sheeprl.driver.failures import FailureBudget
+from sheeprl.driver.players import PlayerGroup, PlayerState
+from sheeprl.driver.replay import ReplayClient
+from sheeprl.driver.settings import Clock, Plan
+from sheeprl.metrics.counters import RunStats
+from sheeprl.metrics.reporter import Reporter
+from sheeprl.utils.errors import RunFailedError, one_line, require
+
+DRAIN_CHECK_SECONDS = 1.0  # seconds between two checks for players on nodes that are being drained
 
 
 @dataclass(frozen=True)
-class Published:
-    """Weights that players may play with."""
+class PublishedWeights:
+    """Weights that players may collect with.
+
+    Args:
+        version: rounds that these weights have been trained on.
+        weights: reference to the weights.
+        policy_steps: policy steps at publication. They decide whether the player still acts randomly.
+    """
 
     version: int
     weights: Ref
-    policy_steps: int  # counted when these weights were made, which decides whether play is still random
+    policy_steps: int
 
 
 @dataclass(frozen=True)
-class Arrived:
-    """A fragment on its way to the buffer."""
+class CollectedFragment:
+    """A fragment on its way from a player to the replay buffer.
+
+    Args:
+        info: statistics of the fragment, and the player's state if it was requested.
+        fragment: reference to the rows.
+        incarnation: incarnation of the player that collected it.
+    """
 
     info: FragmentInfo
     fragment: Ref
     incarnation: int
 
 
-async def _in_order(awaitables: Iterable[Awaitable[Arrived]]) -> list[Arrived]:
+class Collector:
+    """Collects rounds from all players and adds them to the replay buffer.
+
+    Args:
+        plan: settings of the run.
+        stats: counters and metrics of the run.
+        players: the group of all players.
+        replay: client of the replay buffer.
+        checkpointing: receives the players' states at the end of a round.
+        reporter: receives messages.
+        failures: counts failures per worker.
+        clock: source of time.
+        stopping: event that is set once the run must stop.
+        get_weights: returns the newest weights, or None if the trainers were lost and rebuilt in between.
+        find_draining: returns the numbers of the players on nodes that are being drained.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        stats: RunStats,
+        players: PlayerGroup,
+        replay: ReplayClient,
+        checkpointing: CheckpointScheduler,
+        reporter: Reporter,
+        failures: FailureBudget,
+        clock: Clock,
+        stopping: asyncio.Event,
+        get_weights: Callable[[], Awaitable[Ref | None]],
+        find_draining: Callable[[], Awaitable[set[int]]] | None = None,
+    ) -> None:
+        self.plan, self.stats, self.counters = plan, stats, stats.counters
+        self.players, self.replay, self.checkpointing = players, replay, checkpointing
+        self.reporter, self.failures, self.clock, self.stopping = reporter, failures, clock, stopping
+        self.get_weights, self.find_draining = get_weights, find_draining
+        players.on_fresh = self._report_fresh_start
+        self.published: PublishedWeights | None = None
+        self.rounds_added = self.counters.version  # rounds in the buffer
+        self._next_rounds = [self.counters.version] * plan.players  # next round of each player
+        self._requested = [self.counters.version - 1] * plan.players  # newest round requested from each player
+        self._inbox: list[asyncio.Queue[CollectedFragment]] = [asyncio.Queue() for _ in range(plan.players)]
+        self._rollout: list[CollectedFragment] = []  # fragments of the newest round, if on-policy
+        self._refusals = [0] * plan.players  # consecutive refused fragments of each player
+        self._weights_changed = asyncio.Condition()
+        self._deadline: float | None = None  # for rounds in progress when the run is stopped
+        self._unsaved: str | None = None  # reason why environment state can't be saved, once a player has tried
+        self._reported_unsaved = False
+
+    # ------------------------------------------------------------------------------------- for the loop
+
+    @property
+    def is_over(self) -> bool:
+        """Return True if no further round is trained on."""
+        if self.stopping.is_set() and self.counters.version > max(self._requested):
+            return True
+        return self.counters.policy_steps >= self.plan.total_steps
+
+    @property
+    def newest_round(self) -> int:
+        """Return the newest round that a player may be collecting."""
+        return max(self._next_rounds)
+
+    @property
+    def idle_players(self) -> list[int]:
+        """Return the players that have finished the newest round and have not begun another."""
+        return [number for number in self.players.handles if self._requested[number] < self.counters.version]
+
+    def stop(self, patience: float) -> None:
+        """Begin no further round.
+
+        Args:
+            patience: seconds to wait for rounds in progress.
+        """
+        if not self.stopping.is_set():
+            self._deadline = self.clock.time() + patience
+            self.stopping.set()
+
+    async def start_players(self) -> None:
+        """Create all players and restore the states that a checkpoint holds."""
+        await asyncio.gather(*(self._start_player(number) for number in range(self.plan.players)))
+
+    async def collect_during(self, training: Coroutine[Any, Any, None]) -> None:
+        """Collect until `training` returns. If a player fails for good, stop after the round in training.
+
+        Raises:
+            RunFailedError: training failed, or a player failed before the run was complete.
+        """
+        players = [asyncio.ensure_future(self._collect_rounds(number)) for number in range(self.plan.players)]
+        learning = asyncio.ensure_future(training)
+        try:
+            waiting: set[asyncio.Future[None]] = {learning, *players}
+            while not learning.done():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if any(player in done and player.exception() for player in players):
+                    self.stop(patience=0.0)
+            learning.result()
+            for player in players:
+                if player.done() and self.counters.policy_steps < self.plan.total_steps:
+                    player.result()
+        finally:
+            for task in (learning, *players):
+                task.cancel()
+            await asyncio.gather(learning, *players, return_exceptions=True)
+
+    async def publish(self, weights: Ref) -> None:
+        """Publish the newest weights. Players fetch them by reference."""
+        async with self._weights_changed:
+            self.published = PublishedWeights(self.counters.version, weights, self.counters.policy_steps)
+            self._weights_changed.notify_all()
+
+    async def next_round(self) -> int | None:
+        """Add the next complete round to the replay buffer.
+
+        Returns:
+            Rows added, or None if the run stops before the round is complete.
+
+        Raises:
+            RunFailedError: the buffer failed, or refused a fragment that the run depends on.
+        """
+        began = self.clock.time()
+        fragments: list[CollectedFragment] | None = await self._wait_unless_stopped(
+            _in_order(queue.get() for queue in self._inbox)
+        )
+        self.stats.window.trainer_idle += self.clock.time() - began
+        if fragments is None:
+            return None
+        # Progress at the start of the round: with a rate of 0 at the end, the last round would be wasted.
+        self.counters.progress = min(1.0, self.counters.policy_steps / self.plan.total_steps)
+        rows = await self._add_round(fragments)
+        # The buffer has copied off-policy fragments. Drop the references, so that they leave the object store.
+        self._rollout = [] if self.plan.data.is_off_policy else fragments
+        return rows
+
+    async def recover_rollout(self) -> bool:
+        """Add the newest rollout again after the buffer has lost it.
+
+        Returns:
+            False if the run stops before the rollout is complete. Its steps are then not counted.
+        """
+        before = list(self._rollout)
+        if await self._add_until_complete(self._rollout) is None:
+            self.rounds_added -= 1
+            for each in before:
+                self.stats.retract_fragment(each.info)
+            return False
+        for old, new in zip(before, self._rollout, strict=True):
+            if new is not old:
+                self.stats.record_fragment(new.info, instead_of=old.info)
+        return True
+
+    async def watch_draining_nodes(self) -> None:
+        """Mark players whose node is being drained. Each moves after its current fragment."""
+        while self.find_draining is not None:
+            for number in await self.find_draining() - self.players.leaving:
+                self.reporter.message(f"player {number} moves: its node is being drained")
+                self.players.leaving.add(number)
+            await asyncio.sleep(DRAIN_CHECK_SECONDS)
+
+    # -------------------------------------------------------------------------------- one player's rounds
+
+    async def _start_player(self, number: int) -> None:
+        """Create a player and restore its state, if it has one."""
+        try:
+            await self.players.get(number)
+        except Exception as error:
+            self._drop_player(number, error)
+
+    async def _collect_rounds(self, number: int) -> None:
+        """Collect round after round from one player, as far ahead as `max_staleness` permits."""
+        while True:
+            weights = await self._wait_for_weights(number)
+            self._requested[number] = self._next_rounds[number]
+            fragment = await self._collect_fragment(number, weights)
+            self._next_rounds[number] += 1
+            self._inbox[number].put_nowait(fragment)
+
+    async def _wait_for_weights(self, number: int) -> PublishedWeights:
+        """Wait until the weights are recent enough for the player's next round."""
+        self.stats.start_wait(number, self.clock.time())
+        try:
+            async with self._weights_changed:
+                await self._weights_changed.wait_for(lambda: self.may_collect(self._next_rounds[number]))
+        finally:
+            self.stats.end_wait(number, self.clock.time())
+        assert self.published is not None
+        return self.published
+
+    def may_collect(self, round_number: int) -> bool:
+        """Return True if a player may begin a round: it will be trained on and the weights are recent enough."""
+        if self.published is None:
+            return False
+        if self.counters.policy_steps >= self.plan.total_steps and round_number >= self.rounds_added:
+            return False  # but a lost round is collected again
+        if self.stopping.is_set() and round_number > max(self._requested):
+            return False
+        return round_number - self.published.version <= self.plan.max_staleness
+
+    async def _collect_fragment(self, number: int, published: PublishedWeights) -> CollectedFragment:
+        """Collect one fragment of a player. A failed player is replaced, within the failure budget."""
+        lost_at: float | None = None
+        while True:
+            try:
+                fragment = await self._request_fragment(number, published)
+            except DataLostError:
+                await self._republish(published)
+            except Exception as error:
+                lost_at = lost_at if lost_at is not None else self.clock.time()
+                self._drop_player(number, error)
+            else:
+                if lost_at is not None:
+                    seconds = self.clock.time() - lost_at
+                    self.stats.window.recovery += seconds
+                    self.reporter.message(f"player {number} is back: a fragment after {seconds:.1f} s")
+                return fragment
+            published = self.published or published  # a replacement gets the newest weights
+
+    async def _request_fragment(self, number: int, published: PublishedWeights) -> CollectedFragment:
+        """Call `collect` of a player. Request its state too if a checkpoint may be due after the round."""
+        if number in self.players.leaving and number in self.players.handles:
+            await self.players.move(number)
+        player = await self.players.get(number)
+        mode = "random" if published.policy_steps < self.plan.data.learning_starts else "explore"
+        progress = min(1.0, published.policy_steps / self.plan.total_steps)
+        request = (self.plan.fragment_rows, published.weights, published.version, mode, progress)
+        checkpointing = (self._may_checkpoint_after(self._next_rounds[number]), self._unsaved)
+        info, fragment = player.call_pair("collect", *request, *checkpointing)
+        return CollectedFragment(await info, fragment, self.players.current[number])
+
+    def _may_checkpoint_after(self, round_number: int) -> bool:
+        """Return True if a checkpoint can be due at the end of a future round."""
+        if self.checkpointing.wants_states_of(round_number):
+            return True
+        steps = self.counters.policy_steps
+        most = steps + (round_number - self.rounds_added + 1) * self.plan.round_rows
+        every = self.plan.checkpoint_every
+        return most >= self.plan.total_steps or (every is not None and most // every > steps // every)
+
+    def _drop_player(self, number: int, error: Exception) -> None:
+        """Count a player's failure and release the player.
+
+        Raises:
+            RunFailedError: the player exceeded its failure budget.
+        """
+        self.players.drop(number)
+        self.counters.restarts += 1
+        self.failures.count(f"player {number}", "replaced", error)
+
+    def _report_fresh_start(self, number: int, reason: str) -> None:
+        """Report that a player starts new episodes, because its environments can't be restored."""
+        self.reporter.message(f"player {number} begins new episodes: {reason}")
+
+    async def _republish(self, published: PublishedWeights) -> None:
+        """Replace published weights that were lost with their node."""
+        weights = await self.get_weights()
+        if weights is not None and self.published is published:
+            self.published = replace(published, weights=weights)
+
+    # --------------------------------------------------------------------------------- adding to the buffer
+
+    async def _add_round(self, fragments: list[CollectedFragment]) -> int | None:
+        """Add a round's fragments to the replay buffer and count those that it accepts.
+
+        Returns:
+            Rows accepted, or None if the run stops while part of a rollout is missing.
+
+        Raises:
+            RunFailedError: the buffer failed, or refused a fragment that the run depends on.
+        """
+        outcomes = await self._add_until_complete(fragments)
+        if outcomes is None:
+            return None
+        accepted = [each for each, error in zip(fragments, outcomes, strict=True) if error is None]
+        for each in accepted:
+            self.stats.record_fragment(each.info)
+        for number, error in enumerate(outcomes):
+            if not isinstance(error, DataLostError):
+                self._record_refusal(number, error)
+        self.rounds_added += 1
+        self._keep_player_states(fragments)
+        return sum(each.info.rows for each in accepted)
+
+    async def _add_until_complete(
+        self, fragments: list[CollectedFragment]
+    ) -> list[RefusedFragmentError | DataLostError | None] | None:
+        """Add fragments. Add a rollout again if the buffer was lost when it held a part of it."""
+        while True:
+            outcomes = await self._add_fragments(fragments)
+            if self.plan.data.is_off_policy:
+                return outcomes
+            if any(isinstance(error, DataLostError) for error in outcomes):
+                return None
+            if any(outcomes) or self.replay.size >= sum(each.info.rows for each in fragments):
+                return outcomes
+
+    async def _add_fragments(
+        self, fragments: list[CollectedFragment]
+    ) -> list[RefusedFragmentError | DataLostError | None]:
+        """Add fragments. Replace in `fragments` those that were lost with their node.
+
+        Returns:
+            For each fragment None, or the reason why it was not added: refused, or lost while the run stops.
+        """
+        outcomes: list[RefusedFragmentError | DataLostError | None] = [None] * len(fragments)
+        missing = list(range(len(fragments)))
+        while missing:
+            refs = {number: fragments[number].fragment for number in missing}
+            missing = []
+            for number, outcome in (await require(self.replay.add(refs), "the buffer")).items():
+                outcomes[number] = outcome
+                if isinstance(outcome, DataLostError) and await self._recollect_fragment(number, fragments):
+                    missing.append(number)
+        return outcomes
+
+    async def _recollect_fragment(self, number: int, fragments: list[CollectedFragment]) -> bool:
+        """Replace a lost fragment by the player's next one. Return False if the run stops first."""
+        self.reporter.message(f"a fragment of player {number} was lost with its node; it plays another one", "warning")
+        self._next_rounds[number] -= 1
+        async with self._weights_changed:
+            self._weights_changed.notify_all()
+        another: CollectedFragment | None = await self._wait_unless_stopped(self._inbox[number].get())
+        if another is not None:
+            fragments[number] = another
+        return another is not None
+
+    async def _wait_unless_stopped(self, awaited: Awaitable[Any]) -> Any:
+        """Wait for a result. Return None if the run is stopped and the patience ends first."""
+        waiting = asyncio.ensure_future(awaited)
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not waiting.done() and self._deadline is not None:
+            await asyncio.wait({waiting}, timeout=max(0.0, self._deadline - self.clock.time()))
+        if waiting.done():
+            return waiting.result()
+        waiting.cancel()
+        return None
+
+    def _keep_player_states(self, fragments: Sequence[CollectedFragment]) -> None:
+        """Keep the players' states at the end of the round for a checkpoint, where they were requested."""
+        self.checkpointing.kept = {
+            number: PlayerState(each.incarnation, each.info.state)
+            for number, each in enumerate(fragments)
+            if each.info.state is not None
+        }
+        if fragments[-1].info.state is not None:  # the first player's reason may come from recording its episodes
+            self._unsaved = fragments[-1].info.unsaved
+        reasons = [each.info.unsaved for each in fragments if each.info.unsaved]
+        if reasons and not self._reported_unsaved:
+            self._reported_unsaved = True
+            self.reporter.message(f"a resumed run will begin new episodes: {reasons[0]}")
+
+    def _record_refusal(self, number: int, error: RefusedFragmentError | None) -> None:
+        """Count and report a fragment that the buffer refused. None stands for an accepted one.
+
+        Raises:
+            RunFailedError: too many in a row were refused, or the fragment is a part of a rollout.
+        """
+        self._refusals[number] = 0 if error is None else self._refusals[number] + 1
+        if error is None:
+            return
+        self.counters.refused += 1
+        text, most = f"a fragment of player {number} was refused: {one_line(error)}", self.plan.max_failures
+        if not self.plan.data.is_off_policy:
+            raise RunFailedError(text) from error
+        if self._refusals[number] > most:
+            raise RunFailedError(f"{text} (once too often in a row; ray.max_failures={most})") from error
+        self.reporter.message(text, "warning")
+
+
+async def _in_order(awaitables: Iterable[Awaitable[CollectedFragment]]) -> list[CollectedFragment]:
+    """Await one after the other."""
     return [await awaitable for awaitable in awaitables]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sheeprl.driver.collection import Collector
 from sheeprl.driver.replay import ReplayClient
 from sheeprl.run import Run
 from tests.helpers.disasters import Learner, Rows, draw_schedule, play
@@ -70,5 +71,10 @@ def test_a_save_that_is_not_of_a_rounds_border_is_seen(monkeypatch: pytest.Monke
 
 
 def test_a_run_that_waits_for_ever_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "may_play", lambda self, round_number: self.published is not None and round_number == 0)
+    def first_round_only(self, round_number):
+        return self.published is not None and round_number == 0
+
+    monkeypatch.setattr(Collector, "may_collect", first_round_only)
+        Collector, "may_collect", lambda self, round_number: self.published is not None and round_number == 0
+    )
     assert first_that_fails().startswith(("deadlock", "still going on"))

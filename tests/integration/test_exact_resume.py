@@ -8,13 +8,14 @@ import torch
 from sheeprl.algos import registry
 from sheeprl.algos.args import OffPolicy
 from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.driver.collection import Collector
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.run import Run
 from tests.helpers.runs import SMALL_SAC, lines, ray_session, run, saved
 
 INTERRUPTIONS = {  # methods of the run, and in which of their calls it is asked to stop
-    "on_policy": [("add", 1), ("updated", 1), ("publish", 1)],
-    "off_policy": [("add", 5), ("updated", 4), ("publish", 4), ("may_play", 9)],
+    "on_policy": [("_add_round", 1), ("updated", 1), ("publish", 1)],
+    "off_policy": [("_add_round", 5), ("updated", 4), ("publish", 4), ("may_collect", 9)],
 }
 
 
@@ -38,7 +39,7 @@ def settings(algorithm):
 
 def interrupt(monkeypatch, method, call):
     """Have the run interrupted in one call of a method of the driver's."""
-    owner = Run if hasattr(Run, method) else UpdateScheduler
+    owner = next(owner for owner in (Run, Collector, UpdateScheduler) if hasattr(owner, method))
     original, calls = getattr(owner, method), iter(range(call + 1))
 
     def interrupting(self, *args, **kwargs):
