@@ -1,13 +1,14 @@
-"""Makes docs/performance.md and its figures out of the committed results: what was asked, what was reached, and how.
+"""Generate docs/performance.md and its figures from the committed results: required, target and measured values.
 
-A result is a file of `benchmarks/results`; those of another machine lie in a folder of it. What isn't there is said to
-be not measured. What couldn't be reached, and why, is told in `benchmarks/notes.md`, which becomes a part of the page.
+A result is a file of `benchmarks/results`. Results of another machine are in a subfolder. A missing result appears as
+not measured. `benchmarks/notes.md` explains missed requirements and becomes a part of the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -42,32 +43,36 @@ SECTIONS = (
     Section(
         "speed",
         "Whole runs beside other libraries",
-        "The same work, the same arguments and, by each program's own counter, the same number of updates; every "
-        "program with the number of threads that suits it best; in turn, and the median of the rounds' ratios. *Loop* "
-        "leaves out start-up, *process* is all of it from the command to the prompt. Graphs that were compiled once "
-        "are there again, except in the *first time*. RLlib ends after fewer updates and is compared by updates per "
+        "All programs do the same work with the same arguments and the same number of updates, by each program's own "
+        "counter. Each uses its fastest number of threads. Programs take turns, and a ratio is the median of the "
+        "rounds' ratios. *Training* excludes start-up. *Total* is the time from the command to the prompt. Compiled "
+        "graphs are cached, except in a *cold start*. RLlib stops after fewer updates and is compared in updates per "
         "second.",
     ),
     Section(
         "limit",
         "SAC beside its matrix products",
-        "The products of one update's networks in float32, timed alone with as many threads, are what no update can be "
-        "faster than. The trainer waits while the replay is ahead only for what the run itself costs.",
+        "The matrix products of one update's networks in float32, timed alone with the same number of threads, are a "
+        "lower bound of an update's time. While the replay buffer is ahead, the trainer's waiting time is overhead.",
     ),
     Section(
         "updates",
         "Gradient steps alone",
-        "A learner without players: its steps one operation after the other and compiled, in turn, with the transfer "
-        "of batches to the device and of the policy's weights from it.",
+        "A learner without players takes eager and compiled steps in turn. The time includes the transfer of batches "
+        "to the device and of the policy's weights from it.",
     ),
     Section(
-        "playing", "Playing", "Players on environments that sleep, and what a player costs beside its environment."
+        "playing",
+        "Collection",
+        "Players on environments that sleep, and the overhead of a player beside its environment.",
     ),
-    Section("driving", "The driver and the weights", "The driver's book-keeping, and the weights' way to the players."),
+    Section(
+        "driving", "The driver and the weights", "The driver's throughput, and the transfer of weights to the players."
+    ),
     Section(
         "replay",
         "The replay buffer",
-        "One thread; [the buffer's page](replay_buffer.md) says what it does, the result has other libraries' figures.",
+        "One thread. [The buffer's page](replay_buffer.md) describes it. The result also has other libraries' figures.",
         comparisons=False,
     ),
 )
@@ -109,9 +114,9 @@ def page(results: Sequence[Results], notes: str) -> str:
         "",
         "<!-- Made by `python -m benchmarks report` out of benchmarks/results and benchmarks/notes.md. -->",
         "",
-        "Every figure comes from a committed result, which tells its command, commit, versions and machine;",
-        "[benchmarks/README.md](../benchmarks/README.md) says how to measure again. *Asked* is what must be reached,",
-        "*hoped* what would be better still, *spread* the least and the most of the rounds.",
+        "Every figure comes from a committed result with its command, commit, versions and machine.",
+        "[benchmarks/README.md](../benchmarks/README.md) describes the measurements. *Required* is the bound of the",
+        "test, *target* is a stricter goal, and *spread* is the minimum and maximum of the rounds.",
         "",
         *figures(main),
     ]
@@ -148,26 +153,37 @@ def cases(result: Json) -> Iterator[Json]:
 
 
 def bounds_table(title: str | None, bounds: Sequence[Json]) -> list[str]:
-    """Asked, hoped, reached, spread."""
+    """Return the table of required, target and measured values with their spread."""
     if not bounds:
         return []
     lines = [f"{title}:", ""] if title else []
-    lines += ["| | asked | hoped | reached | spread | |", "|---|---|---|---|---|---|"]
+    lines += ["| | required | target | measured | spread | |", "|---|---|---|---|---|---|"]
     for bound in bounds:
-        asked, hoped = limits(bound)
+        required, target = limits(bound)
         spread = " to ".join(number(value) for value in bound["spread"]) if "spread" in bound else ""
         verdict = {True: "met", False: "**not met**", None: ""}[bound.get("met")]
-        cells = (bound["name"], asked, hoped, number(bound["value"]), spread, verdict)
+        cells = (standard_terms(bound["name"]), required, target, number(bound["value"]), spread, verdict)
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
 def limits(bound: Json) -> tuple[str, str]:
-    """What is asked and what is hoped, as text."""
-    sign, asked = ("≤", bound["at_most"]) if "at_most" in bound else ("≥", bound.get("at_least"))
-    hope = bound.get("hope")
-    texts = ("" if value is None else f"{sign} {value:g}".replace("-", "−") for value in (asked, hope))
+    """Return the required and the target value as text."""
+    sign, required = ("≤", bound["at_most"]) if "at_most" in bound else ("≥", bound.get("at_least"))
+    target = bound.get("hope")
+    texts = ("" if value is None else f"{sign} {value:g}".replace("-", "−") for value in (required, target))
     return next(texts), next(texts)
+
+
+TERMS = {"loop": "training", "process": "total", "first time": "cold start"}
+"""Standard terms of the page, by the terms of the committed results."""
+
+
+def standard_terms(name: str) -> str:
+    """Return a bound's or program's name with the page's terms for its time: `PPO, loop: …` is `PPO, training: …`."""
+    for term, standard in TERMS.items():
+        name = re.sub(rf", {term}(?=:|$)", f", {standard}", name)
+    return name.replace("one operation after the other", "eager steps").replace("by hand", "alone")
 
 
 def programs_table(workload: Json) -> list[str]:
@@ -175,21 +191,21 @@ def programs_table(workload: Json) -> list[str]:
     lines = [
         f"{workload['title']}:",
         "",
-        "| program | threads | loop, s | process, s | updates |",
+        "| program | threads | training, s | total, s | updates |",
         "|---|---|---|---|---|",
     ]
     for timings in best_timings(workload):
         seconds = (f"{timings[kind + '_median']:.1f}{spread_of(timings[kind])}" for kind in ("loop", "process"))
-        cells = (timings["program"], str(timings["threads"]), *seconds, f"{timings['updates']:,}")
+        cells = (standard_terms(timings["program"]), str(timings["threads"]), *seconds, f"{timings['updates']:,}")
         lines.append("| " + " | ".join(cells) + " |")
     lines.append("")
     if workload.get("ratios"):
-        lines += ["| SheepRL | beside | | times as fast | spread |", "|---|---|---|---|---|"]
+        lines += ["| SheepRL | compared with | time | times as fast | spread |", "|---|---|---|---|---|"]
         for pair in workload["ratios"]:
             spread = " to ".join(number(value) for value in pair["spread"])
-            what = "first time" if "first time" in pair["program"] else pair["kind"]
+            kind = "cold start" if "first time" in pair["program"] else TERMS.get(pair["kind"], pair["kind"])
             placement = placement_of(pair["program"])
-            lines.append(f"| {placement} | {pair['peer']} | {what} | {number(pair['ratio'])} | {spread} |")
+            lines.append(f"| {placement} | {pair['peer']} | {kind} | {number(pair['ratio'])} | {spread} |")
         lines.append("")
     return lines
 
@@ -217,7 +233,7 @@ def spread_of(rounds: Sequence[float]) -> str:
 def provenance(name: str, result: Json) -> str:
     """Where the figures of a result come from, which is named as its file in the folder of results."""
     machine, versions = result.get("machine", {}), result.get("versions", {})
-    told = [
+    parts = [
         f"`{result.get('command', '')}`",
         f"commit `{result.get('commit', '')[:12]}`" + (" with changes" if result.get("modified") else ""),
         f"{machine.get('cores', '?')} cores of {machine.get('cpu', 'unknown')}",
@@ -225,21 +241,21 @@ def provenance(name: str, result: Json) -> str:
         f"rounds: {result['rounds']}" if "rounds" in result else "",
         ", ".join(f"{package} {versions[package]}" for package in ("python", "torch", "ray") if package in versions),
     ]
-    return f"<sub>[{name}.json](../benchmarks/results/{name}.json): {'; '.join(word for word in told if word)}</sub>"
+    return f"<sub>[{name}.json](../benchmarks/results/{name}.json): {'; '.join(part for part in parts if part)}</sub>"
 
 
 def learning(results: Results) -> list[str]:
-    """What was learned, by the gates that have results."""
+    """Return the section on the learning gates that have results."""
     lines = [
         "## Learning",
         "",
-        "Final policies over the seeds, without exploration noise: speed is not bought with it.",
+        "Mean return of the final policies over the seeds, without exploration noise.",
         "",
     ]
     gates = gates_of(results)
     if not gates:
         return [*lines, "Not measured yet: `python -m benchmarks learning GATE`.", ""]
-    lines += ["| gate | placement | seeds | asked | reached | |", "|---|---|---|---|---|---|"]
+    lines += ["| gate | placement | seeds | required | measured | |", "|---|---|---|---|---|---|"]
     for result in gates:
         gate = result["gate"]
         verdict = {True: "met", False: "**not met**", None: "a trial"}[result["met"]]
@@ -260,38 +276,38 @@ def gates_of(results: Results) -> list[Json]:
 
 
 def unreached(results: Results, notes: str) -> list[str]:
-    """What wasn't reached, and why."""
+    """Return the section on missed requirements and targets, with the notes."""
     bounds = [
-        (": ".join(word for word in (case.get("title"), bound["name"]) if word), bound)
+        (": ".join(word for word in (case.get("title"), standard_terms(bound["name"])) if word), bound)
         for name in (section.name for section in SECTIONS)
         for case in cases(results.files.get(name, {}))
         for bound in case.get("bounds", [])
     ]
     found = [
-        f"- {name}: {number(bound['value'])}, asked {limits(bound)[0]}"
+        f"- {name}: {number(bound['value'])}, required {limits(bound)[0]}"
         for name, bound in bounds
         if bound.get("met") is False
     ]
     found += [
-        f"- Learning, {result['gate']['name']}, {result['mode']}: {number(result['mean'])}, asked ≥ "
+        f"- Learning, {result['gate']['name']}, {result['mode']}: {number(result['mean'])}, required ≥ "
         f"{result['gate']['threshold']:g}"
         for result in gates_of(results)
         if result["met"] is False
     ]
-    hoped = [
-        f"- {name}: {number(bound['value'])}, asked {asked}, hoped {hope}"
+    missed_targets = [
+        f"- {name}: {number(bound['value'])}, required {required}, target {target}"
         for name, bound in bounds
-        for asked, hope in [limits(bound)]
-        if bound.get("met") and is_hope_missed(bound)
+        for required, target in [limits(bound)]
+        if bound.get("met") and is_target_missed(bound)
     ]
-    lines = ["## What wasn't reached, and why", "", *(found or ["Of what was measured and asked, nothing."]), ""]
-    if hoped:
-        lines += ["Met, but less than was hoped:", "", *hoped, ""]
+    lines = ["## Missed requirements and notes", "", *(found or ["All measured requirements are met."]), ""]
+    if missed_targets:
+        lines += ["Requirement met, target missed:", "", *missed_targets, ""]
     return [*lines, notes.strip()]
 
 
-def is_hope_missed(bound: Json) -> bool:
-    """Whether what was hoped for wasn't reached, though more than what was asked may have been."""
+def is_target_missed(bound: Json) -> bool:
+    """Return True if the measured value misses the target."""
     if "hope" not in bound:
         return False
     return bool(bound["value"] > bound["hope"] if "at_most" in bound else bound["value"] < bound["hope"])
@@ -314,7 +330,7 @@ def has_ratios(results: Results) -> bool:
 
 
 def has_where(results: Results) -> bool:
-    """Whether runs told where their time went."""
+    """Return True if a run has a time breakdown."""
     return any(timings.get("where") for workload in workloads(results) for timings in workload["timings"])
 
 

@@ -228,14 +228,14 @@ def some_speed():
     }
 
 
-def test_the_page_tells_what_was_asked_hoped_and_reached():
+def test_the_page_shows_required_target_and_measured_values():
     text = page([Results("", {"speed": some_speed()}), Results("gpu", {"speed": some_speed()})], "")
     assert "| PPO | ≥ 3 | ≥ 5 | 2.5 | 2 to 3 | **not met** |" in text
     assert "| idle | ≤ 0.03 |  | 0.0125 |  | met |" in text
     assert "| SheepRL coupled | 1 | 10.0 [9.0, 12.0] | 20.0 | 10,240 |" in text
-    assert "| coupled | another | loop | 3.21 | 3 to 3.5 |" in text
-    assert "- PPO: 2.5, asked ≥ 3\n" in text
-    assert "less than was hoped:\n\n- cost: 0.3, asked ≤ 0.5, hoped ≤ 0.25\n" in text
+    assert "| coupled | another | training | 3.21 | 3 to 3.5 |" in text
+    assert "- PPO: 2.5, required ≥ 3\n" in text
+    assert "target missed:\n\n- cost: 0.3, required ≤ 0.5, target ≤ 0.25\n" in text
     assert "images/performance_ratios.png" in text and "images/performance_where.png" in text
     assert "performance_scaling" not in text
     assert "## On another machine: gpu" in text
@@ -248,7 +248,7 @@ def test_the_page_says_which_gates_were_not_met():
             "met": met,
         }
 
-    told = "- Learning, walk, coupled: 4,180, asked ≥ 5000"
+    told = "- Learning, walk, coupled: 4,180, required ≥ 5000"
     assert told in page([Results("", {"walk_coupled": result(False)})], "")
     assert told not in page([Results("", {"walk_coupled": result(True)})], "")
 
