@@ -230,6 +230,6 @@ class Algorithm(ABC, Generic[ArgsT]):
         """The phases of this gradient step, in order. A later one sees the parameters that an earlier one stepped.
 
         The batch given to losses has every stored key; with transitions also `next_obs`; with samples `index`; and
-        `weight`, `[N]`: sum it with per-sample values to get their mean over the whole trainer group. Where samples
-        are drawn by priority there is also `importance`, `[N]`, of which the largest in the batch is 1.
+        `sample_weight`, `[N]`: sum it with per-sample values to get their mean over the whole trainer group. Where
+        samples are drawn by priority there is also `importance`, `[N]`, of which the largest in the batch is 1.
         """
