@@ -18,8 +18,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from sheeprl.actors.evaluation import Evaluation
-from sheeprl.actors.handle import LostError
+from sheeprl.actors.handle import LostError, later
+from sheeprl.actors.interfaces import PlayerInterface
 from sheeprl.driver.checkpointing import CheckpointScheduler, CheckpointStore
 from sheeprl.driver.collection import Collector
 from sheeprl.driver.failures import FailureBudget
@@ -183,7 +183,8 @@ class Run:
         self.stats.evaluated_at = step
         try:
             player = await self.players.get(0)
-            result: Evaluation = await player.call("evaluate", published.weights, self.plan.eval_episodes)
+            weights = later(published.weights)
+            result = await player.call(PlayerInterface.evaluate, weights, self.plan.eval_episodes)
         except Exception as error:
             self.reporter.message(f"the evaluation at step {step} failed: {one_line(error)}", "error")
             return

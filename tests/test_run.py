@@ -555,8 +555,8 @@ def test_calls_are_carried_out_in_order_and_wait_for_their_arguments() -> None:
 
     async def main() -> float:
         handle, other = slow(1, target), slow(10)
-        left, right = other.call_pair("pair")
-        waiting, last = handle.call("say", left), handle.call("say", "last")
+        left, right = other.call_pair(Slow.pair)
+        waiting, last = handle.call(Slow.say, left), handle.call(Slow.say, "last")
         assert [await last, await waiting, await right] == ["last", "left", "right"]
         return asyncio.get_running_loop().time()
 
@@ -566,9 +566,9 @@ def test_calls_are_carried_out_in_order_and_wait_for_their_arguments() -> None:
 
 def test_call_fails_with_its_argument() -> None:
     async def main() -> None:
-        failing = slow().call("fail")
+        failing = slow().call(Slow.fail)
         with pytest.raises(FailedError):
-            await slow().call("say", failing)
+            await slow().call(Slow.say, failing)
 
     run_virtually(main)
 
@@ -578,9 +578,9 @@ def test_death_fails_calls_under_way_and_to_come() -> None:
 
     async def main() -> float:
         handle = slow(10, target)
-        under_way, waiting = handle.call("say", "a"), handle.call("say", "b")
+        under_way, waiting = handle.call(Slow.say, "a"), handle.call(Slow.say, "b")
         handle.loop.call_later(3, handle.die, DiedError("gone"))
-        for call in (under_way, waiting, handle.call("say", "c")):
+        for call in (under_way, waiting, handle.call(Slow.say, "c")):
             with pytest.raises(DiedError, match="gone"):
                 await call
         return asyncio.get_running_loop().time()
@@ -593,7 +593,7 @@ def test_who_stops_waiting_does_not_stop_the_call() -> None:
     target = Slow()
 
     async def main() -> None:
-        ref = slow(5, target).call("say", "a")
+        ref = slow(5, target).call(Slow.say, "a")
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(_value(ref), 1)
         assert await ref == "a"

@@ -1,113 +1,145 @@
-"""Awaitable handles: the one way in which the run speaks to players, buffer and learner, wherever these live.
+"""Handles: the driver calls players, replay and learner through them, in this process or in another.
 
-`handle.call("sample", 4)` starts a method and returns a reference at once. Awaiting the reference gives the result;
-passing it to another call hands the result over without the run ever seeing it.
+`handle.call(ReplayInterface.sample, 4, 0.5)` starts a method and returns a reference at once. Awaiting the reference
+gives the result. Passing the reference to another call hands over the result without moving it through the driver.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class LostError(RuntimeError):
-    """Who was asked is gone, and all that it held. Not for failures of its own code."""
+    """Raised when an actor died and its state is lost. Exceptions of its own code are raised unchanged."""
 
 
 class DataLostError(RuntimeError):
-    """What was to be passed on is gone, though who was asked is well."""
+    """Raised when an argument of a call is lost, although the called actor is alive."""
 
 
-class Ref(Protocol):
-    """A result that may still be under way."""
+class Ref(Protocol[T_co]):
+    """A result that may not be available yet."""
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, T_co]:
         """Wait for the result.
 
         Raises:
-            LostError: its actor died.
-            Exception: whatever the method raised.
+            LostError: the actor died.
+            Exception: raised by the method.
         """
         ...
 
 
 class Handle(Protocol):
-    """Something whose methods are called from afar."""
+    """A worker whose methods can be called from the driver.
 
-    def call(self, method: str, *args: Any) -> Ref:
-        """Start a method. References among the arguments are replaced by what they refer to.
+    Methods are named by their class, such as `PlayerInterface.collect`, and called by that name on the worker.
+    Arguments are passed by position only.
+    """
 
-        Where a reference stands for a call to several ranks, that is what the first of them returned.
+    def call(self, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> Ref[T]:
+        """Start a method. References among the arguments (see `later`) are replaced by their results.
+
+        A reference to the results of several ranks is replaced by the first rank's result.
         """
         ...
 
-    def call_pair(self, method: str, *args: Any) -> tuple[Ref, Ref]:
-        """Start a method that returns a pair, of which one half may be awaited and the other passed on."""
+    def call_pair(
+        self, method: Callable[Concatenate[Any, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[Ref[A], Ref[B]]:
+        """Start a method that returns a pair; return one reference for each half."""
         ...
 
     def close(self) -> None:
-        """Let go of it; an actor ends."""
+        """Release the worker; an actor ends."""
         ...
 
 
 @dataclass(frozen=True)
-class AllRanks:
-    """An argument that stands for the results of all ranks, one argument each, where a call went to several."""
+class AllRanks(Generic[T]):
+    """An argument that is replaced by the results of all ranks, one argument per rank."""
 
-    ref: Any
+    ref: Ref[T]
 
 
-class LocalRef:
-    """The outcome of a call that was carried out at once in this process."""
+def later(ref: Ref[T] | AllRanks[T]) -> T:
+    """Declare that a reference stands for its result in the arguments of a call; return the reference itself."""
+    return cast(T, ref)
 
-    def __init__(self, value: Any = None, error: Exception | None = None) -> None:
+
+def method_name(method: Callable[..., Any], keywords: Mapping[str, Any]) -> str:
+    """Return the name that a method is called by.
+
+    Raises:
+        TypeError: arguments are passed by keyword, which handles don't transport.
+    """
+    name: str = method.__name__
+    if keywords:
+        raise TypeError(f"{name}() is called through a handle: pass {', '.join(keywords)} by position")
+    return name
+
+
+class LocalRef(Generic[T]):
+    """The outcome of a call that has run in this process."""
+
+    def __init__(self, value: T | None = None, error: Exception | None = None) -> None:
         self.value, self.error = value, error
 
-    def __await__(self) -> Generator[Any, None, Any]:
-        # Other coroutines and signal handlers get their turn, as they would while a remote call is under way.
+    def __await__(self) -> Generator[Any, None, T]:
+        # Other coroutines and signal handlers run here, as they do during a remote call.
         yield from asyncio.sleep(0).__await__()
         return self.get()
 
-    def get(self) -> Any:
-        """The value, or raise."""
+    def get(self) -> T:
+        """Return the value, or raise the error of the call."""
         if self.error is not None:
             raise self.error
-        return self.value
+        return cast(T, self.value)
 
 
 class LocalHandle:
-    """Calls an object of this process, in the order of the calls."""
+    """Calls the methods of an object in this process, in the order of the calls."""
 
     def __init__(self, target: Any) -> None:
         self.target = target
 
-    def call(self, method: str, *args: Any) -> LocalRef:
-        """Carry the method out now."""
+    def call(self, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> LocalRef[T]:
+        """Run the method now."""
+        name = method_name(method, kwargs)
         try:
             refs = [arg.ref if isinstance(arg, AllRanks) else arg for arg in args]
             values = [ref.get() if isinstance(ref, LocalRef) else ref for ref in refs]
-            return LocalRef(getattr(self.target, method)(*values))
+            return LocalRef(getattr(self.target, name)(*values))
         except Exception as error:
             return LocalRef(error=error)
 
-    def call_pair(self, method: str, *args: Any) -> tuple[LocalRef, LocalRef]:
-        """Carry the method out now and split its result."""
-        ref = self.call(method, *args)
+    def call_pair(
+        self, method: Callable[Concatenate[Any, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[LocalRef[A], LocalRef[B]]:
+        """Run the method now and split its result."""
+        ref = self.call(method, *args, **kwargs)
         if ref.error is not None:
-            return ref, ref
-        first, second = ref.value
+            return LocalRef(error=ref.error), LocalRef(error=ref.error)
+        first, second = ref.get()
         return LocalRef(first), LocalRef(second)
 
     def close(self) -> None:
-        """Close the object, if it can be closed."""
+        """Close the object if it has a method for that."""
         close = getattr(self.target, "close", None)
         if close is not None:
             close()
 
 
 def consume_exception(future: asyncio.Future[Any]) -> None:
-    """Look at a failure that nobody may be waiting for, so that asyncio doesn't print it."""
+    """Retrieve the exception of a future, so that asyncio doesn't log it if no caller awaits the future."""
     if not future.cancelled():
         future.exception()

@@ -13,6 +13,7 @@ from lightning.fabric import Fabric
 from tensordict import TensorDict
 from torch import Tensor
 
+from sheeprl.actors.interfaces import LearnerInterface
 from sheeprl.actors.messages import UpdateInfo, Write, Writes
 from sheeprl.actors.warmup import dummy_batches
 from sheeprl.algos.args import OnPolicy
@@ -51,7 +52,7 @@ class FabricRanks:
         return value if self.world == 1 else sum_over_ranks(value.detach())
 
 
-class Learner:
+class Learner(LearnerInterface):
     """Agent and optimizers of one rank.
 
     Args:

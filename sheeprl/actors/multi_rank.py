@@ -11,12 +11,17 @@ import gc
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import torch.distributed
 from lightning.fabric import Fabric
 
-from sheeprl.actors.handle import AllRanks, LocalHandle, LocalRef, Ref
+from sheeprl.actors.handle import AllRanks, LocalHandle, LocalRef, Ref, method_name
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,14 @@ class Command:
     forget: tuple[int, ...] = ()
 
 
-class RankRef:
+class RankRef(Generic[T]):
     """A result on one rank, or on all."""
 
     def __init__(self, link: RankDispatcher, number: int, rank: int | None) -> None:
         self.link, self.number, self.rank = link, number, rank
 
-    def __await__(self) -> Generator[Any, None, Any]:
-        yield from LocalRef().__await__()
+    def __await__(self) -> Generator[Any, None, T]:
+        yield from LocalRef[None]().__await__()
         return self.link.fetch(self)
 
     def __del__(self) -> None:
@@ -76,7 +81,7 @@ class RankDispatcher:
         self.rank, self.world = fabric.global_rank, fabric.world_size
         self.handles = {name: LocalHandle(target) for name, target in objects.items()}
         self.makers = makers
-        self.results: dict[int, LocalRef] = {}
+        self.results: dict[int, LocalRef[Any]] = {}
         self.forgotten: list[int] = []
         self._next = 0
         # Commands wait for as long as rank 0 has other things to do, so they have a group of their own.
@@ -84,7 +89,9 @@ class RankDispatcher:
 
     # ------------------------------------------------------------------------------------ rank 0 drives
 
-    def call(self, kind: str, name: str, method: str, args: Sequence[Any], rank: int | None) -> tuple[RankRef, RankRef]:
+    def call(
+        self, kind: str, name: str, method: str, args: Sequence[Any], rank: int | None
+    ) -> tuple[RankRef[Any], RankRef[Any]]:
         """Have a method called; on the rank where its arguments are, if they are on one."""
         args = [arg.ref if isinstance(arg, AllRanks) else arg for arg in args]
         for arg in args:
@@ -108,11 +115,13 @@ class RankDispatcher:
         """Have an object closed."""
         self._command(Command("close", rank, name))
 
-    def fetch(self, ref: RankRef) -> Any:
+    def fetch(self, ref: RankRef[T]) -> T:
         """The value of a result; rank 0's own if all ranks have one. A failure anywhere is raised here."""
         if ref.rank in (None, 0):
-            return self.results[ref.number].get()
-        return self._command(Command("fetch", ref.rank, args=(Stored(ref.number),))).get()
+            value: T = self.results[ref.number].get()
+        else:
+            value = self._command(Command("fetch", ref.rank, args=(Stored(ref.number),))).get()
+        return value
 
     def end(self) -> None:
         """Let the other ranks go."""
@@ -120,7 +129,7 @@ class RankDispatcher:
             self._command(Command("end"))
         leave()
 
-    def _command(self, command: Command) -> LocalRef:
+    def _command(self, command: Command) -> LocalRef[Any]:
         forget, self.forgotten = tuple(self.forgotten), []
         command = Command(**{**vars(command), "forget": forget})
         torch.distributed.broadcast_object_list([command], src=0, group=self._group)
@@ -137,30 +146,32 @@ class RankDispatcher:
                 return leave()
             self._carry_out(box[0])
 
-    def _carry_out(self, command: Command) -> LocalRef:
+    def _carry_out(self, command: Command) -> LocalRef[Any]:
         """Do what concerns this rank, then tell the others how it went."""
         for number in command.forget:
             self.results.pop(number, None)
         if command.kind == "end":
             return LocalRef()
-        answer = LocalRef()
+        answer = LocalRef[Any]()
         if command.rank in (None, self.rank):
             answer = self._do(command)
         return self._agree(command, answer)
 
-    def _do(self, command: Command) -> LocalRef:
+    def _do(self, command: Command) -> LocalRef[Any]:
         try:
             return self._done(command)
         except Exception as error:  # the others must hear of it
             return LocalRef(error=error)
 
-    def _done(self, command: Command) -> LocalRef:
+    def _done(self, command: Command) -> LocalRef[Any]:
         args = [self.results[arg.number] if isinstance(arg, Stored) else arg for arg in command.args]
         if command.kind == "call":
-            self.results[command.result] = self.handles[command.name].call(command.method, *args)
+            handle = self.handles[command.name]
+            self.results[command.result] = handle.call(getattr(type(handle.target), command.method), *args)
             return LocalRef(error=self.results[command.result].error)
         if command.kind == "pair":
-            first, second = self.handles[command.name].call_pair(command.method, *args)
+            handle = self.handles[command.name]
+            first, second = handle.call_pair(getattr(type(handle.target), command.method), *args)
             self.results[command.result], self.results[command.result + 1] = first, second
             return LocalRef(error=first.error)
         if command.kind == "fetch":
@@ -171,7 +182,7 @@ class RankDispatcher:
             self.handles.pop(command.name).close()
         return LocalRef()
 
-    def _agree(self, command: Command, answer: LocalRef) -> LocalRef:
+    def _agree(self, command: Command, answer: LocalRef[Any]) -> LocalRef[Any]:
         """Everybody learns of a failure on any rank, and of what a fetch brought."""
         answers: list[Any] = [None] * self.world
         value = answer.value if command.kind == "fetch" else None
@@ -201,19 +212,21 @@ class RankHandle:
     def __init__(self, link: RankDispatcher, name: str, rank: int | None = None) -> None:
         self.link, self.name, self.rank = link, name, rank
 
-    def call(self, method: str, *args: Any) -> Ref:
-        """Have a method called."""
-        return self._call("call", method, args)[0]
+    def call(self, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> Ref[T]:
+        """Call a method."""
+        return self._call("call", method_name(method, kwargs), args)[0]
 
-    def call_pair(self, method: str, *args: Any) -> tuple[Ref, Ref]:
-        """Have a method called that returns a pair."""
-        return self._call("pair", method, args)
+    def call_pair(
+        self, method: Callable[Concatenate[Any, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[Ref[A], Ref[B]]:
+        """Call a method that returns a pair."""
+        return self._call("pair", method_name(method, kwargs), args)
 
-    def _call(self, kind: str, method: str, args: tuple[Any, ...]) -> tuple[Ref, Ref]:
+    def _call(self, kind: str, method: str, args: Sequence[Any]) -> tuple[Ref[Any], Ref[Any]]:
         try:
             return self.link.call(kind, self.name, method, args, self.rank)
         except RuntimeError as error:  # the line is broken: another rank has died
-            failed = LocalRef(error=error)
+            failed = LocalRef[Any](error=error)
             return failed, failed
 
     def close(self) -> None:

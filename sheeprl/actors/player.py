@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from sheeprl.actors.evaluation import LANES, Evaluation, eval_seeds, play_episodes
+from sheeprl.actors.interfaces import PlayerInterface
 from sheeprl.actors.messages import Fragment, FragmentInfo
 from sheeprl.actors.rollout import RolloutWriter, first_row
 from sheeprl.algos.base import Mode, Spaces, Tensors
@@ -43,7 +44,7 @@ class EnvFailedError(RuntimeError):
         return self.reason
 
 
-class Player:
+class Player(PlayerInterface):
     """Plays `config.env.num_envs` environments and hands over what it found as fragments.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sheeprl.actors.interfaces import ReplayInterface
 from sheeprl.actors.messages import BufferStatus, Fragment, Write, Writes
 from sheeprl.buffer import reshard
 from sheeprl.buffer.memmap import has_buffer, in_use
@@ -21,7 +22,7 @@ from sheeprl.utils import seeding
 LET_GO = 30.0  # seconds that a process that was killed may take to let go of its files
 
 
-class Replay:
+class Replay(ReplayInterface):
     """A thin shell that speaks NumPy, which crosses processes without a copy: fragments in, blocks of batches out.
 
     The `index` of what it samples names rows of the whole replay: this shard's are those that are its number modulo

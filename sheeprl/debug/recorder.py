@@ -29,17 +29,21 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 import numpy as np
 
-from sheeprl.actors.handle import AllRanks, DataLostError, Handle, LostError, Ref
+from sheeprl.actors.handle import AllRanks, DataLostError, Handle, LostError, Ref, method_name
 from sheeprl.utils.errors import one_line
 from sheeprl.version import __version__
 
 if TYPE_CHECKING:
     from sheeprl.config.schema import Config
     from sheeprl.driver.workers import Workers
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 RECORD = "record.jsonl"
 FLUSH_AFTER = 1.0  # seconds
 # Of an answer: what depends on time, or on calls that a shard which was lost had carried out unheard.
@@ -157,14 +161,14 @@ class Record:
             self.tell(f"{self.path} can't be written, and can't be replayed past here: {one_line(error)}")
 
 
-class RecordedRef:
+class RecordedRef(Generic[T]):
     """A result whose arrival is recorded."""
 
-    def __init__(self, record: Record, number: int, half: int | None, ref: Ref) -> None:
+    def __init__(self, record: Record, number: int, half: int | None, ref: Ref[T]) -> None:
         self.record, self.number, self.half, self.ref = record, number, half, ref
         self._is_known = False
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, T]:
         try:
             value = yield from self.ref.__await__()
         except Exception as error:
@@ -190,15 +194,19 @@ class RecordedHandle:
     def __init__(self, record: Record, handle: Handle, target: int) -> None:
         self.record, self.handle, self.target = record, handle, target
 
-    def call(self, method: str, *args: Any) -> Ref:
-        """Start a method."""
-        number = self.record.call("call", self.target, method, args)
-        return RecordedRef(self.record, number, None, self.handle.call(method, *_plain(args)))
+    def call(self, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> RecordedRef[T]:
+        """Record a call and start the method."""
+        number = self.record.call("call", self.target, method_name(method, kwargs), args)
+        unchecked = cast(Callable[..., T], method)  # the checked arguments, with other references
+        return RecordedRef(self.record, number, None, self.handle.call(unchecked, *_plain(args)))
 
-    def call_pair(self, method: str, *args: Any) -> tuple[Ref, Ref]:
-        """Start a method that returns a pair."""
-        number = self.record.call("pair", self.target, method, args)
-        first, second = self.handle.call_pair(method, *_plain(args))
+    def call_pair(
+        self, method: Callable[Concatenate[Any, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[RecordedRef[A], RecordedRef[B]]:
+        """Record a call and start the method, which returns a pair."""
+        number = self.record.call("pair", self.target, method_name(method, kwargs), args)
+        unchecked = cast(Callable[..., tuple[A, B]], method)
+        first, second = self.handle.call_pair(unchecked, *_plain(args))
         return RecordedRef(self.record, number, 0, first), RecordedRef(self.record, number, 1, second)
 
     def close(self) -> None:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sheeprl.actors.handle import DataLostError, Ref
-from sheeprl.actors.messages import FragmentInfo
-from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.actors.handle import DataLostError, Ref, later
+from sheeprl.actors.interfaces import PlayerInterface
+from sheeprl.actors.messages import Fragment, FragmentInfo
+from sheeprl.buffer.storage import RefusedFragmentError, Rows
 from sheeprl.driver.checkpointing import CheckpointScheduler
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.players import PlayerGroup, PlayerState
@@ -26,6 +27,9 @@ from sheeprl.driver.settings import Clock, Plan
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import RunFailedError, one_line, require
+
+if TYPE_CHECKING:
+    from sheeprl.algos.base import Mode
 
 DRAIN_CHECK_SECONDS = 1.0  # seconds between two checks for players on nodes that are being drained
 
@@ -41,7 +45,7 @@ class PublishedWeights:
     """
 
     version: int
-    weights: Ref
+    weights: Ref[Rows]
     policy_steps: int
 
 
@@ -56,7 +60,7 @@ class CollectedFragment:
     """
 
     info: FragmentInfo
-    fragment: Ref
+    fragment: Ref[Fragment]
     incarnation: int
 
 
@@ -88,7 +92,7 @@ class Collector:
         failures: FailureBudget,
         clock: Clock,
         stopping: asyncio.Event,
-        get_weights: Callable[[], Awaitable[Ref | None]],
+        get_weights: Callable[[], Awaitable[Ref[Rows] | None]],
         find_draining: Callable[[], Awaitable[set[int]]] | None = None,
     ) -> None:
         self.plan, self.stats, self.counters = plan, stats, stats.counters
@@ -164,7 +168,7 @@ class Collector:
                 task.cancel()
             await asyncio.gather(learning, *players, return_exceptions=True)
 
-    async def publish(self, weights: Ref) -> None:
+    async def publish(self, weights: Ref[Rows]) -> None:
         """Publish the newest weights. Players fetch them by reference."""
         async with self._weights_changed:
             self.published = PublishedWeights(self.counters.version, weights, self.counters.policy_steps)
@@ -281,11 +285,11 @@ class Collector:
         if number in self.players.leaving and number in self.players.handles:
             await self.players.move(number)
         player = await self.players.get(number)
-        mode = "random" if published.policy_steps < self.plan.data.learning_starts else "explore"
+        mode: Mode = "random" if published.policy_steps < self.plan.data.learning_starts else "explore"
         progress = min(1.0, published.policy_steps / self.plan.total_steps)
-        request = (self.plan.fragment_rows, published.weights, published.version, mode, progress)
+        request = (self.plan.fragment_rows, later(published.weights), published.version, mode, progress)
         checkpointing = (self._may_checkpoint_after(self._next_rounds[number]), self._unsaved)
-        info, fragment = player.call_pair("collect", *request, *checkpointing)
+        info, fragment = player.call_pair(PlayerInterface.collect, *request, *checkpointing)
         return CollectedFragment(await info, fragment, self.players.current[number])
 
     def _may_checkpoint_after(self, round_number: int) -> bool:

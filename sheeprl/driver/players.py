@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sheeprl.actors.handle import Handle, LostError
+from sheeprl.actors.interfaces import PlayerInterface
 from sheeprl.utils.errors import one_line
 
 
@@ -75,7 +76,7 @@ class PlayerGroup:
         """Make the player that a state is of, if it can take it over."""
         handle = self.make(number, kept.incarnation)
         try:
-            if await handle.call("load", kept.data):
+            if await handle.call(PlayerInterface.load, kept.data):
                 self.handles[number] = handle
                 self.current[number] = kept.incarnation
                 return
@@ -100,7 +101,7 @@ class PlayerGroup:
         """
         self.leaving.discard(number)
         handle = self.handles[number]
-        self.kept[number] = PlayerState(self.current[number], await handle.call("state"))
+        self.kept[number] = PlayerState(self.current[number], await handle.call(PlayerInterface.state))
         self.handles.pop(number).close()
 
     async def states(self, numbers: Sequence[int]) -> dict[int, PlayerState]:
@@ -108,7 +109,8 @@ class PlayerGroup:
         kept = {}
         for number in numbers:
             with suppress(Exception):  # it is lost, and begins anew
-                kept[number] = PlayerState(self.current[number], await self.handles[number].call("state"))
+                data = await self.handles[number].call(PlayerInterface.state)
+                kept[number] = PlayerState(self.current[number], data)
         return kept
 
     def close(self) -> None:

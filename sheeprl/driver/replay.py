@@ -14,16 +14,20 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from sheeprl.actors.handle import DataLostError, Handle, LostError, Ref
-from sheeprl.actors.messages import BufferStatus
+from sheeprl.actors.handle import AllRanks, DataLostError, Handle, LostError, Ref, later
+from sheeprl.actors.interfaces import Block, ReplayInterface
+from sheeprl.actors.messages import BufferStatus, Fragment, Writes
 from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.utils import seeding
 from sheeprl.utils.errors import RunFailedError, one_line
+
+Request = Callable[[Handle], Ref[BufferStatus]]
+"""Calls a method that returns a shard's status; it is called again on the successor of a lost shard."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class PendingCall:
     shard: int
     handle: Handle
     turn: int
-    answer: Ref
-    block: Ref | None = None
+    answer: Ref[BufferStatus] | Ref[int]
+    block: Ref[Block] | None = None
     samples: int = 0
 
 
@@ -66,9 +70,19 @@ class Chunk:
     order: int | None = None
 
     @property
-    def blocks(self) -> list[Ref | None]:
+    def blocks(self) -> list[Ref[Block]]:
         """What the learner is given."""
-        return [part.block for part in self.parts]
+        return [part.block for part in self.parts if part.block is not None]
+
+
+def _adding(fragment: Ref[Fragment]) -> Request:
+    """Return the request that adds a fragment."""
+    return lambda handle: handle.call(ReplayInterface.add, later(fragment))
+
+
+def _restoring(folder: str | None) -> Request:
+    """Return the request that restores a shard from the checkpoint in `folder`."""
+    return lambda handle: handle.call(ReplayInterface.restore, folder)
 
 
 def _give_up(shard: int, error: LostError) -> NoReturn:
@@ -150,7 +164,7 @@ class ReplayClient:
 
     async def start(self) -> None:
         """Ask all shards what they hold."""
-        await self._ask_all([(shard, handle) for shard, handle in enumerate(self.handles)], "status")
+        await self._ask_all(list(enumerate(self.handles)), lambda handle: handle.call(ReplayInterface.status))
 
     async def save(self, folder: str, while_adding: bool = False) -> None:
         """Write all shards into `folder`, as they are now. Of one that is lost meanwhile, what its successor holds.
@@ -162,9 +176,13 @@ class ReplayClient:
         Raises:
             LostError: a shard was lost `while_adding`, when its successor may already hold more.
         """
+
+        def request(handle: Handle) -> Ref[BufferStatus]:
+            return handle.call(ReplayInterface.save, folder)
+
         if not while_adding:
-            return await self._ask_all(self._everybody(), "save", folder)
-        asked = [self._ask(shard, handle, "save", folder) for shard, handle in self._everybody()]
+            return await self._ask_all(self._everybody(), request)
+        asked = [self._ask(shard, handle, request) for shard, handle in self._everybody()]
         outcomes = await asyncio.gather(*map(self._answer, asked), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -172,14 +190,16 @@ class ReplayClient:
 
     async def load(self, folder: str) -> None:
         """Take over what was saved."""
-        await self._ask_all(self._everybody(), "load", folder)
+        await self._ask_all(self._everybody(), lambda handle: handle.call(ReplayInterface.load, folder))
 
-    async def _ask_all(self, whom: Sequence[tuple[int, Handle]], method: str, *args: Any) -> None:
-        asked = [self._ask(shard, handle, method, *args) for shard, handle in whom]
+    async def _ask_all(self, shards: Sequence[tuple[int, Handle]], request: Request) -> None:
+        asked = [self._ask(shard, handle, request) for shard, handle in shards]
         for each in asked:
-            await self._insist(each, method, *args)
+            await self._insist(each, request)
 
-    async def add(self, fragments: Mapping[int, Ref]) -> dict[int, RefusedFragmentError | DataLostError | None]:
+    async def add(
+        self, fragments: Mapping[int, Ref[Fragment]]
+    ) -> dict[int, RefusedFragmentError | DataLostError | None]:
         """Put fragments, given by their players' numbers in the order of these, each into its player's shard.
 
         Returns:
@@ -188,12 +208,14 @@ class ReplayClient:
         asked = {}
         for player, fragment in fragments.items():
             shard = player % len(self.handles)
-            asked[player] = self._ask(shard, self.handles[shard], "add", fragment)
+            asked[player] = self._ask(shard, self.handles[shard], _adding(fragment))
         return {player: await self._why_not(asked[player], fragment) for player, fragment in fragments.items()}
 
-    async def _why_not(self, asked: PendingCall, fragment: Ref) -> RefusedFragmentError | DataLostError | None:
+    async def _why_not(
+        self, asked: PendingCall, fragment: Ref[Fragment]
+    ) -> RefusedFragmentError | DataLostError | None:
         try:
-            await self._insist(asked, "add", fragment)
+            await self._insist(asked, _adding(fragment))
         except (RefusedFragmentError, DataLostError) as error:
             return error
         return None
@@ -205,7 +227,7 @@ class ReplayClient:
         """
         if len(self.handles) == 1 or self.together:
             whom = self.together or self.handles[0]
-            return Chunk(first, steps, progress, [self._draw(0, whom, "sample", steps, progress)])
+            return Chunk(first, steps, progress, [self._draw(0, whom, ReplayInterface.sample, steps, progress)])
         rng = self._generator(first)
         parts = self._share_out(rng, steps * self.batch_size, progress)
         return Chunk(first, steps, progress, parts, order=int(rng.integers(2**63)))
@@ -231,7 +253,7 @@ class ReplayClient:
                 waiting += self._draw_again(chunk, part, losses)
         return True
 
-    async def write_back(self, chunk: Chunk, writes: Any) -> None:
+    async def write_back(self, chunk: Chunk, writes: Ref[Writes] | AllRanks[Writes]) -> None:
         """Let the shards that served a chunk have what losses gave for its rows. One made since has none of these.
 
         Args:
@@ -239,7 +261,10 @@ class ReplayClient:
             writes: every rank's.
         """
         served = {part.shard: part.handle for part in chunk.parts}
-        asked = [self._ask(shard, handle, "write_back", writes) for shard, handle in served.items()]
+        asked = [
+            self._ask(shard, handle, lambda handle: handle.call(ReplayInterface.write_back, later(writes)))
+            for shard, handle in served.items()
+        ]
         for each in asked:
             with suppress(LostError, DataLostError):  # the rows are gone, or what was to be written with them
                 await self._answer(each)
@@ -252,7 +277,7 @@ class ReplayClient:
         total_priority = np.array([status.total_priority for status in self.statuses])
         counts: npt.NDArray[np.int64] = rng.multinomial(samples, total_priority / total_priority.sum())
         return [
-            self._draw(shard, self.handles[shard], "sample_part", int(count), progress)
+            self._draw(shard, self.handles[shard], ReplayInterface.sample_part, int(count), progress)
             for shard, count in enumerate(counts)
             if count
         ]
@@ -260,7 +285,7 @@ class ReplayClient:
     def _draw_again(self, chunk: Chunk, part: PendingCall, losses: int) -> list[PendingCall]:
         """Ask for what a lost shard owed."""
         if chunk.order is None:  # it was the only one, and so is its successor
-            return [self._draw(0, self.handles[0], "sample", chunk.steps, chunk.progress)]
+            return [self._draw(0, self.handles[0], ReplayInterface.sample, chunk.steps, chunk.progress)]
         return self._share_out(self._generator(chunk.first, losses), part.samples, chunk.progress)
 
     def _generator(self, *key: int) -> np.random.Generator:
@@ -272,10 +297,17 @@ class ReplayClient:
 
     # ----------------------------------------------------------------------------------------------- asking
 
-    def _ask(self, shard: int, handle: Handle, method: str, *args: Any) -> PendingCall:
-        return PendingCall(shard, handle, next(self._turns), handle.call(method, *args))
+    def _ask(self, shard: int, handle: Handle, request: Request) -> PendingCall:
+        return PendingCall(shard, handle, next(self._turns), request(handle))
 
-    def _draw(self, shard: int, handle: Handle, method: str, count: int, progress: float) -> PendingCall:
+    def _draw(
+        self,
+        shard: int,
+        handle: Handle,
+        method: Callable[[ReplayInterface, int, float], tuple[int, Block]],
+        count: int,
+        progress: float,
+    ) -> PendingCall:
         answer, block = handle.call_pair(method, count, progress)
         return PendingCall(shard, handle, next(self._turns), answer, block, count)
 
@@ -294,16 +326,16 @@ class ReplayClient:
         if not self._is_current(asked):
             raise LostError(f"shard {asked.shard} of the replay was replaced")
         # Who saves asks several shards at once and takes note of them in turn, by when others know more of some.
-        if asked.block is None and asked.turn > self._known[asked.shard]:
+        if isinstance(status, BufferStatus) and asked.turn > self._known[asked.shard]:
             self.statuses[asked.shard], self._known[asked.shard] = status, asked.turn
 
-    async def _insist(self, asked: PendingCall, method: str, *args: Any) -> None:
+    async def _insist(self, asked: PendingCall, request: Request) -> None:
         """Take note of a shard's status; if it is lost, ask the one that takes its place, in its turn."""
         with suppress(LostError):
             return await self._answer(asked)
         await self._restored(asked.shard)
-        again = self._ask(asked.shard, self.handles[asked.shard], method, *args)
-        await self._insist(again, method, *args)
+        again = self._ask(asked.shard, self.handles[asked.shard], request)
+        await self._insist(again, request)
 
     def _is_current(self, asked: PendingCall) -> bool:
         """Whether who was asked still has its place."""
@@ -317,7 +349,7 @@ class ReplayClient:
         self.statuses[shard] = BufferStatus(counts=before.counts, added=before.added)  # until it is known what is kept
         self.on_loss(shard, error)
         folder = self.newest_save()
-        asked = self._ask(shard, self.handles[shard], "restore", folder)  # before anything else
+        asked = self._ask(shard, self.handles[shard], _restoring(folder))  # before any other call
         self._restoring[shard] = asyncio.ensure_future(self._restore(asked, folder, before))
 
     def _make_anew(self, shard: int) -> None:
@@ -341,7 +373,7 @@ class ReplayClient:
                 newest = self.newest_save()
                 failure, folder = (error, None) if newest == folder else (None, newest)  # it was removed meanwhile
                 self._make_anew(shard)
-                asked = self._ask(shard, self.handles[shard], "restore", folder)
+                asked = self._ask(shard, self.handles[shard], _restoring(folder))
         kept = self.statuses[shard]
         self.lost_counts += Counter(before.counts) - Counter(kept.counts)
         self.on_back(shard, max(0, before.added - kept.added), failure)

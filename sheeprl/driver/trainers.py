@@ -10,8 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from sheeprl.actors.handle import Handle, Ref, consume_exception
+from sheeprl.actors.handle import Handle, Ref, consume_exception, later
+from sheeprl.actors.interfaces import LearnerInterface
+from sheeprl.actors.messages import UpdateInfo, Writes
 from sheeprl.buffer.memmap import Array
+from sheeprl.buffer.storage import Rows
 from sheeprl.driver.replay import Chunk
 
 
@@ -44,8 +47,8 @@ class Update:
     chunk: Chunk
     progress: float
     number: int
-    answer: Ref
-    writes: Ref
+    answer: Ref[UpdateInfo]
+    writes: Ref[Writes]
     noted: bool = False
 
 
@@ -74,11 +77,11 @@ class LearnerGroup:
         self.lacks_rollout = False  # whether one was lost together with the trainers that had learned from it
         self._asked = 0  # updates
         self._warming_up: asyncio.Future[None] | None = None
-        self._laid_out: tuple[Ref, Ref] | None = None  # what `weights` gave last
+        self._laid_out: tuple[Ref[int], Ref[Rows]] | None = None  # what `weights` gave last
 
     async def restore(self, data: Array) -> None:
         """Take over the state of a checkpoint."""
-        self.snapshot = Snapshot(await self.handle.call("restore", data), data)
+        self.snapshot = Snapshot(await self.handle.call(LearnerInterface.restore, data), data)
 
     def warm_up(self) -> None:
         """Have it get ready for the first data. Nobody needs to wait for it."""
@@ -93,39 +96,45 @@ class LearnerGroup:
             self._warming_up = None
 
     async def _warm_up(self, handle: Handle) -> None:
-        await handle.call("warm_up")
+        await handle.call(LearnerInterface.warm_up)
 
     def update(self, chunk: Chunk, progress: float) -> Update:
         """Have gradient steps taken."""
-        answer, writes = self.handle.call_pair("update", chunk.steps, progress, chunk.order, *chunk.blocks)
+        answer, writes = self._start_update(chunk, progress)
         update = Update(chunk, progress, self._asked, answer, writes)
         self._asked += 1
         if self.keeps_updates:
             self.kept.append(update)
         return update
 
+    def _start_update(self, chunk: Chunk, progress: float) -> tuple[Ref[UpdateInfo], Ref[Writes]]:
+        blocks = [later(block) for block in chunk.blocks]
+        return self.handle.call_pair(LearnerInterface.update, chunk.steps, progress, chunk.order, *blocks)
+
     def give_up(self, update: Update) -> None:
         """Don't ask for an update again: what it was to learn from is lost, and nobody has learned from it."""
         if update in self.kept:
             self.kept.remove(update)
 
-    def weights(self) -> tuple[Ref, Ref]:
+    def weights(self) -> tuple[Ref[int], Ref[Rows]]:
         """Have the policy's weights laid out for the players: that they are, and the weights."""
         is_busy = self._warming_up is not None and not self._warming_up.done()
         if self._laid_out is None or not is_busy:  # else nothing has been learned since, and nobody answers for long
-            self._laid_out = self.handle.call_pair("weights")
+            self._laid_out = self.handle.call_pair(LearnerInterface.weights)
         return self._laid_out
 
     def take_snapshot(self) -> asyncio.Future[Snapshot]:
         """Have a snapshot taken, of what the group has been asked to learn so far. Nobody needs to wait for it."""
-        asked = self.handle.call_pair("snapshot")
+        asked = self.handle.call_pair(LearnerInterface.snapshot)
         taking = asyncio.ensure_future(self._keep_snapshot(self.handle, self._asked, asked))
         taking.add_done_callback(consume_exception)
         return taking
 
-    async def _keep_snapshot(self, handle: Handle, covered: int, asked: tuple[Ref, Ref]) -> Snapshot:
-        made, data = asked
-        snapshot = Snapshot(await made, await data)
+    async def _keep_snapshot(self, handle: Handle, covered: int, asked: tuple[Ref[int], Ref[Array | None]]) -> Snapshot:
+        made, state = asked
+        gradient_steps, data = await made, await state
+        assert data is not None  # rank 0 returns it
+        snapshot = Snapshot(gradient_steps, data)
         if handle is self.handle and (not self.snapshot or snapshot.gradient_steps >= self.snapshot.gradient_steps):
             self.snapshot = snapshot
             self.kept = [update for update in self.kept if update.number >= covered]
@@ -145,12 +154,9 @@ class LearnerGroup:
         self.incarnation += 1
         self.handle = await self.make(self.incarnation)
         # All of this is asked at once: what somebody else asks of the new group comes after it.
-        restored = None if self.snapshot is None else self.handle.call("restore", self.snapshot.data)
+        restored = None if self.snapshot is None else self.handle.call(LearnerInterface.restore, self.snapshot.data)
         for update in self.kept:
-            chunk = update.chunk
-            update.answer, update.writes = self.handle.call_pair(
-                "update", chunk.steps, update.progress, chunk.order, *chunk.blocks
-            )
+            update.answer, update.writes = self._start_update(update.chunk, update.progress)
         return 0 if restored is None else await restored
 
     def close(self) -> None:

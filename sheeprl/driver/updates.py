@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from sheeprl.actors.handle import AllRanks, DataLostError, Handle, LostError, Ref
+from sheeprl.buffer.storage import Rows
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.replay import Chunk, ReplayClient
 from sheeprl.driver.settings import Clock, Plan
@@ -206,7 +207,7 @@ class UpdateScheduler:
             self.stats.window.recovery += seconds
             self.reporter.message(f"trainers are back after {seconds:.1f} s; {again} gradient steps are taken again")
 
-    async def weights(self) -> Ref | None:
+    async def weights(self) -> Ref[Rows] | None:
         """The newest weights, laid out for the players; None if the trainers were lost, and are built again by now."""
         lost = self.trainers.handle
         made, weights = self.trainers.weights()

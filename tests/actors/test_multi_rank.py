@@ -28,11 +28,11 @@ def test_who_cannot_be_made_says_why(link):
     with pytest.raises(ValueError, match="the ROM is missing"):
         link.make("player", "player 0.0", 0, (None,))
     link.make("player", "player 0.1", 0, ("a ROM",))
-    assert link.fetch(RankHandle(link, "player 0.1", 0).call("play")) == 3
+    assert link.fetch(RankHandle(link, "player 0.1", 0).call(Player.play)) == 3
 
 
 def test_a_call_to_nobody_fails_and_leaves_the_line_open(link):
     with pytest.raises(KeyError):
-        link.fetch(RankHandle(link, "player 7.0", 0).call("play"))
+        link.fetch(RankHandle(link, "player 7.0", 0).call(Player.play))
     link.make("player", "player 7.1", 0, ("a ROM",))
-    assert link.fetch(RankHandle(link, "player 7.1", 0).call("play")) == 3
+    assert link.fetch(RankHandle(link, "player 7.1", 0).call(Player.play)) == 3

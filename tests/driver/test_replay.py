@@ -429,7 +429,7 @@ def test_a_slow_shards_save_does_not_make_the_others_forget_what_came_after():
 
         def call(self, method, *args):
             ref = super().call(method, *args)
-            return asyncio.ensure_future(self.later(ref)) if method == "save" else ref
+            return asyncio.ensure_future(self.later(ref)) if method.__name__ == "save" else ref
 
         async def later(self, ref):
             await self.may_answer.wait()

@@ -20,7 +20,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
@@ -359,12 +359,12 @@ class Placed(SimulatedHandle):
         self.results: list[asyncio.Future[Outcome]] = []
         world.actors.append(self)
 
-    def call(self, method: str, *args: Any) -> PlacedRef:
+    def call(self, method: Callable[..., Any], *args: Any) -> PlacedRef:
         ref = super().call(method, *args)
         self.results.append(ref.outcome)
         return PlacedRef(self.world, ref.outcome)
 
-    def call_pair(self, method: str, *args: Any) -> tuple[PlacedRef, PlacedRef]:
+    def call_pair(self, method: Callable[..., Any], *args: Any) -> tuple[PlacedRef, PlacedRef]:
         outcome = self.call(method, *args).outcome
         return PlacedRef(self.world, outcome, 0), PlacedRef(self.world, outcome, 1)
 

@@ -189,9 +189,9 @@ class SimulatedHandle:
         self.dead: Exception | None = None
         self.closed = False
 
-    def call(self, method: str, *args: Any) -> SimulatedRef:
+    def call(self, method: Callable[..., Any], *args: Any) -> SimulatedRef:
         refs = tuple(arg.ref if isinstance(arg, AllRanks) else arg for arg in args)
-        call = Call(method, refs, self.loop.create_future())
+        call = Call(method.__name__, refs, self.loop.create_future())
         self._note("asked", call)
         self.calls.append(call)
         if self.dead is not None:
@@ -200,7 +200,7 @@ class SimulatedHandle:
             self._begin()
         return SimulatedRef(call.outcome)
 
-    def call_pair(self, method: str, *args: Any) -> tuple[SimulatedRef, SimulatedRef]:
+    def call_pair(self, method: Callable[..., Any], *args: Any) -> tuple[SimulatedRef, SimulatedRef]:
         outcome = self.call(method, *args).outcome
         return SimulatedRef(outcome, 0), SimulatedRef(outcome, 1)
 

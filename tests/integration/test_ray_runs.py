@@ -13,6 +13,7 @@ import ray
 
 from sheeprl import RunFailedError, load_config
 from sheeprl.actors.ray import cluster
+from sheeprl.actors.ray.actors import TrainerActor
 from sheeprl.actors.ray.standby import StandbyPool
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.config.checks import check
@@ -217,8 +218,8 @@ def test_a_trainer_that_dies_while_the_group_is_built_again_leaves_nobody_in_its
     async def join_and_die(self):
         fleets.append(self)
         if len(fleets) == 2:  # of two ranks of the second group one dies, for which the other waits
-            await self.learner.ranks[1].call("address")
-            self.learner.ranks[1].call("join", "127.0.0.1", 1)
+            await self.learner.ranks[1].call(TrainerActor.address)
+            self.learner.ranks[1].call(TrainerActor.join, "127.0.0.1", 1)
             await asyncio.sleep(0.5)
             ray.kill(self.learner.ranks[0].actor)
         await join(self)

@@ -1,13 +1,14 @@
-"""What Ray runs: players, buffer and trainers in processes of their own. Each method hands over to a plain object.
+"""Ray actors: players, replay shards and trainers. Each method delegates to an object that doesn't know Ray.
 
-Imports are late: this module is loaded by the driver, which needs none of torch, lightning and tensordict.
+Heavy imports are inside functions: the driver imports this module without torch, lightning and tensordict.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sheeprl.actors.interfaces import LearnerInterface, PlayerProcessInterface, ReplayInterface
 from sheeprl.actors.messages import BufferStatus, Fragment, FragmentInfo, UpdateInfo, Writes
 from sheeprl.actors.ray.standby import run_at_idle_priority
 from sheeprl.buffer.block import Packed, pack
@@ -20,10 +21,11 @@ from sheeprl.utils.gc_control import importing
 if TYPE_CHECKING:
     from sheeprl.actors.evaluation import Evaluation
     from sheeprl.actors.player import Player
+    from sheeprl.algos.base import Mode
 
 
-class PlayerActor:
-    """A `Player`, once `assign` has told which."""
+class PlayerActor(PlayerProcessInterface):
+    """Runs a `Player`, whose number `assign` sets."""
 
     def __init__(self, config: Config, spaces: Spaces, in_reserve: bool = False) -> None:
         self.config, self.spaces = config, spaces
@@ -33,47 +35,56 @@ class PlayerActor:
             _import_player()
 
     def assign(self, number: int, incarnation: int, video_folder: str | None) -> None:
-        """Be that player from now on. If it can't be made, who asks it for something hears why."""
-        self.who = (number, incarnation, video_folder)
+        """Set the player's number. The player is built by the next call, which raises if that fails."""
+        self.identity = (number, incarnation, video_folder)
 
     @cached_property
     def player(self) -> Player:
-        """Made when it is first needed."""
+        """Return the player, built at the first access."""
         from sheeprl.actors.player import Player
 
-        return Player(self.config, self.spaces, *self.who, alone=True)
+        return Player(self.config, self.spaces, *self.identity, alone=True)
 
     def node(self) -> str:
-        """Where the actor is; it answers once it has started."""
+        """Return the id of the node that the actor runs on."""
         import ray
 
         return str(ray.get_runtime_context().get_node_id())
 
-    def collect(self, *args: Any) -> tuple[FragmentInfo, Fragment]:
-        """`Player.collect`."""
-        return self.player.collect(*args)
+    def collect(
+        self,
+        rows: int,
+        weights: Rows | None,
+        version: int,
+        mode: Mode,
+        progress: float = 0.0,
+        keep_state: bool = False,
+        unsaved: str | None = None,
+    ) -> tuple[FragmentInfo, Fragment]:
+        """Call `Player.collect`."""
+        return self.player.collect(rows, weights, version, mode, progress, keep_state, unsaved)
 
     def state(self) -> bytes:
-        """`Player.state`."""
+        """Call `Player.state`."""
         return self.player.state()
 
     def load(self, data: bytes) -> bool:
-        """`Player.load`."""
+        """Call `Player.load`."""
         return self.player.load(data)
 
     def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
-        """`Player.evaluate`."""
+        """Call `Player.evaluate`."""
         return self.player.evaluate(weights, episodes)
 
 
 def _import_player() -> None:
-    """What takes most of the time until a process can be a player."""
+    """Import the player's module, which takes most of the time that a player needs to start."""
     with importing():
         import sheeprl.actors.player  # noqa: F401
 
 
-class ReplayActor:
-    """A `Replay`: one shard of the run's."""
+class ReplayActor(ReplayInterface):
+    """Runs a `Replay`: one shard of the run's replay."""
 
     def __init__(self, config: Config, shard: int, incarnation: int, folder: str | None) -> None:
         from sheeprl.actors.replay import build_replay
@@ -81,48 +92,48 @@ class ReplayActor:
         self.replay = build_replay(config, shard, config.buffer.shards, incarnation, folder)
 
     def add(self, fragment: Fragment) -> BufferStatus:
-        """`Replay.add`."""
+        """Call `Replay.add`."""
         return self.replay.add(fragment)
 
     def status(self) -> BufferStatus:
-        """`Replay.status`."""
+        """Call `Replay.status`."""
         return self.replay.status()
 
     def sample(self, n_batches: int, progress: float) -> tuple[int, Packed]:
-        """`Replay.sample`."""
+        """Call `Replay.sample`."""
         samples, rows = self.replay.sample(n_batches, progress)
         return samples, pack(rows)
 
     def sample_part(self, count: int, progress: float) -> tuple[int, Packed]:
-        """`Replay.sample_part`."""
+        """Call `Replay.sample_part`."""
         samples, rows = self.replay.sample_part(count, progress)
         return samples, pack(rows)
 
     def write_back(self, *writes: Writes) -> BufferStatus:
-        """`Replay.write_back`."""
+        """Call `Replay.write_back`."""
         return self.replay.write_back(*writes)
 
     def save(self, folder: str) -> BufferStatus:
-        """`Replay.save`."""
+        """Call `Replay.save`."""
         return self.replay.save(folder)
 
     def load(self, folder: str) -> BufferStatus:
-        """`Replay.load`."""
+        """Call `Replay.load`."""
         return self.replay.load(folder)
 
     def restore(self, folder: str | None) -> BufferStatus:
-        """`Replay.restore`."""
+        """Call `Replay.restore`."""
         return self.replay.restore(folder)
 
 
-class TrainerActor:
-    """A rank of the trainer group: a `Learner`, once `join` was called."""
+class TrainerActor(LearnerInterface):
+    """Runs a rank of the trainer group: a `Learner`, which `join` builds."""
 
     def __init__(self, config: Config, spaces: Spaces, rank: int, world: int) -> None:
         self.config, self.spaces, self.rank, self.world = config, spaces, rank, world
 
     def address(self) -> tuple[str, int]:
-        """Where the ranks can meet: this node, and a port that is this process's from now on."""
+        """Return the host and port of the ranks' rendezvous; this process listens there."""
         import ray
 
         with importing():
@@ -130,12 +141,12 @@ class TrainerActor:
 
         host = ray.util.get_node_ip_address()
         if self.world == 1:
-            return host, 0  # nobody else comes
+            return host, 0  # no other rank connects
         self.store = open_port(host)
         return host, self.store.port
 
     def join(self, host: str, port: int) -> None:
-        """Meet the other ranks and build the learner."""
+        """Join the process group and build the learner."""
         with importing():
             from sheeprl.actors.fabric import build_learner, ray_fabric
 
@@ -143,24 +154,24 @@ class TrainerActor:
         self.learner = build_learner(self.config, self.spaces, fabric)
 
     def update(self, steps: int, progress: float, order: int | None, *blocks: Packed) -> tuple[UpdateInfo, Writes]:
-        """`Learner.update`."""
+        """Call `Learner.update`."""
         return self.learner.update(steps, progress, order, *(block.unpack() for block in blocks))
 
     def weights(self) -> tuple[int, Rows]:
-        """`Learner.weights`, which Ray copies into its store before the next call is carried out.
+        """Call `Learner.weights` on rank 0; the other ranks return no weights.
 
-        Only the first rank's are passed on.
+        The weights needn't be copied: Ray copies them into its store before it starts the next call.
         """
         return (self.learner.gradient_steps, {}) if self.rank else self.learner.weights(copy=False)
 
     def warm_up(self) -> None:
-        """`Learner.warm_up`."""
+        """Call `Learner.warm_up`."""
         self.learner.warm_up()
 
     def snapshot(self) -> tuple[int, Array | None]:
-        """`Learner.snapshot`."""
+        """Call `Learner.snapshot`."""
         return self.learner.snapshot()
 
     def restore(self, data: Array) -> int:
-        """`Learner.restore`."""
+        """Call `Learner.restore`."""
         return self.learner.restore(data)

@@ -151,7 +151,7 @@ class Fleet:
     def make_player(self, number: int, incarnation: int) -> Handle:
         """The actor of a player; the first ones were started ahead."""
         player = self._waiting.pop((number, incarnation), None) or self._player(number, incarnation)
-        node = self._nodes[number] = asyncio.ensure_future(awaited(player.call("node")))
+        node = self._nodes[number] = asyncio.ensure_future(awaited(player.call(PlayerActor.node)))
         node.add_done_callback(consume_exception)  # of a loss the run hears anyway
         return player
 
@@ -174,7 +174,7 @@ class Fleet:
 
     def _player(self, number: int, incarnation: int) -> Handle:
         process = self._spares.take() if self._nodes else self._make_process(False)
-        process.call("assign", number, incarnation, self.video_folder if number == 0 else None)
+        process.call(PlayerActor.assign, number, incarnation, self.video_folder if number == 0 else None)
         return process
 
     async def make_trainers(self, incarnation: int) -> Handle:
@@ -217,8 +217,8 @@ class Fleet:
             self._waiting[number, incarnation] = self._player(number, incarnation)
         ready = asyncio.gather(
             self._join_trainers(),
-            *(shard.call("status") for shard in self.shards),
-            *(player.call("node") for player in self._waiting.values()),
+            *(shard.call(ReplayActor.status) for shard in self.shards),
+            *(player.call(PlayerActor.node) for player in self._waiting.values()),
         )
         timeout = self.config.ray.wait_timeout
         try:
@@ -237,8 +237,8 @@ class Fleet:
     async def _join_trainers(self) -> None:
         """Make one Fabric group of the ranks, which meet at rank 0."""
         ranks = self.learner.ranks
-        host, port = await ranks[0].call("address")
-        await asyncio.gather(*(rank.call("join", host, port) for rank in ranks))
+        host, port = await ranks[0].call(TrainerActor.address)
+        await asyncio.gather(*(rank.call(TrainerActor.join, host, port) for rank in ranks))
 
     def asked(self) -> dict[str, float]:
         """Resources that the run asks for."""

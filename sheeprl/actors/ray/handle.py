@@ -1,95 +1,100 @@
-"""Handles of Ray actors: how the run speaks to them."""
+"""Handles of Ray actors."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from sheeprl.actors.handle import AllRanks, DataLostError, LostError, Ref
+from sheeprl.actors.handle import AllRanks, DataLostError, LostError, Ref, method_name
 
-NOTICE = 10.0  # seconds that may pass between a rank's death and Ray's word of it
+NOTICE = 10.0  # seconds that may pass between a rank's death and Ray's notice of it
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
-class RayRef:
-    """The result of an actor's call; what a method raised is raised as it was, not as Ray wraps it."""
+class RayRef(Generic[T]):
+    """The result of an actor's call. Exceptions of the method are raised without Ray's wrapper."""
 
     def __init__(self, ref: ray.ObjectRef[Any]) -> None:
         self.ref = ref
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, T]:
         return self._get().__await__()
 
-    async def _get(self) -> Any:
+    async def _get(self) -> T:
+        """Return the result, with Ray's exceptions translated."""
         try:
-            return await self.ref
+            return cast(T, await self.ref)
         except RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, ObjectLostError):  # of an argument, for which the actor waited in vain
+            if isinstance(cause, ObjectLostError):  # an argument of the call is lost
                 raise DataLostError(str(cause)) from error
-            if isinstance(cause, RayTaskError):  # an argument is a result that failed
+            if isinstance(cause, RayTaskError):  # an argument is the result of a failed call
                 cause = cause.cause
-            raise cause from error  # which tells where, in the actor
+            raise cause from error  # `error` holds the actor's traceback
         except ObjectLostError as error:
             raise DataLostError(str(error)) from error
         except RayActorError as error:
             raise LostError(str(error)) from error
 
 
-class GroupRef:
+class GroupRef(Generic[T]):
     """The results of one call to every rank."""
 
-    def __init__(self, refs: Sequence[RayRef]) -> None:
+    def __init__(self, refs: Sequence[RayRef[T]]) -> None:
         self.refs = refs
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, T]:
         return self._get().__await__()
 
-    async def _get(self) -> Any:
-        """The first rank's result, once all ranks have theirs.
+    async def _get(self) -> T:
+        """Return the first rank's result once every rank has a result.
 
         Raises:
-            LostError: a rank died. The others then fail at, or wait for ever in, what all of them do together.
+            LostError: a rank died. The other ranks then fail at, or wait forever in, a collective operation.
         """
         answers = [asyncio.ensure_future(awaited(ref)) for ref in self.refs]
         try:
             done, waiting = await asyncio.wait(answers, return_when=asyncio.FIRST_EXCEPTION)
             if waiting or any(answer.exception() for answer in done):
-                await self._look_for_losses(done, waiting)
+                await self._raise_cause(done, waiting)
             return answers[0].result()
         finally:
             for answer in answers:
                 answer.cancel()
 
-    async def _look_for_losses(self, done: set[asyncio.Task[Any]], waiting: set[asyncio.Task[Any]]) -> None:
-        """Raise what explains the others' failures: that a rank is lost, if one is."""
+    async def _raise_cause(self, done: set[asyncio.Task[T]], waiting: set[asyncio.Task[T]]) -> None:
+        """Raise the loss of a rank if there is one, since it explains the other ranks' failures."""
         known = any(isinstance(answer.exception(), LostError) for answer in done)
         if waiting and not known:
             more, _ = await asyncio.wait(waiting, timeout=NOTICE)
             done = done | more
         errors = [error for answer in done if (error := answer.exception())]
         lost = next((error for error in errors if isinstance(error, LostError)), None)
-        gone = [error for error in errors if isinstance(error, DataLostError)]
-        if lost is None and 0 < len(gone) < len(self.refs):  # some went on without those that got nothing to go on with
-            lost = LostError(f"the ranks are out of step: {gone[0]}")
+        without_data = [error for error in errors if isinstance(error, DataLostError)]
+        if lost is None and 0 < len(without_data) < len(self.refs):  # some ranks had their arguments and went ahead
+            lost = LostError(f"the ranks are out of step: {without_data[0]}")
         raise lost or errors[0]
 
 
-async def awaited(ref: Ref) -> Any:
-    """What a reference stands for, as a coroutine."""
+async def awaited(ref: Ref[T]) -> T:
+    """Wait for a reference in a coroutine."""
     return await ref
 
 
-def _plain(args: Sequence[Any]) -> list[Any]:
-    """Arguments as Ray takes them."""
+def _to_ray(args: Sequence[Any]) -> list[Any]:
+    """Return arguments with our references replaced by Ray's."""
     plain: list[Any] = []
     for arg in args:
         if isinstance(arg, AllRanks):
-            plain += [ref.ref for ref in arg.ref.refs]
+            plain += [ref.ref for ref in cast(GroupRef[Any], arg.ref).refs]
         elif isinstance(arg, GroupRef):
             plain.append(arg.refs[0].ref)
         else:
@@ -98,22 +103,25 @@ def _plain(args: Sequence[Any]) -> list[Any]:
 
 
 class RayHandle:
-    """Calls an actor, whose methods run in the order of the calls."""
+    """Calls an actor, which runs its methods in the order of the calls."""
 
     def __init__(self, actor: ActorHandle[Any]) -> None:
         self.actor = actor
 
-    def call(self, method: str, *args: Any) -> RayRef:
+    def call(self, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> RayRef[T]:
         """Start a method."""
-        return RayRef(getattr(self.actor, method).remote(*_plain(args)))
+        return RayRef(getattr(self.actor, method_name(method, kwargs)).remote(*_to_ray(args)))
 
-    def call_pair(self, method: str, *args: Any) -> tuple[RayRef, RayRef]:
-        """Start a method that returns a pair, each half of which becomes an object of its own."""
-        first, second = getattr(self.actor, method).options(num_returns=2).remote(*_plain(args))
+    def call_pair(
+        self, method: Callable[Concatenate[Any, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[RayRef[A], RayRef[B]]:
+        """Start a method that returns a pair; each half becomes a separate object in Ray's store."""
+        remote = getattr(self.actor, method_name(method, kwargs)).options(num_returns=2).remote
+        first, second = remote(*_to_ray(args))
         return RayRef(first), RayRef(second)
 
     def close(self) -> None:
-        """End the actor."""
+        """Kill the actor."""
         ray.kill(self.actor)
 
 
@@ -123,16 +131,18 @@ class GroupHandle:
     def __init__(self, ranks: Sequence[RayHandle]) -> None:
         self.ranks = ranks
 
-    def call(self, method: str, *args: Any) -> GroupRef:
+    def call(self, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> GroupRef[T]:
         """Start a method on all ranks."""
-        return GroupRef([rank.call(method, *args) for rank in self.ranks])
+        return GroupRef([rank.call(method, *args, **kwargs) for rank in self.ranks])
 
-    def call_pair(self, method: str, *args: Any) -> tuple[GroupRef, Ref]:
-        """Start a method on all ranks that returns a pair."""
-        pairs = [rank.call_pair(method, *args) for rank in self.ranks]
+    def call_pair(
+        self, method: Callable[Concatenate[Any, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[GroupRef[A], GroupRef[B]]:
+        """Start a method that returns a pair on all ranks."""
+        pairs = [rank.call_pair(method, *args, **kwargs) for rank in self.ranks]
         return GroupRef([first for first, _ in pairs]), GroupRef([second for _, second in pairs])
 
     def close(self) -> None:
-        """End all ranks."""
+        """Kill all ranks."""
         for rank in self.ranks:
             rank.close()

@@ -1,4 +1,4 @@
-"""Players' processes that are kept ready, so that the others needn't wait while the place of a lost one is filled."""
+"""Standby processes for players: they replace lost players without the delay of a process start."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from sheeprl.actors.handle import Handle, LostError
+from sheeprl.actors.interfaces import PlayerProcessInterface
 
-LOOK_AFTER = 1.0  # seconds between two looks at whether they are all there
+LOOK_AFTER = 1.0  # seconds between two checks of the standby processes
 
 
 def run_at_idle_priority(do: Callable[[], None]) -> None:
-    """Do something on CPUs that nobody else wants just now, so that players that wake up needn't wait for it.
+    """Run a function on otherwise idle CPUs, so that it doesn't delay players.
 
-    It is done in a thread of its own: without privileges a thread can't take its priority back.
+    It runs in a separate thread, since an unprivileged thread can't raise its priority again.
 
     Raises:
-        Exception: whatever was raised.
+        Exception: raised by the function.
     """
     failed: list[BaseException] = []
 
-    def at_last() -> None:
+    def run() -> None:
         if hasattr(os, "SCHED_IDLE"):  # Linux
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         try:
@@ -31,7 +32,7 @@ def run_at_idle_priority(do: Callable[[], None]) -> None:
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=at_last)
+    thread = threading.Thread(target=run)
     thread.start()
     thread.join()
     if failed:
@@ -39,23 +40,23 @@ def run_at_idle_priority(do: Callable[[], None]) -> None:
 
 
 class StandbyPool:
-    """Processes of players that are nobody yet.
+    """Processes that can become players.
 
-    None is started before the first player is lost: a run that loses none doesn't pay for them, and one that does waits
-    once. None is asked for that the cluster has no room for, which would have an autoscaler add a node.
+    The pool is empty until the first player is lost, so that a run without losses doesn't pay for it. It starts a
+    process only if the cluster has room, since a pending actor would make an autoscaler add a node.
 
     Args:
-        number: how many to keep.
-        make: starts one, in reserve or for a player that waits.
-        has_room: whether the cluster has room for one more.
-        leaving: ids of the nodes that are going to be taken away.
+        number: number of standby processes.
+        make: starts a process; its argument is True for a standby process.
+        has_room: returns True if the cluster has room for one more process.
+        leaving: returns the ids of the nodes that are being drained.
     """
 
     def __init__(
         self, number: int, make: Callable[[bool], Handle], has_room: Callable[[], bool], leaving: Callable[[], set[str]]
     ) -> None:
         self.number, self.make, self.has_room, self.leaving = number, make, has_room, leaving
-        self._ready: list[tuple[Handle, str]] = []  # each with its node's id
+        self._ready: list[tuple[Handle, str]] = []  # each with the id of its node
         self._starting: Handle | None = None
         self._keeping: asyncio.Task[None] | None = None
 
@@ -63,7 +64,7 @@ class StandbyPool:
         return len(self._ready)
 
     def take(self) -> Handle:
-        """A process for a player, one that is ready if there is one; from now on others are kept."""
+        """Return a process for a player, a standby process if there is one, and start to fill the pool."""
         if self._keeping is None and self.number:
             self._keeping = asyncio.ensure_future(self._keep())
         leaving = self.leaving() if self._ready else set()
@@ -75,11 +76,11 @@ class StandbyPool:
         return self.make(False)
 
     async def _keep(self) -> None:
-        """See to it that they are there: one after the other, as their start takes from the players' CPUs."""
+        """Keep the pool filled. Processes start one at a time, since a start takes CPU time from the players."""
         while True:
             await asyncio.sleep(LOOK_AFTER)
             for spare in list(self._ready):
-                if await self._node_of(spare[0]) is None and spare in self._ready:  # not taken meanwhile
+                if await self._node_of(spare[0]) is None and spare in self._ready:  # `take` may have removed it
                     self._ready.remove(spare)
             if len(self._ready) < self.number and self.has_room():
                 self._starting = self.make(True)
@@ -88,13 +89,13 @@ class StandbyPool:
                 self._starting = None
 
     async def _node_of(self, handle: Handle) -> str | None:
-        """The node that a process is on; None if it is lost."""
+        """Return the id of a process's node; None if the process is lost."""
         with suppress(LostError):
-            return str(await handle.call("node"))
+            return await handle.call(PlayerProcessInterface.node)
         return None
 
     def close(self) -> None:
-        """End them."""
+        """End the standby processes."""
         for handle, _ in self._ready:
             handle.close()
         if self._starting is not None:

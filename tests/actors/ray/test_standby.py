@@ -21,7 +21,7 @@ class Process:
         self.node, self.dead, self.closed = node, False, False
 
     def call(self, method):
-        assert method == "node"
+        assert method.__name__ == "node"
 
         async def answer():
             if self.dead:
