@@ -1,8 +1,8 @@
-"""Coupled mode with several ranks: every rank plays, stores and learns in its own process, and rank 0 alone decides.
+"""Coupled mode with several ranks: every rank collects, stores and learns in one process; rank 0 runs the driver.
 
-Rank 0 runs the driver over `RankHandle`s. Each call is broadcast as a command, and every rank carries out those that
-concern it, in the same order: ranks that each decided for themselves would order their collectives differently and
-hang. Results stay on the rank that made them, under a number, until rank 0 awaits or forgets them.
+Rank 0 calls the ranks' objects through `RankHandle`s. Each call is broadcast as a command. Every rank runs the commands
+that concern it in the same order, since ranks that order their collectives differently hang. Results stay on the rank
+that computed them, under a number, until rank 0 awaits or forgets them.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class Stored:
 
 @dataclass(frozen=True)
 class Command:
-    """Something for ranks to do.
+    """A command for one rank or for all ranks.
 
     Args:
         kind: `call`, `pair` (a call that returns a pair), `make`, `close`, `fetch` or `end`.
-        rank: which rank; None is all.
-        name: of the object.
-        method: of the object.
-        args: of the method, results replaced by `Stored`.
-        result: number of the result; of a pair's second half, one more.
-        forget: numbers of results that are no longer needed.
+        rank: rank that runs the command; None for all ranks.
+        name: name of the object.
+        method: name of the object's method.
+        args: arguments of the method, with results replaced by `Stored`.
+        result: number of the result; the second half of a pair has the next number.
+        forget: numbers of unused results to delete.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class Command:
 
 
 class RankRef(Generic[T]):
-    """A result on one rank, or on all."""
+    """A result on one rank, or on all ranks."""
 
     def __init__(self, link: RankDispatcher, number: int, rank: int | None) -> None:
         self.link, self.number, self.rank = link, number, rank
@@ -69,12 +69,12 @@ class RankRef(Generic[T]):
 
 
 class RankDispatcher:
-    """One rank's end of the line.
+    """Sends commands from rank 0 and runs them on every rank.
 
     Args:
-        fabric: launched.
-        objects: this rank's objects by name.
-        makers: by kind of object, what makes another one that commands may ask for.
+        fabric: launched Fabric.
+        objects: this rank's objects, by name.
+        makers: constructors for `make` commands, by kind of object.
     """
 
     def __init__(self, fabric: Fabric, objects: dict[str, Any], makers: dict[str, Callable[..., Any]]) -> None:
@@ -84,15 +84,15 @@ class RankDispatcher:
         self.results: dict[int, LocalRef[Any]] = {}
         self.forgotten: list[int] = []
         self._next = 0
-        # Commands wait for as long as rank 0 has other things to do, so they have a group of their own.
+        # A separate process group: the other ranks may wait for a command longer than for a collective.
         self._group = torch.distributed.new_group(backend="gloo")
 
-    # ------------------------------------------------------------------------------------ rank 0 drives
+    # ------------------------------------------------------------------------------------ rank 0
 
     def call(
         self, kind: str, name: str, method: str, args: Sequence[Any], rank: int | None
     ) -> tuple[RankRef[Any], RankRef[Any]]:
-        """Have a method called; on the rank where its arguments are, if they are on one."""
+        """Call a method, on the rank that holds its arguments if one rank holds them."""
         args = [arg.ref if isinstance(arg, AllRanks) else arg for arg in args]
         for arg in args:
             if isinstance(arg, RankRef) and arg.rank is not None:
@@ -104,19 +104,19 @@ class RankDispatcher:
         return RankRef(self, number, rank), RankRef(self, number + 1, rank)
 
     def make(self, kind: str, name: str, rank: int, args: tuple[Any, ...]) -> None:
-        """Have an object made.
+        """Make an object on a rank.
 
         Raises:
-            Exception: what its constructor raised.
+            Exception: raised by the constructor.
         """
         self._command(Command("make", rank, name, kind, args)).get()
 
     def close(self, name: str, rank: int | None) -> None:
-        """Have an object closed."""
+        """Close an object."""
         self._command(Command("close", rank, name))
 
     def fetch(self, ref: RankRef[T]) -> T:
-        """The value of a result; rank 0's own if all ranks have one. A failure anywhere is raised here."""
+        """Return the value of a result, rank 0's if all ranks have one. Raise the failure of any rank."""
         if ref.rank in (None, 0):
             value: T = self.results[ref.number].get()
         else:
@@ -124,21 +124,22 @@ class RankDispatcher:
         return value
 
     def end(self) -> None:
-        """Let the other ranks go."""
-        with suppress(RuntimeError):  # the line is broken: nobody is left to be told
+        """End the other ranks' `serve`."""
+        with suppress(RuntimeError):  # the connection is broken: another rank has died
             self._command(Command("end"))
         leave()
 
     def _command(self, command: Command) -> LocalRef[Any]:
+        """Broadcast a command and run it here, too."""
         forget, self.forgotten = tuple(self.forgotten), []
         command = Command(**{**vars(command), "forget": forget})
         torch.distributed.broadcast_object_list([command], src=0, group=self._group)
         return self._carry_out(command)
 
-    # --------------------------------------------------------------------------------- the others obey
+    # --------------------------------------------------------------------------------- all ranks
 
     def serve(self) -> None:
-        """Carry out commands until rank 0 lets go."""
+        """Run commands until rank 0 sends `end`."""
         while True:
             box: list[Any] = [None]
             torch.distributed.broadcast_object_list(box, src=0, group=self._group)
@@ -147,7 +148,7 @@ class RankDispatcher:
             self._carry_out(box[0])
 
     def _carry_out(self, command: Command) -> LocalRef[Any]:
-        """Do what concerns this rank, then tell the others how it went."""
+        """Run a command if it concerns this rank, then exchange the outcome with the other ranks."""
         for number in command.forget:
             self.results.pop(number, None)
         if command.kind == "end":
@@ -158,12 +159,14 @@ class RankDispatcher:
         return self._agree(command, answer)
 
     def _do(self, command: Command) -> LocalRef[Any]:
+        """Run a command; return its exception as an outcome."""
         try:
             return self._done(command)
-        except Exception as error:  # the others must hear of it
+        except Exception as error:  # the other ranks must receive it
             return LocalRef(error=error)
 
     def _done(self, command: Command) -> LocalRef[Any]:
+        """Run a command; return the value of a fetch, else an empty outcome or an error."""
         args = [self.results[arg.number] if isinstance(arg, Stored) else arg for arg in command.args]
         if command.kind == "call":
             handle = self.handles[command.name]
@@ -183,7 +186,7 @@ class RankDispatcher:
         return LocalRef()
 
     def _agree(self, command: Command, answer: LocalRef[Any]) -> LocalRef[Any]:
-        """Everybody learns of a failure on any rank, and of what a fetch brought."""
+        """Exchange failures, and the value of a fetch, between all ranks."""
         answers: list[Any] = [None] * self.world
         value = answer.value if command.kind == "fetch" else None
         torch.distributed.all_gather_object(answers, LocalRef(value, answer.error), group=self._group)
@@ -197,12 +200,11 @@ class RankDispatcher:
 
 
 def leave() -> None:
-    """Leave the group for good, while there is an interpreter that its threads can end in.
+    """Destroy the process group while the interpreter still runs.
 
-    Left to the process's exit, a thread of the group now and then asks for the interpreter when that has gone, and
-    the process aborts after all its work is done.
+    At interpreter exit a thread of the group can request the interpreter after its end, and the process aborts.
     """
-    gc.collect()  # what holds on to the group: futures of collectives
+    gc.collect()  # futures of collectives hold references to the group
     torch.distributed.destroy_process_group()
 
 
@@ -225,10 +227,10 @@ class RankHandle:
     def _call(self, kind: str, method: str, args: Sequence[Any]) -> tuple[Ref[Any], Ref[Any]]:
         try:
             return self.link.call(kind, self.name, method, args, self.rank)
-        except RuntimeError as error:  # the line is broken: another rank has died
+        except RuntimeError as error:  # the connection is broken: another rank has died
             failed = LocalRef[Any](error=error)
             return failed, failed
 
     def close(self) -> None:
-        """Have it closed."""
+        """Close the object."""
         self.link.close(self.name, self.rank)

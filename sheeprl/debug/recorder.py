@@ -1,22 +1,22 @@
-"""Writes down what a run asks of its pieces, so that `sheeprl replay` can do the very same again in one process.
+"""Records the calls of a run to its workers, so that `sheeprl replay` can re-execute them in one process.
 
-The run speaks to players, shards and trainers through handles only, and each of these carries out its calls in their
-order. So the order of the calls, and which of them came to nothing because somebody died, is all that chance decides in
-a run. Data isn't written down: an argument that is the result of an earlier call is that call's number, and bytes are
-their digest, by which the replay finds them among what it made itself. Answers that the run sees (returns, losses,
-sizes) are, and so is the digest of every snapshot: the replay is compared with them. (A player's state is not: it holds
-generators of the environments' spaces, which nobody seeds and nobody draws from.)
+The driver calls players, shards and trainers through handles only, and each worker runs its calls in their order. So
+the only nondeterminism of a run is the order of the calls and which calls failed because an actor died. The record
+holds no data: an argument that is the result of an earlier call is stored as that call's number, and bytes as their
+digest, by which the re-execution finds them among its results. Results that the driver awaits (returns, losses, sizes)
+and the digest of every snapshot are stored and compared with the re-execution. A player's state is not compared: it
+contains generators of the environments' spaces, which are neither seeded nor used.
 
 `record.jsonl` holds one JSON array a line:
 
-    ["begin", {"config": ..., "checkpoint": null, "versions": ...}]   a run begins, or goes on from a checkpoint
+    ["begin", {"config": ..., "checkpoint": null, "versions": ...}]   a run begins, or resumes from a checkpoint
     ["make", object, role, number, incarnation]                       of role player, shard or learner
     ["call", call, object, method, [arguments]]                       or "pair": its result is a pair
-    ["answer", call, half, what]                                      half of a pair, or null; as `seen` gives it
+    ["answer", call, half, what]                                      half of a pair, or null; encoded by `seen`
     ["failed", call, half, how, text]                                 lost, data (an argument was lost) or error
     ["close", object]
 
-Calls and objects are numbered anew from every "begin" on.
+The numbers of calls and objects start at 1 after every "begin".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -46,17 +46,17 @@ A = TypeVar("A")
 B = TypeVar("B")
 RECORD = "record.jsonl"
 FLUSH_AFTER = 1.0  # seconds
-# Of an answer: what depends on time, or on calls that a shard which was lost had carried out unheard.
+# Fields that depend on time, or on calls of a lost shard whose results never arrived.
 NOT_COMPARED = frozenset({"seconds", "began", "counts", "unsaved", "notes"})
 
 
 def digest(data: bytes | np.ndarray[Any, Any]) -> str:
-    """Of 16 bytes, in hex: the name of data in a record."""
+    """Return a digest of 16 bytes in hex, which names data in a record."""
     return hashlib.blake2b(data.tobytes() if isinstance(data, np.ndarray) else data, digest_size=16).hexdigest()
 
 
 def seen(value: Any) -> Any:
-    """What is written of an answer, as JSON has it: what doesn't depend on time, and the digest of what is bytes."""
+    """Encode a result as JSON, with bytes as their digest and without the fields that depend on time."""
     if isinstance(value, (bytes, np.ndarray)):
         return {"data" if isinstance(value, bytes) else "array": digest(value)}
     if is_dataclass(value):
@@ -70,11 +70,11 @@ def seen(value: Any) -> Any:
 
 
 class Record:
-    """The file. One that can't be written any more is told of once, and the run goes on without.
+    """The record file. If a write fails, this is reported once and the run continues without a record.
 
     Args:
-        run_dir: the run's folder; a record in it is continued.
-        tell: is told of what goes wrong.
+        run_dir: folder of the run; an existing record is continued.
+        tell: called with a message if a write fails.
     """
 
     def __init__(self, run_dir: Path, tell: Callable[[str], None]) -> None:
@@ -84,60 +84,61 @@ class Record:
         self._flushed = time.monotonic()
         self._objects = self._calls = 0
         self._is_broken = False
-        with self._told():
+        with self._reporting_errors():
             _end_last_line(self.path)
 
     def begin(self, config: Config, checkpoint: str | None) -> None:
-        """A run begins; what was recorded before is of runs that have ended."""
+        """Record the begin of a run."""
         versions = {"sheeprl": __version__, "python": platform.python_version(), "numpy": np.__version__}
         about = {"config": config.model_dump(mode="json"), "checkpoint": checkpoint, "versions": versions}
         self._append(["begin", about])
         self.flush()
 
     def make(self, role: str, number: int, incarnation: int) -> int:
-        """Somebody is made, who gets a number."""
+        """Record the creation of a worker; return its number."""
         self._objects += 1
         self._append(["make", self._objects, role, number, incarnation])
         return self._objects
 
     def call(self, kind: str, target: int, method: str, args: tuple[Any, ...]) -> int:
-        """A method is called; the number of the call."""
+        """Record a call; return its number."""
         self._calls += 1
         self._append([kind, self._calls, target, method, [self._symbol(arg) for arg in args]])
-        if method == "weights" or time.monotonic() - self._flushed > FLUSH_AFTER:  # that is once a round at least
+        if method == "weights" or time.monotonic() - self._flushed > FLUSH_AFTER:  # at least once per round
             self.flush()
         return self._calls
 
     def answer(self, call: int, half: int | None, value: Any) -> None:
-        """A call has brought something."""
+        """Record the result of a call."""
         what = seen(value)
         self._append(["answer", call, half, what])
-        if isinstance(value, np.ndarray):  # a snapshot: a checkpoint is going to be written that a resumed run names
+        if isinstance(value, np.ndarray):  # a snapshot: the record of a resumed run refers to it
             self.flush()
 
     def failed(self, call: int, half: int | None, error: Exception) -> None:
-        """A call has come to nothing."""
+        """Record the failure of a call."""
         how = "lost" if isinstance(error, LostError) else "data" if isinstance(error, DataLostError) else "error"
         self._append(["failed", call, half, how, one_line(error)])
         self.flush()
 
     def close(self, target: int) -> None:
-        """Somebody is let go of."""
+        """Record the end of a worker."""
         self._append(["close", target])
 
     def flush(self) -> None:
-        """Hand over to the operating system what was recorded, so that the death of this process doesn't take it."""
+        """Write the buffered lines to the file, so that they survive the death of this process."""
         lines, self._lines = self._lines, []
         self._flushed = time.monotonic()
         if lines and not self._is_broken:
-            with self._told(), self.path.open("a", encoding="utf-8") as file:
+            with self._reporting_errors(), self.path.open("a", encoding="utf-8") as file:
                 file.write("\n".join(lines) + "\n")
 
     def _append(self, line: list[Any]) -> None:
+        """Buffer a line."""
         self._lines.append(json.dumps(line, separators=(",", ":")))
 
     def _symbol(self, arg: Any) -> Any:
-        """An argument as it is written."""
+        """Encode an argument as JSON."""
         if isinstance(arg, AllRanks):
             arg = arg.ref
         if isinstance(arg, RecordedRef):
@@ -150,10 +151,11 @@ class Record:
             return arg.item()
         if arg is None or isinstance(arg, (bool, int, float, str)):
             return arg
-        return {"unknown": type(arg).__name__}  # which a replay can't go past
+        return {"unknown": type(arg).__name__}  # the re-execution stops here
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _reporting_errors(self) -> Iterator[None]:
+        """Report a failed write and stop recording."""
         try:
             yield
         except OSError as error:
@@ -162,7 +164,7 @@ class Record:
 
 
 class RecordedRef(Generic[T]):
-    """A result whose arrival is recorded."""
+    """A reference whose result is recorded when it arrives."""
 
     def __init__(self, record: Record, number: int, half: int | None, ref: Ref[T]) -> None:
         self.record, self.number, self.half, self.ref = record, number, half, ref
@@ -186,9 +188,9 @@ class RecordedHandle:
     """A handle whose calls are recorded.
 
     Args:
-        record: where.
-        handle: does what it is asked.
-        target: number of the one it stands for.
+        record: record of the run.
+        handle: handle of the worker.
+        target: number of the worker in the record.
     """
 
     def __init__(self, record: Record, handle: Handle, target: int) -> None:
@@ -198,7 +200,7 @@ class RecordedHandle:
         """Record a call and start the method."""
         number = self.record.call("call", self.target, method_name(method, kwargs), args)
         unchecked = cast(Callable[..., T], method)  # the checked arguments, with other references
-        return RecordedRef(self.record, number, None, self.handle.call(unchecked, *_plain(args)))
+        return RecordedRef(self.record, number, None, self.handle.call(unchecked, *_unwrapped(args)))
 
     def call_pair(
         self, method: Callable[Concatenate[Any, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
@@ -206,17 +208,17 @@ class RecordedHandle:
         """Record a call and start the method, which returns a pair."""
         number = self.record.call("pair", self.target, method_name(method, kwargs), args)
         unchecked = cast(Callable[..., tuple[A, B]], method)
-        first, second = self.handle.call_pair(unchecked, *_plain(args))
+        first, second = self.handle.call_pair(unchecked, *_unwrapped(args))
         return RecordedRef(self.record, number, 0, first), RecordedRef(self.record, number, 1, second)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Record the end of the worker and release it."""
         self.record.close(self.target)
         self.handle.close()
 
 
-def _plain(args: tuple[Any, ...]) -> list[Any]:
-    """Arguments as the handle takes them."""
+def _unwrapped(args: Sequence[Any]) -> list[Any]:
+    """Return arguments with recorded references replaced by the handle's."""
     plain: list[Any] = []
     for arg in args:
         if isinstance(arg, AllRanks) and isinstance(arg.ref, RecordedRef):
@@ -230,14 +232,14 @@ def _plain(args: tuple[Any, ...]) -> list[Any]:
 def recorded(
     config: Config, workers: Workers, run_dir: Path, checkpoint: str | None, tell: Callable[[str], None]
 ) -> Iterator[Workers]:
-    """The pieces of a run, with all that is asked of them recorded if `log.record` says so.
+    """Yield the workers of a run, with their calls recorded if `log.record` is true.
 
     Args:
-        config: the run's, resolved.
+        config: configuration of the run, resolved.
         workers: handles of all workers.
-        run_dir: the run's folder.
-        checkpoint: name of the one that the run goes on from.
-        tell: is told if the record can't be written.
+        run_dir: folder of the run.
+        checkpoint: name of the checkpoint that the run resumes from.
+        tell: called with a message if the record can't be written.
     """
     if not config.log.record:
         yield workers
@@ -251,6 +253,8 @@ def recorded(
 
 
 def _wrapped(record: Record, workers: Workers) -> Workers:
+    """Return workers whose handles record their calls."""
+
     def wrap(handle: Handle, role: str, number: int, incarnation: int) -> Handle:
         return RecordedHandle(record, handle, record.make(role, number, incarnation))
 
@@ -272,7 +276,7 @@ def _wrapped(record: Record, workers: Workers) -> Workers:
 
 
 def _end_last_line(path: Path) -> None:
-    """Take away the half line that a killed run may have left at the end."""
+    """Remove an incomplete last line, which a killed run can leave."""
     if not path.exists():
         return
     with path.open("r+b") as file:

@@ -1,9 +1,9 @@
-"""Plays a recorded run again: every call in the recorded order, one after the other, on objects of this process.
+"""Re-executes a recorded run: every call in the recorded order, one after the other, on objects in this process.
 
-Whatever raced, lagged or died while the run was recorded, its outcome is in the order of the calls and in which of them
-came to nothing. A call whose answer the run never got is left out: nothing came of it that anybody used. A shard whose
-files outlived it was asked again, and took in what it didn't have. What time decided (an environment that looks at the
-clock, a step that took too long) can't be played again.
+The order of the calls, and which of them failed, captures all races, delays and deaths of the recorded run. A call
+whose result never arrived is skipped, since no worker used its result. A shard whose files outlived it received the
+call again and added the rows that it had not stored. Outcomes that depend on time can't be re-executed: an environment
+that reads the clock, or a step that took too long.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ PARTIAL = re.compile(r"\.(step_\d+)\.part")  # a checkpoint while it is written,
 
 
 class DifferenceError(RuntimeError):
-    """Something isn't what it was."""
+    """Raised when a result differs from the recorded one."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of a replay.
+    """Result of a re-execution.
 
     Args:
-        fragments: that were played.
-        gradient_steps: that were taken in the end.
+        fragments: number of collected fragments.
+        gradient_steps: gradient steps at the end.
         parameters: digest of the learner's last snapshot.
-        difference: the first thing that isn't what it was; None if all is the same.
+        difference: first difference from the record; None if there is none.
     """
 
     fragments: int
@@ -49,7 +49,7 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Made:
-    """Somebody was made."""
+    """Event: a worker was created."""
 
     target: int
     role: str
@@ -58,19 +58,19 @@ class Made:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Return the worker's name for messages."""
         life = f" (number {self.incarnation + 1} of that name)" if self.incarnation else ""
         return self.role + (f" {self.number}" if self.role != "learner" else "") + life
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the run heard of a call.
+    """Recorded outcome of a call, or of one half of its pair.
 
     Args:
-        half: of a pair, else None.
-        how: `answer`, or how it came to nothing: `lost`, `data` or `error`.
-        what: as `recording.seen` gives it, or what the error said.
+        half: half of a pair, 0 or 1; None if the result is no pair.
+        how: `answer`, or the kind of failure: `lost`, `data` or `error`.
+        what: result, encoded by `recorder.seen`, or the error's text.
     """
 
     half: int | None
@@ -80,7 +80,7 @@ class Answer:
 
 @dataclass
 class Call:
-    """A method was called."""
+    """Event: a method was called."""
 
     line: int
     number: int
@@ -89,33 +89,33 @@ class Call:
     args: list[Any]
     answers: list[Answer] = field(default_factory=list)
     frees: list[int] = field(default_factory=list)
-    """Calls whose results nobody needs once this was carried out."""
+    """Calls whose results aren't used after this call."""
 
     @property
     def uses(self) -> list[int]:
-        """The calls whose results it is given."""
+        """Return the numbers of the calls whose results are arguments of this call."""
         return [arg["of"][0] for arg in self.args if isinstance(arg, dict) and "of" in arg]
 
     @property
-    def came_to_nothing(self) -> bool:
-        """Whether it wasn't carried out, as far as anybody can tell."""
+    def is_unrepeatable(self) -> bool:
+        """True if the recorded call failed for a reason that the re-execution can't repeat."""
         first = self.answers[0] if self.answers else None
         if first is None or first.half == 1 or first.how == "answer":
             return False
-        # A step that took too long may do so again, or not.
+        # A step that took too long may be fast in the re-execution.
         return first.how in ("lost", "data") or "players.step_timeout" in str(first.what)
 
 
 @dataclass(frozen=True)
 class Close:
-    """Somebody was let go of."""
+    """Event: a worker was released."""
 
     target: int
 
 
 @dataclass
 class Leg:
-    """A run from its begin, or from a resume, to its end."""
+    """One part of a run: from its begin or a resume to its end."""
 
     about: dict[str, Any]
     events: list[Made | Call | Close] = field(default_factory=list)
@@ -123,10 +123,10 @@ class Leg:
 
 
 def read_record(run_dir: Path) -> list[Leg]:
-    """The record of a run.
+    """Read the record of a run.
 
     Raises:
-        ConfigError: there is none, or it is damaged.
+        ConfigError: the folder has no record, or the record is damaged.
     """
     path = run_dir / RECORD
     if not path.is_file():
@@ -135,7 +135,7 @@ def read_record(run_dir: Path) -> list[Leg]:
     legs: list[Leg] = []
     number = 0
     try:
-        for number, line in enumerate(lines[:-1], 1):  # behind the last line's end is what a killed run left of one
+        for number, line in enumerate(lines[:-1], 1):  # a killed run can leave an incomplete last line
             _read_line(legs, number, json.loads(line))
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ConfigError([f"{path}:{number}: isn't as it was written: {one_line(error)}"]) from error
@@ -145,6 +145,7 @@ def read_record(run_dir: Path) -> list[Leg]:
 
 
 def _read_line(legs: list[Leg], line: int, values: list[Any]) -> None:
+    """Add a line's event or result to the last leg."""
     kind = values[0]
     if kind == "begin":
         legs.append(Leg(values[1]))
@@ -168,23 +169,23 @@ def _read_line(legs: list[Leg], line: int, values: list[Any]) -> None:
 
 
 def require(leg: Leg, read: frozenset[str]) -> set[int]:
-    """Which calls have to be carried out; says of each of them which results nobody needs after it.
+    """Return the numbers of the calls to re-execute, and set `frees` of each of them.
 
     Args:
-        leg: whose calls.
-        read: what is read of what was saved.
+        leg: part of the run.
+        read: saved paths that later calls read.
     """
     chosen: set[int] = set()
-    lively: set[int] = set()  # who carries out something later
+    active: set[int] = set()  # workers with a later call that is re-executed
     used: set[int] = set()
     for call in reversed([event for event in leg.events if isinstance(event, Call)]):
-        heard = any(answer.how in ("answer", "error") for answer in call.answers)
-        if call.came_to_nothing or not (heard or call.target in lively or call.number in used):
+        has_outcome = any(answer.how in ("answer", "error") for answer in call.answers)
+        if call.is_unrepeatable or not (has_outcome or call.target in active or call.number in used):
             continue
         if call.method == "save" and not read.intersection(_paths(call)):
-            continue  # of no effect on who saves
+            continue  # a save doesn't change the worker
         chosen.add(call.number)
-        lively.add(call.target)
+        active.add(call.target)
         call.frees = sorted({number for number in call.uses if number not in used})
         used.update(call.uses)
         if call.number not in used:
@@ -193,12 +194,12 @@ def require(leg: Leg, read: frozenset[str]) -> set[int]:
 
 
 def _paths(call: Call) -> set[str]:
-    """Where a call saves to or reads from, under the name that a checkpoint has in the end."""
+    """Return the paths that a call reads or writes, with the final names of checkpoints."""
     return {PARTIAL.sub(r"\1", arg["path"]) for arg in call.args if isinstance(arg, dict) and "path" in arg}
 
 
 def _given(legs: Sequence[Leg]) -> tuple[frozenset[str], frozenset[str]]:
-    """The data that calls are given, by digest, and what they read of what was saved."""
+    """Return the digests of the calls' arguments, and the saved paths that calls read."""
     calls = [call for leg in legs for call in leg.calls.values()]
     data = {name for call in calls for arg in call.args if (name := _name_of(arg))}
     read = {path for call in calls if call.method != "save" for path in _paths(call)}
@@ -207,27 +208,27 @@ def _given(legs: Sequence[Leg]) -> tuple[frozenset[str], frozenset[str]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call returned, or raised."""
+    """Result or exception of a re-executed call."""
 
     value: Any = None
     error: Exception | None = None
 
     def half(self, which: int | None) -> Any:
-        """The result, or one half of it; or raise."""
+        """Return the result or one half of it, or raise the exception."""
         if self.error is not None:
             raise self.error
         return self.value if which is None else self.value[which]
 
 
 class Replay:
-    """Plays a record again.
+    """Re-executes a record.
 
     Args:
-        run_dir: the folder of the run.
-        legs: what was recorded.
-        scratch: a folder for what is saved or mapped meanwhile.
-        say: is told how far it is.
-        until_step: gradient step after which to stop.
+        run_dir: folder of the run.
+        legs: parts of the recorded run.
+        scratch: folder for files that the re-execution writes.
+        say: called with progress messages.
+        until_step: gradient step after which to stop; None runs to the end.
     """
 
     def __init__(
@@ -250,7 +251,7 @@ class Replay:
         self._said = time.monotonic()
 
     def play(self) -> Replayed:
-        """Play everything, up to the first difference."""
+        """Re-execute all parts, up to the first difference."""
         difference = None
         try:
             for leg in self.legs:
@@ -263,20 +264,20 @@ class Replay:
 
     @property
     def is_over(self) -> bool:
-        """Whether the replay has come to where it was to stop."""
+        """True if the re-execution has reached `until_step`."""
         return self.until_step is not None and self.gradient_steps >= self.until_step
 
     def snapshot(self) -> bytes:
-        """What the learner has learned, as a checkpoint's `agent.pt` has it."""
+        """Return the learner's state in the format of a checkpoint's `agent.pt`."""
         data: bytes = self.learner.snapshot()[1].tobytes()
         return data
 
     def snapshot_digest(self) -> str:
-        """Of what the learner has learned."""
+        """Return the digest of the learner's state."""
         return digest(self.snapshot()) if self.learner is not None else "none"
 
-    def take_note(self, call: Call, value: Any) -> None:
-        """Count, keep what will be asked for, and say how far it is."""
+    def record_progress(self, call: Call, value: Any) -> None:
+        """Update the counters after a call and report the progress."""
         if call.method == "collect":
             self.fragments += 1
             self.version = value[0].version
@@ -289,23 +290,23 @@ class Replay:
             self.say(f"the same so far: {self.fragments:,} fragments, {self.gradient_steps:,} gradient steps")
 
     def keep(self, what: Any, value: Any) -> None:
-        """Keep the bytes in an answer that somebody is going to be given, under the name that the record has for them.
+        """Store the bytes of a result that a later call receives, under their digest in the record.
 
         Args:
-            what: the answer as the record has it.
-            value: what it is now.
+            what: recorded result.
+            value: result of the re-execution.
         """
         if is_dataclass(value):
             for name, part in what.items():
-                self.keep(part, getattr(value, name))  # its own fields
+                self.keep(part, getattr(value, name))  # fields of this module's dataclasses
         elif (name := _name_of(what)) in self.data_given:
             self.data[name] = value
 
     def data_of(self, name: str) -> Any:
-        """The bytes of that digest: that the replay made itself, or, if the record begins later, of a checkpoint.
+        """Return the bytes of a digest, from the re-execution or from a checkpoint.
 
         Raises:
-            RunFailedError: nobody has them.
+            RunFailedError: neither has these bytes.
         """
         import numpy as np
 
@@ -318,10 +319,10 @@ class Replay:
         raise RunFailedError("the run went on from something that is neither in its record nor in its checkpoints")
 
     def path_of(self, path: str, is_read: bool) -> str:
-        """Where what was saved at a path of the run's folder is for the replay.
+        """Return the path that the re-execution uses for a path in the run's folder.
 
         Raises:
-            RunFailedError: it isn't there.
+            RunFailedError: the path is read and doesn't exist, or it is outside the folder.
         """
         final = PARTIAL.sub(r"\1", path)
         if ".." in Path(final).parts or Path(final).is_absolute():
@@ -334,11 +335,11 @@ class Replay:
 
 
 class _Stage:
-    """One leg being played: who is there, and what they have brought.
+    """Re-executes one part of the run: holds its workers and their results.
 
     Args:
-        replay: the whole.
-        leg: what is played.
+        replay: re-execution of the whole record.
+        leg: part of the run.
     """
 
     def __init__(self, replay: Replay, leg: Leg) -> None:
@@ -354,11 +355,11 @@ class _Stage:
         self.outcomes: dict[int, Outcome] = {}
 
     def play(self) -> None:
-        """Play the leg.
+        """Re-execute the part.
 
         Raises:
-            DifferenceError: something isn't what it was.
-            RunFailedError: the record asks for what isn't there.
+            DifferenceError: a result differs from the record.
+            RunFailedError: data or a file that the record refers to is missing.
         """
         chosen = require(self.leg, self.replay.read)
         try:
@@ -368,16 +369,17 @@ class _Stage:
                 elif isinstance(event, Close):
                     self._close(event.target)
                 elif event.number in chosen:
-                    self._carry_out(event)
+                    self._execute(event)
                     if self.replay.is_over:
                         break
         finally:
             for target in list(self.objects):
                 self._close(target)
 
-    def _carry_out(self, call: Call) -> None:
+    def _execute(self, call: Call) -> None:
+        """Run a call and compare its outcome with the record."""
         if any(number not in self.outcomes for number in call.uses):
-            return  # it was given what came to nothing
+            return  # an argument is the result of a skipped call
         target = self._object(call.target)
         is_read = call.method != "save"
         try:
@@ -389,17 +391,18 @@ class _Stage:
         self.outcomes[call.number] = outcome
         self._compare(call, outcome)
         if outcome.error is None:
-            self.replay.take_note(call, outcome.value)
+            self.replay.record_progress(call, outcome.value)
         for number in call.frees:
             self.outcomes.pop(number, None)
 
     def _object(self, target: int) -> Any:
-        """Who is called; made when the first call comes."""
+        """Return a worker; build it at its first call."""
         if target not in self.objects:
             self.objects[target] = self._make(self.made[target])
         return self.objects[target]
 
     def _make(self, made: Made) -> Any:
+        """Build a worker."""
         from sheeprl.actors.fabric import build_learner
         from sheeprl.actors.player import Player
         from sheeprl.actors.replay import build_replay
@@ -415,7 +418,7 @@ class _Stage:
         return self.replay.learner
 
     def _value(self, arg: Any, is_read: bool) -> Any:
-        """An argument as it was."""
+        """Decode a recorded argument."""
         if not isinstance(arg, dict):
             return arg
         if "of" in arg:
@@ -428,12 +431,12 @@ class _Stage:
         raise RunFailedError(f"an argument is of a kind that isn't recorded: {arg.get('unknown')}")
 
     def _compare(self, call: Call, outcome: Outcome) -> None:
-        """Whether the run heard the same.
+        """Compare an outcome with the recorded one.
 
         Raises:
-            DifferenceError: it didn't.
+            DifferenceError: they differ.
         """
-        if call.method == "restore":  # a lost shard's files may hold what it had carried out unheard
+        if call.method == "restore":  # a lost shard's files may include calls whose results never arrived
             return
         for answer in call.answers:
             if answer.how == "error" or outcome.error is not None:
@@ -448,7 +451,7 @@ class _Stage:
                 self.replay.keep(answer.what, now)
 
     def _where(self, call: Call) -> str:
-        """Which call, for a message."""
+        """Describe a call for a message."""
         replay = self.replay
         return (
             f"{RECORD}:{call.line}: `{call.method}` of {self.made[call.target].name}, with the weights of version "
@@ -456,7 +459,7 @@ class _Stage:
         )
 
     def _close(self, target: int) -> None:
-        """Let go of somebody, so that another one may have the files."""
+        """Release a worker, so that its successor can open the files."""
         closed = self.objects.pop(target, None)
         if closed is not None and self.made[target].role == "shard":
             closed.buffer.close()
@@ -469,17 +472,17 @@ class _Stage:
 def replay_run(
     run_dir: str, until_step: int | None = None, out: str | None = None, say: Callable[[str], None] = print
 ) -> Replayed:
-    """Play a recorded run again.
+    """Re-execute a recorded run.
 
     Args:
-        run_dir: its folder.
-        until_step: gradient step after which to stop.
-        out: file to write the replayed agent to, as a checkpoint's `agent.pt`.
-        say: is told how far it is.
+        run_dir: folder of the run.
+        until_step: gradient step after which to stop; None runs to the end.
+        out: file for the agent, in the format of a checkpoint's `agent.pt`.
+        say: called with progress messages.
 
     Raises:
-        ConfigError: there is no record, or this machine can't play it.
-        RunFailedError: the record asks for what isn't there.
+        ConfigError: the folder has no valid record, or this machine can't run its configuration.
+        RunFailedError: data or a file that the record refers to is missing.
     """
     folder = Path(run_dir).expanduser().resolve()
     if not folder.is_dir():
@@ -494,7 +497,11 @@ def replay_run(
 
 
 def _method(target: Any, name: str) -> Callable[..., Any]:
-    """A method of ours by the name that a record has: which there are, the handles don't know either."""
+    """Return a worker's public method by its recorded name.
+
+    Raises:
+        RunFailedError: the worker has no such method.
+    """
     if not name.isidentifier() or name.startswith("_") or not callable(getattr(type(target), name, None)):
         raise RunFailedError(f"{type(target).__name__} has no method {name!r}: the record is of another version")
     method: Callable[..., Any] = getattr(target, name)
@@ -502,17 +509,17 @@ def _method(target: Any, name: str) -> Callable[..., Any]:
 
 
 def _without_clock(config: Config) -> Config:
-    """No step takes too long here."""
+    """Return the configuration without the step timeout."""
     return config.model_copy(update={"players": config.players.model_copy(update={"step_timeout": None})})
 
 
 def _as_read(value: Any) -> Any:
-    """A value as it comes back out of JSON."""
+    """Return a value after a round trip through JSON."""
     return json.loads(json.dumps(value))
 
 
 def first_difference(before: Any, now: Any, where: str = "") -> str | None:
-    """Where two answers differ, and how; None if they don't. A player's state is no answer, just passed on."""
+    """Describe the first difference of two results; None if they are equal. Players' states aren't compared."""
     if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys() == {"data"}:
         return None
     pairs: Iterator[tuple[str, Any, Any]] | None = None
@@ -522,11 +529,11 @@ def first_difference(before: Any, now: Any, where: str = "") -> str | None:
         pairs = ((f"{where}[{number}]", *both) for number, both in enumerate(zip(before, now, strict=True)))
     if pairs is not None:
         return next((found for name, *both in pairs if (found := first_difference(both[0], both[1], name))), None)
-    if json.dumps(before) == json.dumps(now):  # in which a NaN is a NaN
+    if json.dumps(before) == json.dumps(now):  # NaN equals NaN in JSON
         return None
     return f"{where + ' ' if where else ''}was {before!r} in the run, and is {now!r}"
 
 
 def _name_of(value: Any) -> str | None:
-    """The digest that stands for bytes or an array."""
+    """Return the digest in an encoded value; None if it encodes no bytes or array."""
     return (value.get("data") or value.get("array")) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""The players as the run speaks to them: each may be lost and replaced, or moved to another place with all it holds."""
+"""The driver's client of the players. Lost players are replaced; players on draining nodes move with their state."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class PlayerState:
     """A player's state between two rounds.
 
     Args:
-        incarnation: whose it is.
-        data: as `Player.state` gives it.
+        incarnation: incarnation of the player.
+        data: result of `Player.state`.
     """
 
     incarnation: int
@@ -29,11 +29,12 @@ class PlayerGroup:
     """All players.
 
     Args:
-        number: how many.
-        make: handle of player `number` in its `incarnation`.
-        incarnations: the newest of each that there was, -1 for none; kept up to date.
-        kept: states of players to go on from, by number.
-        on_fresh: told of a player whose state couldn't be taken over, and why; it begins anew.
+        number: number of players.
+        make: returns the handle of player `number` in its `incarnation`.
+        incarnations: newest incarnation of each player, -1 for none; the group updates this list.
+        kept: states that players continue from, by number.
+        on_fresh: called with a player's number and the reason if its state can't be restored; the player starts new
+            episodes.
     """
 
     def __init__(
@@ -47,21 +48,21 @@ class PlayerGroup:
         self.make = make
         self.incarnations = incarnations
         self.incarnations += [-1] * (number - len(incarnations))
-        self.current = list(incarnations)  # which incarnation plays; a state may be of one before the newest
+        self.current = list(incarnations)  # incarnation that collects; a restored one may be older than the newest
         self.kept = dict(kept or {})
         self.on_fresh = on_fresh
         self.handles: dict[int, Handle] = {}
-        self.leaving: set[int] = set()  # players whose place is going to be taken away
+        self.leaving: set[int] = set()  # players on nodes that are being drained
         self._making = [asyncio.Lock() for _ in range(number)]
 
     def __len__(self) -> int:
         return len(self._making)
 
     async def get(self, number: int) -> Handle:
-        """The player of that number: if there is none, one with its kept state, else a new incarnation.
+        """Return the player `number`; if there is none, restore its saved state or start a new incarnation.
 
         Raises:
-            LostError: it died at being made.
+            LostError: the player died while it restored its state.
         """
         async with self._making[number]:
             if number not in self.handles and number in self.kept:
@@ -73,7 +74,7 @@ class PlayerGroup:
             return self.handles[number]
 
     async def _restore(self, number: int, kept: PlayerState) -> None:
-        """Make the player that a state is of, if it can take it over."""
+        """Start a player from a saved state, if its environments can be restored."""
         handle = self.make(number, kept.incarnation)
         try:
             if await handle.call(PlayerInterface.load, kept.data):
@@ -89,15 +90,15 @@ class PlayerGroup:
         self.on_fresh(number, reason)
 
     def drop(self, number: int) -> None:
-        """Let go of a player that failed."""
-        if number in self.handles:  # it may have failed at being made
+        """Release a failed player."""
+        if number in self.handles:  # it may have failed before it was stored
             self.handles.pop(number).close()
 
     async def move(self, number: int) -> None:
-        """Let a player go on in another place, where it takes over its state.
+        """Release a player and save its state, from which the next `get` restores it on another node.
 
         Raises:
-            LostError: it died before.
+            LostError: the player died before it returned its state.
         """
         self.leaving.discard(number)
         handle = self.handles[number]
@@ -105,15 +106,15 @@ class PlayerGroup:
         self.handles.pop(number).close()
 
     async def states(self, numbers: Sequence[int]) -> dict[int, PlayerState]:
-        """What players that have nothing to do hold; without those that can't tell."""
-        kept = {}
+        """Return the states of idle players, without players that fail."""
+        states = {}
         for number in numbers:
-            with suppress(Exception):  # it is lost, and begins anew
+            with suppress(Exception):  # a lost player starts new episodes
                 data = await self.handles[number].call(PlayerInterface.state)
-                kept[number] = PlayerState(self.current[number], data)
-        return kept
+                states[number] = PlayerState(self.current[number], data)
+        return states
 
     def close(self) -> None:
-        """Let go of all players."""
+        """Release all players."""
         for handle in self.handles.values():
             handle.close()

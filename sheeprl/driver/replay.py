@@ -1,9 +1,9 @@
-"""The replay as the run speaks to it: one or several shards, of which each may be lost and replaced.
+"""The driver's client of the replay, which consists of one or several shards. A lost shard is replaced.
 
-Players are shared out over the shards by their numbers. Trainers draw from all of them: how many samples of a chunk
-each shard serves is one multinomial draw by what the shards hold, and the learner puts the samples into an order of
-its own, so that every place in a batch is filled by an independent draw from the whole. In coupled mode with several
-ranks every rank has a part and draws its own share of the batch from it.
+Each player writes to one shard, chosen by the player's number. Trainers sample from all shards: one multinomial draw
+over the shards' priorities sets how many samples of a chunk each shard serves. The learner then shuffles the samples,
+so every place in a batch is an independent draw from the whole replay. In coupled mode with several ranks, each rank
+holds one shard and samples its share of the batch from it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ Request = Callable[[Handle], Ref[BufferStatus]]
 
 @dataclass(frozen=True)
 class PendingCall:
-    """Something that a shard was asked for.
+    """A call to a shard whose result is pending.
 
     Args:
-        shard: its number.
-        handle: who was asked.
-        turn: how many calls to shards came before.
-        answer: its status; where samples were asked for, that these are there.
+        shard: number of the shard.
+        handle: handle that was called.
+        turn: number of calls to shards before this one.
+        answer: the shard's status, or the number of samples if samples were requested.
         block: the samples.
-        samples: how many samples these are.
+        samples: number of samples.
     """
 
     shard: int
@@ -53,14 +53,14 @@ class PendingCall:
 
 @dataclass
 class Chunk:
-    """Batches for some gradient steps, on their way.
+    """Batches for some gradient steps, which the shards are sampling.
 
     Args:
         first: number of the first gradient step.
-        steps: how many.
-        progress: part of the run that has been played.
-        parts: what the shards were asked for.
-        order: seed of the order in which the learner puts the parts' samples; None where one part is the block.
+        steps: number of gradient steps.
+        progress: progress of the run, from 0 to 1.
+        parts: one pending call per shard that serves samples.
+        order: seed with which the learner shuffles the samples; None if one part is the whole block.
     """
 
     first: int
@@ -71,7 +71,7 @@ class Chunk:
 
     @property
     def blocks(self) -> list[Ref[Block]]:
-        """What the learner is given."""
+        """Return the references to the samples, one per part."""
         return [part.block for part in self.parts if part.block is not None]
 
 
@@ -86,6 +86,7 @@ def _restoring(folder: str | None) -> Request:
 
 
 def _give_up(shard: int, error: LostError) -> NoReturn:
+    """Raise the error of a shard that can't be replaced."""
     raise RunFailedError(f"the buffer failed: {one_line(error)}") from error
 
 
@@ -93,11 +94,11 @@ class ReplayClient:
     """All shards of the replay.
 
     Args:
-        handles: of the shards, by number.
-        batch_size: samples of a batch of the whole trainer group; 1 where everything stored is one.
+        handles: handles of the shards, by number.
+        batch_size: batch size of the whole trainer group; 1 if everything stored is one sample.
         seed: `run.seed`.
-        make_shard: handle of shard `number` in its `incarnation`, to replace one that was lost.
-        together: where every rank draws from a part of its own: who calls them all.
+        make_shard: returns the handle of shard `number` in its `incarnation`; replaces a lost shard.
+        together: handle that calls the shards of all ranks, if each rank samples from a separate shard.
     """
 
     def __init__(
@@ -113,130 +114,131 @@ class ReplayClient:
         self.make_shard, self.together = make_shard, together
         self.incarnations = [0] * len(self.handles)
         self.statuses = [BufferStatus() for _ in self.handles]
-        self._known = [-1] * len(self.handles)  # of which turn each status is
+        self._known = [-1] * len(self.handles)  # turn of the call that returned each status
         self._turns = itertools.count()
-        self.lost_counts: Counter[str] = Counter()  # of shards that were lost, as far as they were not kept
+        self.lost_counts: Counter[str] = Counter()  # counts of lost shards that their successors didn't restore
         self.newest_save: Callable[[], str | None] = lambda: None
-        """Says where the replay is saved as a lost shard's successor is to take it over; None if nowhere."""
+        """Returns the folder of the newest saved replay, which restores lost shards; None if there is none."""
         self.on_loss: Callable[[int, LostError], None] = _give_up
-        """Told of every shard that was lost and replaced, if it could be. What it raises ends what was being done."""
+        """Called after a lost shard is replaced. An exception that it raises ends the call that met the loss."""
         self.on_back: Callable[[int, int, Exception | None], None] = lambda shard, lost, error: None
-        """Told how many rows a lost shard's successor lacks; and of the error, if it couldn't read what was saved."""
+        """Called with the number of rows that a successor didn't restore, and the error if the save is unreadable."""
         self._restoring: dict[int, asyncio.Task[None]] = {}
 
-    # ---------------------------------------------------------------------------------------- what it holds
+    # ---------------------------------------------------------------------------------------- contents
 
     @property
     def size(self) -> int:
-        """Rows stored."""
+        """Number of stored rows."""
         return sum(status.size for status in self.statuses)
 
     @property
     def available(self) -> int:
-        """Distinct samples that can be drawn."""
+        """Number of distinct samples that can be drawn."""
         available = [status.available for status in self.statuses]
         return min(available) * len(available) if self.together else sum(available)
 
     @property
     def added(self) -> int:
-        """Rows that were ever added and are not lost, those that were overwritten since among them."""
+        """Number of rows added so far, including overwritten rows and without lost rows."""
         return sum(status.added for status in self.statuses)
 
     @property
     def is_ready(self) -> bool:
-        """Whether a batch can be drawn."""
+        """True if the replay holds enough samples for a batch."""
         return self.available >= self.batch_size
 
     @property
     def batch_bytes(self) -> int:
-        """Bytes of a batch; 0 while nothing is stored."""
+        """Size of a batch in bytes; 0 while the replay is empty."""
         return self.batch_size * max(status.sample_bytes for status in self.statuses)
 
     @property
     def counts(self) -> Counter[str]:
-        """What didn't go the usual way in all shards together, and how often."""
+        """Counts of unusual events, such as late writes, summed over the shards."""
         counts = self.lost_counts.copy()
         for status in self.statuses:
             counts.update(status.counts)
         return counts
 
-    # --------------------------------------------------------------------------------------------- the calls
+    # --------------------------------------------------------------------------------------------- calls
 
     async def start(self) -> None:
-        """Ask all shards what they hold."""
-        await self._ask_all(list(enumerate(self.handles)), lambda handle: handle.call(ReplayInterface.status))
+        """Fetch the status of all shards."""
+        await self._request_all(list(enumerate(self.handles)), lambda handle: handle.call(ReplayInterface.status))
 
     async def save(self, folder: str, while_adding: bool = False) -> None:
-        """Write all shards into `folder`, as they are now. Of one that is lost meanwhile, what its successor holds.
+        """Save all shards to `folder`. If a shard is lost during the save, its successor is saved.
 
         Args:
-            folder: for all of them.
-            while_adding: others go on with adding meanwhile.
+            folder: folder of the whole replay.
+            while_adding: True if fragments are added during the save.
 
         Raises:
-            LostError: a shard was lost `while_adding`, when its successor may already hold more.
+            LostError: a shard was lost `while_adding`; its successor may already hold newer rows.
         """
 
         def request(handle: Handle) -> Ref[BufferStatus]:
             return handle.call(ReplayInterface.save, folder)
 
         if not while_adding:
-            return await self._ask_all(self._everybody(), request)
-        asked = [self._ask(shard, handle, request) for shard, handle in self._everybody()]
-        outcomes = await asyncio.gather(*map(self._answer, asked), return_exceptions=True)
+            return await self._request_all(self._all_shards(), request)
+        pending = [self._send(shard, handle, request) for shard, handle in self._all_shards()]
+        outcomes = await asyncio.gather(*map(self._answer, pending), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
 
     async def load(self, folder: str) -> None:
-        """Take over what was saved."""
-        await self._ask_all(self._everybody(), lambda handle: handle.call(ReplayInterface.load, folder))
+        """Load all shards from `folder`."""
+        await self._request_all(self._all_shards(), lambda handle: handle.call(ReplayInterface.load, folder))
 
-    async def _ask_all(self, shards: Sequence[tuple[int, Handle]], request: Request) -> None:
-        asked = [self._ask(shard, handle, request) for shard, handle in shards]
-        for each in asked:
-            await self._insist(each, request)
+    async def _request_all(self, shards: Sequence[tuple[int, Handle]], request: Request) -> None:
+        """Send a request to several shards at once, then wait for all of them."""
+        pending = [self._send(shard, handle, request) for shard, handle in shards]
+        for each in pending:
+            await self._complete(each, request)
 
     async def add(
         self, fragments: Mapping[int, Ref[Fragment]]
     ) -> dict[int, RefusedFragmentError | DataLostError | None]:
-        """Put fragments, given by their players' numbers in the order of these, each into its player's shard.
+        """Add each player's fragment to the player's shard, in the order of the mapping.
 
         Returns:
-            By player's number why its fragment wasn't taken: it was refused, or it is gone; None if it was taken.
+            For each player, the error if its fragment was refused or lost, else None.
         """
-        asked = {}
+        pending = {}
         for player, fragment in fragments.items():
             shard = player % len(self.handles)
-            asked[player] = self._ask(shard, self.handles[shard], _adding(fragment))
-        return {player: await self._why_not(asked[player], fragment) for player, fragment in fragments.items()}
+            pending[player] = self._send(shard, self.handles[shard], _adding(fragment))
+        return {player: await self._why_not(pending[player], fragment) for player, fragment in fragments.items()}
 
     async def _why_not(
-        self, asked: PendingCall, fragment: Ref[Fragment]
+        self, pending: PendingCall, fragment: Ref[Fragment]
     ) -> RefusedFragmentError | DataLostError | None:
         try:
-            await self._insist(asked, _adding(fragment))
+            await self._complete(pending, _adding(fragment))
         except (RefusedFragmentError, DataLostError) as error:
             return error
         return None
 
     def request(self, first: int, steps: int, progress: float) -> Chunk:
-        """Have batches for gradient steps `first` and following drawn. Only while it is ready.
+        """Start to sample batches for `steps` gradient steps from `first` on. Requires `is_ready`.
 
-        What is drawn depends on what the shards hold by the answers so far, and on `first`.
+        The draw depends on the shards' last known status and on `first` only.
         """
         if len(self.handles) == 1 or self.together:
-            whom = self.together or self.handles[0]
-            return Chunk(first, steps, progress, [self._draw(0, whom, ReplayInterface.sample, steps, progress)])
+            handle = self.together or self.handles[0]
+            return Chunk(first, steps, progress, [self._draw(0, handle, ReplayInterface.sample, steps, progress)])
         rng = self._generator(first)
         parts = self._share_out(rng, steps * self.batch_size, progress)
         return Chunk(first, steps, progress, parts, order=int(rng.integers(2**63)))
 
     async def wait_for(self, chunk: Chunk) -> bool:
-        """Wait until a chunk has been drawn. What a lost shard owed is drawn again from the others.
+        """Wait until a chunk is sampled. Samples of a lost shard are drawn again from all shards.
 
         Returns:
-            Whether the chunk is whole; not, if the shards that are left can't serve a batch.
+            True if the chunk is complete; False if the remaining shards can't serve a batch.
         """
         waiting, losses = deque(chunk.parts), 0
         chunk.parts = []
@@ -254,26 +256,28 @@ class ReplayClient:
         return True
 
     async def write_back(self, chunk: Chunk, writes: Ref[Writes] | AllRanks[Writes]) -> None:
-        """Let the shards that served a chunk have what losses gave for its rows. One made since has none of these.
+        """Write values and priorities back into the rows of a chunk, on the shards that served it.
+
+        A shard that replaced a lost one is skipped, since its rows differ.
 
         Args:
-            chunk: what was sampled.
-            writes: every rank's.
+            chunk: chunk that was sampled.
+            writes: reference to the writes, of one rank or of all ranks.
         """
         served = {part.shard: part.handle for part in chunk.parts}
-        asked = [
-            self._ask(shard, handle, lambda handle: handle.call(ReplayInterface.write_back, later(writes)))
+        pending = [
+            self._send(shard, handle, lambda handle: handle.call(ReplayInterface.write_back, later(writes)))
             for shard, handle in served.items()
         ]
-        for each in asked:
-            with suppress(LostError, DataLostError):  # the rows are gone, or what was to be written with them
+        for each in pending:
+            with suppress(LostError, DataLostError):  # the rows or the writes are lost
                 await self._answer(each)
             await self._restored(each.shard)
 
-    # --------------------------------------------------------------------------------------------- who serves
+    # --------------------------------------------------------------------------------------------- sampling
 
     def _share_out(self, rng: np.random.Generator, samples: int, progress: float) -> list[PendingCall]:
-        """Ask every shard for its part of the samples."""
+        """Draw how many samples each shard serves, and request them."""
         total_priority = np.array([status.total_priority for status in self.statuses])
         counts: npt.NDArray[np.int64] = rng.multinomial(samples, total_priority / total_priority.sum())
         return [
@@ -283,21 +287,22 @@ class ReplayClient:
         ]
 
     def _draw_again(self, chunk: Chunk, part: PendingCall, losses: int) -> list[PendingCall]:
-        """Ask for what a lost shard owed."""
-        if chunk.order is None:  # it was the only one, and so is its successor
+        """Request the samples of a lost shard again."""
+        if chunk.order is None:  # there is one shard only
             return [self._draw(0, self.handles[0], ReplayInterface.sample, chunk.steps, chunk.progress)]
         return self._share_out(self._generator(chunk.first, losses), part.samples, chunk.progress)
 
     def _generator(self, *key: int) -> np.random.Generator:
-        """Of a chunk's own, so that there is nothing to save."""
+        """Return a generator that depends on the seed and the chunk only, so it needs no saved state."""
         return np.random.Generator(np.random.PCG64(seeding.sequence(self.seed, seeding.Role.SHARDS, *key)))
 
-    def _everybody(self) -> list[tuple[int, Handle]]:
+    def _all_shards(self) -> list[tuple[int, Handle]]:
         return [(0, self.together)] if self.together else list(enumerate(self.handles))
 
-    # ----------------------------------------------------------------------------------------------- asking
+    # ----------------------------------------------------------------------------------------------- requests
 
-    def _ask(self, shard: int, handle: Handle, request: Request) -> PendingCall:
+    def _send(self, shard: int, handle: Handle, request: Request) -> PendingCall:
+        """Start a request to a shard."""
         return PendingCall(shard, handle, next(self._turns), request(handle))
 
     def _draw(
@@ -311,75 +316,81 @@ class ReplayClient:
         answer, block = handle.call_pair(method, count, progress)
         return PendingCall(shard, handle, next(self._turns), answer, block, count)
 
-    async def _answer(self, asked: PendingCall) -> None:
-        """Take note of a shard's status.
+    async def _answer(self, pending: PendingCall) -> None:
+        """Wait for a call and store the shard's status.
 
         Raises:
-            LostError: the shard is lost, and another has taken its place.
+            LostError: the shard was lost and replaced.
         """
         try:
-            status = await asked.answer
+            status = await pending.answer
         except LostError as error:
-            if self._is_current(asked):
-                self._replace(asked.shard, error)
+            if self._is_current(pending):
+                self._replace(pending.shard, error)
             raise
-        if not self._is_current(asked):
-            raise LostError(f"shard {asked.shard} of the replay was replaced")
-        # Who saves asks several shards at once and takes note of them in turn, by when others know more of some.
-        if isinstance(status, BufferStatus) and asked.turn > self._known[asked.shard]:
-            self.statuses[asked.shard], self._known[asked.shard] = status, asked.turn
+        if not self._is_current(pending):
+            raise LostError(f"shard {pending.shard} of the replay was replaced")
+        # `save` waits for several shards in turn, so a later call may have returned a newer status before.
+        if isinstance(status, BufferStatus) and pending.turn > self._known[pending.shard]:
+            self.statuses[pending.shard], self._known[pending.shard] = status, pending.turn
 
-    async def _insist(self, asked: PendingCall, request: Request) -> None:
-        """Take note of a shard's status; if it is lost, ask the one that takes its place, in its turn."""
+    async def _complete(self, pending: PendingCall, request: Request) -> None:
+        """Wait for a call; if the shard is lost, repeat the request on its successor."""
         with suppress(LostError):
-            return await self._answer(asked)
-        await self._restored(asked.shard)
-        again = self._ask(asked.shard, self.handles[asked.shard], request)
-        await self._insist(again, request)
+            return await self._answer(pending)
+        await self._restored(pending.shard)
+        again = self._send(pending.shard, self.handles[pending.shard], request)
+        await self._complete(again, request)
 
-    def _is_current(self, asked: PendingCall) -> bool:
-        """Whether who was asked still has its place."""
-        return asked.handle is self.together or asked.handle is self.handles[asked.shard]
+    def _is_current(self, pending: PendingCall) -> bool:
+        """Return True if the called shard has not been replaced."""
+        return pending.handle is self.together or pending.handle is self.handles[pending.shard]
 
     def _replace(self, shard: int, error: LostError) -> None:
+        """Replace a lost shard and start to restore its rows."""
         if self.make_shard is None:
             _give_up(shard, error)
         before = self.statuses[shard]
-        self._make_anew(shard)
-        self.statuses[shard] = BufferStatus(counts=before.counts, added=before.added)  # until it is known what is kept
+        self._start_successor(shard)
+        self.statuses[shard] = BufferStatus(
+            counts=before.counts, added=before.added
+        )  # until the restore returns the actual status
         self.on_loss(shard, error)
         folder = self.newest_save()
-        asked = self._ask(shard, self.handles[shard], _restoring(folder))  # before any other call
-        self._restoring[shard] = asyncio.ensure_future(self._restore(asked, folder, before))
+        pending = self._send(shard, self.handles[shard], _restoring(folder))  # before any other call
+        self._restoring[shard] = asyncio.ensure_future(self._restore(pending, folder, before))
 
-    def _make_anew(self, shard: int) -> None:
+    def _start_successor(self, shard: int) -> None:
+        """Start the next incarnation of a shard."""
         assert self.make_shard is not None
         self.handles[shard].close()
         self.incarnations[shard] += 1
         self.handles[shard] = self.make_shard(shard, self.incarnations[shard])
 
-    async def _restore(self, asked: PendingCall, folder: str | None, before: BufferStatus) -> None:
-        """Wait until a lost shard's successor has what was kept; one that can't take it over is replaced by another."""
-        shard, failure = asked.shard, None
+    async def _restore(self, pending: PendingCall, folder: str | None, before: BufferStatus) -> None:
+        """Wait until a successor has restored its rows; replace it if the restore fails."""
+        shard, failure = pending.shard, None
         while True:
             try:
-                await self._answer(asked)
+                await self._answer(pending)
                 break
             except LostError:
-                return  # another has its place, and restores what it can
+                return  # its successor runs a separate restore
             except Exception as error:
                 if folder is None:
                     raise RunFailedError(f"the buffer failed: {one_line(error)}") from error
                 newest = self.newest_save()
-                failure, folder = (error, None) if newest == folder else (None, newest)  # it was removed meanwhile
-                self._make_anew(shard)
-                asked = self._ask(shard, self.handles[shard], _restoring(folder))
-        kept = self.statuses[shard]
-        self.lost_counts += Counter(before.counts) - Counter(kept.counts)
-        self.on_back(shard, max(0, before.added - kept.added), failure)
+                failure, folder = (
+                    (error, None) if newest == folder else (None, newest)
+                )  # a newer save has replaced the folder
+                self._start_successor(shard)
+                pending = self._send(shard, self.handles[shard], _restoring(folder))
+        restored = self.statuses[shard]
+        self.lost_counts += Counter(before.counts) - Counter(restored.counts)
+        self.on_back(shard, max(0, before.added - restored.added), failure)
 
     async def _restored(self, shard: int) -> None:
-        """Wait until whoever has a shard's place has what was kept."""
+        """Wait until the shard's current incarnation has restored its rows."""
         while (restoring := self._restoring.get(shard)) and not restoring.done():
             await asyncio.wait({restoring})
         if restoring:

@@ -1,7 +1,7 @@
-"""The trainer group as the run speaks to it: it may be lost, and is built again from a snapshot.
+"""The driver's client of the trainer group. A lost group is rebuilt from a snapshot.
 
-A snapshot is the learner's whole state as one array. The driver holds it, so that it is in the memory of the driver's
-node, wherever the trainers are.
+A snapshot is the learner's whole state as one array. The driver holds it, so it survives the loss of the trainers'
+nodes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Snapshot:
     """The state of agent and optimizers.
 
     Args:
-        gradient_steps: that had been taken.
-        data: `[bytes]` uint8, as `Learner.snapshot` gives it.
+        gradient_steps: gradient steps taken at the snapshot.
+        data: `[bytes]` uint8, the result of `Learner.snapshot`.
     """
 
     gradient_steps: int
@@ -33,15 +33,15 @@ class Snapshot:
 
 @dataclass
 class Update:
-    """Gradient steps that the group was asked for.
+    """Gradient steps that were requested from the group.
 
     Args:
-        chunk: what with.
-        progress: part of the run that had been played.
-        number: of the update.
-        answer: what comes of them.
-        writes: what is to be written back into the rows.
-        noted: whether the run has taken note of them.
+        chunk: batches of the update.
+        progress: progress of the run at the request, from 0 to 1.
+        number: number of the update.
+        answer: reference to the statistics of the update.
+        writes: reference to the values to write back into the rows.
+        noted: True if the run has counted the update.
     """
 
     chunk: Chunk
@@ -56,10 +56,10 @@ class LearnerGroup:
     """The trainer group.
 
     Args:
-        handle: of the group.
-        make: builds another group, given how many there were before; None if a lost one can't be replaced.
-        keeps_updates: whether what was learned from since the last snapshot is kept, because it can't be drawn again.
-        rehearses: whether it has something to do before there is data, while players bring the first.
+        handle: handle of the group.
+        make: builds the group of an incarnation; None if a lost group can't be replaced.
+        keeps_updates: True if updates since the last snapshot are stored, because their data can't be sampled again.
+        warms_up: True if the group compiles its gradient step while players collect the first data.
     """
 
     def __init__(
@@ -72,66 +72,78 @@ class LearnerGroup:
         self.handle, self.make, self.warms_up = handle, make, warms_up
         self.keeps_updates = keeps_updates and make is not None
         self.incarnation = 0
-        self.snapshot: Snapshot | None = None  # None: as a group is when it is made
+        self.snapshot: Snapshot | None = None  # None: the initial state
         self.kept: list[Update] = []
-        self.lacks_rollout = False  # whether one was lost together with the trainers that had learned from it
-        self._asked = 0  # updates
+        self.lacks_rollout = False  # a rollout was lost together with the trainers
+        self._updates = 0  # number of requested updates
         self._warming_up: asyncio.Future[None] | None = None
-        self._laid_out: tuple[Ref[int], Ref[Rows]] | None = None  # what `weights` gave last
+        self._laid_out: tuple[Ref[int], Ref[Rows]] | None = None  # last result of `weights`
 
     async def restore(self, data: Array) -> None:
-        """Take over the state of a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.snapshot = Snapshot(await self.handle.call(LearnerInterface.restore, data), data)
 
     def warm_up(self) -> None:
-        """Have it get ready for the first data. Nobody needs to wait for it."""
+        """Start the warm-up in the background."""
         if self.warms_up:
             self._warming_up = asyncio.ensure_future(self._warm_up(self.handle))
             self._warming_up.add_done_callback(consume_exception)
 
     async def warmed_up(self) -> None:
-        """Wait until it is ready, or has failed, which it will say when it is asked for an update."""
+        """Wait until the warm-up has ended. If it failed, the next update raises."""
         if self._warming_up is not None:
             await asyncio.wait({self._warming_up})
             self._warming_up = None
 
     async def _warm_up(self, handle: Handle) -> None:
+        """Wait for the warm-up of a group."""
         await handle.call(LearnerInterface.warm_up)
 
     def update(self, chunk: Chunk, progress: float) -> Update:
-        """Have gradient steps taken."""
+        """Request the gradient steps of a chunk."""
         answer, writes = self._start_update(chunk, progress)
-        update = Update(chunk, progress, self._asked, answer, writes)
-        self._asked += 1
+        update = Update(chunk, progress, self._updates, answer, writes)
+        self._updates += 1
         if self.keeps_updates:
             self.kept.append(update)
         return update
 
     def _start_update(self, chunk: Chunk, progress: float) -> tuple[Ref[UpdateInfo], Ref[Writes]]:
+        """Start `Learner.update`."""
         blocks = [later(block) for block in chunk.blocks]
         return self.handle.call_pair(LearnerInterface.update, chunk.steps, progress, chunk.order, *blocks)
 
     def give_up(self, update: Update) -> None:
-        """Don't ask for an update again: what it was to learn from is lost, and nobody has learned from it."""
+        """Forget an update whose data was lost before any trainer used it."""
         if update in self.kept:
             self.kept.remove(update)
 
     def weights(self) -> tuple[Ref[int], Ref[Rows]]:
-        """Have the policy's weights laid out for the players: that they are, and the weights."""
+        """Return references to the number of gradient steps and to the policy weights.
+
+        The first reference shows that the weights are available; players receive the second.
+        """
         is_busy = self._warming_up is not None and not self._warming_up.done()
-        if self._laid_out is None or not is_busy:  # else nothing has been learned since, and nobody answers for long
+        if self._laid_out is None or not is_busy:  # during the warm-up the last weights are still current
             self._laid_out = self.handle.call_pair(LearnerInterface.weights)
         return self._laid_out
 
     def take_snapshot(self) -> asyncio.Future[Snapshot]:
-        """Have a snapshot taken, of what the group has been asked to learn so far. Nobody needs to wait for it."""
-        asked = self.handle.call_pair(LearnerInterface.snapshot)
-        taking = asyncio.ensure_future(self._keep_snapshot(self.handle, self._asked, asked))
+        """Start a snapshot of the state after all requested updates."""
+        refs = self.handle.call_pair(LearnerInterface.snapshot)
+        taking = asyncio.ensure_future(self._keep_snapshot(self.handle, self._updates, refs))
         taking.add_done_callback(consume_exception)
         return taking
 
-    async def _keep_snapshot(self, handle: Handle, covered: int, asked: tuple[Ref[int], Ref[Array | None]]) -> Snapshot:
-        made, state = asked
+    async def _keep_snapshot(self, handle: Handle, covered: int, refs: tuple[Ref[int], Ref[Array | None]]) -> Snapshot:
+        """Store a snapshot when it arrives, and drop the updates that it covers.
+
+        Args:
+            handle: group that takes the snapshot.
+            covered: number of updates that the snapshot covers.
+            refs: results of `Learner.snapshot`.
+        """
+        made, state = refs
         gradient_steps, data = await made, await state
         assert data is not None  # rank 0 returns it
         snapshot = Snapshot(gradient_steps, data)
@@ -141,24 +153,24 @@ class LearnerGroup:
         return snapshot
 
     async def rebuild(self) -> int:
-        """Build the group again from the last snapshot and let it take the kept updates, which get new answers.
+        """Rebuild the group from the last snapshot and repeat the stored updates, which get new references.
 
         Returns:
-            How many gradient steps the group had taken at the snapshot.
+            Gradient steps taken at the snapshot.
 
         Raises:
-            LostError: the new one was lost as well.
+            LostError: the new group was lost, too.
         """
         assert self.make is not None
         self.handle.close()
         self.incarnation += 1
         self.handle = await self.make(self.incarnation)
-        # All of this is asked at once: what somebody else asks of the new group comes after it.
+        # No await in between: other calls to the new group must come after these.
         restored = None if self.snapshot is None else self.handle.call(LearnerInterface.restore, self.snapshot.data)
         for update in self.kept:
             update.answer, update.writes = self._start_update(update.chunk, update.progress)
         return 0 if restored is None else await restored
 
     def close(self) -> None:
-        """Let go of the group."""
+        """Release the group."""
         self.handle.close()

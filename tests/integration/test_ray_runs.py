@@ -274,7 +274,7 @@ def test_asked_is_what_is_placed():
     )
     fleet = cluster.Fleet(config.config, config.spaces)
     try:
-        assert fleet.asked() == {"CPU": 3}
+        assert fleet.requested() == {"CPU": 3}
     finally:
         fleet.close()
     gone = weakref.ref(fleet)

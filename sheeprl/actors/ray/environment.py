@@ -1,4 +1,4 @@
-"""What must be settled before Ray is imported, since it reads its environment then."""
+"""Environment variables that Ray reads when it is imported."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from sheeprl.config.schema import Config
 
 
 def configure(config: Config) -> None:
-    """Set Ray's environment, where the user hasn't.
+    """Set Ray's environment variables that the user hasn't set.
 
-    A Ray that is started for the run asks everybody for a token: it listens on the network, whatever address it is
-    given. A cluster that is joined has made its own choice.
+    A local Ray requires a token from its clients, since it listens on the network at any address. An existing cluster
+    keeps its authentication mode.
     """
     if "ray" in sys.modules:
-        return  # too late; the program that imported it has chosen
+        return  # Ray has read its environment already
     if cluster_address(config) is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    # Ray warns of a future default for workers without accelerators, about which the user can do nothing.
+    # Silence a warning about a future default for workers without accelerators.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # A call that fails returns a failed pair; the run looks at one half, and Ray would print the other as unhandled.
+    # The run reads one half of a failed pair; Ray would print the other half as an unhandled error.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

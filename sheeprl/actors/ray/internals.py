@@ -1,21 +1,26 @@
-"""What is used of Ray that has no public name, and for which Ray has no public way: in one place, for upgrades."""
+"""All uses of Ray's private API, which has no public equivalent, in one module for upgrades."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-TOLD_BY_THE_RUN = ("A worker died or was killed", "Raylet is terminated", "The node with node id")  # Ray's words
+REPORTED_LOSSES = (
+    "A worker died or was killed",
+    "Raylet is terminated",
+    "The node with node id",
+)  # prefixes of Ray's messages
 
 
 def leave_losses_to_the_run() -> None:
-    """Don't let Ray print a page for every process or node that dies: the run says in a line who was lost."""
+    """Suppress Ray's messages about lost processes and nodes, since the run logs each loss in one line."""
     from ray._private import worker
 
     show: Callable[..., None] = worker.print_to_stdstream
 
     def show_the_rest(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        lines = [line for line in data.get("lines", ()) if not str(line).startswith(TOLD_BY_THE_RUN)]
+        """Print the lines that don't report a loss."""
+        lines = [line for line in data.get("lines", ()) if not str(line).startswith(REPORTED_LOSSES)]
         if lines:
             show({**data, "lines": lines}, *args, **kwargs)
 
@@ -23,7 +28,7 @@ def leave_losses_to_the_run() -> None:
 
 
 def services() -> list[Any]:
-    """Ray's own processes that were started with this program's `ray.init`."""
+    """Return the Ray service processes that this program's `ray.init` started."""
     from ray._private import worker
 
     started: dict[str, list[Any]] = worker._global_node.all_processes if worker._global_node else {}
@@ -31,7 +36,7 @@ def services() -> list[Any]:
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that are going to be taken away; none where this version of Ray can't tell."""
+    """Return the ids of the nodes that are being drained; empty if this Ray version has no such state."""
     try:
         from ray._private.state import state
 

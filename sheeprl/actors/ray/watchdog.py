@@ -1,7 +1,7 @@
-"""A small process that lets nobody outlive a run which started Ray for itself.
+"""A watchdog process that ends a local Ray when its driver dies.
 
-Ray's processes see that their driver is gone, but some of them only after a minute. The guard holds one end of a pipe:
-when the driver has died, however it did, the other end is closed.
+Some of Ray's processes notice the death of their driver only after a minute. The watchdog reads from a pipe, which
+closes as soon as the driver dies for any reason.
 """
 
 from __future__ import annotations
@@ -15,29 +15,28 @@ import psutil
 
 
 class Watchdog:
-    """The driver's end.
+    """The driver's end of the pipe.
 
     Args:
-        pids: of processes that, with all their children, end with this one.
+        pids: processes that end with this one, together with all their descendants.
     """
 
     def __init__(self, pids: Sequence[int]) -> None:
-        family = sorted(
-            process.pid for process in family_of(pids)
-        )  # by now: a parent may be gone before the guard looks
+        # Collected here: a parent may have ended before the watchdog starts.
+        family = sorted(process.pid for process in family_of(pids))
         command = [sys.executable, "-m", "sheeprl.actors.ray.watchdog", *map(str, family)]
-        # In a session of its own: Ctrl-C is for the driver, who may have more to do.
+        # In a separate session, so that Ctrl-C reaches the driver only, which then stops in order.
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
     def close(self) -> None:
-        """Let whoever is left of them be ended, and wait until they are."""
+        """End the remaining processes and wait for the watchdog."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
 
 def family_of(pids: Iterable[int]) -> set[psutil.Process]:
-    """Processes and their children's children, as far as they live."""
+    """Return the living processes of `pids` and all their descendants."""
     family = set()
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
@@ -47,12 +46,12 @@ def family_of(pids: Iterable[int]) -> set[psutil.Process]:
 
 
 def main(pids: Sequence[int]) -> None:
-    """Wait until the driver is gone, then end whoever is left."""
+    """Wait until the pipe closes, then kill the remaining processes."""
     family = family_of(pids)
     sys.stdin.buffer.read()
     family |= family_of(process.pid for process in family if process.is_running())
     for process in family:
-        with suppress(psutil.NoSuchProcess):  # which it also says of a later process of the same number
+        with suppress(psutil.NoSuchProcess):  # also raised if the pid belongs to a later process
             process.kill()
 
 
