@@ -38,15 +38,15 @@ class Run:
     """One training run.
 
     Args:
-        plan: what to do.
-        players: all of them.
-        replay: all its shards.
-        trainers: their group.
-        reporter: where metrics and messages go.
-        keeper: where checkpoints go.
-        books: where to go on from.
-        clock: time.
-        leaving: numbers of players whose place is going to be taken away.
+        plan: settings of the run.
+        players: the group of all players.
+        replay: client of the replay buffer.
+        trainers: the trainer group.
+        reporter: receives metrics and messages.
+        store: stores checkpoints.
+        stats: counters to continue from; None starts at zero.
+        clock: source of time; None for real time.
+        leaving: returns the numbers of players on nodes that are being drained.
     """
 
     def __init__(

@@ -6,9 +6,10 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    wanted = config.getoption("--slow")
-    chosen = [item for item in items if (item.get_closest_marker("slow") is not None) == wanted]
-    named = any("::" in arg for arg in config.args)  # a test that is named runs in any case
-    if not named:
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = chosen
+    if any("::" in arg for arg in config.args):  # a test that is named runs in any case
+        return
+    parts = {True: [], False: []}
+    for item in items:
+        parts[item.get_closest_marker("slow") is not None].append(item)
+    items[:] = parts[config.getoption("--slow")]
+    config.hook.pytest_deselected(items=parts[not config.getoption("--slow")])

@@ -6,14 +6,21 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
 import grimp
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "architecture.md"
-FLOORS = ("cli", "launch evaluate", "run debug checkpoint", "driver", "metrics", "actors", "config learning", "algos",
-          "models", "envs", "buffer utils")  # fmt: skip
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # which pytest brings
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "architecture.md"
+LAYERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+FLOORS = [layer.replace(" | ", " ") for layer in LAYERS]  # from the top; rooms of a floor are separated by a space
 MARKED = re.compile(r"```mermaid\n.*?```", re.DOTALL)
 
 

@@ -62,7 +62,7 @@ def examine(run_dir: Path) -> Verdict:
     counters = state["books"]["counters"]
     verdict.expect("policy steps", counters["policy_steps"], end["policy_steps"])
     verdict.expect("refused fragments", counters["refused"], 0)
-    verdict.expect("gradient steps", end["gradient_steps"], _owed(tree, counters))
+    verdict.expect("gradient steps", end["gradient_steps"], _due_gradient_steps(tree, counters))
     verdict.expect("gradient steps of the checkpoint", counters["gradient_steps"], end["gradient_steps"])
     _examine_rows(run_dir, tree, counters, _newest(lines, "Buffer/lost_rows"), verdict)
     return verdict
@@ -73,7 +73,7 @@ def _round_rows(tree: Json) -> int:
     return rows * int(tree["players"]["num"]) * int(tree["env"]["num_envs"])
 
 
-def _owed(tree: Json, counters: Json) -> int:
+def _due_gradient_steps(tree: Json, counters: Json) -> int:
     """Gradient steps after so many policy steps or rounds."""
     algo = tree["algo"]
     if "replay_ratio" in algo:

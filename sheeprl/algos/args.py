@@ -33,7 +33,7 @@ class OnPolicy:
     standardize: tuple[str, ...] = ()
 
     is_off_policy: ClassVar[bool] = False
-    """A rollout is learned whole, in one call, or never."""
+    """The gradient steps of a rollout are taken in one call, or not at all."""
     learning_starts: ClassVar[int] = 0
     prioritized: ClassVar[None] = None
     feeds_back: ClassVar[bool] = False
@@ -54,8 +54,8 @@ class OnPolicy:
         """Minibatches of an epoch over a rollout of `rows` = T × B rows."""
         return math.ceil(rows / self.batch_size) if self.batch_size else 1
 
-    def owed(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
-        """Gradient steps to take after a round of `rows` rows."""
+    def due_gradient_steps(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
+        """Return the gradient steps to take after a round of `rows` rows."""
         return self.epochs * self.minibatches(rows)
 
 
@@ -74,7 +74,7 @@ class OffPolicy:
     """
 
     is_off_policy: ClassVar[bool] = True
-    """Gradient steps that a round leaves undone are owed in the next."""
+    """Gradient steps that a round leaves undone are due in the next."""
 
     batch_size: int
     replay_ratio: float
@@ -89,13 +89,13 @@ class OffPolicy:
         """Whether losses give the buffer something."""
         return self.writes_back or self.prioritized is not None
 
-    def is_due(self, policy_steps: int) -> int:
-        """floor(replay_ratio × max(0, policy_steps − learning_starts)), in exact arithmetic."""
+    def total_gradient_steps(self, policy_steps: int) -> int:
+        """Return floor(replay_ratio × max(0, policy_steps − learning_starts)), in exact arithmetic."""
         return math.floor(Fraction(str(self.replay_ratio)) * max(0, policy_steps - self.learning_starts))
 
-    def owed(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
-        """Gradient steps still to take after `policy_steps`, of which `gradient_steps` are done."""
-        return max(0, self.is_due(policy_steps) - gradient_steps)
+    def due_gradient_steps(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
+        """Return the gradient steps to take after `policy_steps` policy steps, if `gradient_steps` are done."""
+        return max(0, self.total_gradient_steps(policy_steps) - gradient_steps)
 
 
 class AlgoArgs(Section):

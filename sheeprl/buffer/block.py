@@ -34,7 +34,8 @@ class Pool:
         memory = self._find(size)
         if memory is None:
             memory = np.empty(size, np.uint8)
-        # NumPy shortens chains of views to the last array whose base is no array. The memoryview makes it this one.
+        # A view's base is the last array of the chain that owns no array. Through a memoryview, `data` is that array,
+        # so that every view keeps `data` alive.
         data = np.frombuffer(memory.data, np.uint8)
         weakref.finalize(data, self._free.append, memory).atexit = False
         return data

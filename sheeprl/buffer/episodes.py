@@ -1,33 +1,27 @@
-"""What sampling inside episodes knows of the rows besides their links."""
+"""Sample sequences that stay inside one episode."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sheeprl.buffer.sampler import Flags, _read_rows
-from sheeprl.buffer.storage import slots_by_stream
-
-if TYPE_CHECKING:
-    from sheeprl.buffer.storage import Rows, Storage
-    from sheeprl.buffer.streams import Slots
-from dataclasses import dataclass
-
-from sheeprl.buffer.storage import Extension, Rows, Storage
+from sheeprl.buffer.sampler import Flags, read_rows
+from sheeprl.buffer.storage import Extension, Rows, Storage, slots_by_stream
 from sheeprl.buffer.streams import Slots
 
 
 class EpisodeIndex:
-    """Where the rows of every whole episode are: from its first row to its end row, all of them stored.
+    """Index of complete episodes: those whose rows are all stored, from the first row to the end row.
 
-    An annex of the storage. The slots of an episode's rows stand in a row of their own in `pool`, so that any part of
-    it is read without following links.
+    It is an extension of the storage. `pool` holds the slots of each episode contiguously, so that any part of it is
+    read without following links.
     """
 
     def arrays(self, capacity: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Nothing: it is made anew from the rows."""
+        """Return no arrays: the index is rebuilt from the rows."""
         return {}
 
     def attach(self, arrays: Rows) -> None:
@@ -43,7 +37,7 @@ class EpisodeIndex:
         self._count = 0  # episodes in the table
 
     def evicting(self, storage: Storage, slots: Slots) -> None:
-        """Found out when episodes are asked for."""
+        """Do nothing: evicted episodes are removed when episodes are requested."""
 
     def added(self, storage: Storage, slots: Slots, streams: Slots) -> None:
         """Go on with the unfinished episodes; note those that end."""
@@ -188,11 +182,11 @@ class Episodes:
         return self.length or int(self._find(storage)[1].max(initial=1))
 
     def valid(self, storage: Storage, slots: Slots) -> Flags:
-        """Not asked."""
+        """Raise: this sampler draws its samples itself."""
         raise NotImplementedError
 
     def apart(self, storage: Storage, slots: Slots) -> Flags:
-        """Not asked."""
+        """Raise: this sampler draws its samples itself."""
         raise NotImplementedError
 
     def _find(self, storage: Storage) -> tuple[Slots, Slots]:
@@ -217,9 +211,9 @@ class Episodes:
     def read(self, storage: Storage, anchors: Slots) -> Rows:
         """The rows at what `draw` gave."""
         if self.length is not None:
-            return _read_rows(storage, anchors)
+            return read_rows(storage, anchors)
         inside = anchors >= 0
-        rows = _read_rows(storage, np.where(inside, anchors, 0), {"mask": inside})
+        rows = read_rows(storage, np.where(inside, anchors, 0), {"mask": inside})
         for name, values in rows.items():
             values[~inside] = -1 if name == "index" else 0
         return rows

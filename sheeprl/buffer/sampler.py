@@ -1,4 +1,7 @@
-"""The interface of samplers, and what they share."""
+"""Interface and base class of samplers.
+
+An anchor is the slot that identifies a sample, such as the row of a transition.
+"""
 
 from __future__ import annotations
 
@@ -19,74 +22,74 @@ class Sampler(Protocol):
 
     @property
     def anchored(self) -> bool:
-        """Whether anchors are drawn by the buffer, by `legal`."""
+        """True if the buffer draws the anchors, among the slots that `valid` accepts."""
         ...
 
     @property
     def takes_all(self) -> bool:
-        """Whether a sample is everything that is stored, whatever size is asked for."""
+        """True if a sample is the whole content of the storage, whatever its size."""
         ...
 
     @property
     def decides(self) -> bool:
-        """Whether only rows that carry a decision are anchors, and not those that end an episode."""
+        """True if anchors are rows with a decision only, not end rows of episodes."""
         ...
 
     def extensions(self) -> tuple[Extension, ...]:
-        """What must be kept beside the rows."""
+        """Return the extensions that the storage must maintain beside the rows."""
         ...
 
     def available(self, storage: Storage) -> int:
-        """How many different samples there are."""
+        """Return the number of distinct samples."""
         ...
 
     def why_empty(self, storage: Storage) -> str:
-        """Why there are no samples."""
+        """Return the reason why there are no samples."""
         ...
 
     def rows_per_sample(self, storage: Storage) -> int:
-        """Rows that are read for one sample."""
+        """Return the number of rows that one sample reads."""
         ...
 
     def valid(self, storage: Storage, slots: Slots) -> Flags:
-        """Whether each slot is an anchor."""
+        """Return a flag per slot: True if the slot can be an anchor."""
         ...
 
     def apart(self, storage: Storage, slots: Slots) -> Flags:
-        """Of anchors, some that have no row in common."""
+        """Return a flag per anchor: True for anchors whose samples share no row."""
         ...
 
     def draw(self, storage: Storage, rng: np.random.Generator, n_batches: int, batch_size: int) -> Slots:
-        """Anchors, if they are not drawn by the buffer."""
+        """Draw anchors, if the buffer does not draw them."""
         ...
 
     def read(self, storage: Storage, anchors: Slots) -> Rows:
-        """The samples at `[n_batches, batch_size]` anchors, in one block, the batches along the first axis."""
+        """Return the samples at `[n_batches, batch_size]` anchors in one block, batches along the first axis."""
         ...
 
 
 class Anchored:
-    """What samplers have in common whose anchors the buffer draws."""
+    """Base class of samplers whose anchors the buffer draws."""
 
     anchored = True
     takes_all = False
     decides = True
 
     def extensions(self) -> tuple[Extension, ...]:
-        """Nothing."""
+        """Return no extension."""
         return ()
 
     def apart(self, storage: Storage, slots: Slots) -> Flags:
-        """All of them."""
+        """Return True for every anchor."""
         return np.ones(len(slots), np.bool_)
 
     def draw(self, storage: Storage, rng: np.random.Generator, n_batches: int, batch_size: int) -> Slots:
-        """Not called."""
+        """Raise, since the buffer draws the anchors."""
         raise NotImplementedError
 
 
-def _read_rows(storage: Storage, slots: Slots, more: Rows | None = None) -> Rows:
-    """Whole rows, in one block."""
+def read_rows(storage: Storage, slots: Slots, more: Rows | None = None) -> Rows:
+    """Return complete rows in one block."""
     extra: dict[str, Any] = {"index": storage.numbers(slots), **(more or {})}
     block = Block(storage.pool, {name: (slots.shape, values) for name, values in storage.rows.items()}, extra)
     storage.gather(storage.rows, slots, [block.rows[name] for name in storage.rows])

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from sheeprl.buffer.sampler import Anchored, Flags, _read_rows
+from sheeprl.buffer.sampler import Anchored, Flags, read_rows
 from sheeprl.buffer.storage import Extension, Rows, Storage, slots_by_stream
 from sheeprl.buffer.streams import Slots
 
 
 class Ages:
-    """How many rows came before each in its episode, and stream. An annex of the storage, 4 bytes a row.
+    """Age of each row: the rows before it in its episode and stream. An extension of the storage, 4 bytes a row.
 
     It also counts the sequences that stay inside an episode: to list them would take time for every row stored.
 
@@ -53,7 +53,7 @@ class Ages:
         self.count += int(np.count_nonzero(self.sequences.valid(storage, slots.ravel())))
 
     def rebuild(self, storage: Storage) -> None:
-        """Count anew, from the oldest row of each stream that is still stored."""
+        """Recount from the oldest stored row of each stream."""
         self.count = 0
         if not storage.rows:
             return
@@ -142,4 +142,4 @@ class Sequences(Anchored):
             chain[:, row] = previous.take(after)
             if row == 0 and self.context:
                 chain[:, row] = np.where(storage.rows_before(after) > 0, chain[:, row], after)
-        return _read_rows(storage, chain)
+        return read_rows(storage, chain)

@@ -52,7 +52,11 @@ def pays_to_compile(config: Config, rollout: int) -> bool:
     trainer, data, total = config.trainer, config.algo.data(), config.run.total_steps
     if trainer.accelerator == "mps" or not has_compiler():
         return False
-    steps = data.is_due(total) if isinstance(data, OffPolicy) else math.ceil(total / rollout) * data.owed(0, 0, rollout)
+    steps = (
+        data.total_gradient_steps(total)
+        if isinstance(data, OffPolicy)
+        else math.ceil(total / rollout) * data.due_gradient_steps(0, 0, rollout)
+    )
     return steps >= COMPILE_FROM
 
 

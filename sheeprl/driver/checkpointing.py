@@ -48,16 +48,16 @@ class CheckpointStore(Protocol):
 
 
 class CheckpointScheduler:
-    """Has checkpoints written.
+    """Starts checkpoints when they are due.
 
     Args:
-        keeper: writes them.
-        books: the run's.
-        players: all of them.
-        replay: all its shards.
-        trainers: their group.
-        clock: seconds, from any zero.
-        seconds: between checkpoints, besides those by policy steps; None for never.
+        store: stores checkpoints.
+        stats: counters of the run.
+        players: the group of all players.
+        replay: client of the replay buffer.
+        trainers: the trainer group.
+        clock: returns the time in seconds, from any zero.
+        seconds: time between checkpoints, in addition to those by policy steps; None for none by time.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from sheeprl.utils.errors import RunFailedError, one_line
 
 
 class FailureBudget:
-    """Who has failed how often lately.
+    """Counts recent failures per worker.
 
     Args:
         most: failures of one and the same that are borne within `window`.

@@ -1,6 +1,6 @@
 """Has gradient steps taken: how many are owed, what they are sampled from, and what becomes of them.
 
-Samples and updates are asked for ahead, so that the learner never waits for the next chunk. Trainers that are lost on
+Samples and updates are requested ahead, so that the learner never waits for the next chunk. Trainers that are lost on
 the way are built again from their last snapshot and take the gradient steps since then once more.
 """
 
@@ -25,18 +25,18 @@ CHUNK_BYTES = 64 * 2**20  # and no more than their batches may take, however lar
 
 
 class UpdateScheduler:
-    """Has the trainers learn from what the replay holds.
+    """Runs the gradient steps that are due.
 
     Args:
-        plan: what to do.
-        books: the run's.
-        replay: all its shards.
-        trainers: their group.
-        reporter: where messages go.
-        failures: of everybody.
-        clock: time.
-        stopping: is set once the run is asked to stop.
-        show_progress: is called after every update.
+        plan: settings of the run.
+        stats: counters of the run.
+        replay: client of the replay buffer.
+        trainers: the trainer group.
+        reporter: receives messages.
+        failures: counts failures per worker.
+        clock: source of time.
+        stopping: event that is set once the run must stop.
+        show_progress: called after every update.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class UpdateScheduler:
         while True:
             lost = self.trainers.handle
             try:
-                owed = data.owed(self.counters.policy_steps, self.counters.gradient_steps, rows)
-                missed = await self.take(self.chunks(owed))
+                due = data.due_gradient_steps(self.counters.policy_steps, self.counters.gradient_steps, rows)
+                missed = await self.take(self.chunks(due))
             except LostError as error:
                 await self.rebuild(lost, error)
                 if not data.is_off_policy:

@@ -661,7 +661,7 @@ def test_running_statistics_are_kept_in_the_agents_buffers(make_learner_of):
 def test_a_whole_rollout_can_be_one_minibatch(fabric):
     learner = make_ppo(fabric, batch_size=4, epochs=1)
     data = learner.batches.data = replace(learner.algorithm.data(), batch_size=None)
-    assert data.owed(0, 0, rows=10) == 1
+    assert data.due_gradient_steps(0, 0, rows=10) == 1
     seen = spy_on_batches(learner)
     learner.update(1, 0.0, None, rollout(ends=[(1, 0)]))
     (batch,) = seen

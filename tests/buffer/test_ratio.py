@@ -35,19 +35,19 @@ def off_policy(ratio, learning_starts=0):
     ],
 )
 def test_due_is_exact(ratio, policy_steps, due):
-    assert off_policy(ratio).is_due(policy_steps) == due
+    assert off_policy(ratio).total_gradient_steps(policy_steps) == due
 
 
 @pytest.mark.parametrize(("policy_steps", "due"), [(0, 0), (99, 0), (100, 0), (101, 0), (104, 1), (110, 3)])
 def test_nothing_is_due_before_learning_starts(policy_steps, due):
-    assert off_policy(0.3, learning_starts=100).is_due(policy_steps) == due
+    assert off_policy(0.3, learning_starts=100).total_gradient_steps(policy_steps) == due
 
 
 @given(
     digits=st.integers(1, 10**9), decimals=st.integers(0, 9), steps=st.integers(0, 10**12), starts=st.integers(0, 10**6)
 )
 def test_due_is_the_decimal_that_was_written(digits, decimals, steps, starts):
-    due = off_policy(float(f"{digits}e-{decimals}"), starts).is_due(steps)
+    due = off_policy(float(f"{digits}e-{decimals}"), starts).total_gradient_steps(steps)
     assert due == digits * max(0, steps - starts) // 10**decimals
     assert due == math.floor(Fraction(digits, 10**decimals) * max(0, steps - starts))
 
@@ -58,20 +58,20 @@ def test_rounds_of_any_sizes_add_up(thousandths, rounds, starts):
     policy_steps = gradient_steps = 0
     for decisions in rounds:
         policy_steps += decisions
-        gradient_steps += data.owed(policy_steps, gradient_steps, rows=decisions)
+        gradient_steps += data.due_gradient_steps(policy_steps, gradient_steps, rows=decisions)
         assert gradient_steps == thousandths * max(0, policy_steps - starts) // 1000
 
 
-def test_owed_is_what_is_due_less_what_is_done():
-    assert off_policy(0.5).owed(policy_steps=21, gradient_steps=4, rows=99) == 6
-    assert off_policy(0.5).owed(policy_steps=21, gradient_steps=12, rows=99) == 0
+def test_due_gradient_steps_are_the_total_less_those_done():
+    assert off_policy(0.5).due_gradient_steps(policy_steps=21, gradient_steps=4, rows=99) == 6
+    assert off_policy(0.5).due_gradient_steps(policy_steps=21, gradient_steps=12, rows=99) == 0
 
 
 @pytest.mark.parametrize(("rows", "minibatches"), [(1, 1), (63, 1), (64, 1), (65, 2), (128, 2), (129, 3)])
 def test_on_policy_owes_epochs_of_minibatches(rows, minibatches):
     data = OnPolicy(rollout_steps=128, batch_size=64, epochs=10)
     assert data.minibatches(rows) == minibatches
-    assert data.owed(policy_steps=12345, gradient_steps=678, rows=rows) == 10 * minibatches
+    assert data.due_gradient_steps(policy_steps=12345, gradient_steps=678, rows=rows) == 10 * minibatches
 
 
 def test_on_policy_plays_a_rollout_per_fragment():

@@ -57,7 +57,7 @@ def saved_buffer(run_dir: Path) -> ReplayBuffer:
     return buffer
 
 
-def is_due(policy_steps: int) -> int:
+def expected_gradient_steps(policy_steps: int) -> int:
     return math.floor(Fraction(str(RATIO)) * (policy_steps - STARTS))
 
 
@@ -94,7 +94,7 @@ def test_losses_fall(run):
 
 def test_ratio_is_exact(run):
     assert run.policy_steps >= 800
-    assert run.gradient_steps == is_due(run.policy_steps)
+    assert run.gradient_steps == expected_gradient_steps(run.policy_steps)
 
 
 def test_latents_are_written_back_into_the_buffer(run):
@@ -115,7 +115,7 @@ def test_resumed_run_goes_on_learns_the_task_and_keeps_the_ratio(run):
     result = train_tree(resume_tree(str(run.run_dir), ["run.total_steps=1400", "eval.episodes=20"]))
     assert result.run_dir == run.run_dir
     assert result.policy_steps >= 1400
-    assert result.gradient_steps == is_due(result.policy_steps)
+    assert result.gradient_steps == expected_gradient_steps(result.policy_steps)
     assert saved_buffer(result.run_dir).storage.total > result.policy_steps
     # Without its recurrent state the policy would get 0.5.
     assert metrics_of(result.run_dir, "Test/cumulative_reward")[-1] > 0.9
