@@ -63,7 +63,6 @@ class Run:
     ) -> None:
         self.plan = plan
         self.players, self.replay, self.trainers = players, replay, trainers
-        replay.on_loss, replay.on_back = self.lose_shard, self.shard_back
         self.reporter = reporter
         self.clock = clock or WallClock()
         self.stats = stats or RunStats(Counters(), self.clock.time())
@@ -90,7 +89,6 @@ class Run:
             leaving,
         )
         self.evaluations: set[asyncio.Task[None]] = set()
-        self.shards_lost_at: dict[int, float] = {}
 
     def stop(self, patience: float = 10.0) -> None:
         """Ask the run to end after a checkpoint, at the border of the rounds that players were asked for.
@@ -195,27 +193,6 @@ class Run:
             f"evaluation at step {step}: return {result.mean_return:.1f} ± {result.std_return:.1f} "
             f"over {len(result.returns)} episodes"
         )
-
-    def lose_shard(self, number: int, error: LostError) -> None:
-        """Count a shard of the replay that was lost; another has its place, with what was kept of its rows.
-
-        Raises:
-            RunFailedError: it was one failure too many.
-        """
-        self.counters.buffer_restarts += 1
-        self.shards_lost_at.setdefault(number, self.clock.time())
-        self.failures.count(f"shard {number} of the replay", "replaced", error)
-
-    def shard_back(self, number: int, lost: int, error: Exception | None) -> None:
-        """Say how much of a lost shard's rows its successor lacks."""
-        seconds = self.clock.time() - self.shards_lost_at.pop(number)
-        self.stats.window.recovery += seconds
-        if error is not None:
-            self.tell_error(f"shard {number} of the replay can't be restored from the checkpoint: {one_line(error)}")
-        told = f"shard {number} of the replay is back after {seconds:.1f} s"
-        if self.plan.data.is_off_policy:  # of a rollout nothing is lost: another is played
-            told += f" without the {lost} rows that weren't saved" if lost else " with all its rows"
-        self.reporter.message(told)
 
     async def save_what_is_left(self) -> None:
         """Write a checkpoint of a run that failed, if its parts still can."""

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sheeprl.actors.handle import DataLostError, Ref, later
+from sheeprl.actors.handle import DataLostError, LostError, Ref, later
 from sheeprl.actors.interfaces import PlayerInterface
 from sheeprl.actors.messages import Fragment, FragmentInfo
 from sheeprl.buffer.storage import RefusedFragmentError, Rows
@@ -100,6 +100,7 @@ class Collector:
         self.reporter, self.failures, self.clock, self.stopping = reporter, failures, clock, stopping
         self.get_weights, self.find_draining = get_weights, find_draining
         players.on_fresh = self._report_fresh_start
+        replay.on_loss, replay.on_back = self._count_lost_shard, self._report_restored_shard
         self.published: PublishedWeights | None = None
         self.rounds_added = self.counters.version  # rounds in the buffer
         self._next_rounds = [self.counters.version] * plan.players  # next round of each player
@@ -107,6 +108,7 @@ class Collector:
         self._inbox: list[asyncio.Queue[CollectedFragment]] = [asyncio.Queue() for _ in range(plan.players)]
         self._rollout: list[CollectedFragment] = []  # fragments of the newest round, if on-policy
         self._refusals = [0] * plan.players  # consecutive refused fragments of each player
+        self._shards_lost_at: dict[int, float] = {}  # time of the loss, by number of the shard
         self._weights_changed = asyncio.Condition()
         self._deadline: float | None = None  # for rounds in progress when the run is stopped
         self._unsaved: str | None = None  # reason why environment state can't be saved, once a player has tried
@@ -310,6 +312,28 @@ class Collector:
         self.players.drop(number)
         self.counters.restarts += 1
         self.failures.count(f"player {number}", "replaced", error)
+
+    def _count_lost_shard(self, number: int, error: LostError) -> None:
+        """Count the loss of a replay shard.
+
+        Raises:
+            RunFailedError: the shard exceeded its failure budget.
+        """
+        self.counters.buffer_restarts += 1
+        self._shards_lost_at.setdefault(number, self.clock.time())
+        self.failures.count(f"shard {number} of the replay", "replaced", error)
+
+    def _report_restored_shard(self, number: int, lost: int, error: Exception | None) -> None:
+        """Report how many rows a restored shard has lost."""
+        seconds = self.clock.time() - self._shards_lost_at.pop(number)
+        self.stats.window.recovery += seconds
+        if error is not None:
+            reason = f"shard {number} of the replay can't be restored from the checkpoint: {one_line(error)}"
+            self.reporter.message(reason, "error")
+        report = f"shard {number} of the replay is back after {seconds:.1f} s"
+        if self.plan.data.is_off_policy:  # a lost rollout is collected again
+            report += f" without the {lost} rows that weren't saved" if lost else " with all its rows"
+        self.reporter.message(report)
 
     def _report_fresh_start(self, number: int, reason: str) -> None:
         """Report that a player starts new episodes, because its environments can't be restored."""
