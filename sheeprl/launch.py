@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0}
 """Seconds that an interrupted run waits for the rounds that are being played, so that it goes on with them exactly."""
 
-STOPPING = "stopping after this round, with a checkpoint; another signal ends the run at once, without\n"
+STOPPING = "stopping after this round and saving a checkpoint; press Ctrl-C again to stop now without saving\n"
 
 
 @dataclass(frozen=True)
@@ -411,8 +411,12 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
         f"{config.algo.name} on {config.env.id}, {config.run.mode}: {_count(config.players.num or 1, 'player')} with "
         f"{_count(config.env.num_envs, 'environment')}, {_count(config.trainer.devices, 'rank')} on "
         f"{config.trainer.accelerator} with {_count(config.trainer.threads or 1, 'thread')}"
-        + (", gradient steps compiled (some 20 s, where no run before has left them)" if config.trainer.compile else "")
-        + (", gradient steps not compiled, which they can't be on mps" if config.trainer.accelerator == "mps" else "")
+        + ("; compiling gradient steps (about 20 s the first time, then cached)" if config.trainer.compile else "")
+        + (
+            "; gradient steps are not compiled, since mps does not support it"
+            if config.trainer.accelerator == "mps"
+            else ""
+        )
     )
     if told := _told_of_cores(config):
         reporter.message(told, "warning")

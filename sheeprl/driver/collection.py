@@ -337,7 +337,7 @@ class Collector:
 
     def _report_fresh_start(self, number: int, reason: str) -> None:
         """Report that a player starts new episodes, because its environments can't be restored."""
-        self.reporter.message(f"player {number} begins new episodes: {reason}")
+        self.reporter.message(f"player {number} starts new episodes: {reason}")
 
     async def _republish(self, published: PublishedWeights) -> None:
         """Replace published weights that were lost with their node."""
@@ -403,7 +403,9 @@ class Collector:
 
     async def _recollect_fragment(self, number: int, fragments: list[CollectedFragment]) -> bool:
         """Replace a lost fragment by the player's next one. Return False if the run stops first."""
-        self.reporter.message(f"a fragment of player {number} was lost with its node; it plays another one", "warning")
+        self.reporter.message(
+            f"a fragment of player {number} was lost with its node; the player collects another one", "warning"
+        )
         self._next_rounds[number] -= 1
         async with self._weights_changed:
             self._weights_changed.notify_all()
@@ -437,7 +439,7 @@ class Collector:
         reasons = [each.info.unsaved for each in fragments if each.info.unsaved]
         if reasons and not self._reported_unsaved:
             self._reported_unsaved = True
-            self.reporter.message(f"a resumed run will begin new episodes: {reasons[0]}")
+            self.reporter.message(f"after a resume, episodes restart: {reasons[0]}")
 
     def _record_refusal(self, number: int, error: RefusedFragmentError | None) -> None:
         """Count and report a fragment that the buffer refused. None stands for an accepted one.
@@ -453,7 +455,7 @@ class Collector:
         if not self.plan.data.is_off_policy:
             raise RunFailedError(text) from error
         if self._refusals[number] > most:
-            raise RunFailedError(f"{text} (once too often in a row; ray.max_failures={most})") from error
+            raise RunFailedError(f"{text} ({self._refusals[number]} in a row; ray.max_failures={most})") from error
         self.reporter.message(text, "warning")
 
 

@@ -35,5 +35,5 @@ class FailureBudget:
         failed.append((now, one_line(error)))
         if len(failed) <= self.most:
             return self.tell(f"{who} is {becomes} ({len(failed)} of {self.most}): {one_line(error)}", "warning")
-        reason = f"{who} has failed once too often: {failed[0][1]} (ray.max_failures={self.most})"
+        reason = f"{who} failed {len(failed)} times in {self.window:g} s (ray.max_failures={self.most}): {failed[0][1]}"
         raise RunFailedError(reason, getattr(error, "trace", "")) from error

@@ -138,7 +138,7 @@ class UpdateScheduler:
             self.said_waiting = True
             needed, available = self.replay.batch_size, self.replay.available
             self.reporter.message(
-                f"waiting until the replay holds {needed} samples for a batch of {needed}; it has {available}"
+                f"the replay holds {available} of {needed} samples; training starts at algo.batch_size={needed}"
             )
         return self.replay.is_ready
 

@@ -111,6 +111,6 @@ def test_failures_are_counted_by_who_failed_and_for_a_while():
         ("a is replaced (1 of 2): again", "warning"),
         ("a is replaced (2 of 2): and again", "warning"),
     ]
-    with pytest.raises(RunFailedError, match=r"^a has failed once too often: again \(ray\.max_failures=2\)$"):
+    with pytest.raises(RunFailedError, match=r"^a failed 3 times in 10 s \(ray\.max_failures=2\): again$"):
         failures.count("a", "replaced", ValueError("what followed"))
     assert len(told) == 5
