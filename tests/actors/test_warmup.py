@@ -94,6 +94,7 @@ def test_a_rehearsed_learner_has_compiled_what_it_needs_and_learns_the_same(fabr
     assert torch.equal(warmed_up.group_rng.get_state(), plain.group_rng.get_state())
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_with_dummy_data_is_told_and_does_no_harm(fabric, monkeypatch):
     found = checked(*RUNS["sac"])
     learner = Learner(found.config, found.spaces, fabric)

@@ -35,7 +35,7 @@ def record(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+@pytest.mark.parametrize("algorithm", ["ppo", pytest.param("sac", marks=pytest.mark.slow)])
 def test_a_run_is_the_same_again(tmp_path, algorithm):
     run(tmp_path / "run", algorithm, *RECORDED, "run.total_steps=600")
     again = replayed(tmp_path / "run", out=str(tmp_path / "agent.pt"))

@@ -55,6 +55,7 @@ def test_on_policy_counts_epochs_times_minibatches(tmp_path):
     assert saved(result.run_dir)["gradient_steps"] == result.gradient_steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "overrides"), [("ppo", ["algo.rollout_steps=32"]), ("sac", []), ("sac", ["algo.replay_ratio=0.3"])]
 )

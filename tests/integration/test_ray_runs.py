@@ -35,7 +35,7 @@ def session():
     ("algorithm", "env", "players", "compiled"),
     [
         ("ppo", None, 1, "false"),
-        ("sac", None, 1, "false"),
+        pytest.param("sac", None, 1, "false", marks=pytest.mark.slow),
         ("ppo", "tests.helpers.run_envs:Worldly-v0", 2, "false"),
         ("ppo", None, 1, "true"),
     ],

@@ -65,7 +65,7 @@ def update(learner, algo, seed):
     return learner.update(6, seed / 10, None, block(algo, seed))
 
 
-@pytest.mark.parametrize("algo", ARGS)
+@pytest.mark.parametrize("algo", ["ppo", pytest.param("sac", marks=pytest.mark.slow)])
 def test_a_compiled_learner_learns_what_an_eager_one_does(fabric, algo, folder):
     eager, compiled = make(fabric, algo, compiled=False), make(fabric, algo)
     for seed in range(3):
