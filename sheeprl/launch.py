@@ -21,7 +21,7 @@ from sheeprl.checkpoint.resume import RunDir, clear_other_layout, first_incarnat
 from sheeprl.checkpoint.run_dir import lock_run_dir, replay_folder, video_folder, write_config
 from sheeprl.config.schema import Config
 from sheeprl.driver.workers import Workers
-from sheeprl.metrics.time_breakdown import Setting, StartupTimer, describe, suggest
+from sheeprl.metrics.time_breakdown import StartupTimer, describe, suggest
 from sheeprl.utils.errors import RunFailedError, one_line
 from sheeprl.utils.gc_control import importing
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from sheeprl.checkpoint.resume import Start
     from sheeprl.checkpoint.writer import CheckpointWriter
     from sheeprl.driver.replay import ReplayClient
-    from sheeprl.driver.settings import Plan
     from sheeprl.driver.trainers import LearnerGroup
     from sheeprl.envs.transforms import Spaces
     from sheeprl.metrics.reporter import FileReporter
@@ -83,7 +82,7 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
 
     resolved = check(tree)
     startup.done("configuration and a look at the environment")
-    if resolved.config.run.mode == "coupled":
+    if resolved.config.is_coupled:
         return _train_coupled(resolved.config, resolved.spaces, startup)
     return _train_decoupled(resolved.config, resolved.spaces, startup)
 
@@ -288,8 +287,8 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir) ->
 
 def _make_run(config: Config, workers: Workers, place: RunDir, reporter: FileReporter, store: CheckpointWriter) -> Run:
     """The driver, which goes on from the checkpoint if there is one."""
+    from sheeprl.driver.clock import WallClock
     from sheeprl.driver.players import PlayerGroup
-    from sheeprl.driver.settings import WallClock
     from sheeprl.driver.trainers import LearnerGroup
     from sheeprl.metrics.counters import Counters, RunStats
     from sheeprl.run import Run
@@ -302,10 +301,10 @@ def _make_run(config: Config, workers: Workers, place: RunDir, reporter: FileRep
         workers.learner,
         workers.make_learner,
         keeps_updates=not config.algo.data().is_off_policy,
-        warms_up=bool(config.trainer.compile) and config.run.mode == "decoupled",
+        warms_up=bool(config.trainer.compile) and not config.is_coupled,
     )
     workers.replay.newest_save = lambda: store.newest_buffer
-    return Run(_plan(config), players, workers.replay, trainers, reporter, store, stats, clock, leaving=workers.leaving)
+    return Run(config, players, workers.replay, trainers, reporter, store, stats, clock, leaving=workers.leaving)
 
 
 async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> None:
@@ -320,51 +319,6 @@ async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> N
         raise RunFailedError(
             f"{start.checkpoint} can't be loaded: {one_line(error)}; move it away to go on from the one before"
         ) from error
-
-
-def _plan(config: Config) -> Plan:
-    """The driver's part of the configuration."""
-    from sheeprl.driver.settings import Plan
-
-    players, staleness = config.players, config.run.max_staleness
-    assert players.num is not None and players.fragment_rows is not None and staleness is not None
-    return Plan(
-        data=config.algo.data(),
-        total_steps=config.run.total_steps,
-        players=players.num,
-        fragment_rows=players.fragment_rows,
-        envs=config.env.num_envs,
-        max_staleness=staleness,
-        prefetch=config.trainer.prefetch,
-        max_failures=config.ray.max_failures,
-        failure_window=config.ray.failure_window,
-        log_every=config.log.every or config.run.total_steps,
-        snapshot_every=config.checkpoint.snapshot_every,
-        checkpoint_every=config.checkpoint.every,
-        checkpoint_seconds=None if config.checkpoint.every_minutes is None else 60 * config.checkpoint.every_minutes,
-        eval_every=config.eval.every if config.eval.episodes else None,
-        eval_episodes=config.eval.episodes,
-        setting=_setting(config),
-    )
-
-
-def _setting(config: Config) -> Setting:
-    """What advice on the run's speed leans on."""
-    from sheeprl.config.defaults import available_cores, pays_to_compile
-
-    players, staleness, rows = config.players.num, config.run.max_staleness, config.players.fragment_rows
-    assert players is not None and staleness is not None and rows is not None
-    trainer, coupled = config.trainer, config.run.mode == "coupled"
-    cores = available_cores() - (0 if coupled else 1)  # Ray and the players need one too
-    return Setting(
-        coupled=coupled,
-        overlaps=isinstance(config.algo.data(), OffPolicy) if coupled else staleness > 0,
-        players=players,
-        ranks=trainer.ranks,
-        compiles=bool(trainer.compile) or not pays_to_compile(config, rows * config.env.num_envs * players),
-        threads_left=_threads(config) < cores,
-        on_gpu=trainer.accelerator != "cpu",
-    )
 
 
 @contextmanager
@@ -434,8 +388,8 @@ def _told_of_cores(config: Config) -> str | None:
     """What is to be said if more is to run at once than this machine has cores for; a cluster has others."""
     from sheeprl.config.defaults import available_cores, cluster_address
 
-    players, cores, threads = config.players.num or 1, available_cores(), _threads(config)
-    if config.run.mode == "coupled":
+    players, cores, threads = config.players.num or 1, available_cores(), config.trainer.threads_per_node
+    if config.is_coupled:
         shared, lower = "", "trainer.threads"
         needed: float = threads
     else:
@@ -445,11 +399,6 @@ def _told_of_cores(config: Config) -> str | None:
     if needed <= cores or players * threads == 1:
         return None
     return f"{shared}{_count(threads, 'thread')} of the trainer share {_count(cores, 'core')}: lower {lower}"
-
-
-def _threads(config: Config) -> int:
-    """Of all ranks of a node."""
-    return (config.trainer.threads or 1) * config.trainer.devices
 
 
 def _tell_failure(run_dir: Path, error: Any) -> str:
@@ -464,11 +413,10 @@ def _print_summary(config: Config, place: RunDir, run: Run, status: str, wall_ti
     """Where the time went, and what was done; the last line says what to type next."""
     if config.log.level in ("warning", "error"):
         return
-    counters, breakdown, setting = run.counters, run.breakdown, run.plan.setting
-    helps = suggest(breakdown, setting)
+    counters, breakdown = run.counters, run.breakdown
+    helps = suggest(breakdown, config)
     _say(
-        f"time: {describe(breakdown, setting)}; start-up {place.startup.seconds:.1f} s"
-        + (f"; {helps}" if helps else "")
+        f"time: {describe(breakdown, config)}; start-up {place.startup.seconds:.1f} s" + (f"; {helps}" if helps else "")
     )
     _say(
         f"{status}: {counters.policy_steps:,} policy steps and {counters.gradient_steps:,} gradient steps in "

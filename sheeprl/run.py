@@ -20,12 +20,13 @@ from collections.abc import Awaitable, Callable
 
 from sheeprl.actors.handle import LostError, later
 from sheeprl.actors.interfaces import PlayerInterface
+from sheeprl.config.schema import Config
 from sheeprl.driver.checkpointing import CheckpointScheduler, CheckpointStore
+from sheeprl.driver.clock import Clock, WallClock
 from sheeprl.driver.collection import Collector
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.players import PlayerGroup
 from sheeprl.driver.replay import ReplayClient
-from sheeprl.driver.settings import Clock, Plan, WallClock
 from sheeprl.driver.trainers import LearnerGroup
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.metrics.counters import Counters, RunStats
@@ -38,7 +39,7 @@ class Run:
     """One training run.
 
     Args:
-        plan: settings of the run.
+        config: configuration of the run, with all defaults filled in.
         players: the group of all players.
         replay: client of the replay buffer.
         trainers: the trainer group.
@@ -51,7 +52,7 @@ class Run:
 
     def __init__(
         self,
-        plan: Plan,
+        config: Config,
         players: PlayerGroup,
         replay: ReplayClient,
         trainers: LearnerGroup,
@@ -61,22 +62,24 @@ class Run:
         clock: Clock | None = None,
         leaving: Callable[[], Awaitable[set[int]]] | None = None,
     ) -> None:
-        self.plan = plan
+        self.config, self.data = config, config.algo.data()
         self.players, self.replay, self.trainers = players, replay, trainers
         self.reporter = reporter
         self.clock = clock or WallClock()
         self.stats = stats or RunStats(Counters(), self.clock.time())
         self.checkpointing = CheckpointScheduler(
-            store, self.stats, players, replay, trainers, self.clock.time, plan.checkpoint_seconds
+            store, self.stats, players, replay, trainers, self.clock.time, config.checkpoint.every_seconds
         )
         self.counters = self.stats.counters
-        self.failures = FailureBudget(plan.max_failures, plan.failure_window, self.clock.time, reporter.message)
+        self.failures = FailureBudget(
+            config.ray.max_failures, config.ray.failure_window, self.clock.time, reporter.message
+        )
         self.stopping = asyncio.Event()
         self.updates = UpdateScheduler(
-            plan, self.stats, replay, trainers, reporter, self.failures, self.clock, self.stopping, self.show_progress
+            config, self.stats, replay, trainers, reporter, self.failures, self.clock, self.stopping, self.show_progress
         )
         self.collector = Collector(
-            plan,
+            config,
             self.stats,
             players,
             replay,
@@ -91,48 +94,48 @@ class Run:
         self.evaluations: set[asyncio.Task[None]] = set()
 
     def stop(self, patience: float = 10.0) -> None:
-        """Ask the run to end after a checkpoint, at the border of the rounds that players were asked for.
+        """Stop after the rounds in progress, and save a checkpoint.
 
         Args:
-            patience: seconds to wait for those of them that are still being played.
+            patience: seconds to wait for the rounds in progress.
         """
         self.collector.stop(patience)
 
     async def train(self) -> None:
-        """Train until `total_steps` are played, or `stop` was called; write a checkpoint at the end either way.
+        """Train until `run.total_steps`, or until `stop` is called, and save a checkpoint.
 
         Raises:
-            RunFailedError: someone failed too often, or in a way that can't be mended. What could be saved was saved.
+            RunFailedError: a worker failed too often or beyond repair. A checkpoint is saved first, if possible.
         """
         watching = asyncio.ensure_future(self.collector.watch_draining_nodes())
         try:
             await require(self.replay.start(), "the buffer")
             await self.collector.start_players()
-            await self.updates.run_due_updates()  # which an interrupted round has left
+            await self.updates.run_due_updates()  # left over from an interrupted round
             await self.publish()
             self.trainers.warm_up()
             await self.finish_round()
             await self.collector.collect_during(self.learn())
         except RunFailedError:
-            await self.save_what_is_left()
+            await self.save_last_resort()
             raise
         finally:
             watching.cancel()
         await asyncio.gather(*self.evaluations)
-        stopped = self.counters.policy_steps < self.plan.total_steps
+        stopped = self.counters.policy_steps < self.config.run.total_steps
         if not stopped:
-            if self.stats.evaluated_at != self.counters.policy_steps and self.plan.eval_episodes:
+            if self.stats.evaluated_at != self.counters.policy_steps and self.config.eval.episodes:
                 await self.evaluate()
             self.log_metrics()
-        await self.checkpointing.written(self.tell_error)
+        await self.checkpointing.written(self.log_error)
         await self.write_last_checkpoint()
 
     async def write_last_checkpoint(self) -> None:
-        """Write the checkpoint that the run ends with, by trainers that are built again if they are lost meanwhile."""
+        """Save the last checkpoint, and rebuild the trainers first if they are lost."""
         while True:
             lost = self.trainers.handle
             try:
-                await self.updates.run_due_updates()  # which trainers that were built again after the last round lack
+                await self.updates.run_due_updates()  # which rebuilt trainers may still miss
                 return await self.checkpointing.write_last(self.collector.idle_players)
             except RunFailedError as error:
                 if not isinstance(error.__cause__, LostError):
@@ -140,17 +143,17 @@ class Run:
                 await self.updates.rebuild(lost, error.__cause__)
 
     async def learn(self) -> None:
-        """Train on round after round until the run is complete or stopped."""
+        """Train on one round after another until the run is complete or stopped."""
         while not self.collector.is_over:
             rows = await self.collector.next_round()
             if rows is None:
                 return
-            while not await self.updates.run_due_updates(rows):  # the buffer was lost, and the rollout with it
+            while not await self.updates.run_due_updates(rows):  # the rollout was lost with the buffer
                 if not await self.collector.recover_rollout():
                     return
             self.counters.version += 1
             if self.updates.cut_short:
-                return  # a resumed run completes the round
+                return  # a resumed run takes the rest of the round's gradient steps
             await self.publish()
             await self.finish_round()
 
@@ -161,28 +164,28 @@ class Run:
         await self.collector.publish(weights)
 
     async def finish_round(self) -> None:
-        """After a round: show, log, evaluate, take a snapshot and write a checkpoint, each when it is due."""
+        """Show progress, log, evaluate, save a checkpoint and take a snapshot, each when it is due."""
         self.show_progress()
-        if self.stats.is_due("log", self.plan.log_every):
+        if self.stats.is_due("log", self.config.log.every):
             self.log_metrics()
-        if self.stats.is_due("evaluate", self.plan.eval_every):
+        if self.config.eval.episodes and self.stats.is_due("evaluate", self.config.eval.every):
             self.evaluations.add(asyncio.ensure_future(self.evaluate()))
-        due_snapshot = self.stats.is_due("snapshot", self.plan.snapshot_every)
-        by_steps = self.stats.is_due("checkpoint", self.plan.checkpoint_every)
+        due_snapshot = self.stats.is_due("snapshot", self.config.checkpoint.snapshot_every)
+        by_steps = self.stats.is_due("checkpoint", self.config.checkpoint.every)
         if self.checkpointing.is_due(self.collector.newest_round, self.collector.rounds_added) or by_steps:
-            await self.checkpointing.begin(self.tell_error)
+            await self.checkpointing.begin(self.log_error)
         elif due_snapshot and self.trainers.make is not None:
-            self.trainers.take_snapshot()  # of a failure hears who asks the trainers next
+            self.trainers.take_snapshot()  # the next call to the trainers raises its failure
 
     async def evaluate(self) -> None:
-        """Let the first player play greedy episodes with the newest weights, and log what they brought."""
+        """Run greedy episodes on the first player with the newest weights, and log their returns."""
         published, step = self.collector.published, self.counters.policy_steps
         assert published is not None
         self.stats.evaluated_at = step
         try:
             player = await self.players.get(0)
             weights = later(published.weights)
-            result = await player.call(PlayerInterface.evaluate, weights, self.plan.eval_episodes)
+            result = await player.call(PlayerInterface.evaluate, weights, self.config.eval.episodes)
         except Exception as error:
             self.reporter.message(f"the evaluation at step {step} failed: {one_line(error)}", "error")
             return
@@ -194,54 +197,54 @@ class Run:
             f"over {len(result.returns)} episodes"
         )
 
-    async def save_what_is_left(self) -> None:
-        """Write a checkpoint of a run that failed, if its parts still can."""
+    async def save_last_resort(self) -> None:
+        """Save a checkpoint of a failed run, if its workers still respond."""
         try:
-            await self.checkpointing.written(self.tell_error)
+            await self.checkpointing.written(self.log_error)
             await self.checkpointing.write(last_resort=True)
         except RunFailedError as error:
-            self.tell_error(error.reason)
+            self.log_error(error.reason)
 
-    def tell_error(self, text: str) -> None:
-        """Say what went wrong."""
+    def log_error(self, text: str) -> None:
+        """Log an error message."""
         self.reporter.message(text, "error")
 
     def show_progress(self) -> None:
-        """Tell the reporter where the run is."""
-        counters, plan = self.counters, self.plan
+        """Report the progress of the run."""
+        counters = self.counters
         self.reporter.progress(
             Progress(
                 policy_steps=counters.policy_steps,
-                total_steps=plan.total_steps,
+                total_steps=self.config.run.total_steps,
                 gradient_steps=counters.gradient_steps,
                 mean_return=self.stats.mean_return,
                 players_alive=len(self.players.handles),
-                players=plan.players,
-                hint=in_short(self.breakdown, plan.setting),
+                players=self.config.num_players,
+                hint=in_short(self.breakdown, self.config),
             )
         )
 
     @property
     def breakdown(self) -> TimeBreakdown:
-        """Where the time went until now."""
+        """Return the time breakdown until now."""
         return self.stats.breakdown_until(self.clock.time())
 
     @property
     def lost_rows(self) -> int:
-        """Rows that the replay had taken in and lost; a rollout's are no loss once they were learned from."""
-        return max(0, self.counters.rows - self.replay.added) if self.plan.data.is_off_policy else 0
+        """Return the rows lost from the replay; rows of a rollout are no loss once they are trained on."""
+        return max(0, self.counters.rows - self.replay.added) if self.data.is_off_policy else 0
 
     def log_metrics(self) -> None:
-        """Write a line of metrics over what happened since the last one."""
+        """Write the metrics of the window since the last line."""
         now = self.clock.time()
-        values = self.stats.metrics(now, self.plan.players)
+        values = self.stats.metrics(now, self.config.num_players)
         if values is None:
             return
         values |= {
             "Players/alive": len(self.players.handles),
             "Buffer/size": self.replay.size,
             **({"Buffer/lost_rows": self.lost_rows} if self.lost_rows else {}),
-            # What a shard counts is lost with it; refused fragments, which were not learned from, are counted here.
+            # The counts of a lost shard are lost too; the driver counts refused fragments itself.
             **{f"Buffer/{what}": count for what, count in self.replay.counts.items() if count and what != "refused"},
         }
         self.reporter.metrics(self.counters.policy_steps, values)

@@ -154,7 +154,7 @@ def build_replay(
         BlockingIOError: another process uses the shard's files.
     """
     data = config.algo.data()
-    drawn_alone = shards if config.run.mode == "coupled" else 1  # each rank draws its share of a batch
+    drawn_alone = shards if config.is_coupled else 1  # each rank draws its share of a batch
     buffer = _open_buffer(config, shard, shards, incarnation, Path(folder) / f"shard_{shard}" if folder else None)
     return Replay(buffer, (data.batch_size or 0) // drawn_alone, shard, shards)  # a rollout is read whole
 

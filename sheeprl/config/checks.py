@@ -111,7 +111,7 @@ def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     from sheeprl.config.defaults import cluster_address
     from sheeprl.envs.transforms import observation_bytes
 
-    if config.run.mode == "decoupled" and cluster_address(config) is not None:
+    if not config.is_coupled and cluster_address(config) is not None:
         return
     available, row = psutil.virtual_memory().total, observation_bytes(spaces.observation)
     rows, envs, players = config.players.fragment_rows or 1, config.env.num_envs, config.players.num or 1
@@ -148,16 +148,16 @@ def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
     ranks = trainer.ranks
     if batch % ranks:
         yield f"algo.batch_size={batch}: must be a multiple of the number of ranks, {ranks}"
-    if config.run.mode == "coupled" and players % ranks:
+    if config.is_coupled and players % ranks:
         yield f"players.num={players}: in coupled mode every rank runs players; use a multiple of {ranks}"
-    if config.run.mode == "coupled" and ranks > 1 and config.algo.data().prioritized:
+    if config.is_coupled and ranks > 1 and config.algo.data().prioritized:
         yield (
             f"trainer.devices={ranks}: in coupled mode every rank has its own replay shard, but {config.algo.name} "
             "samples by priorities of the whole replay; use run.mode=decoupled"
         )
     if config.log.record and ranks > 1:
         yield "log.record=true: only runs with one rank can be re-executed; use log.record=false or trainer.devices=1"
-    if config.run.mode == "coupled" and trainer.num_nodes > 1:
+    if config.is_coupled and trainer.num_nodes > 1:
         yield f"trainer.num_nodes={trainer.num_nodes}: coupled mode supports one node; use run.mode=decoupled"
 
 
@@ -166,7 +166,7 @@ def _shard_mistakes(config: Config) -> Iterator[str]:
     shards, players = config.buffer.shards, config.players.num or 1
     if shards == 1:
         return
-    if config.run.mode == "coupled":
+    if config.is_coupled:
         yield f"buffer.shards={shards}: coupled mode has one shard per rank; leave it out or use run.mode=decoupled"
     elif isinstance(config.algo.data(), OnPolicy):
         yield f"buffer.shards={shards}: {config.algo.name} needs whole rollouts in one buffer; leave it out"
@@ -213,7 +213,7 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
     elif data.batch_size > total:
         yield f"algo.batch_size={data.batch_size}: larger than run.total_steps={total}"
     players = config.players.num or 1
-    shards = config.trainer.ranks if config.run.mode == "coupled" else config.buffer.shards
+    shards = config.trainer.ranks if config.is_coupled else config.buffer.shards
     round_rows = (config.players.fragment_rows or 1) * config.env.num_envs * players
     shard_rows = round_rows // players * math.ceil(players / shards)
     if data.learning_starts >= total:
@@ -232,7 +232,7 @@ def _machine_mistakes(config: Config) -> Iterator[str]:
     trainer = config.trainer
     if trainer.compile and trainer.accelerator == "mps":
         yield "trainer.compile=true: supports CPU and CUDA, not trainer.accelerator=mps; leave it out"
-    if config.run.mode == "coupled" and trainer.accelerator in ("cuda", "mps"):
+    if config.is_coupled and trainer.accelerator in ("cuda", "mps"):
         import torch
 
         found = torch.cuda.device_count() if trainer.accelerator == "cuda" else int(torch.backends.mps.is_available())

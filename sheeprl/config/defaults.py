@@ -16,7 +16,7 @@ COMPILE_FROM = 3000  # gradient steps; compiling costs 15 to 30 s once, a compil
 def fill_in(config: Config) -> Config:
     """Replace all open settings by their defaults, so that `config.yaml` records the actual values."""
     data = config.algo.data()
-    coupled = config.run.mode == "coupled"
+    coupled = config.is_coupled
     if coupled and (launched := ranks_launched_by_fabric()):
         trainer = config.trainer.model_copy(update={"devices": launched})
         config = config.model_copy(update={"trainer": trainer})

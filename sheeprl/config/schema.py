@@ -95,6 +95,11 @@ class TrainerConfig(Section):
         """Return the number of processes in the trainer group."""
         return self.devices * self.num_nodes
 
+    @property
+    def threads_per_node(self) -> int:
+        """Return the CPU threads of all ranks of a node."""
+        return (self.threads or 1) * self.devices
+
 
 class CheckpointConfig(Section):
     """Checkpoints and trainer snapshots."""
@@ -118,6 +123,11 @@ class CheckpointConfig(Section):
         1000,
         description="policy steps between in-memory snapshots, from which a lost trainer group resumes",
     )
+
+    @property
+    def every_seconds(self) -> float | None:
+        """Return the seconds between checkpoints by time, None for checkpoints by policy steps only."""
+        return None if self.every_minutes is None else 60 * self.every_minutes
 
 
 class EvalConfig(Section):
@@ -162,9 +172,41 @@ class Config(Section):
     log: LogConfig = Field(default_factory=LogConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
 
+    @property
+    def is_coupled(self) -> bool:
+        """Return whether one process, or one group of ranks, collects and trains without Ray."""
+        return self.run.mode == "coupled"
+
+    @property
+    def num_players(self) -> int:
+        """Return the number of players."""
+        return _filled_in("players.num", self.players.num)
+
+    @property
+    def fragment_rows(self) -> int:
+        """Return the rows per environment and fragment."""
+        return _filled_in("players.fragment_rows", self.players.fragment_rows)
+
+    @property
+    def round_rows(self) -> int:
+        """Return the rows of a round, which are the most policy steps that a round can add."""
+        return self.num_players * self.fragment_rows * self.env.num_envs
+
+    @property
+    def max_staleness(self) -> int:
+        """Return the policy versions by which collection may lag behind training."""
+        return _filled_in("run.max_staleness", self.run.max_staleness)
+
     def to_yaml(self) -> str:
         """Return YAML that `load_config` reads back to an equal Config."""
         return str(yaml.dump(self.model_dump(mode="json"), Dumper=Dumper, sort_keys=False))
+
+
+def _filled_in(key: str, value: int | None) -> int:
+    """Return the value of a setting whose default depends on others; `sheeprl.config.defaults.fill_in` sets it."""
+    if value is None:
+        raise ValueError(f"{key} is still open; call sheeprl.config.defaults.fill_in first")
+    return value
 
 
 for _yaml in (Loader, Dumper):

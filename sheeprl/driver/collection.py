@@ -19,11 +19,12 @@ from sheeprl.actors.handle import DataLostError, LostError, Ref, later
 from sheeprl.actors.interfaces import PlayerInterface
 from sheeprl.actors.messages import Fragment, FragmentInfo
 from sheeprl.buffer.storage import RefusedFragmentError, Rows
+from sheeprl.config.schema import Config
 from sheeprl.driver.checkpointing import CheckpointScheduler
+from sheeprl.driver.clock import Clock
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.players import PlayerGroup, PlayerState
 from sheeprl.driver.replay import ReplayClient
-from sheeprl.driver.settings import Clock, Plan
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import RunFailedError, one_line, require
@@ -68,7 +69,7 @@ class Collector:
     """Collects rounds from all players and adds them to the replay buffer.
 
     Args:
-        plan: settings of the run.
+        config: configuration of the run.
         stats: counters and metrics of the run.
         players: the group of all players.
         replay: client of the replay buffer.
@@ -83,7 +84,7 @@ class Collector:
 
     def __init__(
         self,
-        plan: Plan,
+        config: Config,
         stats: RunStats,
         players: PlayerGroup,
         replay: ReplayClient,
@@ -95,7 +96,8 @@ class Collector:
         get_weights: Callable[[], Awaitable[Ref[Rows] | None]],
         find_draining: Callable[[], Awaitable[set[int]]] | None = None,
     ) -> None:
-        self.plan, self.stats, self.counters = plan, stats, stats.counters
+        self.config, self.data = config, config.algo.data()
+        self.stats, self.counters = stats, stats.counters
         self.players, self.replay, self.checkpointing = players, replay, checkpointing
         self.reporter, self.failures, self.clock, self.stopping = reporter, failures, clock, stopping
         self.get_weights, self.find_draining = get_weights, find_draining
@@ -103,11 +105,11 @@ class Collector:
         replay.on_loss, replay.on_back = self._count_lost_shard, self._report_restored_shard
         self.published: PublishedWeights | None = None
         self.rounds_added = self.counters.version  # rounds in the buffer
-        self._next_rounds = [self.counters.version] * plan.players  # next round of each player
-        self._requested = [self.counters.version - 1] * plan.players  # newest round requested from each player
-        self._inbox: list[asyncio.Queue[CollectedFragment]] = [asyncio.Queue() for _ in range(plan.players)]
+        self._next_rounds = [self.counters.version] * config.num_players  # next round of each player
+        self._requested = [self.counters.version - 1] * config.num_players  # newest round requested from each player
+        self._inbox: list[asyncio.Queue[CollectedFragment]] = [asyncio.Queue() for _ in range(config.num_players)]
         self._rollout: list[CollectedFragment] = []  # fragments of the newest round, if on-policy
-        self._refusals = [0] * plan.players  # consecutive refused fragments of each player
+        self._refusals = [0] * config.num_players  # consecutive refused fragments of each player
         self._shards_lost_at: dict[int, float] = {}  # time of the loss, by number of the shard
         self._weights_changed = asyncio.Condition()
         self._deadline: float | None = None  # for rounds in progress when the run is stopped
@@ -121,7 +123,7 @@ class Collector:
         """Return True if no further round is trained on."""
         if self.stopping.is_set() and self.counters.version > max(self._requested):
             return True
-        return self.counters.policy_steps >= self.plan.total_steps
+        return self.counters.policy_steps >= self.config.run.total_steps
 
     @property
     def newest_round(self) -> int:
@@ -145,7 +147,7 @@ class Collector:
 
     async def start_players(self) -> None:
         """Create all players and restore the states that a checkpoint holds."""
-        await asyncio.gather(*(self._start_player(number) for number in range(self.plan.players)))
+        await asyncio.gather(*(self._start_player(number) for number in range(self.config.num_players)))
 
     async def collect_during(self, training: Coroutine[Any, Any, None]) -> None:
         """Collect until `training` returns. If a player fails for good, stop after the round in training.
@@ -153,7 +155,7 @@ class Collector:
         Raises:
             RunFailedError: training failed, or a player failed before the run was complete.
         """
-        players = [asyncio.ensure_future(self._collect_rounds(number)) for number in range(self.plan.players)]
+        players = [asyncio.ensure_future(self._collect_rounds(number)) for number in range(self.config.num_players)]
         learning = asyncio.ensure_future(training)
         try:
             waiting: set[asyncio.Future[None]] = {learning, *players}
@@ -163,7 +165,7 @@ class Collector:
                     self.stop(patience=0.0)
             learning.result()
             for player in players:
-                if player.done() and self.counters.policy_steps < self.plan.total_steps:
+                if player.done() and self.counters.policy_steps < self.config.run.total_steps:
                     player.result()
         finally:
             for task in (learning, *players):
@@ -193,10 +195,10 @@ class Collector:
         if fragments is None:
             return None
         # Progress at the start of the round: with a rate of 0 at the end, the last round would be wasted.
-        self.counters.progress = min(1.0, self.counters.policy_steps / self.plan.total_steps)
+        self.counters.progress = min(1.0, self.counters.policy_steps / self.config.run.total_steps)
         rows = await self._add_round(fragments)
         # The buffer has copied off-policy fragments. Drop the references, so that they leave the object store.
-        self._rollout = [] if self.plan.data.is_off_policy else fragments
+        self._rollout = [] if self.data.is_off_policy else fragments
         return rows
 
     async def recover_rollout(self) -> bool:
@@ -257,11 +259,11 @@ class Collector:
         """Return True if a player may begin a round: it will be trained on and the weights are recent enough."""
         if self.published is None:
             return False
-        if self.counters.policy_steps >= self.plan.total_steps and round_number >= self.rounds_added:
+        if self.counters.policy_steps >= self.config.run.total_steps and round_number >= self.rounds_added:
             return False  # but a lost round is collected again
         if self.stopping.is_set() and round_number > max(self._requested):
             return False
-        return round_number - self.published.version <= self.plan.max_staleness
+        return round_number - self.published.version <= self.config.max_staleness
 
     async def _collect_fragment(self, number: int, published: PublishedWeights) -> CollectedFragment:
         """Collect one fragment of a player. A failed player is replaced, within the failure budget."""
@@ -287,9 +289,9 @@ class Collector:
         if number in self.players.leaving and number in self.players.handles:
             await self.players.move(number)
         player = await self.players.get(number)
-        mode: Mode = "random" if published.policy_steps < self.plan.data.learning_starts else "explore"
-        progress = min(1.0, published.policy_steps / self.plan.total_steps)
-        request = (self.plan.fragment_rows, later(published.weights), published.version, mode, progress)
+        mode: Mode = "random" if published.policy_steps < self.data.learning_starts else "explore"
+        progress = min(1.0, published.policy_steps / self.config.run.total_steps)
+        request = (self.config.fragment_rows, later(published.weights), published.version, mode, progress)
         checkpointing = (self._may_checkpoint_after(self._next_rounds[number]), self._unsaved)
         info, fragment = player.call_pair(PlayerInterface.collect, *request, *checkpointing)
         return CollectedFragment(await info, fragment, self.players.current[number])
@@ -299,9 +301,9 @@ class Collector:
         if self.checkpointing.wants_states_of(round_number):
             return True
         steps = self.counters.policy_steps
-        most = steps + (round_number - self.rounds_added + 1) * self.plan.round_rows
-        every = self.plan.checkpoint_every
-        return most >= self.plan.total_steps or (every is not None and most // every > steps // every)
+        most = steps + (round_number - self.rounds_added + 1) * self.config.round_rows
+        every = self.config.checkpoint.every
+        return most >= self.config.run.total_steps or (every is not None and most // every > steps // every)
 
     def _drop_player(self, number: int, error: Exception) -> None:
         """Count a player's failure and release the player.
@@ -331,7 +333,7 @@ class Collector:
             reason = f"shard {number} of the replay can't be restored from the checkpoint: {one_line(error)}"
             self.reporter.message(reason, "error")
         report = f"shard {number} of the replay is back after {seconds:.1f} s"
-        if self.plan.data.is_off_policy:  # a lost rollout is collected again
+        if self.data.is_off_policy:  # a lost rollout is collected again
             report += f" without the {lost} rows that weren't saved" if lost else " with all its rows"
         self.reporter.message(report)
 
@@ -375,7 +377,7 @@ class Collector:
         """Add fragments. Add a rollout again if the buffer was lost when it held a part of it."""
         while True:
             outcomes = await self._add_fragments(fragments)
-            if self.plan.data.is_off_policy:
+            if self.data.is_off_policy:
                 return outcomes
             if any(isinstance(error, DataLostError) for error in outcomes):
                 return None
@@ -451,8 +453,8 @@ class Collector:
         if error is None:
             return
         self.counters.refused += 1
-        text, most = f"a fragment of player {number} was refused: {one_line(error)}", self.plan.max_failures
-        if not self.plan.data.is_off_policy:
+        text, most = f"a fragment of player {number} was refused: {one_line(error)}", self.config.ray.max_failures
+        if not self.data.is_off_policy:
             raise RunFailedError(text) from error
         if self._refusals[number] > most:
             raise RunFailedError(f"{text} ({self._refusals[number]} in a row; ray.max_failures={most})") from error

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 
 from sheeprl.actors.handle import AllRanks, DataLostError, Handle, LostError, Ref
 from sheeprl.buffer.storage import Rows
+from sheeprl.config.schema import Config
+from sheeprl.driver.clock import Clock
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.replay import Chunk, ReplayClient
-from sheeprl.driver.settings import Clock, Plan
 from sheeprl.driver.trainers import LearnerGroup, Update
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
@@ -28,7 +29,7 @@ class UpdateScheduler:
     """Runs the gradient steps that are due.
 
     Args:
-        plan: settings of the run.
+        config: configuration of the run.
         stats: counters of the run.
         replay: client of the replay buffer.
         trainers: the trainer group.
@@ -41,7 +42,7 @@ class UpdateScheduler:
 
     def __init__(
         self,
-        plan: Plan,
+        config: Config,
         stats: RunStats,
         replay: ReplayClient,
         trainers: LearnerGroup,
@@ -51,7 +52,9 @@ class UpdateScheduler:
         stopping: asyncio.Event,
         show_progress: Callable[[], None],
     ) -> None:
-        self.plan, self.replay, self.trainers = plan, replay, trainers
+        self.data = config.algo.data()
+        self.prefetch, self.max_staleness = config.trainer.prefetch, config.max_staleness
+        self.replay, self.trainers = replay, trainers
         self.stats, self.counters, self.failures = stats, stats.counters, failures
         self.reporter, self.clock, self.stopping, self.show_progress = reporter, clock, stopping, show_progress
         self.newest: Update | None = None
@@ -69,7 +72,7 @@ class UpdateScheduler:
         Returns:
             Whether there is nothing more to do; not, if the rollout that was to be learned from is gone.
         """
-        data = self.plan.data
+        data = self.data
         if rows == 0 and not data.is_off_policy:
             return True
         while True:
@@ -91,9 +94,9 @@ class UpdateScheduler:
         Raises:
             LostError: the trainers were lost.
         """
-        data, first, progress = self.plan.data, self.counters.gradient_steps, self.counters.progress
+        data, first, progress = self.data, self.counters.gradient_steps, self.counters.progress
         # What a chunk feeds back must not be drawn past, or a run that was interrupted in between drew otherwise.
-        ahead = 0 if data.feeds_back and not self.plan.max_staleness else self.plan.prefetch
+        ahead = 0 if data.feeds_back and not self.max_staleness else self.prefetch
         chunks, sampled, updating = deque(steps), deque[Chunk](), deque[Update]()
         self.learned_until, self.has_batch, missed = None, False, False
         # The order of these calls decides what is sampled, so it must not depend on how long they take.
@@ -114,7 +117,7 @@ class UpdateScheduler:
             self.stats.window.compiling += self.clock.time() - began
             self.newest = update = self.trainers.update(chunk, progress)
             updating.append(update)
-            while len(updating) > (0 if data.feeds_back else self.plan.prefetch):
+            while len(updating) > (0 if data.feeds_back else self.prefetch):
                 missed |= not await self.updated(updating.popleft())
             if data.feeds_back:
                 await require(self.replay.write_back(chunk, AllRanks(update.writes)), "the buffer")
@@ -124,7 +127,7 @@ class UpdateScheduler:
 
     def chunks(self, steps: int) -> list[int]:
         """Gradient steps as parts that are worth a call and not too large; a rollout is learned from in one."""
-        if not self.plan.data.is_off_policy:
+        if not self.data.is_off_policy:
             return [steps]
         most = max(1, min(CHUNK_STEPS, CHUNK_BYTES // max(1, self.replay.batch_bytes)))
         whole, rest = divmod(steps, most)
@@ -132,7 +135,7 @@ class UpdateScheduler:
 
     def can_sample(self) -> bool:
         """Whether the replay can serve a batch; the first time that it can't, say so."""
-        if not self.plan.data.is_off_policy:
+        if not self.data.is_off_policy:
             return True
         if not self.replay.is_ready and not self.said_waiting:
             self.said_waiting = True

@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sheeprl.config.defaults import available_cores, pays_to_compile
+from sheeprl.config.schema import Config
+
 NOTABLE = 0.15  # fraction of the time from which a wait is reported
 CHECKPOINTS_NOTABLE = 0.1  # the same for checkpoints
 
@@ -43,40 +46,12 @@ class TimeBreakdown:
         return TimeBreakdown(**{name: own[name] + others[name] for name in own})
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Facts about a run that the suggestions depend on.
-
-    Args:
-        coupled: the ranks alternate between collection and training.
-        overlaps: collection may overlap training (`run.max_staleness` above 0); in coupled mode, it would by default
-            in decoupled mode.
-        players: number of players.
-        ranks: number of trainer ranks.
-        compiles: gradient steps are compiled, or compiling them isn't worthwhile.
-        threads_left: the machine has cores for more trainer threads.
-        on_gpu: the trainer uses a GPU.
-    """
-
-    coupled: bool = False
-    overlaps: bool = False
-    players: int = 1
-    ranks: int = 1
-    compiles: bool = True
-    threads_left: bool = True
-    on_gpu: bool = False
-
-    def for_players(self, breakdown: TimeBreakdown) -> float:
-        """Return the seconds that the trainer waited for rounds, or collected them in coupled mode."""
-        return breakdown.playing / self.ranks if self.coupled else breakdown.waiting_for_players
-
-
-def suggest(breakdown: TimeBreakdown, setting: Setting) -> str | None:
+def suggest(breakdown: TimeBreakdown, config: Config) -> str | None:
     """Return the trainer's bottleneck and a change that would help, None without a notable bottleneck."""
     if breakdown.elapsed <= 0:
         return None
     waits = {
-        "waits for players": setting.for_players(breakdown) / breakdown.elapsed,
+        "waits for players": _player_seconds(breakdown, config) / breakdown.elapsed,
         "waits for batches": breakdown.waiting_for_batches / breakdown.elapsed,
     }
     wait = max(waits, key=lambda name: waits[name])
@@ -84,48 +59,48 @@ def suggest(breakdown: TimeBreakdown, setting: Setting) -> str | None:
     if stalled >= CHECKPOINTS_NOTABLE and stalled > part:
         return f"checkpoints take {_percent(stalled)}: raise checkpoint.every"
     if part < NOTABLE:
-        return _suggest_for_updates(breakdown, setting)
+        return _suggest_for_updates(breakdown, config)
     if wait == "waits for batches":
-        return (
-            f"trainer {wait} {_percent(part)}: raise trainer.prefetch{'' if setting.coupled else ' or buffer.shards'}"
-        )
-    return f"{'playing takes' if setting.coupled else f'trainer {wait}'} {_percent(part)}: {_for_players(setting)}"
+        or_shards = "" if config.is_coupled else " or buffer.shards"
+        return f"trainer {wait} {_percent(part)}: raise trainer.prefetch{or_shards}"
+    bottleneck = "playing takes" if config.is_coupled else f"trainer {wait}"
+    return f"{bottleneck} {_percent(part)}: {_suggest_for_players(config)}"
 
 
-def _for_players(setting: Setting) -> str:
+def _suggest_for_players(config: Config) -> str:
     """Return a change that speeds up collection."""
-    if setting.coupled:
-        mode = "run.mode=decoupled" if setting.overlaps else "run.mode=decoupled and run.max_staleness=1"
+    if config.is_coupled:
+        mode = "run.mode=decoupled" if _can_overlap(config) else "run.mode=decoupled and run.max_staleness=1"
         return f"set {mode}, or env.vectorization=async if steps are slow"
-    if not setting.overlaps:
+    if not _can_overlap(config):
         return "raise players.num or players.cpus, or set run.max_staleness=1"
     return "raise players.num or players.cpus"
 
 
-def _suggest_for_updates(breakdown: TimeBreakdown, setting: Setting) -> str | None:
+def _suggest_for_updates(breakdown: TimeBreakdown, config: Config) -> str | None:
     """Return a suggestion for a trainer that hardly waits."""
     learning, idle = (
         breakdown.updating / breakdown.elapsed,
-        breakdown.players_idle / (breakdown.elapsed * setting.players),
+        breakdown.players_idle / (breakdown.elapsed * config.num_players),
     )
-    if learning < 0.5 or (not setting.coupled and idle < NOTABLE):
+    if learning < 0.5 or (not config.is_coupled and idle < NOTABLE):
         return None
-    ways = [] if setting.compiles else ["set trainer.compile=true"]
-    if setting.on_gpu:
+    ways = [] if _is_compiled(config) else ["set trainer.compile=true"]
+    if config.trainer.accelerator != "cpu":
         ways.append("raise trainer.devices")
-    elif setting.threads_left:
+    elif _has_spare_cores(config):
         ways.append("raise trainer.threads or trainer.devices")
     advice = ", or ".join(ways) or "all cores are in use; add cores or a GPU"
     return f"trainer updates {_percent(learning)}: {advice}"
 
 
-def describe(breakdown: TimeBreakdown, setting: Setting) -> str:
+def describe(breakdown: TimeBreakdown, config: Config) -> str:
     """Format a breakdown as one line."""
     whole = max(breakdown.elapsed, 1e-9)
     known = {
         "updating": breakdown.updating,
         "compiling": breakdown.compiling,
-        "playing" if setting.coupled else "waiting for players": setting.for_players(breakdown),
+        "playing" if config.is_coupled else "waiting for players": _player_seconds(breakdown, config),
         "waiting for batches": breakdown.waiting_for_batches,
         "checkpoints": breakdown.checkpoints,
     }
@@ -133,15 +108,38 @@ def describe(breakdown: TimeBreakdown, setting: Setting) -> str:
     text = ", ".join(
         f"{name} {_percent(seconds / whole)}" for name, seconds in parts.items() if seconds / whole >= 0.005
     )
-    if not setting.coupled:
-        text += f"; players idle {_percent(breakdown.players_idle / (whole * setting.players))}"
+    if not config.is_coupled:
+        text += f"; players idle {_percent(breakdown.players_idle / (whole * config.num_players))}"
     return text
 
 
-def in_short(breakdown: TimeBreakdown, setting: Setting) -> str | None:
+def in_short(breakdown: TimeBreakdown, config: Config) -> str | None:
     """Return the bottleneck without its remedy, for the live line; None if there is none."""
-    found = suggest(breakdown, setting)
+    found = suggest(breakdown, config)
     return None if found is None else found.partition(":")[0]
+
+
+def _player_seconds(breakdown: TimeBreakdown, config: Config) -> float:
+    """Return the seconds that the trainer waited for rounds, or collected them in coupled mode."""
+    if config.is_coupled:
+        return breakdown.playing / config.trainer.ranks
+    return breakdown.waiting_for_players
+
+
+def _can_overlap(config: Config) -> bool:
+    """Return whether collection overlaps training; for coupled mode, whether it would in decoupled mode."""
+    return config.algo.data().is_off_policy if config.is_coupled else config.max_staleness > 0
+
+
+def _is_compiled(config: Config) -> bool:
+    """Return whether gradient steps are compiled, or compiling them isn't worthwhile."""
+    return bool(config.trainer.compile) or not pays_to_compile(config, config.round_rows)
+
+
+def _has_spare_cores(config: Config) -> bool:
+    """Return whether this machine has cores for more trainer threads; Ray and the players need one too."""
+    reserved = 0 if config.is_coupled else 1
+    return config.trainer.threads_per_node < available_cores() - reserved
 
 
 def _percent(part: float) -> str:

@@ -7,13 +7,14 @@ import pytest
 from sheeprl.actors.handle import DataLostError, LocalHandle, LostError
 from sheeprl.actors.messages import UpdateInfo
 from sheeprl.algos.args import OnPolicy
+from sheeprl.driver.clock import WallClock
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.replay import Chunk
-from sheeprl.driver.settings import Plan, WallClock
 from sheeprl.driver.trainers import LearnerGroup
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.metrics.counters import Counters, RunStats
 from sheeprl.utils.errors import RunFailedError
+from tests.helpers.driver_config import driver_config
 from tests.helpers.simulation import RecordingReporter
 
 DATA = OnPolicy(rollout_steps=4, batch_size=4, epochs=1)
@@ -53,12 +54,12 @@ def updating(*groups):
     async def make(incarnation):
         return others[incarnation - 1]
 
-    plan = Plan(data=DATA, total_steps=100, players=1, fragment_rows=4, max_staleness=0)
+    config = driver_config(DATA, total_steps=100, players=1, fragment_rows=4, max_staleness=0)
     clock, reporter = WallClock(), RecordingReporter()
     failures = FailureBudget(3, 100.0, clock.time, reporter.message)
     trainers = LearnerGroup(first, make, keeps_updates=True)
     stats = RunStats(Counters(), clock.time())
-    arguments = (plan, stats, Rollouts(), trainers, reporter, failures, clock, asyncio.Event(), lambda: None)
+    arguments = (config, stats, Rollouts(), trainers, reporter, failures, clock, asyncio.Event(), lambda: None)
     return UpdateScheduler(*arguments)
 
 

@@ -15,10 +15,10 @@ from sheeprl.algos.args import OffPolicy
 from sheeprl.buffer import ReplayBuffer
 from sheeprl.driver.players import PlayerGroup
 from sheeprl.driver.replay import ReplayClient
-from sheeprl.driver.settings import Plan
 from sheeprl.driver.trainers import LearnerGroup
 from sheeprl.driver.updates import CHUNK_STEPS
 from sheeprl.run import Run
+from tests.helpers.driver_config import driver_config
 from tests.helpers.simulation import RecordingReporter
 
 PLAYERS, PROCESSES = 16, 2
@@ -119,10 +119,12 @@ def measure(fragments):
     replay, learner = (RayHandle(ray.remote(**options)(shell).remote()) for shell in (SmallReplayActor, CheapLearner))
     ray.get([replay.actor.status.remote(), learner.actor.weights.options(num_returns=2).remote()[0]])
     data = OffPolicy(batch_size=1, replay_ratio=RATIO, fragment_rows=ROWS)
-    plan = Plan(data, fragments * ROWS, PLAYERS, ROWS, STALENESS, PREFETCH, log_every=fragments * ROWS)
+    config = driver_config(
+        data, fragments * ROWS, PLAYERS, ROWS, STALENESS, prefetch=PREFETCH, log_every=fragments * ROWS
+    )
     handles = [SourceHandle(sources[number % PROCESSES], number) for number in range(PLAYERS)]
     players = PlayerGroup(PLAYERS, lambda number, life: handles[number], [])
-    run = Run(plan, players, ReplayClient([replay]), LearnerGroup(learner), RecordingReporter(), NoKeeper())
+    run = Run(config, players, ReplayClient([replay]), LearnerGroup(learner), RecordingReporter(), NoKeeper())
     before, used = used_bytes(), []
 
     async def watch():

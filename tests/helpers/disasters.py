@@ -31,14 +31,15 @@ from sheeprl.actors.handle import DataLostError, LostError
 from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.config.schema import Config
 from sheeprl.driver.players import PlayerGroup, PlayerState
 from sheeprl.driver.replay import ReplayClient
-from sheeprl.driver.settings import Plan
 from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.driver.updates import CHUNK_BYTES
 from sheeprl.metrics.counters import Counters, RunStats
 from sheeprl.run import Run
 from sheeprl.utils.errors import RunFailedError
+from tests.helpers.driver_config import driver_config
 from tests.helpers.simulation import (
     DiedError,
     Outcome,
@@ -79,7 +80,7 @@ class Schedule:
 
     Args:
         seed: of everything that is drawn while it goes on, which is how long calls take and who lives where.
-        plan: what the run is asked to do.
+        config: configuration of the run.
         shards: of the replay.
         mapped: whether the shards' rows outlive them, as long as their node lives.
         nodes: how many there are; the driver's never dies alone.
@@ -89,7 +90,7 @@ class Schedule:
     """
 
     seed: int
-    plan: Plan
+    config: Config
     shards: int
     mapped: bool
     nodes: int
@@ -124,13 +125,13 @@ def draw_schedule(seed: int) -> Schedule:
             writes_back=rng.random() < 0.5,
         )
     on_policy = isinstance(data, OnPolicy)
-    plan = Plan(
-        data=data,
-        total_steps=rng.randint(1, 8 * round_rows),
-        players=players,
-        fragment_rows=rows,
+    config = driver_config(
+        data,
+        rng.randint(1, 8 * round_rows),
+        players,
+        rows,
+        rng.randint(0, 2),
         envs=envs,
-        max_staleness=rng.randint(0, 2),
         prefetch=rng.randint(0, 2),
         max_failures=10**6,
         log_every=rng.randint(1, 2 * round_rows),
@@ -142,7 +143,7 @@ def draw_schedule(seed: int) -> Schedule:
     )
     return Schedule(
         seed,
-        plan,
+        config,
         shards=1 if on_policy else rng.randint(1, min(players, 3)),
         mapped=not on_policy and rng.random() < 0.5,
         nodes=rng.choice([1, 1, 2, 3]),
@@ -236,9 +237,9 @@ class Player:
         keep_state: bool,
         unsaved: str | None,
     ) -> tuple[FragmentInfo, Played]:
-        plan = self.world.schedule.plan
-        assert rows == plan.fragment_rows
-        count = rows * plan.envs
+        config = self.world.schedule.config
+        assert rows == config.fragment_rows
+        count = rows * config.env.num_envs
         ends = (self.stream[0] + self.stream[1] + self.sequence) % 3 if rows > 2 else 0
         fragment = Played(
             self.world.next_number(), self.stream, self.sequence, self.first, count, count - ends, version, mode
@@ -268,8 +269,9 @@ class Shard:
         self.world, self.number, self.rows = world, number, rows
 
     def status(self) -> BufferStatus:
-        size, plan = self.rows.size, self.world.schedule.plan
-        sample_bytes = CHUNK_BYTES // (17 * (plan.data.batch_size or 1))  # so that a round needs several chunks
+        size, config = self.rows.size, self.world.schedule.config
+        # a round needs several chunks
+        sample_bytes = CHUNK_BYTES // (17 * (config.algo.data().batch_size or 1))
         return BufferStatus(size, size, float(size), sample_bytes if size else 0, added=size)
 
     def add(self, fragment: Played) -> BufferStatus:
@@ -280,11 +282,11 @@ class Shard:
         return self.status()
 
     def sample(self, n_batches: int, progress: float) -> tuple[int, Block]:
-        plan = self.world.schedule.plan
-        if isinstance(plan.data, OnPolicy):
-            return 1, Block(tuple(self.rows.fragments[-plan.players :]), 1)
-        assert self.rows.size >= plan.data.batch_size, "a batch was asked of a replay that can't serve it"
-        return self.sample_part(n_batches * plan.data.batch_size, progress)
+        config = self.world.schedule.config
+        if isinstance(config.algo.data(), OnPolicy):
+            return 1, Block(tuple(self.rows.fragments[-config.num_players :]), 1)
+        assert self.rows.size >= config.algo.data().batch_size, "a batch was asked of a replay that can't serve it"
+        return self.sample_part(n_batches * config.algo.data().batch_size, progress)
 
     def sample_part(self, count: int, progress: float) -> tuple[int, Block]:
         assert self.rows.size, "samples were asked of a shard that is empty"
@@ -318,11 +320,11 @@ class Learner:
         self.learned: list[tuple[int, ...]] = []  # numbers of each rollout's fragments
 
     def update(self, steps: int, progress: float, order: int | None, *blocks: Block) -> tuple[UpdateInfo, str]:
-        plan = self.world.schedule.plan
-        if isinstance(plan.data, OnPolicy):
+        config = self.world.schedule.config
+        if isinstance(config.algo.data(), OnPolicy):
             self.learned.append(tuple(fragment.number for block in blocks for fragment in block.fragments))
         else:
-            assert sum(block.samples for block in blocks) == steps * plan.data.batch_size
+            assert sum(block.samples for block in blocks) == steps * config.algo.data().batch_size
         self.gradient_steps += steps
         return UpdateInfo(self.gradient_steps, {}, seconds=1.0, began=0.0), "writes"
 
@@ -406,7 +408,7 @@ class CheckpointStore:
 
     @property
     def keeps_buffer(self) -> bool:
-        return self.world.schedule.plan.data.is_off_policy
+        return self.world.schedule.config.algo.data().is_off_policy
 
     @property
     def newest_buffer(self) -> str | None:
@@ -488,23 +490,23 @@ class World:
         self.nodes = set(range(self.schedule.nodes))
         self.draining: set[int] = set()
         self.where: dict[int, int] = {}  # players
-        plan, clock = self.schedule.plan, VirtualClock()
+        config, clock = self.schedule.config, VirtualClock()
         start = self.checkpoints[-1] if self.checkpoints else None
         self.taken, self.rounds = (dict(start.taken), copy.deepcopy(start.rounds)) if start else ({}, [])
         if start is None:
             self.disks.clear()  # a run that begins anew has a folder of its own
         stats = RunStats.from_plain(copy.deepcopy(start.stats), 0.0) if start else RunStats(Counters(), 0.0)
         players = PlayerGroup(
-            plan.players, self.make_player, stats.counters.incarnations, start.players if start else {}
+            config.num_players, self.make_player, stats.counters.incarnations, start.players if start else {}
         )
         shards = [self.make_shard(number, 0) for number in range(self.schedule.shards)]
-        data = plan.data
+        data = config.algo.data()
         replay = WatchedShards(shards, (data.batch_size or 1) if data.is_off_policy else 1, 0, self.make_shard)
         replay.world = self
         trainers = LearnerGroup(self.place("trainer", Learner(self)), self.make_trainers, not data.is_off_policy)
         self.store, self.reporter = CheckpointStore(self), RecordingReporter()
         replay.newest_save = lambda: self.store.newest_buffer
-        self.run = Run(plan, players, replay, trainers, self.reporter, self.store, stats, clock, self.leaving)
+        self.run = Run(config, players, replay, trainers, self.reporter, self.store, stats, clock, self.leaving)
 
     async def play_leg(self) -> str:
         """One driver's life: `done`, `stopped`, `killed`, or why it failed."""
@@ -604,9 +606,9 @@ class World:
 
     def take_note(self, player: int, fragment: Played) -> None:
         """The replay has said that it took a fragment in."""
-        version, plan = self.run.counters.version, self.schedule.plan
+        version, config = self.run.counters.version, self.schedule.config
         assert fragment.stream[0] == player
-        assert 0 <= version - fragment.version <= plan.max_staleness, "staler than allowed"
+        assert 0 <= version - fragment.version <= config.max_staleness, "staler than allowed"
         self.rounds += [{} for _ in range(version + 1 - len(self.rounds))]
         lost = self.rounds[version].get(player)
         if lost is not None and lost != fragment.number:
@@ -653,7 +655,7 @@ def check(world: World, outcome: str) -> None:
     late = {"restarts", "trainer_restarts", "buffer_restarts"}  # who dies while it is written is counted afterwards
     assert {what: count for what, count in vars(world.run.counters).items() if kept[what] != count}.keys() <= late
     if outcome == "done":
-        assert world.run.counters.policy_steps >= world.schedule.plan.total_steps
+        assert world.run.counters.policy_steps >= world.schedule.config.run.total_steps
 
 
 def check_failure(world: World, reason: str) -> None:
@@ -665,13 +667,13 @@ def check_failure(world: World, reason: str) -> None:
     elif "the checkpoint can't be loaded" in reason:  # somebody died meanwhile
         assert kinds & {"shard", "trainer", "node"}, reason
     else:  # the rollout and who had learned from it
-        assert isinstance(world.schedule.plan.data, OnPolicy) and "node" in kinds, reason
+        assert isinstance(world.schedule.config.algo.data(), OnPolicy) and "node" in kinds, reason
 
 
 def check_books(world: World) -> None:
     """The counters are those of the fragments that were taken in."""
     counters, taken = world.run.counters, list(world.taken.values())
-    if not world.schedule.plan.data.is_off_policy:  # a rollout that is not whole when the run ends is given up
+    if not world.schedule.config.algo.data().is_off_policy:  # a rollout that is not whole when the run ends is given up
         taken = [world.taken[number] for each in world.rounds[: counters.version] for number in each.values()]
     assert counters.policy_steps == sum(fragment.policy_steps for fragment in taken)
     assert counters.rows == sum(fragment.rows for fragment in taken)
@@ -680,7 +682,7 @@ def check_books(world: World) -> None:
 def check_rows(world: World) -> None:
     """What the replay holds is what it took in, once, but for what is counted as lost."""
     schedule, run = world.schedule, world.run
-    if not schedule.plan.data.is_off_policy:
+    if not schedule.config.algo.data().is_off_policy:
         return
     shards = {int(actor.name[6:]): actor for actor in world.actors if actor.name.startswith("shard")}
     held: list[Played] = []
@@ -699,7 +701,7 @@ def check_rows(world: World) -> None:
     lost = sum(fragment.rows for fragment in world.taken.values()) - sum(fragment.rows for fragment in told)
     alive = all(actor.dead is None for actor in shards.values())
     if alive:
-        untold = (len(held) - len(told)) * schedule.plan.fragment_rows * schedule.plan.envs
+        untold = (len(held) - len(told)) * schedule.config.fragment_rows * schedule.config.env.num_envs
         assert run.lost_rows == max(0, lost - untold), "rows were lost and not counted"
     if alive and schedule.mapped and not schedule.loses_files:
         assert not lost, "rows in files were lost"
@@ -719,15 +721,18 @@ def check_streams(fragments: list[Played]) -> None:
 
 def check_learning(world: World, outcome: str) -> None:
     """The ratio is exact; each rollout was learned from once."""
-    plan, counters = world.schedule.plan, world.run.counters
-    if isinstance(plan.data, OnPolicy):
-        minibatches = plan.data.minibatches(plan.round_rows)
-        assert counters.gradient_steps == counters.version * plan.data.epochs * minibatches
+    config, counters = world.schedule.config, world.run.counters
+    if isinstance(config.algo.data(), OnPolicy):
+        minibatches = config.algo.data().minibatches(config.round_rows)
+        assert counters.gradient_steps == counters.version * config.algo.data().epochs * minibatches
         learned = world.checkpoints[-1].snapshot.data[1]
         assert [set(each) for each in learned] == [set(each.values()) for each in world.rounds[: counters.version]]
-        assert all(len(each) == plan.players for each in learned)
+        assert all(len(each) == config.num_players for each in learned)
         return
-    due = floor(Fraction(str(plan.data.replay_ratio)) * max(0, counters.policy_steps - plan.data.learning_starts))
+    due = floor(
+        Fraction(str(config.algo.data().replay_ratio))
+        * max(0, counters.policy_steps - config.algo.data().learning_starts)
+    )
     assert counters.gradient_steps <= due
     if outcome == "done" and world.run.replay.is_ready:
         assert counters.gradient_steps == due, "the ratio isn't exact"

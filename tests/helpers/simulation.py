@@ -26,15 +26,16 @@ from sheeprl.actors.handle import AllRanks, LostError
 from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.config.schema import Config
 from sheeprl.driver.players import PlayerGroup, PlayerState
 from sheeprl.driver.replay import ReplayClient
-from sheeprl.driver.settings import Plan
 from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.driver.updates import CHUNK_BYTES, CHUNK_STEPS
 from sheeprl.metrics.counters import Counters, RunStats
 from sheeprl.metrics.reporter import Progress
 from sheeprl.run import Run
 from sheeprl.utils.errors import RunFailedError
+from tests.helpers.driver_config import driver_config
 
 T = TypeVar("T")
 MAX_TURNS = 200_000  # of the event loop: more than any schedule here needs
@@ -309,7 +310,7 @@ class Delays:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A run and all that happens to it. What isn't of the plan:
+    """A run and all that happens to it. What isn't of the configuration:
 
     Args:
         envs: of a player; a fragment has `fragment_rows * envs` rows.
@@ -348,15 +349,15 @@ class Schedule:
     stop_after: int | None = None
 
     @property
-    def plan(self) -> Plan:
-        """What the run is told."""
-        return Plan(
-            data=self.data,
-            total_steps=self.total_steps,
-            players=self.players,
-            fragment_rows=self.fragment_rows,
+    def config(self) -> Config:
+        """Configuration of the run."""
+        return driver_config(
+            self.data,
+            self.total_steps,
+            self.players,
+            self.fragment_rows,
+            self.max_staleness,
             envs=self.envs,
-            max_staleness=self.max_staleness,
             prefetch=self.prefetch,
             max_failures=self.max_failures,
             log_every=self.log_every,
@@ -816,7 +817,7 @@ class World:
         )
         kept = checkpoint.players if checkpoint and (rows or not schedule.data.is_off_policy) else {}
         self.run = Run(
-            schedule.plan,
+            schedule.config,
             PlayerGroup(schedule.players, self.make_player, stats.counters.incarnations, kept),
             ReplayClient(
                 [self.shard_handle(shard) for shard in self.buffer.newest], schedule.batch_size, 0, self.make_shard

@@ -2,14 +2,39 @@
 
 import pytest
 
-from sheeprl.metrics.time_breakdown import Setting, StartupTimer, TimeBreakdown, describe, in_short, suggest
+from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.metrics.time_breakdown import StartupTimer, TimeBreakdown, describe, in_short, suggest
+from tests.helpers.driver_config import NEVER, driver_config
 
-DECOUPLED = Setting(coupled=False, overlaps=True, players=2)
-COUPLED = Setting(coupled=True, overlaps=False, players=1)
+ON_POLICY, OFF_POLICY = OnPolicy(4, None, 1), OffPolicy(8, 1.0)
+
+
+def with_settings(config, **sections):
+    """Return the configuration with other settings, given by section."""
+    updates = {name: getattr(config, name).model_copy(update=update) for name, update in sections.items()}
+    return config.model_copy(update=updates)
+
+
+def overlapping(data=OFF_POLICY, players=2, max_staleness=1, **trainer):
+    """Return a decoupled configuration on a CPU, with one thread."""
+    config = driver_config(data, NEVER, players, 4, max_staleness)
+    return with_settings(config, trainer={"accelerator": "cpu", "threads": 1, "compile": True, **trainer})
+
+
+DECOUPLED = overlapping()
+COUPLED = with_settings(overlapping(ON_POLICY, players=1, max_staleness=0), run={"mode": "coupled"})
+COUPLED_OFF_POLICY = with_settings(overlapping(players=1), run={"mode": "coupled"})
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """Pretend that this machine has four cores and a compiler."""
+    monkeypatch.setattr("sheeprl.metrics.time_breakdown.available_cores", lambda: 4)
+    monkeypatch.setattr("sheeprl.config.defaults.has_compiler", lambda: True)
 
 
 @pytest.mark.parametrize(
-    ("breakdown", "setting", "told"),
+    ("breakdown", "config", "advice"),
     [
         (TimeBreakdown(), DECOUPLED, None),
         (
@@ -19,7 +44,7 @@ COUPLED = Setting(coupled=True, overlaps=False, players=1)
         ),
         (
             TimeBreakdown(100, updating=50, waiting_for_players=40),
-            Setting(coupled=False, overlaps=False, players=2),
+            overlapping(max_staleness=0),
             "trainer waits for players 40 %: raise players.num or players.cpus, or set run.max_staleness=1",
         ),
         (
@@ -30,7 +55,7 @@ COUPLED = Setting(coupled=True, overlaps=False, players=1)
         ),
         (
             TimeBreakdown(100, updating=30, waiting_for_players=2, playing=70),
-            Setting(coupled=True, overlaps=True, players=1),
+            COUPLED_OFF_POLICY,
             "playing takes 70 %: set run.mode=decoupled, or env.vectorization=async if steps are slow",
         ),
         (
@@ -46,17 +71,17 @@ COUPLED = Setting(coupled=True, overlaps=False, players=1)
         ),
         (
             TimeBreakdown(100, updating=90, players_idle=120),
-            Setting(coupled=False, overlaps=True, players=2, compiles=False),
+            overlapping(compile=False),
             "trainer updates 90 %: set trainer.compile=true, or raise trainer.threads or trainer.devices",
         ),
         (
             TimeBreakdown(100, updating=90, players_idle=120),
-            Setting(coupled=False, overlaps=True, players=2, threads_left=False),
+            overlapping(threads=3),
             "trainer updates 90 %: all cores are in use; add cores or a GPU",
         ),
         (
             TimeBreakdown(100, updating=90, players_idle=120),
-            Setting(coupled=False, overlaps=True, players=2, threads_left=False, on_gpu=True),
+            overlapping(threads=3, accelerator="cuda"),
             "trainer updates 90 %: raise trainer.devices",
         ),
         (TimeBreakdown(100, updating=90, players_idle=10), DECOUPLED, None),  # both are busy
@@ -64,20 +89,20 @@ COUPLED = Setting(coupled=True, overlaps=False, players=1)
             TimeBreakdown(100, updating=40, waiting_for_players=10),
             DECOUPLED,
             None,
-        ),  # book-keeping, of which nobody is master
+        ),  # the rest is overhead
     ],
 )
-def test_advice_names_what_takes_the_time_and_what_would_help(breakdown, setting, told):
-    assert suggest(breakdown, setting) == told
-    assert in_short(breakdown, setting) == (told and told.partition(":")[0])
+def test_advice_names_what_takes_the_time_and_what_would_help(breakdown, config, advice):
+    assert suggest(breakdown, config) == advice
+    assert in_short(breakdown, config) == (advice and advice.partition(":")[0])
 
 
 def test_all_of_the_time_is_told_on_one_line():
     breakdown = TimeBreakdown(
         200, updating=80, compiling=20, waiting_for_players=50, waiting_for_batches=0.5, players_idle=80, playing=60
     )
-    told = "updating 40 %, compiling 10 %, waiting for players 25 %, other 25 %; players idle 20 %"
-    assert describe(breakdown, DECOUPLED) == told
+    line = "updating 40 %, compiling 10 %, waiting for players 25 %, other 25 %; players idle 20 %"
+    assert describe(breakdown, DECOUPLED) == line
     assert describe(breakdown, COUPLED) == "updating 40 %, compiling 10 %, playing 30 %, other 20 %"
     assert breakdown + breakdown == TimeBreakdown(400, 160, 40, 100, 1.0, 0.0, 160, 120)
 
