@@ -1,8 +1,13 @@
-"""The contract between an algorithm and everything else.
+"""Contract between an algorithm and the rest of SheepRL.
 
-An algorithm says what its networks are, how they act, what they are trained on and by which losses. It knows nothing
-of the environment, of Ray, or of how its gradients are reduced and applied. Players import this module, so it imports
-torch only; TensorDict is a name for the type checker.
+An algorithm defines its networks, their actions, its training data and its losses. It depends on neither the
+environment, nor Ray, nor gradient reduction. `docs/new_algorithm.md` builds one step by step.
+
+Data has the shape `[T, B, *]`: T rows in time, B environments. A row is dm_env's `TimeStep`, as in DreamerV3: the
+observation, the reward and the flags received on arrival, and the action chosen there. An *end row* holds the final
+observation of an episode and no action.
+
+Players import this module, so it imports no library but torch. TensorDict is imported for type checks only.
 """
 
 from __future__ import annotations
@@ -43,14 +48,13 @@ ArgsT = TypeVar("ArgsT", bound=AlgoArgs)
 
 @dataclass(frozen=True)
 class PolicyInput:
-    """What is found on arriving, for all environments of a player.
+    """Observation, reward and flags on arrival at one row, for the B environments of a player.
 
     Args:
-        obs: `[B, *]`, nested dicts of such for a Dict space.
-        reward: `[B]`, received on arriving here; 0 on a first row.
-        is_first: `[B]`, whether the observation came from a reset.
-        progress: part of the run that had been played when the policy's weights were made, from 0 to 1, for schedules
-            of exploration.
+        obs: `[B, *]` tensor, or nested dicts of such tensors for a Dict space.
+        reward: `[B]`, received on arrival; 0 on a first row.
+        is_first: `[B]` booleans, true where the observation came from a reset.
+        progress: completed fraction of the run, 0 to 1, at the time of the policy's weights; for exploration schedules.
     """
 
     obs: Any
@@ -61,13 +65,13 @@ class PolicyInput:
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """An algorithm's answer to a row.
+    """Action for every environment, and the tensors to store with it.
 
     Args:
-        action: `[B]` int64 (Discrete), `[B, n]` int64 (MultiDiscrete) or `[B, n]` float32 (Box). What lies outside a
-            bounded Box is clipped on its way to the environment, and stored as it is.
-        extras: `[B, *]` tensors to keep with the row, such as `logprob`.
-        rnn_state: `[B, *]` tensors that the next call gets, for recurrent policies; nothing may be written in place.
+        action: `[B]` int64 (Discrete), `[B, n]` int64 (MultiDiscrete) or `[B, n]` float32 (Box). The environment gets
+            Box actions clipped to the bounds; the buffer stores them unclipped.
+        extras: `[B, *]` tensors to store with the row, such as `logprob`.
+        rnn_state: `[B, *]` tensors that the next call gets, for recurrent policies. Don't change them in place.
     """
 
     action: Tensor
@@ -77,11 +81,11 @@ class PolicyOutput:
 
 @dataclass(frozen=True)
 class Step:
-    """Where training is.
+    """Position of a gradient step within the run.
 
     Args:
         gradient_step: number of this gradient step, from 0.
-        progress: part of `run.total_steps` that has been played, from 0 to 1.
+        progress: completed fraction of `run.total_steps`, 0 to 1.
     """
 
     gradient_step: int
@@ -90,17 +94,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a loss function returns.
+    """Return value of a loss function.
 
     Args:
-        value: the scalar to minimize.
-        metrics: detached scalars to log, by the key that dashboards show, such as `Loss/value_loss`.
-        carry: detached tensors that later phases of the same gradient step get.
-        buffers: detached tensors, by name of the agent's buffer that takes the group's mean of them after the step:
-            running statistics, such as a scale of returns.
-        write: detached tensors shaped like the batch's `index`, to write back to the sampled rows, by stored key.
-        priority: detached `[N]` tensor of new priorities of the samples, a sequence's being that of its last row; of
-            no effect while the buffer draws uniformly. For this as for `write`, `OffPolicy.writes_back` must be set.
+        value: scalar to minimize.
+        metrics: detached scalars to log, by metric name, such as `Loss/value_loss`.
+        carry: detached tensors for the later phases of the same gradient step; see `LossFunction`.
+        buffers: detached tensors by buffer name of the agent. After the step, the buffer is set to their mean over the
+            trainer group. For running statistics, such as a scale of returns.
+        write: detached tensors by stored key, `[*index.shape, *]`, to write back to the sampled rows. Requires
+            `OffPolicy.writes_back`.
+        priority: detached `[N]`, new priority of each sample; a sequence's applies to its last row. Requires
+            `OffPolicy.prioritized`; ignored where the buffer samples uniformly.
     """
 
     value: Tensor
@@ -112,15 +117,32 @@ class Loss:
 
 
 LossFunction = Callable[[Any, "TensorDict", Tensors, Tensors], Loss]
-"""loss(agent, batch, noise, carry). Pure: the same inputs give the same loss, nothing is changed."""
+"""Signature `loss(agent, batch, noise, carry)`. A pure function: it changes none of its inputs.
+
+- `agent`: module with all networks.
+- `batch`: see `Algorithm.phases`.
+- `noise`: result of `Phase.noise`; empty without one.
+- `carry`: tensors that travel through the phases of one gradient step. A phase gets its own `Phase.scalars` and all
+  tensors that earlier phases of this step returned in `Loss.carry`. The first phase of every gradient step starts
+  with the scalars alone.
+"""
 
 NoiseFunction = Callable[["torch.Size", torch.Generator], Tensors]
-"""noise(shape of the group's batch, generator): tensors `[N, *]`, N the batch's sample axis; ranks get their part."""
+"""Signature `noise(shape, generator)`: return random tensors `[N, *]` for a batch of shape `[N]`.
+
+N counts the samples of the whole trainer group. Every rank gets its part, so results don't depend on their number.
+"""
 
 
 @dataclass(frozen=True)
 class TargetUpdate:
-    """After the optimizer's step, move `target` towards `online` by `tau` (Polyak averaging)."""
+    """Polyak average after the optimizer's step: θ_target ← θ_target + τ (θ_online − θ_target).
+
+    Args:
+        online: name of the trained submodule of the agent.
+        target: name of its target network.
+        tau: step size τ; 1 copies the online network.
+    """
 
     online: str
     target: str
@@ -129,16 +151,16 @@ class TargetUpdate:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a gradient step: one loss, minimized over one parameter group.
+    """Part of a gradient step: one loss, minimized over one parameter group.
 
     Args:
         optimizer: name of the parameter group, a key of `Algorithm.optimizers()`.
-        loss: the pure loss function. Keep it the same object from step to step (a method, a module's function): it is
-            compiled once.
-        noise: draws what the loss needs at random.
-        scalars: numbers that change over the run (a clip that is annealed); the loss finds them as tensors in `carry`.
+        loss: the pure loss function. It is compiled once, so it must be the same object in every step: a method or a
+            function of a module.
+        noise: function that draws the random numbers of the loss.
+        scalars: numbers that change over the run, such as an annealed clip. The loss gets them as tensors in `carry`.
         lr_scale: factor on the optimizer's learning rate.
-        averages: target networks that follow after the step.
+        averages: target networks to update after the step.
     """
 
     optimizer: str
@@ -151,13 +173,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """A parameter group and its optimizer.
+    """Parameter group and its optimizer.
 
     Args:
-        modules: names of the agent's submodules whose parameters are in the group.
-        build: makes the optimizer from a list of parameters: of long vectors in which those of the modules lie, so it
-            must treat each number by itself.
-        max_grad_norm: clip of the gradients' global norm; None doesn't clip.
+        modules: names of the agent's submodules whose parameters form the group.
+        build: function that builds the optimizer from a list of parameters. The list holds flat vectors with the
+            parameters of all modules, so the optimizer must be elementwise (Adam, AdamW, RMSprop, SGD).
+        max_grad_norm: maximum global norm of the gradients; None disables clipping.
     """
 
     modules: tuple[str, ...]
@@ -166,70 +188,78 @@ class OptimizerSpec:
 
 
 class Algorithm(ABC, Generic[ArgsT]):
-    """What is special about an algorithm. Derive as `class SAC(Algorithm[SACArgs])`.
+    """Base class of all algorithms. Derive as `class SAC(Algorithm[SACArgs])`.
 
     Args:
-        args: its arguments.
-        spaces: what its agent sees and does.
+        args: arguments of the algorithm.
+        spaces: observation and action space of the agent.
     """
 
     def __init__(self, args: ArgsT, spaces: Spaces) -> None:
+        """Store arguments and spaces; networks are built in `build_agent`."""
         self.args = args
         self.spaces = spaces
 
     @classmethod
     def args_class(cls) -> type[AlgoArgs]:
-        """Return the class of its arguments: the one named in `Algorithm[...]`, by it or by the nearest base class.
+        """Return the arguments class named in `Algorithm[...]` by this class or its nearest base class.
 
         Raises:
-            TypeError: no class among its bases names its arguments.
+            TypeError: neither this class nor a base class names an arguments class.
         """
         for owner in cls.__mro__:
             for base in vars(owner).get("__orig_bases__", ()):
                 for argument in get_args(base):
                     if isinstance(argument, type) and issubclass(argument, AlgoArgs):
                         return argument
-        raise TypeError(f"{cls.__name__} must derive from Algorithm[ItsArgs]")
+        raise TypeError(f"{cls.__name__} names no arguments class; derive it from Algorithm[YourArgs]")
 
     @abstractmethod
     def build_agent(self) -> nn.Module:
-        """All networks. Its submodule `policy` is the part that players get; act needs nothing else."""
+        """Build a module with all networks. Players get its submodule `policy` only."""
 
     @abstractmethod
     def optimizers(self) -> dict[str, OptimizerSpec]:
-        """The parameter groups by name."""
+        """Return the parameter groups by name."""
 
     def data(self) -> OnPolicy | OffPolicy:
-        """How the algorithm reads what was collected; what its arguments say."""
+        """Return how training reads the collected data; by default `args.data()`."""
         return self.args.data()
 
     @abstractmethod
     def act(
-        self, policy: Any, row: PolicyInput, state: Tensors, mode: Mode, generator: torch.Generator
+        self, policy: Any, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
     ) -> PolicyOutput:
-        """Decide for `[B]` environments, without gradients.
+        """Compute the actions of B environments. Called without gradients.
 
         Args:
-            policy: the agent's `policy`.
-            row: what was found on arriving.
-            state: what the last call returned as `rnn_state`; empty on the first call of a player.
-            mode: explore, greedy (no exploration noise) or random (warm-up: uniform over the action space).
-            generator: the only source of randomness.
+            policy: the agent's submodule `policy`.
+            inputs: observation, reward and flags of B environments.
+            rnn_state: `PolicyOutput.rnn_state` of the previous call; empty on the first call of a player.
+            mode: explore, greedy (no exploration noise) or random (uniform actions before `learning_starts`).
+            generator: the only permitted source of random numbers.
         """
 
     def prepare_rollout(self, agent: Any, rollout: TensorDict) -> TensorDict:
-        """On-policy: from a rollout `[T + 1, B]` of arrival rows, whose last row is the tail, to `[T, B]` rows.
+        """Convert a rollout `[T + 1, B]` into training rows `[T, B]`. On-policy only.
 
-        Called once a round, without gradients, before minibatches are made. The result must have a boolean `mask`:
-        the rows that carry a decision.
+        The last row of the rollout is the bootstrap row: the observation after the last action. Called once a round,
+        without gradients, before minibatches are formed. The result must have a boolean `mask`, true on rows with an
+        action, so on all rows but end rows.
         """
-        raise NotImplementedError(f"{type(self).__name__} reads whole rollouts and must define prepare_rollout()")
+        raise NotImplementedError(
+            f"{type(self).__name__}.data() returns OnPolicy, which reads whole rollouts; define prepare_rollout()"
+        )
 
     @abstractmethod
     def phases(self, step: Step) -> Sequence[Phase]:
-        """The phases of this gradient step, in order. A later one sees the parameters that an earlier one stepped.
+        """Return the phases of one gradient step, in order. A later phase sees the parameters an earlier one updated.
 
-        The batch given to losses has every stored key; with transitions also `next_obs`; with samples `index`; and
-        `sample_weight`, `[N]`: sum it with per-sample values to get their mean over the whole trainer group. Where
-        samples are drawn by priority there is also `importance`, `[N]`, of which the largest in the batch is 1.
+        Losses get a batch with these keys:
+
+        - every stored key `[N, *]` (transitions) or `[L, N, *]` (sequences); on-policy, the keys of `prepare_rollout`.
+        - `next_obs`, with transitions.
+        - `index`, off-policy: position of each row in the buffer.
+        - `sample_weight`, `[N]`: `(sample_weight * values).sum()` is the mean of `[N]` values over the trainer group.
+        - `importance`, `[N]`, with prioritized sampling: importance weights, at most 1 in the batch.
         """

@@ -10,7 +10,7 @@ def column(*values: float) -> torch.Tensor:
 
 
 def test_returns_by_hand():
-    # Rows 0 to 4; row 2 is an end row, row 3 begins the next episode, row 4 is the tail.
+    # Rows 0 to 4: row 2 is an end row, row 3 starts the next episode, row 4 is the bootstrap row.
     reward, value = column(0.0, 1.0, 2.0, 0.0, 3.0), column(9.0, 9.0, 10.0, 9.0, 20.0)
     end, never = column(0, 0, 1, 0, 0).bool(), column(0, 0, 0, 0, 0).bool()
     cut = discounted_returns(reward, value, never, end, gamma=0.5)

@@ -112,19 +112,20 @@ class ToyWorldModel(Algorithm[ToyWorldModelArgs]):
         }
 
     def act(
-        self, policy: Policy, row: PolicyInput, state: Tensors, mode: Mode, generator: torch.Generator
+        self, policy: Policy, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
     ) -> PolicyOutput:
-        """Step the recurrent state, whatever the mode; remember it and the action."""
-        envs = len(row.reward)
-        latent = state.get("latent", torch.zeros(envs, self.args.latent_size))
-        latent = policy(row.obs, state.get("action", torch.zeros(envs, dtype=torch.int64)), latent, row.is_first)
+        """Step the recurrent state in every mode; store the latent state, and pass it and the action on."""
+        num_envs = len(inputs.reward)
+        latent = rnn_state.get("latent", torch.zeros(num_envs, self.args.latent_size))
+        previous_action = rnn_state.get("action", torch.zeros(num_envs, dtype=torch.int64))
+        latent = policy(inputs.obs, previous_action, latent, inputs.is_first)
         logits = policy.actor(latent) * (mode != "random")
         if mode == "greedy":
             action = logits.argmax(-1)
         else:
             action = distributions.categorical_sample(logits, distributions.exponential_like(logits, generator))
-        store = {"latent": latent, "visits": torch.zeros(envs, dtype=torch.int64)}
-        return PolicyOutput(action, store, {"latent": latent, "action": action})
+        extras = {"latent": latent, "visits": torch.zeros(num_envs, dtype=torch.int64)}
+        return PolicyOutput(action, extras, rnn_state={"latent": latent, "action": action})
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """World model, then behavior (then its target)."""

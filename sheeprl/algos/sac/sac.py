@@ -53,13 +53,13 @@ class SAC(Algorithm[SACArgs]):
         }
 
     def act(
-        self, policy: Actor, row: PolicyInput, state: Tensors, mode: Mode, generator: torch.Generator
+        self, policy: Actor, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
     ) -> PolicyOutput:
         """Uniform while warming up, the squashed mean when greedy, else a draw."""
-        envs = len(row.reward)
+        envs = len(inputs.reward)
         if mode == "random":
             return PolicyOutput(torch.rand((envs, self.actions), generator=generator) * 2 - 1)
-        mean, log_std = policy(row.obs)
+        mean, log_std = policy(inputs.obs)
         if mode == "greedy":
             return PolicyOutput(torch.tanh(mean))
         noise = torch.randn((envs, self.actions), generator=generator)

@@ -68,10 +68,10 @@ class Reinforce(Algorithm[ReinforceArgs]):
         return {"agent": OptimizerSpec(("policy", "baseline"), build, self.args.max_grad_norm)}
 
     def act(
-        self, policy: Network, row: PolicyInput, state: Tensors, mode: Mode, generator: torch.Generator
+        self, policy: Network, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
     ) -> PolicyOutput:
         """Sample; the most likely action when greedy."""
-        logits = policy(row.obs)
+        logits = policy(inputs.obs)
         if mode == "greedy":
             return PolicyOutput(logits.argmax(-1))
         return PolicyOutput(categorical_sample(logits, exponential_like(logits, generator)))

@@ -10,7 +10,7 @@ def discounted_returns(reward: Tensor, value: Tensor, terminated: Tensor, trunca
     """R_t = r_{t+1} + γ G_{t+1}; G is 0 where the episode terminated, V where it was cut, else R itself.
 
     Args:
-        reward: `[T + 1, B]`, received on arriving at each row, the last of which is the tail.
+        reward: `[T + 1, B]`, received on arrival at each row; the last row is the bootstrap row.
         value: `[T + 1, B]`, V of each row's observation.
         terminated: `[T + 1, B]` booleans.
         truncated: `[T + 1, B]` booleans.
