@@ -1,4 +1,4 @@
-"""PPO's networks: an actor for every kind of action, and a critic."""
+"""PPO's networks: an actor for discrete, multi-discrete or continuous actions, and a critic."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from sheeprl.models import distributions
 from sheeprl.models.encoder import to_vector, vector_size
 from sheeprl.models.mlp import mlp, orthogonal_
 
-GAIN = 2**0.5
+HIDDEN_GAIN = 2**0.5
 
 
 class Actor(nn.Module):
-    """Logits of (multi-)discrete actions, or mean and state-independent standard deviation of continuous ones.
+    """Policy network: logits of (multi-)discrete actions, or the means of a normal distribution.
 
-    Continuous actions are clipped to the bounds on their way to the environment, not squashed: the density that the
-    ratio needs is then that of the plain normal.
+    The standard deviation of continuous actions doesn't depend on the observation. Continuous actions aren't squashed:
+    the environment gets them clipped to its bounds, so the probability ratio is that of plain normal densities.
+
+    Args:
+        observation: observation space.
+        action: action space.
+        args: sizes and activation of the layers, and the initial log standard deviation.
     """
 
     def __init__(self, observation: Any, action: Any, args: PPOArgs) -> None:
+        """Build the network with orthogonal weights; the small output gain makes the first policy nearly uniform."""
         super().__init__()
         self.space = observation
         if isinstance(action, spaces.Box):
-            self.choices: list[int] = []
+            self.choices: list[int] = []  # number of choices of each discrete action
             outputs = action.shape[0]
             self.log_std = nn.Parameter(torch.full((outputs,), args.log_std_init))
         else:
@@ -36,27 +42,27 @@ class Actor(nn.Module):
             outputs = sum(self.choices)
         self.is_single = isinstance(action, spaces.Discrete)
         self.network = orthogonal_(
-            mlp(vector_size(observation), args.hidden_sizes, outputs, args.activation), GAIN, output_gain=0.01
+            mlp(vector_size(observation), args.hidden_sizes, outputs, args.activation), HIDDEN_GAIN, output_gain=0.01
         )
 
     def forward(self, obs: Any) -> Tensor:
-        """Logits of all choices, or means: `[N, outputs]`."""
+        """Return the logits of all choices, or the means: `[N, *]` observations to `[N, outputs]`."""
         output: Tensor = self.network(to_vector(self.space, obs))
         return output
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw actions from the network's output."""
+        """Sample actions, `[N]` or `[N, n]`, from the output of `forward`."""
         if not self.choices:
             noise = torch.randn(output.shape, generator=generator)
             return output + self.log_std.exp() * noise
         noise = distributions.exponential_like(output, generator)
         if self.is_single:
             return distributions.categorical_sample(output, noise)
-        parts = zip(output.split(self.choices, -1), noise.split(self.choices, -1), strict=True)
-        return torch.stack([distributions.categorical_sample(*part) for part in parts], -1)
+        pairs = zip(output.split(self.choices, -1), noise.split(self.choices, -1), strict=True)
+        return torch.stack([distributions.categorical_sample(*pair) for pair in pairs], -1)
 
     def greedy(self, output: Tensor) -> Tensor:
-        """The most likely actions."""
+        """Return the most likely actions, `[N]` or `[N, n]`."""
         if not self.choices:
             return output
         if self.is_single:
@@ -64,41 +70,48 @@ class Actor(nn.Module):
         return torch.stack([logits.argmax(-1) for logits in output.split(self.choices, -1)], -1)
 
     def logprob(self, output: Tensor, action: Tensor) -> Tensor:
-        """Log probability (density) of actions: `[N]`."""
+        """Return the log probability, or log density, of actions: `[N]`."""
         if not self.choices:
             return distributions.normal_logprob(action, output, self.log_std)
         if self.is_single:
             return distributions.categorical_logprob(output, action)
-        parts = zip(output.split(self.choices, -1), action.unbind(-1), strict=True)
-        return torch.stack([distributions.categorical_logprob(logits, a) for logits, a in parts]).sum(0)
+        pairs = zip(output.split(self.choices, -1), action.unbind(-1), strict=True)
+        return torch.stack([distributions.categorical_logprob(*pair) for pair in pairs]).sum(0)
 
     def entropy(self, output: Tensor) -> Tensor:
-        """Entropy of the distributions: `[N]`."""
+        """Return the entropy of the policy: `[N]`."""
         if not self.choices:
             return distributions.normal_entropy(self.log_std.expand_as(output))
-        return torch.stack([distributions.categorical_entropy(x) for x in output.split(self.choices, -1)]).sum(0)
+        return torch.stack([distributions.categorical_entropy(part) for part in output.split(self.choices, -1)]).sum(0)
 
 
 class Critic(nn.Module):
-    """V(obs)."""
+    """State-value network V(obs).
+
+    Args:
+        observation: observation space.
+        args: sizes and activation of the layers.
+    """
 
     def __init__(self, observation: Any, args: PPOArgs) -> None:
+        """Build the network with orthogonal weights."""
         super().__init__()
         self.space = observation
         self.network = orthogonal_(
-            mlp(vector_size(observation), args.hidden_sizes, 1, args.activation), GAIN, output_gain=1.0
+            mlp(vector_size(observation), args.hidden_sizes, 1, args.activation), HIDDEN_GAIN, output_gain=1.0
         )
 
     def forward(self, obs: Any, batch_dims: int = 1) -> Tensor:
-        """`[*batch]` values of `[*batch, *]` observations."""
+        """Return the values `[*batch]` of observations `[*batch, *]` with `batch_dims` batch axes."""
         value: Tensor = self.network(to_vector(self.space, obs, batch_dims)).squeeze(-1)
         return value
 
 
 class PPOAgent(nn.Module):
-    """Actor, which is all that players need, and critic."""
+    """Actor and critic. Players get the actor, the submodule `policy`."""
 
     def __init__(self, spaces: Spaces, args: PPOArgs) -> None:
+        """Build both networks for the given spaces."""
         super().__init__()
         self.policy = Actor(spaces.observation, spaces.action, args)
         self.critic = Critic(spaces.observation, args)

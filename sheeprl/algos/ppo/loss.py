@@ -1,4 +1,8 @@
-"""PPO's formulas. Pure functions; `weight` sums to 1 over a batch, so a weighted sum is a mean over what counts."""
+"""PPO's advantages and losses, as pure functions.
+
+`weight` is the batch's `sample_weight`, so `(weight * x).sum()` is the mean of x over the whole trainer group. The
+equations below write it E[x].
+"""
 
 from __future__ import annotations
 
@@ -9,54 +13,60 @@ from torch import Tensor
 def compute_gae(
     reward: Tensor, value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, gae_lambda: float
 ) -> Tensor:
-    """Generalized advantage estimates, Schulman et al. 2016 (1506.02438), eq. 11 to 16, on arrival rows.
+    """Return generalized advantage estimates, Schulman et al. 2016 (1506.02438), eq. 11 to 16.
 
-    The transition of row t ends on row t + 1: δ_t = r_{t+1} + γ V_{t+1} (1 − terminated_{t+1}) − V_t and
-    A_t = δ_t + γ λ (1 − is_last_{t+1}) A_{t+1}. Truncation bootstraps from the value of the end row, termination
-    doesn't.
+    δ_t = r_{t+1} + γ V_{t+1} (1 − terminated_{t+1}) − V_t and A_t = δ_t + γ λ (1 − is_last_{t+1}) A_{t+1}, with
+    is_last = terminated or truncated. The reward of the action in row t is in row t + 1. A truncated episode
+    bootstraps from the value of its end row, a terminated one doesn't.
 
     Args:
-        reward: `[T + 1, B]`, received on arriving at each row, the last of which is the tail.
+        reward: `[T + 1, B]`, received on arrival at each row; the last row is the bootstrap row.
         value: `[T + 1, B]`, V of each row's observation.
         terminated: `[T + 1, B]` booleans.
         truncated: `[T + 1, B]` booleans.
-        gamma: discount factor.
-        gae_lambda: trace decay.
+        gamma: discount factor γ.
+        gae_lambda: trace decay λ.
 
     Returns:
-        `[T, B]`; 0 on end rows, which carry no decision.
+        `[T, B]` advantages; 0 on end rows, which have no action.
     """
-    keeps_on = ~(terminated | truncated)
-    delta = (reward[1:] + gamma * value[1:] * (~terminated[1:]) - value[:-1]) * keeps_on[:-1]
-    decay = gamma * gae_lambda * (keeps_on[1:] & keeps_on[:-1])
-    following = torch.zeros_like(delta[0])
+    continues = ~(terminated | truncated)
+    delta = (reward[1:] + gamma * value[1:] * (~terminated[1:]) - value[:-1]) * continues[:-1]
+    decay = gamma * gae_lambda * (continues[1:] & continues[:-1])
+    advantage = torch.zeros_like(delta[0])
     advantages = []
     for delta_t, decay_t in zip(reversed(delta.unbind()), reversed(decay.unbind()), strict=True):
-        following = torch.addcmul(delta_t, decay_t, following)
-        advantages.append(following)
+        advantage = torch.addcmul(delta_t, decay_t, advantage)  # A_t = δ_t + decay_t A_{t+1}
+        advantages.append(advantage)
     return torch.stack(advantages[::-1])
 
 
 def clipped_policy_loss(
     logprob: Tensor, old_logprob: Tensor, advantage: Tensor, weight: Tensor, clip: Tensor
 ) -> Tensor:
-    """PPO's clipped surrogate, −L^CLIP of Schulman et al. 2017 (1707.06347), eq. 7. All inputs `[N]`, clip a scalar."""
+    """Return −L^CLIP = −E[min(ρ A, clip(ρ, 1 − ε, 1 + ε) A)], Schulman et al. 2017 (1707.06347), eq. 7.
+
+    ρ = π(a|s) / π_old(a|s) is the probability ratio. Inputs are `[N]`, `clip` is the scalar ε.
+    """
     ratio = torch.exp(logprob - old_logprob)
-    clipped = torch.clamp(ratio, 1 - clip, 1 + clip)
-    return -(weight * torch.minimum(ratio * advantage, clipped * advantage)).sum()
+    clipped_ratio = torch.clamp(ratio, 1 - clip, 1 + clip)
+    return -(weight * torch.minimum(ratio * advantage, clipped_ratio * advantage)).sum()
 
 
 def value_loss(value: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
-    """Mean of (V − R)², L^VF of Schulman et al. 2017, eq. 9. All inputs `[N]`."""
+    """Return L^VF = E[(V − R)²], Schulman et al. 2017, eq. 9. Inputs are `[N]`."""
     return (weight * (value - returns) ** 2).sum()
 
 
 def entropy_loss(entropy: Tensor, weight: Tensor) -> Tensor:
-    """Negative mean entropy, −S of Schulman et al. 2017, eq. 9. All inputs `[N]`."""
+    """Return −E[S], the negative entropy bonus, Schulman et al. 2017, eq. 9. Inputs are `[N]`."""
     return -(weight * entropy).sum()
 
 
 def approximate_kl(logprob: Tensor, old_logprob: Tensor, weight: Tensor) -> Tensor:
-    """Mean of (ratio − 1) − log ratio, an unbiased estimate of KL(old, new) that is never negative. All `[N]`."""
+    """Return E[(ρ − 1) − log ρ], an unbiased, nonnegative estimate of KL(π_old, π). Inputs are `[N]`.
+
+    It is the estimator k3 of Schulman 2020, "Approximating KL Divergence".
+    """
     log_ratio = logprob - old_logprob
     return (weight * (torch.expm1(log_ratio) - log_ratio)).sum()

@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 
 
 class PPO(Algorithm[PPOArgs]):
-    """Clipped surrogate, generalized advantages, several epochs of minibatches a rollout."""
+    """PPO with clipped surrogate objective, GAE and several epochs of minibatches per rollout."""
 
     def build_agent(self) -> nn.Module:
-        """Separate networks for actor and critic."""
+        """Build actor and critic as separate networks."""
         return PPOAgent(self.spaces, self.args)
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
-        """One Adam over both networks, their gradients clipped together."""
+        """Return one Adam over both networks; their gradients are clipped together."""
         build = partial(Adam, lr=self.args.learning_rate, eps=self.args.adam_eps)
         return {"agent": OptimizerSpec(("policy", "critic"), build, self.args.max_grad_norm)}
 
     def act(
-        self, policy: Actor, row: PolicyInput, state: Tensors, mode: Mode, generator: torch.Generator
+        self, policy: Actor, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
     ) -> PolicyOutput:
-        """Sample, and remember under which probability."""
-        output = policy(row.obs)
+        """Sample actions and store their log probabilities; take the most likely actions when greedy."""
+        output = policy(inputs.obs)
         if mode == "greedy":
             return PolicyOutput(policy.greedy(output))
         action = policy.sample(output, generator)
-        return PolicyOutput(action, {"logprob": policy.logprob(output, action)})
+        return PolicyOutput(action, extras={"logprob": policy.logprob(output, action)})
 
     def prepare_rollout(self, agent: PPOAgent, rollout: TensorDict) -> TensorDict:
-        """Add values, advantages and returns, by the critic as it is before the first minibatch."""
-        value = agent.critic(rollout["obs"], batch_dims=2)
+        """Compute advantages and returns `[T, B]` with the critic's current parameters."""
+        value = agent.critic(rollout["obs"], batch_dims=2)  # [T + 1, B]
         advantage = compute_gae(
             rollout["reward"], value, rollout["terminated"], rollout["truncated"], self.args.gamma, self.args.gae_lambda
         )
@@ -54,26 +54,27 @@ class PPO(Algorithm[PPOArgs]):
         return rows
 
     def phases(self, step: Step) -> Sequence[Phase]:
-        """One phase; learning rate and clip may fall to 0 over the run."""
-        scale = 1.0 - step.progress if self.args.anneal else 1.0
-        return [Phase("agent", self.loss, scalars={"clip": self.args.clip * scale}, lr_scale=scale)]
+        """Return the only phase; `anneal` decays learning rate and clip linearly to 0 over the run."""
+        decay = 1.0 - step.progress if self.args.anneal else 1.0
+        return [Phase("agent", self.loss, scalars={"clip": self.args.clip * decay}, lr_scale=decay)]
 
     def loss(self, agent: PPOAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
-        """−L^CLIP + c1 L^VF − c2 S, eq. 9."""
+        """Compute −L^CLIP + c1 L^VF − c2 S, eq. 9, of a minibatch `[N]`."""
         weight: Any = batch["sample_weight"]
         output = agent.policy(batch["obs"])
         logprob = agent.policy.logprob(output, batch["action"])
-        policy = clipped_policy_loss(logprob, batch["logprob"], batch["advantage"], weight, carry["clip"])
-        value = self.value_loss(agent.critic(batch["obs"]), batch["returns"], weight)
-        entropy = entropy_loss(agent.policy.entropy(output), weight)
+        old_logprob = batch["logprob"]
+        pg_loss = clipped_policy_loss(logprob, old_logprob, batch["advantage"], weight, carry["clip"])
+        v_loss = self.value_loss(agent.critic(batch["obs"]), batch["returns"], weight)
+        ent_loss = entropy_loss(agent.policy.entropy(output), weight)
         metrics = {
-            "Loss/policy_loss": policy.detach(),
-            "Loss/value_loss": value.detach(),
-            "Loss/entropy_loss": entropy.detach(),
-            "Loss/approx_kl": approximate_kl(logprob.detach(), batch["logprob"], weight),
+            "Loss/policy_loss": pg_loss.detach(),
+            "Loss/value_loss": v_loss.detach(),
+            "Loss/entropy_loss": ent_loss.detach(),
+            "Loss/approx_kl": approximate_kl(logprob.detach(), old_logprob, weight),
         }
-        return Loss(policy + self.args.value_coef * value + self.args.entropy_coef * entropy, metrics)
+        return Loss(pg_loss + self.args.value_coef * v_loss + self.args.entropy_coef * ent_loss, metrics)
 
     def value_loss(self, value: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
-        """Return L^VF; a subclass may use another error."""
+        """Return the value loss L^VF; a subclass may override it."""
         return value_loss(value, returns, weight)
