@@ -1,4 +1,4 @@
-"""SAC's networks: squashed Gaussian actor, twin critics and their targets, temperature."""
+"""SAC's networks: squashed Gaussian actor, twin critics, target critics and temperature."""
 
 from __future__ import annotations
 
@@ -19,58 +19,79 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 
 
 class Actor(nn.Module):
-    """Mean and log standard deviation of a normal that is squashed into (−1, 1) by tanh."""
+    """Policy network: a normal distribution of actions, squashed into (−1, 1) by tanh.
 
-    def __init__(self, observation: Any, actions: int, args: SACArgs) -> None:
+    Args:
+        observation: observation space.
+        action_dim: number of action components.
+        args: sizes of the layers.
+    """
+
+    def __init__(self, observation: Any, action_dim: int, args: SACArgs) -> None:
+        """Build the network with outputs for mean and log standard deviation."""
         super().__init__()
         self.space = observation
-        self.network = mlp(vector_size(observation), args.hidden_sizes, 2 * actions, "relu")
+        self.network = mlp(vector_size(observation), args.hidden_sizes, 2 * action_dim, "relu")
 
     def forward(self, obs: Any) -> tuple[Tensor, Tensor]:
-        """`[N, actions]` means and log standard deviations."""
+        """Return mean and log standard deviation before tanh, each `[N, action_dim]`."""
         mean, log_std = self.network(to_vector(self.space, obs)).chunk(2, -1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
     def sample(self, obs: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions `[N, actions]` and their log densities `[N]`, differentiable, from standard normal noise."""
+        """Sample actions `[N, action_dim]` and their log densities `[N]` by reparametrization.
+
+        Args:
+            obs: `[N, *]` observations.
+            noise: `[N, action_dim]`, standard normal.
+        """
         mean, log_std = self(obs)
         return distributions.tanh_normal_sample(mean, log_std, noise)
 
 
 class Critic(nn.Module):
-    """Q_1 and Q_2 of observation and action."""
+    """Twin action-value networks Q_1(obs, action) and Q_2(obs, action).
 
-    def __init__(self, observation: Any, actions: int, args: SACArgs) -> None:
+    Args:
+        observation: observation space.
+        action_dim: number of action components.
+        args: sizes of the layers.
+    """
+
+    def __init__(self, observation: Any, action_dim: int, args: SACArgs) -> None:
+        """Build both networks."""
         super().__init__()
         self.space = observation
-        size = vector_size(observation) + actions
+        size = vector_size(observation) + action_dim
         self.networks = nn.ModuleList([mlp(size, args.hidden_sizes, 1, "relu") for _ in range(2)])
 
     def forward(self, obs: Any, action: Tensor) -> Tensor:
-        """`[2, N]` values."""
+        """Return the values `[2, N]` of both networks."""
         inputs = torch.cat([to_vector(self.space, obs), action], -1)
         return torch.cat([network(inputs) for network in self.networks], -1).T
 
 
 class Temperature(nn.Module):
-    """α, the weight of the entropy, kept positive by its logarithm."""
+    """Temperature α, the coefficient of the entropy. The parameter is log α, so α stays positive."""
 
     def __init__(self, alpha: float) -> None:
+        """Start at the temperature `alpha`."""
         super().__init__()
         self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
 
     def forward(self) -> Tensor:
-        """α as a detached scalar."""
+        """Return α as a detached scalar."""
         return self.log_alpha.detach().exp()
 
 
 class SACAgent(nn.Module):
-    """Actor, which is all that players need, critics, target critics, temperature."""
+    """Actor, critics, target critics and temperature. Players get the actor, the submodule `policy`."""
 
     def __init__(self, spaces: Spaces, args: SACArgs) -> None:
+        """Build the networks; the target critics start as copies of the critics."""
         super().__init__()
-        actions = math.prod(spaces.action.shape or ())
-        self.policy = Actor(spaces.observation, actions, args)
-        self.critic = Critic(spaces.observation, actions, args)
+        action_dim = math.prod(spaces.action.shape or ())
+        self.policy = Actor(spaces.observation, action_dim, args)
+        self.critic = Critic(spaces.observation, action_dim, args)
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         self.alpha = Temperature(args.alpha)
