@@ -1,1 +1,1 @@
-"""The algorithms, one folder each, and the contract they fulfil."""
+"""Algorithms, one folder each, and their common contract."""

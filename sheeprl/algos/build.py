@@ -1,4 +1,4 @@
-"""Build the algorithm that a configuration's `algo` section names."""
+"""Build the algorithm of a configuration's `algo` section."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from sheeprl.algos.base import Algorithm, Spaces
 
 
 def build_algorithm(args: AlgoArgs, spaces: Spaces) -> Algorithm[Any]:
-    """Return the algorithm that `args` names.
+    """Return an instance of the algorithm `args.name`.
 
     Args:
         args: the `algo` section of a configuration.
         spaces: observation and action space of the agent.
 
     Raises:
-        TypeError: the name points to something that is not an Algorithm.
+        TypeError: the name leads to an object that is not an Algorithm.
     """
     algorithm: type[Algorithm[Any]] = algorithm_class(args)
     return algorithm(args, spaces)
 
 
 def algorithm_class(args: AlgoArgs) -> type[Algorithm[Any]]:
-    """Return the Algorithm that `algo.name` stands for, or the one that the arguments class it stands for names.
+    """Return the Algorithm at `args.name`; if that is an arguments class, the Algorithm at its path `algorithm`.
 
     Raises:
-        TypeError: the name points to something that is not an Algorithm.
+        TypeError: the name leads to an object that is not an Algorithm.
     """
     path, found = args.name, registry.load_named(args.name)
     if args.algorithm and isinstance(found, type) and issubclass(found, AlgoArgs):
         path, found = args.algorithm, registry.load_object(args.algorithm)
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
-        raise TypeError(f"{path} is not an Algorithm")
+        raise TypeError(f"{path} is not an Algorithm; set algo.name to a subclass of sheeprl.algos.base.Algorithm")
     return found

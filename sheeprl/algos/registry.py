@@ -1,4 +1,4 @@
-"""Finds algorithms: by the name they registered under, or by path. Imports no torch."""
+"""Find algorithms by registered name or by path, without importing torch."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ GROUP = "sheeprl.algos"
 
 
 class DuplicateAlgorithmError(Exception):
-    """Two installed packages claim one name."""
+    """Raised when two installed packages register the same name."""
 
 
 class UnknownAlgorithmError(LookupError):
-    """There is no algorithm of that name; the message says what was tried."""
+    """Raised when a name or path leads to no algorithm."""
 
 
 @cache
 def registered() -> dict[str, EntryPoint]:
-    """Name → entry point of every installed algorithm.
+    """Return the entry point of every installed algorithm, by its registered name.
 
     Raises:
-        DuplicateAlgorithmError: two packages registered the same name for different classes.
+        DuplicateAlgorithmError: two packages register the same name for different classes.
     """
     found: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
@@ -34,15 +34,17 @@ def registered() -> dict[str, EntryPoint]:
             both = " and ".join(
                 f"{p.value} of {p.dist.name if p.dist else 'an unknown package'}" for p in (other, point)
             )
-            raise DuplicateAlgorithmError(f"two algorithms are registered as {point.name!r}: {both}; uninstall one")
+            raise DuplicateAlgorithmError(
+                f"two algorithms are registered as {point.name!r}: {both}; uninstall one of these packages"
+            )
     return found
 
 
 def load_object(path: str) -> Any:
-    """Import what `package.module:name` points to.
+    """Import the object at the path `package.module:name`.
 
     Raises:
-        UnknownAlgorithmError: the path is malformed, or its module or its name doesn't exist.
+        UnknownAlgorithmError: the path is malformed, or the module or the name doesn't exist.
     """
     module_name, _, attribute = path.partition(":")
     if not attribute:
@@ -57,10 +59,10 @@ def load_object(path: str) -> Any:
 
 
 def load_named(name: str) -> Any:
-    """Import what an algorithm's registered name, or its path `package.module:Class`, stands for.
+    """Import the class of an algorithm, by its registered name or its path `package.module:Class`.
 
     Raises:
-        UnknownAlgorithmError: no such algorithm.
+        UnknownAlgorithmError: the name isn't registered, or the path leads to no object.
     """
     point = registered().get(name)
     if point is None and ":" not in name:
@@ -69,15 +71,18 @@ def load_named(name: str) -> Any:
 
 
 def args_class(name: str) -> type[AlgoArgs]:
-    """Return the arguments class of the algorithm called `name`: a registered name, or a path to either class.
+    """Return the arguments class of an algorithm.
+
+    Args:
+        name: registered name, or path `package.module:Class` of the algorithm or of its arguments class.
 
     Raises:
-        UnknownAlgorithmError: no such algorithm.
+        UnknownAlgorithmError: the name leads to no algorithm.
     """
     found = load_named(name)
     if isinstance(found, type) and issubclass(found, AlgoArgs):
         return found
-    from sheeprl.algos.base import Algorithm  # a path straight to an Algorithm has imported torch already
+    from sheeprl.algos.base import Algorithm  # imports torch, as the path to an Algorithm has done already
 
     if isinstance(found, type) and issubclass(found, Algorithm):
         return found.args_class()
