@@ -1,4 +1,7 @@
-"""What every algorithm's arguments share: no torch here, so that help and validation are instant."""
+"""Base classes of an algorithm's arguments, and the two ways to read collected data.
+
+This module doesn't import torch, so help and validation respond at once.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnPolicy:
-    """Learn from each round's rollout once, `epochs` times in shuffled minibatches, then throw it away.
+    """Train `epochs` times on each round's rollout, in shuffled minibatches, and then discard it.
 
     Args:
-        rollout_steps: rows that every environment adds in a round, T.
-        batch_size: transitions of a minibatch, over the whole trainer group; None for the whole rollout.
-        epochs: passes over the rollout.
-        standardize: keys of the prepared rollout that are standardized per minibatch, over the whole group.
+        rollout_steps: rows per environment in each rollout, T.
+        batch_size: transitions per minibatch of the whole trainer group; None for the whole rollout.
+        epochs: passes over each rollout.
+        standardize: keys of the prepared rollout that get zero mean and unit deviation over each minibatch of the
+            whole trainer group.
     """
 
     rollout_steps: int
@@ -33,48 +37,48 @@ class OnPolicy:
     standardize: tuple[str, ...] = ()
 
     is_off_policy: ClassVar[bool] = False
-    """The gradient steps of a rollout are taken in one call, or not at all."""
+    """One call takes all gradient steps of a rollout; none is left for a later round."""
     learning_starts: ClassVar[int] = 0
     prioritized: ClassVar[None] = None
     feeds_back: ClassVar[bool] = False
 
     @property
     def sampler(self) -> Sampler:
-        """The buffer is read whole."""
-        from sheeprl.buffer.samplers import Rollout  # brings NumPy, for which help doesn't wait
+        """Return the sampler of whole rollouts."""
+        from sheeprl.buffer.samplers import Rollout  # imports NumPy, which would delay the help
 
         return Rollout()
 
     @property
     def fragment_rows(self) -> int:
-        """A rollout is one fragment per player."""
+        """Return the rows per fragment: each player sends its rollout as one fragment."""
         return self.rollout_steps
 
     def minibatches(self, rows: int) -> int:
-        """Minibatches of an epoch over a rollout of `rows` = T × B rows."""
+        """Return the minibatches per epoch over a rollout of `rows` = T × B rows: ⌈rows / batch_size⌉."""
         return math.ceil(rows / self.batch_size) if self.batch_size else 1
 
     def due_gradient_steps(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
-        """Return the gradient steps to take after a round of `rows` rows."""
+        """Return the gradient steps that are due after a round of `rows` rows: epochs × minibatches."""
         return self.epochs * self.minibatches(rows)
 
 
 @dataclass(frozen=True)
 class OffPolicy:
-    """Learn from samples of everything stored, `replay_ratio` gradient steps per policy step.
+    """Train on samples of all stored rows, with `replay_ratio` gradient steps per policy step.
 
     Args:
-        batch_size: rows (or sequences) of a batch, over the whole trainer group.
-        replay_ratio: gradient steps per policy step, held exactly: it is taken as the decimal number that was written.
-        learning_starts: policy steps played at random before learning starts.
-        sampler: what a sample is; None for single transitions.
-        fragment_rows: rows of a fragment unless `players.fragment_rows` says otherwise.
-        writes_back: whether losses return values to write back into the sampled rows.
-        prioritized: draw by the priorities that losses return; None draws uniformly.
+        batch_size: transitions (or sequences) per batch of the whole trainer group.
+        replay_ratio: gradient steps per policy step, exact: 0.1 means the decimal fraction 1/10, not the nearest float.
+        learning_starts: policy steps with random actions before training starts.
+        sampler: sampler of the replay buffer; None for single transitions.
+        fragment_rows: default of `players.fragment_rows`, the rows of a fragment.
+        writes_back: losses return values to write back into the sampled rows (`Loss.write`).
+        prioritized: settings of prioritized sampling by `Loss.priority`; None samples uniformly.
     """
 
     is_off_policy: ClassVar[bool] = True
-    """Gradient steps that a round leaves undone are due in the next."""
+    """Gradient steps that are still due at the end of a round are taken in a later one."""
 
     batch_size: int
     replay_ratio: float
@@ -86,59 +90,64 @@ class OffPolicy:
 
     @property
     def feeds_back(self) -> bool:
-        """Whether losses give the buffer something."""
+        """Return True if losses write to the replay buffer: stored values or priorities."""
         return self.writes_back or self.prioritized is not None
 
     def total_gradient_steps(self, policy_steps: int) -> int:
-        """Return floor(replay_ratio × max(0, policy_steps − learning_starts)), in exact arithmetic."""
+        """Return ⌊replay_ratio × max(0, policy_steps − learning_starts)⌋, in exact arithmetic."""
         return math.floor(Fraction(str(self.replay_ratio)) * max(0, policy_steps - self.learning_starts))
 
     def due_gradient_steps(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
-        """Return the gradient steps to take after `policy_steps` policy steps, if `gradient_steps` are done."""
+        """Return the gradient steps that are due after `policy_steps` policy steps and `gradient_steps` done."""
         return max(0, self.total_gradient_steps(policy_steps) - gradient_steps)
 
 
 class AlgoArgs(Section):
-    """Arguments of one algorithm, and the facts of it that can be told without importing torch."""
+    """Arguments of one algorithm, and its properties that are needed without importing torch."""
 
     algorithm: ClassVar[str] = ""
-    """Path of the Algorithm, `package.module:Class`."""
+    """Path of the Algorithm class, `package.module:Class`."""
     summary: ClassVar[str] = ""
-    """One line for `sheeprl algos`."""
+    """Description of the algorithm for `sheeprl algos`, in one line."""
     observations: ClassVar[tuple[str, ...]] = ("vector",)
+    """Supported kinds of observations: `vector`, `pixels`."""
     actions: ClassVar[tuple[str, ...]] = ("discrete", "multi-discrete", "continuous")
+    """Supported kinds of actions."""
     bounded_actions: ClassVar[bool] = False
-    """Whether continuous actions must have bounds."""
+    """Continuous actions must have finite bounds."""
 
-    name: str = Field(description="the algorithm: a registered name, or package.module:Class")
+    name: str = Field(description="algorithm: a registered name, or package.module:Class")
 
     def data(self) -> OnPolicy | OffPolicy:
-        """How the algorithm reads what was collected."""
+        """Return how training reads the collected data.
+
+        Raises:
+            NotImplementedError: the class neither derives from OnPolicyArgs or OffPolicyArgs nor defines `data`.
+        """
         raise NotImplementedError(
-            f"{type(self).__name__} must say how its data is read: derive from "
-            f"OnPolicyArgs or OffPolicyArgs, or define data()"
+            f"{type(self).__name__} has no data(); derive it from OnPolicyArgs or OffPolicyArgs, or define data()"
         )
 
 
 class OnPolicyArgs(AlgoArgs):
-    """Arguments that every on-policy algorithm has."""
+    """Arguments of every on-policy algorithm."""
 
-    rollout_steps: Count = Field(128, description="rows that every environment plays in a round")
-    batch_size: Count = Field(64, description="transitions of a minibatch, over the whole trainer group")
+    rollout_steps: Count = Field(128, description="rows per environment in each rollout")
+    batch_size: Count = Field(64, description="transitions per minibatch of the whole trainer group")
     epochs: Count = Field(10, description="passes over each rollout")
 
     def data(self) -> OnPolicy:
-        """Read whole rollouts."""
+        """Return settings to read whole rollouts."""
         return OnPolicy(self.rollout_steps, self.batch_size, self.epochs)
 
 
 class OffPolicyArgs(AlgoArgs):
-    """Arguments that every off-policy algorithm has."""
+    """Arguments of every off-policy algorithm."""
 
-    learning_starts: Natural = Field(100, description="policy steps played at random before learning starts")
-    replay_ratio: NonNegative = Field(1.0, description="gradient steps per policy step, held exactly")
-    batch_size: Count = Field(256, description="transitions of a batch, over the whole trainer group")
+    learning_starts: Natural = Field(100, description="policy steps with random actions before training starts")
+    replay_ratio: NonNegative = Field(1.0, description="gradient steps per policy step, exact")
+    batch_size: Count = Field(256, description="transitions per batch of the whole trainer group")
 
     def data(self) -> OffPolicy:
-        """Read uniform samples of transitions."""
+        """Return settings to read uniform samples of transitions."""
         return OffPolicy(self.batch_size, self.replay_ratio, self.learning_starts)
