@@ -1,1 +1,1 @@
-"""Networks and distributions that algorithms share."""
+"""Networks and action distributions shared by algorithms."""

@@ -1,4 +1,4 @@
-"""Distributions of actions. Their noise comes in as tensors, so sampling is a pure function."""
+"""Action distributions. Sampling takes its noise as a tensor, so every function is pure but `exponential_like`."""
 
 from __future__ import annotations
 
@@ -12,45 +12,50 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def exponential_like(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws of the exponential distribution of rate 1, which `categorical_sample` takes."""
+    """Sample exponential noise of rate 1, in the shape of `logits`, for `categorical_sample`."""
     return torch.empty_like(logits).exponential_(generator=generator)
 
 
 def categorical_sample(logits: Tensor, exponential: Tensor) -> Tensor:
-    """A draw of each row's softmax distribution by the Gumbel-max trick: `[*, n]` and `[*, n]` to `[*]` int64.
+    """Sample from softmax(logits) by the Gumbel-max trick: argmax_i (logits_i + G_i) with G_i = −log E_i.
 
-    Gumbel variates are −log of exponential ones.
+    Args:
+        logits: `[*, n]`.
+        exponential: `[*, n]` exponential noise E of rate 1; −log E is Gumbel noise G.
+
+    Returns:
+        `[*]` int64 actions.
     """
     return (logits - exponential.log()).argmax(-1)
 
 
 def categorical_logprob(logits: Tensor, action: Tensor) -> Tensor:
-    """Log softmax(logits)[action]: `[*, n]` and `[*]` to `[*]`."""
+    """Return log softmax(logits)[action]: `[*, n]` logits and `[*]` actions to `[*]`."""
     return logits.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
 
 def categorical_entropy(logits: Tensor) -> Tensor:
-    """−Σ p log p: `[*, n]` to `[*]`."""
+    """Return −Σ_i p_i log p_i with p = softmax(logits): `[*, n]` to `[*]`."""
     logprob = logits.log_softmax(-1)
     return -(logprob.exp() * logprob).sum(-1)
 
 
 def normal_logprob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log density of independent normals, summed over the last axis: `[*, n]` to `[*]`."""
+    """Return log N(action; mean, std) of independent normals, summed over the last axis: `[*, n]` to `[*]`."""
     z = (action - mean) * torch.exp(-log_std)
     return (-0.5 * z * z - log_std - 0.5 * LOG_2PI).sum(-1)
 
 
 def normal_entropy(log_std: Tensor) -> Tensor:
-    """Entropy of independent normals, summed over the last axis: `[*, n]` to `[*]`."""
+    """Return ½ + ½ log 2π + log std of independent normals, summed over the last axis: `[*, n]` to `[*]`."""
     return (0.5 + 0.5 * LOG_2PI + log_std).sum(-1)
 
 
 def tanh_normal_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """A draw of tanh(N(mean, std)) and its log density.
+    """Sample from tanh(N(mean, std)) by reparametrization and return the log density of the sample.
 
-    log π(a) = log N(u) − Σ log(1 − tanh²(u)), Haarnoja et al. 2018 (1812.05905), appendix C, with
-    log(1 − tanh²(u)) = 2 (log 2 − u − softplus(−2u)), which doesn't overflow.
+    a = tanh(u) with u = mean + std · noise, and log π(a) = log N(u) − Σ_i log(1 − tanh²(u_i)), Haarnoja et al. 2018
+    (1812.05905), appendix C. The form log(1 − tanh²(u)) = 2 (log 2 − u − softplus(−2u)) doesn't overflow.
 
     Args:
         mean: `[*, n]`.
@@ -58,7 +63,7 @@ def tanh_normal_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Te
         noise: `[*, n]`, standard normal.
 
     Returns:
-        The action `[*, n]` in (−1, 1) and its log density `[*]`.
+        The action `[*, n]` in [−1, 1] and its log density `[*]`.
     """
     u = mean + log_std.exp() * noise
     normal = -0.5 * noise * noise - log_std - 0.5 * LOG_2PI

@@ -1,4 +1,4 @@
-"""From observations to feature vectors."""
+"""Flatten observations into vectors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ __all__ = ["to_vector", "vector_size"]
 
 
 def to_vector(space: gymnasium.Space[Any], obs: Any, batch_dims: int = 1) -> Tensor:
-    """Observations as one float vector each: Boxes flattened, Discretes one-hot, Dicts joined in the space's order.
+    """Convert each observation to one float vector.
+
+    A Box is flattened, a Discrete is one-hot, and the parts of a Dict are concatenated in the space's order.
 
     Args:
         space: the observation space.
-        obs: a tensor `[*batch, *shape]`, or a mapping of such for a Dict space.
-        batch_dims: how many leading axes are batch axes.
+        obs: tensor `[*batch, *shape]`, or a mapping of such tensors for a Dict space.
+        batch_dims: number of leading batch axes.
 
     Returns:
         `[*batch, vector_size(space)]` float tensor.
@@ -32,6 +34,6 @@ def to_vector(space: gymnasium.Space[Any], obs: Any, batch_dims: int = 1) -> Ten
     if isinstance(space, spaces.Discrete):
         return functional.one_hot(obs.long() - int(space.start), int(space.n)).float()
     vector: Tensor = obs.float()
-    if vector.dim() == batch_dims + 1:  # as most are
+    if vector.dim() == batch_dims + 1:  # the common case first: a reshape costs time in a small network
         return vector
     return vector.flatten(batch_dims) if vector.dim() > batch_dims else vector.unsqueeze(-1)

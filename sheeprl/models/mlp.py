@@ -1,4 +1,4 @@
-"""Multilayer perceptrons."""
+"""Multilayer perceptrons (MLPs)."""
 
 from __future__ import annotations
 
@@ -13,33 +13,46 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "si
 
 
 class MLP(nn.Sequential):
-    """Layers in a row, without what `nn.Module` does around each call: for small networks that takes longer than they.
+    """Sequence of layers that bypasses `nn.Module.__call__`, whose overhead exceeds the work of a small layer.
 
-    So hooks on a single layer are not called, and its parameters are taken as they are.
+    Forward hooks and parametrizations of a single layer therefore have no effect.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """`[N, *]` to `[N, *]`."""
+        """Apply all layers: `[*, inputs]` to `[*, outputs]`."""
         for layer in self:
             if type(layer) is nn.Linear:
-                given = layer._parameters  # where `layer.weight` looks after everything else
-                inputs = functional.linear(inputs, given["weight"], given["bias"])  # type: ignore[arg-type]
+                parameters = layer._parameters  # `layer.weight` finds them too, but only after a slow attribute lookup
+                inputs = functional.linear(inputs, parameters["weight"], parameters["bias"])  # type: ignore[arg-type]
             else:
                 inputs = layer.forward(inputs)
         return inputs
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str = "relu") -> MLP:
-    """Linear layers with an activation between them: `[N, inputs]` to `[N, outputs]`."""
+    """Build an MLP with an activation after each hidden layer and a linear output layer.
+
+    Args:
+        inputs: size of the input vectors.
+        hidden: sizes of the hidden layers.
+        outputs: size of the output vectors.
+        activation: key of `ACTIVATIONS`.
+    """
     sizes = [inputs, *hidden]
     layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(sizes):
-        layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+    for size_in, size_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
     return MLP(*layers, nn.Linear(sizes[-1], outputs))
 
 
 def orthogonal_(module: MLP, gain: float, output_gain: float) -> MLP:
-    """Initialize weights orthogonally, biases to 0; the last layer has a gain of its own."""
+    """Initialize weights to orthogonal matrices, Saxe et al. 2014 (1312.6120), and biases to 0. Return the module.
+
+    Args:
+        module: network to initialize in place.
+        gain: gain of the hidden layers.
+        output_gain: gain of the output layer.
+    """
     linears = [layer for layer in module if isinstance(layer, nn.Linear)]
     for layer in linears:
         nn.init.orthogonal_(layer.weight, output_gain if layer is linears[-1] else gain)

@@ -1,4 +1,4 @@
-"""A module's state as plain arrays, for the way from the learner to the players."""
+"""Convert a module's parameters to arrays and back, to send them from the learner to the players."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from sheeprl.utils.tensors import moved
 
 
 def to_arrays(module: nn.Module, copy: bool = True) -> Rows:
-    """All parameters and buffers by name.
+    """Return all parameters and buffers by name, as arrays in CPU memory.
 
     Args:
-        module: whose.
-        copy: whether the arrays are to stay as they are when the module changes; else they may share its memory.
+        module: module on any device.
+        copy: never share memory with the module, so that later changes of it don't reach the arrays.
     """
     state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
-    here = moved(state, torch.device("cpu"))
-    is_shared = here is state
-    return {name: tensor.numpy().copy() if copy and is_shared else tensor.numpy() for name, tensor in here.items()}
+    on_cpu = moved(state, torch.device("cpu"))
+    is_shared = on_cpu is state
+    return {name: tensor.numpy().copy() if copy and is_shared else tensor.numpy() for name, tensor in on_cpu.items()}
 
 
 def from_arrays(module: nn.Module, arrays: Rows) -> None:
-    """Copy arrays by name, which may be read-only, into the parameters and buffers of a module on CPU.
+    """Copy arrays, which may be read-only, into the parameters and buffers of a module on CPU.
 
     Raises:
-        KeyError: one is missing.
+        KeyError: the array of a parameter or buffer is missing.
     """
     for name, tensor in module.state_dict().items():
-        np.copyto(tensor.numpy(), arrays[name])  # torch's copy wants writable arrays: it would take a second copy
+        np.copyto(tensor.numpy(), arrays[name])  # torch.from_numpy needs writable arrays: that would cost a second copy
