@@ -1,7 +1,7 @@
-"""From what the replay sent to the batches that losses see.
+"""Convert the rows that the replay shards send into the batches that losses get.
 
-`read` gives the tensors of each gradient step, all of the same shapes; `assemble` makes the batch of them. The first is
-cheap and carried out once, the second is a part of the step and compiled with it.
+`read` yields the tensors of each gradient step, of the same shapes in every step. `assemble` makes the batch from them.
+`assemble` is a part of the gradient step and is compiled with it; `read` runs outside of it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from sheeprl.utils.tensors import Tree, moved
 
 @dataclass(frozen=True)
 class Share:
-    """What of the group's data is this rank's.
+    """Share of one rank in the trainer group's data.
 
     Args:
-        rank: of this process.
-        ranks: all of them, and how their tensors become one.
-        has_shard: whether every rank samples from a buffer of its own rather than all from one.
-        device: where batches go.
+        rank: rank of this process.
+        ranks: the trainer group; sums tensors over the ranks.
+        has_shard: each rank samples from its own replay shard; otherwise all ranks get the samples of the whole group.
+        device: device of the batches.
     """
 
     rank: int
@@ -45,51 +45,56 @@ class Share:
 
     @property
     def part(self) -> slice:
-        """Of samples that all ranks have been sent."""
+        """Return the slice of the received samples that belongs to this rank."""
         return slice(None) if self.has_shard else slice(self.rank, None, self.ranks.world)
 
     def to_device(self, data: TensorDict) -> TensorDict:
-        """On CPU the data itself, read-only where it came out of the object store."""
+        """Return the data on the device. On CPU this is the same object, read-only if it is in the object store."""
         if self.device.type == "cpu":
             return data
         return TensorDict(nested(moved(leaves(data), self.device)), batch_size=data.batch_size)
 
 
 class Batches(ABC):
-    """How an algorithm's batches come about."""
+    """Conversion of received rows into batches, for one way to read data."""
 
     @abstractmethod
     def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
-        """The tensors of `steps` gradient steps, some of them on the CPU; see `Learner.update` for the arguments."""
+        """Yield the tensors of `steps` gradient steps, on the CPU or the device; see `Learner.update` for arguments."""
 
     @abstractmethod
     def assemble(self, tensors: Tree) -> TensorDict:
-        """The batch of one step, with `weight`, of tensors that are on the device by now."""
+        """Return the batch of one step, with `sample_weight`, from tensors of `read` that are on the device."""
 
     @abstractmethod
     def samples(self, tensors: Tree) -> int:
-        """How many samples such a batch has."""
+        """Return the number of samples in the batch, N."""
 
     @abstractmethod
     def index(self, tensors: Tree) -> Tensor:
-        """Which rows of the replay they are, `[N]` or `[L, N]`."""
+        """Return the positions of the batch's rows in the replay buffer, `[N]` or `[L, N]`."""
 
 
 class Samples(Batches):
-    """What the replay drew: transitions `[N]` or sequences `[L, N]`."""
+    """Batches of samples from the replay buffer: transitions `[N]` or sequences `[L, N]`.
+
+    Args:
+        share: this rank's share of the samples.
+    """
 
     def __init__(self, share: Share) -> None:
+        """Store the share."""
         self.share = share
 
     def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
-        """What of each batch is this rank's, on the CPU."""
+        """Yield this rank's part of each batch, on the CPU."""
         rows = dict(blocks[0]) if order is None else join_parts(blocks, order, steps)
-        # Of a sequence there is one importance, so that it isn't one of the rows [L, N].
+        # A sequence has one importance weight, so `importance` is [N], not [L, N] like the rows.
         importance = {"importance": rows.pop("importance").copy()} if "importance" in rows else {}
         normalize_importance(importance)
         part = self.share.part
-        place = (slice(None),) * (rows["index"].ndim - 1) + (part,)  # samples are the last axis that all rows have
-        by_step = {key: to_tensor(values)[place].unbind(0) for key, values in rows.items()}
+        rank_part = (slice(None),) * (rows["index"].ndim - 1) + (part,)  # samples are the last axis of `index`
+        by_step = {key: to_tensor(values)[rank_part].unbind(0) for key, values in rows.items()}
         per_sample = {name: torch.from_numpy(values[:, part]) for name, values in importance.items()}
         for step in range(steps):
             yield {
@@ -98,33 +103,34 @@ class Samples(Batches):
             }
 
     def assemble(self, tensors: Tree) -> TensorDict:
-        """Rows, and what there is one of for each sample."""
+        """Return the batch of rows, with `sample_weight` `[N]` and, if prioritized, `importance` `[N]`."""
         index = tensors["rows"]["index"]
         samples = index.shape[-1]
-        # Sequences [L, N] lie next to weights [N].
+        # With sequences, rows are [L, N] but weights [N], so the batch has no common batch axes.
         batch = TensorDict(nested(tensors["rows"]), batch_size=index.shape if index.ndim == 1 else [])
         weight = torch.full((samples,), 1.0 / samples, device=index.device)
         return batch.update({**tensors["per_sample"], "sample_weight": weight})
 
     def samples(self, tensors: Tree) -> int:
-        """How many samples such a batch has."""
+        """Return the number of transitions or sequences in the batch, N."""
         return self.index(tensors).shape[-1]
 
     def index(self, tensors: Tree) -> Tensor:
-        """Which rows of the replay they are, `[N]` or `[L, N]`."""
+        """Return the positions of the batch's rows in the replay buffer, `[N]` or `[L, N]`."""
         index: Tensor = tensors["rows"]["index"]
         return index
 
 
 class Minibatches(Batches):
-    """Shuffled minibatches of the prepared rollout: all of one shape, filled up with masked rows.
+    """Shuffled minibatches of a prepared rollout, all of one shape: masked rows pad the smaller ones.
 
     Args:
-        algorithm: which prepares the rollout.
-        agent: all networks.
-        share: what is this rank's.
-        permute: draws a permutation of as many numbers.
-        autocast: makes a context of the precision that is computed in.
+        algorithm: algorithm that prepares the rollout.
+        data: sizes of rollout and minibatches, epochs, and keys to standardize.
+        agent: module with all networks.
+        share: this rank's share of the rollout.
+        permute: function that draws a random permutation of n numbers.
+        autocast: function that makes a context of the computation's precision.
     """
 
     def __init__(
@@ -136,11 +142,12 @@ class Minibatches(Batches):
         permute: Callable[[int], Tensor],
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
+        """Store the arguments."""
         self.algorithm, self.data, self.agent, self.share = algorithm, data, agent, share
         self.permute, self.autocast = permute, autocast
 
     def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
-        """The rollout, on the device, and which of its rows are chosen, on the CPU."""
+        """Yield the prepared rollout, on the device, and each minibatch's row numbers and mask, on the CPU."""
         share = self.share
         with torch.no_grad(), self.autocast():
             prepared = self.algorithm.prepare_rollout(self.agent, share.to_device(unflatten(blocks[0], batch_dims=2)))
@@ -150,7 +157,7 @@ class Minibatches(Batches):
         world = share.ranks.world
         minibatches = self.data.minibatches(len(prepared) * (world if share.has_shard else 1))
         place, mask = self._places(len(valid), minibatches, self._shape(len(prepared)))
-        valid = valid if len(valid) else torch.zeros(1, dtype=torch.long)  # of which no batch counts any
+        valid = valid if len(valid) else torch.zeros(1, dtype=torch.long)  # a placeholder; every mask excludes it
         for step in range(steps):
             number = step % minibatches
             if number == 0:
@@ -158,22 +165,27 @@ class Minibatches(Batches):
             yield {"rows": rows, "chosen": chosen[number], "mask": mask[number]}
 
     def _shape(self, rows: int) -> int:
-        """Rows of a minibatch, before it is shared out where all ranks read the same rollout of `rows` rows."""
+        """Return the rows of a minibatch, of all ranks that read the same rollout of `rows` rows."""
         batch_size, world = self.data.batch_size, self.share.ranks.world
         if self.share.has_shard:
             return batch_size // world if batch_size else rows
         return batch_size or math.ceil(rows / world) * world
 
     def _places(self, valid: int, minibatches: int, shape: int) -> tuple[Tensor, Sequence[Tensor]]:
-        """What this rank reads in one pass over a shuffled order of valid rows.
+        """Divide a shuffled order of the valid rows into minibatches, and return this rank's part of them.
+
+        Args:
+            valid: number of rows with an action.
+            minibatches: minibatches per epoch.
+            shape: rows of a minibatch, padding included.
 
         Returns:
-            Which places of that order, `[minibatches, N]`, and of each minibatch which of its rows count, `[N]`: those
-            that fill it up are the first of the order.
+            Places in the order, `[minibatches, N]`, and a mask `[N]` for each minibatch, false on its padding. The
+            padding repeats the first row of the order.
         """
-        fewest, more = divmod(valid, minibatches)
-        sizes = torch.full((minibatches, 1), fewest)
-        sizes[:more] += 1
+        smallest, larger = divmod(valid, minibatches)
+        sizes = torch.full((minibatches, 1), smallest)
+        sizes[:larger] += 1
         mask = torch.arange(shape) < sizes
         place = torch.zeros((minibatches, shape), dtype=torch.long)
         place[mask] = torch.arange(valid)
@@ -181,59 +193,62 @@ class Minibatches(Batches):
         return place[:, part].contiguous(), mask[:, part].contiguous().unbind(0)
 
     def assemble(self, tensors: Tree) -> TensorDict:
-        """The chosen rows."""
+        """Return the minibatch `[N]`, with `sample_weight` and standardized keys."""
         ranks, chosen, mask = self.share.ranks, tensors["chosen"], tensors["mask"]
         rows = nested({key: values[chosen] for key, values in tensors["rows"].items()})
         batch = TensorDict(rows, batch_size=chosen.shape)
-        count = ranks.sum(mask.sum().float()).clamp_min(1)  # rows may all be ends of episodes
+        count = ranks.sum(mask.sum().float()).clamp_min(1)  # a rollout may consist of end rows only
         batch["sample_weight"] = mask * (ranks.world / count)
         for key in self.data.standardize:
             batch[key] = self._standardized(batch[key], mask, count)
         return batch
 
     def _standardized(self, values: Tensor, mask: Tensor, count: Tensor) -> Tensor:
-        """Zero mean and unit standard deviation over what is valid in the whole group."""
+        """Return (x − mean) / std with mean and standard deviation over the valid rows of the whole group."""
         ranks = self.share.ranks
         mean = ranks.sum((values * mask).sum()) / count
         variance = ranks.sum(((values - mean) ** 2 * mask).sum()) / (count - 1).clamp_min(1)
         return (values - mean) / (variance.sqrt() + 1e-8)
 
     def samples(self, tensors: Tree) -> int:
-        """How many samples such a batch has."""
+        """Return the rows of the minibatch, padding included."""
         return len(tensors["chosen"])
 
     def index(self, tensors: Tree) -> Tensor:
-        """A rollout is gone when it has been learned from.
+        """Refuse: rows of a rollout have no position in the replay buffer.
 
         Raises:
             TypeError: always.
         """
-        raise TypeError("what is learned once can't be written back to")
+        raise TypeError(
+            "a loss of an on-policy algorithm returned Loss.write or Loss.priority, but rollouts are discarded after "
+            "training; use OffPolicy data to write back"
+        )
 
 
 def join_parts(parts: Sequence[Rows], order: int, n_batches: int) -> Rows:
-    """One block of batches from the samples of several shards, of which each may land in any place of any batch.
+    """Join the samples of several shards, shuffle them and divide them into batches.
 
     Args:
-        parts: of `[1, count, *]` transitions or `[1, L, count, *]` sequences.
+        parts: for each shard, `[1, count, *]` transitions or `[1, L, count, *]` sequences.
         order: seed of the permutation.
-        n_batches: how many batches the samples make.
+        n_batches: number of batches.
 
     Returns:
         `[n_batches, batch_size, *]` or `[n_batches, L, batch_size, *]`.
     """
-    sample_axis = parts[0]["index"].ndim - 2  # once the axis of 1 has been taken away
+    sample_axis = parts[0]["index"].ndim - 2  # after removal of the first axis, of size 1
     counts = [part["index"].shape[-1] for part in parts]
     shuffled = np.random.Generator(np.random.PCG64(order)).permutation(sum(counts))
     places = np.split(shuffled, np.cumsum(counts)[:-1])
     block: Rows = {}
     for name, first in parts[0].items():
-        axis = 0 if name == "importance" else sample_axis  # of a sequence there is one importance
+        axis = 0 if name == "importance" else sample_axis  # a sequence has one importance weight
         shape = list(first.shape[1:])
         shape[axis] = sum(counts)
-        whole = np.empty(shape, first.dtype)
+        joined = np.empty(shape, first.dtype)
         for part, place in zip(parts, places, strict=True):
-            whole[(slice(None),) * axis + (place,)] = part[name][0]
-        split = whole.reshape(*shape[:axis], n_batches, -1, *shape[axis + 1 :])
+            joined[(slice(None),) * axis + (place,)] = part[name][0]
+        split = joined.reshape(*shape[:axis], n_batches, -1, *shape[axis + 1 :])
         block[name] = np.moveaxis(split, axis, 0)
     return block
