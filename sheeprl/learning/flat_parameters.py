@@ -1,4 +1,4 @@
-"""An agent's parameters laid out in few long vectors, so that a step over all of them is few operations."""
+"""An agent's parameters in a few flat vectors, so that one operation steps many parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sheeprl.algos.base import TargetUpdate
 
 @dataclass(frozen=True)
 class Slot:
-    """Where in a vector a parameter lies."""
+    """Position of one parameter: `vectors[vector][start:stop]` in the shape `shape`."""
 
     vector: int
     start: int
@@ -24,7 +24,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Span:
-    """A target network's part of one vector, and the part of another that it follows."""
+    """Slice of a vector that belongs to a target network, and the slice of the online network that it follows."""
 
     target: int
     target_slice: slice
@@ -33,31 +33,34 @@ class Span:
 
 
 class FlatParameters:
-    """Moves an agent's parameters into one vector for each set of groups that share them.
+    """Parameters of an agent, moved into flat vectors.
 
-    The modules' parameters become views into the vectors, so whoever steps a vector steps the modules. Parameters that
-    are in no group (those of target networks) have vectors too.
+    One vector holds the parameters that the same groups train, if they also have the same dtype and device. The
+    modules' parameters become views of the vectors, so a step of a vector steps the modules. Parameters that no group
+    trains, such as those of target networks, are in vectors too.
 
     Args:
-        agent: all networks, on their device.
-        groups: names of the submodules whose parameters each group trains.
+        agent: module with all networks, on its device.
+        groups: for each group, names of the submodules whose parameters it trains.
     """
 
     def __init__(self, agent: nn.Module, groups: Mapping[str, Sequence[str]]) -> None:
+        """Move the parameters into vectors and make the modules' parameters views of them."""
         self.slots: dict[str, Slot] = {}
         self.vectors: list[nn.Parameter] = []
         self._of_group: dict[str, list[int]] = {group: [] for group in groups}
         owners = _owners(agent, groups)
-        alike: dict[tuple[object, ...], list[str]] = {}
+        names_by_key: dict[tuple[object, ...], list[str]] = {}
         for name, parameter in agent.named_parameters():
             key = (tuple(owners.get(name, ())), parameter.dtype, parameter.device)
-            alike.setdefault(key, []).append(name)
-        for (sharing, *_), names in alike.items():
-            for group in sharing:  # type: ignore[attr-defined]
+            names_by_key.setdefault(key, []).append(name)
+        for (trained_by, *_), names in names_by_key.items():
+            for group in trained_by:  # type: ignore[attr-defined]
                 self._of_group[group].append(len(self.vectors))
-            self._lay_out(agent, names, trained=bool(sharing))
+            self._flatten(agent, names, trained=bool(trained_by))
 
-    def _lay_out(self, agent: nn.Module, names: Sequence[str], trained: bool) -> None:
+    def _flatten(self, agent: nn.Module, names: Sequence[str], trained: bool) -> None:
+        """Move the named parameters into a new vector."""
         parameters = [agent.get_parameter(name) for name in names]
         vector = torch.cat([parameter.detach().flatten() for parameter in parameters])
         start = 0
@@ -69,58 +72,57 @@ class FlatParameters:
         self.vectors.append(nn.Parameter(vector, requires_grad=trained))
 
     def of_group(self, group: str) -> list[int]:
-        """Numbers of the vectors that a group trains."""
+        """Return the numbers of the vectors that a group trains."""
         return self._of_group[group]
 
     def names_in(self, number: int) -> list[str]:
-        """The parameters that a vector consists of, in order."""
+        """Return the names of the parameters in a vector, in order."""
         return [name for name, slot in self.slots.items() if slot.vector == number]
 
     def stepped_by(self, optimizer: Optimizer) -> list[int]:
-        """Numbers of the vectors that an optimizer has, in its order."""
+        """Return the numbers of an optimizer's vectors, in the optimizer's order."""
         numbers = {id(vector): number for number, vector in enumerate(self.vectors)}
         return [numbers[id(vector)] for settings in optimizer.param_groups for vector in settings["params"]]
 
     def views(self, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The parameters by name, as parts of vectors like these."""
+        """Return the parameters by name, as views of vectors of the same layout."""
         return {
             name: vectors[slot.vector][slot.start : slot.stop].view(slot.shape) for name, slot in self.slots.items()
         }
 
     def spans(self, agent: nn.Module, average: TargetUpdate) -> list[Span]:
-        """What of which vector follows what of which other; neighbours joined."""
-        online = _names(agent, average.online)
-        target = _names(agent, average.target)
+        """Return the slices of a target update; adjacent parameters form one slice."""
         spans: list[Span] = []
-        for target_name, online_name in zip(target, online, strict=True):
-            to, of = self.slots[target_name], self.slots[online_name]
+        names = zip(_names(agent, average.target), _names(agent, average.online), strict=True)
+        for target_name, online_name in names:
+            target, online = self.slots[target_name], self.slots[online_name]
+            target_start, online_start = target.start, online.start
             last = spans[-1] if spans else None
             if (
                 last is not None
-                and (last.target, last.online) == (to.vector, of.vector)
-                and (last.target_slice.stop, last.online_slice.stop) == (to.start, of.start)
+                and (last.target, last.online) == (target.vector, online.vector)
+                and (last.target_slice.stop, last.online_slice.stop) == (target.start, online.start)
             ):
-                begun = spans.pop()
-                to_slice, of_slice = begun.target_slice, begun.online_slice
-                spans.append(Span(to.vector, slice(to_slice.start, to.stop), of.vector, slice(of_slice.start, of.stop)))
-            else:
-                spans.append(Span(to.vector, slice(to.start, to.stop), of.vector, slice(of.start, of.stop)))
+                spans.pop()
+                target_start, online_start = last.target_slice.start, last.online_slice.start
+            target_slice, online_slice = slice(target_start, target.stop), slice(online_start, online.stop)
+            spans.append(Span(target.vector, target_slice, online.vector, online_slice))
         return spans
 
 
 def _names(agent: nn.Module, module: str) -> list[str]:
-    """Names, within the agent, of a submodule's parameters; one that is shared has one name."""
+    """Return the names, within the agent, of a submodule's parameters; a shared parameter has one name."""
     names = {id(parameter): name for name, parameter in agent.named_parameters()}
     return [names[id(parameter)] for parameter in agent.get_submodule(module).parameters()]
 
 
 def _owners(agent: nn.Module, groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
-    """The groups that train each parameter, by its name."""
+    """Return the groups that train each parameter, by the parameter's name."""
     owners: dict[str, list[str]] = {}
     for group, modules in groups.items():
         for module in modules:
             for name in _names(agent, module):
-                sharing = owners.setdefault(name, [])
-                if agent.get_parameter(name).requires_grad and group not in sharing:
-                    sharing.append(group)
+                trained_by = owners.setdefault(name, [])
+                if agent.get_parameter(name).requires_grad and group not in trained_by:
+                    trained_by.append(group)
     return owners
