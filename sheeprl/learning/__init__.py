@@ -1,1 +1,1 @@
-"""A gradient step: over flat vectors of parameters, and as one compiled graph."""
+"""Gradient steps: batches, optimizers and metrics. `compile` turns a step into one graph."""

@@ -1,4 +1,4 @@
-"""Metrics of gradient steps: few tensors, however many steps."""
+"""Metrics of gradient steps, in one tensor per call for any number of steps."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Table:
-    """Metrics of some steps.
+    """Metrics of several gradient steps.
 
     Args:
-        names: of the metrics.
+        names: names of the metrics.
         values: `[steps, metrics]`.
     """
 
@@ -24,17 +24,17 @@ class Table:
 
     @classmethod
     def of(cls, metrics: dict[str, Tensor]) -> Table:
-        """Those of one step."""
+        """Return the table of one step's scalar metrics."""
         values = [value.detach().float().reshape(()) for value in metrics.values()]
         return cls(list(metrics), torch.stack(values)[None] if values else torch.zeros(1, 0))
 
     def last(self) -> dict[str, Tensor]:
-        """Those of the last step."""
+        """Return the metrics of the last step."""
         return dict(zip(self.names, self.values[-1].unbind(), strict=True))
 
 
 def means_of(tables: Sequence[Table]) -> dict[str, float]:
-    """Mean of every metric over the steps that have it. Tables are on the CPU."""
+    """Return the mean of every metric over the steps that have it. The tables must be on the CPU."""
     sums, counts = defaultdict[str, float](float), defaultdict[str, int](int)
     for table in tables:
         for name, total in zip(table.names, table.values.sum(0, dtype=torch.float64).tolist(), strict=True):

@@ -1,7 +1,7 @@
-"""What optimizers of torch do to a vector, as pure functions that can be a part of a larger graph.
+"""Update rules of torch's optimizers as pure functions, which can be traced into a larger graph.
 
-`optimizer.step()` can't be traced together with the gradients that it applies; its formula can. The state is that of
-torch's optimizer, under its names, so that a run may go on with either.
+`optimizer.step()` can't be traced together with the computation of its gradients; its formula can. The functions use
+the state of torch's optimizer, under torch's names, so a run can switch between the two.
 """
 
 from __future__ import annotations
@@ -15,45 +15,46 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 Settings = Mapping[str, Any]
-"""What stands in the optimizer's `param_groups`."""
+"""Settings of one of the optimizer's `param_groups`."""
 State = Mapping[str, Tensor]
-"""What the optimizer remembers of a vector."""
+"""State of the optimizer for one vector, such as `exp_avg`."""
 Stepped = tuple[Tensor, dict[str, Tensor]]
 """The new vector, and the new state."""
 Formula = Callable[[Tensor, Tensor, State, Settings, Sequence[Tensor]], Stepped]
-"""formula(vector, gradient, state, settings, factors)."""
+"""Signature `formula(vector, gradient, state, settings, factors)`: compute the update of one vector."""
 Factors = Callable[[float, float, Settings], tuple[float, ...]]
-"""factors(learning rate, number of this step from 1 on, settings): what is the same for all numbers of a vector.
+"""Signature `factors(learning rate, step, settings)`: compute the scalars that all elements of a vector share.
 
-As a part of a compiled graph it would be computed anew for every few of them; torch computes it beforehand as well.
+`step` counts from 1. The factors are computed outside of the graph, as torch does: inside a compiled graph they would
+be recomputed for every block of elements.
 """
 
 
 def learning_rate(rate: float, step: float, settings: Settings) -> tuple[float, ...]:
-    """The learning rate alone."""
+    """Return the learning rate as the only factor."""
     return (rate,)
 
 
 def corrected(rate: float, step: float, settings: Settings) -> tuple[float, ...]:
-    """α, α / (1 − β₁ᵗ) and √(1 − β₂ᵗ), which take the moments' bias towards their start at 0 away."""
+    """Return α, α / (1 − β₁ᵗ) and √(1 − β₂ᵗ): the learning rate, and Adam's bias corrections of the moments."""
     beta1, beta2 = settings["betas"]
     return rate, rate / (1 - beta1**step), math.sqrt(1 - beta2**step)
 
 
 def adam(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
-    """Adam, Kingma & Ba 2015 (1412.6980), algorithm 1, with an L2 penalty in the gradient."""
+    """Step by Adam, Kingma & Ba 2015 (1412.6980), algorithm 1: g ← g + λ θ (L2 penalty), then `_moments`."""
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
     return _moments(vector, gradient, state, settings, factors)
 
 
 def adamw(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
-    """AdamW, Loshchilov & Hutter 2019 (1711.05101), algorithm 2: weights decay beside the gradient."""
+    """Step by AdamW, Loshchilov & Hutter 2019 (1711.05101), algorithm 2: θ ← θ − α λ θ, then `_moments`."""
     decayed = vector * (1 - factors[0] * settings["weight_decay"]) if settings["weight_decay"] else vector
     return _moments(decayed, gradient, state, settings, factors)
 
 
 def _moments(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
-    """Moments: m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← θ − α m̂ / (√v̂ + ε)."""
+    """Apply m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← θ − α m̂ / (√v̂ + ε)."""
     beta1, beta2 = settings["betas"]
     mean = state["exp_avg"] + (gradient - state["exp_avg"]) * (1 - beta1)
     square = state["exp_avg_sq"] * beta2 + gradient * gradient * (1 - beta2)
@@ -62,39 +63,39 @@ def _moments(vector: Tensor, gradient: Tensor, state: State, settings: Settings,
 
 
 def rmsprop(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
-    """RMSprop, Tieleman & Hinton 2012: v ← α v + (1 − α) g², θ ← θ − lr g / (√v + ε)."""
+    """Step by RMSprop, Tieleman & Hinton 2012: v ← α v + (1 − α) g², θ ← θ − lr g / (√v + ε)."""
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
     square = state["square_avg"] * settings["alpha"] + gradient * gradient * (1 - settings["alpha"])
     return vector - factors[0] * gradient / (square.sqrt() + settings["eps"]), {"square_avg": square}
 
 
 def sgd(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
-    """Stochastic gradient descent without momentum."""
+    """Step by stochastic gradient descent without momentum: θ ← θ − lr g."""
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
     return vector - factors[0] * gradient, {}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What an optimizer does.
+    """Update rule of one optimizer.
 
     Args:
-        step: the formula.
-        factors: what the formula is given.
-        remembers: names of the state that it reads and gives anew.
-        counts: whether the optimizer remembers the number of its steps too, as `step`. It isn't a part of a graph: it
-            lies on the CPU wherever the vector is, and `factors` are all that need it.
-        lacks: options of torch's optimizer that it leaves out.
+        step: formula of the update.
+        factors: function that computes the formula's factors.
+        remembers: names of the state tensors that the formula reads and replaces.
+        counts: the optimizer also stores the number of its steps, as `step`. This tensor stays on the CPU and isn't a
+            part of the graph, because only `factors` needs it.
+        unsupported: options of torch's optimizer that the formula doesn't implement.
     """
 
     step: Formula
     factors: Factors
     remembers: tuple[str, ...]
     counts: bool
-    why_empty: tuple[str, ...]
+    unsupported: tuple[str, ...]
 
     def is_begun(self, state: Mapping[str, Any]) -> bool:
-        """Whether the optimizer has made what it remembers of a vector."""
+        """Return True if the state is complete: torch creates it in the optimizer's first step."""
         return {*self.remembers, *(["step"] if self.counts else [])} <= state.keys()
 
 
@@ -107,19 +108,19 @@ RULES: dict[type[Optimizer], Rule] = {
 
 
 class NoRuleError(TypeError):
-    """What an optimizer does isn't known here; it can only be asked to do it."""
+    """Raised when an optimizer has no update rule here, so its steps can't be compiled."""
 
 
 def rule_of(optimizer: Optimizer) -> Rule:
-    """What an optimizer does.
+    """Return the update rule of an optimizer.
 
     Raises:
-        NoRuleError: it is of another class, or has options that aren't known.
+        NoRuleError: the optimizer's class has no rule, or an option of it is unsupported.
     """
     kind = type(optimizer)
     if kind not in RULES:
         raise NoRuleError(f"{kind.__name__} is none of {', '.join(known.__name__ for known in RULES)}")
     for settings in optimizer.param_groups:
-        if used := [name for name in RULES[kind].why_empty if settings.get(name)]:
-            raise NoRuleError(f"{kind.__name__} with {used[0]}={settings[used[0]]}")
+        if used := [name for name in RULES[kind].unsupported if settings.get(name)]:
+            raise NoRuleError(f"{kind.__name__} with {used[0]}={settings[used[0]]} is not supported")
     return RULES[kind]
