@@ -1,0 +1,149 @@
+"""PPO's advantages and losses against hand-computed values."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import tensor
+
+from sheeprl.algos.ppo.loss import approximate_kl, clipped_policy_loss, compute_gae, entropy_loss, value_loss
+
+
+def gae(reward, value, terminated=(), truncated=(), gamma=0.5, gae_lambda=0.5):
+    """Return the advantages of one environment; `terminated` and `truncated` list its end rows."""
+
+    def flags(end_rows):
+        """Return `[T + 1, 1]` booleans, true on the end rows."""
+        return tensor([[t in end_rows] for t in range(len(reward))])
+
+    columns = [tensor(values, dtype=torch.float64)[:, None] for values in (reward, value)]
+    return compute_gae(*columns, flags(terminated), flags(truncated), gamma, gae_lambda).squeeze(1).tolist()
+
+
+def test_gae_without_end_rows():
+    # Rewards are received on arrival, so the reward of row 0 belongs to the previous fragment.
+    # δ1 = 6 + 0.5·8 − 2 = 8; δ0 = 2 + 0.5·2 − 4 = −1; A1 = 8; A0 = −1 + 0.25·8
+    assert gae(reward=[99, 2, 6], value=[4, 2, 8]) == [1, 8]
+
+
+def test_gae_does_not_bootstrap_a_terminated_episode():
+    # δ1 = 6 − 2 = 4, independent of V of the end row; A0 = −1 + 0.25·4
+    assert gae(reward=[99, 2, 6], value=[4, 2, 1000], terminated=[2]) == [0, 4]
+
+
+def test_gae_bootstraps_a_truncated_episode_from_its_end_row():
+    # Equal to the case without end rows: the value of the end row replaces the returns that follow.
+    assert gae(reward=[99, 2, 6], value=[4, 2, 8], truncated=[2]) == [1, 8]
+
+
+@pytest.mark.parametrize(
+    ("terminated", "truncated", "expected"),
+    [
+        # rows:   0  1  2=end  3=first  4=bootstrap row
+        # δ3 = 2 + 0.5·4 − 8 = −4; A2 = 0, since row 2 has no action; A1 doesn't depend on rows after 2
+        # terminated: δ1 = 6 − 2 = 4;             A0 = (2 + 0.5·2 − 4) + 0.25·4 = 0
+        ([2], [], [0, 4, 0, -4]),
+        # truncated:  δ1 = 6 + 0.5·16 − 2 = 12;   A0 = −1 + 0.25·12 = 2
+        ([], [2], [2, 12, 0, -4]),
+        # both flags: terminated
+        ([2], [2], [0, 4, 0, -4]),
+    ],
+)
+def test_gae_with_an_end_row_in_the_middle(terminated, truncated, expected):
+    assert gae([99, 2, 6, 0, 2], [4, 2, 16, 8, 4], terminated, truncated) == expected
+
+
+def test_gae_of_a_fragment_that_starts_with_an_end_row():
+    # Row 0 was the bootstrap row of the previous fragment; its flags don't concern row 1.
+    assert gae(reward=[5, 0, 4], value=[7, 2, 4], terminated=[0]) == [0, 4]
+
+
+def test_gae_of_two_environments():
+    reward = tensor([[99.0, 99.0], [2, 2], [6, 6]])
+    value = tensor([[4.0, 4.0], [2, 2], [8, 8]])
+    terminated = tensor([[False, False], [False, False], [False, True]])
+    never = torch.zeros(3, 2, dtype=torch.bool)
+    advantage = compute_gae(reward, value, terminated, never, gamma=0.5, gae_lambda=0.5)
+    assert advantage.tolist() == [[1, 0], [8, 4]]
+
+
+def test_gae_with_lambda_0_is_the_td_error_and_with_1_the_discounted_return():
+    reward, value = [0, 1, 2, 3], [10, 20, 30, 40]
+    assert gae(reward, value, gamma=0.5, gae_lambda=0.0) == [1 + 10 - 10, 2 + 15 - 20, 3 + 20 - 30]
+    assert gae(reward, value, gamma=0.5, gae_lambda=1.0) == [1 + 1 + 0.75 + 5 - 10, 2 + 1.5 + 10 - 20, 3 + 20 - 30]
+
+
+def lambda_return_advantage(reward, value, terminated, truncated, gamma, gae_lambda, t):
+    """Return (1 − λ) Σ_n λ^(n−1) G_n − V from the n-step returns G_n; the longest G_n has the remaining weight."""
+    if terminated[t] or truncated[t]:
+        return 0.0
+    horizon = next((s for s in range(t + 1, len(reward)) if terminated[s] or truncated[s]), len(reward) - 1)
+
+    def n_step(n):
+        """Return G_n of row t."""
+        rewards = sum(gamma**k * reward[t + 1 + k] for k in range(n))
+        return rewards + (0.0 if terminated[t + n] else gamma**n * value[t + n])
+
+    longest = horizon - t
+    mixed = sum((1 - gae_lambda) * gae_lambda ** (n - 1) * n_step(n) for n in range(1, longest))
+    return mixed + gae_lambda ** (longest - 1) * n_step(longest) - value[t]
+
+
+SIXTEENTHS = st.integers(0, 16).map(lambda number: number / 16)  # exact floating-point numbers
+
+
+@given(
+    data=st.lists(
+        st.tuples(st.floats(-10, 10), st.floats(-10, 10), st.sampled_from([(0, 0), (0, 0), (1, 0), (0, 1), (1, 1)])),
+        min_size=2,
+        max_size=12,
+    ),
+    gamma=SIXTEENTHS,
+    gae_lambda=SIXTEENTHS,
+)
+@settings(deadline=None, max_examples=80)
+def test_gae_is_the_weighted_sum_of_n_step_returns(data, gamma, gae_lambda):
+    reward, value, ends = zip(*data, strict=True)
+    terminated, truncated = zip(*ends, strict=True)
+    end_rows = [[t for t, flag in enumerate(flags) if flag] for flags in (terminated, truncated)]
+    advantages = gae(reward, value, *end_rows, gamma, gae_lambda)
+    for t, advantage in enumerate(advantages):
+        expected = lambda_return_advantage(reward, value, terminated, truncated, gamma, gae_lambda, t)
+        assert advantage == pytest.approx(expected, abs=1e-9)
+
+
+def test_clipped_policy_loss():
+    # ratios 1.5 and 0.5 on positive advantages give 1.2 (clipped) and 0.5; 1.1 and 0.7 on −2 and −1 give
+    # −2.2 and −0.8 (clipped), the smaller of the two terms each. −(1.2 + 0.5 − 2.2 − 0.8) / 4 = 0.325
+    logprob = tensor([1.5, 0.5, 1.1, 0.7]).log() - 3
+    advantage, weight = tensor([1.0, 1, -2, -1]), torch.full((4,), 0.25)
+    loss = clipped_policy_loss(logprob, torch.full((4,), -3.0), advantage, weight, tensor(0.2))
+    assert loss.item() == pytest.approx(0.325)
+
+
+def test_clipped_policy_loss_has_no_gradient_where_it_is_clipped():
+    logprob = tensor([1.5, 0.5, 1.1, 0.7]).log().requires_grad_()
+    advantage = tensor([1.0, 1, -2, -1])
+    clipped_policy_loss(logprob, torch.zeros(4), advantage, torch.full((4,), 0.25), tensor(0.2)).backward()
+    # d/dlogprob of −ratio · A / 4: 0 (clipped), −0.5 / 4, 2.2 / 4, 0 (clipped)
+    assert logprob.grad.tolist() == pytest.approx([0, -0.125, 0.55, 0])
+
+
+def test_value_loss():
+    # 0.5·(1 − 0)² + 0.25·(2 − 2)² + 0.25·(4 − 1)²
+    assert value_loss(tensor([1.0, 2, 4]), tensor([0.0, 2, 1]), tensor([0.5, 0.25, 0.25])).item() == 2.75
+
+
+def test_entropy_loss():
+    assert entropy_loss(tensor([1.0, 3.0, 50.0]), tensor([0.5, 0.5, 0.0])).item() == -2
+
+
+def test_approximate_kl():
+    # ratio 2: 1 − ln 2; ratio ½: −½ + ln 2
+    logprob, old = tensor([math.log(2.0), 0.0]), tensor([0.0, math.log(2.0)])
+    assert approximate_kl(logprob, old, tensor([1.0, 0.0])).item() == pytest.approx(1 - math.log(2))
+    assert approximate_kl(logprob, old, tensor([0.0, 1.0])).item() == pytest.approx(math.log(2) - 0.5)
+    assert approximate_kl(logprob, old, tensor([0.5, 0.5])).item() == pytest.approx(0.25)
+    assert approximate_kl(old, old, tensor([0.5, 0.5])).item() == 0

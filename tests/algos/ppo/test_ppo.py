@@ -1,0 +1,101 @@
+"""PPO's acting, rollout preparation, phases and total loss."""
+
+import math
+
+import pytest
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from torch import tensor
+
+from sheeprl.algos.base import PolicyInput, Spaces, Step
+from sheeprl.algos.ppo.args import PPOArgs
+from sheeprl.algos.ppo.ppo import PPO
+
+VECTOR = spaces.Box(-1.0, 1.0, (3,))
+
+
+def build_ppo(action=None, **args):
+    """Build PPO for observations of 3 numbers."""
+    return PPO(PPOArgs(name="ppo", hidden_sizes=(8,), **args), Spaces(VECTOR, action or spaces.Discrete(3)))
+
+
+def policy_inputs(num_envs):
+    """Return random observations of all environments."""
+    return PolicyInput(torch.rand(num_envs, 3), torch.zeros(num_envs), torch.zeros(num_envs, dtype=torch.bool))
+
+
+def test_act_draws_from_its_generator_only():
+    algorithm = build_ppo(spaces.Discrete(50))
+    policy, inputs = algorithm.build_agent().policy, policy_inputs(20)
+
+    def act(seed, global_seed):
+        torch.manual_seed(global_seed)
+        return algorithm.act(policy, inputs, {}, "explore", torch.Generator().manual_seed(seed)).action.tolist()
+
+    assert act(1, 2) == act(1, 3) != act(2, 2)
+
+
+def test_prepare_rollout_adds_advantages_returns_and_mask():
+    algorithm = build_ppo(gamma=0.5, gae_lambda=0.5)
+    agent = algorithm.build_agent()
+    for parameter in agent.critic.parameters():
+        parameter.data.zero_()
+    agent.critic.network[-1].bias.data.fill_(4.0)  # V is 4 everywhere
+    rollout = TensorDict(
+        {
+            "obs": torch.rand(4, 1, 3),
+            "action": torch.zeros(4, 1, dtype=torch.int64),
+            "logprob": torch.arange(4.0)[:, None],
+            "reward": tensor([[9.0], [2.0], [0.0], [6.0]]),
+            "terminated": tensor([[False], [True], [False], [False]]),
+            "truncated": torch.zeros(4, 1, dtype=torch.bool),
+            "is_first": tensor([[True], [False], [True], [False]]),
+        },
+        [4, 1],
+    )
+    with torch.no_grad():
+        prepared = algorithm.prepare_rollout(agent, rollout)
+    assert prepared.batch_size == (3, 1)
+    assert prepared["mask"].flatten().tolist() == [True, False, True]
+    # row 0: 2 − 4 = −2 (terminated); row 2: 6 + 0.5·4 − 4 = 4; returns are advantages + 4
+    assert prepared["advantage"].flatten().tolist() == [-2, 0, 4]
+    assert prepared["returns"].flatten().tolist()[::2] == [2, 8]
+    assert torch.equal(prepared["logprob"], rollout["logprob"][:3])
+    assert torch.equal(prepared["obs"], rollout["obs"][:3])
+
+
+def test_loss_is_the_weighted_sum_of_its_terms():
+    algorithm = build_ppo(value_coef=0.25, entropy_coef=0.5)
+    agent = algorithm.build_agent()
+    for parameter in agent.parameters():
+        parameter.data.zero_()  # uniform policy over 3, V = 0
+    batch = TensorDict(
+        {
+            "obs": torch.rand(2, 3),
+            "action": tensor([0, 2]),
+            "logprob": tensor([1 / 3, 2 / 3]).log(),  # ratios 1 and ½
+            "advantage": tensor([2.0, -4.0]),
+            "returns": tensor([1.0, 3.0]),
+            "sample_weight": tensor([0.5, 0.5]),
+        },
+        [2],
+    )
+    loss = algorithm.loss(agent, batch, {}, {"clip": tensor(0.2)})
+    # policy: −(1·2 + min(−2, 0.8·−4)) / 2 = 0.6; value: (1 + 9) / 2 = 5; entropy: −ln 3
+    assert loss.metrics["Loss/policy_loss"].item() == pytest.approx(0.6)
+    assert loss.metrics["Loss/value_loss"].item() == pytest.approx(5)
+    assert loss.metrics["Loss/entropy_loss"].item() == pytest.approx(-math.log(3))
+    assert loss.metrics["Loss/approx_kl"].item() == pytest.approx((math.log(2) - 0.5) / 2)
+    assert loss.value.item() == pytest.approx(0.6 + 0.25 * 5 - 0.5 * math.log(3))
+
+
+@pytest.mark.parametrize(("anneal", "clip", "lr_scale"), [(False, 0.2, 1.0), (True, 0.05, 0.25)])
+def test_anneal_decays_clip_and_learning_rate(anneal, clip, lr_scale):
+    (phase,) = build_ppo(anneal=anneal).phases(Step(gradient_step=0, progress=0.75))
+    assert phase.scalars["clip"] == pytest.approx(clip) and phase.lr_scale == lr_scale
+
+
+@pytest.mark.parametrize(("normalize", "keys"), [(True, ("advantage",)), (False, ())])
+def test_normalize_advantage_standardizes_advantages(normalize, keys):
+    assert build_ppo(normalize_advantage=normalize).data().standardize == keys

@@ -1,0 +1,119 @@
+"""SAC's acting, phases and losses."""
+
+import math
+
+import pytest
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from torch import tensor
+
+from sheeprl.algos.base import PolicyInput, Spaces, Step
+from sheeprl.algos.sac.args import SACArgs
+from sheeprl.algos.sac.sac import SAC
+
+
+def build_sac(action_dim=2, **args):
+    """Build SAC for observations of 3 numbers."""
+    action = spaces.Box(-1.0, 1.0, (action_dim,))
+    return SAC(SACArgs(name="sac", hidden_sizes=(8,), **args), Spaces(spaces.Box(-1.0, 1.0, (3,)), action))
+
+
+def policy_inputs(num_envs):
+    """Return random observations of all environments."""
+    return PolicyInput(torch.rand(num_envs, 3), torch.zeros(num_envs), torch.zeros(num_envs, dtype=torch.bool))
+
+
+def test_target_entropy():
+    assert build_sac(3).target_entropy == -3
+    assert build_sac(3, target_entropy=-0.5).target_entropy == -0.5
+
+
+def test_act_explore_and_greedy():
+    algorithm = build_sac()
+    policy, inputs = algorithm.build_agent().policy, policy_inputs(4000)
+    greedy = algorithm.act(policy, inputs, {}, "greedy", torch.Generator())
+    mean, log_std = policy(inputs.obs)
+    assert torch.equal(greedy.action, torch.tanh(mean))
+    explored = algorithm.act(policy, inputs, {}, "explore", torch.Generator().manual_seed(0)).action
+    z = (torch.atanh(explored) - mean) / log_std.exp()
+    assert z.mean(0).abs().max() < 0.06 and (z.std(0) - 1).abs().max() < 0.06
+
+
+def test_act_random_is_uniform():
+    algorithm = build_sac()
+    action = algorithm.act(None, policy_inputs(8000), {}, "random", torch.Generator().manual_seed(0)).action
+    assert action.shape == (8000, 2) and action.dtype == torch.float32
+    for column in action.T:
+        counts = torch.histc(column, 10, -1.0, 1.0)
+        assert counts.sum() == 8000  # none outside [−1, 1]
+        assert ((counts - 800) ** 2 / 800).sum() < 25  # 9 degrees of freedom
+
+
+def test_act_draws_from_its_generator_only():
+    algorithm = build_sac()
+    policy, inputs = algorithm.build_agent().policy, policy_inputs(3)
+    for mode in ("explore", "random"):
+        drawn = []
+        for seed, global_seed in ((1, 2), (1, 3), (2, 2)):
+            torch.manual_seed(global_seed)
+            drawn.append(algorithm.act(policy, inputs, {}, mode, torch.Generator().manual_seed(seed)).action.tolist())
+        assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize(("learn_alpha", "order"), [(True, ["critic", "actor", "alpha"]), (False, ["critic", "actor"])])
+def test_phases_and_target_update(learn_alpha, order):
+    phases = build_sac(learn_alpha=learn_alpha, tau=0.25).phases(Step(0, 0.0))
+    assert [phase.optimizer for phase in phases] == order
+    (update,) = phases[0].averages
+    assert (update.online, update.target, update.tau) == ("critic", "critic_target", 0.25)
+    assert not any(phase.averages for phase in phases[1:])
+
+
+def constant_critic_(critic, values):
+    """Make Q_1 and Q_2 constant functions."""
+    for network, value in zip(critic.networks, values, strict=True):
+        for parameter in network.parameters():
+            parameter.data.zero_()
+        network[-1].bias.data.fill_(value)
+
+
+def batch():
+    """Return two transitions, one truncated and one terminated."""
+    return TensorDict(
+        {
+            "obs": torch.rand(2, 3),
+            "next_obs": torch.rand(2, 3),
+            "action": torch.rand(2, 2),
+            "reward": tensor([1.0, 2.0]),
+            "terminated": tensor([False, True]),
+            "truncated": tensor([True, False]),  # truncated episodes bootstrap
+            "sample_weight": tensor([0.5, 0.5]),
+        },
+        [2],
+    )
+
+
+def test_losses_of_constant_networks():
+    algorithm = build_sac(gamma=0.5, alpha=2.0)
+    agent = algorithm.build_agent()
+    constant_critic_(agent.critic, (3.0, 7.0))
+    constant_critic_(agent.critic_target, (9.0, 5.0))
+    for parameter in agent.policy.parameters():
+        parameter.data.zero_()  # mean 0, std 1
+    noise = {"action": torch.zeros(2, 2)}
+    logprob = -math.log(2 * math.pi)  # two standard normals at their means
+    target = 1 + 0.5 * (5 - 2 * logprob)
+    loss = algorithm.critic_loss(agent, batch(), noise, {})
+    expected = ((3 - target) ** 2 + (3 - 2) ** 2 + (7 - target) ** 2 + (7 - 2) ** 2) / 2
+    assert loss.value.item() == pytest.approx(expected, rel=1e-5)
+    assert loss.metrics["Loss/value_loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert loss.metrics["Values/target"].item() == pytest.approx((target + 2) / 2, rel=1e-5)
+
+    loss = algorithm.actor_loss(agent, batch(), noise, {})
+    assert loss.value.item() == pytest.approx(2 * logprob - 3, rel=1e-5)
+    assert loss.carry["logprob"].tolist() == pytest.approx([logprob] * 2) and not loss.carry["logprob"].requires_grad
+
+    loss = algorithm.alpha_loss(agent, batch(), {}, {"logprob": tensor([1.0, -3.0])})
+    assert loss.value.item() == pytest.approx(-math.log(2) * (-1 - 2))
+    assert loss.metrics["Params/alpha"].item() == pytest.approx(2)
