@@ -1,4 +1,4 @@
-"""The optimizers' formulas against torch's optimizers."""
+"""Update rules against torch's optimizers."""
 
 from functools import partial
 
@@ -18,11 +18,11 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_formulas_are_those_of_torch(name):
+def test_rule_equals_torch(name):
     generator = torch.Generator().manual_seed(0)
     vector = torch.nn.Parameter(torch.randn(50, generator=generator))
     optimizer = KNOWN[name]([vector])
-    rule, found, state = rule_of(optimizer), vector.detach().clone(), None
+    rule, stepped, state = rule_of(optimizer), vector.detach().clone(), None
     for number in range(6):
         rate = 1e-2 / (number + 1)
         vector.grad = torch.randn(50, generator=generator) * 10.0**-number
@@ -30,20 +30,20 @@ def test_formulas_are_those_of_torch(name):
         if state is not None:
             settings = optimizer.param_groups[0]
             factors = torch.tensor(rule.factors(rate, number + 1, settings))
-            found, state = rule.step(found, vector.grad, state, settings, factors)
+            stepped, state = rule.step(stepped, vector.grad, state, settings, factors)
         optimizer.step()
-        if state is None:  # torch makes it in its first step
-            found, state = (
+        if state is None:  # torch creates its state in the first step
+            stepped, state = (
                 vector.detach().clone(),
                 {key: optimizer.state[vector][key].clone() for key in rule.remembers},
             )
-        torch.testing.assert_close(found, vector.detach(), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(stepped, vector.detach(), rtol=1e-6, atol=1e-7)
         for key, value in state.items():
             torch.testing.assert_close(value, optimizer.state[vector][key], rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("build", "message"),
     [
         (partial(Adagrad, lr=0.1), "Adagrad is none of Adam"),
         (partial(SGD, lr=0.1, momentum=0.9), "SGD with momentum=0.9"),
@@ -51,6 +51,6 @@ def test_formulas_are_those_of_torch(name):
         (partial(RMSprop, lr=0.1, centered=True), "RMSprop with centered=True"),
     ],
 )
-def test_what_is_not_known_is_told(make, told):
-    with pytest.raises(NoRuleError, match=told):
-        rule_of(make([torch.nn.Parameter(torch.zeros(1))]))
+def test_unsupported_optimizer_is_rejected(build, message):
+    with pytest.raises(NoRuleError, match=message):
+        rule_of(build([torch.nn.Parameter(torch.zeros(1))]))
