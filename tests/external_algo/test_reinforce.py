@@ -6,6 +6,7 @@ from sheeprl.config.loading import validate
 
 
 def column(*values: float) -> torch.Tensor:
+    """Return one environment's values as `[T + 1, 1]`."""
     return torch.tensor(values).unsqueeze(-1)
 
 
@@ -13,10 +14,10 @@ def test_returns_by_hand():
     # Rows 0 to 4: row 2 is an end row, row 3 starts the next episode, row 4 is the bootstrap row.
     reward, value = column(0.0, 1.0, 2.0, 0.0, 3.0), column(9.0, 9.0, 10.0, 9.0, 20.0)
     end, never = column(0, 0, 1, 0, 0).bool(), column(0, 0, 0, 0, 0).bool()
-    cut = discounted_returns(reward, value, never, end, gamma=0.5)
-    assert cut[[0, 1, 3], 0].tolist() == [1 + 0.5 * 7, 2 + 0.5 * 10, 3 + 0.5 * 20]
-    over = discounted_returns(reward, value, end, never, gamma=0.5)
-    assert over[[0, 1, 3], 0].tolist() == [1 + 0.5 * 2, 2, 3 + 0.5 * 20]
+    truncated = discounted_returns(reward, value, never, end, gamma=0.5)
+    assert truncated[[0, 1, 3], 0].tolist() == [1 + 0.5 * 7, 2 + 0.5 * 10, 3 + 0.5 * 20]
+    terminated = discounted_returns(reward, value, end, never, gamma=0.5)
+    assert terminated[[0, 1, 3], 0].tolist() == [1 + 0.5 * 2, 2, 3 + 0.5 * 20]
 
 
 def test_losses_by_hand():

@@ -128,10 +128,10 @@ class ToyWorldModel(Algorithm[ToyWorldModelArgs]):
         return PolicyOutput(action, extras, rnn_state={"latent": latent, "action": action})
 
     def phases(self, step: Step) -> Sequence[Phase]:
-        """World model, then behavior (then its target)."""
-        average = TargetUpdate("critic", "critic_target", 0.05)
+        """Return the phases world model and behavior, with its target update."""
+        target_update = TargetUpdate("critic", "critic_target", tau=0.05)
         world = Phase("world", self.world_loss)
-        return [world, Phase("behavior", self.behavior_loss, self.behavior_noise, averages=(average,))]
+        return [world, Phase("behavior", self.behavior_loss, self.behavior_noise, averages=(target_update,))]
 
     def observe(self, policy: Policy, batch: TensorDict) -> Tensor:
         """Latents `[L, N, H]` of all rows but the first, which is the context and says where to begin."""
@@ -159,7 +159,7 @@ class ToyWorldModel(Algorithm[ToyWorldModelArgs]):
         }
         losses = {name: (weight * error.mean(0)).sum() for name, error in errors.items()}
         fresh = latent.detach()
-        write = {  # the context row keeps what it has: nothing was inferred for it
+        write = {  # the context row has no new latent, so its values stay
             "latent": torch.cat([batch["latent"][:1], fresh]),
             "visits": torch.cat([batch["visits"][:1], batch["visits"][1:] + 1]),
         }
@@ -172,7 +172,7 @@ class ToyWorldModel(Algorithm[ToyWorldModelArgs]):
         )
 
     def behavior_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
-        """Exponential noise for every imagined action, samples first."""
+        """Return exponential noise `[N, L, horizon, choices]` for the imagined actions."""
         args, choices = self.args, int(self.spaces.action.n)  # type: ignore[attr-defined]
         size = (*shape, args.sequence_length, args.horizon, choices)
         return {"action": torch.empty(size).exponential_(generator=generator)}
