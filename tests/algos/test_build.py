@@ -1,0 +1,41 @@
+"""Algorithms of configurations."""
+
+import pytest
+from gymnasium import spaces
+
+from sheeprl.algos.base import Algorithm, Spaces
+from sheeprl.algos.build import algorithm_class, build_algorithm
+from sheeprl.algos.ppo.args import PPOArgs
+from sheeprl.algos.ppo.ppo import PPO
+
+SPACES = Spaces(spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2))
+
+
+class SubclassOfPPO(PPO):
+    """PPO under another path."""
+
+
+@pytest.mark.parametrize("name", ["ppo", "sheeprl.algos.ppo.args:PPOArgs", "sheeprl.algos.ppo.ppo:PPO"])
+def test_name_and_both_paths_build_the_algorithm(name):
+    algorithm = build_algorithm(PPOArgs(name=name, gamma=0.5), SPACES)
+    assert type(algorithm) is PPO
+    assert algorithm.args.gamma == 0.5 and algorithm.spaces is SPACES
+
+
+def test_path_of_a_subclass_builds_the_subclass():
+    args = PPOArgs(name=f"{__name__}:SubclassOfPPO")
+    assert algorithm_class(args) is SubclassOfPPO
+    assert SubclassOfPPO.args_class() is PPOArgs
+
+
+def test_path_of_another_class_is_rejected():
+    with pytest.raises(TypeError, match="Actor is not an Algorithm"):
+        algorithm_class(PPOArgs(name="sheeprl.algos.ppo.agent:Actor"))
+
+
+def test_algorithm_without_arguments_class_is_rejected():
+    class Unbound(Algorithm):
+        """Algorithm that names no arguments class."""
+
+    with pytest.raises(TypeError, match="Unbound names no arguments class"):
+        Unbound.args_class()
