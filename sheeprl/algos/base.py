@@ -151,7 +151,7 @@ class TargetUpdate:
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of a gradient step: one loss, minimized over one parameter group.
+    """Part of a gradient step: one loss, minimized over one parameter group. Other parameters get no gradient.
 
     Args:
         optimizer: name of the parameter group, a key of `Algorithm.optimizers()`.

@@ -50,7 +50,7 @@ class PPO(Algorithm[PPOArgs]):
         rows = rollout[:-1].select("obs", "action", "logprob")
         rows["advantage"] = advantage
         rows["returns"] = advantage + value[:-1]
-        rows["mask"] = ~(rollout["terminated"] | rollout["truncated"])[:-1]
+        rows["mask"] = ~(rollout["terminated"] | rollout["truncated"])[:-1]  # end rows have no action
         return rows
 
     def phases(self, step: Step) -> Sequence[Phase]:
