@@ -294,7 +294,7 @@ def _make_run(config: Config, workers: Workers, place: RunDir, reporter: FileRep
     from sheeprl.run import Run
 
     start, clock = place.start, WallClock()
-    stats = RunStats.from_plain(start.stats, clock.time()) if start else RunStats(Counters(), clock.time())
+    stats = RunStats.from_state_dict(start.stats, clock.time()) if start else RunStats(Counters(), clock.time())
     kept = start.players(config) if start else {}
     players = PlayerGroup(config.players.num or 1, workers.make_player, stats.counters.incarnations, kept)
     trainers = LearnerGroup(

@@ -44,13 +44,13 @@ class Newest:
                 self._ranges.append((begin, left))
         return taken
 
-    def to_plain(self) -> dict[str, object]:
-        """As JSON has it."""
+    def state_dict(self) -> dict[str, object]:
+        """Return the state as values that JSON can represent."""
         return {"seen": self._seen, "ranges": self._ranges}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, object]) -> Newest:
-        """What `to_plain` gave."""
-        newest = cls(plain["seen"])  # type: ignore[arg-type]
-        newest._ranges = [(begin, end) for begin, end in plain["ranges"]]  # type: ignore[attr-defined]
+    def from_state_dict(cls, state: dict[str, object]) -> Newest:
+        """Return the instance of a state from `state_dict`."""
+        newest = cls(state["seen"])  # type: ignore[arg-type]
+        newest._ranges = [(begin, end) for begin, end in state["ranges"]]  # type: ignore[attr-defined]
         return newest

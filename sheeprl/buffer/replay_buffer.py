@@ -427,13 +427,13 @@ class ReplayBuffer:
         return {
             "rng": self.rng.bit_generator.state,
             "counts": asdict(self.counts),
-            "newest": self._newest.to_plain(),
+            "newest": self._newest.state_dict(),
             "highest_priority": self.priorities.highest if self.priorities else None,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.rng.bit_generator.state = state["rng"]
         self.counts = Counts(**state["counts"])
-        self._newest = Newest.from_plain(state["newest"])
+        self._newest = Newest.from_state_dict(state["newest"])
         if self.priorities and state["highest_priority"] is not None:
             self.priorities.highest = state["highest_priority"]

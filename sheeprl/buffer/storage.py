@@ -337,7 +337,7 @@ class Storage:
 
     def book(self) -> dict[str, Any]:
         """Everything that isn't an array, as plain values."""
-        return {"capacity": self.capacity, "total": self.total, "streams": self.streams.to_plain()}
+        return {"capacity": self.capacity, "total": self.total, "streams": self.streams.state_dict()}
 
     def restore(self, book: dict[str, Any], kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> Rows:
         """Take over a book; the arrays of `kinds` (by name: shape of what was saved, and dtype) are made to be filled.
@@ -359,8 +359,8 @@ class Storage:
         if rows and not self.rows:
             self._allocate({name: np.empty((1, 1, *shape[1:]), dtype) for name, (shape, dtype) in rows.items()})
         if self.journal is not None:  # a kill before all is filled leaves nothing rather than something half
-            self.journal.begin({"capacity": self.capacity, "total": 0, "streams": Streams().to_plain()})
-        self.total, self.streams = book["total"], Streams.from_plain(book["streams"])
+            self.journal.begin({"capacity": self.capacity, "total": 0, "streams": Streams().state_dict()})
+        self.total, self.streams = book["total"], Streams.from_state_dict(book["streams"])
         if self.rows:
             self._grow_tails(self.streams.pool_size)
         for values in self.annexed.values():
@@ -381,7 +381,7 @@ class Storage:
 
     def clear(self) -> None:
         """Forget all rows."""
-        self.restore({"capacity": self.capacity, "total": 0, "streams": Streams().to_plain()}, {})
+        self.restore({"capacity": self.capacity, "total": 0, "streams": Streams().state_dict()}, {})
         self.stored = np.zeros(0, np.int64)
         self.restored()
 
@@ -406,7 +406,7 @@ class Storage:
         assert self.journal is not None
         book, added = self.journal.read()
         if book is not None:
-            self.total, self.streams = book["total"], Streams.from_plain(book["streams"])
+            self.total, self.streams = book["total"], Streams.from_state_dict(book["streams"])
         for entry in added:
             if entry.whole:
                 self._replay(entry, is_newest=entry is added[-1])

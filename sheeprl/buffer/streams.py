@@ -46,8 +46,8 @@ class StreamGroup:
         self.next_sequence = sequence + 1
         self.turn = 1 - self.turn
 
-    def to_plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as values that JSON can represent."""
         return {
             "key": list(self.key),
             "streams": self.streams.tolist(),
@@ -59,13 +59,13 @@ class StreamGroup:
         }
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> StreamGroup:
-        """What `to_plain` gave."""
-        player, incarnation = plain["key"]
-        last = None if plain["last"] is None else np.array(plain["last"], np.int64)
-        streams, tails = np.array(plain["streams"], np.int64), np.array(plain["tails"], np.int64)
+    def from_state_dict(cls, state: dict[str, Any]) -> StreamGroup:
+        """Return the group of a state from `state_dict`."""
+        player, incarnation = state["key"]
+        last = None if state["last"] is None else np.array(state["last"], np.int64)
+        streams, tails = np.array(state["streams"], np.int64), np.array(state["tails"], np.int64)
         return cls(
-            (player, incarnation), streams, tails, plain["rows"], last, plain["next_sequence"], int(plain["turn"])
+            (player, incarnation), streams, tails, state["rows"], last, state["next_sequence"], int(state["turn"])
         )
 
 
@@ -129,26 +129,26 @@ class Streams:
         claimed, self._free_tails = self._free_tails[:count], self._free_tails[count:]
         return np.array(claimed, np.int64)
 
-    def to_plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as values that JSON can represent."""
         return {
             "length": self.length.tolist(),
             "pool_size": self.pool_size,
             "newest": [[player, life] for player, life in self.newest.items()],
             "free_tails": self._free_tails,
-            "groups": [group.to_plain() for group in self.groups.values()],
-            "closed": [group.to_plain() for group in self._closed],
+            "groups": [group.state_dict() for group in self.groups.values()],
+            "closed": [group.state_dict() for group in self._closed],
         }
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Streams:
-        """What `to_plain` gave."""
+    def from_state_dict(cls, state: dict[str, Any]) -> Streams:
+        """Return the streams of a state from `state_dict`."""
         streams = cls()
-        streams.length = np.array(plain["length"], np.int64)
-        streams.pool_size = plain["pool_size"]
-        streams.newest = {player: life for player, life in plain["newest"]}
-        streams._free_tails = list(plain["free_tails"])
-        groups = [StreamGroup.from_plain(each) for each in plain["groups"]]
+        streams.length = np.array(state["length"], np.int64)
+        streams.pool_size = state["pool_size"]
+        streams.newest = {player: life for player, life in state["newest"]}
+        streams._free_tails = list(state["free_tails"])
+        groups = [StreamGroup.from_state_dict(each) for each in state["groups"]]
         streams.groups = {group.key: group for group in groups}
-        streams._closed = [StreamGroup.from_plain(each) for each in plain["closed"]]
+        streams._closed = [StreamGroup.from_state_dict(each) for each in state["closed"]]
         return streams

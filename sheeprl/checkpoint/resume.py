@@ -114,7 +114,7 @@ class Start:
         checkpoint: its folder.
         algorithm: the name of the algorithm.
         shards: number of shards of its replay.
-        stats: the run's statistics, as `RunStats.to_plain` returns them.
+        stats: the run's statistics, as `RunStats.state_dict` returns them.
         metrics_size: size of `metrics.jsonl` at the checkpoint, in bytes.
         incarnations: incarnations of the players with a saved state, by player.
     """

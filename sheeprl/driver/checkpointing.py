@@ -148,7 +148,7 @@ class CheckpointScheduler:
             raise RunFailedError("no checkpoint could be written: the trainers lack a rollout that was lost")
         now = self.clock()
         self.stats.counters.wall_time = now - self.began
-        stats, kept = self.stats.to_plain(now), self.kept
+        stats, kept = self.stats.state_dict(now), self.kept
         asked, folder = self.trainers.take_snapshot(), ""
         try:
             folder = self.store.begin(self.stats.counters.policy_steps)

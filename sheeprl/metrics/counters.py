@@ -201,7 +201,7 @@ class RunStats:
 
     # ----------------------------------------------------------------------------------------- saving
 
-    def to_plain(self, now: float) -> dict[str, Any]:
+    def state_dict(self, now: float) -> dict[str, Any]:
         """Return the state as values that JSON can represent."""
         return {
             "counters": asdict(self.counters),
@@ -213,15 +213,15 @@ class RunStats:
         }
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any], now: float) -> RunStats:
-        """Return the statistics of a state from `to_plain`."""
-        stats = cls(Counters(**plain["counters"]), now)
-        stats.window = MetricsWindow(**plain["window"])
+    def from_state_dict(cls, state: Mapping[str, Any], now: float) -> RunStats:
+        """Return the statistics of a state from `state_dict`."""
+        stats = cls(Counters(**state["counters"]), now)
+        stats.window = MetricsWindow(**state["window"])
         stats.window.began = now - stats.window.began
-        stats.breakdown = TimeBreakdown(**plain.get("spent", {}))  # absent in checkpoints of older versions
-        stats.recent_returns += plain["recent_returns"]
-        stats.periods |= plain["periods"]
-        stats.evaluated_at = plain["evaluated_at"]
+        stats.breakdown = TimeBreakdown(**state.get("spent", {}))  # absent in checkpoints of older versions
+        stats.recent_returns += state["recent_returns"]
+        stats.periods |= state["periods"]
+        stats.evaluated_at = state["evaluated_at"]
         return stats
 
 

@@ -495,7 +495,7 @@ class World:
         self.taken, self.rounds = (dict(start.taken), copy.deepcopy(start.rounds)) if start else ({}, [])
         if start is None:
             self.disks.clear()  # a run that begins anew has a folder of its own
-        stats = RunStats.from_plain(copy.deepcopy(start.stats), 0.0) if start else RunStats(Counters(), 0.0)
+        stats = RunStats.from_state_dict(copy.deepcopy(start.stats), 0.0) if start else RunStats(Counters(), 0.0)
         players = PlayerGroup(
             config.num_players, self.make_player, stats.counters.incarnations, start.players if start else {}
         )

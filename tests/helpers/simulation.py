@@ -811,7 +811,7 @@ class World:
         self.reporter = RecordingReporter()
         clock = VirtualClock()
         stats = (
-            RunStats.from_plain(copy.deepcopy(checkpoint.stats), clock.time())
+            RunStats.from_state_dict(copy.deepcopy(checkpoint.stats), clock.time())
             if checkpoint
             else RunStats(counters, 0.0)
         )

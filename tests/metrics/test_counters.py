@@ -65,21 +65,23 @@ def test_where_the_time_went_is_added_up_over_the_windows():
     stats.reset_window(14.0)
     stats.window.trainer_idle = 3.0
     assert stats.breakdown_until(18.0) == expected + TimeBreakdown(4.0, waiting_for_players=3.0)
-    plain = json.loads(json.dumps(stats.to_plain(now=18.0)))
-    assert RunStats.from_plain(plain, now=118.0).breakdown_until(118.0) == stats.breakdown_until(18.0)
-    del plain["spent"]  # as in checkpoints of before
-    assert RunStats.from_plain(plain, now=118.0).breakdown_until(118.0) == TimeBreakdown(4.0, waiting_for_players=3.0)
+    state = json.loads(json.dumps(stats.state_dict(now=18.0)))
+    assert RunStats.from_state_dict(state, now=118.0).breakdown_until(118.0) == stats.breakdown_until(18.0)
+    del state["spent"]  # as in checkpoints of before
+    assert RunStats.from_state_dict(state, now=118.0).breakdown_until(118.0) == TimeBreakdown(
+        4.0, waiting_for_players=3.0
+    )
 
 
 def test_a_resumed_run_goes_on_with_the_window():
     stats = some_books()
     assert not stats.is_due("log", 100)
-    plain = json.loads(json.dumps(stats.to_plain(now=12.0)))
-    resumed = RunStats.from_plain(plain, now=500.0)
+    state = json.loads(json.dumps(stats.state_dict(now=12.0)))
+    resumed = RunStats.from_state_dict(state, now=500.0)
     assert resumed.counters == stats.counters
     assert resumed.metrics(502.0, 2) == stats.metrics(14.0, 2)
     assert resumed.mean_return == stats.mean_return == 6.0
-    assert resumed.to_plain(500.0) == plain
+    assert resumed.state_dict(500.0) == state
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
@@ -90,7 +92,7 @@ def test_what_is_due_is_due_once(interrupted):
         if stats.is_due("log", 100):
             due.append(stats.counters.policy_steps)
         if interrupted:
-            stats = RunStats.from_plain(stats.to_plain(0.0), 0.0)
+            stats = RunStats.from_state_dict(stats.state_dict(0.0), 0.0)
     assert due == [120, 210, 300]
     assert not RunStats(Counters(policy_steps=500), 0.0).is_due("log", None)
 
