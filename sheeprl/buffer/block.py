@@ -1,4 +1,4 @@
-"""All arrays of a sample in one piece of memory."""
+"""Allocation of all arrays of a sample in one block of memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Kinds = Mapping[str, "tuple[tuple[int, ...], Array]"]
-ALIGNMENT = 64  # bytes: a cache line, and what vector instructions ask for
+ALIGNMENT = 64  # bytes: a cache line, and the alignment for vector instructions
 SPARE = 2  # free blocks per pool: a consumer reads one sample while the next is drawn
 
 
@@ -51,12 +51,13 @@ class Pool:
 
 
 class Block:
-    """Arrays side by side in one allocation, so that one copy moves them all.
+    """Arrays in one allocation, so that one copy moves them all.
 
     Args:
-        pool: where the memory comes from.
-        kinds: by name, the leading shape, and an array whose trailing shape (all axes but the first) and dtype it has.
-        filled: by name, arrays whose content is taken over.
+        pool: pool of the memory.
+        kinds: by name, the leading shape, and an array that gives the trailing shape (all axes but the first) and the
+            dtype.
+        filled: by name, arrays whose content is copied into the block.
     """
 
     def __init__(self, pool: Pool, kinds: Kinds, filled: Mapping[str, Array] | None = None) -> None:
@@ -76,12 +77,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Packed:
-    """A sample on its way to another process: as one array, since each array costs there as much as its bytes.
+    """A sample packed for another process into one array, because each array has a fixed cost of transfer.
 
     Args:
-        data: the block's memory.
-        layout: name, first byte, shape and dtype of each array in it.
-        others: arrays that aren't in it.
+        data: memory of the block.
+        layout: name, first byte, shape and dtype of each array in the block.
+        others: arrays outside the block.
     """
 
     data: Bytes
@@ -89,7 +90,7 @@ class Packed:
     others: dict[str, Array]
 
     def unpack(self) -> dict[str, Array]:
-        """The arrays, which share the memory of `data`."""
+        """Return the arrays, which share the memory of `data`."""
         rows = {
             name: self.data[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
             for name, start, shape, dtype in self.layout
@@ -98,7 +99,7 @@ class Packed:
 
 
 def pack(rows: dict[str, Array]) -> Packed:
-    """The arrays that a `Block` holds as one, without a copy; `rows` may have others besides."""
+    """Pack the arrays of a `Block` without a copy. `rows` may contain other arrays too."""
     block = next(iter(rows.values()))
     while isinstance(block.base, np.ndarray):
         block = block.base
@@ -110,4 +111,5 @@ def pack(rows: dict[str, Array]) -> Packed:
 
 
 def _address(values: Array) -> int:
+    """Return the address of the first byte of an array."""
     return int(values.__array_interface__["data"][0])

@@ -1,3 +1,5 @@
+"""Blocks of memory for samples: layout, reuse and packing."""
+
 import pickle
 
 import numpy as np
@@ -13,13 +15,14 @@ KINDS = {
 
 
 def filled(pool):
+    """Return the arrays of a filled block."""
     rows = Block(pool, KINDS, {"index": np.arange(6).reshape(2, 3)}).rows
     for number, name in enumerate(KINDS):
         rows[name][...] = number + 1
     return rows
 
 
-def test_a_block_lies_in_one_piece_of_memory():
+def test_block_is_one_allocation():
     rows = filled(Pool())
     assert {name: values.shape for name, values in rows.items()} == {
         "pixels": (2, 3, 5, 5),
@@ -32,23 +35,23 @@ def test_a_block_lies_in_one_piece_of_memory():
     assert rows["index"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_memory_is_used_again_only_when_nobody_looks_at_it():
+def test_memory_is_reused_only_without_views():
     pool = Pool()
     first = filled(pool)["reward"]
     second = filled(pool)["reward"]
     assert not np.shares_memory(first, second)
-    kept = second[0]  # a view of a view
+    view = second[0]  # a view of a view
     del second
     third = filled(pool)["reward"]
-    assert not np.shares_memory(kept, third) and not np.shares_memory(first, third)
-    assert (kept == 2).all()
-    del kept, third, first
-    again = [filled(pool)["reward"].__array_interface__["data"][0] for _ in range(3)]
-    assert len(set(again)) == 1
+    assert not np.shares_memory(view, third) and not np.shares_memory(first, third)
+    assert (view == 2).all()
+    del view, third, first
+    addresses = [filled(pool)["reward"].__array_interface__["data"][0] for _ in range(3)]
+    assert len(set(addresses)) == 1
 
 
-def test_memory_in_use_is_safe_whatever_the_interpreter_counts(monkeypatch):
-    monkeypatch.setattr("sys.getrefcount", lambda _: 1)  # borrowed references don't count on Python 3.14
+def test_reuse_does_not_depend_on_reference_counts(monkeypatch):
+    monkeypatch.setattr("sys.getrefcount", lambda _: 1)  # Python 3.14 does not count borrowed references
     pool = Pool()
     held = [filled(pool)["reward"] for _ in range(4)]
     for number, reward in enumerate(held):
@@ -60,20 +63,20 @@ def test_memory_in_use_is_safe_whatever_the_interpreter_counts(monkeypatch):
     assert [float(reward.max()) for reward in held] == [0, 1]
 
 
-def test_a_packed_block_is_one_buffer_and_comes_back_as_it_was():
+def test_packed_block_is_one_buffer_and_unpacks_to_the_same_arrays():
     rows = filled(Pool())
     rows["importance"] = np.linspace(0, 1, 6, dtype=np.float32)
     buffers = []
     stream = pickle.dumps(pack(rows), protocol=5, buffer_callback=buffers.append)
-    assert len(buffers) == 2  # the block, and what isn't in it
-    back = pickle.loads(stream, buffers=buffers).unpack()
-    assert back.keys() == rows.keys()
+    assert len(buffers) == 2  # the block, and the array outside it
+    unpacked = pickle.loads(stream, buffers=buffers).unpack()
+    assert unpacked.keys() == rows.keys()
     for name, values in rows.items():
-        assert back[name].dtype == values.dtype
-        assert back[name].tolist() == values.tolist()
+        assert unpacked[name].dtype == values.dtype
+        assert unpacked[name].tolist() == values.tolist()
 
 
-def test_packing_takes_no_more_than_the_block():
+def test_pack_excludes_unused_memory_of_the_pool():
     pool = Pool()
     large = Block(pool, {"x": ((1000,), np.zeros(7))}).rows
     del large
