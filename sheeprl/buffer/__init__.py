@@ -9,7 +9,8 @@ __all__ = ["ReplayBuffer"]
 
 
 def __getattr__(name: str) -> Any:
-    # Late, because the samplers' settings are read by programs that must not wait for torch.
+    """Import `ReplayBuffer` on first access."""
+    # Import it late, because the command line needs the samplers' settings without waiting for PyTorch.
     if name == "ReplayBuffer":
         from sheeprl.buffer.replay_buffer import ReplayBuffer
 

@@ -1,4 +1,4 @@
-"""A tree of sums over an array of weights, drawn from and updated many at a time."""
+"""Sum tree over an array of weights, with vectorized sampling and updates."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy.typing as npt
 from sheeprl.buffer.streams import Slots
 
 Weights = npt.NDArray[np.float64]
-TOP = 8192  # nodes of the highest level, which is summed anew for every draw: it is short enough for the cache
+TOP = 8192  # maximum nodes of the top level, which every draw sums: small enough for the cache
 
 
 class SumTree:
-    """Sums over pairs, pairs of pairs and so on, up to a level of at most `TOP` nodes.
+    """Levels of pairwise sums, up to a level of at most `TOP` nodes.
 
-    Every sum is recomputed from its two parts, so that rounding errors don't add up.
+    An update recomputes every sum from its two children, so that rounding errors do not accumulate.
 
     Args:
-        leaves: `[n]` weights, none negative, n even. They are kept, not copied: change them by `update` only.
+        leaves: `[n]` non-negative weights, n even. They are not copied; change them with `update` only.
     """
 
     def __init__(self, leaves: Weights) -> None:
@@ -32,7 +32,7 @@ class SumTree:
         self.rebuild()
 
     def rebuild(self) -> None:
-        """Sum everything anew."""
+        """Recompute all sums from the leaves."""
         below = self.leaves
         for level in self.levels:
             np.add(below[0::2], below[1::2], out=level[: len(below) // 2])
@@ -40,15 +40,16 @@ class SumTree:
 
     @property
     def total(self) -> float:
-        """The sum of all weights."""
+        """Return the sum of all weights."""
         return float(self._top.sum())
 
     @property
     def _top(self) -> Weights:
+        """Return the top level."""
         return self.levels[-1] if self.levels else self.leaves
 
     def update(self, leaves: Slots, weights: Any) -> None:
-        """Set the weights of some leaves; of one that is named twice, the later weight counts."""
+        """Set the weights of leaves. If an index occurs twice, its last weight is used."""
         self.leaves[leaves] = weights
         below, nodes = self.leaves, leaves
         for level in self.levels:
@@ -58,32 +59,32 @@ class SumTree:
             below = level
 
     def find(self, heights: Weights) -> Slots:
-        """The leaf in which each height falls, when all weights are stacked in order.
+        """Return for each height the leaf whose interval of the cumulative sum contains it.
 
         Args:
-            heights: from 0 to `total`; ascending ones are found faster.
+            heights: values from 0 to `total`; ascending ones are faster.
         """
-        stack = self._top.cumsum()
-        nodes = np.minimum(stack.searchsorted(heights, side="right"), len(stack) - 1)
-        rest = heights - stack.take(nodes) + self._top.take(nodes)
+        sums = self._top.cumsum()
+        nodes = np.minimum(sums.searchsorted(heights, side="right"), len(sums) - 1)
+        rest = heights - sums.take(nodes) + self._top.take(nodes)
         for below in [*self.levels[-2::-1], self.leaves] if self.levels else []:
             nodes <<= 1
-            left = below.take(nodes, mode="clip")  # rounding may lead past the end
+            left = below.take(nodes, mode="clip")  # rounding can lead past the end
             goes_right = rest >= left
             left *= goes_right
             rest -= left
             nodes += goes_right
         nodes = np.minimum(nodes, len(self.leaves) - 1)
-        if (empty := self.leaves.take(nodes) == 0).any():  # rounding put the height a hair beside its leaf
+        if (empty := self.leaves.take(nodes) == 0).any():  # rounding moved the height next to its leaf
             nodes[empty] = self._nearest(nodes[empty])
         return nodes
 
     def _nearest(self, nodes: Slots) -> Slots:
-        """The next leaf with a weight, or the last one."""
-        weighty = np.flatnonzero(self.leaves)
-        return weighty[np.minimum(weighty.searchsorted(nodes), len(weighty) - 1)]
+        """Return the next leaf with a positive weight, or else the last one."""
+        positive = np.flatnonzero(self.leaves)
+        return positive[np.minimum(positive.searchsorted(nodes), len(positive) - 1)]
 
 
 def even(size: int) -> int:
-    """Leaves to have for at least `size` weights, so that none is without its neighbour."""
+    """Return `size` rounded up to an even number, so that every node has a sibling."""
     return size + size % 2

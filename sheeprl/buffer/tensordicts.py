@@ -1,4 +1,4 @@
-"""Between TensorDicts and flat NumPy arrays, which are what crosses process borders without a copy."""
+"""Conversion between TensorDicts and flat NumPy arrays, which processes exchange without a copy."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ T = TypeVar("T")
 
 
 def flatten(data: TensorDict) -> Rows:
-    """Arrays by flat key (`obs/position`), sharing the TensorDict's memory."""
+    """Return arrays by flat key (`obs/position`) that share the TensorDict's memory."""
     return {key: _array(value) for key, value in leaves(data).items()}
 
 
 def leaves(data: TensorDict) -> dict[str, torch.Tensor]:
-    """The tensors by flat key."""
+    """Return the tensors by flat key."""
     pairs = data.items(include_nested=True, leaves_only=True)
     return {key if isinstance(key, str) else "/".join(key): values for key, values in pairs}  # type: ignore[misc]
 
 
 def unflatten(rows: Rows, batch_dims: int) -> TensorDict:
-    """A TensorDict that shares the arrays' memory, with the first `batch_dims` axes as its batch size."""
+    """Return a TensorDict that shares the arrays' memory, with the first `batch_dims` axes as its batch size."""
     levels = nested({key: to_tensor(values) for key, values in rows.items()})
     batch_size = next(iter(rows.values())).shape[:batch_dims]
     return TensorDict(levels, batch_size=batch_size)
 
 
 def nested(flat: Mapping[str, T]) -> dict[str, Any]:
-    """Values by flat key (`obs/position`) in a dict of dicts."""
+    """Return values by flat key (`obs/position`) as nested dicts."""
     levels: dict[str, Any] = {}
     for key, value in flat.items():
         *groups, leaf = key.split("/")
@@ -46,18 +46,19 @@ def nested(flat: Mapping[str, T]) -> dict[str, Any]:
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
+    """Return an array that shares the tensor's memory; a dtype unknown to NumPy becomes a field of that name."""
     try:
         return tensor.numpy()
     except TypeError:
-        # A dtype that NumPy lacks, such as bfloat16: its bytes, as a field that bears its name.
+        # NumPy does not have the dtype, such as bfloat16: return its bytes as a field with its name.
         name = str(tensor.dtype).removeprefix("torch.")
-        plain = np.dtype(f"u{tensor.element_size()}")
+        unsigned = np.dtype(f"u{tensor.element_size()}")
         same_size = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]
-        return tensor.view(same_size).numpy().view(np.dtype([(name, plain)]))
+        return tensor.view(same_size).numpy().view(np.dtype([(name, unsigned)]))
 
 
 def to_tensor(values: np.ndarray) -> torch.Tensor:
-    """A tensor that shares the array's memory; a dtype that NumPy lacks is a field that bears its name."""
+    """Return a tensor that shares the array's memory; a field of an array from `flatten` gives the dtype by name."""
     if values.dtype.names:
         name = values.dtype.names[0]
         same_size = np.dtype(f"i{values.dtype.itemsize}") if values.dtype.itemsize > 1 else np.dtype(np.uint8)
@@ -65,6 +66,6 @@ def to_tensor(values: np.ndarray) -> torch.Tensor:
     if values.flags.writeable:
         return torch.from_numpy(values)
     with warnings.catch_warnings():
-        # Arrays out of the object store are read-only; nobody here writes into what they were given.
+        # Arrays from the object store are read-only. No caller writes to the tensor.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(values)

@@ -1,3 +1,5 @@
+"""Gradient steps that are due for the replay ratio and for rollouts."""
+
 import math
 from fractions import Fraction
 
@@ -9,6 +11,7 @@ from sheeprl.algos.args import OffPolicy, OnPolicy
 
 
 def off_policy(ratio, learning_starts=0):
+    """Return off-policy settings."""
     return OffPolicy(batch_size=8, replay_ratio=ratio, learning_starts=learning_starts)
 
 
@@ -34,7 +37,7 @@ def off_policy(ratio, learning_starts=0):
         (1.1, 10**15, 11 * 10**14),
     ],
 )
-def test_due_is_exact(ratio, policy_steps, due):
+def test_due_gradient_steps_are_exact(ratio, policy_steps, due):
     assert off_policy(ratio).total_gradient_steps(policy_steps) == due
 
 
@@ -46,33 +49,33 @@ def test_nothing_is_due_before_learning_starts(policy_steps, due):
 @given(
     digits=st.integers(1, 10**9), decimals=st.integers(0, 9), steps=st.integers(0, 10**12), starts=st.integers(0, 10**6)
 )
-def test_due_is_the_decimal_that_was_written(digits, decimals, steps, starts):
+def test_due_gradient_steps_follow_the_decimal_ratio(digits, decimals, steps, starts):
     due = off_policy(float(f"{digits}e-{decimals}"), starts).total_gradient_steps(steps)
     assert due == digits * max(0, steps - starts) // 10**decimals
     assert due == math.floor(Fraction(digits, 10**decimals) * max(0, steps - starts))
 
 
 @given(thousandths=st.integers(0, 5000), rounds=st.lists(st.integers(0, 97), max_size=60), starts=st.integers(0, 300))
-def test_rounds_of_any_sizes_add_up(thousandths, rounds, starts):
+def test_due_gradient_steps_add_up_over_rounds(thousandths, rounds, starts):
     data = off_policy(thousandths / 1000, starts)
     policy_steps = gradient_steps = 0
-    for decisions in rounds:
-        policy_steps += decisions
-        gradient_steps += data.due_gradient_steps(policy_steps, gradient_steps, rows=decisions)
+    for steps in rounds:
+        policy_steps += steps
+        gradient_steps += data.due_gradient_steps(policy_steps, gradient_steps, rows=steps)
         assert gradient_steps == thousandths * max(0, policy_steps - starts) // 1000
 
 
-def test_due_gradient_steps_are_the_total_less_those_done():
+def test_due_gradient_steps_exclude_those_done():
     assert off_policy(0.5).due_gradient_steps(policy_steps=21, gradient_steps=4, rows=99) == 6
     assert off_policy(0.5).due_gradient_steps(policy_steps=21, gradient_steps=12, rows=99) == 0
 
 
 @pytest.mark.parametrize(("rows", "minibatches"), [(1, 1), (63, 1), (64, 1), (65, 2), (128, 2), (129, 3)])
-def test_on_policy_owes_epochs_of_minibatches(rows, minibatches):
+def test_on_policy_runs_epochs_of_minibatches(rows, minibatches):
     data = OnPolicy(rollout_steps=128, batch_size=64, epochs=10)
     assert data.minibatches(rows) == minibatches
     assert data.due_gradient_steps(policy_steps=12345, gradient_steps=678, rows=rows) == 10 * minibatches
 
 
-def test_on_policy_plays_a_rollout_per_fragment():
+def test_on_policy_fragment_is_a_rollout():
     assert OnPolicy(rollout_steps=128, batch_size=64, epochs=10).fragment_rows == 128

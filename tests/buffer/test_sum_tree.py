@@ -1,4 +1,4 @@
-"""The sum tree against NumPy's cumsum and searchsorted."""
+"""Test the sum tree against NumPy's cumsum and searchsorted."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,14 @@ SIZES = sorted({n for power in (1, 2, 4, 8, 16, 32, 64) for n in (power - 1, pow
 
 @pytest.fixture(autouse=True)
 def top():
-    """Restores what tests set."""
+    """Restore the constant that tests set."""
     before = sum_tree.TOP
     yield
     sum_tree.TOP = before
 
 
 def tree_of(weights, top):
+    """Return a tree of weights with at most `top` nodes in its top level."""
     sum_tree.TOP = top
     leaves = np.zeros(even(len(weights)))
     leaves[: len(weights)] = weights
@@ -28,6 +29,7 @@ def tree_of(weights, top):
 
 
 def check_sums(tree):
+    """Assert that every node is the sum of its children."""
     below = tree.leaves
     for level in tree.levels:
         sums = below[0::2] + below[1::2]
@@ -37,12 +39,12 @@ def check_sums(tree):
 
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(TOPS), st.sampled_from(SIZES), st.data())
-def test_it_finds_what_searchsorted_finds(top, size, data):
-    """Whole weights: all sums are exact."""
+def test_find_equals_searchsorted(top, size, data):
+    """Test with integer weights, whose sums are exact."""
     weights = data.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
     tree = tree_of(weights, top)
     for _ in range(data.draw(st.integers(0, 4))):
-        leaves = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=10))  # the same ones twice, too
+        leaves = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=10))  # may contain duplicates
         new = data.draw(st.lists(st.integers(0, 3), min_size=len(leaves), max_size=len(leaves)))
         tree.update(np.array(leaves), np.array(new, float))
         for leaf, weight in zip(leaves, new, strict=True):
@@ -62,7 +64,7 @@ WEIGHT = st.one_of(st.just(0.0), st.floats(1e-6, 1e6), st.sampled_from([0.1, 0.2
 
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(TOPS), st.lists(WEIGHT, min_size=1, max_size=40).filter(any))
-def test_nothing_without_a_weight_is_found_whatever_the_rounding(top, weights):
+def test_find_never_returns_a_leaf_without_weight(top, weights):
     tree = tree_of(weights, top)
     borders = np.concatenate([np.cumsum(weights), np.cumsum(weights[::-1]), [0.0, tree.total]])
     heights = np.concatenate([np.nextafter(borders, -1), borders, np.nextafter(borders, np.inf)])
@@ -76,7 +78,7 @@ def test_nothing_without_a_weight_is_found_whatever_the_rounding(top, weights):
 
 
 @pytest.mark.parametrize("size", [4095, 4096, 4097, 8191, 8192, 8193, 10_001, 40_000])
-def test_sizes_around_the_real_top(size):
+def test_sizes_around_a_large_top_level(size):
     rng = np.random.default_rng(size)
     weights = rng.integers(0, 5, size).astype(float)
     tree = tree_of(weights, 4096)
@@ -97,7 +99,7 @@ def test_sums_do_not_drift(top):
     assert tree.total == 0.25 and tree.find(np.array([0.1])).tolist() == [32]
 
 
-def test_rebuilding_gives_the_very_sums_of_updating():
+def test_rebuild_gives_the_same_sums_as_update():
     rng = np.random.default_rng(2)
     tree = tree_of(np.zeros(100), 4)
     for _ in range(50):
