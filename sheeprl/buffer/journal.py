@@ -1,7 +1,7 @@
-"""The journal of a memory-mapped buffer: enough to know, after a kill at any moment, what was whole.
+"""Journal of a memory-mapped buffer: it marks complete fragments, so that a kill at any moment is recoverable.
 
-A record is written before a fragment's rows are, and marked as whole after them. The book (all streams, as of the
-journal's beginning) is a file beside it that is replaced when the journal is full. Both live in the page cache like the
+An entry is written before the rows of a fragment and committed after them. The journal begins with the storage's
+metadata, which lies in a file beside it and is replaced when the journal is full. Both live in the page cache like the
 rows, so they survive the process.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-BOOK = "book.json"
+METADATA_FILE = "book.json"
 RECORDS = 32_768
 
 _RECORD = np.dtype(
@@ -36,17 +36,17 @@ _RECORD = np.dtype(
 
 
 @dataclass(frozen=True)
-class Added:
-    """A fragment's entry.
+class JournalEntry:
+    """Entry of one fragment.
 
     Args:
-        total: rows that had been added before it.
+        total: rows ever added to the storage before the fragment.
         key: (player, incarnation).
-        sequence: its number.
-        rows: T.
-        envs: B.
-        anew: whether it began new streams.
-        whole: whether all of it was written.
+        sequence: sequence number of the fragment.
+        rows: T, the rows of each environment.
+        envs: B, the number of environments.
+        new_streams: True if the fragment begins new streams.
+        committed: True if the fragment is complete.
     """
 
     total: int
@@ -54,16 +54,16 @@ class Added:
     sequence: int
     rows: int
     envs: int
-    anew: bool
-    whole: bool
+    new_streams: bool
+    committed: bool
 
 
 class Journal:
-    """Entries of the fragments that were added since the book was written.
+    """Entries of the fragments added since the metadata was written.
 
     Args:
-        folder: of the buffer.
-        records: array that keeps the entries, `RECORDS` of `dtype`, in the same memory as the rows.
+        folder: folder of the buffer.
+        records: `[RECORDS]` array of `dtype` that stores the entries, in the same memory as the rows.
     """
 
     dtype = _RECORD
@@ -76,75 +76,77 @@ class Journal:
 
     @property
     def full(self) -> bool:
-        """Whether a new book is due, or the first."""
+        """Return True if `begin` is due before the next entry."""
         return self.epoch == 0 or self.count == len(self.records)
 
-    def begin(self, book: dict[str, Any]) -> None:
-        """Write a book, with which the journal begins anew."""
-        partial = self.folder / f"{BOOK}.part"
-        text = json.dumps({"epoch": self.epoch + 1, "book": book})
+    def begin(self, metadata: dict[str, Any]) -> None:
+        """Write the storage's metadata and begin an empty journal."""
+        partial = self.folder / f"{METADATA_FILE}.part"
+        text = json.dumps({"epoch": self.epoch + 1, "book": metadata})
         partial.write_text(json.dumps({"checksum": zlib.crc32(text.encode()), "text": text}))
-        partial.replace(self.folder / BOOK)
+        partial.replace(self.folder / METADATA_FILE)
         self.epoch += 1
         self.count = 0
 
-    def intend(self, added: Added) -> None:
-        """Note what is going to be added."""
+    def write(self, entry: JournalEntry) -> None:
+        """Write the entry of the next fragment, uncommitted."""
         record = np.zeros(1, _RECORD)
-        record["epoch"], record["total"] = self.epoch, added.total
-        record["player"], record["incarnation"] = added.key
-        record["sequence"], record["rows"], record["envs"] = added.sequence, added.rows, added.envs
-        record["anew"] = added.anew
+        record["epoch"], record["total"] = self.epoch, entry.total
+        record["player"], record["incarnation"] = entry.key
+        record["sequence"], record["rows"], record["envs"] = entry.sequence, entry.rows, entry.envs
+        record["anew"] = entry.new_streams
         record["checksum"] = _checksum(record)
         self.records[self.count : self.count + 1] = record
 
     def commit(self) -> None:
-        """All rows of what was noted last are there."""
+        """Commit the entry written last."""
         self.records["whole"][self.count] = 1
         self.count += 1
 
-    def read(self) -> tuple[dict[str, Any] | None, list[Added]]:
-        """The book, None if there was none yet, and what was added since; the last entry alone may not be whole.
+    def read(self) -> tuple[dict[str, Any] | None, list[JournalEntry]]:
+        """Return the metadata, None if none was written yet, and the entries. Only the last one may be uncommitted.
 
         Raises:
-            ValueError: the book is damaged.
+            ValueError: the metadata file is damaged.
         """
-        if not (self.folder / BOOK).exists() and not self.records["epoch"].any():
+        path = self.folder / METADATA_FILE
+        if not path.exists() and not self.records["epoch"].any():
             return None, []
         try:
-            outer = json.loads((self.folder / BOOK).read_text())
+            outer = json.loads(path.read_text())
             if zlib.crc32(outer["text"].encode()) != outer["checksum"]:
                 raise ValueError("its checksum differs")
             inner = json.loads(outer["text"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.folder / BOOK} is damaged: {error}") from error
+            raise ValueError(f"{path} is damaged: {error}") from error
         self.epoch = inner["epoch"]
         entries = list(self._entries())
-        self.count = sum(entry.whole for entry in entries)
+        self.count = sum(entry.committed for entry in entries)
         return inner["book"], entries
 
-    def _entries(self) -> Iterator[Added]:
+    def _entries(self) -> Iterator[JournalEntry]:
+        """Yield the valid entries of this epoch, up to the first uncommitted one."""
         for record in self.records:
-            bare = np.array([record], _RECORD)
-            bare["whole"] = 0
-            if record["epoch"] != self.epoch or int(record["checksum"]) != _checksum(bare):
+            uncommitted = np.array([record], _RECORD)
+            uncommitted["whole"] = 0
+            if record["epoch"] != self.epoch or int(record["checksum"]) != _checksum(uncommitted):
                 return
-            key = (int(record["player"]), int(record["incarnation"]))
-            whole = bool(record["whole"])
-            yield Added(
-                int(record["total"]),
-                key,
-                int(record["sequence"]),
-                int(record["rows"]),
-                int(record["envs"]),
-                bool(record["anew"]),
-                whole,
+            entry = JournalEntry(
+                total=int(record["total"]),
+                key=(int(record["player"]), int(record["incarnation"])),
+                sequence=int(record["sequence"]),
+                rows=int(record["rows"]),
+                envs=int(record["envs"]),
+                new_streams=bool(record["anew"]),
+                committed=bool(record["whole"]),
             )
-            if not whole:
+            yield entry
+            if not entry.committed:
                 return
 
 
 def _checksum(record: np.ndarray[Any, Any]) -> int:
-    bare = record.copy()
-    bare["checksum"] = 0
-    return zlib.crc32(bare.tobytes())
+    """Return the CRC-32 of a record, computed with its checksum field set to 0."""
+    copy = record.copy()
+    copy["checksum"] = 0
+    return zlib.crc32(copy.tobytes())

@@ -1,4 +1,4 @@
-"""Where the arrays of a buffer lie: in this process's memory, or in files that are mapped into it."""
+"""Memory of a buffer's arrays: this process's memory, or memory-mapped files."""
 
 from __future__ import annotations
 
@@ -22,75 +22,80 @@ LAYOUT = "layout.json"
 
 
 class NoRoomError(OSError):
-    """Neither memory nor disk has room for what is to be stored."""
+    """Raised when memory or disk has no room for the data."""
 
     def __str__(self) -> str:
+        """Return the message without the error number."""
         return str(self.strerror)
 
 
 class Memory(Protocol):
-    """Makes arrays."""
+    """Allocator of arrays."""
 
     def allocate(self, spec: Spec) -> dict[str, Array]:
-        """Arrays of zeros, by name.
+        """Return arrays of zeros by name.
 
         Raises:
-            NoRoomError: there isn't room for them.
+            NoRoomError: there is no room for them.
         """
         ...
 
     def grow(self, name: str, array: Array, rows: int) -> Array:
-        """The array with its first axis at least `rows` long, its content kept.
+        """Return the array with the same content and a first axis of at least `rows`.
 
         Raises:
-            NoRoomError: there isn't room for that.
+            NoRoomError: there is no room for it.
         """
         ...
 
     def close(self) -> None:
-        """Let somebody else have it."""
+        """Release the memory for use by another process."""
         ...
 
 
-class Heap:
-    """Memory of the process itself, taken only as it is written to."""
+class InMemory:
+    """Memory of the process itself. The operating system provides its pages on the first write."""
 
     def allocate(self, spec: Spec) -> dict[str, Array]:
-        """Arrays by name; more than the machine has is refused, less may be lacking later."""
+        """Return arrays of zeros by name. Their pages may still run out when they are written.
+
+        Raises:
+            NoRoomError: the arrays are larger than the machine's memory.
+        """
         needed = _bytes_of(spec)
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
         try:
-            if needed > there:
+            if needed > total:
                 raise MemoryError
             return {name: np.zeros(shape, dtype) for name, (shape, dtype) in spec.items()}
         except MemoryError as error:
             raise NoRoomError(
                 errno.ENOMEM,
-                f"the buffer needs {_size(needed)} of memory, this machine has {_size(there)}; give it less capacity "
-                "or map it into memory from disk",
+                f"the buffer needs {_format_bytes(needed)} of memory, but this machine has {_format_bytes(total)}; "
+                "reduce buffer.size or map the buffer from disk with buffer.memmap=true",
             ) from error
 
     def grow(self, name: str, array: Array, rows: int) -> Array:
-        """A longer copy."""
-        return np.concatenate([array, np.zeros((_more(array, rows), *array.shape[1:]), array.dtype)])
+        """Return a longer copy."""
+        return np.concatenate([array, np.zeros((_rows_to_add(array, rows), *array.shape[1:]), array.dtype)])
 
     def close(self) -> None:
-        """Nobody else could have it."""
+        """Do nothing: no other process can use this memory."""
 
 
-class Mapped:
-    """Files in a folder, mapped into memory: they may be larger than it, and outlive the process.
+class MemoryMapped:
+    """Memory-mapped files in a folder. They may be larger than the memory, and outlive the process.
 
-    What was written before the process was killed is in the files, since the operating system keeps the pages; only a
-    machine that goes down takes back what it hadn't written to disk yet.
+    The files contain all writes of a killed process, because the operating system owns their pages. Only a crash of the
+    machine loses the pages that were not on the disk yet.
 
     Args:
-        folder: made if need be, and locked while this lives.
-        attach: take over the arrays that an earlier process has left.
+        folder: folder of the files; created if missing, and locked until `close`.
+        attach: use the arrays that a previous process left.
 
     Raises:
-        FileExistsError: there are arrays, and they aren't to be attached.
-        FileNotFoundError: there are none, and they are.
+        FileExistsError: the folder holds a buffer and `attach` is False.
+        FileNotFoundError: the folder holds no buffer and `attach` is True.
         BlockingIOError: another process uses the folder.
     """
 
@@ -102,19 +107,23 @@ class Mapped:
         self._lock = _lock(folder)
         try:
             if not attach and has_buffer(folder):
-                raise FileExistsError(f"{folder} holds a buffer already; attach it, or give another folder")
+                raise FileExistsError(f"{folder} holds a buffer already; attach it or use another folder")
             self._layout: dict[str, Any] = json.loads(self.layout_file.read_text()) if attach else {}
         except BaseException:
-            self.close()  # who catches the error still holds this object by its traceback
+            self.close()  # the error's traceback keeps this object alive
             raise
 
     @property
     def layout_file(self) -> Path:
-        """Says which arrays there are; written once they are."""
+        """Return the path of the file that describes the arrays. It is written after they are allocated."""
         return self.folder / LAYOUT
 
     def allocate(self, spec: Spec) -> dict[str, Array]:
-        """Arrays over files whose room on the disk is taken now, so that writing to them can't fail."""
+        """Return arrays of zeros by name. Their disk space is reserved, so that writes to them can't fail.
+
+        Raises:
+            NoRoomError: the disk has no room for them.
+        """
         needed, free = _bytes_of(spec), shutil.disk_usage(self.folder).free
         if needed > free:
             raise _no_disk(self.folder, needed, free)
@@ -122,10 +131,10 @@ class Mapped:
             name: {"file": f"{number:02d}.bin", "shape": list(shape), "dtype": np.lib.format.dtype_to_descr(dtype)}
             for number, (name, (shape, dtype)) in enumerate(spec.items())
         }
-        self._remove_files()  # what a process left that was killed right here
+        self._remove_files()  # left by a process that was killed between here and `_write_layout`
         try:
             for described in self._layout.values():
-                self._take_room(described)
+                self._reserve(described)
         except OSError as error:
             self._remove_files()
             raise _no_disk(self.folder, needed, free) from error
@@ -133,19 +142,24 @@ class Mapped:
         return self.attach()
 
     def _remove_files(self) -> None:
+        """Remove the files of all arrays in the layout."""
         for described in self._layout.values():
             (self.folder / described["file"]).unlink(missing_ok=True)
 
     def attach(self) -> dict[str, Array]:
-        """The arrays that are there."""
+        """Return the existing arrays by name."""
         return {name: self._map(described) for name, described in self._layout.items()}
 
     def grow(self, name: str, array: Array, rows: int) -> Array:
-        """The same file, longer, mapped anew."""
+        """Extend the file of the array and map it again.
+
+        Raises:
+            NoRoomError: the disk has no room for it.
+        """
         described = self._layout[name]
-        longer = {**described, "shape": [len(array) + _more(array, rows), *array.shape[1:]]}
+        longer = {**described, "shape": [len(array) + _rows_to_add(array, rows), *array.shape[1:]]}
         try:
-            self._take_room(longer)
+            self._reserve(longer)
         except OSError as error:
             needed = _bytes_of({"": _shape_and_dtype(longer)})
             raise _no_disk(self.folder, needed, shutil.disk_usage(self.folder).free) from error
@@ -154,15 +168,17 @@ class Mapped:
         return self._map(described)
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Unlock the folder."""
         self._lock.close()
 
     def _write_layout(self) -> None:
+        """Replace the layout file atomically."""
         partial = self.layout_file.with_suffix(".part")
         partial.write_text(json.dumps(self._layout))
         partial.replace(self.layout_file)
 
-    def _take_room(self, described: dict[str, Any]) -> None:
+    def _reserve(self, described: dict[str, Any]) -> None:
+        """Reserve the disk space of an array's file."""
         size = _bytes_of({"": _shape_and_dtype(described)})
         with (self.folder / described["file"]).open("ab") as file:
             if size and hasattr(os, "posix_fallocate"):
@@ -171,23 +187,24 @@ class Mapped:
                 file.truncate(size)
 
     def _map(self, described: dict[str, Any]) -> Array:
+        """Return an array over its memory-mapped file."""
         shape, dtype = _shape_and_dtype(described)
         if not _bytes_of({"": (shape, dtype)}):
             return np.empty(shape, dtype)
         with (self.folder / described["file"]).open("r+b") as file:
             mapped = mmap.mmap(file.fileno(), _bytes_of({"": (shape, dtype)}))
-        if hasattr(mmap, "MADV_RANDOM"):  # rows are sampled from anywhere: pages beside them are of no use
+        if hasattr(mmap, "MADV_RANDOM"):  # samples are random rows, so read-ahead would load useless pages
             mapped.madvise(mmap.MADV_RANDOM)
         return np.frombuffer(mapped, dtype, count=int(np.prod(shape))).reshape(shape)
 
 
 def has_buffer(folder: Path) -> bool:
-    """Whether a folder holds a buffer that can be attached."""
+    """Return True if a folder holds a buffer to attach."""
     return (folder / LAYOUT).is_file()
 
 
 def capacity_of(folder: Path) -> int:
-    """Rows that the buffer in a folder has room for; 0 if there is none."""
+    """Return the capacity of the buffer in a folder in rows, 0 if there is none."""
     if not has_buffer(folder):
         return 0
     layout = json.loads((folder / LAYOUT).read_text())
@@ -195,7 +212,7 @@ def capacity_of(folder: Path) -> int:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process has a buffer open in a folder."""
+    """Return True if a process uses the buffer in a folder."""
     try:
         _lock(folder).close()
     except BlockingIOError:
@@ -204,6 +221,11 @@ def in_use(folder: Path) -> bool:
 
 
 def _lock(folder: Path) -> IO[bytes]:
+    """Return the locked lock file of a folder.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
     file = (folder / "lock").open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -214,11 +236,12 @@ def _lock(folder: Path) -> IO[bytes]:
 
 
 def _shape_and_dtype(described: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and dtype of an array in the layout."""
     return tuple(described["shape"]), dtype_of(described["dtype"])
 
 
 def dtype_of(described: Any) -> np.dtype[Any]:
-    """The dtype that NumPy's `dtype_to_descr` described, after JSON has made lists of its tuples."""
+    """Return the dtype of a description by NumPy's `dtype_to_descr`, in which JSON made lists of tuples."""
     if isinstance(described, list):
         described = [tuple(field) for field in described]
     dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(described)
@@ -226,23 +249,26 @@ def dtype_of(described: Any) -> np.dtype[Any]:
 
 
 def _bytes_of(spec: Spec) -> int:
+    """Return the total size of arrays in bytes."""
     return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in spec.values())
 
 
-def _more(array: Array, rows: int) -> int:
-    """Rows to grow by: at least to twice the size, so that growing stays cheap."""
+def _rows_to_add(array: Array, rows: int) -> int:
+    """Return the rows to grow by. The size at least doubles, so that growing takes amortized constant time."""
     return max(rows - len(array), len(array))
 
 
 def _no_disk(folder: Path, needed: int, free: int) -> NoRoomError:
+    """Return the error for a disk without room for `needed` bytes."""
     return NoRoomError(
         errno.ENOSPC,
-        f"the buffer needs {_size(needed)} in {folder}, where {_size(free)} are free; make room, give it less capacity "
-        "or another folder",
+        f"the buffer needs {_format_bytes(needed)} in {folder}, but only {_format_bytes(free)} are free; free disk "
+        "space, reduce buffer.size or use another folder",
     )
 
 
-def _size(count: int) -> str:
+def _format_bytes(count: int) -> str:
+    """Return a number of bytes with a suitable unit."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Which samples are new: for batches of which a part is to be the newest data."""
+"""Draw the newest samples, for batches that contain a fraction of new data."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
     from sheeprl.buffer.sampler import Sampler
     from sheeprl.buffer.storage import Storage
     from sheeprl.buffer.streams import Slots
-LOOK = 4096  # rows looked at in one go, so that a draw doesn't look at everything that has gathered
+SCAN_ROWS = 4096  # rows tested at once, which bounds the cost of a draw however many new rows there are
 
 
 class Newest:
-    """Hands out anchors newest first, each once.
+    """Return anchors newest first, each once.
 
     Args:
         since: arrival number of the first row that counts as new.
     """
 
     def __init__(self, since: int = 0) -> None:
-        self._seen = since  # arrival number of the first row that isn't in a range yet
-        self._ranges: list[tuple[int, int]] = []  # arrival numbers begin to end - 1 that are left, oldest range first
+        self._seen = since  # arrival number of the first row that is in no range yet
+        self._ranges: list[tuple[int, int]] = []  # remaining arrival numbers as (begin, end), oldest range first
 
     def take(self, storage: Storage, sampler: Sampler, count: int) -> Slots:
-        """Up to `count` anchors that have no row in common."""
+        """Return up to `count` anchors whose samples share no row, and do not return them again."""
         if storage.total > self._seen:
             self._ranges.append((self._seen, storage.total))
             self._seen = storage.total
@@ -33,15 +33,15 @@ class Newest:
         while len(taken) < count and self._ranges:
             begin, end = self._ranges.pop()
             begin = max(begin, storage.oldest)
-            left = max(begin, end - LOOK)
-            slots = np.arange(end - 1, left - 1, -1) % storage.capacity
+            scanned = max(begin, end - SCAN_ROWS)
+            slots = np.arange(end - 1, scanned - 1, -1) % storage.capacity
             slots = slots[sampler.valid(storage, slots) & sampler.apart(storage, slots)]
             if len(taken) + len(slots) > count:
                 slots = slots[: count - len(taken)]
-                left = int(storage.numbers(slots[-1:])[0])
+                scanned = int(storage.numbers(slots[-1:])[0])
             taken = np.concatenate([taken, slots])
-            if begin < left:
-                self._ranges.append((begin, left))
+            if begin < scanned:
+                self._ranges.append((begin, scanned))
         return taken
 
     def state_dict(self) -> dict[str, object]:

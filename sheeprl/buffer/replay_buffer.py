@@ -1,6 +1,9 @@
-"""The replay buffer: TensorDicts in, TensorDicts out, rows in between.
+"""The replay buffer: it stores fragments of arrival rows and samples them.
 
-Only who comes with TensorDicts waits for torch: a shard of a run's replay, which speaks arrays, starts without it.
+An *arrival row* is dm_env's `TimeStep`, as in DreamerV3: an observation, the reward and the discount (here
+`terminated`) on arrival, FIRST (`is_first`) and LAST (`terminated` or `truncated`). The action taken there is added.
+
+PyTorch is imported only for TensorDicts. A replay shard uses arrays, so it starts without PyTorch.
 """
 
 from __future__ import annotations
@@ -11,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from sheeprl.buffer.finite import find_non_finite
-from sheeprl.buffer.memmap import Heap, Mapped
+from sheeprl.buffer.memmap import InMemory, MemoryMapped
 from sheeprl.buffer.online import Newest
 from sheeprl.buffer.priorities import Priorities, Prioritized, normalize_importance
 from sheeprl.buffer.sampler import Sampler
@@ -30,15 +33,15 @@ NonFinite = Literal["refuse", "keep"]
 
 @dataclass
 class Counts:
-    """What didn't go the usual way.
+    """Counts of exceptional events.
 
     Args:
-        repeated: fragments that had come before, or were of an incarnation that has been replaced.
-        gaps: fragments before which others of their stream were lost.
-        refused: fragments that were refused.
-        non_finite: fragments that were kept although rewards or observations in them aren't finite.
-        late_writes: rows that were gone when something was to be written back to them.
-        late_priorities: rows that were gone when they were to get a priority.
+        repeated: ignored fragments that were added before or belong to a replaced incarnation.
+        gaps: fragments added after lost fragments of their stream.
+        refused: refused fragments.
+        non_finite: stored fragments with rewards or observations that are not finite.
+        late_writes: rows evicted before a write back to them.
+        late_priorities: rows evicted before an update of their priority.
     """
 
     repeated: int = 0
@@ -50,29 +53,30 @@ class Counts:
 
 
 class ReplayBuffer:
-    """Rows of many streams, and one way to sample them. Needs neither Ray nor the rest of SheepRL.
+    """Rows of many streams and a sampler. It needs neither Ray nor the rest of SheepRL.
 
-    As a replay it holds the newest `capacity` rows; as a rollout buffer, with `capacity = T * B` and the `Rollout`
-    sampler, exactly the last round.
+    A replay buffer holds the newest `capacity` rows. A rollout buffer is a replay buffer with `capacity = T * B` and
+    the `Rollout` sampler: it holds the last rollout.
 
     Args:
-        capacity: rows kept.
-        sampler: what a sample is.
-        seed: of the generator that samples are drawn with, which is part of the state.
+        capacity: maximum number of stored rows.
+        sampler: sampler of the rows; None samples transitions.
+        seed: seed of the generator that draws samples. The generator is part of the state.
         prioritized: draw by priority; None draws uniformly.
-        online_fraction: part of each batch that is the newest data which wasn't drawn this way before, newest first;
-            once there is no more of it, the batch is filled up as usual.
-        non_finite: refuse fragments with rewards or observations that aren't finite, or keep them.
-        memmap: folder in which the rows are to lie, instead of in memory: they may be larger than that, and after a
-            kill `attach` goes on with all that was added. Must not hold a buffer yet.
+        online_fraction: fraction of each batch drawn from the newest samples, each once. The rest of the batch, and
+            what the newest samples do not fill, is drawn as usual.
+        non_finite: refuse or keep fragments with rewards or observations that are not finite.
+        memmap: folder for memory-mapped files, which may be larger than the memory. After a kill, `attach` recovers
+            the rows. None stores the rows in memory.
 
     Raises:
-        ValueError: settings that make no sense, alone or together.
+        ValueError: an argument is invalid, or conflicts with another one.
         FileExistsError: the folder holds a buffer.
+        BlockingIOError: another process uses the folder.
 
     Example:
         >>> buffer = ReplayBuffer(100_000, Transitions(), seed=1)
-        >>> buffer.add(fragment)                      # TensorDict [T + 1, B], the last row being the tail
+        >>> buffer.add(fragment)                      # TensorDict [T + 1, B]; the last row is the bootstrap row
         >>> batches = buffer.sample(256, n_batches=8)  # TensorDict [8, 256]
     """
 
@@ -88,9 +92,9 @@ class ReplayBuffer:
         memmap: Path | str | None = None,
     ) -> None:
         self._set_up(sampler, seed, prioritized, online_fraction, non_finite)
-        if capacity < 1:  # before there are files
-            raise ValueError(f"a buffer of {capacity} rows can't hold anything; give at least 1")
-        self.storage = Storage(capacity, Mapped(Path(memmap)) if memmap else Heap(), self._annexes())
+        if capacity < 1:  # before files are created
+            raise ValueError(f"capacity={capacity}: must be at least 1")
+        self.storage = Storage(capacity, MemoryMapped(Path(memmap)) if memmap else InMemory(), self._extensions())
         self._saver = Saver(self.storage)
 
     def _set_up(
@@ -101,14 +105,22 @@ class ReplayBuffer:
         online_fraction: float,
         non_finite: NonFinite,
     ) -> None:
+        """Validate and store everything apart from the storage.
+
+        Raises:
+            ValueError: an argument is invalid, or conflicts with another one.
+        """
         self._sampler: Sampler = sampler or Transitions()
         if not 0 <= online_fraction <= 1:
             raise ValueError(f"online_fraction={online_fraction}: must be from 0 to 1")
         if not self._sampler.anchored and (prioritized or online_fraction):
-            raise ValueError(f"{self._sampler} chooses by itself: neither prioritized nor online_fraction go with it")
+            raise ValueError(
+                f"{self._sampler} draws its own samples; use neither prioritized nor online_fraction with it"
+            )
         if prioritized and online_fraction:
             raise ValueError(
-                "online_fraction: samples chosen by age have no importance to correct for prioritized ones"
+                f"online_fraction={online_fraction} can't be combined with prioritized, since the newest samples "
+                "have no importance weights; use one of the two"
             )
         self.rng = np.random.Generator(np.random.PCG64(seed))
         self.priorities = Priorities(prioritized, self._sampler.decides) if prioritized else None
@@ -117,7 +129,8 @@ class ReplayBuffer:
         self.counts = Counts()
         self._newest = Newest()
 
-    def _annexes(self) -> tuple[Extension, ...]:
+    def _extensions(self) -> tuple[Extension, ...]:
+        """Return the extensions of the sampler and the priorities."""
         return (*self._sampler.extensions(), *((self.priorities,) if self.priorities else ()))
 
     @classmethod
@@ -132,88 +145,95 @@ class ReplayBuffer:
         online_fraction: float = 0.0,
         non_finite: NonFinite = "refuse",
     ) -> ReplayBuffer:
-        """Go on with a memory-mapped buffer whose process has ended, however it did: with all that had been added.
+        """Attach a memory-mapped buffer whose process ended or was killed. All complete fragments are recovered.
 
-        A fragment that was being added is not there, and may be sent again. Give another seed than before, or samples
-        repeat: the generator goes on only with `save` and `load`.
+        A fragment whose `add` was interrupted is lost and may be sent again. Use a new seed, or samples repeat: only
+        `save` and `load` restore the generator.
 
         Raises:
             FileNotFoundError: the folder holds no buffer.
-            BlockingIOError: its process is still there.
-            ValueError: the buffer there is damaged, has another capacity, or was made for another way of sampling.
+            BlockingIOError: another process uses the folder.
+            ValueError: the buffer is damaged, or was created with another capacity or other sampling.
         """
         buffer = cls.__new__(cls)
         buffer._set_up(sampler, seed, prioritized, online_fraction, non_finite)
-        memory = Mapped(Path(memmap), attach=True)
+        memory = MemoryMapped(Path(memmap), attach=True)
         try:
-            buffer.storage = Storage(capacity, memory, buffer._annexes())
+            buffer.storage = Storage(capacity, memory, buffer._extensions())
             buffer.storage.reattach()
         except BaseException:
             memory.close()
             raise
-        buffer._newest = Newest(buffer.storage.total)  # nobody knows which rows were drawn before
+        buffer._newest = Newest(buffer.storage.total)  # the rows drawn before are unknown
         buffer._saver = Saver(buffer.storage)
         return buffer
 
     def __len__(self) -> int:
+        """Return the number of stored rows."""
         return self.storage.size
 
     @property
     def sampler(self) -> Sampler:
-        """What a sample is."""
+        """Return the sampler."""
         return self._sampler
 
     @sampler.setter
     def sampler(self, sampler: Sampler) -> None:
+        """Set the sampler.
+
+        Raises:
+            ValueError: the sampler needs extensions, or does not match the priorities or `online_fraction`.
+        """
         if extensions := sampler.extensions():
             raise ValueError(
-                f"{type(extensions[0]).__name__} must be kept from the beginning: make a buffer with {sampler}"
+                f"{sampler} needs {type(extensions[0]).__name__}, which this buffer doesn't maintain; "
+                "create a buffer with this sampler"
             )
         if self.online_fraction and not sampler.anchored:
-            raise ValueError(f"{sampler} chooses by itself: online_fraction doesn't go with it")
+            raise ValueError(f"{sampler} draws its own samples; create a buffer with online_fraction=0 for it")
         if self.priorities and (not sampler.anchored or sampler.decides != self.priorities.decides):
-            raise ValueError(f"the priorities are those of {self._sampler}: make a buffer with {sampler}")
+            raise ValueError(f"the priorities belong to {self._sampler}; create a buffer with {sampler}")
         self._sampler = sampler
 
     @property
     def available(self) -> int:
-        """How many different samples could be drawn now."""
+        """Return the number of distinct samples."""
         return self._sampler.available(self.storage) if self.storage.rows else 0
 
     @property
     def added(self) -> int:
-        """Rows that were ever added."""
+        """Return the number of rows ever added."""
         return self.storage.added
 
     @property
     def total_priority(self) -> float:
-        """What this buffer's part among several should be in proportion to."""
+        """Return the weight of this buffer among several: the sum of priorities, or `available` if uniform."""
         return self.priorities.total_priority if self.priorities else float(self.available)
 
     @property
     def sample_bytes(self) -> int:
-        """About how large a sample is; 0 before there is any row."""
+        """Return the approximate size of a sample in bytes, 0 if the buffer never held a row."""
         return self._sampler.rows_per_sample(self.storage) * self.storage.row_bytes if self.storage.rows else 0
 
     # ------------------------------------------------------------------------------------------ adding
 
     def add(self, fragment: TensorDict, stream: StreamKey = (0, 0), sequence: int | None = None) -> bool:
-        """Copy a fragment in, behind what its stream brought before.
+        """Append a copy of a fragment to its streams.
 
         Args:
-            fragment: `[T + 1, B]` with `obs`, `action`, `reward`, `terminated`, `truncated`, `is_first` and whatever
-                else the algorithm stores. Its last row is the tail, on which nothing was decided yet and which the
-                next fragment's first row replaces.
+            fragment: `[T + 1, B]` with `obs`, `action`, `reward`, `terminated`, `truncated`, `is_first` and the extra
+                keys of the algorithm. Its last row is the bootstrap row, which has no action yet. The first row of the
+                next fragment replaces it.
             stream: (player, incarnation). A new incarnation begins new streams.
-            sequence: number of the fragment in its stream. A number that was already added is ignored, so that a
-                fragment may be sent twice; after a gap new streams begin; None takes the next one.
+            sequence: sequence number of the fragment in its stream; None uses the next one. A number that was already
+                added is ignored, so a fragment may be sent twice. A skipped number begins new streams.
 
         Returns:
-            Whether it was added.
+            True if the fragment was added.
 
         Raises:
-            RefusedFragmentError: keys, shapes or dtypes differ from the first fragment's, the fragment exceeds the
-                capacity, or something in it isn't finite. Nothing is stored then.
+            RefusedFragmentError: keys, shapes or dtypes differ from those of the first fragment, the fragment exceeds
+                the capacity, or a value is not finite. Nothing is stored.
             NoRoomError: there is no room for the buffer.
         """
         from sheeprl.buffer.tensordicts import flatten
@@ -221,8 +241,8 @@ class ReplayBuffer:
         return self.add_rows(flatten(fragment), stream, sequence)
 
     def add_rows(self, fragment: Rows, stream: StreamKey = (0, 0), sequence: int | None = None) -> bool:
-        """`add` of flat arrays."""
-        expected = self.storage.streams.expects(stream)
+        """Append a copy of a fragment of flat arrays, as `add` does."""
+        expected = self.storage.streams.expected_sequence(stream)
         if expected is None or (sequence is not None and sequence < expected):
             self.counts.repeated += 1
             return False
@@ -230,7 +250,7 @@ class ReplayBuffer:
         is_gap = sequence > expected
         try:
             self._check_finite(fragment)
-            self.storage.add(stream, fragment, sequence, anew=is_gap)
+            self.storage.add(stream, fragment, sequence, new_streams=is_gap)
         except RefusedFragmentError:
             self.counts.refused += 1
             raise
@@ -238,47 +258,54 @@ class ReplayBuffer:
         return True
 
     def _check_finite(self, fragment: Rows) -> None:
+        """Refuse or count a fragment with rewards or observations that are not finite.
+
+        Raises:
+            RefusedFragmentError: a value is not finite, and `non_finite` is "refuse".
+        """
         for name, values in fragment.items():
-            if name.partition("/")[0] not in ("obs", "reward") or (found := find_non_finite(values)) is None:
+            if name.partition("/")[0] not in ("obs", "reward") or (found := _find_non_finite(values)) is None:
                 continue
             if self.non_finite == "keep":
                 self.counts.non_finite += 1
                 return
-            where, value = found
-            place = f"in row {where[0]} of environment {where[1]}" if len(where) > 1 else "somewhere"
-            raise RefusedFragmentError(f"{name} is {value} {place}")
+            index, value = found
+            place = f" in row {index[0]} of environment {index[1]}" if len(index) > 1 else ""
+            raise RefusedFragmentError(f"{name} is {value}{place}")
 
     # ---------------------------------------------------------------------------------------- sampling
 
     def sample(self, batch_size: int, n_batches: int = 1, progress: float = 0.0) -> TensorDict:
-        """Draw `n_batches` batches as one block, of the shape that the sampler says.
+        """Draw batches as one block, whose shape depends on the sampler.
 
         Args:
-            batch_size: samples of a batch.
-            n_batches: batches.
-            progress: part of training that is over, from 0 to 1; beta of prioritized sampling follows it.
+            batch_size: samples per batch.
+            n_batches: number of batches.
+            progress: fraction of the training done, from 0 to 1, for the schedule of beta.
 
         Raises:
-            NotEnoughDataError: there aren't `batch_size` different samples yet.
+            NotEnoughDataError: there are fewer than `batch_size` distinct samples.
         """
         from sheeprl.buffer.tensordicts import unflatten
 
         available = self.available
         if 0 < available < batch_size and not self._sampler.takes_all:
-            raise NotEnoughDataError(f"a batch of {batch_size} was asked for; there are only {available} samples yet")
+            raise NotEnoughDataError(
+                f"batch_size={batch_size} but the buffer holds only {available} samples; add more or reduce batch_size"
+            )
         rows = self.draw(batch_size, n_batches, progress)
         normalize_importance(rows)
-        if "importance" in rows and rows["index"].ndim > 2:  # a sequence's is said of each of its rows
+        if "importance" in rows and rows["index"].ndim > 2:  # one importance per sequence: repeat it for each row
             rows["importance"] = np.repeat(rows["importance"][:, None], rows["index"].shape[1], axis=1)
         return unflatten(rows, batch_dims=rows["reward"].ndim)
 
     def draw(self, batch_size: int, n_batches: int = 1, progress: float = 0.0) -> Rows:
-        """`sample` as flat arrays in one block, however little there is to draw them from.
+        """Draw batches as flat arrays in one block, even from fewer than `batch_size` samples.
 
-        `importance` is not divided by its maximum yet.
+        Apart from that it equals `sample`, but `importance` is not normalized.
 
         Raises:
-            NotEnoughDataError: there is nothing to draw from.
+            NotEnoughDataError: there are no samples.
         """
         storage, sampler = self.storage, self._sampler
         if not self.available:
@@ -292,17 +319,17 @@ class ReplayBuffer:
         return rows
 
     def _anchors(self, n_batches: int, batch_size: int) -> Slots:
-        """`[n_batches, batch_size]` anchors. Illegal draws are thrown away and drawn anew."""
+        """Draw `[n_batches, batch_size]` anchors. Invalid ones are drawn again."""
         if self.priorities:
             drawn = self.priorities.draw(self.rng, n_batches, batch_size)
         else:
             drawn = self.rng.integers(len(self), size=(n_batches, batch_size))
         flat = drawn.reshape(-1)
         for _ in range(16):
-            bad = np.flatnonzero(~self._sampler.valid(self.storage, flat))
-            if not len(bad):
+            invalid = np.flatnonzero(~self._sampler.valid(self.storage, flat))
+            if not len(invalid):
                 break
-            flat[bad] = self._redraw(len(bad))
+            flat[invalid] = self._redraw(len(invalid))
         else:
             self._choose_among_all(flat)
         if self.online_fraction:
@@ -310,64 +337,65 @@ class ReplayBuffer:
         return drawn
 
     def _redraw(self, count: int) -> Slots:
+        """Draw `count` independent slots."""
         if self.priorities:
             return self.priorities.redraw(self.rng, count)
         return self.rng.integers(len(self), size=count)
 
     def _choose_among_all(self, flat: Slots) -> None:
-        """Replace illegal draws where hardly any slot is legal: list those that are."""
-        bad = np.flatnonzero(~self._sampler.valid(self.storage, flat))
+        """Replace invalid draws by draws from the list of all valid slots, for buffers with few valid slots."""
+        invalid = np.flatnonzero(~self._sampler.valid(self.storage, flat))
         choices = np.flatnonzero(self._sampler.valid(self.storage, np.arange(len(self))))
         weights = self.priorities.tree.leaves[choices] if self.priorities else np.ones(len(choices))
-        heights = self.rng.random(len(bad)) * weights.sum()
+        heights = self.rng.random(len(invalid)) * weights.sum()
         chosen = weights.cumsum().searchsorted(heights, side="right")
-        flat[bad] = choices[np.minimum(chosen, len(choices) - 1)]
+        flat[invalid] = choices[np.minimum(chosen, len(choices) - 1)]
 
     def _put_newest(self, drawn: Slots) -> None:
-        """Replace the first part of every batch by the newest samples that weren't drawn this way yet."""
+        """Replace the first part of every batch by the newest samples that `_newest` has not returned yet."""
         part = drawn[:, : round(self.online_fraction * drawn.shape[1])]
         slots = self._newest.take(self.storage, self._sampler, part.size)
-        # Spread over the batches: the newest one to the first, the next to the second and so on.
+        # Distribute them over the batches: the newest to the first, the next to the second, and so on.
         column, batch = np.divmod(np.arange(len(slots)), len(drawn))
         part[batch, column] = slots
 
     # ----------------------------------------------------------------------------------------- writing
 
     def write_back(self, index: Slots, values: TensorDict) -> int:
-        """Overwrite keys of sampled rows by their `index`; rows that have been overwritten since are left out.
+        """Overwrite keys of sampled rows, identified by their `index`. Skip evicted rows.
 
         Returns:
-            How many rows were still there.
+            Number of stored rows.
 
         Raises:
-            KeyError: a key that isn't stored.
+            KeyError: the rows have no such key.
         """
         from sheeprl.buffer.tensordicts import flatten
 
         return self.write_back_rows(np.asarray(index), flatten(values))
 
     def write_back_rows(self, index: Slots, values: Rows) -> int:
-        """`write_back` of flat arrays."""
-        kept = self.storage.write_back(index, values)
-        self.counts.late_writes += int(np.count_nonzero(index >= 0)) - kept
-        return kept
+        """Overwrite keys of sampled rows with flat arrays, as `write_back` does."""
+        stored = self.storage.write_back(index, values)
+        self.counts.late_writes += int(np.count_nonzero(index >= 0)) - stored
+        return stored
 
     def update_priorities(self, index: Slots, priorities: Any) -> int:
-        """Give sampled rows new priorities by their `index`, before they are raised to alpha.
+        """Set the priorities of sampled rows. Skip evicted rows.
 
         Args:
-            index: of transitions, as sampled; of sequences, that of the last row.
-            priorities: as many, not negative. Rows that have been overwritten since are left out and counted.
+            index: `index` of the sampled transitions, or of the last rows of sequences.
+            priorities: one non-negative priority per index, before the power of alpha.
 
         Returns:
-            How many rows were still there.
+            Number of stored rows.
 
         Raises:
-            ValueError: the buffer isn't prioritized, or a priority is negative or not finite, or there are more or
-                fewer than rows.
+            ValueError: the buffer is not prioritized, a priority is negative or not finite, or `index` has another
+                length than `priorities`.
         """
         if not self.priorities:
-            raise ValueError("this buffer draws uniformly; make it with prioritized=Prioritized()")
+            raise ValueError("this buffer draws uniformly; create it with prioritized=Prioritized()")
         index = np.asarray(index)
         late = self.priorities.update(self.storage, index, np.asarray(priorities))
         self.counts.late_priorities += late
@@ -376,45 +404,45 @@ class ReplayBuffer:
     # ------------------------------------------------------------------------------------- persistence
 
     def close(self) -> None:
-        """Let another process have the files of a memory-mapped buffer; this one must not be used any more."""
+        """Release the files of a memory-mapped buffer for another process. Do not use this buffer afterwards."""
         self.storage.memory.close()
 
     def save(self, folder: Path | str) -> int:
-        """Write everything into a folder, which is made. What hasn't changed since the last save is only linked to it.
+        """Save the buffer to a new folder. Chunks unchanged since the last save are hard links.
 
         Returns:
             Bytes written.
 
         Raises:
             NoRoomError: the disk is full.
-            FileExistsError: the folder is there already.
+            FileExistsError: the folder exists already.
         """
         return self._saver.save(Path(folder), self._state())
 
     def load(self, folder: Path | str) -> None:
-        """Take over what `save` wrote.
+        """Load a buffer from a folder of `save`.
 
         Raises:
-            DamagedSaveError: a file isn't as it was written.
-            ValueError: it was saved with another capacity, or of other rows than this buffer holds.
+            DamagedSaveError: a file is missing or altered.
+            ValueError: the saved buffer has another capacity or other rows than this one.
         """
         self._restore(self._saver.load(Path(folder)))
 
     def adopt(self, counts: Counts) -> None:
-        """Take the rows that were put into the storage for such that it has had, and `counts` for what was counted."""
+        """Mark all rows of the storage as drawn by `online_fraction`, and set the counts."""
         self.counts = counts
         self._newest = Newest(self.storage.total)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything as plain values and arrays of its own, as `load_state_dict` takes it."""
+        """Return a copy of the state as plain values and arrays, for `load_state_dict`."""
         arrays = {name: values.copy() for name, values in self.storage.arrays().items()}
-        return copy.deepcopy({"book": self.storage.book(), "state": self._state()}) | {"arrays": arrays}
+        return copy.deepcopy({"book": self.storage.metadata(), "state": self._state()}) | {"arrays": arrays}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave.
+        """Load a state from `state_dict`.
 
         Raises:
-            ValueError: it is of another capacity, or of other rows than this buffer holds.
+            ValueError: the state has another capacity or other rows than this buffer.
         """
         arrays: Rows = state["arrays"]
         kinds = {name: (values.shape, values.dtype) for name, values in arrays.items()}
@@ -424,6 +452,7 @@ class ReplayBuffer:
         self._restore(state["state"])
 
     def _state(self) -> dict[str, Any]:
+        """Return the state apart from the storage, as values that JSON can represent."""
         return {
             "rng": self.rng.bit_generator.state,
             "counts": asdict(self.counts),
@@ -432,8 +461,23 @@ class ReplayBuffer:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        """Restore a state from `_state`."""
         self.rng.bit_generator.state = state["rng"]
         self.counts = Counts(**state["counts"])
         self._newest = Newest.from_state_dict(state["newest"])
         if self.priorities and state["highest_priority"] is not None:
             self.priorities.highest = state["highest_priority"]
+
+
+def _find_non_finite(values: npt.NDArray[Any]) -> tuple[tuple[int, ...], float] | None:
+    """Return index and value of the first number that is infinite or NaN, None if there is none."""
+    if values.dtype.names:  # a dtype that NumPy does not have, such as bfloat16
+        from sheeprl.buffer.tensordicts import to_tensor
+
+        tensor = to_tensor(values)
+        indices = np.argwhere(~tensor.isfinite().numpy())
+        return (tuple(indices[0].tolist()), tensor[tuple(indices[0])].item()) if len(indices) else None
+    if values.dtype.kind not in "fc":
+        return None
+    indices = np.argwhere(~np.isfinite(values))
+    return (tuple(indices[0].tolist()), values[tuple(indices[0])].item()) if len(indices) else None

@@ -1,8 +1,9 @@
-"""Takes over a replay that was saved in another number of shards, or in shards of another size.
+"""Load a replay that was saved with another number of shards, or with shards of another capacity.
 
-Each shard has the streams of the players that are its number modulo the number of shards. So a shard of another layout
-picks its players' rows out of all that were saved and adds them again: in the order of their age, in streams that go on
-where they were. Of a stream whose oldest rows had begun to be overwritten, up to a row of each environment is left out.
+A shard stores the streams of all players whose number modulo the number of shards equals the shard's number. To load
+another layout, a shard selects the rows of its players from all saved shards. It adds them again in the order of their
+age, to streams that the players continue. If the oldest rows of a stream were being overwritten, up to one row per
+environment is dropped.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from sheeprl.buffer.saving import DamagedSaveError, read_manifest
 from sheeprl.buffer.storage import Rows
 from sheeprl.buffer.streams import Slots, StreamGroup, StreamKey
 
-PIECE_ROWS = 64  # of each environment: so long that there are few, so short that their order is that of the rows' age
+PIECE_ROWS = (
+    64  # per environment: many, so that there are few pieces; few, so that their order is that of the rows' age
+)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a replay is cut up.
+    """Layout of a sharded replay.
 
     Args:
-        shards: how many there are.
-        capacity: rows of each.
+        shards: number of shards.
+        capacity: capacity of each shard in rows.
     """
 
     shards: int
@@ -38,74 +41,78 @@ class Layout:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows of a player's streams, as they are added.
+    """Consecutive rows of a player's streams, to be added to a new shard.
 
     Args:
-        age: rows that had come to its shard since its last one.
+        age: rows added to the saved shard since the last row of the piece.
         key: (player, incarnation).
-        begins: whether nothing of these streams was before.
-        sequence: of the newest fragment of these streams.
-        rows: `[T + 1, B, *]` arrays; the last row is the tail.
-        priority: `[T, B]` leaves of the sum tree, if the buffer has one.
+        new_streams: True for the first piece of its streams.
+        sequence: sequence number of the newest fragment of the streams.
+        rows: `[T + 1, B, *]` arrays; the last row is the bootstrap row.
+        priority: `[T, B]` leaves of the sum tree; None if the buffer is not prioritized.
     """
 
     age: int
     key: StreamKey
-    begins: bool
+    new_streams: bool
     sequence: int
     rows: Rows
     priority: npt.NDArray[np.float64] | None
 
 
 def layout_of(folder: Path) -> Layout:
-    """How the replay in a checkpoint's folder is cut up.
+    """Return the layout of the replay in a checkpoint's folder.
 
     Raises:
-        DamagedSaveError: it can't be read.
+        DamagedSaveError: the folder contains no shard, or a manifest is damaged.
     """
     shards = len(list(folder.glob("shard_*")))
     if not shards:
-        raise DamagedSaveError(f"{folder}: holds no shard")
+        raise DamagedSaveError(f"{folder}: contains no shard")
     return Layout(shards, int(read_manifest(folder / "shard_0")["book"]["capacity"]))
 
 
 def load(buffer: ReplayBuffer, folder: Path, shard: int, shards: int) -> None:
-    """Fill a buffer with what falls to it, in the place of what it holds.
+    """Replace the rows of a buffer by those of its players in a saved replay.
 
     Args:
-        buffer: of the shard.
-        folder: of the checkpoint's replay, with all shards of the old layout.
-        shard: the new number.
-        shards: how many there are now.
+        buffer: buffer of the new shard.
+        folder: folder of the checkpoint's replay, with all saved shards.
+        shard: number of the new shard.
+        shards: new number of shards.
 
     Raises:
-        DamagedSaveError: a file isn't as it was written.
-        RefusedFragmentError: the buffer is smaller than a row of each of a player's environments.
+        DamagedSaveError: a file is missing or altered.
+        RefusedFragmentError: the capacity is less than the number of a player's environments.
     """
     before = layout_of(folder)
-    workers: list[Piece] = []
+    pieces: list[Piece] = []
     newest: dict[int, int] = {}
-    gone, counts = 0, Counter[str]()
+    evicted, counts = 0, Counter[str]()
     for number in range(before.shards):
         saved = _read(buffer, folder / f"shard_{number}", before.capacity)
         groups = list(_groups_of(saved))
         for group, slots in groups:
             if group.key[0] % shards == shard:
-                workers += _cut(saved, group, slots, buffer.storage.capacity)
-        newest |= {player: life for player, life in saved.storage.streams.newest.items() if player % shards == shard}
-        if number % shards == shard:  # so that each is counted once
-            gone += saved.added - sum(slots.size for _, slots in groups)
+                pieces += _cut(saved, group, slots, buffer.storage.capacity)
+        newest |= {
+            player: incarnation
+            for player, incarnation in saved.storage.streams.newest.items()
+            if player % shards == shard
+        }
+        if number % shards == shard:  # so that each saved shard is counted once
+            evicted += saved.added - sum(slots.size for _, slots in groups)
             counts.update(asdict(saved.counts))
     buffer.storage.clear()
-    for piece in sorted(workers, key=lambda piece: -piece.age):
+    for piece in sorted(pieces, key=lambda piece: -piece.age):
         _add(buffer, piece)
     buffer.storage.streams.newest |= newest
-    buffer.storage.count_gone(gone)
+    buffer.storage.count_evicted(evicted)
     buffer.adopt(Counts(**counts))
 
 
 def _read(like: ReplayBuffer, folder: Path, capacity: int) -> ReplayBuffer:
-    """A saved shard, in memory."""
+    """Return a saved shard in memory, with the sampler and the priorities of `like`."""
     prioritized = like.priorities.prioritized if like.priorities else None
     saved = ReplayBuffer(capacity, like.sampler, prioritized=prioritized)
     saved.load(folder)
@@ -113,7 +120,7 @@ def _read(like: ReplayBuffer, folder: Path, capacity: int) -> ReplayBuffer:
 
 
 def _groups_of(saved: ReplayBuffer) -> Iterator[tuple[StreamGroup, Slots]]:
-    """Every player's streams that have rows, and their slots [T, B], oldest first."""
+    """Yield every group of streams with stored rows, and its slots `[T, B]`, oldest first."""
     storage = saved.storage
     if not storage.rows:
         return
@@ -126,21 +133,22 @@ def _groups_of(saved: ReplayBuffer) -> Iterator[tuple[StreamGroup, Slots]]:
 
 
 def _cut(saved: ReplayBuffer, group: StreamGroup, slots: Slots, capacity: int) -> Iterator[Piece]:
-    """A player's rows at `slots` [T, B] in pieces that a buffer of `capacity` rows takes."""
+    """Yield the rows at the slots `[T, B]` in pieces that fit into a buffer of `capacity` rows."""
     storage = saved.storage
-    most = max(1, min(PIECE_ROWS, capacity // slots.shape[1]))
-    for begin in range(0, len(slots), most):
-        own = slots[begin : begin + most]
-        with_tail = np.concatenate([own, storage.follow(own[-1])[None]])
-        rows = {name: storage.get(name, with_tail) for name in storage.rows}
-        priority = saved.priorities.tree.leaves[own] if saved.priorities else None
-        age = storage.total - int(storage.numbers(own[-1]).max())
+    length = max(1, min(PIECE_ROWS, capacity // slots.shape[1]))
+    for begin in range(0, len(slots), length):
+        part = slots[begin : begin + length]
+        with_next = np.concatenate([part, storage.follow(part[-1])[None]])
+        rows = {name: storage.get(name, with_next) for name in storage.rows}
+        priority = saved.priorities.tree.leaves[part] if saved.priorities else None
+        age = storage.total - int(storage.numbers(part[-1]).max())
         yield Piece(age, group.key, begin == 0, group.next_sequence - 1, rows, priority)
 
 
 def _add(buffer: ReplayBuffer, piece: Piece) -> None:
+    """Add a piece to the buffer, with its priorities."""
     storage = buffer.storage
     begin = storage.total
-    storage.add(piece.key, piece.rows, piece.sequence, anew=piece.begins)
+    storage.add(piece.key, piece.rows, piece.sequence, new_streams=piece.new_streams)
     if buffer.priorities and piece.priority is not None:
-        buffer.priorities.put(storage, np.arange(begin, storage.total), piece.priority.ravel())
+        buffer.priorities.set_leaves(storage, np.arange(begin, storage.total), piece.priority.ravel())

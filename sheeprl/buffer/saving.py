@@ -1,8 +1,7 @@
-"""Writes a storage into a folder and reads it back: in chunks with checksums, and only what has changed.
+"""Save a storage to a folder and load it: in chunks with checksums, and only what changed since the last save.
 
-A chunk that is as it was when the storage was saved last is not written again: its file in the new folder is a hard
-link to the one in the old. Every folder is whole by itself, so that any of them can be removed, moved or copied.
-`buffer.json`, written last, says what there is.
+The file of an unchanged chunk is a hard link to its file in the last folder. Every folder is complete, so each can be
+removed, moved or copied without the others. `buffer.json`, written last, describes all files.
 """
 
 from __future__ import annotations
@@ -24,40 +23,42 @@ from sheeprl.buffer.memmap import Array, NoRoomError, dtype_of
 from sheeprl.buffer.storage import Storage
 
 Chunk = dict[str, Any]
-"""Of a chunk of an array: the name of its file, how many bytes it has, and their checksum."""
+"""File name, size in bytes and checksum of a chunk of an array."""
 
 MANIFEST = "buffer.json"
 FORMAT = 1
 
 
 class DamagedSaveError(ValueError):
-    """A file of a saved buffer is torn, altered or missing."""
+    """Raised when a file of a saved buffer is truncated, altered or missing."""
 
 
 class Saver:
-    """Saves and loads one storage, time after time.
+    """Saves and loads one storage repeatedly.
 
     Args:
-        storage: what is saved or loaded.
+        storage: the storage.
     """
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self._last: tuple[_OpenFolder, dict[tuple[str, int], Chunk]] | None = None  # by array and number
+        self._last: tuple[_OpenFolder, dict[tuple[str, int], Chunk]] | None = (
+            None  # folder, and chunks by array and number
+        )
 
     def save(self, folder: Path, state: dict[str, Any]) -> int:
-        """Write everything into a folder, which is made.
+        """Save the storage to a new folder.
 
         Args:
-            folder: must not be there yet.
-            state: plain values to keep with the rows.
+            folder: folder to create.
+            state: additional values that JSON can represent.
 
         Returns:
-            Bytes written; chunks that were linked don't count.
+            Bytes written, without linked chunks.
 
         Raises:
-            NoRoomError: the disk is full. The folder is gone then.
-            FileExistsError: the folder is there already.
+            NoRoomError: the disk is full. The folder is removed.
+            FileExistsError: the folder exists already.
         """
         folder.mkdir(parents=True)
         try:
@@ -65,10 +66,13 @@ class Saver:
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoRoomError(errno.ENOSPC, f"the buffer can't be saved in {folder}: the disk is full") from error
+                raise NoRoomError(
+                    errno.ENOSPC, f"the disk is full: saving the buffer to {folder} failed; free disk space"
+                ) from error
             raise
 
     def _save(self, folder: Path, state: dict[str, Any]) -> int:
+        """Write or link all chunks, then write the manifest. Return the bytes written."""
         arrays, chunks, written = [], {}, 0
         for number, (name, values) in enumerate(self.storage.arrays().items()):
             described: dict[str, Any] = {
@@ -78,24 +82,24 @@ class Saver:
                 "chunks": [],
             }
             for file, chunk, part in self._chunks(number, name, values):
-                if (known := self._linked(folder / file, name, chunk, part)) is None:
-                    known = _write(folder / file, part)
+                if (entry := self._link_unchanged(folder / file, name, chunk, part)) is None:
+                    entry = _write(folder / file, part)
                     written += part.nbytes
-                chunks[name, chunk] = known
-                described["chunks"].append(known)
+                chunks[name, chunk] = entry
+                described["chunks"].append(entry)
             arrays.append(described)
-        body = {"format": FORMAT, "book": self.storage.book(), "state": state, "arrays": arrays}
+        body = {"format": FORMAT, "book": self.storage.metadata(), "state": state, "arrays": arrays}
         _write_manifest(folder, body)
         self._last = _OpenFolder(folder), chunks
         self._mark_saved()
         return written
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Fill the storage with what was saved; the state that was saved with it.
+        """Load a folder into the storage and return the additional state.
 
         Raises:
-            DamagedSaveError: a file isn't as it was written. The storage is of no use then.
-            ValueError: the storage is of another size or of other rows.
+            DamagedSaveError: a file is missing or altered. The storage is unusable afterwards.
+            ValueError: the storage has another capacity or other rows.
         """
         body = read_manifest(folder)
         arrays = {each["name"]: each for each in body["arrays"]}
@@ -117,36 +121,43 @@ class Saver:
         self.storage.changes.saved({name: values for name, values in arrays if not name.startswith("tail ")})
 
     def _chunks(self, number: int, name: str, values: Array) -> Iterator[tuple[str, int, Array]]:
+        """Yield file name, number and rows of each chunk of an array."""
         rows = len(values) if name.startswith("tail ") else chunk_rows(values)
         for chunk in range(-(-len(values) // max(1, rows))):
             yield f"{number:02d}_{chunk:05d}.bin", chunk, values[chunk * rows : (chunk + 1) * rows]
 
-    def _linked(self, path: Path, name: str, chunk: int, part: Array) -> Chunk | None:
-        """Have at `path` the file that was saved last, if it still says what the chunk does; what is known of it."""
+    def _link_unchanged(self, path: Path, name: str, chunk: int, part: Array) -> Chunk | None:
+        """Link `path` to the chunk's file of the last save. Return None if the chunk changed or can't be linked."""
         if self._last is None or name.startswith("tail ") or self.storage.changes.changed(name, chunk):
             return None
         last, chunks = self._last
-        known = chunks.get((name, chunk))
-        if known is None or known["bytes"] != part.nbytes:
+        entry = chunks.get((name, chunk))
+        if entry is None or entry["bytes"] != part.nbytes:
             return None
         try:
-            if os.stat(known["file"], dir_fd=last.descriptor).st_size != part.nbytes:
+            if os.stat(entry["file"], dir_fd=last.descriptor).st_size != part.nbytes:
                 return None
-            os.link(known["file"], path, src_dir_fd=last.descriptor)
-        except OSError:  # it was removed, or this file system knows no links
+            os.link(entry["file"], path, src_dir_fd=last.descriptor)
+        except OSError:  # the file was removed, or the file system has no hard links
             return None
-        return {**known, "file": path.name}
+        return {**entry, "file": path.name}
 
 
 class _OpenFolder:
-    """A folder that is found again wherever it is moved to, and never mistaken for another one of its name."""
+    """A folder by descriptor, which stays valid when it is moved or when another folder takes its name."""
 
     def __init__(self, folder: Path) -> None:
+        """Open the folder until this object is freed."""
         self.descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         weakref.finalize(self, os.close, self.descriptor)
 
 
 def _read_array(folder: Path, described: dict[str, Any], target: Array) -> None:
+    """Read all chunks of an array into `target`.
+
+    Raises:
+        DamagedSaveError: a chunk is damaged.
+    """
     begin = 0
     for chunk in described["chunks"]:
         rows = chunk["bytes"] // max(1, target[:1].nbytes)
@@ -155,6 +166,7 @@ def _read_array(folder: Path, described: dict[str, Any], target: Array) -> None:
 
 
 def _write(path: Path, part: Array) -> Chunk:
+    """Write a chunk to disk and return its description."""
     data = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
     with path.open("wb") as file:
         file.write(data)
@@ -164,15 +176,21 @@ def _write(path: Path, part: Array) -> Chunk:
 
 
 def _read(path: Path, chunk: Chunk, target: Array) -> None:
+    """Read a chunk into `target`.
+
+    Raises:
+        DamagedSaveError: its size or its checksum differs.
+    """
     data = np.fromfile(path, np.uint8)
     if len(data) != chunk["bytes"]:
-        raise DamagedSaveError(f"{path}: is damaged: {len(data)} bytes, {chunk['bytes']} were written")
+        raise DamagedSaveError(f"{path}: is damaged: {len(data)} bytes instead of {chunk['bytes']}")
     if zlib.crc32(data.data) != chunk["crc32"]:
         raise DamagedSaveError(f"{path}: is damaged: its checksum differs")
     target[:] = data.view(target.dtype).reshape(target.shape)
 
 
 def _write_manifest(folder: Path, body: dict[str, Any]) -> None:
+    """Write the manifest atomically."""
     text = json.dumps(body)
     partial = folder / f"{MANIFEST}.part"
     with partial.open("w") as file:
@@ -183,10 +201,10 @@ def _write_manifest(folder: Path, body: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a saved buffer says of itself.
+    """Return the manifest of a saved buffer.
 
     Raises:
-        DamagedSaveError: it can't be read.
+        DamagedSaveError: the manifest is missing, damaged or of another format.
     """
     path = folder / MANIFEST
     try:
@@ -199,5 +217,5 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedSaveError(f"{path}: is damaged: {error}") from error
     if body["format"] != FORMAT:
-        raise DamagedSaveError(f"{path}: is of format {body['format']}, this version reads {FORMAT}")
+        raise DamagedSaveError(f"{path}: has format {body['format']}, but this version reads format {FORMAT}")
     return body

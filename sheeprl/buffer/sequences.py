@@ -18,7 +18,7 @@ class Ages:
     It also counts the sequences that stay inside an episode: to list them would take time for every row stored.
 
     Args:
-        sequences: what a sequence is.
+        sequences: the sampler.
     """
 
     def __init__(self, sequences: Sequences) -> None:
@@ -26,24 +26,24 @@ class Ages:
         self.count = 0
 
     def arrays(self, capacity: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """One number for every row."""
+        """Return the array of ages."""
         return {"age": ((capacity,), np.dtype(np.int32))}
 
     def attach(self, arrays: Rows) -> None:
-        """Take the array."""
+        """Use the allocated array."""
         self.age = arrays["age"]
 
     def evicting(self, storage: Storage, slots: Slots) -> None:
-        """No longer count the sequences whose oldest row goes."""
+        """Subtract the sequences whose oldest row is evicted from the count."""
         length, context = self.sequences.length, self.sequences.context
         begins = slots[storage.index["position"][slots] == 0] if context else slots
-        ends = [_ahead(storage, begins, length - 1)]  # a stream's first row stands for the one before it
+        ends = [_ahead(storage, begins, length - 1)]  # a stream's first row serves as its own context
         if context:
             ends.append(_ahead(storage, slots, length))
         self.count -= sum(int(np.count_nonzero(self.sequences.valid(storage, each))) for each in ends)
 
     def added(self, storage: Storage, slots: Slots, streams: Slots) -> None:
-        """Count on from the rows before."""
+        """Continue from the ages of the previous rows."""
         before = storage.index["previous"][slots[0]]
         age = np.where(before >= 0, self.age[before] + 1, 0)
         for row, is_first in zip(slots, storage.rows["is_first"][slots], strict=True):
@@ -53,7 +53,7 @@ class Ages:
         self.count += int(np.count_nonzero(self.sequences.valid(storage, slots.ravel())))
 
     def rebuild(self, storage: Storage) -> None:
-        """Recount from the oldest stored row of each stream."""
+        """Recompute ages and count from the oldest stored row of each stream."""
         self.count = 0
         if not storage.rows:
             return
@@ -65,7 +65,7 @@ class Ages:
 
 
 def _ahead(storage: Storage, slots: Slots, rows: int) -> Slots:
-    """The slots so many rows after `slots` in their streams, as far as these reach."""
+    """Return the slots `rows` rows after `slots` in their streams, without those past a stream's newest row."""
     for _ in range(rows):
         slots = storage.follow(slots)
         slots = slots[slots < storage.capacity]
@@ -74,16 +74,19 @@ def _ahead(storage: Storage, slots: Slots, rows: int) -> Slots:
 
 @dataclass(frozen=True)
 class Sequences(Anchored):
-    """Contiguous rows of one stream, `[n_batches, length, batch_size, *]`.
+    """Sample contiguous rows of one stream, `[n_batches, length, batch_size, *]`.
+
+    Samples have all keys of the rows, and `index`, their arrival numbers. The anchor is the last row.
 
     Args:
         length: rows of a sequence.
-        context: put one more row in front, the one before the first (itself again where the first is a stream's
-            first row), for methods that need the previous action. The time axis is then `length + 1`.
-        crosses: whether a sequence may run over an episode's end, with `is_first` in the middle. If not, all rows but
-            a context row are of one episode, which needn't be over.
+        context: prepend the row before the sequence, for methods that need the previous action. At the beginning of a
+            stream, the first row is repeated. The time axis then has `length + 1` rows.
+        crosses: allow sequences across the ends of episodes, with `is_first` inside. If False, all rows apart from the
+            context row belong to one episode, which may be unfinished.
 
-    Every key is there, and `index`, the rows' arrival numbers. The anchor is the last row.
+    Raises:
+        ValueError: `length` is less than 1.
     """
 
     length: int
@@ -93,47 +96,48 @@ class Sequences(Anchored):
     decides = False
 
     def __post_init__(self) -> None:
+        """Validate the arguments."""
         if self.length < 1:
             raise ValueError(f"length={self.length}: must be at least 1")
 
     def extensions(self) -> tuple[Extension, ...]:
-        """Ages, if episodes matter."""
+        """Return the ages, if sequences must stay inside an episode."""
         return () if self.crosses else (Ages(self),)
 
     def available(self, storage: Storage) -> int:
-        """Legal last rows."""
+        """Return the number of valid anchors."""
         if not self.crosses:
             return next(extension.count for extension in storage.extensions if isinstance(extension, Ages))
         stored, length = storage.stored, storage.streams.length
-        # The first sequence of a stream that is stored from its first row needs no row before it.
-        lacking = self.length - 1 + (self.context * (stored < length) if len(stored) else 0)
-        return int((np.maximum(stored - lacking, 0) * storage.real_streams).sum())
+        # The first sequence of a stream needs no context row.
+        rows_before = self.length - 1 + (self.context * (stored < length) if len(stored) else 0)
+        return int((np.maximum(stored - rows_before, 0) * storage.real_streams).sum())
 
     def why_empty(self, storage: Storage) -> str:
-        """Rows in a row."""
+        """Return the reason why there are no samples."""
         where = "stream" if self.crosses else "episode"
-        return f"no {where} in the buffer has {self.length + self.context} rows in a row yet"
+        return f"no {where} in the buffer has {self.length + self.context} consecutive rows yet"
 
     def rows_per_sample(self, storage: Storage) -> int:
-        """All of the sequence."""
+        """Return the rows of a sequence."""
         return self.length + self.context
 
     def valid(self, storage: Storage, slots: Slots) -> Flags:
-        """Rows that have enough before them."""
+        """Return True for rows with enough rows before them."""
         before = storage.rows_before(slots) - (self.length - 1)
         enough: Flags = before >= 0
         if self.context:
             enough &= (before > 0) | (storage.index["position"].take(slots) == self.length - 1)
         if not self.crosses:
-            enough &= storage.annexed["age"].take(slots) >= self.length - 1
+            enough &= storage.extension_arrays["age"].take(slots) >= self.length - 1
         return enough
 
     def apart(self, storage: Storage, slots: Slots) -> Flags:
-        """One in every `length` rows of a stream."""
+        """Return True for every `length`-th row of a stream."""
         return np.asarray(storage.index["position"].take(slots) % self.length == self.length - 1)
 
     def read(self, storage: Storage, anchors: Slots) -> Rows:
-        """The sequences, oldest row first."""
+        """Return the sequences, oldest row first."""
         previous = storage.index["previous"]
         chain = np.empty((anchors.shape[0], self.length + self.context, anchors.shape[1]), np.int64)
         chain[:, -1] = anchors

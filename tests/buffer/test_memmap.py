@@ -1,4 +1,4 @@
-"""A buffer in files: what is left of it after a kill, and what happens where there is no room or somebody else."""
+"""Memory-mapped buffers: recovery after kills, attaching, and full disks."""
 
 import errno
 import os
@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sheeprl.buffer import ReplayBuffer, storage
-from sheeprl.buffer import memmap as memory
+from sheeprl.buffer import ReplayBuffer, memmap, storage
 from sheeprl.buffer.episodes import Episodes
 from sheeprl.buffer.memmap import NoRoomError
 from sheeprl.buffer.priorities import Prioritized
@@ -23,13 +22,14 @@ from sheeprl.buffer.samplers import Transitions
 from sheeprl.buffer.sequences import Sequences
 from sheeprl.buffer.tensordicts import flatten
 from tests.helpers import buffer_writer as writer
-from tests.helpers.buffer_faults import BEGUN, NOTHING, STAGES, Killed, add_and_die
+from tests.helpers.buffer_faults import BEGUN, COMPLETE, NOTHING, STAGES, Killed, add_and_die
 from tests.helpers.buffer_model import Model, check_equal, draw_all, encode, encode_transitions, one_of_each, rows_of
 
 ROOT = Path(__file__).parents[2]
 
 
 def names(buffer):
+    """Return the successor of each transition by name."""
     return {int(sample["obs"]): int(sample["next_obs"]) for sample in draw_all(buffer)} if buffer.available else {}
 
 
@@ -38,7 +38,7 @@ def names(buffer):
 
 @pytest.fixture(scope="module")
 def writers():
-    """A process that starts writers."""
+    """Start the process that forks writers."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.helpers.buffer_writer"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -48,21 +48,24 @@ def writers():
 
 
 def start_writer(writers, folder, capacity):
+    """Start a writer and return the words of its first line."""
     writers.stdin.write(f"{capacity} {folder}\n")
     writers.stdin.flush()
     return writers.stdout.readline().split()
 
 
 def lines_until_gone(writers):
+    """Return the remaining lines of a writer, and wait for its end."""
     return list(iter(writers.stdout.readline, "gone\n"))
 
 
 def names_of(player, sequence, env):
+    """Return the names of the rows of a writer's fragment in one environment."""
     return [1000 * env + 100_000 * player + writer.ROWS * sequence + row for row in range(writer.ROWS)]
 
 
-def test_what_was_acknowledged_is_there_after_kills(writers, tmp_path):
-    """Killed at random again and again, while each process goes on from what the one before has left."""
+def test_acknowledged_fragments_survive_kills(writers, tmp_path):
+    """Test repeated kills at random moments, each process attaching the buffer of the previous one."""
     capacity, rng, folder = 1500, random.Random(1), tmp_path / "memory"
     acknowledged = [0] * writer.PLAYERS
     for _ in range(15):
@@ -74,25 +77,26 @@ def test_what_was_acknowledged_is_there_after_kills(writers, tmp_path):
         for player, sequence in map(str.split, lines + lines_until_gone(writers)):
             assert int(sequence) == acknowledged[int(player)]
             acknowledged[int(player)] += 1
-        if not memory.has_buffer(folder):
+        if not memmap.has_buffer(folder):
             assert not any(acknowledged)
             continue
         buffer = ReplayBuffer.attach(folder, capacity, Sequences(3, crosses=False))
-        there = [buffer.storage.streams.expects((player, 0)) for player in range(writer.PLAYERS)]
-        ahead = [has - said for has, said in zip(there, acknowledged, strict=True)]
+        stored = [buffer.storage.streams.expected_sequence((player, 0)) for player in range(writer.PLAYERS)]
+        ahead = [has - printed for has, printed in zip(stored, acknowledged, strict=True)]
         assert sum(ahead) in (0, 1) and min(ahead) == 0
-        acknowledged = there
-        check_what_is_left(buffer, there)
+        acknowledged = stored
+        check_recovered(buffer, stored)
         buffer.close()
     assert sum(acknowledged) > 30
 
 
-def check_what_is_left(buffer, expected):
+def check_recovered(buffer, expected):
+    """Assert that the newest fragments are stored, and that all rows and sequences are consistent."""
     ring = buffer.storage
     rows = {name: values[: ring.size] for name, values in ring.rows.items()}
     real = ring.is_real(np.arange(ring.size))
     found = set(rows["obs"][real, 0].astype(int).tolist())
-    # The newest of each player, so many that none of them can have been overwritten.
+    # The newest three fragments of each player are too few to be evicted.
     for player in range(writer.PLAYERS):
         for sequence in range(max(0, expected[player] - 3), expected[player]):
             for env in range(player + 1):
@@ -106,11 +110,11 @@ def check_what_is_left(buffer, expected):
     assert not sample["is_first"][:, 1:].any()
 
 
-# ------------------------------------------------------------------------------ deaths at every step of an add
+# ------------------------------------------------------------------------------- kills at every stage of an add
 
 
 class Twin:
-    """A mapped buffer and its model."""
+    """A memory-mapped buffer and its model."""
 
     def __init__(self, folder, sampler=None, **settings):
         self.folder, self.sampler, self.settings = folder, sampler or Transitions(), settings
@@ -119,39 +123,43 @@ class Twin:
         self.sequences = [0, 0]
 
     def fragment(self, player, rows=2):
+        """Return the next fragment of a player."""
         ends = [None, 1, None, None, "terminated", None, None, 1]
         return self.model.fragment(player + 1, (ends * 3)[: 2 * (rows + 1) * (player + 1)])
 
     def add(self, player, rows=2):
+        """Add the next fragment of a player to buffer and model."""
         fragment = self.fragment(player, rows)
         assert self.buffer.add(encode(fragment), (player, 0), self.sequences[player])
         self.expect(player, fragment)
 
     def expect(self, player, fragment):
+        """Add a fragment to the model."""
         self.model.add(player, fragment)
         self.sequences[player] += 1
 
     def die(self, player, stage):
-        """An add that ends in the middle; then a new process."""
+        """Interrupt `add` at a stage and attach the buffer. Return True if `add` reached the stage."""
         fragment = self.fragment(player)
         rows, sequence = flatten(encode(fragment)), self.sequences[player]
         died = add_and_die(self.buffer, rows, (player, 0), sequence, stage)
-        found = STAGES[stage][0] if died else "whole"
-        if found == BEGUN:
-            self.model.leave_hole(2 * (player + 1))
-        elif found != NOTHING:
+        outcome = STAGES[stage][0] if died else COMPLETE
+        if outcome == BEGUN:
+            self.model.leave_gap(2 * (player + 1))
+        elif outcome != NOTHING:
             self.expect(player, fragment)
         self.buffer = ReplayBuffer.attach(self.folder, 13, self.sampler, **self.settings)
         self.check()
-        # The player doesn't know, and sends it again.
-        again = self.buffer.add_rows(rows, (player, 0), sequence)
-        assert again == (self.sequences[player] == sequence)
-        if again:
+        # The player does not know the outcome, and sends the fragment again.
+        added = self.buffer.add_rows(rows, (player, 0), sequence)
+        assert added == (self.sequences[player] == sequence)
+        if added:
             self.expect(player, fragment)
         self.check()
         return died
 
     def check(self):
+        """Assert that the transitions of the buffer are those of the model."""
         expected = self.model.transitions()
         assert self.buffer.available == len(expected)
         if expected:
@@ -165,21 +173,21 @@ class Twin:
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("filled", [1, 3, 12])
 @pytest.mark.parametrize("prioritized", [None, Prioritized()])
-def test_an_add_that_ends_in_the_middle(stage, filled, prioritized, tmp_path, monkeypatch):
+def test_kill_at_every_stage_of_an_add(stage, filled, prioritized, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "RECORDS", 4)
     twin = Twin(tmp_path / "memory", prioritized=prioritized)
     for number in range(filled):
         twin.add(number % 2)
     died = [twin.die(player, stage) for player in (0, 1, 1, 0, 0)]
-    if "book" not in stage:
+    if "metadata" not in stage:
         assert all(died)
     for number in range(6):
         twin.add(number % 2)
         twin.check()
 
 
-@pytest.mark.parametrize("stage", ["book", "half a book", "book replaced"])
-def test_a_death_while_the_book_is_replaced(stage, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", ["metadata", "half the metadata", "metadata replaced"])
+def test_kill_while_the_metadata_is_replaced(stage, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "RECORDS", 4)
     twin = Twin(tmp_path / "memory")
     for number in range(4):
@@ -187,23 +195,24 @@ def test_a_death_while_the_book_is_replaced(stage, tmp_path, monkeypatch):
     assert twin.die(0, stage)
 
 
-@pytest.mark.parametrize("stage", ["book", "half a book", "book replaced", "entry", "rows", "annexes"])
-def test_a_death_in_the_very_first_add(stage, tmp_path, monkeypatch):
-    """The journal is made by it."""
+@pytest.mark.parametrize("stage", ["metadata", "half the metadata", "metadata replaced", "entry", "rows", "extensions"])
+def test_kill_in_the_first_add(stage, tmp_path, monkeypatch):
+    """Test the add that creates the journal."""
     twin = Twin(tmp_path / "memory")
-    take = storage.Storage._take
+    set_arrays = storage.Storage._set_arrays
 
     def die_later(self, arrays):
-        take(self, arrays)
+        """Arm the stage once there is a journal."""
+        set_arrays(self, arrays)
         STAGES[stage][1](self)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(storage.Storage, "_take", die_later)
+        patch.setattr(storage.Storage, "_set_arrays", die_later)
         twin.buffer.add(encode(twin.fragment(0)))
     twin.buffer.close()
     twin.buffer = ReplayBuffer.attach(twin.folder, 13)
     if STAGES[stage][0] == BEGUN:
-        twin.model.leave_hole(2)
+        twin.model.leave_gap(2)
     twin.check()
     twin.add(0)
     twin.check()
@@ -211,19 +220,20 @@ def test_a_death_in_the_very_first_add(stage, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("grown", range(8))
 @pytest.mark.parametrize("killed", [False, True])
-def test_an_end_between_the_tails_of_several_keys(grown, killed, tmp_path, monkeypatch):
+def test_kill_or_full_disk_between_the_bootstrap_rows_of_several_keys(grown, killed, tmp_path, monkeypatch):
     twin, calls = Twin(tmp_path / "memory"), []
     twin.add(0)
 
     def grow(self, name, array, rows):
+        """Fail after some calls."""
         calls.append(name)
         if len(calls) > grown:
             raise Killed if killed else NoRoomError
         return original(self, name, array, rows)
 
-    original = memory.Mapped.grow
+    original = memmap.MemoryMapped.grow
     with monkeypatch.context() as patch, pytest.raises(Killed if killed else NoRoomError):
-        patch.setattr(memory.Mapped, "grow", grow)
+        patch.setattr(memmap.MemoryMapped, "grow", grow)
         twin.buffer.add(encode(twin.fragment(1)), (1, 0))
     if killed:
         twin.buffer.close()
@@ -234,18 +244,18 @@ def test_an_end_between_the_tails_of_several_keys(grown, killed, tmp_path, monke
         twin.check()
 
 
-def test_a_death_before_the_files_are_known_leaves_no_buffer(tmp_path, monkeypatch):
+def test_kill_before_the_layout_is_written_leaves_no_buffer(tmp_path, monkeypatch):
     def die(*args):
         raise Killed
 
     buffer = ReplayBuffer(13, memmap=tmp_path)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(memory.Mapped, "_write_layout", die)
+        patch.setattr(memmap.MemoryMapped, "_write_layout", die)
         buffer.add(rows_of([1, 2]))
     buffer.close()
     with pytest.raises(FileNotFoundError, match="holds no buffer to attach"):
         ReplayBuffer.attach(tmp_path, 13)
-    for file in tmp_path.glob("*.bin"):  # as if other rows had been there
+    for file in tmp_path.glob("*.bin"):  # as if they held other rows
         file.write_bytes(b"\xff" * file.stat().st_size)
     buffer = ReplayBuffer(13, memmap=tmp_path)
     buffer.add(rows_of([1, 2]))
@@ -253,8 +263,8 @@ def test_a_death_before_the_files_are_known_leaves_no_buffer(tmp_path, monkeypat
     assert names(ReplayBuffer.attach(tmp_path, 13)) == {1: 2}
 
 
-def test_rows_of_a_hole_are_no_episodes(tmp_path):
-    """They still say that they were first, as what was there before them, or what was about to be."""
+def test_episodes_exclude_the_rows_of_a_gap(tmp_path):
+    """Test a gap whose rows still have `is_first` set, from the evicted or the interrupted rows."""
     buffer = ReplayBuffer(8, Episodes(), memmap=tmp_path)
     for number in range(2):
         buffer.add(rows_of([4 * number, 1, 2, 3, 4], ends="   t", first="f   "))
@@ -267,8 +277,8 @@ def test_rows_of_a_hole_are_no_episodes(tmp_path):
 
 @pytest.mark.parametrize("way", ["load", "load_state_dict"])
 @pytest.mark.parametrize("used", [False, True])
-def test_a_death_while_loading_leaves_an_empty_buffer(way, used, tmp_path, monkeypatch):
-    """Rather than some rows of one and some of the other."""
+def test_kill_while_loading_leaves_an_empty_buffer(way, used, tmp_path, monkeypatch):
+    """Test that the rows of the two buffers are not mixed."""
     source = ReplayBuffer(8)
     source.add(rows_of([10, 11, 12]))
     source.save(tmp_path / "save")
@@ -293,8 +303,8 @@ def test_a_death_while_loading_leaves_an_empty_buffer(way, used, tmp_path, monke
     assert names(ReplayBuffer.attach(tmp_path / "memory", 8)) == {10: 11, 11: 12}
 
 
-def test_a_player_that_found_no_room_leaves_the_others_as_they_are(tmp_path, monkeypatch):
-    """Its streams would be numbered before theirs, but not in the journal."""
+def test_full_disk_for_a_new_player_does_not_affect_the_others(tmp_path, monkeypatch):
+    """Test that its streams get no ids, which the journal would not contain."""
     buffer = ReplayBuffer(20, memmap=tmp_path)
     buffer.add(rows_of([0, 1, 2]), (0, 0))
 
@@ -302,7 +312,7 @@ def test_a_player_that_found_no_room_leaves_the_others_as_they_are(tmp_path, mon
         raise OSError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(memory.Mapped, "_take_room", fail)
+        patch.setattr(memmap.MemoryMapped, "_reserve", fail)
         with pytest.raises(NoRoomError, match=r"needs \d+ B in"):
             buffer.add(rows_of([50, 51], envs=2), (1, 0))
     assert len(buffer) == 2
@@ -320,7 +330,7 @@ def test_a_player_that_found_no_room_leaves_the_others_as_they_are(tmp_path, mon
 # ---------------------------------------------------------------------------------------------- attaching
 
 
-def test_a_second_process_is_kept_out(writers, tmp_path):
+def test_second_process_is_refused(writers, tmp_path):
     buffer = ReplayBuffer(2000, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
     for attempt in (
@@ -329,15 +339,15 @@ def test_a_second_process_is_kept_out(writers, tmp_path):
     ):
         with pytest.raises(BlockingIOError, match="in use by another process"):
             attempt()
-    assert memory.in_use(tmp_path)
+    assert memmap.in_use(tmp_path)
     assert start_writer(writers, tmp_path, 2000) == ["BlockingIOError"]
     assert lines_until_gone(writers) == []
     buffer.close()
-    assert not memory.in_use(tmp_path)
+    assert not memmap.in_use(tmp_path)
     assert names(ReplayBuffer.attach(tmp_path, 2000)) == {0: 1}
 
 
-def test_two_new_buffers_do_not_share_a_folder(tmp_path):
+def test_second_new_buffer_in_a_folder_is_refused(tmp_path):
     buffer = ReplayBuffer(20, memmap=tmp_path)
     with pytest.raises(BlockingIOError):
         ReplayBuffer(20, memmap=tmp_path)
@@ -345,7 +355,7 @@ def test_two_new_buffers_do_not_share_a_folder(tmp_path):
     assert names(buffer) == {0: 1}
 
 
-def test_a_folder_that_holds_a_buffer_is_not_overwritten(tmp_path):
+def test_new_buffer_does_not_overwrite_another_one(tmp_path):
     buffer = ReplayBuffer(20, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
     buffer.close()
@@ -353,12 +363,12 @@ def test_a_folder_that_holds_a_buffer_is_not_overwritten(tmp_path):
         ReplayBuffer(20, memmap=tmp_path)
     except FileExistsError as error:
         assert "holds a buffer already" in str(error)
-        assert names(ReplayBuffer.attach(tmp_path, 20)) == {0: 1}  # right here, where the error is still known
+        assert names(ReplayBuffer.attach(tmp_path, 20)) == {0: 1}  # while the error keeps its traceback
     else:
         pytest.fail("it was overwritten")
 
 
-def test_nothing_to_attach(tmp_path):
+def test_attach_without_a_buffer_raises(tmp_path):
     try:
         ReplayBuffer.attach(tmp_path / "none", 20)
     except FileNotFoundError as error:
@@ -368,30 +378,30 @@ def test_nothing_to_attach(tmp_path):
         pytest.fail("nothing was attached")
 
 
-def test_another_capacity_is_refused_and_the_folder_let_go(tmp_path):
+def test_attach_with_another_capacity_raises_and_unlocks(tmp_path):
     buffer = ReplayBuffer(20, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
     buffer.close()
     try:
         ReplayBuffer.attach(tmp_path, 21)
     except ValueError as error:
-        assert "holds a buffer of 20 rows, not 21" in str(error)
+        assert "capacity=21 but" in str(error) and "holds a buffer of 20 rows" in str(error)
         assert names(ReplayBuffer.attach(tmp_path, 20)) == {0: 1}
 
 
 @pytest.mark.parametrize(
     "how", [{"prioritized": Prioritized()}, {"sampler": Sequences(2, crosses=False)}], ids=["priority", "age"]
 )
-def test_a_way_of_sampling_that_nothing_was_kept_for_is_refused(how, tmp_path):
+def test_attach_with_a_missing_extension_raises(how, tmp_path):
     buffer = ReplayBuffer(20, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
     buffer.close()
-    with pytest.raises(ValueError, match=r"keeps no (priority|age) of its rows"):
+    with pytest.raises(ValueError, match=r"created without the array '(priority|age)'"):
         ReplayBuffer.attach(tmp_path, 20, **how)
     assert names(ReplayBuffer.attach(tmp_path, 20)) == {0: 1}
 
 
-def test_priorities_that_were_not_kept_in_step_are_forgotten(tmp_path):
+def test_priorities_that_were_not_updated_are_cleared(tmp_path):
     buffer = ReplayBuffer(4, memmap=tmp_path, prioritized=Prioritized(1.0))
     buffer.add(rows_of(range(5)))
     buffer.update_priorities(np.arange(4), np.full(4, 7.0))
@@ -404,7 +414,7 @@ def test_priorities_that_were_not_kept_in_step_are_forgotten(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"checksum": 1, "text": "{}"}'])
-def test_a_damaged_book_is_told(text, tmp_path):
+def test_damaged_metadata_raises(text, tmp_path):
     buffer = ReplayBuffer(4, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
     buffer.close()
@@ -412,11 +422,11 @@ def test_a_damaged_book_is_told(text, tmp_path):
     with pytest.raises(ValueError, match=r"book\.json is damaged"):
         ReplayBuffer.attach(tmp_path, 4)
     (tmp_path / "book.json").unlink()
-    with pytest.raises(ValueError, match=r"book\.json is damaged"):  # not taken for an empty buffer's
+    with pytest.raises(ValueError, match=r"book\.json is damaged"):  # not treated as an empty buffer
         ReplayBuffer.attach(tmp_path, 4)
 
 
-def test_a_mapped_buffer_is_saved_and_goes_on_elsewhere(tmp_path):
+def test_save_of_a_mapped_buffer_loads_anywhere(tmp_path):
     buffer = ReplayBuffer(6, memmap=tmp_path / "memory", prioritized=Prioritized(0.5))
     buffer.add(rows_of(range(6)))
     buffer.add(rows_of(range(5, 9)))
@@ -428,15 +438,15 @@ def test_a_mapped_buffer_is_saved_and_goes_on_elsewhere(tmp_path):
         assert restored.sample(3, 5)["index"].tolist() == expected
 
 
-# ------------------------------------------------------------------------------------------------- no room
+# -------------------------------------------------------------------------------------------------- no room
 
 Usage = namedtuple("Usage", "total used free")
 
 
-def test_too_little_disk_is_told_before_there_are_files(tmp_path, monkeypatch):
+def test_full_disk_raises_before_files_are_created(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 10**6 - 1000, 1000))
     buffer = ReplayBuffer(100_000, memmap=tmp_path / "memory")
-    with pytest.raises(NoRoomError, match=r"needs .* MB in .*memory, where 1 KB are free"):
+    with pytest.raises(NoRoomError, match=r"needs .* MB in .*memory, but only 1 KB are free"):
         buffer.add(rows_of([0, 1]))
     assert not [path.name for path in (tmp_path / "memory").iterdir() if path.name != "lock"]
     monkeypatch.undo()
@@ -444,17 +454,18 @@ def test_too_little_disk_is_told_before_there_are_files(tmp_path, monkeypatch):
     assert names(buffer) == {0: 1}
 
 
-def test_a_disk_that_fills_up_meanwhile_leaves_no_files(tmp_path, monkeypatch):
-    taken = []
+def test_disk_that_fills_up_during_allocation_leaves_no_files(tmp_path, monkeypatch):
+    reserved = []
 
     def fallocate(descriptor, begin, size):
-        taken.append(size)
-        if len(taken) == 5:
+        """Fail at the fifth file."""
+        reserved.append(size)
+        if len(reserved) == 5:
             raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "posix_fallocate", fallocate)
     buffer = ReplayBuffer(100, memmap=tmp_path)
-    with pytest.raises(NoRoomError, match="make room"):
+    with pytest.raises(NoRoomError, match="free disk space"):
         buffer.add(rows_of([0, 1]))
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
     monkeypatch.undo()
@@ -462,15 +473,15 @@ def test_a_disk_that_fills_up_meanwhile_leaves_no_files(tmp_path, monkeypatch):
     assert names(buffer) == {0: 1}
 
 
-def test_more_than_the_memory_of_the_machine_is_refused():
+def test_buffer_larger_than_the_memory_raises():
     buffer = ReplayBuffer(2**45)
-    with pytest.raises(NoRoomError, match="TB of memory, this machine has"):
+    with pytest.raises(NoRoomError, match="TB of memory, but this machine has"):
         buffer.add(rows_of([0, 1]))
     assert len(buffer) == 0 and not buffer.available
 
 
-def test_the_room_on_the_disk_is_taken_at_once(tmp_path):
+def test_disk_space_is_reserved_at_once(tmp_path):
     buffer = ReplayBuffer(10_000, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
-    taken = sum(path.stat().st_blocks * 512 for path in tmp_path.glob("*.bin"))
-    assert taken >= 10_000 * buffer.storage.row_bytes
+    reserved = sum(path.stat().st_blocks * 512 for path in tmp_path.glob("*.bin"))
+    assert reserved >= 10_000 * buffer.storage.row_bytes

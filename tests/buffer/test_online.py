@@ -1,10 +1,9 @@
-"""A part of each batch that is the newest data."""
+"""Batches that contain a fraction of the newest data."""
 
 import numpy as np
 import pytest
 
-from sheeprl.buffer import ReplayBuffer
-from sheeprl.buffer import online as newest
+from sheeprl.buffer import ReplayBuffer, online
 from sheeprl.buffer.episodes import Episodes
 from sheeprl.buffer.online import Newest
 from sheeprl.buffer.samplers import NStep, Rollout, Transitions
@@ -13,24 +12,25 @@ from tests.helpers.buffer_model import check_frequencies, rows_of
 
 
 def drawn(buffer, batch_size, n_batches=1):
+    """Return the arrival numbers of samples."""
     return buffer.sample(batch_size, n_batches)["index"].numpy()
 
 
 @pytest.mark.parametrize("sampler", [Transitions(), NStep(2, 0.9)])
-def test_the_newest_come_first_and_once(sampler):
+def test_newest_samples_are_drawn_first_and_once(sampler):
     buffer = ReplayBuffer(100, sampler, online_fraction=0.5)
     buffer.add(rows_of(range(21)))
     index = drawn(buffer, 4, 3)
-    assert index[:, :2].tolist() == [[19, 16], [18, 15], [17, 14]]  # spread over the batches
-    assert drawn(buffer, 4, 2)[:, :2].tolist() == [[13, 11], [12, 10]]  # it goes on in the next block
+    assert index[:, :2].tolist() == [[19, 16], [18, 15], [17, 14]]  # distributed over the batches
+    assert drawn(buffer, 4, 2)[:, :2].tolist() == [[13, 11], [12, 10]]  # the next block continues
     buffer.add(rows_of(range(20, 23)))
-    assert drawn(buffer, 6)[0, :3].tolist() == [21, 20, 9]  # what is newer comes before what was left
+    assert drawn(buffer, 6)[0, :3].tolist() == [21, 20, 9]  # newer samples precede the remaining ones
     rest = drawn(buffer, 4, 20)
-    online = rest[:, :2].T.ravel()
-    assert online[:9].tolist() == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    new = rest[:, :2].T.ravel()
+    assert new[:9].tolist() == [8, 7, 6, 5, 4, 3, 2, 1, 0]
 
 
-def test_the_rest_is_uniform():
+def test_rest_of_a_batch_is_uniform():
     buffer = ReplayBuffer(10, online_fraction=0.25, seed=4)
     buffer.add(rows_of(range(11)))
     index = drawn(buffer, 8, 3000)
@@ -39,38 +39,38 @@ def test_the_rest_is_uniform():
     check_frequencies(np.bincount(index[10:, :2].ravel()), np.full(10, index[10:, :2].size / 10))
 
 
-def test_with_a_fraction_of_1_all_is_new_while_there_is_enough():
+def test_fraction_of_1_draws_new_samples_only():
     buffer = ReplayBuffer(10, online_fraction=1.0)
     buffer.add(rows_of(range(11)))
     assert sorted(drawn(buffer, 5, 2).ravel().tolist()) == list(range(10))
 
 
-def test_ends_of_episodes_are_no_samples():
+def test_end_rows_are_not_drawn():
     buffer = ReplayBuffer(10, online_fraction=1.0)
     buffer.add(rows_of(range(7), ends="  t  x"))
     assert drawn(buffer, 4).tolist() == [[4, 3, 1, 0]]
 
 
-def test_what_was_overwritten_is_not_new():
+def test_evicted_samples_are_not_drawn():
     buffer = ReplayBuffer(6, online_fraction=1.0)
     buffer.add(rows_of(range(7)))
     assert drawn(buffer, 2).tolist() == [[5, 4]]  # 0 to 3 are left
-    buffer.add(rows_of(range(6, 11)))  # 0 to 3 are gone
+    buffer.add(rows_of(range(6, 11)))  # evicts 0 to 3
     index = drawn(buffer, 6)[0]
     assert index[:4].tolist() == [9, 8, 7, 6] and set(index) <= {4, 5, 6, 7, 8, 9}
 
 
-def test_no_more_are_taken_than_are_there():
+def test_take_returns_at_most_the_remaining_samples():
     buffer = ReplayBuffer(6)
     buffer.add(rows_of(range(7)))
     newest = Newest()
     assert newest.take(buffer.storage, buffer.sampler, 2).tolist() == [5, 4]
-    buffer.add(rows_of(range(6, 9)))  # takes the places of 0 and 1
+    buffer.add(rows_of(range(6, 9)))  # evicts 0 and 1
     assert newest.take(buffer.storage, buffer.sampler, 9).tolist() == [1, 0, 3, 2]
     assert newest.take(buffer.storage, buffer.sampler, 9).tolist() == []
 
 
-def test_new_sequences_have_no_row_in_common():
+def test_new_sequences_share_no_row():
     buffer = ReplayBuffer(100, Sequences(3), online_fraction=1.0)
     for begin in (0, 7, 14):
         buffer.add(rows_of(range(begin, begin + 8), envs=2))
@@ -83,7 +83,7 @@ def test_new_sequences_have_no_row_in_common():
 
 @pytest.mark.parametrize("crosses", [False, True])
 @pytest.mark.parametrize("context", [False, True])
-def test_new_sequences_are_legal_ones(crosses, context):
+def test_new_sequences_are_valid(crosses, context):
     buffer = ReplayBuffer(100, Sequences(3, context, crosses), online_fraction=1.0)
     buffer.add(rows_of(range(40), ends="   t    x  t", first="f   f    f  f"))
     rows = buffer.sample(5, 3)
@@ -92,15 +92,15 @@ def test_new_sequences_are_legal_ones(crosses, context):
     assert (rows["obs"][:, -1] - rows["obs"][:, int(context)] == 2).all()
 
 
-def test_what_gathers_is_looked_at_piece_by_piece(monkeypatch):
-    monkeypatch.setattr(newest, "LOOK", 5)
+def test_ranges_longer_than_a_scan(monkeypatch):
+    monkeypatch.setattr(online, "SCAN_ROWS", 5)
     buffer = ReplayBuffer(100, online_fraction=1.0)
     buffer.add(rows_of(range(43), ends=" " * 20 + "t" * 12))
     alive = [*range(41, 31, -1), *range(19, -1, -1)]
     assert [int(number) for _ in range(10) for number in drawn(buffer, 3)[0]] == alive
 
 
-def test_it_goes_on_after_a_load(tmp_path):
+def test_load_restores_the_drawn_samples(tmp_path):
     buffer = ReplayBuffer(100, online_fraction=0.5)
     buffer.add(rows_of(range(21)))
     drawn(buffer, 8)
@@ -109,13 +109,14 @@ def test_it_goes_on_after_a_load(tmp_path):
     buffer.save(tmp_path / "save")
     state = buffer.state_dict()
     expected = drawn(buffer, 8, 3).tolist()
-    loaded, taken = ReplayBuffer(100, online_fraction=0.5, seed=9), ReplayBuffer(100, online_fraction=0.5, seed=8)
-    loaded.load(tmp_path / "save")
-    taken.load_state_dict(state)
-    assert drawn(loaded, 8, 3).tolist() == expected == drawn(taken, 8, 3).tolist()
+    from_disk = ReplayBuffer(100, online_fraction=0.5, seed=9)
+    from_state = ReplayBuffer(100, online_fraction=0.5, seed=8)
+    from_disk.load(tmp_path / "save")
+    from_state.load_state_dict(state)
+    assert drawn(from_disk, 8, 3).tolist() == expected == drawn(from_state, 8, 3).tolist()
 
 
-def test_after_a_kill_only_what_comes_is_new(tmp_path):
+def test_attached_rows_do_not_count_as_new(tmp_path):
     buffer = ReplayBuffer(100, online_fraction=1.0, memmap=tmp_path)
     buffer.add(rows_of(range(21)))
     buffer.close()
@@ -126,18 +127,18 @@ def test_after_a_kill_only_what_comes_is_new(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", [Rollout(), Episodes()])
-def test_samplers_that_choose_by_themselves_have_no_newest(sampler):
-    with pytest.raises(ValueError, match="chooses by itself"):
+def test_sampler_without_anchors_with_online_fraction_raises(sampler):
+    with pytest.raises(ValueError, match="draws its own samples"):
         ReplayBuffer(4, sampler, online_fraction=0.5)
 
 
-def test_newest_goes_with_no_sampler_that_chooses_by_itself_later_either():
+def test_setting_a_sampler_without_anchors_with_online_fraction_raises():
     buffer = ReplayBuffer(4, online_fraction=0.5)
-    with pytest.raises(ValueError, match="chooses by itself"):
+    with pytest.raises(ValueError, match="draws its own samples"):
         buffer.sampler = Rollout()
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.5])
-def test_a_fraction_is_from_0_to_1(fraction):
+def test_invalid_fraction_raises(fraction):
     with pytest.raises(ValueError, match="must be from 0 to 1"):
         ReplayBuffer(4, online_fraction=fraction)

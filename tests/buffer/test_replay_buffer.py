@@ -1,4 +1,4 @@
-"""The buffer by hand, one thing at a time."""
+"""The buffer with explicit fragments, one feature per test."""
 
 import numpy as np
 import pytest
@@ -12,18 +12,18 @@ from sheeprl.buffer.storage import NotEnoughDataError, RefusedFragmentError
 from tests.helpers.buffer_model import check_frequencies, draw_all, rows_of
 
 
-def test_an_episode_and_its_end_row():
+def test_transitions_of_an_episode_with_its_end_row():
     buffer = ReplayBuffer(10)
     buffer.add(rows_of([0, 1, 2, 10, 11], ends="  t", first="f  f "))
     found = {int(sample["obs"]): sample for sample in draw_all(buffer)}
-    assert set(found) == {0, 1, 10}  # row 2 is the end of the episode: nothing was decided there
+    assert set(found) == {0, 1, 10}  # row 2 is the end row: it has no action
     assert found[0]["next_obs"].item() == 1 and found[1]["next_obs"].item() == 2 and found[10]["next_obs"].item() == 11
     assert [bool(found[name]["terminated"]) for name in (0, 1, 10)] == [False, True, False]
-    assert found[1]["reward"] == pytest.approx(0.2)  # paid on arriving at the end
+    assert found[1]["reward"] == pytest.approx(0.2)  # received on arrival at the end
     assert found[10]["action"] == 10.25
 
 
-def test_the_tail_is_replaced_by_the_successors_first_row():
+def test_first_row_of_the_next_fragment_replaces_the_bootstrap_row():
     buffer = ReplayBuffer(10)
     buffer.add(rows_of([0, 77], ends=" x"))
     (only,) = draw_all(buffer)
@@ -33,7 +33,7 @@ def test_the_tail_is_replaced_by_the_successors_first_row():
     assert only["obs"] == 0 and only["next_obs"] == 1 and only["terminated"] and not only["truncated"]
 
 
-def test_a_restarted_player_joins_nothing():
+def test_new_incarnation_begins_new_streams():
     buffer = ReplayBuffer(10)
     buffer.add(rows_of([0, 1]), (3, 0))
     buffer.add(rows_of([50, 51]), (3, 1))
@@ -44,20 +44,20 @@ def test_a_restarted_player_joins_nothing():
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_tails_of_the_dead_are_kept_as_long_as_their_rows(resume, tmp_path):
+def test_bootstrap_rows_of_closed_streams_live_as_long_as_their_rows(resume, tmp_path):
     buffer = ReplayBuffer(4)
-    for life in range(12):
-        buffer.add(rows_of([10 * life, 10 * life + 1]), (0, life))
+    for incarnation in range(12):
+        buffer.add(rows_of([10 * incarnation, 10 * incarnation + 1]), (0, incarnation))
         if resume:
-            buffer.save(tmp_path / str(life))
+            buffer.save(tmp_path / str(incarnation))
             buffer = ReplayBuffer(4)
-            buffer.load(tmp_path / str(life))
+            buffer.load(tmp_path / str(incarnation))
     found = {int(sample["obs"]): int(sample["next_obs"]) for sample in draw_all(buffer)}
     assert found == {80: 81, 90: 91, 100: 101, 110: 111}
-    assert len(buffer.storage.tails["reward"]) <= 16  # and not for ever
+    assert len(buffer.storage.bootstrap_rows["reward"]) <= 16  # slots of evicted streams are reused
 
 
-def test_ready_is_taken_back_when_the_last_transition_is_overwritten():
+def test_nothing_is_available_after_the_last_transition_is_evicted():
     buffer = ReplayBuffer(2)
     buffer.add(rows_of([0, 1, 2]))
     assert buffer.available
@@ -67,7 +67,7 @@ def test_ready_is_taken_back_when_the_last_transition_is_overwritten():
         buffer.sample(1)
 
 
-def test_sequences_are_taken_back_when_no_stream_is_long_enough_any_more():
+def test_nothing_is_available_if_no_stream_is_long_enough():
     buffer = ReplayBuffer(3, Sequences(2))
     buffer.add(rows_of([0, 1, 2, 3]))
     assert buffer.available
@@ -90,7 +90,7 @@ def test_samples_are_uniform(sampler):
     check_frequencies(counts, np.full(len(counts), 10_000 / len(counts)))
 
 
-def test_samples_are_uniform_where_hardly_any_row_is_a_transition():
+def test_samples_are_uniform_among_few_transitions():
     buffer = ReplayBuffer(1000, seed=2)
     buffer.add(rows_of(range(1001), ends="t" * 400 + "   " + "t" * 597))
     index, counts = np.unique(buffer.sample(1, 9000)["index"].numpy(), return_counts=True)
@@ -98,8 +98,9 @@ def test_samples_are_uniform_where_hardly_any_row_is_a_transition():
     assert ((counts - 3000) ** 2 / 3000).sum() < 10
 
 
-def test_the_same_seed_draws_the_same_whatever_the_global_generators():
+def test_draws_depend_on_the_seed_only():
     def draw(seed):
+        """Return draws under other states of the global generators."""
         np.random.seed(len(str(seed)))
         torch.manual_seed(seed)
         buffer = ReplayBuffer(100, Transitions(), seed)
@@ -110,7 +111,7 @@ def test_the_same_seed_draws_the_same_whatever_the_global_generators():
     assert draw(5) != draw(6)
 
 
-def test_sampling_draws_anew_each_time():
+def test_each_sample_is_a_new_draw():
     buffer = ReplayBuffer(100)
     buffer.add(rows_of(range(50)))
     assert buffer.sample(20)["index"].tolist() != buffer.sample(20)["index"].tolist()
@@ -123,7 +124,7 @@ def test_samples_are_copies():
     assert buffer.sample(1)["obs"].item() == 0 and buffer.sample(1)["next_obs"].item() == 1
 
 
-def test_read_only_rows_are_taken():
+def test_read_only_rows_are_added():
     fragment = rows_of([0, 1, 2])
     frozen = {name: values.numpy() for name, values in fragment.items()}
     for values in frozen.values():
@@ -133,17 +134,17 @@ def test_read_only_rows_are_taken():
     assert [int(sample["obs"]) for sample in draw_all(buffer)] == [0, 1]
 
 
-def test_what_arrives_late_from_a_dead_player_is_left_out():
+def test_fragments_of_replaced_incarnations_are_ignored():
     buffer = ReplayBuffer(10)
     buffer.add(rows_of([0, 1]), (0, 0))
     buffer.add(rows_of([50, 51]), (0, 2))
     assert not buffer.add(rows_of([1, 2]), (0, 0), 1)
     assert not buffer.add(rows_of([1, 2]), (0, 1), 0)
     assert len(buffer) == 2
-    assert buffer.add(rows_of([70, 71]), (1, 0))  # another player's first life
+    assert buffer.add(rows_of([70, 71]), (1, 0))  # first incarnation of another player
 
 
-def test_a_loaded_ring_goes_on_where_it_was(tmp_path):
+def test_loaded_ring_continues_its_streams(tmp_path):
     buffer = ReplayBuffer(4, Sequences(2, context=True))
     buffer.add(rows_of([0, 1, 2, 3]))
     buffer.add(rows_of([3, 4, 5, 6]))  # overwrites 0 and 1
@@ -159,7 +160,7 @@ def test_a_loaded_ring_goes_on_where_it_was(tmp_path):
 # ------------------------------------------------------------------------------------------------- sequences
 
 
-def test_a_sequence_runs_over_the_ends_of_episodes_and_fragments():
+def test_sequence_crosses_episodes_and_fragments():
     buffer = ReplayBuffer(10, Sequences(5))
     buffer.add(rows_of([0, 1, 2, 10], ends="  t", first="f  f"))
     buffer.add(rows_of([10, 11, 12], first="f"))
@@ -170,14 +171,14 @@ def test_a_sequence_runs_over_the_ends_of_episodes_and_fragments():
     assert sequence["index"].flatten().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_context_is_the_row_before_or_the_streams_first_row_again():
+def test_context_row_repeats_the_first_row_of_a_stream():
     buffer = ReplayBuffer(10, Sequences(2, context=True))
     buffer.add(rows_of([0, 1, 2, 3]))
     columns = {tuple(column) for column in buffer.sample(1, 500)["obs"][:, :, 0, 0].tolist()}
     assert columns == {(0, 0, 1), (0, 1, 2)}
 
 
-def test_context_needs_the_row_before_to_be_still_there():
+def test_context_row_must_be_stored():
     buffer = ReplayBuffer(3, Sequences(1, context=True))
     buffer.add(rows_of([0, 1, 2, 3]))
     buffer.add(rows_of([3, 4]))  # overwrites row 0
@@ -185,7 +186,7 @@ def test_context_needs_the_row_before_to_be_still_there():
     assert columns == {(1, 2), (2, 3)}
 
 
-def test_columns_of_a_fragment_are_streams_of_their_own():
+def test_each_environment_is_a_stream():
     buffer = ReplayBuffer(12, Sequences(2))
     buffer.add(rows_of([0, 1, 2, 3], envs=3))
     columns = {tuple(column) for column in buffer.sample(1, 1000)["obs"][:, :, 0, 0].tolist()}
@@ -195,17 +196,17 @@ def test_columns_of_a_fragment_are_streams_of_their_own():
 # ------------------------------------------------------------------------------------------------ write back
 
 
-def test_write_back_hits_only_rows_that_are_still_there():
+def test_write_back_skips_evicted_rows():
     buffer = ReplayBuffer(4)
     buffer.add(rows_of([0, 1, 2, 3, 4]))
     index = np.array([0, 1, 2, 3])
-    buffer.add(rows_of([4, 5, 6]))  # takes the places of rows 0 and 1
+    buffer.add(rows_of([4, 5, 6]))  # evicts rows 0 and 1
     assert buffer.write_back(index, TensorDict({"action": torch.tensor([-1.0, -2, -3, -4])}, [4])) == 2
     actions = {int(sample["obs"]): float(sample["action"]) for sample in draw_all(buffer)}
     assert actions == {2: -3.0, 3: -4.0, 4: 4.25, 5: 5.25}
 
 
-def test_write_back_of_an_unknown_key_is_an_error():
+def test_write_back_of_unknown_key_raises():
     buffer = ReplayBuffer(4)
     buffer.add(rows_of([0, 1]))
     with pytest.raises(KeyError, match="latent"):
@@ -215,9 +216,9 @@ def test_write_back_of_an_unknown_key_is_an_error():
 # --------------------------------------------------------------------------------------------------- rollout
 
 
-def test_a_rollout_is_in_the_order_of_players_and_environments():
+def test_columns_of_a_rollout_follow_players_and_environments():
     buffer = ReplayBuffer(3 * 5, Rollout())
-    for round_number in range(2):  # the second round takes the place of the first
+    for round_number in range(2):  # the second round replaces the first
         base = 100 * round_number
         buffer.add(rows_of([base + 7, base + 8, base + 9, base + 10], envs=2), (12, 0))
         buffer.add(rows_of([base + 1, base + 2, base + 3, base + 4], envs=1), (2, 4))
@@ -229,7 +230,7 @@ def test_a_rollout_is_in_the_order_of_players_and_environments():
         assert torch.equal(rollout["reward"], rollout["obs"][..., 0] / 10)
 
 
-def test_a_rollout_after_a_restart():
+def test_rollout_after_a_restart_of_a_player():
     buffer = ReplayBuffer(4, Rollout())
     buffer.add(rows_of([0, 1, 2]), (1, 0))
     buffer.add(rows_of([10, 11, 12]), (0, 0))
@@ -238,7 +239,7 @@ def test_a_rollout_after_a_restart():
     assert buffer.sample(1)["obs"][..., 0].tolist() == [[90, 2], [91, 3], [92, 4]]
 
 
-def test_a_rollout_needs_equally_many_rows_of_all():
+def test_rollout_needs_the_same_number_of_rows_of_every_stream():
     buffer = ReplayBuffer(4, Rollout())
     assert not buffer.available
     buffer.add(rows_of([0, 1]), (0, 0))
@@ -251,30 +252,32 @@ def test_a_rollout_needs_equally_many_rows_of_all():
 
 
 def without(key):
+    """Return a fragment without a key."""
     return rows_of([5, 6, 7]).exclude(key)
 
 
 def with_value(key, value):
+    """Return a fragment with another value of a key."""
     return rows_of([5, 6, 7]).set(key, value)
 
 
 REFUSED = {
-    "lacks reward": without("reward"),
-    "lacks action": without("action"),
-    "lacks is_first": without("is_first"),
+    "has no reward": without("reward"),
+    "has no action": without("action"),
+    "has no is_first": without("is_first"),
     "keys differ.*obs": without("obs"),
     "keys differ.*extra": with_value("extra", torch.zeros(3, 1)),
-    r"obs is float32\[2\], stored is float32\[1\]": with_value("obs", torch.zeros(3, 1, 2)),
+    r"obs is float32\[2\], but the stored rows have float32\[1\]": with_value("obs", torch.zeros(3, 1, 2)),
     "obs is uint8": with_value("obs", torch.zeros(3, 1, 1, dtype=torch.uint8)),
     "action is float64": with_value("action", torch.zeros(3, 1, dtype=torch.float64)),
-    "9 x 1 rows can't go into a buffer of 8": rows_of(range(10)),
+    "9 x 1 rows, more than the capacity of 8": rows_of(range(10)),
     "T and B at least 1": rows_of([5]),
-    "player 0 brings 2 environments; before, 1": rows_of([5, 6, 7], envs=2),
+    "player 0 has 2 environments, but its earlier fragments have 1": rows_of([5, 6, 7], envs=2),
 }
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_a_fragment_that_does_not_fit_is_refused_by_name(message):
+def test_refused_fragment_is_not_stored(message):
     buffer = ReplayBuffer(8)
     buffer.add(rows_of([0, 1, 2]))
     with pytest.raises(RefusedFragmentError, match=message):
@@ -282,13 +285,13 @@ def test_a_fragment_that_does_not_fit_is_refused_by_name(message):
     assert len(buffer) == 2
     found = {int(sample["obs"]): int(sample["next_obs"]) for sample in draw_all(buffer)}
     assert found == {0: 1, 1: 2}
-    assert buffer.add(rows_of([2, 3]), sequence=1)  # the refused one has taken no number
+    assert buffer.add(rows_of([2, 3]), sequence=1)  # the refused fragment used no sequence number
     found = {int(sample["obs"]): int(sample["next_obs"]) for sample in draw_all(buffer)}
     assert found == {0: 1, 1: 2, 2: 3}
 
 
 @pytest.mark.parametrize("refused", [rows_of(range(10)), without("reward"), rows_of([5])])
-def test_a_refused_first_fragment_leaves_no_trace(refused):
+def test_refused_first_fragment_does_not_define_the_rows(refused):
     buffer = ReplayBuffer(8)
     with pytest.raises(RefusedFragmentError):
         buffer.add(refused)
@@ -296,12 +299,12 @@ def test_a_refused_first_fragment_leaves_no_trace(refused):
     assert buffer.add(with_value("obs", torch.zeros(3, 1, 5, dtype=torch.uint8)), sequence=0)  # of another shape
 
 
-def test_a_buffer_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="0 rows"):
+def test_capacity_of_0_raises():
+    with pytest.raises(ValueError, match="capacity=0"):
         ReplayBuffer(0)
 
 
-def test_a_saved_buffer_of_another_capacity_is_refused(tmp_path):
+def test_loading_another_capacity_raises(tmp_path):
     buffer = ReplayBuffer(8)
     buffer.add(rows_of([0, 1]))
     buffer.save(tmp_path / "buffer")
@@ -309,7 +312,7 @@ def test_a_saved_buffer_of_another_capacity_is_refused(tmp_path):
         ReplayBuffer(9).load(tmp_path / "buffer")
 
 
-def test_loading_takes_over_the_draws_to_come(tmp_path):
+def test_load_restores_the_generator(tmp_path):
     buffer = ReplayBuffer(50, seed=3)
     buffer.add(rows_of(range(40)))
     buffer.sample(5)

@@ -1,4 +1,4 @@
-"""What is saved is what is loaded, or an error that names the file; and only what has changed is written."""
+"""Saving and loading: equal content, errors that name the file, and hard links for unchanged chunks."""
 
 import errno
 import json
@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sheeprl.buffer import ReplayBuffer, saving
-from sheeprl.buffer import dirty as changes
+from sheeprl.buffer import ReplayBuffer, dirty, saving
 from sheeprl.buffer.episodes import Episodes
 from sheeprl.buffer.memmap import NoRoomError
 from sheeprl.buffer.priorities import Prioritized
@@ -37,10 +36,12 @@ WAYS = {
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(changes, "CHUNK_BYTES", 16)
+    """Save in chunks of 16 bytes."""
+    monkeypatch.setattr(dirty, "CHUNK_BYTES", 16)
 
 
 def filled(capacity=20, fragments=6, **settings):
+    """Return a buffer with some fragments."""
     buffer = ReplayBuffer(capacity, **settings)
     for number in range(fragments):
         add(buffer, number)
@@ -48,55 +49,58 @@ def filled(capacity=20, fragments=6, **settings):
 
 
 def add(buffer, number):
+    """Add a fragment by its number."""
     begin = 5 * (number // 2)
     buffer.add(rows_of(range(begin, begin + 6), ends="  t  x" if number % 3 else "", first="f  f"), (number % 2, 0))
 
 
 def bytes_in(folder):
+    """Return the size of all chunks in a folder."""
     return sum(path.stat().st_size for path in folder.glob("*.bin"))
 
 
 def same(one, other):
-    """Two samples, or both none."""
+    """Return True if two samples have the same values."""
     return all((one[key] == other[key]).all() for key in one.keys(include_nested=True, leaves_only=True))
 
 
-# -------------------------------------------------------------------------------------------------- going on
+# ------------------------------------------------------------------------------------------------ continuing
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("mapped", [False, True])
-def test_draws_go_on_just_as_they_would_have(way, mapped, tmp_path, small_chunks):
+def test_restored_buffer_draws_the_same_samples(way, mapped, tmp_path, small_chunks):
     sampler, settings = WAYS[way]
 
     def make(seed):
+        """Return a new buffer."""
         memmap = tmp_path / f"memory_{seed}" if mapped else None
         return ReplayBuffer(20, sampler, seed, memmap=memmap, **settings)
 
-    buffer, loaded, taken = make(1), make(2), make(3)
+    buffer, from_disk, from_state = make(1), make(2), make(3)
     for number in range(6):
         add(buffer, number)
-        add(loaded, number + 3)  # what it held before is no more
+        add(from_disk, number + 3)  # the load replaces its rows
     if buffer.priorities:
         index = buffer.sample(2, 2)["index"]
         index = index[:, -1] if index.ndim == 3 else index
         buffer.update_priorities(index, np.random.default_rng(0).random((2, 2)) * 5)
     buffer.sample(2, 2)
     buffer.save(tmp_path / "save")
-    loaded.load(tmp_path / "save")
-    taken.load_state_dict(buffer.state_dict())
+    from_disk.load(tmp_path / "save")
+    from_state.load_state_dict(buffer.state_dict())
     for number in range(6, 10):
         drawn = buffer.sample(2, 4, progress=0.5)
-        assert same(drawn, loaded.sample(2, 4, progress=0.5)) and same(drawn, taken.sample(2, 4, progress=0.5))
-        for each in (buffer, loaded, taken):
+        assert same(drawn, from_disk.sample(2, 4, progress=0.5)) and same(drawn, from_state.sample(2, 4, progress=0.5))
+        for each in (buffer, from_disk, from_state):
             add(each, number)
             if each.priorities:
                 index = drawn["index"][:, -1] if drawn["index"].ndim == 3 else drawn["index"]
                 each.update_priorities(index, index.numpy() % 7 + 0.5)
-    assert buffer.counts == loaded.counts == taken.counts
+    assert buffer.counts == from_disk.counts == from_state.counts
 
 
-def test_a_state_dict_is_a_copy():
+def test_state_dict_is_a_copy():
     buffer = filled()
     state = buffer.state_dict()
     names = {int(sample["obs"]) for sample in draw_all(buffer)}
@@ -105,12 +109,12 @@ def test_a_state_dict_is_a_copy():
     restored = ReplayBuffer(20)
     restored.load_state_dict(state)
     add(restored, 6)
-    again = ReplayBuffer(20)
-    again.load_state_dict(state)
-    assert {int(sample["obs"]) for sample in draw_all(again)} == names
+    reloaded = ReplayBuffer(20)
+    reloaded.load_state_dict(state)
+    assert {int(sample["obs"]) for sample in draw_all(reloaded)} == names
 
 
-def test_an_empty_buffer_is_saved_and_loaded(tmp_path):
+def test_empty_buffer_is_saved_and_loaded(tmp_path):
     empty = ReplayBuffer(20, seed=3)
     assert empty.save(tmp_path / "save") == 0
     fresh, used = ReplayBuffer(20), filled()
@@ -123,7 +127,7 @@ def test_an_empty_buffer_is_saved_and_loaded(tmp_path):
     assert len(used) == 0 and not used.available
 
 
-def test_a_save_without_priorities_is_loaded_with_the_highest(tmp_path):
+def test_save_without_priorities_loads_with_the_highest_priority(tmp_path):
     filled().save(tmp_path / "save")
     buffer = ReplayBuffer(20, prioritized=Prioritized(1.0))
     buffer.load(tmp_path / "save")
@@ -131,15 +135,15 @@ def test_a_save_without_priorities_is_loaded_with_the_highest(tmp_path):
     assert buffer.sample(5, 2)["importance"].eq(1).all()
 
 
-def test_a_save_with_priorities_is_loaded_without(tmp_path):
+def test_save_with_priorities_loads_into_a_uniform_buffer(tmp_path):
     buffer = filled(prioritized=Prioritized(1.0))
     buffer.save(tmp_path / "save")
-    plain = ReplayBuffer(20)
-    plain.load(tmp_path / "save")
-    assert [int(each["index"]) for each in draw_all(plain)] == [int(each["index"]) for each in draw_all(buffer)]
+    uniform = ReplayBuffer(20)
+    uniform.load(tmp_path / "save")
+    assert [int(each["index"]) for each in draw_all(uniform)] == [int(each["index"]) for each in draw_all(buffer)]
 
 
-def test_rows_of_another_kind_are_refused(tmp_path):
+def test_loading_other_rows_raises(tmp_path):
     filled().save(tmp_path / "save")
     buffer = ReplayBuffer(20)
     buffer.add(rows_of([1, 2]).set("more", torch.zeros(2, 1)))
@@ -149,23 +153,22 @@ def test_rows_of_another_kind_are_refused(tmp_path):
     assert len(buffer) == 1 and [int(sample["obs"]) for sample in draw_all(buffer)] == [1]
 
 
-# -------------------------------------------------------------------------------------------------- in parts
+# ---------------------------------------------------------------------------------------------------- chunks
 
 
-def test_what_has_not_changed_is_linked(tmp_path, small_chunks):
+def test_unchanged_chunks_are_linked(tmp_path, small_chunks):
     buffer = filled(capacity=64)
-    whole = buffer.save(tmp_path / "1")
-    assert whole == bytes_in(tmp_path / "1")
-    tails = sum(values.nbytes for name, values in buffer.storage.arrays().items() if name.startswith("tail "))
-    assert buffer.save(tmp_path / "2") == tails
+    total = buffer.save(tmp_path / "1")
+    assert total == bytes_in(tmp_path / "1")
+    bootstrap_bytes = sum(values.nbytes for name, values in buffer.storage.arrays().items() if name.startswith("tail "))
+    assert buffer.save(tmp_path / "2") == bootstrap_bytes
     links = [path.stat().st_nlink for path in (tmp_path / "2").glob("*.bin")]
-    assert links.count(2) > 50 and links.count(1) == len(buffer.storage.tails)
+    assert links.count(2) > 50 and links.count(1) == len(buffer.storage.bootstrap_rows)
     add(buffer, 6)
     written = buffer.save(tmp_path / "3")
-    assert tails < written < whole / 2
+    assert bootstrap_bytes < written < total / 2
     buffer.write_back(np.array([1]), rows_of([77]).select("action")[0])
-    # A chunk of 16 bytes.
-    assert buffer.save(tmp_path / "4") == tails + 16
+    assert buffer.save(tmp_path / "4") == bootstrap_bytes + 16  # one chunk
     before = {path.name: path.read_bytes() for path in (tmp_path / "2").iterdir()}
     shutil.rmtree(tmp_path / "1")
     shutil.rmtree(tmp_path / "3")
@@ -173,11 +176,11 @@ def test_what_has_not_changed_is_linked(tmp_path, small_chunks):
     restored = ReplayBuffer(64)
     restored.load(tmp_path / "4")
     assert same(buffer.sample(5, 9), restored.sample(5, 9))
-    assert restored.save(tmp_path / "5") == tails  # after a load, too
+    assert restored.save(tmp_path / "5") == bootstrap_bytes  # also after a load
 
 
-def test_links_to_rows_that_came_later_are_written(tmp_path, small_chunks):
-    """They change a chunk to which nothing is added."""
+def test_chunks_with_changed_links_are_written(tmp_path, small_chunks):
+    """Test a link to a later row, which changes a chunk without new rows."""
     buffer = ReplayBuffer(64)
     buffer.add(rows_of([0, 1]), (0, 0))
     buffer.add(rows_of(range(100, 141)), (1, 0))
@@ -189,17 +192,17 @@ def test_links_to_rows_that_came_later_are_written(tmp_path, small_chunks):
     assert {int(each["obs"]): int(each["next_obs"]) for each in draw_all(restored)}[0] == 11
 
 
-def test_priorities_are_written_where_they_changed(tmp_path, small_chunks):
+def test_chunks_with_changed_priorities_are_written(tmp_path, small_chunks):
     buffer = filled(capacity=64, prioritized=Prioritized(1.0))
     buffer.save(tmp_path / "1")
-    tails = buffer.save(tmp_path / "2")
+    bootstrap_bytes = buffer.save(tmp_path / "2")
     buffer.update_priorities(np.array([3]), np.array([5.0]))
-    assert buffer.save(tmp_path / "3") == tails + 16
+    assert buffer.save(tmp_path / "3") == bootstrap_bytes + 16
 
 
 @pytest.mark.parametrize("moved", ["saved", "loaded"])
-def test_a_folder_is_linked_to_after_it_was_given_its_name(moved, tmp_path, small_chunks):
-    """As checkpoints are: written beside the others, then renamed."""
+def test_renamed_folder_is_linked_to(moved, tmp_path, small_chunks):
+    """Test the rename of a folder after writing it, as for checkpoints."""
     buffer = filled(capacity=64)
     buffer.save(tmp_path / "part" / "buffer")
     if moved == "loaded":
@@ -209,7 +212,7 @@ def test_a_folder_is_linked_to_after_it_was_given_its_name(moved, tmp_path, smal
     assert buffer.save(tmp_path / "next") < bytes_in(tmp_path / "next") / 10
 
 
-def test_another_folder_of_the_same_name_is_not_linked_to(tmp_path, small_chunks):
+def test_other_folder_of_the_same_name_is_not_linked_to(tmp_path, small_chunks):
     buffer, other = filled(capacity=64), ReplayBuffer(64)
     for number in range(6):
         add(other, number + 1)
@@ -222,7 +225,7 @@ def test_another_folder_of_the_same_name_is_not_linked_to(tmp_path, small_chunks
     assert same(buffer.sample(5, 9), restored.sample(5, 9))
 
 
-def test_chunks_are_those_of_their_array_whatever_the_order_of_keys(tmp_path):
+def test_linked_chunks_do_not_depend_on_the_order_of_keys(tmp_path):
     rows = rows_of(range(6))
     swapped = rows.select("reward", "action", "is_first", "truncated", "terminated", "obs")
     buffer = ReplayBuffer(20)
@@ -232,13 +235,13 @@ def test_chunks_are_those_of_their_array_whatever_the_order_of_keys(tmp_path):
     other.add(swapped)
     other.load(tmp_path / "1")
     other.save(tmp_path / "2")
-    again = ReplayBuffer(20)
-    again.load(tmp_path / "2")
-    assert same(buffer.sample(5, 9), again.sample(5, 9))
+    reloaded = ReplayBuffer(20)
+    reloaded.load(tmp_path / "2")
+    assert same(buffer.sample(5, 9), reloaded.sample(5, 9))
 
 
-def test_chunks_are_those_of_their_array_whatever_is_kept_beside_the_rows(tmp_path):
-    """Two arrays of the same size, at the same place among those of two buffers."""
+def test_linked_chunks_do_not_depend_on_extensions(tmp_path):
+    """Test two arrays of the same size and position in two buffers."""
     buffer = ReplayBuffer(8)
     for player in range(2):
         buffer.add(rows_of(range(5)).set("obs", torch.rand(5, 1, 2, dtype=torch.float64)), (player, 0))
@@ -246,15 +249,15 @@ def test_chunks_are_those_of_their_array_whatever_is_kept_beside_the_rows(tmp_pa
     other = ReplayBuffer(8, prioritized=Prioritized(1.0))
     other.load(tmp_path / "1")
     other.save(tmp_path / "2")
-    again = ReplayBuffer(8, prioritized=Prioritized(1.0))
-    again.load(tmp_path / "2")
-    assert again.total_priority == other.total_priority == 8.0
+    reloaded = ReplayBuffer(8, prioritized=Prioritized(1.0))
+    reloaded.load(tmp_path / "2")
+    assert reloaded.total_priority == other.total_priority == 8.0
 
 
 @pytest.mark.parametrize("where", ["stat", "link"])
-def test_where_nothing_can_be_linked_all_is_written(where, tmp_path, monkeypatch, small_chunks):
+def test_all_chunks_are_written_if_links_fail(where, tmp_path, monkeypatch, small_chunks):
     buffer = filled()
-    whole = buffer.save(tmp_path / "1")
+    total = buffer.save(tmp_path / "1")
 
     def fail(*args, **kwargs):
         raise OSError(errno.EPERM, "no links here")
@@ -263,13 +266,13 @@ def test_where_nothing_can_be_linked_all_is_written(where, tmp_path, monkeypatch
         monkeypatch.setattr(saving.os, "link", fail)
     else:
         shutil.rmtree(tmp_path / "1")
-    assert buffer.save(tmp_path / "2") == whole
+    assert buffer.save(tmp_path / "2") == total
     restored = ReplayBuffer(20)
     restored.load(tmp_path / "2")
     assert same(buffer.sample(5, 9), restored.sample(5, 9))
 
 
-def test_folders_that_are_no_longer_needed_are_let_go(tmp_path, small_chunks):
+def test_descriptors_of_old_folders_are_closed(tmp_path, small_chunks):
     before = len(os.listdir("/proc/self/fd"))
     buffer = filled()
     for number in range(10):
@@ -280,43 +283,45 @@ def test_folders_that_are_no_longer_needed_are_let_go(tmp_path, small_chunks):
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-# ------------------------------------------------------------------------------------------------- in trouble
+# ---------------------------------------------------------------------------------------------------- errors
 
 
 def files_of(folder):
+    """Return the sorted paths of all files in a folder."""
     return sorted(path for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("way", ["prioritized", "sequences inside episodes"])
-def test_damage_of_any_file_is_told_by_its_name(way, tmp_path, monkeypatch):
-    monkeypatch.setattr(changes, "CHUNK_BYTES", 64)
+def test_damage_of_any_file_raises(way, tmp_path, monkeypatch):
+    monkeypatch.setattr(dirty, "CHUNK_BYTES", 64)
     sampler, settings = WAYS[way]
     filled(sampler=sampler, **settings).save(tmp_path / "save")
     files = files_of(tmp_path / "save")
     assert len(files) > 20
 
     def check(file):
+        """Assert that loading names the file."""
         with pytest.raises(DamagedSaveError) as caught:
             ReplayBuffer(20, sampler, **settings).load(tmp_path / "save")
         assert str(file) in str(caught.value)
 
     for file in files:
-        whole = file.read_bytes()
-        for place in {0, len(whole) // 2, len(whole) - 1}:
-            flipped = bytearray(whole)
-            flipped[place] ^= 0x10
+        content = file.read_bytes()
+        for position in {0, len(content) // 2, len(content) - 1}:
+            flipped = bytearray(content)
+            flipped[position] ^= 0x10
             file.write_bytes(flipped)
             check(file)
-        for part in (whole[:-1], whole[: len(whole) // 2], b"", whole + b"\0"):
+        for part in (content[:-1], content[: len(content) // 2], b"", content + b"\0"):
             file.write_bytes(part)
             check(file)
         file.unlink()
         check(file)
-        file.write_bytes(whole)
+        file.write_bytes(content)
     ReplayBuffer(20, sampler, **settings).load(tmp_path / "save")
 
 
-def test_a_number_changed_in_the_manifest_is_noticed(tmp_path):
+def test_altered_number_in_the_manifest_raises(tmp_path):
     filled().save(tmp_path / "save")
     manifest = tmp_path / "save" / "buffer.json"
     outer = json.loads(manifest.read_text())
@@ -327,26 +332,26 @@ def test_a_number_changed_in_the_manifest_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", '{"crc32": 1}', "null", "\x00"])
-def test_a_manifest_that_is_none(text, tmp_path):
+def test_invalid_manifest_raises(text, tmp_path):
     (tmp_path / "buffer.json").write_text(text)
     with pytest.raises(DamagedSaveError, match=r"buffer\.json: is damaged"):
         ReplayBuffer(20).load(tmp_path)
 
 
-def test_what_was_written_by_a_later_version_is_told(tmp_path, monkeypatch):
+def test_save_of_a_later_format_raises(tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "FORMAT", 2)
     filled().save(tmp_path / "save")
     monkeypatch.undo()
-    with pytest.raises(DamagedSaveError, match="is of format 2, this version reads 1"):
+    with pytest.raises(DamagedSaveError, match="has format 2, but this version reads format 1"):
         ReplayBuffer(20).load(tmp_path / "save")
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_loading_a_missing_folder_raises(tmp_path):
     with pytest.raises(DamagedSaveError, match=r"nowhere/buffer\.json: is missing"):
         ReplayBuffer(20).load(tmp_path / "nowhere")
 
 
-def test_a_folder_that_is_there_is_not_written_to(tmp_path):
+def test_saving_to_an_existing_folder_raises(tmp_path):
     buffer = filled()
     buffer.save(tmp_path / "save")
     before = {path.name: path.read_bytes() for path in (tmp_path / "save").iterdir()}
@@ -357,13 +362,14 @@ def test_a_folder_that_is_there_is_not_written_to(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("after", [0, 7, "manifest"])
-def test_a_full_disk_leaves_no_folder(code, after, tmp_path, monkeypatch, small_chunks):
+def test_full_disk_leaves_no_folder(code, after, tmp_path, monkeypatch, small_chunks):
     buffer = filled()
     buffer.save(tmp_path / "1")
     add(buffer, 6)
     written = []
 
     def write(*args):
+        """Fail after some chunks."""
         written.append(args)
         if after == "manifest" or len(written) <= after:
             return original(*args)
@@ -381,15 +387,15 @@ def test_a_full_disk_leaves_no_folder(code, after, tmp_path, monkeypatch, small_
     assert str(tmp_path / "2") in str(caught.value) and caught.value.errno == errno.ENOSPC
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     monkeypatch.undo()
-    monkeypatch.setattr(changes, "CHUNK_BYTES", 16)
-    assert buffer.save(tmp_path / "2") < bytes_in(tmp_path / "2")  # what was left undone is known
+    monkeypatch.setattr(dirty, "CHUNK_BYTES", 16)
+    assert buffer.save(tmp_path / "2") < bytes_in(tmp_path / "2")  # the unsaved changes are still known
     restored = ReplayBuffer(20)
     restored.load(tmp_path / "2")
     assert same(buffer.sample(5, 9), restored.sample(5, 9))
 
 
-def test_a_disk_that_is_really_full(tmp_path):
-    """/dev/full takes nothing."""
+def test_dev_full_leaves_no_folder(tmp_path):
+    """Test with /dev/full, which rejects every write."""
     with pytest.raises(OSError, match="No space"), Path("/dev/full").open("wb", buffering=0) as full:
         full.write(b"1")
     buffer = filled()
@@ -400,7 +406,7 @@ def test_a_disk_that_is_really_full(tmp_path):
     assert not (tmp_path / "save").exists()
 
 
-def test_another_error_of_saving_is_passed_on(tmp_path, monkeypatch):
+def test_other_errors_of_saving_are_raised_unchanged(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(errno.EIO, "broken")
 
@@ -411,8 +417,8 @@ def test_another_error_of_saving_is_passed_on(tmp_path, monkeypatch):
     assert not (tmp_path / "save").exists()
 
 
-def test_a_save_goes_on_after_a_damaged_one_was_given_up(tmp_path, small_chunks):
-    """As a resume does that takes the checkpoint before the newest."""
+def test_save_after_a_damaged_one_was_skipped(tmp_path, small_chunks):
+    """Test a resume from the checkpoint before the newest one."""
     buffer = filled()
     buffer.save(tmp_path / "1")
     add(buffer, 6)
@@ -426,12 +432,12 @@ def test_a_save_goes_on_after_a_damaged_one_was_given_up(tmp_path, small_chunks)
     expected = filled()
     assert same(expected.sample(5, 9), restored.sample(5, 9))
     restored.save(tmp_path / "3")
-    again = ReplayBuffer(20)
-    again.load(tmp_path / "3")
-    assert same(restored.sample(5, 9), again.sample(5, 9))
+    reloaded = ReplayBuffer(20)
+    reloaded.load(tmp_path / "3")
+    assert same(restored.sample(5, 9), reloaded.sample(5, 9))
 
 
-def test_a_rollout_is_saved(tmp_path):
+def test_rollout_is_saved(tmp_path):
     buffer = ReplayBuffer(8, Rollout())
     buffer.add(rows_of(range(5), envs=2))
     buffer.save(tmp_path / "save")

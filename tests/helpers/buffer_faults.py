@@ -1,25 +1,28 @@
-"""Ends adds in the middle, as a kill does: whatever comes after doesn't happen."""
+"""Interrupt `add` at any stage, as a kill does."""
 
 import gc
 
 import numpy as np
 
-NOTHING, BEGUN, WHOLE = "nothing", "begun", "whole"
+NOTHING, BEGUN, COMPLETE = "nothing", "begun", "complete"
 
 
 class Killed(BaseException):
-    """In the place of SIGKILL."""
+    """Raised where a process would be killed."""
 
 
 def _die(*args, **kwargs):
+    """Raise `Killed`."""
     raise Killed
 
 
 def _before(owner, name):
+    """Make a method raise `Killed` instead of running."""
     setattr(owner, name, _die)
 
 
 def _after(owner, name):
+    """Make a method raise `Killed` after it ran."""
     original = getattr(owner, name)
 
     def instead(*args, **kwargs):
@@ -29,8 +32,10 @@ def _after(owner, name):
     setattr(owner, name, instead)
 
 
-def _half_a_book(storage):
-    def instead(book):
+def _half_the_metadata(storage):
+    """Make the journal raise `Killed` with half of its metadata file written."""
+
+    def instead(metadata):
         (storage.journal.folder / "book.json.part").write_text('{"checksum": 1, "te')
         raise Killed
 
@@ -38,19 +43,21 @@ def _half_a_book(storage):
 
 
 def _half_an_entry(storage):
+    """Make the journal raise `Killed` with half of an entry written."""
     journal = storage.journal
-    intend = journal.intend
+    write = journal.write
 
-    def instead(added):
-        intend(added)
+    def instead(entry):
+        write(entry)
         raw = journal.records[journal.count : journal.count + 1].view(np.uint8)
         raw[len(raw) // 2 :] = 255
         raise Killed
 
-    journal.intend = instead
+    journal.write = instead
 
 
 def _half_of_the_rows(storage):
+    """Make the storage raise `Killed` with half of the keys written."""
     write_rows = storage._write_rows
 
     def instead(fragment, group, slots):
@@ -61,27 +68,27 @@ def _half_of_the_rows(storage):
 
 
 STAGES = {
-    "book": (NOTHING, lambda storage: _before(storage.journal, "begin")),
-    "half a book": (NOTHING, _half_a_book),
-    "book replaced": (NOTHING, lambda storage: _after(storage.journal, "begin")),
+    "metadata": (NOTHING, lambda storage: _before(storage.journal, "begin")),
+    "half the metadata": (NOTHING, _half_the_metadata),
+    "metadata replaced": (NOTHING, lambda storage: _after(storage.journal, "begin")),
     "streams": (NOTHING, lambda storage: _before(storage, "_open")),
     "streams opened": (NOTHING, lambda storage: _after(storage, "_open")),
     "half an entry": (NOTHING, _half_an_entry),
-    "entry": (BEGUN, lambda storage: _after(storage.journal, "intend")),
-    "claimed": (BEGUN, lambda storage: _after(storage, "_claim")),
+    "entry": (BEGUN, lambda storage: _after(storage.journal, "write")),
+    "claimed": (BEGUN, lambda storage: _after(storage, "_claim_slots")),
     "half of the rows": (BEGUN, _half_of_the_rows),
     "rows": (BEGUN, lambda storage: _after(storage, "_write_rows")),
     "links": (BEGUN, lambda storage: _after(storage, "_connect")),
-    "annexes": (BEGUN, lambda storage: _before(storage.journal, "commit")),
-    "committed": (WHOLE, lambda storage: _before(storage, "_join")),
-    "joined": (WHOLE, lambda storage: _after(storage, "_join")),
-    "changes": (WHOLE, lambda storage: _before(storage.changes, "added")),
+    "extensions": (BEGUN, lambda storage: _before(storage.journal, "commit")),
+    "committed": (COMPLETE, lambda storage: _before(storage, "_join")),
+    "joined": (COMPLETE, lambda storage: _after(storage, "_join")),
+    "changes": (COMPLETE, lambda storage: _before(storage.changes, "added")),
 }
-"""Moments of an add, in their order: what attaching finds of the fragment then, and how to end it there."""
+"""Stages of `add` in order: the state of the fragment after attaching, and a function that makes the stage raise."""
 
 
 def add_and_die(buffer, rows, stream, sequence, stage):
-    """Whether the add came by the stage; the buffer's files are let go of either way."""
+    """Interrupt `add` at a stage and close the buffer. Return True if `add` reached the stage."""
     STAGES[stage][1](buffer.storage)
     try:
         buffer.add_rows(rows, stream, sequence)

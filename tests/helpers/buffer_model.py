@@ -1,4 +1,4 @@
-"""A slow, obvious model of the buffer: one Python list of rows per stream, one list of arrivals."""
+"""Simple model of the buffer: one Python list of rows per stream, and one list of arrivals."""
 
 import math
 from dataclasses import dataclass
@@ -12,97 +12,103 @@ from sheeprl.buffer.tensordicts import flatten
 
 @dataclass
 class ModelRow:
-    """One arrival row. Every field is told by the row's name, but those that are drawn."""
+    """One arrival row. All values apart from the fields follow from the row's name."""
 
     name: int
     terminated: bool
     truncated: bool
     is_first: bool
-    note: float = 0.0  # what write_back overwrites
+    note: float = 0.0  # overwritten by write_back
 
     @property
     def is_last(self):
+        """Return True for an end row."""
         return self.terminated or self.truncated
 
     @property
     def reward(self):
+        """Return the reward received on arrival."""
         return self.name / 2
 
 
 @dataclass
 class Player:
-    """Where one player's newest incarnation is."""
+    """State of the newest incarnation of a player."""
 
     incarnation: int = 0
-    begun: int = 0  # how often its streams began anew, after gaps
+    begun: int = 0  # restarts of its streams after lost fragments
     sequence: int = 0  # of the next fragment
 
 
 class Model:
-    """What a buffer of so many rows should hold, and what could be sampled from it."""
+    """Expected rows and samples of a buffer."""
 
     def __init__(self, capacity):
         self.capacity = capacity
         self.players = {}
         self.streams = {}  # (player, incarnation, begun, env) -> rows
-        self.tails = {}
-        self.arrivals = []  # (stream, position) by arrival number, None in a hole
+        self.bootstrap_rows = {}
+        self.arrivals = []  # (stream, position) by arrival number, None in a gap
         self.names = 0
 
     def new_row(self, end, is_first):
+        """Return a row with a new name."""
         self.names += 1
         return ModelRow(self.names, end == "terminated", end == "truncated", is_first)
 
     def fragment(self, envs, ends):
-        """Rows `[T + 1][B]` with new names; of `ends` every cell takes two: its end, and whether it is first."""
+        """Return rows `[T + 1][B]` with new names. `ends` has two items per row: its end, and None if not first."""
         drawn, rows = iter(ends), len(ends) // envs // 2
         return [[self.new_row(next(drawn), next(drawn) is not None) for _ in range(envs)] for _ in range(rows)]
 
     def add(self, player, fragment, gap=False):
-        """What the player's newest incarnation brings next, after it has lost some if there is a gap."""
-        at = self.players.setdefault(player, Player())
-        at.begun += gap
-        stream = (player, at.incarnation, at.begun)
+        """Add the next fragment of a player, after lost ones if `gap` is True."""
+        state = self.players.setdefault(player, Player())
+        state.begun += gap
+        stream = (player, state.incarnation, state.begun)
         for row in fragment[:-1]:
             for env, cell in enumerate(row):
                 rows = self.streams.setdefault((*stream, env), [])
                 self.arrivals.append(((*stream, env), len(rows)))
                 rows.append(cell)
         for env, cell in enumerate(fragment[-1]):
-            self.tails[(*stream, env)] = cell
+            self.bootstrap_rows[(*stream, env)] = cell
 
-    def leave_hole(self, count):
-        """Give up places that a fragment had begun to overwrite."""
+    def leave_gap(self, count):
+        """Replace the oldest rows by the gap of an interrupted fragment."""
         self.arrivals += [None] * count
 
     @property
     def stored(self):
-        """Arrival numbers of what is still there, holes among them."""
+        """Return the stored arrival numbers, gaps included."""
         return range(max(0, len(self.arrivals) - self.capacity), len(self.arrivals))
 
     @property
     def numbers(self):
-        """Arrival numbers of the rows that are still there."""
+        """Return the arrival numbers of the stored rows."""
         return [number for number in self.stored if self.arrivals[number]]
 
     def row(self, number):
+        """Return the row of an arrival number."""
         stream, position = self.arrivals[number]
         return self.streams[stream][position]
 
     def successor(self, number):
+        """Return the row after that of an arrival number."""
         stream, position = self.arrivals[number]
         return self.row_at(stream, position + 1)
 
     def row_at(self, stream, position):
+        """Return a row of a stream, or its bootstrap row."""
         rows = self.streams[stream]
-        return rows[position] if position < len(rows) else self.tails[stream]
+        return rows[position] if position < len(rows) else self.bootstrap_rows[stream]
 
     def transitions(self):
-        """Arrival number to (row, successor)."""
+        """Return (row, successor) by arrival number."""
         return {n: (self.row(n), self.successor(n)) for n in self.numbers if not self.row(n).is_last}
 
     def n_step(self, n, gamma):
-        """Arrival number to (row, row up to n steps on, return, discount)."""
+        """Return (row, row up to n steps ahead, return, discount) by arrival number."""
         found = {}
         for number in self.transitions():
             stream, position = self.arrivals[number]
@@ -117,7 +123,7 @@ class Model:
         return found
 
     def sequences(self, length, context=False, crosses=True):
-        """Arrival number of the last row to the arrival numbers of all, a context row in front."""
+        """Return the arrival numbers of all rows, context row included, by that of the last row."""
         number_of = {self.arrivals[number]: number for number in self.numbers}
         found = {}
         for number in self.numbers:
@@ -133,7 +139,7 @@ class Model:
         return found
 
     def episodes(self):
-        """The arrival numbers of every whole episode, in the order of their ends."""
+        """Return the arrival numbers of every complete episode, in the order of their ends."""
         number_of = {self.arrivals[number]: number for number in self.numbers}
         found = []
         for stream, rows in self.streams.items():
@@ -147,11 +153,12 @@ class Model:
 
 
 def encode(fragment):
-    """A model's fragment as a TensorDict, every value of a row told by its name."""
+    """Return a fragment of the model as a TensorDict, whose values follow from the names of the rows."""
     shape = (len(fragment), len(fragment[0]))
     names = torch.tensor([[cell.name for cell in row] for row in fragment])
 
     def flags(field):
+        """Return a field of all rows."""
         return torch.tensor([[getattr(cell, field) for cell in row] for row in fragment])
 
     return TensorDict(
@@ -172,12 +179,12 @@ def encode(fragment):
 
 
 def encode_flat(rows):
-    """A list of a model's rows as flat arrays."""
+    """Return a list of the model's rows as flat arrays."""
     return {name: values[0] for name, values in flatten(encode([rows])).items()}
 
 
 def check_equal(found, expected):
-    """The same flat keys, dtypes and values, but for the index."""
+    """Assert that flat keys, dtypes and values are equal, apart from `index`."""
     assert set(found) - {"index"} == set(expected)
     for key, values in expected.items():
         assert found[key].dtype == values.dtype, key
@@ -185,14 +192,14 @@ def check_equal(found, expected):
 
 
 def encode_transitions(pairs):
-    """(row, successor) pairs as a sample of transitions has them, flat."""
+    """Return (row, successor) pairs as a flat sample of transitions."""
     rows, successors = (encode_flat(list(cells)) for cells in zip(*pairs, strict=True))
     rows |= {key: successors[key] for key in ("reward", "terminated", "truncated")}
     return rows | {f"next_{key}": values for key, values in successors.items() if key.startswith("obs/")}
 
 
 def one_of_each(rows):
-    """Of flat samples, each distinct index once, ascending, after checking that the others are the same."""
+    """Return one sample per distinct index, ascending. Assert that samples of the same index are equal."""
     ndim = rows["index"].ndim
     flat = {name: values.reshape(-1, *values.shape[ndim:]) for name, values in rows.items()}
     _, first, inverse = np.unique(flat["index"], return_index=True, return_inverse=True)
@@ -202,22 +209,29 @@ def one_of_each(rows):
 
 
 def columns_of(rows):
-    """The index of every sequence `[n, L, b]` as a tuple."""
+    """Return `index` of every sequence in `[n, L, b]` as a tuple."""
     index = rows["index"]
     return [tuple(column) for column in np.moveaxis(index, 1, -1).reshape(-1, index.shape[1]).tolist()]
 
 
 def check_rows(model, rows, keys=()):
-    """Whole rows are those of the model, whatever comes besides."""
+    """Assert that sampled rows, without the keys `keys`, equal those of the model."""
     rows = one_of_each({name: values for name, values in rows.items() if name not in ("importance", *keys)})
     check_equal(rows, encode_flat([model.row(number) for number in rows["index"].tolist()]))
 
 
-# ------------------------------------------------------------------------------------------ fragments by hand
+# ---------------------------------------------------------------------------------------- explicit fragments
 
 
 def rows_of(names, ends="", first="", envs=1):
-    """A fragment `[T + 1, envs]` of vector observations: names of the rows, letters t and x where an episode ended."""
+    """Return a fragment `[T + 1, envs]` of vector observations.
+
+    Args:
+        names: names of the rows, from which the values follow.
+        ends: a letter per row: t for terminated, x for truncated.
+        first: the letter f for each first row.
+        envs: number of environments.
+    """
     count = len(names)
     ends, first = ends.ljust(count), first.ljust(count)
     column = torch.tensor(names, dtype=torch.float32)[:, None].expand(count, envs) + 1000 * torch.arange(envs)
@@ -234,15 +248,15 @@ def rows_of(names, ends="", first="", envs=1):
 
 
 def draw_all(buffer, draws=4000):
-    """Every transition of a small buffer."""
+    """Return every transition of a small buffer."""
     flat = buffer.sample(1, draws).reshape(-1)
     first = np.unique(flat["index"].numpy(), return_index=True)[1]
     return list(flat[torch.from_numpy(first)].unbind(0))
 
 
 def check_frequencies(counts, expected):
-    """Draws of each of several kinds come as often as expected: within three deviations of chi square."""
+    """Assert with a chi-square test, within three deviations, that counts match their expected values."""
     counts, expected = np.asarray(counts, float), np.asarray(expected, float)
-    freedom = len(counts) - 1
+    degrees = len(counts) - 1
     chi_square = float(((counts - expected) ** 2 / expected).sum())
-    assert chi_square < freedom + 3 * math.sqrt(2 * freedom) + 3, (chi_square, freedom)
+    assert chi_square < degrees + 3 * math.sqrt(2 * degrees) + 3, (chi_square, degrees)
