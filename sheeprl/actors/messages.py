@@ -58,7 +58,7 @@ class BufferStatus:
     Args:
         size: rows stored.
         available: distinct samples that it could draw.
-        mass: what it counts for when samples are shared out over the shards.
+        total_priority: weight of the shard when samples are distributed over the shards.
         sample_bytes: bytes of one sample, 0 while it is empty.
         counts: how often something didn't go the usual way, such as `late_writes`, into rows that were gone.
         added: rows that it has been given since the run began, those that were overwritten since among them.

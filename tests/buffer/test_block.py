@@ -23,6 +23,7 @@ def filled(pool):
 
 
 def test_block_is_one_allocation():
+    """Test shapes and content of the arrays, and that none lies outside the block."""
     rows = filled(Pool())
     assert {name: values.shape for name, values in rows.items()} == {
         "pixels": (2, 3, 5, 5),
@@ -36,6 +37,7 @@ def test_block_is_one_allocation():
 
 
 def test_memory_is_reused_only_without_views():
+    """Test that the pool does not reuse memory while any view of it exists."""
     pool = Pool()
     first = filled(pool)["reward"]
     second = filled(pool)["reward"]
@@ -51,6 +53,7 @@ def test_memory_is_reused_only_without_views():
 
 
 def test_reuse_does_not_depend_on_reference_counts(monkeypatch):
+    """Test that tensors and memoryviews protect the memory too."""
     monkeypatch.setattr("sys.getrefcount", lambda _: 1)  # Python 3.14 does not count borrowed references
     pool = Pool()
     held = [filled(pool)["reward"] for _ in range(4)]
@@ -64,6 +67,7 @@ def test_reuse_does_not_depend_on_reference_counts(monkeypatch):
 
 
 def test_packed_block_is_one_buffer_and_unpacks_to_the_same_arrays():
+    """Test the round trip through pickle with out-of-band buffers."""
     rows = filled(Pool())
     rows["importance"] = np.linspace(0, 1, 6, dtype=np.float32)
     buffers = []
@@ -77,6 +81,7 @@ def test_packed_block_is_one_buffer_and_unpacks_to_the_same_arrays():
 
 
 def test_pack_excludes_unused_memory_of_the_pool():
+    """Test a small block in the memory of a larger one."""
     pool = Pool()
     large = Block(pool, {"x": ((1000,), np.zeros(7))}).rows
     del large

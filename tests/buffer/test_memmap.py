@@ -174,6 +174,7 @@ class Twin:
 @pytest.mark.parametrize("filled", [1, 3, 12])
 @pytest.mark.parametrize("prioritized", [None, Prioritized()])
 def test_kill_at_every_stage_of_an_add(stage, filled, prioritized, tmp_path, monkeypatch):
+    """Test that a buffer recovers from a kill at every stage, and accepts the fragment again."""
     monkeypatch.setattr(storage, "RECORDS", 4)
     twin = Twin(tmp_path / "memory", prioritized=prioritized)
     for number in range(filled):
@@ -188,6 +189,7 @@ def test_kill_at_every_stage_of_an_add(stage, filled, prioritized, tmp_path, mon
 
 @pytest.mark.parametrize("stage", ["metadata", "half the metadata", "metadata replaced"])
 def test_kill_while_the_metadata_is_replaced(stage, tmp_path, monkeypatch):
+    """Test a kill while a full journal begins again."""
     monkeypatch.setattr(storage, "RECORDS", 4)
     twin = Twin(tmp_path / "memory")
     for number in range(4):
@@ -221,6 +223,7 @@ def test_kill_in_the_first_add(stage, tmp_path, monkeypatch):
 @pytest.mark.parametrize("grown", range(8))
 @pytest.mark.parametrize("killed", [False, True])
 def test_kill_or_full_disk_between_the_bootstrap_rows_of_several_keys(grown, killed, tmp_path, monkeypatch):
+    """Test that the pool of bootstrap rows recovers if only some of its arrays have grown."""
     twin, calls = Twin(tmp_path / "memory"), []
     twin.add(0)
 
@@ -245,7 +248,10 @@ def test_kill_or_full_disk_between_the_bootstrap_rows_of_several_keys(grown, kil
 
 
 def test_kill_before_the_layout_is_written_leaves_no_buffer(tmp_path, monkeypatch):
+    """Test that files without a layout are replaced by the next buffer."""
+
     def die(*args):
+        """Raise `Killed`."""
         raise Killed
 
     buffer = ReplayBuffer(13, memmap=tmp_path)
@@ -287,6 +293,7 @@ def test_kill_while_loading_leaves_an_empty_buffer(way, used, tmp_path, monkeypa
         buffer.add(rows_of([0, 1, 2, 3]))
 
     def die(*args):
+        """Raise `Killed`."""
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -309,6 +316,7 @@ def test_full_disk_for_a_new_player_does_not_affect_the_others(tmp_path, monkeyp
     buffer.add(rows_of([0, 1, 2]), (0, 0))
 
     def fail(self, described):
+        """Raise an error of the operating system."""
         raise OSError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patch:
@@ -331,6 +339,7 @@ def test_full_disk_for_a_new_player_does_not_affect_the_others(tmp_path, monkeyp
 
 
 def test_second_process_is_refused(writers, tmp_path):
+    """Test that the lock keeps other processes out until `close`."""
     buffer = ReplayBuffer(2000, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
     for attempt in (
@@ -348,6 +357,7 @@ def test_second_process_is_refused(writers, tmp_path):
 
 
 def test_second_new_buffer_in_a_folder_is_refused(tmp_path):
+    """Test that the lock also protects an empty buffer."""
     buffer = ReplayBuffer(20, memmap=tmp_path)
     with pytest.raises(BlockingIOError):
         ReplayBuffer(20, memmap=tmp_path)
@@ -356,6 +366,7 @@ def test_second_new_buffer_in_a_folder_is_refused(tmp_path):
 
 
 def test_new_buffer_does_not_overwrite_another_one(tmp_path):
+    """Test that the error unlocks the folder and leaves the buffer intact."""
     buffer = ReplayBuffer(20, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
     buffer.close()
@@ -369,6 +380,7 @@ def test_new_buffer_does_not_overwrite_another_one(tmp_path):
 
 
 def test_attach_without_a_buffer_raises(tmp_path):
+    """Test that the error creates no folder."""
     try:
         ReplayBuffer.attach(tmp_path / "none", 20)
     except FileNotFoundError as error:
@@ -379,6 +391,7 @@ def test_attach_without_a_buffer_raises(tmp_path):
 
 
 def test_attach_with_another_capacity_raises_and_unlocks(tmp_path):
+    """Test that the buffer can be attached with its capacity afterwards."""
     buffer = ReplayBuffer(20, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
     buffer.close()
@@ -393,6 +406,7 @@ def test_attach_with_another_capacity_raises_and_unlocks(tmp_path):
     "how", [{"prioritized": Prioritized()}, {"sampler": Sequences(2, crosses=False)}], ids=["priority", "age"]
 )
 def test_attach_with_a_missing_extension_raises(how, tmp_path):
+    """Test sampling that needs arrays which the buffer does not have."""
     buffer = ReplayBuffer(20, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
     buffer.close()
@@ -402,6 +416,7 @@ def test_attach_with_a_missing_extension_raises(how, tmp_path):
 
 
 def test_priorities_that_were_not_updated_are_cleared(tmp_path):
+    """Test a buffer that was attached without priorities in between."""
     buffer = ReplayBuffer(4, memmap=tmp_path, prioritized=Prioritized(1.0))
     buffer.add(rows_of(range(5)))
     buffer.update_priorities(np.arange(4), np.full(4, 7.0))
@@ -415,6 +430,7 @@ def test_priorities_that_were_not_updated_are_cleared(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"checksum": 1, "text": "{}"}'])
 def test_damaged_metadata_raises(text, tmp_path):
+    """Test an invalid and a missing metadata file."""
     buffer = ReplayBuffer(4, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
     buffer.close()
@@ -427,6 +443,7 @@ def test_damaged_metadata_raises(text, tmp_path):
 
 
 def test_save_of_a_mapped_buffer_loads_anywhere(tmp_path):
+    """Test loading into a buffer in memory and into a memory-mapped one."""
     buffer = ReplayBuffer(6, memmap=tmp_path / "memory", prioritized=Prioritized(0.5))
     buffer.add(rows_of(range(6)))
     buffer.add(rows_of(range(5, 9)))
@@ -444,6 +461,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_full_disk_raises_before_files_are_created(tmp_path, monkeypatch):
+    """Test that the add succeeds once there is disk space."""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 10**6 - 1000, 1000))
     buffer = ReplayBuffer(100_000, memmap=tmp_path / "memory")
     with pytest.raises(NoRoomError, match=r"needs .* MB in .*memory, but only 1 KB are free"):
@@ -455,6 +473,7 @@ def test_full_disk_raises_before_files_are_created(tmp_path, monkeypatch):
 
 
 def test_disk_that_fills_up_during_allocation_leaves_no_files(tmp_path, monkeypatch):
+    """Test that the files created before the error are removed."""
     reserved = []
 
     def fallocate(descriptor, begin, size):
@@ -474,6 +493,7 @@ def test_disk_that_fills_up_during_allocation_leaves_no_files(tmp_path, monkeypa
 
 
 def test_buffer_larger_than_the_memory_raises():
+    """Test that the error names the required memory and leaves the buffer empty."""
     buffer = ReplayBuffer(2**45)
     with pytest.raises(NoRoomError, match="TB of memory, but this machine has"):
         buffer.add(rows_of([0, 1]))
@@ -481,6 +501,7 @@ def test_buffer_larger_than_the_memory_raises():
 
 
 def test_disk_space_is_reserved_at_once(tmp_path):
+    """Test that the files are not sparse."""
     buffer = ReplayBuffer(10_000, memmap=tmp_path)
     buffer.add(rows_of([0, 1]))
     reserved = sum(path.stat().st_blocks * 512 for path in tmp_path.glob("*.bin"))

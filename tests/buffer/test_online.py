@@ -18,6 +18,7 @@ def drawn(buffer, batch_size, n_batches=1):
 
 @pytest.mark.parametrize("sampler", [Transitions(), NStep(2, 0.9)])
 def test_newest_samples_are_drawn_first_and_once(sampler):
+    """Test the order of new samples over several draws and fragments."""
     buffer = ReplayBuffer(100, sampler, online_fraction=0.5)
     buffer.add(rows_of(range(21)))
     index = drawn(buffer, 4, 3)
@@ -31,6 +32,7 @@ def test_newest_samples_are_drawn_first_and_once(sampler):
 
 
 def test_rest_of_a_batch_is_uniform():
+    """Test the frequencies of the other samples, also after all new samples are drawn."""
     buffer = ReplayBuffer(10, online_fraction=0.25, seed=4)
     buffer.add(rows_of(range(11)))
     index = drawn(buffer, 8, 3000)
@@ -40,18 +42,21 @@ def test_rest_of_a_batch_is_uniform():
 
 
 def test_fraction_of_1_draws_new_samples_only():
+    """Test that each new sample is drawn once."""
     buffer = ReplayBuffer(10, online_fraction=1.0)
     buffer.add(rows_of(range(11)))
     assert sorted(drawn(buffer, 5, 2).ravel().tolist()) == list(range(10))
 
 
 def test_end_rows_are_not_drawn():
+    """Test that invalid anchors are skipped."""
     buffer = ReplayBuffer(10, online_fraction=1.0)
     buffer.add(rows_of(range(7), ends="  t  x"))
     assert drawn(buffer, 4).tolist() == [[4, 3, 1, 0]]
 
 
 def test_evicted_samples_are_not_drawn():
+    """Test that uniform samples replace evicted new ones."""
     buffer = ReplayBuffer(6, online_fraction=1.0)
     buffer.add(rows_of(range(7)))
     assert drawn(buffer, 2).tolist() == [[5, 4]]  # 0 to 3 are left
@@ -61,6 +66,7 @@ def test_evicted_samples_are_not_drawn():
 
 
 def test_take_returns_at_most_the_remaining_samples():
+    """Test a `take` of more samples than remain."""
     buffer = ReplayBuffer(6)
     buffer.add(rows_of(range(7)))
     newest = Newest()
@@ -71,6 +77,7 @@ def test_take_returns_at_most_the_remaining_samples():
 
 
 def test_new_sequences_share_no_row():
+    """Test that new sequences of a stream are disjoint."""
     buffer = ReplayBuffer(100, Sequences(3), online_fraction=1.0)
     for begin in (0, 7, 14):
         buffer.add(rows_of(range(begin, begin + 8), envs=2))
@@ -84,6 +91,7 @@ def test_new_sequences_share_no_row():
 @pytest.mark.parametrize("crosses", [False, True])
 @pytest.mark.parametrize("context", [False, True])
 def test_new_sequences_are_valid(crosses, context):
+    """Test new sequences with and without context and crossing."""
     buffer = ReplayBuffer(100, Sequences(3, context, crosses), online_fraction=1.0)
     buffer.add(rows_of(range(40), ends="   t    x  t", first="f   f    f  f"))
     rows = buffer.sample(5, 3)
@@ -93,6 +101,7 @@ def test_new_sequences_are_valid(crosses, context):
 
 
 def test_ranges_longer_than_a_scan(monkeypatch):
+    """Test that no sample is skipped between two scans."""
     monkeypatch.setattr(online, "SCAN_ROWS", 5)
     buffer = ReplayBuffer(100, online_fraction=1.0)
     buffer.add(rows_of(range(43), ends=" " * 20 + "t" * 12))
@@ -101,6 +110,7 @@ def test_ranges_longer_than_a_scan(monkeypatch):
 
 
 def test_load_restores_the_drawn_samples(tmp_path):
+    """Test `load` and `load_state_dict`."""
     buffer = ReplayBuffer(100, online_fraction=0.5)
     buffer.add(rows_of(range(21)))
     drawn(buffer, 8)
@@ -117,6 +127,7 @@ def test_load_restores_the_drawn_samples(tmp_path):
 
 
 def test_attached_rows_do_not_count_as_new(tmp_path):
+    """Test that only rows added after `attach` are new."""
     buffer = ReplayBuffer(100, online_fraction=1.0, memmap=tmp_path)
     buffer.add(rows_of(range(21)))
     buffer.close()
@@ -128,11 +139,13 @@ def test_attached_rows_do_not_count_as_new(tmp_path):
 
 @pytest.mark.parametrize("sampler", [Rollout(), Episodes()])
 def test_sampler_without_anchors_with_online_fraction_raises(sampler):
+    """Test that the combination is refused at construction."""
     with pytest.raises(ValueError, match="draws its own samples"):
         ReplayBuffer(4, sampler, online_fraction=0.5)
 
 
 def test_setting_a_sampler_without_anchors_with_online_fraction_raises():
+    """Test that the setter refuses the combination too."""
     buffer = ReplayBuffer(4, online_fraction=0.5)
     with pytest.raises(ValueError, match="draws its own samples"):
         buffer.sampler = Rollout()
@@ -140,5 +153,6 @@ def test_setting_a_sampler_without_anchors_with_online_fraction_raises():
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.5])
 def test_invalid_fraction_raises(fraction):
+    """Test fractions below 0 and above 1."""
     with pytest.raises(ValueError, match="must be from 0 to 1"):
         ReplayBuffer(4, online_fraction=fraction)

@@ -24,6 +24,7 @@ def filled(alpha=0.6, rows=8, capacity=10, sampler=None, **settings):
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("sampler", [Transitions(), NStep(3, 0.9)])
 def test_draws_are_proportional_to_priority_to_the_power_of_alpha(alpha, sampler):
+    """Test frequencies and total priority for several exponents."""
     buffer = filled(alpha, sampler=sampler)
     priorities = np.array([0.5, 1, 2, 4, 8, 0.25, 3, 1])
     assert buffer.update_priorities(np.arange(8), priorities) == 8
@@ -35,6 +36,7 @@ def test_draws_are_proportional_to_priority_to_the_power_of_alpha(alpha, sampler
 
 
 def test_draws_are_stratified():
+    """Test that equal priorities give one sample per slot."""
     buffer = filled(1.0)
     buffer.update_priorities(np.arange(8), np.ones(8))
     index = buffer.sample(8, 50)["index"]
@@ -42,6 +44,7 @@ def test_draws_are_stratified():
 
 
 def test_sequences_are_proportional_if_most_of_the_total_priority_is_invalid():
+    """Test frequencies if most draws are repeated."""
     buffer = filled(1.0, rows=6, sampler=Sequences(3))
     buffer.update_priorities(np.arange(6), np.array([100.0, 100, 1, 2, 3, 4]))  # 0 and 1 end no sequence of 3
     ends = buffer.sample(4, 3000)["index"][:, -1].numpy()
@@ -49,6 +52,7 @@ def test_sequences_are_proportional_if_most_of_the_total_priority_is_invalid():
 
 
 def test_sequences_that_end_with_an_episode_have_priorities():
+    """Test that end rows are anchors of sequences."""
     buffer = ReplayBuffer(10, Sequences(2), prioritized=Prioritized(1.0))
     buffer.add(rows_of([0, 1, 2], ends=" t"))
     sample = buffer.sample(1, 20)
@@ -60,6 +64,7 @@ def test_sequences_that_end_with_an_episode_have_priorities():
 
 
 def test_end_rows_have_no_priority_for_transitions():
+    """Test that an update of an end row is ignored."""
     buffer = ReplayBuffer(10, prioritized=Prioritized(1.0))
     buffer.add(rows_of([0, 1, 2, 3], ends=" t"))
     assert buffer.total_priority == 2.0
@@ -82,6 +87,7 @@ def test_importance_matches_the_paper(progress):
 
 
 def test_each_sequence_has_one_importance():
+    """Test the shapes of `importance` from `draw` and `sample`."""
     buffer = filled(1.0, sampler=Sequences(3), beta=1.0)
     buffer.update_priorities(np.arange(8), np.arange(1.0, 9))
     rows = buffer.draw(4, 2)
@@ -94,6 +100,7 @@ def test_each_sequence_has_one_importance():
 
 
 def test_priority_of_zero_is_still_drawn():
+    """Test the minimum priority."""
     buffer = filled(0.5)
     buffer.update_priorities(np.arange(8), np.zeros(8))
     assert buffer.total_priority == pytest.approx(8 * MIN_PRIORITY**0.5)
@@ -101,6 +108,7 @@ def test_priority_of_zero_is_still_drawn():
 
 
 def test_new_rows_get_the_highest_priority_so_far():
+    """Test that a lowered priority still counts as the highest."""
     buffer = filled(0.5, rows=4)
     buffer.update_priorities(np.array([1, 2]), np.array([16.0, 9.0]))
     buffer.update_priorities(np.array([1]), np.array([1.0]))  # lowers the highest priority again
@@ -109,12 +117,14 @@ def test_new_rows_get_the_highest_priority_so_far():
 
 
 def test_last_of_two_priorities_is_used():
+    """Test an update with a repeated index."""
     buffer = filled(1.0)
     buffer.update_priorities(np.array([3, 5, 3]), np.array([2.0, 4.0, 7.0]))
     assert buffer.priorities.tree.leaves[[3, 5]].tolist() == [7.0, 4.0]
 
 
 def test_priorities_of_evicted_rows_are_counted():
+    """Test that updates of evicted rows change nothing."""
     buffer = filled(1.0, rows=4, capacity=4)
     index = buffer.sample(4, 1)["index"]
     buffer.add(rows_of([4, 5, 6]))  # evicts rows 0 and 1
@@ -127,6 +137,7 @@ def test_priorities_of_evicted_rows_are_counted():
 
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
 def test_invalid_priority_raises(bad):
+    """Test that an invalid update leaves all priorities unchanged."""
     buffer = filled(1.0)
     with pytest.raises(ValueError, match="negative or not finite"):
         buffer.update_priorities(np.array([0, 1]), np.array([5.0, bad]))
@@ -134,6 +145,7 @@ def test_invalid_priority_raises(bad):
 
 
 def test_wrong_number_of_priorities_raises():
+    """Test that sequences take one priority each."""
     buffer = filled(1.0, sampler=Sequences(2))
     sample = buffer.sample(3, 1)
     with pytest.raises(ValueError, match="3 priorities for 6 rows"):
@@ -142,6 +154,7 @@ def test_wrong_number_of_priorities_raises():
 
 
 def test_update_of_a_uniform_buffer_raises():
+    """Test that uniform and empty buffers have no priorities."""
     buffer = ReplayBuffer(4)
     with pytest.raises(ValueError, match="draws uniformly"):
         buffer.update_priorities(np.array([0]), np.array([1.0]))
@@ -151,18 +164,21 @@ def test_update_of_a_uniform_buffer_raises():
 @pytest.mark.parametrize("setting", ["alpha", "beta", "beta_end"])
 @pytest.mark.parametrize("value", [-0.1, 1.1])
 def test_invalid_exponent_raises(setting, value):
+    """Test exponents below 0 and above 1."""
     with pytest.raises(ValueError, match=f"{setting}={value}"):
         Prioritized(**{setting: value})
 
 
 @pytest.mark.parametrize("sampler", [Rollout(), Episodes()])
 def test_prioritized_sampler_without_anchors_raises(sampler):
+    """Test that the combination is refused at construction."""
     with pytest.raises(ValueError, match="draws its own samples"):
         ReplayBuffer(4, sampler, prioritized=Prioritized())
 
 
 @pytest.mark.parametrize("sampler", [Rollout(), Sequences(2)])
 def test_setting_a_sampler_with_other_anchors_raises(sampler):
+    """Test that only samplers with the same anchors share priorities."""
     buffer = filled()
     with pytest.raises(ValueError, match="the priorities belong to Transitions"):
         buffer.sampler = sampler
@@ -183,6 +199,7 @@ def test_few_valid_sequences_in_the_total_priority():
 
 
 def test_priorities_in_a_gap_do_not_count_as_highest(tmp_path):
+    """Test the highest priority after a kill."""
     buffer = ReplayBuffer(4, prioritized=Prioritized(1.0), memmap=tmp_path)
     buffer.add(rows_of(range(5)))
     buffer.update_priorities(np.arange(4), np.array([8.0, 8, 0.5, 0.25]))

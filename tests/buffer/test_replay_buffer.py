@@ -13,6 +13,7 @@ from tests.helpers.buffer_model import check_frequencies, draw_all, rows_of
 
 
 def test_transitions_of_an_episode_with_its_end_row():
+    """Test that the end row begins no transition."""
     buffer = ReplayBuffer(10)
     buffer.add(rows_of([0, 1, 2, 10, 11], ends="  t", first="f  f "))
     found = {int(sample["obs"]): sample for sample in draw_all(buffer)}
@@ -24,6 +25,7 @@ def test_transitions_of_an_episode_with_its_end_row():
 
 
 def test_first_row_of_the_next_fragment_replaces_the_bootstrap_row():
+    """Test the transition across two fragments."""
     buffer = ReplayBuffer(10)
     buffer.add(rows_of([0, 77], ends=" x"))
     (only,) = draw_all(buffer)
@@ -34,6 +36,7 @@ def test_first_row_of_the_next_fragment_replaces_the_bootstrap_row():
 
 
 def test_new_incarnation_begins_new_streams():
+    """Test that no sample crosses a restart."""
     buffer = ReplayBuffer(10)
     buffer.add(rows_of([0, 1]), (3, 0))
     buffer.add(rows_of([50, 51]), (3, 1))
@@ -45,6 +48,7 @@ def test_new_incarnation_begins_new_streams():
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_bootstrap_rows_of_closed_streams_live_as_long_as_their_rows(resume, tmp_path):
+    """Test that they are available, and that their slots are reused."""
     buffer = ReplayBuffer(4)
     for incarnation in range(12):
         buffer.add(rows_of([10 * incarnation, 10 * incarnation + 1]), (0, incarnation))
@@ -58,6 +62,7 @@ def test_bootstrap_rows_of_closed_streams_live_as_long_as_their_rows(resume, tmp
 
 
 def test_nothing_is_available_after_the_last_transition_is_evicted():
+    """Test a buffer of end rows."""
     buffer = ReplayBuffer(2)
     buffer.add(rows_of([0, 1, 2]))
     assert buffer.available
@@ -68,6 +73,7 @@ def test_nothing_is_available_after_the_last_transition_is_evicted():
 
 
 def test_nothing_is_available_if_no_stream_is_long_enough():
+    """Test the eviction of the only sequence."""
     buffer = ReplayBuffer(3, Sequences(2))
     buffer.add(rows_of([0, 1, 2, 3]))
     assert buffer.available
@@ -80,6 +86,7 @@ def test_nothing_is_available_if_no_stream_is_long_enough():
 
 @pytest.mark.parametrize("sampler", [Transitions(), Sequences(2), Sequences(2, context=True)])
 def test_samples_are_uniform(sampler):
+    """Test the frequencies of all samples."""
     buffer = ReplayBuffer(30, sampler, seed=1)
     for number in range(9):
         buffer.add(rows_of([10 * number, 1, 2, 3, 4], ends="  t" if number % 2 else "", envs=1), (number % 2, 0))
@@ -91,6 +98,7 @@ def test_samples_are_uniform(sampler):
 
 
 def test_samples_are_uniform_among_few_transitions():
+    """Test the draw from the list of valid slots."""
     buffer = ReplayBuffer(1000, seed=2)
     buffer.add(rows_of(range(1001), ends="t" * 400 + "   " + "t" * 597))
     index, counts = np.unique(buffer.sample(1, 9000)["index"].numpy(), return_counts=True)
@@ -99,6 +107,8 @@ def test_samples_are_uniform_among_few_transitions():
 
 
 def test_draws_depend_on_the_seed_only():
+    """Test that the global generators have no effect."""
+
     def draw(seed):
         """Return draws under other states of the global generators."""
         np.random.seed(len(str(seed)))
@@ -112,12 +122,14 @@ def test_draws_depend_on_the_seed_only():
 
 
 def test_each_sample_is_a_new_draw():
+    """Test two samples in a row."""
     buffer = ReplayBuffer(100)
     buffer.add(rows_of(range(50)))
     assert buffer.sample(20)["index"].tolist() != buffer.sample(20)["index"].tolist()
 
 
 def test_samples_are_copies():
+    """Test that writes to a sample do not change the buffer."""
     buffer = ReplayBuffer(4)
     buffer.add(rows_of([0, 1]))
     buffer.sample(1, 8).apply_(lambda values: values.fill_(1))
@@ -125,6 +137,7 @@ def test_samples_are_copies():
 
 
 def test_read_only_rows_are_added():
+    """Test arrays from the object store."""
     fragment = rows_of([0, 1, 2])
     frozen = {name: values.numpy() for name, values in fragment.items()}
     for values in frozen.values():
@@ -135,6 +148,7 @@ def test_read_only_rows_are_added():
 
 
 def test_fragments_of_replaced_incarnations_are_ignored():
+    """Test late fragments of older incarnations."""
     buffer = ReplayBuffer(10)
     buffer.add(rows_of([0, 1]), (0, 0))
     buffer.add(rows_of([50, 51]), (0, 2))
@@ -145,6 +159,7 @@ def test_fragments_of_replaced_incarnations_are_ignored():
 
 
 def test_loaded_ring_continues_its_streams(tmp_path):
+    """Test sequences across a load of a full ring."""
     buffer = ReplayBuffer(4, Sequences(2, context=True))
     buffer.add(rows_of([0, 1, 2, 3]))
     buffer.add(rows_of([3, 4, 5, 6]))  # overwrites 0 and 1
@@ -161,6 +176,7 @@ def test_loaded_ring_continues_its_streams(tmp_path):
 
 
 def test_sequence_crosses_episodes_and_fragments():
+    """Test all keys of the sequence."""
     buffer = ReplayBuffer(10, Sequences(5))
     buffer.add(rows_of([0, 1, 2, 10], ends="  t", first="f  f"))
     buffer.add(rows_of([10, 11, 12], first="f"))
@@ -172,6 +188,7 @@ def test_sequence_crosses_episodes_and_fragments():
 
 
 def test_context_row_repeats_the_first_row_of_a_stream():
+    """Test sequences at the beginning of a stream."""
     buffer = ReplayBuffer(10, Sequences(2, context=True))
     buffer.add(rows_of([0, 1, 2, 3]))
     columns = {tuple(column) for column in buffer.sample(1, 500)["obs"][:, :, 0, 0].tolist()}
@@ -179,6 +196,7 @@ def test_context_row_repeats_the_first_row_of_a_stream():
 
 
 def test_context_row_must_be_stored():
+    """Test sequences at the oldest stored row."""
     buffer = ReplayBuffer(3, Sequences(1, context=True))
     buffer.add(rows_of([0, 1, 2, 3]))
     buffer.add(rows_of([3, 4]))  # overwrites row 0
@@ -187,6 +205,7 @@ def test_context_row_must_be_stored():
 
 
 def test_each_environment_is_a_stream():
+    """Test that no sequence mixes environments."""
     buffer = ReplayBuffer(12, Sequences(2))
     buffer.add(rows_of([0, 1, 2, 3], envs=3))
     columns = {tuple(column) for column in buffer.sample(1, 1000)["obs"][:, :, 0, 0].tolist()}
@@ -197,6 +216,7 @@ def test_each_environment_is_a_stream():
 
 
 def test_write_back_skips_evicted_rows():
+    """Test that only stored rows are overwritten."""
     buffer = ReplayBuffer(4)
     buffer.add(rows_of([0, 1, 2, 3, 4]))
     index = np.array([0, 1, 2, 3])
@@ -207,6 +227,7 @@ def test_write_back_skips_evicted_rows():
 
 
 def test_write_back_of_unknown_key_raises():
+    """Test that the error names the key."""
     buffer = ReplayBuffer(4)
     buffer.add(rows_of([0, 1]))
     with pytest.raises(KeyError, match="latent"):
@@ -217,6 +238,7 @@ def test_write_back_of_unknown_key_raises():
 
 
 def test_columns_of_a_rollout_follow_players_and_environments():
+    """Test two rounds of fragments in another order."""
     buffer = ReplayBuffer(3 * 5, Rollout())
     for round_number in range(2):  # the second round replaces the first
         base = 100 * round_number
@@ -231,6 +253,7 @@ def test_columns_of_a_rollout_follow_players_and_environments():
 
 
 def test_rollout_after_a_restart_of_a_player():
+    """Test that the rollout contains the new incarnation only."""
     buffer = ReplayBuffer(4, Rollout())
     buffer.add(rows_of([0, 1, 2]), (1, 0))
     buffer.add(rows_of([10, 11, 12]), (0, 0))
@@ -240,6 +263,7 @@ def test_rollout_after_a_restart_of_a_player():
 
 
 def test_rollout_needs_the_same_number_of_rows_of_every_stream():
+    """Test that the error names the numbers of rows."""
     buffer = ReplayBuffer(4, Rollout())
     assert not buffer.available
     buffer.add(rows_of([0, 1]), (0, 0))
@@ -278,6 +302,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_refused_fragment_is_not_stored(message):
+    """Test every reason for a refusal, and that the buffer is unchanged."""
     buffer = ReplayBuffer(8)
     buffer.add(rows_of([0, 1, 2]))
     with pytest.raises(RefusedFragmentError, match=message):
@@ -292,6 +317,7 @@ def test_refused_fragment_is_not_stored(message):
 
 @pytest.mark.parametrize("refused", [rows_of(range(10)), without("reward"), rows_of([5])])
 def test_refused_first_fragment_does_not_define_the_rows(refused):
+    """Test that a fragment of another shape can follow."""
     buffer = ReplayBuffer(8)
     with pytest.raises(RefusedFragmentError):
         buffer.add(refused)
@@ -300,11 +326,13 @@ def test_refused_first_fragment_does_not_define_the_rows(refused):
 
 
 def test_capacity_of_0_raises():
+    """Test the error at construction."""
     with pytest.raises(ValueError, match="capacity=0"):
         ReplayBuffer(0)
 
 
 def test_loading_another_capacity_raises(tmp_path):
+    """Test that the error names the setting."""
     buffer = ReplayBuffer(8)
     buffer.add(rows_of([0, 1]))
     buffer.save(tmp_path / "buffer")
@@ -313,6 +341,7 @@ def test_loading_another_capacity_raises(tmp_path):
 
 
 def test_load_restores_the_generator(tmp_path):
+    """Test that both buffers draw the same samples."""
     buffer = ReplayBuffer(50, seed=3)
     buffer.add(rows_of(range(40)))
     buffer.sample(5)

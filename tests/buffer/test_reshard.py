@@ -107,6 +107,7 @@ steps = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(steps, st.integers(1, 4), st.integers(1, 4), st.booleans(), st.sampled_from([40, 1000]))
 def test_every_row_is_loaded_unchanged(played, before, after, prioritized, capacity):
+    """Test rows, priorities, counts and streams for random fragments and layouts."""
     option = {"prioritized": PRIORITIZED if prioritized else None}
     source, replays = Source(), make(before, capacity, **option)
     rng = np.random.default_rng(0)
@@ -155,6 +156,7 @@ def check_streams_continue(source, replays, shards):
 
 
 def test_smaller_capacity_drops_the_oldest_rows(tmp_path):
+    """Test that all players lose rows of the same age."""
     source, replays = Source(), make(2, 1000)
     for _ in range(10):
         for player in range(2):
@@ -167,6 +169,7 @@ def test_smaller_capacity_drops_the_oldest_rows(tmp_path):
 
 
 def test_sequences_cross_the_saved_fragments(tmp_path):
+    """Test the number and the rows of sequences."""
     source, replays = Source(), make(2, 1000, Sequences(20))
     for _ in range(30):
         for player in range(4):
@@ -179,6 +182,7 @@ def test_sequences_cross_the_saved_fragments(tmp_path):
 
 
 def test_mapped_shards_load_and_are_attached(tmp_path):
+    """Test that memory-mapped shards contain the loaded rows after `attach`."""
     source, replays = Source(), make(1, 500)
     for _ in range(20):
         replays[0].add(source.play(0, 5, 2))
@@ -195,6 +199,7 @@ def test_mapped_shards_load_and_are_attached(tmp_path):
 
 
 def test_loading_twice_equals_loading_once(tmp_path):
+    """Test that a load replaces the rows of the buffer."""
     source, replays = Source(), make(2, 500)
     for _ in range(20):
         replays[0].add(source.play(0, 5, 2))
@@ -205,6 +210,7 @@ def test_loading_twice_equals_loading_once(tmp_path):
 
 
 def test_damaged_shard_raises(tmp_path):
+    """Test that the error names the file."""
     source, replays = Source(), make(2, 500)
     for player in range(2):
         replays[player].add(source.play(player, 5, 2))

@@ -59,6 +59,7 @@ def check_rich(rows, names):
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("sampler", [Transitions(), NStep(2, 0.5), Sequences(2, True), Sequences(2, crosses=False)])
 def test_every_kind_of_row_is_restored(sampler, mapped, tmp_path):
+    """Test all dtypes with `save`, `state_dict` and `attach`."""
     buffer = ReplayBuffer(12, sampler, memmap=tmp_path / "memory" if mapped else None)
     for begin in (0, 5):
         buffer.add(rich_rows(range(begin, begin + 6)))
@@ -86,6 +87,7 @@ def test_every_kind_of_row_is_restored(sampler, mapped, tmp_path):
 
 @pytest.mark.parametrize("length", [None, 2])
 def test_episodes_of_every_kind_of_row(length):
+    """Test all dtypes in padded and in fixed-length episodes."""
     buffer = ReplayBuffer(40, Episodes(length))
     buffer.add(rich_rows(range(7), ends="  t  x", first="f  f"))
     sample = buffer.sample(1, 50)
@@ -96,6 +98,7 @@ def test_episodes_of_every_kind_of_row(length):
 
 
 def test_write_back_of_bfloat16():
+    """Test a dtype that NumPy does not have."""
     buffer = ReplayBuffer(12, Sequences(2))
     buffer.add(rich_rows(range(5)))
     sample = buffer.sample(4, 2)
@@ -109,6 +112,7 @@ def test_write_back_of_bfloat16():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int8, torch.int64])
 def test_n_step_returns_of_every_reward_dtype(dtype):
+    """Test that integer rewards give fractional returns."""
     buffer = ReplayBuffer(10, NStep(3, 0.5))
     rows = rows_of(range(5))
     buffer.add(rows.set("reward", torch.tensor([[0], [1], [2], [3], [4]]).to(dtype)))
@@ -141,6 +145,7 @@ def spoiled(what):
 @pytest.mark.parametrize("what", BAD)
 @pytest.mark.parametrize("first", [False, True])
 def test_non_finite_value_is_refused(what, first):
+    """Test that the error names key, row and environment, and that nothing is stored."""
     buffer = ReplayBuffer(12, seed=1)
     if not first:
         buffer.add(rich_rows(range(3)))
@@ -154,12 +159,14 @@ def test_non_finite_value_is_refused(what, first):
 
 @pytest.mark.parametrize("what", BAD)
 def test_non_finite_value_is_stored_with_keep(what):
+    """Test that the fragment is counted."""
     buffer = ReplayBuffer(12, seed=1, non_finite="keep")
     assert buffer.add(spoiled(what))
     assert len(buffer) == 6 and buffer.counts.non_finite == 1 and buffer.counts.refused == 0
 
 
 def test_other_keys_may_be_non_finite():
+    """Test that only rewards and observations are checked."""
     buffer = ReplayBuffer(12)
     assert buffer.add(rows_of(range(4)).set("logprob", torch.full((4, 1), float("-inf"))))
     assert buffer.counts.non_finite == 0
@@ -182,6 +189,7 @@ def test_flags_must_be_bool():
 
 @pytest.mark.parametrize("name", ["index", "mask", "discount", "importance", "next_obs"])
 def test_reserved_keys_are_refused(name):
+    """Test the keys that samples add."""
     buffer = ReplayBuffer(12)
     with pytest.raises(RefusedFragmentError, match=f"the key {name} is reserved for samples"):
         buffer.add(rows_of(range(4)).set(name, torch.zeros(4, 1)))
@@ -190,6 +198,7 @@ def test_reserved_keys_are_refused(name):
 
 @pytest.mark.parametrize("shape", [(4,), (3, 1), (4, 2)])
 def test_arrays_of_different_lengths_are_refused(shape):
+    """Test that the error names both shapes."""
     with pytest.raises(RefusedFragmentError, match=r"action has shape .* but reward has \(4, 1\)"):
         ReplayBuffer(12).add_rows({**{k: v.numpy() for k, v in rows_of(range(4)).items()}, "action": np.zeros(shape)})
 
@@ -210,6 +219,7 @@ def test_arrays_of_different_lengths_are_refused(shape):
     ],
 )
 def test_error_names_what_is_missing(sampler, message):
+    """Test an empty buffer, and one without a valid sample."""
     buffer = ReplayBuffer(12, sampler)
     assert buffer.available == 0
     for _ in range(2):
@@ -225,6 +235,7 @@ def test_error_names_what_is_missing(sampler, message):
 @pytest.mark.parametrize("prioritized", [None, Prioritized()])
 @pytest.mark.parametrize(("sampler", "size"), [(Transitions(), 4), (NStep(2, 0.9), 4), (Sequences(3), 2)])
 def test_batch_larger_than_the_buffer_raises(sampler, size, prioritized):
+    """Test that a batch of all samples can be drawn."""
     buffer = ReplayBuffer(12, sampler, prioritized=prioritized)
     buffer.add(rows_of(range(5)))
     with pytest.raises(NotEnoughDataError, match=f"batch_size={size + 1} but the buffer holds only {size} samples"):
@@ -236,6 +247,7 @@ def test_batch_larger_than_the_buffer_raises(sampler, size, prioritized):
 
 
 def test_exceptional_fragments_are_counted():
+    """Test lost, repeated and outdated fragments, and late writes."""
     buffer = ReplayBuffer(4)
     buffer.add(rows_of([0, 1]), (0, 3), 5)  # the first fragment of this player: no loss is known
     assert buffer.counts.gaps == 0
@@ -253,6 +265,7 @@ def test_exceptional_fragments_are_counted():
 
 
 def test_padding_of_an_episode_is_not_counted_as_late():
+    """Test a write back of padded episodes."""
     buffer = ReplayBuffer(10, Episodes())
     buffer.add(rows_of(range(6), ends=" t  t", first="f f"))
     sample = buffer.sample(1, 20)

@@ -45,12 +45,14 @@ def test_three_step_returns():
 
 
 def test_next_fragment_extends_returns():
+    """Test that returns at the end of a fragment grow with the next one."""
     found = n_step(3, 0.5, rows_of([0, 1, 2], first="f"), rows_of([2, 3, 4]))
     assert found[1] == (0.2 + 0.5 * 0.3 + 0.25 * 0.4, 0.125, 4, False, False)
     assert found[2] == (0.3 + 0.5 * 0.4, 0.25, 4, False, False)
 
 
 def test_terminated_end_stops_a_return_without_bootstrap():
+    """Test that the discount is 0."""
     found = n_step(3, 0.5, rows_of([0, 1, 2, 10, 11, 12, 13], ends="  t", first="f  f"))
     assert set(found) == {0, 1, 10, 11, 12}
     assert found[0] == (0.1 + 0.5 * 0.2, 0.0, 2, True, False)
@@ -59,18 +61,21 @@ def test_terminated_end_stops_a_return_without_bootstrap():
 
 
 def test_truncated_end_is_bootstrapped():
+    """Test that the discount is not 0."""
     found = n_step(3, 0.5, rows_of([0, 1, 2, 10, 11], ends="  x", first="f  f"))
     assert found[0] == (0.1 + 0.5 * 0.2, 0.25, 2, False, True)
     assert found[1] == (0.2, 0.5, 2, False, True)
 
 
 def test_bootstrap_row_that_is_an_end():
+    """Test an episode that ends with the fragment."""
     found = n_step(2, 0.5, rows_of([0, 1, 2], ends="  t"))
     assert found[0] == (0.1 + 0.5 * 0.2, 0.0, 2, True, False)
     assert found[1] == (0.2, 0.0, 2, True, False)
 
 
 def test_returns_stay_inside_a_stream():
+    """Test other players, incarnations and streams after lost fragments."""
     buffer = ReplayBuffer(50, NStep(4, 1.0))
     buffer.add(rows_of([0, 1, 2]), (0, 0))
     buffer.add(rows_of([50, 51]), (1, 0))
@@ -81,12 +86,14 @@ def test_returns_stay_inside_a_stream():
 
 
 def test_one_step_return_is_a_transition_with_a_discount():
+    """Test n = 1."""
     found = n_step(1, 0.9, rows_of([0, 1, 2, 3], ends="  t", first="f  f"))
     assert found == {0: (0.1, 0.9, 1, False, False), 1: (0.2, 0.0, 2, True, False)}
 
 
 @pytest.mark.parametrize(("n", "gamma"), [(0, 0.9), (1, -0.1), (1, 1.1)])
 def test_invalid_settings_of_n_step_raise(n, gamma):
+    """Test that the error names both arguments."""
     with pytest.raises(ValueError, match=f"n={n}, gamma={gamma}"):
         NStep(n, gamma)
 
@@ -102,6 +109,7 @@ def columns(buffer, draws=2000):
 
 
 def test_sequences_inside_episodes():
+    """Test that no sequence crosses the end of an episode."""
     buffer = ReplayBuffer(50, Sequences(2, crosses=False))
     buffer.add(rows_of([0, 1, 2, 10, 20], ends="  tt", first="f  ff"))
     buffer.add(rows_of([20, 21, 22], first="f"))
@@ -110,6 +118,7 @@ def test_sequences_inside_episodes():
 
 
 def test_context_row_may_belong_to_the_previous_episode():
+    """Test context rows of sequences inside episodes."""
     buffer = ReplayBuffer(50, Sequences(2, context=True, crosses=False))
     buffer.add(rows_of([0, 1, 10, 11, 12], ends=" t", first="f f"))
     assert set(columns(buffer)) == {(0, 0, 1), (1, 10, 11)}
@@ -117,6 +126,7 @@ def test_context_row_may_belong_to_the_previous_episode():
 
 
 def test_sequences_inside_an_episode_without_its_first_row():
+    """Test an episode whose first rows are evicted."""
     buffer = ReplayBuffer(4, Sequences(3, crosses=False))
     buffer.add(rows_of([0, 1, 2, 3, 4], first="f"))
     buffer.add(rows_of([4, 5, 6]))
@@ -125,6 +135,7 @@ def test_sequences_inside_an_episode_without_its_first_row():
 
 @pytest.mark.parametrize("sampler", [Sequences, Episodes])
 def test_length_of_0_raises(sampler):
+    """Test the error at construction."""
     with pytest.raises(ValueError, match="length=0"):
         sampler(0)
 
@@ -133,6 +144,7 @@ def test_length_of_0_raises(sampler):
 
 
 def test_complete_episodes_are_padded():
+    """Test values, mask and index of the padding."""
     buffer = ReplayBuffer(50, Episodes())
     buffer.add(rows_of([1, 2, 3, 10, 11, 20], ends="  t x", first="f  f f"))
     sample = buffer.sample(2, 30)
@@ -154,6 +166,7 @@ def test_complete_episodes_are_padded():
 
 
 def test_episode_across_fragments():
+    """Test that it is available once it ends."""
     buffer = ReplayBuffer(50, Episodes())
     for fragment in (rows_of([0, 1, 2], first="f"), rows_of([2, 3, 4]), rows_of([4, 5, 10], ends=" x", first="  f")):
         assert buffer.available == 0
@@ -162,6 +175,7 @@ def test_episode_across_fragments():
 
 
 def test_episode_without_its_first_row_is_not_complete():
+    """Test first rows that are missing or evicted."""
     buffer = ReplayBuffer(6, Episodes())
     buffer.add(rows_of([1, 2, 10, 11], ends=" t", first="  f"))  # its first row is missing
     assert buffer.available == 0
@@ -174,6 +188,7 @@ def test_episode_without_its_first_row_is_not_complete():
 
 
 def test_episodes_do_not_cross_gaps():
+    """Test lost fragments and restarts."""
     buffer = ReplayBuffer(50, Episodes())
     buffer.add(rows_of([0, 1, 2], first="f"))
     buffer.add(rows_of([5, 6, 7], ends=" t"), sequence=4)
@@ -182,6 +197,7 @@ def test_episodes_do_not_cross_gaps():
 
 
 def test_episodes_are_uniform_and_so_are_their_parts():
+    """Test the frequencies of parts."""
     buffer = ReplayBuffer(50, Episodes(2), seed=2)
     buffer.add(rows_of([0, 1, 10, 11, 12, 13, 20], ends=" t   t ", first="f f   f"))
     assert buffer.available == 4
@@ -191,6 +207,7 @@ def test_episodes_are_uniform_and_so_are_their_parts():
 
 
 def test_prioritize_ends_samples_ends_more_often():
+    """Test the frequencies of parts near the end."""
     buffer = ReplayBuffer(50, Episodes(3, prioritize_ends=True), seed=2)
     buffer.add(rows_of([0, 1, 2, 3, 4, 20], ends="    t", first="f    f"))
     found = columns(buffer, 5000)
@@ -199,17 +216,20 @@ def test_prioritize_ends_samples_ends_more_often():
 
 
 def test_prioritize_ends_with_parts_of_one_row():
+    """Test that all rows of the episode can be drawn."""
     buffer = ReplayBuffer(50, Episodes(1, prioritize_ends=True))
     buffer.add(rows_of([0, 1, 2], ends=" t", first="f f"))
     assert set(columns(buffer)) == {(0,), (1,)}
 
 
 def test_prioritize_ends_without_length_raises():
+    """Test the error at construction."""
     with pytest.raises(ValueError, match="prioritize_ends=True needs a length"):
         Episodes(prioritize_ends=True)
 
 
 def test_unfinished_episodes_of_closed_streams_are_removed():
+    """Test that restarts do not accumulate memory."""
     buffer = ReplayBuffer(1200, Episodes())
     for incarnation in range(1000):
         buffer.add(rows_of([0, 1, 2, 3, 4, 5, 10, 11], ends="     t", first="f     f"), (0, incarnation))
@@ -219,6 +239,7 @@ def test_unfinished_episodes_of_closed_streams_are_removed():
 
 
 def test_sampler_with_extensions_needs_a_new_buffer():
+    """Test that the error names the extension."""
     buffer = ReplayBuffer(10)
     for sampler, name in ((Episodes(), "EpisodeIndex"), (Sequences(2, crosses=False), "Ages")):
         with pytest.raises(ValueError, match=f"{name}, which this buffer doesn't maintain"):

@@ -70,6 +70,7 @@ def same(one, other):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("mapped", [False, True])
 def test_restored_buffer_draws_the_same_samples(way, mapped, tmp_path, small_chunks):
+    """Test `load` and `load_state_dict` for every sampler, in memory and memory-mapped."""
     sampler, settings = WAYS[way]
 
     def make(seed):
@@ -101,6 +102,7 @@ def test_restored_buffer_draws_the_same_samples(way, mapped, tmp_path, small_chu
 
 
 def test_state_dict_is_a_copy():
+    """Test that adds to its source or to a restored buffer do not change it."""
     buffer = filled()
     state = buffer.state_dict()
     names = {int(sample["obs"]) for sample in draw_all(buffer)}
@@ -115,6 +117,7 @@ def test_state_dict_is_a_copy():
 
 
 def test_empty_buffer_is_saved_and_loaded(tmp_path):
+    """Test loading into new and into used buffers."""
     empty = ReplayBuffer(20, seed=3)
     assert empty.save(tmp_path / "save") == 0
     fresh, used = ReplayBuffer(20), filled()
@@ -128,6 +131,7 @@ def test_empty_buffer_is_saved_and_loaded(tmp_path):
 
 
 def test_save_without_priorities_loads_with_the_highest_priority(tmp_path):
+    """Test a uniform save in a prioritized buffer."""
     filled().save(tmp_path / "save")
     buffer = ReplayBuffer(20, prioritized=Prioritized(1.0))
     buffer.load(tmp_path / "save")
@@ -136,6 +140,7 @@ def test_save_without_priorities_loads_with_the_highest_priority(tmp_path):
 
 
 def test_save_with_priorities_loads_into_a_uniform_buffer(tmp_path):
+    """Test that the priorities are ignored."""
     buffer = filled(prioritized=Prioritized(1.0))
     buffer.save(tmp_path / "save")
     uniform = ReplayBuffer(20)
@@ -144,6 +149,7 @@ def test_save_with_priorities_loads_into_a_uniform_buffer(tmp_path):
 
 
 def test_loading_other_rows_raises(tmp_path):
+    """Test that the buffer is unchanged."""
     filled().save(tmp_path / "save")
     buffer = ReplayBuffer(20)
     buffer.add(rows_of([1, 2]).set("more", torch.zeros(2, 1)))
@@ -157,6 +163,7 @@ def test_loading_other_rows_raises(tmp_path):
 
 
 def test_unchanged_chunks_are_linked(tmp_path, small_chunks):
+    """Test the bytes written after adds and writes, and that each save is independent."""
     buffer = filled(capacity=64)
     total = buffer.save(tmp_path / "1")
     assert total == bytes_in(tmp_path / "1")
@@ -193,6 +200,7 @@ def test_chunks_with_changed_links_are_written(tmp_path, small_chunks):
 
 
 def test_chunks_with_changed_priorities_are_written(tmp_path, small_chunks):
+    """Test that one chunk is written."""
     buffer = filled(capacity=64, prioritized=Prioritized(1.0))
     buffer.save(tmp_path / "1")
     bootstrap_bytes = buffer.save(tmp_path / "2")
@@ -213,6 +221,7 @@ def test_renamed_folder_is_linked_to(moved, tmp_path, small_chunks):
 
 
 def test_other_folder_of_the_same_name_is_not_linked_to(tmp_path, small_chunks):
+    """Test a folder that another buffer replaced."""
     buffer, other = filled(capacity=64), ReplayBuffer(64)
     for number in range(6):
         add(other, number + 1)
@@ -226,6 +235,7 @@ def test_other_folder_of_the_same_name_is_not_linked_to(tmp_path, small_chunks):
 
 
 def test_linked_chunks_do_not_depend_on_the_order_of_keys(tmp_path):
+    """Test a save after loading rows with another order of keys."""
     rows = rows_of(range(6))
     swapped = rows.select("reward", "action", "is_first", "truncated", "terminated", "obs")
     buffer = ReplayBuffer(20)
@@ -256,10 +266,12 @@ def test_linked_chunks_do_not_depend_on_extensions(tmp_path):
 
 @pytest.mark.parametrize("where", ["stat", "link"])
 def test_all_chunks_are_written_if_links_fail(where, tmp_path, monkeypatch, small_chunks):
+    """Test a file system without links, and a removed folder."""
     buffer = filled()
     total = buffer.save(tmp_path / "1")
 
     def fail(*args, **kwargs):
+        """Raise an error of the operating system."""
         raise OSError(errno.EPERM, "no links here")
 
     if where == "link":
@@ -273,6 +285,7 @@ def test_all_chunks_are_written_if_links_fail(where, tmp_path, monkeypatch, smal
 
 
 def test_descriptors_of_old_folders_are_closed(tmp_path, small_chunks):
+    """Test the number of open file descriptors."""
     before = len(os.listdir("/proc/self/fd"))
     buffer = filled()
     for number in range(10):
@@ -293,6 +306,7 @@ def files_of(folder):
 
 @pytest.mark.parametrize("way", ["prioritized", "sequences inside episodes"])
 def test_damage_of_any_file_raises(way, tmp_path, monkeypatch):
+    """Test flipped bits, truncation, extra bytes and removal of every file."""
     monkeypatch.setattr(dirty, "CHUNK_BYTES", 64)
     sampler, settings = WAYS[way]
     filled(sampler=sampler, **settings).save(tmp_path / "save")
@@ -322,6 +336,7 @@ def test_damage_of_any_file_raises(way, tmp_path, monkeypatch):
 
 
 def test_altered_number_in_the_manifest_raises(tmp_path):
+    """Test the checksum of the manifest."""
     filled().save(tmp_path / "save")
     manifest = tmp_path / "save" / "buffer.json"
     outer = json.loads(manifest.read_text())
@@ -333,12 +348,14 @@ def test_altered_number_in_the_manifest_raises(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", "3", '{"crc32": 1}', "null", "\x00"])
 def test_invalid_manifest_raises(text, tmp_path):
+    """Test manifests that are no JSON or have other keys."""
     (tmp_path / "buffer.json").write_text(text)
     with pytest.raises(DamagedSaveError, match=r"buffer\.json: is damaged"):
         ReplayBuffer(20).load(tmp_path)
 
 
 def test_save_of_a_later_format_raises(tmp_path, monkeypatch):
+    """Test that the error names both formats."""
     monkeypatch.setattr(saving, "FORMAT", 2)
     filled().save(tmp_path / "save")
     monkeypatch.undo()
@@ -347,11 +364,13 @@ def test_save_of_a_later_format_raises(tmp_path, monkeypatch):
 
 
 def test_loading_a_missing_folder_raises(tmp_path):
+    """Test that the error names the manifest."""
     with pytest.raises(DamagedSaveError, match=r"nowhere/buffer\.json: is missing"):
         ReplayBuffer(20).load(tmp_path / "nowhere")
 
 
 def test_saving_to_an_existing_folder_raises(tmp_path):
+    """Test that the folder is unchanged."""
     buffer = filled()
     buffer.save(tmp_path / "save")
     before = {path.name: path.read_bytes() for path in (tmp_path / "save").iterdir()}
@@ -363,6 +382,7 @@ def test_saving_to_an_existing_folder_raises(tmp_path):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("after", [0, 7, "manifest"])
 def test_full_disk_leaves_no_folder(code, after, tmp_path, monkeypatch, small_chunks):
+    """Test that the next save contains all changes."""
     buffer = filled()
     buffer.save(tmp_path / "1")
     add(buffer, 6)
@@ -376,6 +396,7 @@ def test_full_disk_leaves_no_folder(code, after, tmp_path, monkeypatch, small_ch
         raise OSError(code, os.strerror(code))
 
     def fail(*args):
+        """Raise an error of the operating system."""
         raise OSError(code, os.strerror(code))
 
     original = saving._write
@@ -407,7 +428,10 @@ def test_dev_full_leaves_no_folder(tmp_path):
 
 
 def test_other_errors_of_saving_are_raised_unchanged(tmp_path, monkeypatch):
+    """Test an input/output error."""
+
     def fail(*args):
+        """Raise an error of the operating system."""
         raise OSError(errno.EIO, "broken")
 
     monkeypatch.setattr(saving, "_write", fail)
@@ -438,6 +462,7 @@ def test_save_after_a_damaged_one_was_skipped(tmp_path, small_chunks):
 
 
 def test_rollout_is_saved(tmp_path):
+    """Test the `Rollout` sampler."""
     buffer = ReplayBuffer(8, Rollout())
     buffer.add(rows_of(range(5), envs=2))
     buffer.save(tmp_path / "save")

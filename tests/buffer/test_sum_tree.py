@@ -65,6 +65,7 @@ WEIGHT = st.one_of(st.just(0.0), st.floats(1e-6, 1e6), st.sampled_from([0.1, 0.2
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(TOPS), st.lists(WEIGHT, min_size=1, max_size=40).filter(any))
 def test_find_never_returns_a_leaf_without_weight(top, weights):
+    """Test heights at the borders of leaves, where rounding matters."""
     tree = tree_of(weights, top)
     borders = np.concatenate([np.cumsum(weights), np.cumsum(weights[::-1]), [0.0, tree.total]])
     heights = np.concatenate([np.nextafter(borders, -1), borders, np.nextafter(borders, np.inf)])
@@ -79,6 +80,7 @@ def test_find_never_returns_a_leaf_without_weight(top, weights):
 
 @pytest.mark.parametrize("size", [4095, 4096, 4097, 8191, 8192, 8193, 10_001, 40_000])
 def test_sizes_around_a_large_top_level(size):
+    """Test sizes around powers of two with 4096 top nodes."""
     rng = np.random.default_rng(size)
     weights = rng.integers(0, 5, size).astype(float)
     tree = tree_of(weights, 4096)
@@ -89,6 +91,7 @@ def test_sizes_around_a_large_top_level(size):
 
 @pytest.mark.parametrize("top", TOPS)
 def test_sums_do_not_drift(top):
+    """Test that weights of 0 give sums of exactly 0 after many updates."""
     rng = np.random.default_rng(1)
     tree = tree_of(rng.random(33), top)
     for _ in range(500):
@@ -100,6 +103,7 @@ def test_sums_do_not_drift(top):
 
 
 def test_rebuild_gives_the_same_sums_as_update():
+    """Test that both give bit-identical sums."""
     rng = np.random.default_rng(2)
     tree = tree_of(np.zeros(100), 4)
     for _ in range(50):

@@ -140,7 +140,7 @@ def test_writes_reach_the_shard_that_holds_the_row():
 
 
 class Remembering(ReplayBuffer):
-    """Remembers the priorities that it is given; they are its mass."""
+    """Records the priorities that it receives; their sum is its total priority."""
 
     given = ()
 

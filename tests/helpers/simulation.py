@@ -622,7 +622,7 @@ class StandInReplay:
 
 
 class StandInShard:
-    """Writes down what is added and sampled, in `log`. Its mass grows with what is written back."""
+    """Writes down what is added and sampled, in `log`. Its total priority grows with what is written back."""
 
     def __init__(self, replay: StandInReplay, number: int, incarnation: int, rows: int) -> None:
         self.replay, self.schedule = replay, replay.schedule
