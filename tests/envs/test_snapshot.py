@@ -133,7 +133,7 @@ def test_what_hides_its_state_is_found_out():
     assert run_envs.Opaque
     reason = player("tests.helpers.run_envs:Opaque-v0", "env.kwargs={hides: true}").unsaved
     assert reason == (
-        "the state of tests.helpers.run_envs:Opaque-v0 can't be kept: put into the same state it goes on differently: "
+        "the state of tests.helpers.run_envs:Opaque-v0 can't be saved: put into the same state it goes on differently: "
         "the observation of step 1 differs"
     )
     assert player("tests.helpers.run_envs:Opaque-v0", "env.kwargs={hides: false}").unsaved == ""
@@ -176,9 +176,9 @@ def test_a_trial_leaves_the_global_generators_alone():
 def test_a_state_of_other_environments_is_refused():
     one = player("CartPole-v1")
     play(one, 3)
-    with pytest.raises(ValueError, match="the state is of a player of CartPole-v1, not of Acrobot-v1"):
+    with pytest.raises(ValueError, match=r"env\.id=Acrobot-v1 but the saved player state is of env\.id=CartPole-v1"):
         player("Acrobot-v1").load(one.state())
-    with pytest.raises(ValueError, match="the state is of 4 environments, not of 2"):
+    with pytest.raises(ValueError, match=r"env\.num_envs=2 but the saved player state has 4 environments"):
         player("CartPole-v1", "env.num_envs=2").load(one.state())
 
 
