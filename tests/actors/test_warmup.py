@@ -112,5 +112,8 @@ def test_what_goes_wrong_with_dummy_data_is_told_and_does_no_harm(fabric, monkey
     monkeypatch.undo()
     order, blocks = real_blocks(found.config, found.spaces, learner)
     info, _ = learner.update(STEPS, 0.5, order, *blocks)
-    assert "couldn't be compiled before there was data: Loss/value_loss is inf" in info.notes[0]
+    assert (
+        "the warm-up on dummy data failed; the first update compiles gradient steps: Loss/value_loss is inf"
+        in info.notes[0]
+    )
     assert info.gradient_steps == STEPS
