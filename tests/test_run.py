@@ -395,7 +395,9 @@ def test_a_lost_shard_is_told_of_and_the_others_serve() -> None:
     leg = simulate(replace(schedule, shard_deaths=(ShardDeath(1, "call", 9),)))
     check(leg)
     assert leg.outcome == "done"
-    assert ("warning", "shard 1 of the replay is replaced (1 of 1): shard 1 died") in (leg.world.reporter.messages)
+    assert ("warning", "shard 1 of the replay failed and is replaced (1 of 1): shard 1 died") in (
+        leg.world.reporter.messages
+    )
     assert leg.world.reporter.lines[-1][1]["Buffer/restarts"] == 1
     assert leg.world.learner.gradient_steps == 20
 

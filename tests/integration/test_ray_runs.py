@@ -207,7 +207,7 @@ def test_a_killed_shard_is_replaced_and_the_others_serve(tmp_path, monkeypatch, 
         assert metrics["Buffer/size"] >= end["policy_steps"]
     else:
         assert 0 < metrics["Buffer/size"] < end["policy_steps"]
-    assert f"shard {shards - 1} of the replay is replaced (1 of 3)" in capfd.readouterr().err
+    assert f"shard {shards - 1} of the replay failed and is replaced (1 of 3)" in capfd.readouterr().err
 
 
 @pytest.mark.slow

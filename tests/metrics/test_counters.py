@@ -105,11 +105,11 @@ def test_failures_are_counted_by_who_failed_and_for_a_while():
     failures.count("a", "replaced", ValueError("again"))
     failures.count("a", "replaced", ValueError("and again"))
     assert told == [
-        ("a is replaced (1 of 2): no", "warning"),
-        ("a is replaced (2 of 2): no", "warning"),
-        ("b is replaced (1 of 2): no", "warning"),
-        ("a is replaced (1 of 2): again", "warning"),
-        ("a is replaced (2 of 2): and again", "warning"),
+        ("a failed and is replaced (1 of 2): no", "warning"),
+        ("a failed and is replaced (2 of 2): no", "warning"),
+        ("b failed and is replaced (1 of 2): no", "warning"),
+        ("a failed and is replaced (1 of 2): again", "warning"),
+        ("a failed and is replaced (2 of 2): and again", "warning"),
     ]
     with pytest.raises(RunFailedError, match=r"^a failed 3 times in 10 s \(ray\.max_failures=2\): again$"):
         failures.count("a", "replaced", ValueError("what followed"))
