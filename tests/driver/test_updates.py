@@ -67,7 +67,7 @@ def test_a_rollout_that_was_lost_on_its_way_is_not_asked_for_again():
 
     async def run():
         assert not await one.run_due_updates(4)  # so that another one is played
-        assert not one.trainers.kept
+        assert not one.trainers.stored_updates
         assert await one.run_due_updates(4)
 
     asyncio.run(run())
@@ -80,7 +80,7 @@ def test_a_rollout_that_was_lost_together_with_the_trainers_but_not_learned_from
     async def run():
         assert await one.run_due_updates(4)
         assert not await one.run_due_updates(4)
-        assert len(one.trainers.kept) == 1 and not one.trainers.lacks_rollout
+        assert len(one.trainers.stored_updates) == 1 and not one.trainers.rollout_lost
         assert await one.run_due_updates(4)
 
     asyncio.run(run())
@@ -96,7 +96,7 @@ def test_a_rollout_that_was_learned_from_cannot_be_done_without():
 
     with pytest.raises(RunFailedError, match="a rollout was lost together with the trainers"):
         asyncio.run(run())
-    assert one.trainers.lacks_rollout
+    assert one.trainers.rollout_lost
 
 
 def test_what_a_new_group_says_of_old_updates_is_told():
