@@ -18,7 +18,7 @@ RECORDED = ("log.record=true", "players.num=2", "run.total_steps=300")
 
 
 def replayed(folder, **options):
-    return replay_run(str(folder), say=lambda text: None, **options)
+    return replay_run(str(folder), report=lambda text: None, **options)
 
 
 @pytest.fixture(scope="module")
