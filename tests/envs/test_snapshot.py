@@ -133,7 +133,7 @@ def test_what_hides_its_state_is_found_out():
     assert run_envs.Opaque
     reason = player("tests.helpers.run_envs:Opaque-v0", "env.kwargs={hides: true}").unsaved
     assert reason == (
-        "the state of tests.helpers.run_envs:Opaque-v0 can't be saved: put into the same state it goes on differently: "
+        "the state of tests.helpers.run_envs:Opaque-v0 can't be saved: a restored copy behaves differently: "
         "the observation of step 1 differs"
     )
     assert player("tests.helpers.run_envs:Opaque-v0", "env.kwargs={hides: false}").unsaved == ""
