@@ -58,6 +58,7 @@ class RankRef(Generic[T]):
     """A result on one rank, or on all ranks."""
 
     def __init__(self, link: RankDispatcher, number: int, rank: int | None) -> None:
+        """Store the number of the call and the rank; None is all ranks."""
         self.link, self.number, self.rank = link, number, rank
 
     def __await__(self) -> Generator[Any, None, T]:
