@@ -1,4 +1,4 @@
-"""Ends adds in the middle, as a kill does: whatever comes after doesn't happen."""
+"""End additions to a buffer in the middle, as a kill does."""
 
 import gc
 
@@ -8,21 +8,25 @@ NOTHING, BEGUN, WHOLE = "nothing", "begun", "whole"
 
 
 class Killed(BaseException):
-    """In the place of SIGKILL."""
+    """Raised in place of SIGKILL."""
 
 
 def _die(*args, **kwargs):
+    """Raise `Killed`."""
     raise Killed
 
 
 def _before(owner, name):
+    """Die at the begin of a method."""
     setattr(owner, name, _die)
 
 
 def _after(owner, name):
+    """Die at the end of a method."""
     original = getattr(owner, name)
 
     def instead(*args, **kwargs):
+        """Call the method and die."""
         original(*args, **kwargs)
         raise Killed
 
@@ -30,7 +34,10 @@ def _after(owner, name):
 
 
 def _half_a_book(storage):
+    """Die while the journal's book is written."""
+
     def instead(book):
+        """Write a part of the book and die."""
         (storage.journal.folder / "book.json.part").write_text('{"checksum": 1, "te')
         raise Killed
 
@@ -38,10 +45,12 @@ def _half_a_book(storage):
 
 
 def _half_an_entry(storage):
+    """Die while a journal entry is written."""
     journal = storage.journal
     intend = journal.intend
 
     def instead(added):
+        """Damage half of the entry and die."""
         intend(added)
         raw = journal.records[journal.count : journal.count + 1].view(np.uint8)
         raw[len(raw) // 2 :] = 255
@@ -51,9 +60,11 @@ def _half_an_entry(storage):
 
 
 def _half_of_the_rows(storage):
+    """Die while the rows are written."""
     write_rows = storage._write_rows
 
     def instead(fragment, group, slots):
+        """Write half of the fields and die."""
         write_rows(dict(list(fragment.items())[: len(fragment) // 2]), group, slots)
         raise Killed
 
@@ -77,11 +88,11 @@ STAGES = {
     "joined": (WHOLE, lambda storage: _after(storage, "_join")),
     "changes": (WHOLE, lambda storage: _before(storage.changes, "added")),
 }
-"""Moments of an add, in their order: what attaching finds of the fragment then, and how to end it there."""
+"""Stages of an addition, in order: what `attach` finds after a death there, and a patch that dies."""
 
 
 def add_and_die(buffer, rows, stream, sequence, stage):
-    """Whether the add came by the stage; the buffer's files are let go of either way."""
+    """Add a fragment and die at a stage; return whether the stage was reached. The files are closed in both cases."""
     STAGES[stage][1](buffer.storage)
     try:
         buffer.add_rows(rows, stream, sequence)

@@ -1,4 +1,4 @@
-"""A slow, obvious model of the buffer: one Python list of rows per stream, one list of arrivals."""
+"""Slow reference model of the buffer: one list of rows per stream and one list of arrivals."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from sheeprl.buffer.tensordicts import flatten
 
 @dataclass
 class ModelRow:
-    """One arrival row. Every field is told by the row's name, but those that are drawn."""
+    """One row. Its fields follow from its name, except those that are drawn."""
 
     name: int
     terminated: bool
@@ -22,26 +22,29 @@ class ModelRow:
 
     @property
     def is_last(self):
+        """True if the row ends an episode."""
         return self.terminated or self.truncated
 
     @property
     def reward(self):
+        """Reward of the row."""
         return self.name / 2
 
 
 @dataclass
 class Player:
-    """Where one player's newest incarnation is."""
+    """State of a player's newest incarnation."""
 
     incarnation: int = 0
-    begun: int = 0  # how often its streams began anew, after gaps
+    begun: int = 0  # number of restarts of its streams, after gaps
     sequence: int = 0  # of the next fragment
 
 
 class Model:
-    """What a buffer of so many rows should hold, and what could be sampled from it."""
+    """Expected contents and samples of a buffer of `capacity` rows."""
 
     def __init__(self, capacity):
+        """Start without rows."""
         self.capacity = capacity
         self.players = {}
         self.streams = {}  # (player, incarnation, begun, env) -> rows
@@ -50,16 +53,17 @@ class Model:
         self.names = 0
 
     def new_row(self, end, is_first):
+        """Return a row with a new name."""
         self.names += 1
         return ModelRow(self.names, end == "terminated", end == "truncated", is_first)
 
     def fragment(self, envs, ends):
-        """Rows `[T + 1][B]` with new names; of `ends` every cell takes two: its end, and whether it is first."""
+        """Return rows `[T + 1][B]` with new names; `ends` has the end and the first flag of each cell."""
         drawn, rows = iter(ends), len(ends) // envs // 2
         return [[self.new_row(next(drawn), next(drawn) is not None) for _ in range(envs)] for _ in range(rows)]
 
     def add(self, player, fragment, gap=False):
-        """What the player's newest incarnation brings next, after it has lost some if there is a gap."""
+        """Add the next fragment of a player's newest incarnation, after lost ones if there is a gap."""
         at = self.players.setdefault(player, Player())
         at.begun += gap
         stream = (player, at.incarnation, at.begun)
@@ -72,37 +76,40 @@ class Model:
             self.tails[(*stream, env)] = cell
 
     def leave_hole(self, count):
-        """Give up places that a fragment had begun to overwrite."""
+        """Drop places that an incomplete fragment had overwritten."""
         self.arrivals += [None] * count
 
     @property
     def stored(self):
-        """Arrival numbers of what is still there, holes among them."""
+        """Arrival numbers of the stored places, including holes."""
         return range(max(0, len(self.arrivals) - self.capacity), len(self.arrivals))
 
     @property
     def numbers(self):
-        """Arrival numbers of the rows that are still there."""
+        """Arrival numbers of the stored rows."""
         return [number for number in self.stored if self.arrivals[number]]
 
     def row(self, number):
+        """Return the row of an arrival number."""
         stream, position = self.arrivals[number]
         return self.streams[stream][position]
 
     def successor(self, number):
+        """Return the row after that of an arrival number."""
         stream, position = self.arrivals[number]
         return self.row_at(stream, position + 1)
 
     def row_at(self, stream, position):
+        """Return the row at a position of a stream; after the last row, the bootstrap row."""
         rows = self.streams[stream]
         return rows[position] if position < len(rows) else self.tails[stream]
 
     def transitions(self):
-        """Arrival number to (row, successor)."""
+        """Return (row, successor) by arrival number."""
         return {n: (self.row(n), self.successor(n)) for n in self.numbers if not self.row(n).is_last}
 
     def n_step(self, n, gamma):
-        """Arrival number to (row, row up to n steps on, return, discount)."""
+        """Return (row, row up to n steps later, return, discount) by arrival number."""
         found = {}
         for number in self.transitions():
             stream, position = self.arrivals[number]
@@ -117,7 +124,7 @@ class Model:
         return found
 
     def sequences(self, length, context=False, crosses=True):
-        """Arrival number of the last row to the arrival numbers of all, a context row in front."""
+        """Return the arrival numbers of each sequence, by its last one; a context row comes first."""
         number_of = {self.arrivals[number]: number for number in self.numbers}
         found = {}
         for number in self.numbers:
@@ -133,7 +140,7 @@ class Model:
         return found
 
     def episodes(self):
-        """The arrival numbers of every whole episode, in the order of their ends."""
+        """Return the arrival numbers of every complete episode, in the order of the ends."""
         number_of = {self.arrivals[number]: number for number in self.numbers}
         found = []
         for stream, rows in self.streams.items():
@@ -147,11 +154,12 @@ class Model:
 
 
 def encode(fragment):
-    """A model's fragment as a TensorDict, every value of a row told by its name."""
+    """Return a model's fragment as a TensorDict whose values follow from the rows' names."""
     shape = (len(fragment), len(fragment[0]))
     names = torch.tensor([[cell.name for cell in row] for row in fragment])
 
     def flags(field):
+        """Return a boolean field of all rows."""
         return torch.tensor([[getattr(cell, field) for cell in row] for row in fragment])
 
     return TensorDict(
@@ -172,12 +180,12 @@ def encode(fragment):
 
 
 def encode_flat(rows):
-    """A list of a model's rows as flat arrays."""
+    """Return model rows as flat arrays."""
     return {name: values[0] for name, values in flatten(encode([rows])).items()}
 
 
 def check_equal(found, expected):
-    """The same flat keys, dtypes and values, but for the index."""
+    """Check that flat arrays have equal keys, dtypes and values, except the index."""
     assert set(found) - {"index"} == set(expected)
     for key, values in expected.items():
         assert found[key].dtype == values.dtype, key
@@ -185,14 +193,14 @@ def check_equal(found, expected):
 
 
 def encode_transitions(pairs):
-    """(row, successor) pairs as a sample of transitions has them, flat."""
+    """Return (row, successor) pairs as a flat sample of transitions."""
     rows, successors = (encode_flat(list(cells)) for cells in zip(*pairs, strict=True))
     rows |= {key: successors[key] for key in ("reward", "terminated", "truncated")}
     return rows | {f"next_{key}": values for key, values in successors.items() if key.startswith("obs/")}
 
 
 def one_of_each(rows):
-    """Of flat samples, each distinct index once, ascending, after checking that the others are the same."""
+    """Return each distinct index of a flat sample once, in ascending order; check that duplicates are equal."""
     ndim = rows["index"].ndim
     flat = {name: values.reshape(-1, *values.shape[ndim:]) for name, values in rows.items()}
     _, first, inverse = np.unique(flat["index"], return_index=True, return_inverse=True)
@@ -202,13 +210,13 @@ def one_of_each(rows):
 
 
 def columns_of(rows):
-    """The index of every sequence `[n, L, b]` as a tuple."""
+    """Return the index of every sequence `[n, L, b]` as a tuple."""
     index = rows["index"]
     return [tuple(column) for column in np.moveaxis(index, 1, -1).reshape(-1, index.shape[1]).tolist()]
 
 
 def check_rows(model, rows, keys=()):
-    """Whole rows are those of the model, whatever comes besides."""
+    """Check that rows equal the model's, except for the given keys."""
     rows = one_of_each({name: values for name, values in rows.items() if name not in ("importance", *keys)})
     check_equal(rows, encode_flat([model.row(number) for number in rows["index"].tolist()]))
 
@@ -217,7 +225,7 @@ def check_rows(model, rows, keys=()):
 
 
 def rows_of(names, ends="", first="", envs=1):
-    """A fragment `[T + 1, envs]` of vector observations: names of the rows, letters t and x where an episode ended."""
+    """Return a fragment `[T + 1, envs]` of vector observations; `ends` marks terminated (t) and truncated (x) rows."""
     count = len(names)
     ends, first = ends.ljust(count), first.ljust(count)
     column = torch.tensor(names, dtype=torch.float32)[:, None].expand(count, envs) + 1000 * torch.arange(envs)
@@ -234,14 +242,14 @@ def rows_of(names, ends="", first="", envs=1):
 
 
 def draw_all(buffer, draws=4000):
-    """Every transition of a small buffer."""
+    """Return every transition of a small buffer."""
     flat = buffer.sample(1, draws).reshape(-1)
     first = np.unique(flat["index"].numpy(), return_index=True)[1]
     return list(flat[torch.from_numpy(first)].unbind(0))
 
 
 def check_frequencies(counts, expected):
-    """Draws of each of several kinds come as often as expected: within three deviations of chi square."""
+    """Check that counts match the expected ones within three deviations of chi square."""
     counts, expected = np.asarray(counts, float), np.asarray(expected, float)
     freedom = len(counts) - 1
     chi_square = float(((counts - expected) ** 2 / expected).sum())

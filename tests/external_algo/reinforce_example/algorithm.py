@@ -59,7 +59,7 @@ class Reinforce(Algorithm[ReinforceArgs]):
     """One pass over each rollout."""
 
     def build_agent(self) -> nn.Module:
-        """All networks."""
+        """Return the agent with all networks."""
         return Agent(self.spaces, self.args)
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
