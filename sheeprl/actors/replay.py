@@ -161,9 +161,8 @@ def build_replay(
     data = config.algo.data()
     batch_parts = shards if config.run.mode == "coupled" else 1  # each rank draws its part of a batch
     buffer = _open_buffer(config, shard, shards, incarnation, Path(folder) / f"shard_{shard}" if folder else None)
-    return Replay(
-        buffer, (data.batch_size or 0) // batch_parts, shard, shards
-    )  # an on-policy rollout has no batch_size
+    batch_size = (data.batch_size or 0) // batch_parts  # None for a rollout, which is read whole
+    return Replay(buffer, batch_size, shard, shards)
 
 
 def _open_buffer(config: Config, shard: int, shards: int, incarnation: int, folder: Path | None) -> ReplayBuffer:

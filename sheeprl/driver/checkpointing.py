@@ -154,7 +154,7 @@ class CheckpointScheduler:
             RunFailedError: the checkpoint can't be written, or the learner or the buffer failed.
         """
         if self.trainers.rollout_lost:
-            raise RunFailedError("no checkpoint could be written: a rollout was lost before the trainers used it")
+            raise RunFailedError("no checkpoint could be written: a rollout was lost together with the trainers")
         now = self.clock()
         self.stats.counters.wall_time = now - self.began
         stats, player_states = self.stats.to_plain(now), self.player_states
@@ -165,9 +165,8 @@ class CheckpointScheduler:
                 await self.replay.save(f"{folder}/buffer", while_playing)
             snapshot = await self._newest_snapshot(requested, last_resort)
             self.stats.window.checkpoint_stall += self.clock() - now
-            stats["counters"]["gradient_steps"] = (
-                snapshot.gradient_steps
-            )  # the counters miss the steps of a failed update
+            # The counters miss the gradient steps of a failed update.
+            stats["counters"]["gradient_steps"] = snapshot.gradient_steps
             await self.store.finish(folder, stats, snapshot, player_states)
         except Exception as error:
             if folder:

@@ -357,9 +357,8 @@ class ReplayClient:
             _give_up(shard, error)
         before = self.statuses[shard]
         self._start_successor(shard)
-        self.statuses[shard] = BufferStatus(
-            counts=before.counts, added=before.added
-        )  # until the restore returns the actual status
+        # Valid until the restore returns the actual status.
+        self.statuses[shard] = BufferStatus(counts=before.counts, added=before.added)
         self.on_loss(shard, error)
         folder = self.newest_save()
         pending = self._send(shard, self.handles[shard], _restoring(folder))  # before any other call
@@ -385,9 +384,8 @@ class ReplayClient:
                 if folder is None:
                     raise RunFailedError(f"the buffer failed: {one_line(error)}") from error
                 newest = self.newest_save()
-                failure, folder = (
-                    (error, None) if newest == folder else (None, newest)
-                )  # a newer save has replaced the folder
+                # If the folder changed, a newer save has replaced it, and the error is not of that save.
+                failure, folder = (error, None) if newest == folder else (None, newest)
                 self._start_successor(shard)
                 pending = self._send(shard, self.handles[shard], _restoring(folder))
         restored = self.statuses[shard]

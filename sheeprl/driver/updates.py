@@ -58,9 +58,7 @@ class UpdateScheduler:
         self.newest: Update | None = None
         self.cut_short = False  # a stop left gradient steps of the round undone
         self.rebuilding = asyncio.Lock()
-        self.last_update_end: float | None = (
-            None  # end of the last update on the learner's clock; None at the begin of a round
-        )
+        self.last_update_end: float | None = None  # on the learner's clock; None at the start of a round
         self.has_batch = False  # the first samples of the round have arrived
         self.reported_waiting = False
 
@@ -83,7 +81,7 @@ class UpdateScheduler:
             except LostError as error:
                 await self.rebuild(lost, error)
                 if not data.is_off_policy:
-                    return self.newest is not None and self.newest.noted  # the rollout was used before the loss
+                    return self.newest is not None and self.newest.noted  # False if its rollout was lost, too
                 continue
             if not missed or not data.is_off_policy:
                 return not missed
