@@ -1,1 +1,1 @@
-"""Where the pieces of a run live: plain classes, and thin Ray shells around them."""
+"""Workers of a run: plain classes, and the Ray actors that wrap them."""

@@ -28,23 +28,24 @@ class Evaluation:
 
 
 class _Lane:
-    """One environment that plays its share of the episodes, one after the other."""
+    """One environment, which plays its part of the episodes one after another."""
 
     def __init__(self, env: Any, episodes: list[tuple[int, int]]) -> None:
+        """Begin the first episode."""
         self.env = env
         self.episodes = episodes  # (number, seed)
         self.done: dict[int, tuple[float, int]] = {}
         self.begin()
 
     def begin(self) -> None:
-        """Start the next episode, if there is one."""
+        """Begin the next episode, if there is one."""
         self.number, seed = self.episodes.pop(0) if self.episodes else (-1, None)
         if self.number >= 0:
             self.obs, _ = self.env.reset(seed=seed)
             self.reward, self.is_first, self.total, self.length = 0.0, True, 0.0, 0
 
     def step(self, action: Any) -> None:
-        """Play one action; at the end of an episode begin the next."""
+        """Take one action; at the end of an episode begin the next one."""
         self.obs, reward, terminated, truncated, _ = self.env.step(action)
         self.reward, self.is_first = float(reward), False
         self.total += self.reward
@@ -55,13 +56,16 @@ class _Lane:
 
 
 def play_episodes(algorithm: Algorithm[Any], policy: Any, envs: list[Any], seeds: list[int]) -> Evaluation:
-    """Play one greedy episode per seed, spread over the environments, which are closed afterwards.
+    """Play one greedy episode per seed, distributed over the environments, and close the environments.
 
     Args:
-        algorithm: whose `act` decides.
-        policy: the agent's policy.
+        algorithm: algorithm of the policy.
+        policy: policy of the agent.
         envs: single environments.
-        seeds: of the episodes' starts.
+        seeds: seed of each episode's reset.
+
+    Returns:
+        Returns and lengths of the episodes.
     """
     from sheeprl.envs.global_rng import OwnGenerators
 
@@ -75,14 +79,14 @@ def play_episodes(algorithm: Algorithm[Any], policy: Any, envs: list[Any], seeds
 def _play_lanes(
     algorithm: Algorithm[Any], policy: Any, envs: list[Any], numbered: list[tuple[int, int]]
 ) -> dict[int, tuple[float, int]]:
-    """Return and length of each episode, by number."""
+    """Play the numbered episodes; return the return and length of each by number."""
     import torch
 
     from sheeprl.algos.base import PolicyInput
 
     lanes = [_Lane(env, numbered[i :: len(envs)]) for i, env in enumerate(envs)]
     to_env = transforms.ActionTransform(envs[0].action_space)
-    generator = torch.Generator().manual_seed(0)  # greedy policies don't draw; act asks for one
+    generator = torch.Generator().manual_seed(0)  # greedy actions don't use it, but `act` requires one
     state: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
         while any(lane.number >= 0 for lane in lanes):
@@ -100,7 +104,7 @@ def _play_lanes(
 
 
 def _stack(observations: list[Any], space: Any) -> Any:
-    """Observations of single environments as one batch of tensors, nested as the space is."""
+    """Return the observations of single environments as one batch of tensors, nested like the space."""
     import torch
     from gymnasium import spaces
 
@@ -110,5 +114,5 @@ def _stack(observations: list[Any], space: Any) -> Any:
 
 
 def eval_seeds(seed: int, episodes: int) -> list[int]:
-    """The fixed start seeds of an evaluation."""
+    """Return the fixed start seeds of an evaluation."""
     return seeding.seeds(seed, seeding.Role.EVAL, count=episodes)

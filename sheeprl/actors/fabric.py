@@ -1,4 +1,4 @@
-"""Builds a run's Fabric, and the learner on it, wherever they live."""
+"""Build the Fabric of a run and its learner."""
 
 from __future__ import annotations
 
@@ -17,19 +17,27 @@ from sheeprl.envs.transforms import Spaces
 
 
 def build_learner(config: Config, spaces: Spaces, fabric: Fabric, has_shard: bool = False) -> Learner:
-    """The learner of one rank."""
+    """Return the learner of one rank."""
     return Learner(config, spaces, fabric, has_shard)
 
 
 class ActorClusterEnvironment(ClusterEnvironment):
-    """Tells Fabric where ranks meet that someone else has started, each as if on a node of its own."""
+    """Cluster environment for ranks that run in Ray actors. Each rank counts as a node.
+
+    Args:
+        rank: number of this rank.
+        world: number of ranks.
+        host: host of rank 0.
+        port: port on that host, where the ranks meet.
+    """
 
     def __init__(self, rank: int, world: int, host: str, port: int) -> None:
+        """Store the rank and the address of rank 0."""
         self._rank, self._world, self._host, self._port = rank, world, host, port
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Fabric must not start processes."""
+        """True: Fabric must not start processes."""
         return True
 
     @property
@@ -39,63 +47,64 @@ class ActorClusterEnvironment(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        """Port on that host."""
+        """Port on the host of rank 0."""
         return self._port
 
     @staticmethod
     def detect() -> bool:
-        """Never chosen by itself."""
+        """Return False: Fabric must not choose this environment by itself."""
         return False
 
     def world_size(self) -> int:
-        """Ranks."""
+        """Return the number of ranks."""
         return self._world
 
     def set_world_size(self, size: int) -> None:
-        """Fixed from the start."""
+        """Do nothing: the number of ranks is fixed."""
 
     def global_rank(self) -> int:
-        """The number of this rank."""
+        """Return the number of this rank."""
         return self._rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Fixed from the start."""
+        """Do nothing: the rank is fixed."""
 
     def local_rank(self) -> int:
-        """Every rank has the devices that its actor was given to itself."""
+        """Return 0: a rank sees only the devices of its actor."""
         return 0
 
     def node_rank(self) -> int:
-        """Every rank counts as a node."""
+        """Return the rank: each rank counts as a node."""
         return self._rank
 
 
 def open_port(host: str) -> TCPStore:
-    """Listen where the ranks will meet, on a port that the system chooses.
+    """Listen for the ranks on a port that the system chooses.
 
-    Torch's process group finds this server, as it is of its own process, and uses it: the port can't be taken by
-    somebody else between its choice and its use.
+    Torch's process group reuses a server of the same process. So no other process can take the port between its choice
+    and its use.
     """
     return TCPStore(host, 0, is_master=True, wait_for_workers=False, multi_tenant=True)
 
 
 def ray_fabric(config: Config, rank: int, world: int, host: str, port: int) -> Fabric:
-    """Fabric for one rank of a group whose processes are Ray actors, launched."""
+    """Launch and return the Fabric of one rank of a group of Ray actors."""
     _quiet()
     trainer = config.trainer
     settings: dict[str, Any] = {"accelerator": trainer.accelerator, "devices": 1, "precision": trainer.precision}
     if world > 1:
-        meeting = ActorClusterEnvironment(rank, world, host, port)
-        settings |= {"num_nodes": world, "strategy": _strategy(config, world), "plugins": [meeting]}
+        environment = ActorClusterEnvironment(rank, world, host, port)
+        settings |= {"num_nodes": world, "strategy": _strategy(config, world), "plugins": [environment]}
     fabric = Fabric(**settings)
     fabric.launch()
     return fabric
 
 
 def local_fabric(config: Config) -> Fabric:
-    """Fabric in coupled mode, launched: with several devices it starts the other ranks by running the program again.
+    """Launch and return the Fabric of coupled mode.
 
-    Under Lightning's own `fabric run` the ranks are there already, as many as that was told.
+    With several devices, Fabric starts the other ranks by running the program again. Under Lightning's `fabric run` the
+    ranks already exist, and the command line of `fabric run` determines their number.
     """
     _quiet()
     trainer = config.trainer
@@ -112,12 +121,12 @@ def local_fabric(config: Config) -> Fabric:
 
 
 def _strategy(config: Config, world: int) -> str:
-    """Fabric's strategy; left to itself, it would choose one that forks."""
+    """Return Fabric's strategy. For several devices, Fabric's default would be a strategy that forks."""
     return "ddp" if config.trainer.strategy == "auto" and world > 1 else config.trainer.strategy
 
 
 def _quiet() -> None:
-    """Silence what Lightning says about itself and about what the user can't change."""
+    """Silence Lightning's messages about itself and its warnings about things that the user can't change."""
     for name in ("lightning.fabric", "lightning.pytorch", "lightning_fabric", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

@@ -19,7 +19,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class LostError(RuntimeError):
-    """Raised when an actor died and its state is lost. Exceptions of its own code are raised unchanged."""
+    """Raised when an actor died and its state is lost. Exceptions of the actor's code are raised unchanged."""
 
 
 class DataLostError(RuntimeError):
@@ -92,9 +92,11 @@ class LocalRef(Generic[T]):
     """The outcome of a call that has run in this process."""
 
     def __init__(self, value: T | None = None, error: Exception | None = None) -> None:
+        """Store the outcome."""
         self.value, self.error = value, error
 
     def __await__(self) -> Generator[Any, None, T]:
+        """Return the value, or raise the error of the call."""
         # Other coroutines and signal handlers run here, as they do during a remote call.
         yield from asyncio.sleep(0).__await__()
         return self.get()
@@ -110,6 +112,7 @@ class LocalHandle:
     """Calls the methods of an object in this process, in the order of the calls."""
 
     def __init__(self, target: Any) -> None:
+        """Store the object."""
         self.target = target
 
     def call(self, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> LocalRef[T]:

@@ -1,4 +1,4 @@
-"""Learns: one rank of the trainer group. Owns backward, gradient reduction, clipping and optimizer steps."""
+"""One rank of the trainer group: backward pass, gradient reduction, clipping and optimizer steps."""
 
 from __future__ import annotations
 
@@ -34,21 +34,22 @@ from sheeprl.utils import seeding
 from sheeprl.utils.errors import one_line
 from sheeprl.utils.tensors import Tree, moved
 
-REHEARSED = 2  # gradient steps: with the first one optimizers make their state, without which nothing is compiled
+WARM_UP_STEPS = 2  # gradient steps: the first one creates the optimizer state, which compilation requires
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or its gradient is not a finite number. The step that would have spread it was not taken."""
+    """Raised when a loss or its gradient is not finite. The gradient step is not taken."""
 
 
 class FabricRanks:
-    """The ranks of a Fabric, whose process group is Torch's default one."""
+    """Ranks of a Fabric, which uses Torch's default process group."""
 
     def __init__(self, fabric: Fabric) -> None:
+        """Store the number of ranks."""
         self.world = fabric.world_size
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over the ranks."""
+        """Return the sum over the ranks."""
         return value if self.world == 1 else sum_over_ranks(value.detach())
 
 
@@ -56,13 +57,14 @@ class Learner(LearnerInterface):
     """Agent and optimizers of one rank.
 
     Args:
-        config: the run's configuration, resolved.
-        spaces: what the agent sees and does.
-        fabric: launched; its rank and world size are those of the group.
-        has_shard: whether every rank samples from a buffer of its own (coupled mode) rather than all from one.
+        config: configuration of the run, resolved.
+        spaces: observation and action space of the agent.
+        fabric: launched Fabric; its rank and world size are those of the group.
+        has_shard: True if each rank samples from its own buffer (coupled mode), False if all ranks share one.
     """
 
     def __init__(self, config: Config, spaces: Spaces, fabric: Fabric, has_shard: bool = False) -> None:
+        """Build the agent, the optimizers and the generators."""
         self.config = config
         self.fabric = fabric
         self.rank, self.world = fabric.global_rank, fabric.world_size
@@ -74,24 +76,28 @@ class Learner(LearnerInterface):
         torch.manual_seed(seeding.seeds(seed, seeding.Role.AGENT)[0])
         self.agent = fabric.to_device(self.algorithm.build_agent())
         self.gradient_steps = 0
-        # Minibatches and noise are drawn for the whole group, the same on every rank, and each rank takes its part:
-        # so a result doesn't depend on the number of ranks.
+        # Every rank draws the minibatches and the noise of the whole group and takes its part. So the results don't
+        # depend on the number of ranks.
         self.group_rng = torch.Generator().manual_seed(seeding.seeds(seed, seeding.Role.LEARNER)[0])
-        self.rank_rng = self._own_generator()
-        self.step = self._lay_out()
+        self.rank_rng = self._make_rank_rng()
+        self.step = self._make_step()
         self.batches = self._make_batches()
         self.compiled = CompiledSteps(self.step, self.batches.assemble) if config.trainer.compile else None
         self._failure: NonFiniteError | None = None
-        self._tables: list[Table] = []  # of the update's metrics, on the CPU
-        self._notes: list[str] = []  # for the run's log
+        self._tables: list[Table] = []  # metrics of the current update, on the CPU
+        self._notes: list[str] = []  # messages for the log of the run
 
-    def _own_generator(self) -> np.random.Generator:
-        """What this rank draws from in the coming update: made anew for each, so that no rank has a state to keep."""
+    def _make_rank_rng(self) -> np.random.Generator:
+        """Return this rank's generator for the next update. Each update has a new one, so snapshots don't store it."""
         key = seeding.sequence(self.config.run.seed, seeding.Role.RANK, self.rank, self.gradient_steps)
         return np.random.Generator(np.random.PCG64(key))
 
-    def _lay_out(self) -> GradientStep:
-        """The parameters in few vectors, and the optimizers over these."""
+    def _make_step(self) -> GradientStep:
+        """Flatten the parameters into a few vectors and build the optimizers over them.
+
+        Raises:
+            ValueError: an optimizer doesn't contain each of its parameters once.
+        """
         specs = self.algorithm.optimizers()
         flat = FlatParameters(self.agent, {name: spec.modules for name, spec in specs.items()})
         groups = {}
@@ -100,10 +106,11 @@ class Learner(LearnerInterface):
             rates = [float(group["lr"]) for group in optimizer.param_groups]
             groups[name] = Group(flat.stepped_by(optimizer), optimizer, rates, spec.max_grad_norm)
             if sorted(groups[name].vectors) != sorted(flat.of_group(name)):
-                raise ValueError(f"the optimizer {name!r} must have all parameters that it is built with, once each")
+                raise ValueError(f"the optimizer {name!r} must contain each parameter that it is built with once")
         return GradientStep(self.agent, flat, groups, FabricRanks(self.fabric), self.fabric.autocast)
 
     def _make_batches(self) -> Batches:
+        """Return the reader of the algorithm's batches."""
         data = self.algorithm.data()
         share = Share(self.rank, self.step.ranks, self.has_shard, self.fabric.device)
         if not isinstance(data, OnPolicy):
@@ -111,6 +118,7 @@ class Learner(LearnerInterface):
         return Minibatches(self.algorithm, data, self.agent, share, self._permutation, self.fabric.autocast)
 
     def _permutation(self, length: int) -> Tensor:
+        """Return a random permutation `[length]`, which is the same on all ranks that share a buffer."""
         if self.has_shard:
             return torch.from_numpy(self.rank_rng.permutation(length))
         return torch.randperm(length, generator=self.group_rng)
@@ -121,23 +129,23 @@ class Learner(LearnerInterface):
         """Take `steps` gradient steps.
 
         Args:
-            steps: gradient steps.
-            progress: part of the run that has been played, from 0 to 1, for schedules.
-            order: None where one block is what the buffer's sampler gave: a rollout, or `steps` batches. Else the
-                seed of the order in which the samples of all blocks make `steps` batches.
-            blocks: what the shards of the replay sent.
+            steps: number of gradient steps.
+            progress: progress of the run for schedules, from 0 to 1.
+            order: seed of the order in which the samples of all blocks form `steps` batches; None if the only block is
+                a rollout or contains `steps` batches.
+            blocks: samples of the replay shards.
 
         Returns:
-            Means of the metrics over the steps, and what losses gave to write back into sampled rows.
+            Statistics of the update, and the values to write back into the sampled rows.
 
         Raises:
-            NonFiniteError: a loss or gradient is not finite, on any rank.
+            NonFiniteError: a loss or gradient is not finite on any rank.
         """
         started = time.perf_counter()
         if self._failure is not None:
-            raise self._failure  # calls that were under way when it failed must not learn on
+            raise self._failure  # updates requested before the failure was known must not be taken
         torch.set_num_threads(self.threads)
-        self.rank_rng = self._own_generator()
+        self.rank_rng = self._make_rank_rng()
         self._seed(int(self.rank_rng.integers(2**31)))
         writes: Writes = []
         self._tables = []
@@ -146,7 +154,7 @@ class Learner(LearnerInterface):
             try:
                 for tensors in self.batches.read(steps, order, blocks):
                     self._gradient_step(tensors, progress, writes)
-            finally:  # whatever ended them: what was taken counts
+            finally:  # steps taken before an error count, too
                 self._settle()
         except NonFiniteError as error:
             self._failure = error
@@ -158,13 +166,13 @@ class Learner(LearnerInterface):
         return UpdateInfo(self.gradient_steps, means, seconds, started, notes, compiling), writes
 
     def _seed(self, seed: int) -> None:
-        """For modules that draw by themselves. `torch.manual_seed` takes long: it asks for every kind of device."""
+        """Seed Torch's global generators. `torch.manual_seed` is slow because it checks every kind of device."""
         torch.default_generator.manual_seed(seed)
         if self.fabric.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def _gradient_step(self, tensors: Tree, progress: float, writes: Writes) -> None:
-        """One pass over the phases."""
+        """Take one gradient step: one pass over the phases."""
         phases = self.algorithm.phases(Step(self.gradient_steps, progress))
         samples = self.batches.samples(tensors)
         noise = [self._noise(phase, samples) for phase in phases]
@@ -175,7 +183,7 @@ class Learner(LearnerInterface):
         self.gradient_steps += 1
 
     def _compiled_step(self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors]) -> list[Loss] | None:
-        """Take the step as one graph; None if it has to be taken one operation after the other."""
+        """Take the step with the compiled graph; return None if it must run eagerly."""
         if self.compiled is None or not self.compiled.is_ready(phases):
             return None
         try:
@@ -190,42 +198,46 @@ class Learner(LearnerInterface):
         return losses
 
     def _eager_step(self, phases: Sequence[Phase], tensors: Any, noise: Any) -> list[Loss]:
-        """Take it one operation after the other; what has to be written back."""
+        """Take the step eagerly; return the losses of the phases."""
         self._settle()
         step = self.step
         scalars = [{name: torch.tensor(value) for name, value in phase.scalars.items()} for phase in phases]
         tensors, noise, scalars = moved([tensors, noise, scalars], self.fabric.device)
         buffers = dict(self.agent.named_buffers())
-        stepper = OptimizerStepper(step.flat.vectors, buffers, step.groups, self._refuse)
+        stepper = OptimizerStepper(step.flat.vectors, buffers, step.groups, self._raise_non_finite)
         outcome = step.take(phases, step.flat.vectors, buffers, self.batches.assemble(tensors), noise, scalars, stepper)
         self._tables.append(Table.of(outcome.metrics))
         return outcome.losses
 
     def _settle(self) -> None:
-        """Find out whether the compiled steps were taken: to ask after each would have the device wait for this."""
+        """Collect the results of the compiled steps. A check after each step would stall the device.
+
+        Raises:
+            NonFiniteError: a compiled step was not taken, because a loss or gradient is not finite.
+        """
         if self.compiled is None:
             return
         try:
             self._tables += self.compiled.settle()
         except RefusedError as refused:
             self.gradient_steps -= refused.steps
-            self._refuse(refused.phase, refused.metrics)
+            self._raise_non_finite(refused.phase, refused.metrics)
 
-    def _refuse(self, phase: Phase, metrics: Tensors) -> NoReturn:
-        """Say which loss is not finite, and when."""
+    def _raise_non_finite(self, phase: Phase, metrics: Tensors) -> NoReturn:
+        """Raise an error that names the metrics that aren't finite and the gradient step."""
         bad = [f"{name} is {value.item()}" for name, value in metrics.items() if not torch.isfinite(value).all()]
         what = " and ".join(bad) or f"the gradient of the loss of {phase.optimizer!r} is not finite"
         raise NonFiniteError(f"{what} at gradient step {self.gradient_steps}")
 
     def _noise(self, phase: Phase, samples: int) -> Tensors:
-        """What of the group's noise is this rank's, on the CPU."""
+        """Draw the noise of the group; return this rank's part, on the CPU."""
         if phase.noise is None:
             return {}
         drawn = phase.noise(torch.Size([samples * self.world]), self.group_rng)
         return {name: values[self.rank :: self.world] for name, values in drawn.items()}
 
     def _means(self) -> dict[str, float]:
-        """Mean of every metric over the steps and the ranks."""
+        """Return the mean of every metric over the steps and the ranks."""
         values = moved([table.values for table in self._tables], torch.device("cpu"))
         means = means_of([Table(table.names, here) for table, here in zip(self._tables, values, strict=True)])
         if self.world == 1 or not means:
@@ -236,57 +248,60 @@ class Learner(LearnerInterface):
     # ------------------------------------------------------------------------------------------- state
 
     def weights(self, copy: bool = True) -> tuple[int, Rows]:
-        """Gradient steps taken, and the policy's weights after them.
+        """Return the number of gradient steps and the policy weights.
 
         Args:
-            copy: whether they must outlast the next update.
+            copy: True if the next update must not change the returned arrays.
         """
         return self.gradient_steps, weights_of.to_arrays(self.agent.get_submodule("policy"), copy)
 
     def warm_up(self) -> None:
-        """Compile the gradient step on made-up data, and be as before.
+        """Compile the gradient step on dummy data and restore the state from before.
 
-        Meanwhile players bring the first real data, which is then learned from at once.
+        It runs while players collect the first data, so the first update doesn't wait for compilation.
         """
         if self.compiled is None:
             return
         before = self._saved()
         try:
             order, block = self._dummy_data()
-            info, _ = self.update(REHEARSED, 0.0, order, block)
-            self._notes = [*info.notes]  # for the first real update to tell
-        except Exception as error:  # of data that was made up; a real update that fails will say so itself
-            self._notes.append(f"the gradient step couldn't be compiled before there was data: {one_line(error)}")
+            info, _ = self.update(WARM_UP_STEPS, 0.0, order, block)
+            self._notes = [*info.notes]  # the first real update returns them
+        except Exception as error:  # dummy data may be unsuitable; a real update reports its own failure
+            self._notes.append(
+                f"the warm-up on dummy data failed; the first update compiles gradient steps: {one_line(error)}"
+            )
         self.restore(before)
 
     def _dummy_data(self) -> tuple[int | None, Rows]:
-        """Data on all ranks or on none: who went on without the others would wait for them for ever."""
+        """Return dummy data. If one rank has none, all ranks raise, because a rank that continued alone would hang."""
         failure: Exception | None = None
         try:
-            given = dummy_batches(self.config, self.algorithm, REHEARSED)
+            batches = dummy_batches(self.config, self.algorithm, WARM_UP_STEPS)
         except Exception as error:
             failure = error
         failures = self.step.ranks.sum(torch.tensor(float(failure is not None), device=self.fabric.device))
         if failure is not None:
             raise failure
         if failures > 0:
-            raise RuntimeError("another rank has no data")
-        return given
+            raise RuntimeError("another rank could not make dummy data")
+        return batches
 
     def snapshot(self) -> tuple[int, Array | None]:
-        """Everything that has been learned, as a file of `torch.save` in memory.
+        """Return the state of agent, optimizers and generator, as the bytes of a `torch.save` file.
 
         Returns:
-            How many gradient steps have been taken, and, from rank 0, `[bytes]` uint8.
+            Number of gradient steps taken, and `[bytes]` uint8 from rank 0 or None from other ranks.
 
         Raises:
-            NonFiniteError: the agent is beyond use, and no checkpoint is better than one of it.
+            NonFiniteError: a parameter is not finite; a checkpoint of it would be useless.
         """
         if bad := [name for name, values in self.agent.state_dict().items() if not torch.isfinite(values).all()]:
-            raise NonFiniteError(f"the agent's {bad[0]} is not finite any more")
-        return self.gradient_steps, None if self.rank else self._saved()  # ranks differ in nothing
+            raise NonFiniteError(f"the agent's {bad[0]} is not finite")
+        return self.gradient_steps, None if self.rank else self._saved()  # all ranks have the same state
 
     def _saved(self) -> Array:
+        """Return the learner's state as `[bytes]` uint8."""
         state = {
             "agent": self.agent.state_dict(),
             "optimizers": {name: group.optimizer.state_dict() for name, group in self.step.groups.items()},
@@ -298,7 +313,7 @@ class Learner(LearnerInterface):
         return np.frombuffer(file.getbuffer(), np.uint8)
 
     def restore(self, data: Array) -> int:
-        """Take over a snapshot; how many gradient steps it has taken."""
+        """Restore a snapshot; return its number of gradient steps."""
         file = io.BytesIO(data.tobytes())
         state = torch.load(file, map_location="cpu", weights_only=True)
         self.agent.load_state_dict(state["agent"])
@@ -313,9 +328,9 @@ class Learner(LearnerInterface):
 
 
 def _write(index: Tensor, loss: Loss) -> Write:
-    """What a loss gave for the rows of its batch, as it travels."""
-    given = [index, *loss.write.values(), *([] if loss.priority is None else [loss.priority.float()])]
-    rows, *values = moved(given, torch.device("cpu"))
+    """Return the values and priorities that a loss writes back, as NumPy arrays."""
+    parts = [index, *loss.write.values(), *([] if loss.priority is None else [loss.priority.float()])]
+    rows, *values = moved(parts, torch.device("cpu"))
     priority = None if loss.priority is None else values[-1].numpy()
     written = TensorDict(dict(zip(loss.write, values, strict=False)), batch_size=index.shape)
     return Write(rows.numpy(), flatten(written), priority)

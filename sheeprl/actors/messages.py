@@ -1,4 +1,4 @@
-"""What travels between players, buffer and driver."""
+"""Messages between players, replay shards, learners and the driver."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sheeprl.buffer.streams import Slots
 
 @dataclass(frozen=True)
 class Fragment:
-    """What a player played in one go; goes from player to buffer by reference.
+    """Rows of one call of `Player.collect`. They move from player to replay shard by reference.
 
     Args:
-        player: its number.
-        incarnation: how often it had been restarted.
-        sequence: number of this fragment in this incarnation.
-        rows: `[T + 1, B, *]` arrays by flat key; the last row is the tail.
+        player: number of the player.
+        incarnation: incarnation of the player.
+        sequence: number of the fragment in this incarnation.
+        rows: `[T + 1, B, *]` arrays by flat key; the last row is the bootstrap row.
     """
 
     player: int
@@ -28,17 +28,17 @@ class Fragment:
 
 @dataclass(frozen=True)
 class FragmentInfo:
-    """What the driver learns of a fragment.
+    """Statistics of one fragment.
 
     Args:
-        version: the weights that played it.
-        policy_steps: decisions in it.
-        rows: T × B.
-        returns: undiscounted return of each episode that ended in it.
-        lengths: decisions of each of these episodes.
-        seconds: time it took.
-        state: what the player held at its end, if that was asked for and can be kept.
-        unsaved: why the environments' state can't be kept, if it can't.
+        version: version of the policy weights.
+        policy_steps: actions in the fragment.
+        rows: number of rows T × B.
+        returns: undiscounted return of each episode that ended in the fragment.
+        lengths: actions of each of these episodes.
+        seconds: collection time.
+        state: state of the player after the fragment, if it was requested.
+        unsaved: why the environments' state can't be saved; "" if it can be saved.
     """
 
     version: int
@@ -53,15 +53,15 @@ class FragmentInfo:
 
 @dataclass(frozen=True)
 class BufferStatus:
-    """What a shard of the replay answers to everything that it is asked.
+    """Status returned by every replay-shard call.
 
     Args:
         size: rows stored.
-        available: distinct samples that it could draw.
-        total_priority: weight of the shard when samples are distributed over the shards.
-        sample_bytes: bytes of one sample, 0 while it is empty.
-        counts: how often something didn't go the usual way, such as `late_writes`, into rows that were gone.
-        added: rows that it has been given since the run began, those that were overwritten since among them.
+        available: distinct samples that can be drawn.
+        total_priority: weight of the shard when samples are divided among the shards.
+        sample_bytes: bytes of one sample; 0 for an empty shard.
+        counts: number of irregular events by name, such as `late_writes`, which are writes into overwritten rows.
+        added: rows added since the run began, including overwritten ones.
     """
 
     size: int = 0
@@ -74,12 +74,12 @@ class BufferStatus:
 
 @dataclass(frozen=True)
 class Write:
-    """What a loss gave to keep with the rows that it sampled; goes from learner to replay by reference.
+    """Values that a loss writes back into sampled rows. They move from learner to replay shard by reference.
 
     Args:
-        index: `[N]` or `[L, N]`, which rows.
-        values: new values by flat key, shaped like `index` in front.
-        priority: `[N]`, new priorities of the samples; that of a sequence is its last row's.
+        index: `[N]` or `[L, N]` row numbers.
+        values: new values by flat key; their leading dimensions are those of `index`.
+        priority: `[N]` new priorities of the samples; a sequence has the priority of its last row.
     """
 
     index: Slots
@@ -92,15 +92,15 @@ Writes = list[Write]
 
 @dataclass(frozen=True)
 class UpdateInfo:
-    """What the learner answers to an update.
+    """Statistics of one update.
 
     Args:
         gradient_steps: gradient steps taken since the run began.
         metrics: means over the update.
-        seconds: time it took.
-        began: when, by the learner's own clock.
-        notes: what is worth a line in the run's log.
-        compiling: part of that time in which steps were compiled.
+        seconds: duration of the update.
+        began: start of the update on the learner's clock, in seconds.
+        notes: messages for the log of the run.
+        compiling: seconds of the duration in which gradient steps were compiled.
     """
 
     gradient_steps: int

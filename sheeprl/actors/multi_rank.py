@@ -58,13 +58,16 @@ class RankRef(Generic[T]):
     """A result on one rank, or on all ranks."""
 
     def __init__(self, link: RankDispatcher, number: int, rank: int | None) -> None:
+        """Store the number of the call and the rank; None is all ranks."""
         self.link, self.number, self.rank = link, number, rank
 
     def __await__(self) -> Generator[Any, None, T]:
+        """Fetch the result."""
         yield from LocalRef[None]().__await__()
         return self.link.fetch(self)
 
     def __del__(self) -> None:
+        """Mark the result as unused, so that the ranks can delete it."""
         self.link.forgotten.append(self.number)
 
 
@@ -78,6 +81,7 @@ class RankDispatcher:
     """
 
     def __init__(self, fabric: Fabric, objects: dict[str, Any], makers: dict[str, Callable[..., Any]]) -> None:
+        """Make a handle for each object."""
         self.rank, self.world = fabric.global_rank, fabric.world_size
         self.handles = {name: LocalHandle(target) for name, target in objects.items()}
         self.makers = makers
@@ -212,6 +216,7 @@ class RankHandle:
     """Calls an object on one rank, or the objects of that name on all ranks."""
 
     def __init__(self, link: RankDispatcher, name: str, rank: int | None = None) -> None:
+        """Store the name of the object and the rank; None is all ranks."""
         self.link, self.name, self.rank = link, name, rank
 
     def call(self, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> Ref[T]:
@@ -225,6 +230,7 @@ class RankHandle:
         return self._call("pair", method_name(method, kwargs), args)
 
     def _call(self, kind: str, method: str, args: Sequence[Any]) -> tuple[Ref[Any], Ref[Any]]:
+        """Dispatch a call; if the connection is broken, return references that raise."""
         try:
             return self.link.call(kind, self.name, method, args, self.rank)
         except RuntimeError as error:  # the connection is broken: another rank has died

@@ -1,4 +1,4 @@
-"""Plays: a vector environment and a copy of the policy. Imports neither lightning nor tensordict nor ray."""
+"""Step a vector environment with a copy of the policy. Imports neither lightning nor tensordict nor ray."""
 
 from __future__ import annotations
 
@@ -34,26 +34,33 @@ T = TypeVar("T")
 
 
 class EnvFailedError(RuntimeError):
-    """An environment raised. `reason` is one line, `trace` the traceback."""
+    """Raised when an environment fails.
+
+    Args:
+        reason: one line with the environment, the player, the step and the exception.
+        trace: traceback of the exception.
+    """
 
     def __init__(self, reason: str, trace: str = "") -> None:
+        """Store the reason and the traceback."""
         super().__init__(reason, trace)
         self.reason, self.trace = reason, trace
 
     def __str__(self) -> str:
+        """Return the reason."""
         return self.reason
 
 
 class Player(PlayerInterface):
-    """Plays `config.env.num_envs` environments and hands over what it found as fragments.
+    """Collects fragments from `config.env.num_envs` environments.
 
     Args:
-        config: the run's configuration, resolved.
-        spaces: what the agent sees and does.
-        number: of this player in the run.
-        incarnation: how often it has been replaced; it seeds streams of its own.
-        video_folder: where to record the first environment, if anywhere.
-        alone: whether it has its process to itself, which may end if an environment can't be interrupted.
+        config: configuration of the run, resolved.
+        spaces: observation and action space of the agent.
+        number: number of the player in the run.
+        incarnation: number of earlier players with this number; every incarnation has different seeds.
+        video_folder: folder for the videos of the first environment; None for no videos.
+        alone: True if no other worker shares the process; a step that can't be interrupted then ends the process.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class Player(PlayerInterface):
         video_folder: str | None = None,
         alone: bool = False,
     ) -> None:
+        """Build the policy; the first call of `collect` makes the environments."""
         self.config = config
         self.spaces = spaces
         self.number = number
@@ -76,13 +84,14 @@ class Player(PlayerInterface):
         self.version = -1
         self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])
         self.process_generators = OwnGenerators(self._seeds(seeding.Role.PROCESS, 1)[0])
-        self.state_tensors: Tensors = {}  # of a recurrent policy
+        self.state_tensors: Tensors = {}  # state of a recurrent policy
         self.watch = StepWatch(config.players.step_timeout, last_resort=alone)
         self._video_folder = video_folder
-        self._unsaved: str | None = None  # why the environments' state can't be kept; None until that was tried
+        self._unsaved: str | None = None  # why the environments' state can't be saved; None until this is known
         self._envs: gymnasium.vector.VectorEnv[Any, Any, Any] | None = None
 
     def _seeds(self, role: seeding.Role, count: int) -> list[int]:
+        """Return `count` seeds of this incarnation for a role."""
         return seeding.seeds(self.config.run.seed, role, self.number, self.incarnation, count=count)
 
     def _start(self) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
@@ -91,7 +100,7 @@ class Player(PlayerInterface):
         self._to_env = transforms.ActionTransform(envs.single_action_space)
         seeds: Any = self._seeds(seeding.Role.ENV, envs.num_envs)
         self.watch.begin()
-        # A vector version of an env's own takes one seed and gives its environments theirs.
+        # A native vector environment takes one seed and derives those of its environments.
         obs, _ = envs.reset(seed=seeds[0] if self.config.env.vectorization == "native" else seeds)
         self._tail = first_row(obs, envs.num_envs)
         self._episode_return = np.zeros(envs.num_envs)
@@ -108,20 +117,23 @@ class Player(PlayerInterface):
         keep_state: bool = False,
         unsaved: str | None = None,
     ) -> tuple[FragmentInfo, Fragment]:
-        """Play `rows` rows.
+        """Collect a fragment of `rows` time steps.
 
         Args:
-            rows: T.
-            weights: of the policy; None keeps those it has.
-            version: of these weights.
-            mode: how to act.
-            progress: part of the run that had been played when the weights were made, from 0 to 1.
-            keep_state: whether to give the state at the end too.
-            unsaved: what another player has found out about whether the environments' state can be kept, which may have
-                taken it seconds.
+            rows: time steps T of the fragment.
+            weights: policy weights; None for the current ones.
+            version: version of the weights.
+            mode: mode of `Algorithm.act`.
+            progress: progress of the run when the weights were published, from 0 to 1.
+            keep_state: True to return the player's state after the fragment.
+            unsaved: why the environments' state can't be saved, as another player found; None if it isn't known yet.
+                Finding out can take seconds.
+
+        Returns:
+            The statistics of the fragment, and the fragment of `[T + 1, B, *]` rows.
 
         Raises:
-            EnvFailedError: an environment raised in reset or step, or took too long.
+            EnvFailedError: an environment raised in reset or step, or exceeded the time limit.
         """
         started = time.perf_counter()
         torch.set_num_threads(1)
@@ -149,23 +161,24 @@ class Player(PlayerInterface):
 
     @property
     def unsaved(self) -> str:
-        """Why the environments' state can't be kept, in a line; "" if it can."""
+        """Reason why the environments' state can't be saved, in one line; "" if it can be saved."""
         if not self.config.checkpoint.envs:
             return "checkpoint.envs=false"
         if self._video_folder:
             return "episodes are recorded"
         if self._unsaved is None:
-            self._unsaved = self._try_to_save()
+            self._unsaved = self._probe_snapshot()
         return self._unsaved
 
-    def _try_to_save(self) -> str:
+    def _probe_snapshot(self) -> str:
+        """Return the reason why an environment's snapshot fails, or ""."""
         with self.watch.watching():
-            self.watch.begin()  # all of it may take as long as a step
+            self.watch.begin()  # the whole probe has the time limit of one step
             reason = why_not_snapshotable(lambda: make_snapshot_env(self.config.env))
-        return f"the state of {self.config.env.id} can't be kept: {reason}" if reason else ""
+        return f"the state of {self.config.env.id} can't be saved: {reason}" if reason else ""
 
     def state(self) -> bytes:
-        """Everything that decides how it goes on, but for the weights."""
+        """Return the state that determines future fragments, without the policy weights."""
         return serialization.dumps(
             {
                 "env": self.config.env.id,
@@ -175,53 +188,55 @@ class Player(PlayerInterface):
                 "generator": self.generator.get_state(),
                 "process_generators": self.process_generators.state,
                 "recurrent": dict(self.state_tensors),
-                "playing": None if self._envs is None else self._playing(self._envs),
+                "playing": None if self._envs is None else self._episode_state(self._envs),
             }
         )
 
-    def _playing(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> dict[str, Any]:
-        """What is there once it has begun to play."""
-        kept = None
+    def _episode_state(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> dict[str, Any]:
+        """Return the state of the environments and of their open episodes."""
+        saved = None
         if not self.unsaved:
             native = self.config.env.vectorization == "native"
-            kept = VectorState(envs).snapshot if native else list(envs.call("snapshot"))  # type: ignore[attr-defined]
+            saved = VectorState(envs).snapshot if native else list(envs.call("snapshot"))  # type: ignore[attr-defined]
         return {
-            "envs": kept,
+            "envs": saved,
             "tail": self._tail,
             "episode_return": self._episode_return,
             "episode_length": self._episode_length,
         }
 
     def load(self, data: bytes) -> bool:
-        """Go on where a player of the same number was whose state it is.
+        """Restore the state of a player with the same number.
 
         Returns:
-            Whether the environments could be put where they were; if not, nothing has changed.
+            True if the environments were restored; if False, this player is unchanged.
 
         Raises:
-            ValueError: the data is damaged, or of a player of other environments.
-            EnvFailedError: an environment raised at being made.
+            ValueError: the data is damaged, or belongs to a player of other environments.
+            EnvFailedError: an environment raised while it was made.
         """
-        kept = serialization.loads(data)
-        if kept["env"] != self.config.env.id:
-            raise ValueError(f"the state is of a player of {kept['env']}, not of {self.config.env.id}")
-        playing = kept["playing"]
+        saved = serialization.loads(data)
+        if saved["env"] != self.config.env.id:
+            raise ValueError(f"env.id={self.config.env.id} but the saved player state is of env.id={saved['env']}")
+        playing = saved["playing"]
         if playing is not None:
             if playing["envs"] is None or self.unsaved:
                 return False
             if (there := len(playing["episode_return"])) != self.config.env.num_envs:
-                raise ValueError(f"the state is of {there} environments, not of {self.config.env.num_envs}")
+                num_envs = self.config.env.num_envs
+                raise ValueError(f"env.num_envs={num_envs} but the saved player state has {there} environments")
             with self.watch.watching(), self.process_generators.in_use():
                 self._envs = self._guard("reset", self._start)
-            self._put_back(self._envs, playing)
-        self.sequence, self.steps = kept["sequence"], kept["steps"]
-        self.incarnation = kept["incarnation"]
-        self.generator.set_state(kept["generator"])
-        self.process_generators.state = kept["process_generators"]
-        self.state_tensors = kept["recurrent"]
+            self._restore_episodes(self._envs, playing)
+        self.sequence, self.steps = saved["sequence"], saved["steps"]
+        self.incarnation = saved["incarnation"]
+        self.generator.set_state(saved["generator"])
+        self.process_generators.state = saved["process_generators"]
+        self.state_tensors = saved["recurrent"]
         return True
 
-    def _put_back(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], playing: dict[str, Any]) -> None:
+    def _restore_episodes(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], playing: dict[str, Any]) -> None:
+        """Restore the environments and their open episodes."""
         if self.config.env.vectorization == "native":
             VectorState(envs).snapshot = playing["envs"]
         else:
@@ -230,7 +245,7 @@ class Player(PlayerInterface):
         self._episode_return, self._episode_length = playing["episode_return"], playing["episode_length"]
 
     def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
-        """Play greedy episodes on environments of their own, from fixed start seeds."""
+        """Play greedy episodes on separate environments, from fixed start seeds."""
         torch.set_num_threads(1)
         policy = self.algorithm.build_agent().get_submodule("policy").eval()
         weights_of.from_arrays(policy, weights)
@@ -239,60 +254,64 @@ class Player(PlayerInterface):
         return self._guard("evaluation", lambda: play_episodes(self.algorithm, policy, envs, seeds))
 
     def close(self) -> None:
-        """Close the environments, also those that failed."""
+        """Close the environments, including failed ones."""
         envs = self._envs
         if isinstance(envs, gymnasium.vector.AsyncVectorEnv):
             try:
                 envs.close(terminate=True)
-            except Exception:  # a worker doesn't answer any more
+            except Exception:  # a worker process doesn't respond
                 for process in envs.processes:
                     process.kill()
                 envs.closed = True
         elif envs is not None:
-            with suppress(Exception):  # it has failed already, and that was told
+            with suppress(Exception):  # its failure was reported by `collect`
                 envs.close()
 
     def _guard(self, where: str, do: Callable[[], T]) -> T:
-        """Run something of the environment's; what it raises is told with the environment, the player and the step."""
+        """Return the result of `do`, which calls the environment.
+
+        Raises:
+            EnvFailedError: `do` raised.
+        """
         try:
             return do()
         except Exception as error:
             raise self._failed(where, error) from None
 
     def _failed(self, where: str, error: Exception) -> EnvFailedError:
-        """How an exception of the environment's is told; only while it is being handled."""
+        """Return the error for an exception of the environment; call it while the exception is handled."""
         what = " ".join(f"{type(error).__name__}: {error}".split())
         reason = f"{self.config.env.id} of player {self.number} raised in {where}: {what}"
         return EnvFailedError(reason, traceback.format_exc())
 
     def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:
-        """`[count + 1, B, *]` arrays: rows that were acted on, and the tail."""
-        written = RolloutWriter(self.spaces.observation, self._tail, count, self.progress)
+        """Step the environments `count` times; return `[count + 1, B, *]` rows, the last one for bootstrapping."""
+        rollout = RolloutWriter(self.spaces.observation, self._tail, count, self.progress)
         act, policy, generator = self.algorithm.act, self.policy, self.generator
         for t in range(count):
-            output = act(policy, written.inputs[t], self.state_tensors, mode, generator)
+            output = act(policy, rollout.inputs[t], self.state_tensors, mode, generator)
             self.state_tensors = output.rnn_state
-            action = self._to_env(written.write_action(t, output))
+            action = self._to_env(rollout.write_action(t, output))
             self.watch.begin()
             try:
                 obs, reward, terminated, truncated, _ = envs.step(action)
             except Exception as error:
                 raise self._failed(f"step {self.steps}", error) from None
-            written.write_step(t + 1, obs, reward, terminated, truncated)
+            rollout.write_step(t + 1, obs, reward, terminated, truncated)
             self.steps += 1
-        self._tail = written.bootstrap_row()
-        return written.rows
+        self._tail = rollout.bootstrap_row()
+        return rollout.rows
 
     def _episodes(self, reward: Array, is_first: Array, is_last: Array) -> tuple[tuple[float, ...], tuple[int, ...]]:
-        """Returns and lengths of the episodes that ended among these arrivals `[T, B]`; keeps count of open ones."""
+        """Return returns and lengths of the episodes that ended in these rows `[T, B]`; update the open episodes."""
         returns, lengths = [], []
-        begun = np.zeros(reward.shape[1], np.int64)  # first arrival not counted yet, by environment
+        starts = np.zeros(reward.shape[1], np.int64)  # first row that is not counted yet, per environment
         for t, env in np.argwhere(is_last):
-            part = slice(begun[env], t + 1)
+            part = slice(starts[env], t + 1)
             returns.append(float(self._episode_return[env] + reward[part, env].sum(dtype=np.float64)))
             lengths.append(int(self._episode_length[env] + np.count_nonzero(~is_first[part, env])))
-            begun[env], self._episode_return[env], self._episode_length[env] = t + 1, 0.0, 0
-        for env, start in enumerate(begun):
+            starts[env], self._episode_return[env], self._episode_length[env] = t + 1, 0.0, 0
+        for env, start in enumerate(starts):
             self._episode_return[env] += reward[start:, env].sum(dtype=np.float64)
             self._episode_length[env] += np.count_nonzero(~is_first[start:, env])
         return tuple(returns), tuple(lengths)

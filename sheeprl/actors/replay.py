@@ -1,4 +1,4 @@
-"""A shard of the replay as the run sees it, and what the trainers make of what the shards send."""
+"""A replay shard: add fragments, sample blocks of batches, save and restore."""
 
 from __future__ import annotations
 
@@ -19,38 +19,39 @@ from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.utils import seeding
 
-LET_GO = 30.0  # seconds that a process that was killed may take to let go of its files
+RELEASE_SECONDS = 30.0  # time for a killed process to release its files
 
 
 class Replay(ReplayInterface):
-    """A thin shell that speaks NumPy, which crosses processes without a copy: fragments in, blocks of batches out.
+    """A replay shard, whose arguments and results are NumPy arrays, which Ray shares between processes without a copy.
 
-    The `index` of what it samples names rows of the whole replay: this shard's are those that are its number modulo
-    the number of shards.
+    The `index` of a sample numbers the rows of the whole replay. This shard owns the rows whose number modulo `shards`
+    is `shard`.
 
     Args:
-        buffer: the buffer.
+        buffer: buffer of the shard.
         batch_size: rows (or sequences) of a batch.
-        shard: number of this part of the run's replay.
-        shards: how many parts there are.
+        shard: number of this shard.
+        shards: number of shards.
     """
 
     def __init__(self, buffer: ReplayBuffer, batch_size: int, shard: int = 0, shards: int = 1) -> None:
+        """Store the buffer and the numbers."""
         self.buffer = buffer
         self.batch_size = batch_size
         self.shard, self.shards = shard, shards
 
     def add(self, fragment: Fragment) -> BufferStatus:
-        """Copy a fragment in; one that came before is ignored.
+        """Copy a fragment into the buffer; ignore one that was added before.
 
         Raises:
-            RefusedFragmentError: it doesn't fit, or isn't finite.
+            RefusedFragmentError: the fragment's shapes don't match, or a value isn't finite.
         """
         self.buffer.add_rows(fragment.rows, (fragment.player, fragment.incarnation), fragment.sequence)
         return self.status()
 
     def status(self) -> BufferStatus:
-        """What everything is answered with."""
+        """Return the status of the shard."""
         buffer = self.buffer
         return BufferStatus(
             len(buffer),
@@ -62,22 +63,23 @@ class Replay(ReplayInterface):
         )
 
     def sample(self, n_batches: int, progress: float) -> tuple[int, Rows]:
-        """A block of batches.
+        """Sample a block of batches.
 
         Args:
-            n_batches: how many.
-            progress: part of the run that has been played, from 0 to 1, for schedules of sampling.
+            n_batches: number of batches.
+            progress: progress of the run for schedules of sampling, from 0 to 1.
 
         Returns:
-            How many samples these are, which the run looks at, and the block, which it passes on.
+            Number of samples, which the driver reads, and the block, which it passes on.
         """
         return self._draw(self.batch_size, n_batches, progress)
 
     def sample_part(self, count: int, progress: float) -> tuple[int, Rows]:
-        """`count` samples for batches to which other shards bring the rest, as if they were one batch."""
+        """Sample `count` samples as one batch; other shards contribute the rest of the batches."""
         return self._draw(count, 1, progress)
 
     def _draw(self, batch_size: int, n_batches: int, progress: float) -> tuple[int, Rows]:
+        """Draw a block and number its rows in the whole replay."""
         rows = self.buffer.draw(batch_size, n_batches, progress)
         if "index" in rows:
             rows["index"] *= self.shards
@@ -85,31 +87,32 @@ class Replay(ReplayInterface):
         return batch_size * n_batches, rows
 
     def write_back(self, *writes: Writes) -> BufferStatus:
-        """Keep what losses gave, one argument a rank, where it is for this shard and the rows are still there."""
+        """Write values and priorities into this shard's rows that still exist. Each rank passes one argument."""
         for rank in writes:
             for write in rank:
-                self._keep(write)
+                self._write_own(write)
         return self.status()
 
-    def _keep(self, write: Write) -> None:
-        axis = write.index.ndim - 1  # along which samples differ; a sequence is of one shard
+    def _write_own(self, write: Write) -> None:
+        """Write the values and priorities of the rows that this shard owns."""
+        axis = write.index.ndim - 1  # sample axis; all rows of a sequence belong to one shard
         owner = (write.index if axis == 0 else write.index[-1]) % self.shards
         mine = np.flatnonzero(owner == self.shard)
         index = write.index.take(mine, axis) // self.shards
         rows = {name: values.take(mine, axis) for name, values in write.values.items()}
         self.buffer.write_back_rows(index, rows)
-        if write.priority is not None and self.buffer.priorities:  # of no effect where samples are drawn uniformly
+        if write.priority is not None and self.buffer.priorities:  # uniform sampling has no priorities
             self.buffer.update_priorities(index if axis == 0 else index[-1], write.priority[mine])
 
     def save(self, folder: str) -> BufferStatus:
-        """Write the buffer into a folder of its own below `folder`."""
+        """Save the buffer in the shard's folder below `folder`."""
         path = self._folder(folder)
-        shutil.rmtree(path, ignore_errors=True)  # of a shard that was lost while it saved
+        shutil.rmtree(path, ignore_errors=True)  # an incomplete save of a lost shard
         self.buffer.save(path)
         return self.status()
 
     def load(self, folder: str) -> BufferStatus:
-        """Take over what was saved, be it in as many shards of this size or in others."""
+        """Load the rows of a saved replay, which may have another number or size of shards."""
         here = reshard.Layout(self.shards, self.buffer.storage.capacity)
         if reshard.layout_of(Path(folder)) == here:
             self.buffer.load(self._folder(folder))
@@ -118,68 +121,71 @@ class Replay(ReplayInterface):
         return self.status()
 
     def restore(self, folder: str | None) -> BufferStatus:
-        """Take a lost shard's place, with the rows that lie in its files, or else with those of a checkpoint.
+        """Replace a lost shard: use the rows in its files, or else those of a checkpoint.
 
-        Samples are drawn anew, not again as they were after the checkpoint.
+        The generator of the sampler isn't restored, so samples differ from those drawn after the checkpoint.
 
         Args:
-            folder: of the newest checkpoint; None if there is none.
+            folder: folder of the newest checkpoint; None if there is none.
 
         Raises:
-            DamagedSaveError: a file of it isn't as it was written. The shard is of no use then.
+            DamagedSaveError: a file of the checkpoint is damaged. The shard is unusable then.
         """
         if folder is not None and not self.buffer.added:
-            drawing = self.buffer.rng.bit_generator.state
+            generator = self.buffer.rng.bit_generator.state
             self.load(folder)
-            self.buffer.rng.bit_generator.state = drawing
+            self.buffer.rng.bit_generator.state = generator
         return self.status()
 
     def _folder(self, folder: str) -> Path:
+        """Return the shard's folder below `folder`."""
         return Path(folder) / f"shard_{self.shard}"
 
 
 def build_replay(
     config: Config, shard: int = 0, shards: int = 1, incarnation: int = 0, folder: str | None = None
 ) -> Replay:
-    """The replay, or one of its shards, which in coupled mode are the ranks' parts.
+    """Return a shard of the replay. In coupled mode each rank has one shard.
 
     Args:
-        config: the run's configuration, resolved.
-        shard: its number.
-        shards: how many there are.
-        incarnation: how often it has been replaced.
-        folder: where the shards are mapped from, if they are.
+        config: configuration of the run, resolved.
+        shard: number of the shard.
+        shards: number of shards.
+        incarnation: number of earlier shards with this number.
+        folder: folder of the memory-mapped shards; None for shards in memory.
 
     Raises:
         BlockingIOError: another process uses the shard's files.
+        FileExistsError: the folder holds the replay of another run.
     """
     data = config.algo.data()
-    drawn_alone = shards if config.is_coupled else 1  # each rank draws its share of a batch
+    batch_parts = shards if config.is_coupled else 1  # each rank draws its part of a batch
     buffer = _open_buffer(config, shard, shards, incarnation, Path(folder) / f"shard_{shard}" if folder else None)
-    return Replay(buffer, (data.batch_size or 0) // drawn_alone, shard, shards)  # a rollout is read whole
+    batch_size = (data.batch_size or 0) // batch_parts  # None for a rollout, which is read whole
+    return Replay(buffer, batch_size, shard, shards)
 
 
 def _open_buffer(config: Config, shard: int, shards: int, incarnation: int, folder: Path | None) -> ReplayBuffer:
-    """A new buffer, or the one that a process which was lost has left in the folder."""
+    """Return a new buffer, or the one that a lost process left in the folder."""
     data, settings = config.algo.data(), config.buffer
     assert settings.size is not None
     capacity = settings.size // shards
     seed = seeding.sequence(config.run.seed, seeding.Role.BUFFER, shard, incarnation)
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "prioritized": data.prioritized,
         "online_fraction": settings.online_fraction,
         "non_finite": settings.non_finite,
     }
     if folder is None or not has_buffer(folder):
-        return ReplayBuffer(capacity, data.sampler, seed, memmap=folder, **how)
+        return ReplayBuffer(capacity, data.sampler, seed, memmap=folder, **options)
     if not incarnation and not config.run.resume:
         raise FileExistsError(f"{folder} holds the replay of another run; use another buffer.dir")
-    _wait_for(folder)
-    return ReplayBuffer.attach(folder, capacity, data.sampler, seed, **how)
+    _wait_for_release(folder)
+    return ReplayBuffer.attach(folder, capacity, data.sampler, seed, **options)
 
 
-def _wait_for(folder: Path) -> None:
-    """Give a process that was killed the time to let go of its files."""
-    until = time.monotonic() + LET_GO
+def _wait_for_release(folder: Path) -> None:
+    """Wait until no process uses the folder, at most `RELEASE_SECONDS`. A killed process may still hold its files."""
+    until = time.monotonic() + RELEASE_SECONDS
     while in_use(folder) and time.monotonic() < until:
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""What an update will be given, of made-up data: what only depends on its shapes can be done before there is any."""
+"""Dummy data for the warm-up of the learner, which compiles before players have collected any data."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from sheeprl.algos.base import Algorithm, Tensors
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 
-FRAGMENTS = 64  # at most, however long a sequence is: it is done while players play, and must not take longer
+FRAGMENTS = 64  # most dummy fragments; the warm-up must not take longer than the first collection
 
 
 def dummy_batches(config: Config, algorithm: Algorithm[Any], steps: int) -> tuple[int | None, Rows]:
-    """`order` and the one block of an update of `steps` gradient steps, as `Learner.update` takes them.
+    """Return `order` and the one block for an update of `steps` gradient steps, the arguments of `Learner.update`.
 
-    They come about as real ones do: a policy that was just made decides, a replay stores and draws. Only what is found
-    in the environment is made up, and is always the same.
+    A new policy acts and a small replay stores and samples the rows, as in a run. Observations and rewards are
+    constants.
 
     Args:
-        config: the run's configuration, resolved; of a run whose ranks all draw from one replay.
-        algorithm: whose data it is.
-        steps: gradient steps.
+        config: configuration of the run, resolved; all ranks must sample from one replay.
+        algorithm: algorithm of the run.
+        steps: number of gradient steps.
 
     Raises:
-        NotEnoughDataError: a sample is longer than what was made up.
+        NotEnoughDataError: a sample is longer than the dummy data.
     """
-    replay = build_replay(_in_little(config))
+    replay = build_replay(_with_small_replay(config))
     _fill(replay, config, algorithm)
     if config.buffer.shards == 1:
         return None, replay.sample(steps, progress=0.0)[1]
     return 0, replay.sample_part(steps * replay.batch_size, progress=0.0)[1]
 
 
-def _in_little(config: Config) -> Config:
-    """The same with a replay of one shard in memory, which is no larger than what is put into it."""
+def _with_small_replay(config: Config) -> Config:
+    """Return the configuration with a replay of one shard in memory that just holds the dummy data."""
     size, rows = config.buffer.size, config.players.fragment_rows
     assert size is not None and rows is not None
     most = FRAGMENTS * rows * config.env.num_envs if config.algo.data().is_off_policy else size
@@ -52,7 +52,7 @@ def _in_little(config: Config) -> Config:
 
 
 def _fill(replay: Replay, config: Config, algorithm: Algorithm[Any]) -> None:
-    """Add what is needed for one sample, which batches may hold many times; of a rollout what every player brings."""
+    """Add a fragment per player for a rollout, or else the fragments for one sample, which batches may repeat."""
     rows = dummy_rows(config, algorithm)
     if not algorithm.data().is_off_policy:
         for player in range(config.players.num or 1):
@@ -65,27 +65,27 @@ def _fill(replay: Replay, config: Config, algorithm: Algorithm[Any]) -> None:
 
 @torch.inference_mode()
 def dummy_rows(config: Config, algorithm: Algorithm[Any]) -> Rows:
-    """`[T + 1, B, *]` arrays of a fragment, in which an episode of every environment ends."""
+    """Return `[T + 1, B, *]` rows of a fragment in which each environment ends an episode."""
     assert config.players.fragment_rows is not None
     envs, count, space = config.env.num_envs, config.players.fragment_rows, algorithm.spaces.observation
     policy = algorithm.build_agent().get_submodule("policy").eval()
     generator, state = torch.Generator().manual_seed(0), Tensors()
-    obs, never = some_observations(space, envs), np.zeros(envs, np.bool_)
-    written = RolloutWriter(space, first_row(obs, envs), count, progress=0.0)
+    obs, never = dummy_observations(space, envs), np.zeros(envs, np.bool_)
+    rollout = RolloutWriter(space, first_row(obs, envs), count, progress=0.0)
     for t in range(count):
-        output = algorithm.act(policy, written.inputs[t], state, "explore", generator)
+        output = algorithm.act(policy, rollout.inputs[t], state, "explore", generator)
         state = output.rnn_state
-        written.write_action(t, output)
-        written.write_step(t + 1, obs, np.zeros(envs, np.float32), never, ~never if t + 1 == count - 1 else never)
-    return written.rows
+        rollout.write_action(t, output)
+        rollout.write_step(t + 1, obs, np.zeros(envs, np.float32), never, ~never if t + 1 == count - 1 else never)
+    return rollout.rows
 
 
-def some_observations(space: gymnasium.Space[Any], envs: int) -> Any:
-    """`[B, *]` observations that are neither large nor outside of their space."""
+def dummy_observations(space: gymnasium.Space[Any], envs: int) -> Any:
+    """Return `[B, *]` observations inside the space, as close to 0 as possible."""
     if isinstance(space, spaces.Dict):
-        return {name: some_observations(part, envs) for name, part in space.items()}
+        return {name: dummy_observations(part, envs) for name, part in space.items()}
     if isinstance(space, spaces.Box):
         return np.repeat(np.clip(np.zeros_like(space.low), space.low, space.high)[None], envs, axis=0)
-    several = batch_space(space, envs)
-    several.seed(0)
-    return several.sample()
+    batched = batch_space(space, envs)
+    batched.seed(0)
+    return batched.sample()

@@ -74,11 +74,12 @@ class Record:
 
     Args:
         run_dir: folder of the run; an existing record is continued.
-        tell: called with a message if a write fails.
+        report: called with a message if a write fails.
     """
 
-    def __init__(self, run_dir: Path, tell: Callable[[str], None]) -> None:
-        self.run_dir, self.tell = run_dir, tell
+    def __init__(self, run_dir: Path, report: Callable[[str], None]) -> None:
+        """Open the record."""
+        self.run_dir, self.report = run_dir, report
         self.path = run_dir / RECORD
         self._lines: list[str] = []
         self._flushed = time.monotonic()
@@ -160,17 +161,19 @@ class Record:
             yield
         except OSError as error:
             self._is_broken = True
-            self.tell(f"{self.path} can't be written, and can't be replayed past here: {one_line(error)}")
+            self.report(f"{self.path} can't be written ({one_line(error)}); `sheeprl replay` stops at this point")
 
 
 class RecordedRef(Generic[T]):
     """A reference whose result is recorded when it arrives."""
 
     def __init__(self, record: Record, number: int, half: int | None, ref: Ref[T]) -> None:
+        """Store the call's number and its reference."""
         self.record, self.number, self.half, self.ref = record, number, half, ref
         self._is_known = False
 
     def __await__(self) -> Generator[Any, None, T]:
+        """Wait for the result and record it."""
         try:
             value = yield from self.ref.__await__()
         except Exception as error:
@@ -194,6 +197,7 @@ class RecordedHandle:
     """
 
     def __init__(self, record: Record, handle: Handle, target: int) -> None:
+        """Store the handle and the worker's number."""
         self.record, self.handle, self.target = record, handle, target
 
     def call(self, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> RecordedRef[T]:
@@ -230,7 +234,7 @@ def _unwrapped(args: Sequence[Any]) -> list[Any]:
 
 @contextmanager
 def recorded(
-    config: Config, workers: Workers, run_dir: Path, checkpoint: str | None, tell: Callable[[str], None]
+    config: Config, workers: Workers, run_dir: Path, checkpoint: str | None, report: Callable[[str], None]
 ) -> Iterator[Workers]:
     """Yield the workers of a run, with their calls recorded if `log.record` is true.
 
@@ -239,12 +243,12 @@ def recorded(
         workers: handles of all workers.
         run_dir: folder of the run.
         checkpoint: name of the checkpoint that the run resumes from.
-        tell: called with a message if the record can't be written.
+        report: called with a message if the record can't be written.
     """
     if not config.log.record:
         yield workers
         return
-    record = Record(run_dir, tell)
+    record = Record(run_dir, report)
     record.begin(config, checkpoint)
     try:
         yield _wrapped(record, workers)
@@ -256,6 +260,7 @@ def _wrapped(record: Record, workers: Workers) -> Workers:
     """Return workers whose handles record their calls."""
 
     def wrap(handle: Handle, role: str, number: int, incarnation: int) -> Handle:
+        """Record the creation of a worker; return its recorded handle."""
         return RecordedHandle(record, handle, record.make(role, number, incarnation))
 
     replay, make_shard, make_learner = workers.replay, workers.replay.make_shard, workers.make_learner
@@ -264,6 +269,7 @@ def _wrapped(record: Record, workers: Workers) -> Workers:
         replay.make_shard = lambda number, life: wrap(make_shard(number, life), "shard", number, life)
 
     async def make_recorded_learner(incarnation: int) -> Handle:
+        """Make a trainer group whose calls are recorded."""
         assert make_learner is not None
         return wrap(await make_learner(incarnation), "learner", 0, incarnation)
 

@@ -1,4 +1,4 @@
-"""Re-executes a recorded run: every call in the recorded order, one after the other, on objects in this process.
+"""Re-execute a recorded run: every call in the recorded order, one after another, on objects in this process.
 
 The order of the calls, and which of them failed, captures all races, delays and deaths of the recorded run. A call
 whose result never arrived is skipped, since no worker used its result. A shard whose files outlived it received the
@@ -22,7 +22,7 @@ from sheeprl.config.schema import Config
 from sheeprl.debug.recorder import RECORD, digest, seen
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 
-SAY_EVERY = 10.0  # seconds between two lines of progress
+REPORT_INTERVAL = 10.0  # seconds between two progress messages
 PARTIAL = re.compile(r"\.(step_\d+)\.part")  # a checkpoint while it is written, which is read under its final name
 
 
@@ -31,7 +31,7 @@ class DifferenceError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReexecutionResult:
     """Result of a re-execution.
 
     Args:
@@ -59,7 +59,7 @@ class Made:
     @property
     def name(self) -> str:
         """Return the worker's name for messages."""
-        life = f" (number {self.incarnation + 1} of that name)" if self.incarnation else ""
+        life = f" (incarnation {self.incarnation})" if self.incarnation else ""
         return self.role + (f" {self.number}" if self.role != "learner" else "") + life
 
 
@@ -130,7 +130,7 @@ def read_record(run_dir: Path) -> list[Leg]:
     """
     path = run_dir / RECORD
     if not path.is_file():
-        raise ConfigError([f"{run_dir}: holds no {RECORD}; only runs with log.record=true can be replayed"])
+        raise ConfigError([f"{run_dir}: has no {RECORD}; `sheeprl replay` needs a run with log.record=true"])
     lines = path.read_bytes().split(b"\n")
     legs: list[Leg] = []
     number = 0
@@ -138,7 +138,7 @@ def read_record(run_dir: Path) -> list[Leg]:
         for number, line in enumerate(lines[:-1], 1):  # a killed run can leave an incomplete last line
             _read_line(legs, number, json.loads(line))
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise ConfigError([f"{path}:{number}: isn't as it was written: {one_line(error)}"]) from error
+        raise ConfigError([f"{path}:{number}: the record is damaged: {one_line(error)}"]) from error
     if not legs:
         raise ConfigError([f"{path}: is empty"])
     return legs
@@ -165,7 +165,7 @@ def _read_line(legs: list[Leg], line: int, values: list[Any]) -> None:
     elif kind == "close":
         leg.events.append(Close(values[1]))
     else:
-        raise ValueError(f"{kind!r} is not known")
+        raise ValueError(f"unknown event {kind!r}")
 
 
 def require(leg: Leg, read: frozenset[str]) -> set[int]:
@@ -220,14 +220,14 @@ class Outcome:
         return self.value if which is None else self.value[which]
 
 
-class Replay:
-    """Re-executes a record.
+class Reexecution:
+    """Re-execution of a record.
 
     Args:
         run_dir: folder of the run.
         legs: parts of the recorded run.
         scratch: folder for files that the re-execution writes.
-        say: called with progress messages.
+        report: called with progress messages.
         until_step: gradient step after which to stop; None runs to the end.
     """
 
@@ -236,10 +236,11 @@ class Replay:
         run_dir: Path,
         legs: Sequence[Leg],
         scratch: Path,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         until_step: int | None = None,
     ) -> None:
-        self.run_dir, self.legs, self.scratch, self.say = run_dir, legs, scratch, say
+        """Collect the digests and paths that the record refers to."""
+        self.run_dir, self.legs, self.scratch, self.report = run_dir, legs, scratch, report
         self.until_step = until_step
         self.data_given, self.read = _given(legs)
         self.data: dict[str, Any] = {}
@@ -248,19 +249,19 @@ class Replay:
         self.version = -1
         self.parameters = ""
         self.learner: Any = None
-        self._said = time.monotonic()
+        self._reported = time.monotonic()
 
-    def play(self) -> Replayed:
+    def run(self) -> ReexecutionResult:
         """Re-execute all parts, up to the first difference."""
         difference = None
         try:
             for leg in self.legs:
-                _Stage(self, leg).play()
+                _Stage(self, leg).run()
                 if self.is_over:
                     break
         except DifferenceError as error:
             difference = str(error)
-        return Replayed(self.fragments, self.gradient_steps, self.snapshot_digest(), difference)
+        return ReexecutionResult(self.fragments, self.gradient_steps, self.snapshot_digest(), difference)
 
     @property
     def is_over(self) -> bool:
@@ -285,11 +286,11 @@ class Replay:
             self.gradient_steps = value[0].gradient_steps
         if call.method == "save":
             self.saved |= _paths(call)
-        if time.monotonic() - self._said > SAY_EVERY:
-            self._said = time.monotonic()
-            self.say(f"the same so far: {self.fragments:,} fragments, {self.gradient_steps:,} gradient steps")
+        if time.monotonic() - self._reported > REPORT_INTERVAL:
+            self._reported = time.monotonic()
+            self.report(f"no difference in {self.fragments:,} fragments and {self.gradient_steps:,} gradient steps")
 
-    def keep(self, what: Any, value: Any) -> None:
+    def store(self, what: Any, value: Any) -> None:
         """Store the bytes of a result that a later call receives, under their digest in the record.
 
         Args:
@@ -298,7 +299,7 @@ class Replay:
         """
         if is_dataclass(value):
             for name, part in what.items():
-                self.keep(part, getattr(value, name))  # fields of this module's dataclasses
+                self.store(part, getattr(value, name))  # fields of this module's dataclasses
         elif (name := _name_of(what)) in self.data_given:
             self.data[name] = value
 
@@ -316,7 +317,9 @@ class Replay:
             if digest(content := path.read_bytes()) == name:
                 self.data[name] = np.frombuffer(content, np.uint8) if path.name == "agent.pt" else content
                 return self.data[name]
-        raise RunFailedError("the run went on from something that is neither in its record nor in its checkpoints")
+        raise RunFailedError(
+            "an argument of a recorded call is neither a result in the record nor in a checkpoint of the run"
+        )
 
     def path_of(self, path: str, is_read: bool) -> str:
         """Return the path that the re-execution uses for a path in the run's folder.
@@ -326,27 +329,28 @@ class Replay:
         """
         final = PARTIAL.sub(r"\1", path)
         if ".." in Path(final).parts or Path(final).is_absolute():
-            raise RunFailedError(f"{path} is not in the run's folder")
+            raise RunFailedError(f"{path} is outside the run's folder")
         if not is_read or final in self.saved:
             return str(self.scratch / final)
         if (self.run_dir / final).exists():
             return str(self.run_dir / final)
-        raise RunFailedError(f"the run went on from {final}, which is neither in its record nor there any more")
+        raise RunFailedError(f"{final}, which the run read, is neither in the record nor in the run's folder")
 
 
 class _Stage:
-    """Re-executes one part of the run: holds its workers and their results.
+    """Re-execution of one part of the run, with its workers and their results.
 
     Args:
-        replay: re-execution of the whole record.
+        reexecution: re-execution of the whole record.
         leg: part of the run.
     """
 
-    def __init__(self, replay: Replay, leg: Leg) -> None:
+    def __init__(self, reexecution: Reexecution, leg: Leg) -> None:
+        """Check the configuration and launch Fabric."""
         from sheeprl.actors.fabric import local_fabric
         from sheeprl.config.checks import check
 
-        self.replay, self.leg = replay, leg
+        self.reexecution, self.leg = reexecution, leg
         resolved = check(leg.about["config"])
         self.config, self.spaces = _without_clock(resolved.config), resolved.spaces
         self.fabric = local_fabric(self.config)
@@ -354,14 +358,14 @@ class _Stage:
         self.objects: dict[int, Any] = {}
         self.outcomes: dict[int, Outcome] = {}
 
-    def play(self) -> None:
+    def run(self) -> None:
         """Re-execute the part.
 
         Raises:
             DifferenceError: a result differs from the record.
             RunFailedError: data or a file that the record refers to is missing.
         """
-        chosen = require(self.leg, self.replay.read)
+        chosen = require(self.leg, self.reexecution.read)
         try:
             for event in self.leg.events:
                 if isinstance(event, Made):
@@ -370,7 +374,7 @@ class _Stage:
                     self._close(event.target)
                 elif event.number in chosen:
                     self._execute(event)
-                    if self.replay.is_over:
+                    if self.reexecution.is_over:
                         break
         finally:
             for target in list(self.objects):
@@ -391,7 +395,7 @@ class _Stage:
         self.outcomes[call.number] = outcome
         self._compare(call, outcome)
         if outcome.error is None:
-            self.replay.record_progress(call, outcome.value)
+            self.reexecution.record_progress(call, outcome.value)
         for number in call.frees:
             self.outcomes.pop(number, None)
 
@@ -407,15 +411,15 @@ class _Stage:
         from sheeprl.actors.player import Player
         from sheeprl.actors.replay import build_replay
 
-        config, scratch = self.config, self.replay.scratch
+        config, scratch = self.config, self.reexecution.scratch
         if made.role == "player":
             videos = str(scratch / "videos") if config.env.capture_video and made.number == 0 else None
             return Player(config, self.spaces, made.number, made.incarnation, videos)
         if made.role == "shard":
             folder = str(scratch / "buffer") if config.buffer.memmap else None
             return build_replay(config, made.number, config.buffer.shards, made.incarnation, folder)
-        self.replay.learner = build_learner(config, self.spaces, self.fabric)
-        return self.replay.learner
+        self.reexecution.learner = build_learner(config, self.spaces, self.fabric)
+        return self.reexecution.learner
 
     def _value(self, arg: Any, is_read: bool) -> Any:
         """Decode a recorded argument."""
@@ -425,10 +429,10 @@ class _Stage:
             number, *half = arg["of"]
             return self.outcomes[number].half(half[0] if half else None)
         if (name := _name_of(arg)) is not None:
-            return self.replay.data_of(name)
+            return self.reexecution.data_of(name)
         if "path" in arg:
-            return self.replay.path_of(arg["path"], is_read)
-        raise RunFailedError(f"an argument is of a kind that isn't recorded: {arg.get('unknown')}")
+            return self.reexecution.path_of(arg["path"], is_read)
+        raise RunFailedError(f"arguments of type {arg.get('unknown')} can't be recorded")
 
     def _compare(self, call: Call, outcome: Outcome) -> None:
         """Compare an outcome with the recorded one.
@@ -441,21 +445,21 @@ class _Stage:
         for answer in call.answers:
             if answer.how == "error" or outcome.error is not None:
                 before = f"raised {answer.what!r}" if answer.how == "error" else "didn't fail"
-                now = f"raises {one_line(outcome.error)!r}" if outcome.error is not None else "doesn't"
+                now = f"raises {one_line(outcome.error)!r}" if outcome.error is not None else "doesn't fail"
                 if answer.how != "error" or outcome.error is None or one_line(outcome.error) != answer.what:
-                    raise DifferenceError(f"{self._where(call)} {before} in the run, and now {now}")
+                    raise DifferenceError(f"{self._where(call)} {before} in the run, but {now} in the re-execution")
             elif answer.how == "answer":
                 now = outcome.half(answer.half)
                 if difference := first_difference(answer.what, _as_read(seen(now))):
-                    raise DifferenceError(f"{self._where(call)} is another one: {difference}")
-                self.replay.keep(answer.what, now)
+                    raise DifferenceError(f"{self._where(call)} differs: {difference}")
+                self.reexecution.store(answer.what, now)
 
     def _where(self, call: Call) -> str:
         """Describe a call for a message."""
-        replay = self.replay
+        whole = self.reexecution
         return (
             f"{RECORD}:{call.line}: `{call.method}` of {self.made[call.target].name}, with the weights of version "
-            f"{replay.version} and after gradient step {replay.gradient_steps},"
+            f"{whole.version} and after gradient step {whole.gradient_steps},"
         )
 
     def _close(self, target: int) -> None:
@@ -470,15 +474,15 @@ class _Stage:
 
 
 def replay_run(
-    run_dir: str, until_step: int | None = None, out: str | None = None, say: Callable[[str], None] = print
-) -> Replayed:
+    run_dir: str, until_step: int | None = None, out: str | None = None, report: Callable[[str], None] = print
+) -> ReexecutionResult:
     """Re-execute a recorded run.
 
     Args:
         run_dir: folder of the run.
         until_step: gradient step after which to stop; None runs to the end.
         out: file for the agent, in the format of a checkpoint's `agent.pt`.
-        say: called with progress messages.
+        report: called with progress messages.
 
     Raises:
         ConfigError: the folder has no valid record, or this machine can't run its configuration.
@@ -489,11 +493,11 @@ def replay_run(
         raise ConfigError([f"{run_dir}: no such folder"])
     legs = read_record(folder)
     with tempfile.TemporaryDirectory(prefix="sheeprl_replay_") as scratch:
-        replay = Replay(folder, legs, Path(scratch), say, until_step)
-        replayed = replay.play()
+        reexecution = Reexecution(folder, legs, Path(scratch), report, until_step)
+        result = reexecution.run()
         if out is not None:
-            Path(out).write_bytes(replay.snapshot())
-    return replayed
+            Path(out).write_bytes(reexecution.snapshot())
+    return result
 
 
 def _method(target: Any, name: str) -> Callable[..., Any]:
@@ -503,7 +507,9 @@ def _method(target: Any, name: str) -> Callable[..., Any]:
         RunFailedError: the worker has no such method.
     """
     if not name.isidentifier() or name.startswith("_") or not callable(getattr(type(target), name, None)):
-        raise RunFailedError(f"{type(target).__name__} has no method {name!r}: the record is of another version")
+        raise RunFailedError(
+            f"{type(target).__name__} has no method {name!r}; use the sheeprl version that wrote the record"
+        )
     method: Callable[..., Any] = getattr(target, name)
     return method
 
@@ -531,7 +537,7 @@ def first_difference(before: Any, now: Any, where: str = "") -> str | None:
         return next((found for name, *both in pairs if (found := first_difference(both[0], both[1], name))), None)
     if json.dumps(before) == json.dumps(now):  # NaN equals NaN in JSON
         return None
-    return f"{where + ' ' if where else ''}was {before!r} in the run, and is {now!r}"
+    return f"{where + ' ' if where else ''}was {before!r} in the run, but is {now!r} in the re-execution"
 
 
 def _name_of(value: Any) -> str | None:

@@ -1,8 +1,8 @@
-"""When checkpoints are due and who has to say what for them; `sheeprl.checkpoint` writes them.
+"""Schedule checkpoints and collect the workers' states for them. `sheeprl.checkpoint` writes them.
 
-A checkpoint is of the border between two rounds. What the learner and the replay hold there they say when they are
-asked, since they carry out what they are asked in order. Players may be ahead by then, so they are asked for what they
-hold together with the fragment that ends at the border: a round that may end with a checkpoint is known beforehand.
+A checkpoint holds the run's state at the border between two rounds. The learner and the shards run their calls in
+order, so a call at the border returns their state there. Players may be ahead by then. So a player returns its state
+together with the fragment that ends at the border, in every round that may end with a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,30 +20,37 @@ from sheeprl.utils.errors import RunFailedError, one_line
 
 
 class CheckpointStore(Protocol):
-    """Keeps checkpoints."""
+    """Writes checkpoints and deletes old ones."""
 
     def begin(self, policy_steps: int) -> str:
-        """The folder in which a checkpoint is going to be written, made."""
+        """Make and return the folder for a checkpoint."""
         ...
 
     async def finish(
         self, folder: str, stats: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, PlayerState]
     ) -> None:
-        """Make a whole checkpoint of a folder in which the replay has been saved, if it is to be."""
+        """Complete the checkpoint in a folder, which holds the saved replay if `keeps_buffer` is true.
+
+        Args:
+            folder: folder of the checkpoint.
+            stats: counters of the run.
+            snapshot: state of agent and optimizers.
+            players: states of the players, by number.
+        """
         ...
 
     def abandon(self, folder: str) -> None:
-        """Remove what was begun."""
+        """Delete the folder of an incomplete checkpoint."""
         ...
 
     @property
     def keeps_buffer(self) -> bool:
-        """Whether the replay is to be saved in the folder."""
+        """True if checkpoints contain the replay."""
         ...
 
     @property
     def newest_buffer(self) -> str | None:
-        """The replay as the newest whole checkpoint has it."""
+        """Folder of the replay in the newest complete checkpoint; None if there is none."""
         ...
 
 
@@ -70,32 +77,33 @@ class CheckpointScheduler:
         clock: Callable[[], float],
         seconds: float | None = None,
     ) -> None:
+        """Start the clock of the checkpoints by time."""
         self.store, self.stats, self.clock, self.seconds = store, stats, clock, seconds
         self.players, self.replay, self.trainers = players, replay, trainers
-        self.kept: dict[int, PlayerState] = dict(players.kept)  # players' states at the border of the newest round
-        self.overdue = False  # because somebody was lost while the one before was written
-        # From which round on players' states are wanted, but for checkpoints by policy steps.
+        self.player_states = dict(players.saved_states)  # at the border of the newest round, by number
+        self.overdue = False  # a worker was lost while the last checkpoint was written
+        # First round that returns the players' states for a checkpoint that isn't due by policy steps.
         self.from_round: int | None = None
         self.began = clock() - stats.counters.wall_time
         self._next = clock() + (seconds or 0.0)
         self._writing: asyncio.Task[None] | None = None
 
     def wants_states_of(self, round_number: int) -> bool:
-        """Whether a checkpoint may come at the end of this round, whatever the policy steps are by then."""
+        """Return whether this round may end with a checkpoint that isn't due by policy steps."""
         return self.from_round is not None and round_number >= self.from_round
 
-    def is_due(self, newest_asked: int, added: int) -> bool:
-        """Whether a checkpoint is due for another reason than policy steps, and a round has brought players' states.
+    def is_due(self, newest_requested: int, added: int) -> bool:
+        """Return whether a checkpoint is due by time or overdue, and a round has returned the players' states.
 
         Args:
-            newest_asked: the newest round that a player may have been asked for.
-            added: rounds that are in the buffer.
+            newest_requested: newest round that was requested from a player.
+            added: number of rounds in the buffer.
         """
         by_clock = self.seconds is not None and self.clock() >= self._next
         if not by_clock and not self.overdue:
             return False
         if self.from_round is None:
-            self.from_round = newest_asked + 1
+            self.from_round = newest_requested + 1
         if added <= self.from_round:
             return False
         self.from_round, self.overdue = None, False
@@ -103,18 +111,18 @@ class CheckpointScheduler:
         return True
 
     async def begin(self, failed: Callable[[str], None]) -> None:
-        """Have a checkpoint written while the run goes on; one that can't be written is told, and the run goes on too.
+        """Start a checkpoint in the background. The run continues, also if the checkpoint fails.
 
         Args:
-            failed: is told why the checkpoint before couldn't be written.
+            failed: called with the reason if the previous checkpoint failed.
         """
         await self.written(failed)
         self._writing = asyncio.ensure_future(self.write(while_playing=True))
-        self._writing.add_done_callback(consume_exception)  # `written` tells, unless the run is given up before
-        await asyncio.sleep(0)  # until everybody has been asked for what they hold now
+        self._writing.add_done_callback(consume_exception)  # `written` reports it, unless the run fails before
+        await asyncio.sleep(0)  # until all states have been requested
 
     async def written(self, failed: Callable[[str], None]) -> None:
-        """Wait for the checkpoint that is being written, if there is one."""
+        """Wait for the checkpoint in the background, if there is one; call `failed` with the reason if it failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             try:
@@ -131,33 +139,35 @@ class CheckpointScheduler:
         Raises:
             RunFailedError: it can't be written.
         """
-        self.kept |= await self.players.states([number for number in idle if number not in self.kept])
+        missing = [number for number in idle if number not in self.player_states]
+        self.player_states |= await self.players.states(missing)
         await self.write()
 
     async def write(self, while_playing: bool = False, last_resort: bool = False) -> None:
         """Write a checkpoint of the border between two rounds.
 
         Args:
-            while_playing: the run goes on meanwhile; if somebody is lost, the next border is as good.
-            last_resort: of a run whose trainers may be lost: then of their last snapshot.
+            while_playing: True if the run continues; if a worker is lost, the checkpoint is retried at the next border.
+            last_resort: True to use the last snapshot if the trainers are lost.
 
         Raises:
-            RunFailedError: it can't be written, or learner or buffer failed.
+            RunFailedError: the checkpoint can't be written, or the learner or the buffer failed.
         """
-        if self.trainers.lacks_rollout:
-            raise RunFailedError("no checkpoint could be written: the trainers lack a rollout that was lost")
+        if self.trainers.rollout_lost:
+            raise RunFailedError("no checkpoint could be written: a rollout was lost together with the trainers")
         now = self.clock()
         self.stats.counters.wall_time = now - self.began
-        stats, kept = self.stats.state_dict(now), self.kept
-        asked, folder = self.trainers.take_snapshot(), ""
+        stats, player_states = self.stats.state_dict(now), self.player_states
+        requested, folder = self.trainers.take_snapshot(), ""
         try:
             folder = self.store.begin(self.stats.counters.policy_steps)
             if self.store.keeps_buffer:
                 await self.replay.save(f"{folder}/buffer", while_playing)
-            snapshot = await self._newest_snapshot(asked, last_resort)
+            snapshot = await self._newest_snapshot(requested, last_resort)
             self.stats.window.checkpoint_stall += self.clock() - now
-            stats["counters"]["gradient_steps"] = snapshot.gradient_steps  # who failed in an update knows better
-            await self.store.finish(folder, stats, snapshot, kept)
+            # The counters miss the gradient steps of a failed update.
+            stats["counters"]["gradient_steps"] = snapshot.gradient_steps
+            await self.store.finish(folder, stats, snapshot, player_states)
         except Exception as error:
             if folder:
                 self.store.abandon(folder)
@@ -165,10 +175,14 @@ class CheckpointScheduler:
             reason = f"no checkpoint could be written: {one_line(error)}"
             raise RunFailedError(reason, getattr(error, "trace", "")) from error
 
-    async def _newest_snapshot(self, asked: Awaitable[Snapshot], last_resort: bool) -> Snapshot:
-        """What was asked for; of lost trainers the one before, if the gradient steps since then will be owed."""
+    async def _newest_snapshot(self, requested: Awaitable[Snapshot], last_resort: bool) -> Snapshot:
+        """Return the requested snapshot. If the trainers are lost, return the one before as a last resort.
+
+        Raises:
+            LostError: the trainers are lost, and a resumed run couldn't repeat the gradient steps since the snapshot.
+        """
         try:
-            return await asked
+            return await requested
         except LostError:
             before = self.trainers.snapshot
             if not last_resort or before is None or self.trainers.keeps_updates:

@@ -96,6 +96,7 @@ class Collector:
         get_weights: Callable[[], Awaitable[Ref[Rows] | None]],
         find_draining: Callable[[], Awaitable[set[int]]] | None = None,
     ) -> None:
+        """Store the clients; no fragment is requested yet."""
         self.config, self.data = config, config.algo.data()
         self.stats, self.counters = stats, stats.counters
         self.players, self.replay, self.checkpointing = players, replay, checkpointing
@@ -368,7 +369,7 @@ class Collector:
             if not isinstance(error, DataLostError):
                 self._record_refusal(number, error)
         self.rounds_added += 1
-        self._keep_player_states(fragments)
+        self._store_player_states(fragments)
         return sum(each.info.rows for each in accepted)
 
     async def _add_until_complete(
@@ -429,9 +430,9 @@ class Collector:
         waiting.cancel()
         return None
 
-    def _keep_player_states(self, fragments: Sequence[CollectedFragment]) -> None:
-        """Keep the players' states at the end of the round for a checkpoint, where they were requested."""
-        self.checkpointing.kept = {
+    def _store_player_states(self, fragments: Sequence[CollectedFragment]) -> None:
+        """Store the players' states at the end of the round for a checkpoint, if they were requested."""
+        self.checkpointing.player_states = {
             number: PlayerState(each.incarnation, each.info.state)
             for number, each in enumerate(fragments)
             if each.info.state is not None

@@ -12,28 +12,40 @@ class FailureBudget:
     """Counts recent failures per worker.
 
     Args:
-        most: failures of one and the same that are borne within `window`.
-        window: seconds.
-        clock: seconds, from any zero.
-        tell: takes a message and its level.
+        most: failures of one worker that are tolerated within `window`.
+        window: length of the time window, in seconds.
+        clock: returns the time in seconds, from any zero.
+        report: called with a message and its level.
     """
 
-    def __init__(self, most: int, window: float, clock: Callable[[], float], tell: Callable[[str, str], None]) -> None:
-        self.most, self.window, self.clock, self.tell = most, window, clock, tell
-        self._failed: dict[str, deque[tuple[float, str]]] = {}  # when and why
+    def __init__(
+        self, most: int, window: float, clock: Callable[[], float], report: Callable[[str, str], None]
+    ) -> None:
+        """Start without failures."""
+        self.most, self.window, self.clock, self.report = most, window, clock, report
+        self._failures: dict[str, deque[tuple[float, str]]] = {}  # time and reason of each failure, per worker
 
-    def count(self, who: str, becomes: str, error: BaseException) -> None:
-        """Count a failure, and say how many that makes and what becomes of who has failed.
+    def count(self, worker: str, remedy: str, error: BaseException) -> None:
+        """Count a failure and report it.
+
+        Args:
+            worker: name of the worker.
+            remedy: participle for the report, such as "replaced".
+            error: the failure.
 
         Raises:
-            RunFailedError: it is one too many. It tells the first of them, of which the others may only have followed.
+            RunFailedError: the worker failed too often. The message has the first reason, since later failures may be
+                its consequences.
         """
         now = self.clock()
-        failed = self._failed.setdefault(who, deque())
-        while failed and failed[0][0] < now - self.window:
-            failed.popleft()
-        failed.append((now, one_line(error)))
-        if len(failed) <= self.most:
-            return self.tell(f"{who} is {becomes} ({len(failed)} of {self.most}): {one_line(error)}", "warning")
-        reason = f"{who} failed {len(failed)} times in {self.window:g} s (ray.max_failures={self.most}): {failed[0][1]}"
+        failures = self._failures.setdefault(worker, deque())
+        while failures and failures[0][0] < now - self.window:
+            failures.popleft()
+        failures.append((now, one_line(error)))
+        count = len(failures)
+        if count <= self.most:
+            return self.report(
+                f"{worker} failed and is {remedy} ({count} of {self.most}): {one_line(error)}", "warning"
+            )
+        reason = f"{worker} failed {count} times in {self.window:g} s (ray.max_failures={self.most}): {failures[0][1]}"
         raise RunFailedError(reason, getattr(error, "trace", "")) from error

@@ -26,13 +26,13 @@ class PlayerState:
 
 
 class PlayerGroup:
-    """All players.
+    """The group of all players.
 
     Args:
         number: number of players.
         make: returns the handle of player `number` in its `incarnation`.
         incarnations: newest incarnation of each player, -1 for none; the group updates this list.
-        kept: states that players continue from, by number.
+        saved_states: states that players continue from, by number.
         on_fresh: called with a player's number and the reason if its state can't be restored; the player starts new
             episodes.
     """
@@ -42,20 +42,22 @@ class PlayerGroup:
         number: int,
         make: Callable[[int, int], Handle],
         incarnations: list[int],
-        kept: Mapping[int, PlayerState] | None = None,
+        saved_states: Mapping[int, PlayerState] | None = None,
         on_fresh: Callable[[int, str], None] = lambda number, reason: None,
     ) -> None:
+        """Store the states; `get` makes the players."""
         self.make = make
         self.incarnations = incarnations
         self.incarnations += [-1] * (number - len(incarnations))
         self.current = list(incarnations)  # incarnation that collects; a restored one may be older than the newest
-        self.kept = dict(kept or {})
+        self.saved_states = dict(saved_states or {})
         self.on_fresh = on_fresh
         self.handles: dict[int, Handle] = {}
         self.leaving: set[int] = set()  # players on nodes that are being drained
         self._making = [asyncio.Lock() for _ in range(number)]
 
     def __len__(self) -> int:
+        """Return the number of players."""
         return len(self._making)
 
     async def get(self, number: int) -> Handle:
@@ -65,23 +67,23 @@ class PlayerGroup:
             LostError: the player died while it restored its state.
         """
         async with self._making[number]:
-            if number not in self.handles and number in self.kept:
-                await self._restore(number, self.kept.pop(number))
+            if number not in self.handles and number in self.saved_states:
+                await self._restore(number, self.saved_states.pop(number))
             if number not in self.handles:
                 self.incarnations[number] += 1
                 self.current[number] = self.incarnations[number]
                 self.handles[number] = self.make(number, self.current[number])
             return self.handles[number]
 
-    async def _restore(self, number: int, kept: PlayerState) -> None:
+    async def _restore(self, number: int, saved: PlayerState) -> None:
         """Start a player from a saved state, if its environments can be restored."""
-        handle = self.make(number, kept.incarnation)
+        handle = self.make(number, saved.incarnation)
         try:
-            if await handle.call(PlayerInterface.load, kept.data):
+            if await handle.call(PlayerInterface.load, saved.data):
                 self.handles[number] = handle
-                self.current[number] = kept.incarnation
+                self.current[number] = saved.incarnation
                 return
-            reason = "its environments' state wasn't kept"
+            reason = "its environments' state wasn't saved"
         except LostError:
             raise
         except Exception as error:
@@ -102,14 +104,14 @@ class PlayerGroup:
         """
         self.leaving.discard(number)
         handle = self.handles[number]
-        self.kept[number] = PlayerState(self.current[number], await handle.call(PlayerInterface.state))
+        self.saved_states[number] = PlayerState(self.current[number], await handle.call(PlayerInterface.state))
         self.handles.pop(number).close()
 
     async def states(self, numbers: Sequence[int]) -> dict[int, PlayerState]:
         """Return the states of idle players, without players that fail."""
         states = {}
         for number in numbers:
-            with suppress(Exception):  # a lost player starts new episodes
+            with suppress(Exception):  # a lost player starts new episodes later
                 data = await self.handles[number].call(PlayerInterface.state)
                 states[number] = PlayerState(self.current[number], data)
         return states

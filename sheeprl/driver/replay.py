@@ -91,7 +91,7 @@ def _give_up(shard: int, error: LostError) -> NoReturn:
 
 
 class ReplayClient:
-    """All shards of the replay.
+    """Client of all replay shards.
 
     Args:
         handles: handles of the shards, by number.
@@ -109,6 +109,7 @@ class ReplayClient:
         make_shard: Callable[[int, int], Handle] | None = None,
         together: Handle | None = None,
     ) -> None:
+        """Store the handles of the shards."""
         self.handles = list(handles)
         self.batch_size, self.seed = batch_size, seed
         self.make_shard, self.together = make_shard, together
@@ -179,6 +180,7 @@ class ReplayClient:
         """
 
         def request(handle: Handle) -> Ref[BufferStatus]:
+            """Start `Replay.save`."""
             return handle.call(ReplayInterface.save, folder)
 
         if not while_adding:
@@ -216,6 +218,7 @@ class ReplayClient:
     async def _why_not(
         self, pending: PendingCall, fragment: Ref[Fragment]
     ) -> RefusedFragmentError | DataLostError | None:
+        """Wait until a fragment is added; return the error if it was refused or lost."""
         try:
             await self._complete(pending, _adding(fragment))
         except (RefusedFragmentError, DataLostError) as error:
@@ -297,6 +300,7 @@ class ReplayClient:
         return np.random.Generator(np.random.PCG64(seeding.sequence(self.seed, seeding.Role.SHARDS, *key)))
 
     def _all_shards(self) -> list[tuple[int, Handle]]:
+        """Return the numbers and handles to call in order to reach every shard."""
         return [(0, self.together)] if self.together else list(enumerate(self.handles))
 
     # ----------------------------------------------------------------------------------------------- requests
@@ -313,6 +317,7 @@ class ReplayClient:
         count: int,
         progress: float,
     ) -> PendingCall:
+        """Start to sample `count` batches or samples from a shard."""
         answer, block = handle.call_pair(method, count, progress)
         return PendingCall(shard, handle, next(self._turns), answer, block, count)
 
@@ -352,9 +357,8 @@ class ReplayClient:
             _give_up(shard, error)
         before = self.statuses[shard]
         self._start_successor(shard)
-        self.statuses[shard] = BufferStatus(
-            counts=before.counts, added=before.added
-        )  # until the restore returns the actual status
+        # Valid until the restore returns the actual status.
+        self.statuses[shard] = BufferStatus(counts=before.counts, added=before.added)
         self.on_loss(shard, error)
         folder = self.newest_save()
         pending = self._send(shard, self.handles[shard], _restoring(folder))  # before any other call
@@ -380,9 +384,8 @@ class ReplayClient:
                 if folder is None:
                     raise RunFailedError(f"the buffer failed: {one_line(error)}") from error
                 newest = self.newest_save()
-                failure, folder = (
-                    (error, None) if newest == folder else (None, newest)
-                )  # a newer save has replaced the folder
+                # If the folder changed, a newer save has replaced it, and the error is not of that save.
+                failure, folder = (error, None) if newest == folder else (None, newest)
                 self._start_successor(shard)
                 pending = self._send(shard, self.handles[shard], _restoring(folder))
         restored = self.statuses[shard]

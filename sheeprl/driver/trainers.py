@@ -69,12 +69,13 @@ class LearnerGroup:
         keeps_updates: bool = False,
         warms_up: bool = False,
     ) -> None:
+        """Store the handle of the first group."""
         self.handle, self.make, self.warms_up = handle, make, warms_up
         self.keeps_updates = keeps_updates and make is not None
         self.incarnation = 0
         self.snapshot: Snapshot | None = None  # None: the initial state
-        self.kept: list[Update] = []
-        self.lacks_rollout = False  # a rollout was lost together with the trainers
+        self.stored_updates: list[Update] = []
+        self.rollout_lost = False  # a rollout was lost together with the trainers
         self._updates = 0  # number of requested updates
         self._warming_up: asyncio.Future[None] | None = None
         self._laid_out: tuple[Ref[int], Ref[Rows]] | None = None  # last result of `weights`
@@ -105,7 +106,7 @@ class LearnerGroup:
         update = Update(chunk, progress, self._updates, answer, writes)
         self._updates += 1
         if self.keeps_updates:
-            self.kept.append(update)
+            self.stored_updates.append(update)
         return update
 
     def _start_update(self, chunk: Chunk, progress: float) -> tuple[Ref[UpdateInfo], Ref[Writes]]:
@@ -115,8 +116,8 @@ class LearnerGroup:
 
     def give_up(self, update: Update) -> None:
         """Forget an update whose data was lost before any trainer used it."""
-        if update in self.kept:
-            self.kept.remove(update)
+        if update in self.stored_updates:
+            self.stored_updates.remove(update)
 
     def weights(self) -> tuple[Ref[int], Ref[Rows]]:
         """Return references to the number of gradient steps and to the policy weights.
@@ -131,11 +132,11 @@ class LearnerGroup:
     def take_snapshot(self) -> asyncio.Future[Snapshot]:
         """Start a snapshot of the state after all requested updates."""
         refs = self.handle.call_pair(LearnerInterface.snapshot)
-        taking = asyncio.ensure_future(self._keep_snapshot(self.handle, self._updates, refs))
+        taking = asyncio.ensure_future(self._store_snapshot(self.handle, self._updates, refs))
         taking.add_done_callback(consume_exception)
         return taking
 
-    async def _keep_snapshot(self, handle: Handle, covered: int, refs: tuple[Ref[int], Ref[Array | None]]) -> Snapshot:
+    async def _store_snapshot(self, handle: Handle, covered: int, refs: tuple[Ref[int], Ref[Array | None]]) -> Snapshot:
         """Store a snapshot when it arrives, and drop the updates that it covers.
 
         Args:
@@ -149,7 +150,7 @@ class LearnerGroup:
         snapshot = Snapshot(gradient_steps, data)
         if handle is self.handle and (not self.snapshot or snapshot.gradient_steps >= self.snapshot.gradient_steps):
             self.snapshot = snapshot
-            self.kept = [update for update in self.kept if update.number >= covered]
+            self.stored_updates = [update for update in self.stored_updates if update.number >= covered]
         return snapshot
 
     async def rebuild(self) -> int:
@@ -167,7 +168,7 @@ class LearnerGroup:
         self.handle = await self.make(self.incarnation)
         # No await in between: other calls to the new group must come after these.
         restored = None if self.snapshot is None else self.handle.call(LearnerInterface.restore, self.snapshot.data)
-        for update in self.kept:
+        for update in self.stored_updates:
             update.answer, update.writes = self._start_update(update.chunk, update.progress)
         return 0 if restored is None else await restored
 

@@ -1,7 +1,7 @@
-"""Has gradient steps taken: how many are owed, what they are sampled from, and what becomes of them.
+"""Run the gradient steps that are due: sample their batches, update the trainers, write results back.
 
-Samples and updates are requested ahead, so that the learner never waits for the next chunk. Trainers that are lost on
-the way are built again from their last snapshot and take the gradient steps since then once more.
+Samples and updates are requested ahead, so that the learner doesn't wait for the next chunk. Lost trainers are rebuilt
+from their last snapshot and repeat the gradient steps since then.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import RunFailedError, one_line, require
 
-CHUNK_STEPS = 64  # gradient steps per call to the learner: enough to make the call cheap, few enough to stop soon
-CHUNK_BYTES = 64 * 2**20  # and no more than their batches may take, however large a sample is
+CHUNK_STEPS = 64  # gradient steps per call of the learner: more would delay a stop, fewer would add overhead
+CHUNK_BYTES = 64 * 2**20  # limit for the batches of one call, for large samples
 
 
 class UpdateScheduler:
@@ -52,25 +52,26 @@ class UpdateScheduler:
         stopping: asyncio.Event,
         show_progress: Callable[[], None],
     ) -> None:
+        """Store the clients; no update is requested yet."""
         self.data = config.algo.data()
         self.prefetch, self.max_staleness = config.trainer.prefetch, config.max_staleness
         self.replay, self.trainers = replay, trainers
         self.stats, self.counters, self.failures = stats, stats.counters, failures
         self.reporter, self.clock, self.stopping, self.show_progress = reporter, clock, stopping, show_progress
         self.newest: Update | None = None
-        self.cut_short = False  # whether gradient steps of a round were left undone because the run was asked to stop
+        self.cut_short = False  # a stop left gradient steps of the round undone
         self.rebuilding = asyncio.Lock()
-        self.learned_until: float | None = None  # by the learner's clock, in this round
-        self.has_batch = False  # whether the learner has been given one, in this round
-        self.said_waiting = False
+        self.last_update_end: float | None = None  # on the learner's clock; None at the start of a round
+        self.has_batch = False  # the first samples of the round have arrived
+        self.reported_waiting = False
 
     async def run_due_updates(self, rows: int = 0) -> bool:
-        """Take the gradient steps owed after a round of `rows` rows; with 0, those that an interrupted round left.
+        """Take the gradient steps that are due after a round of `rows` rows, or with 0 those of an interrupted round.
 
-        While the replay can't serve a batch the debt grows, and nobody waits for it.
+        If the replay can't serve a batch, the steps stay due and this method returns.
 
         Returns:
-            Whether there is nothing more to do; not, if the rollout that was to be learned from is gone.
+            True if no steps are left to take now; False if the rollout was lost before it was used.
         """
         data = self.data
         if rows == 0 and not data.is_off_policy:
@@ -83,23 +84,27 @@ class UpdateScheduler:
             except LostError as error:
                 await self.rebuild(lost, error)
                 if not data.is_off_policy:
-                    return self.newest is not None and self.newest.noted  # with what was learned from again, or not
+                    return self.newest is not None and self.newest.noted  # False if its rollout was lost, too
                 continue
             if not missed or not data.is_off_policy:
                 return not missed
 
     async def take(self, steps: Iterable[int]) -> bool:
-        """Take gradient steps in chunks; whether a chunk that was drawn was lost before it was learned from.
+        """Take gradient steps in chunks.
+
+        Returns:
+            True if a sampled chunk was lost before the trainers used it.
 
         Raises:
             LostError: the trainers were lost.
         """
         data, first, progress = self.data, self.counters.gradient_steps, self.counters.progress
-        # What a chunk feeds back must not be drawn past, or a run that was interrupted in between drew otherwise.
+        # A chunk is sampled after the write-back of the one before. Otherwise the samples of a run that was interrupted
+        # in between would differ from those of an uninterrupted run.
         ahead = 0 if data.feeds_back and not self.max_staleness else self.prefetch
-        chunks, sampled, updating = deque(steps), deque[Chunk](), deque[Update]()
-        self.learned_until, self.has_batch, missed = None, False, False
-        # The order of these calls decides what is sampled, so it must not depend on how long they take.
+        chunks, sampled, requested = deque(steps), deque[Chunk](), deque[Update]()
+        self.last_update_end, self.has_batch, missed = None, False, False
+        # The order of these calls determines the samples, so it must not depend on their duration.
         while True:
             if self.stopping.is_set() and data.is_off_policy:
                 self.cut_short |= bool(chunks) and self.can_sample()
@@ -116,17 +121,17 @@ class UpdateScheduler:
             await self.trainers.warmed_up()
             self.stats.window.compiling += self.clock.time() - began
             self.newest = update = self.trainers.update(chunk, progress)
-            updating.append(update)
-            while len(updating) > (0 if data.feeds_back else self.prefetch):
-                missed |= not await self.updated(updating.popleft())
+            requested.append(update)
+            while len(requested) > (0 if data.feeds_back else self.prefetch):
+                missed |= not await self.updated(requested.popleft())
             if data.feeds_back:
                 await require(self.replay.write_back(chunk, AllRanks(update.writes)), "the buffer")
-        while updating:
-            missed |= not await self.updated(updating.popleft())
+        while requested:
+            missed |= not await self.updated(requested.popleft())
         return missed
 
     def chunks(self, steps: int) -> list[int]:
-        """Gradient steps as parts that are worth a call and not too large; a rollout is learned from in one."""
+        """Divide gradient steps into chunks for one call each; a rollout is one chunk."""
         if not self.data.is_off_policy:
             return [steps]
         most = max(1, min(CHUNK_STEPS, CHUNK_BYTES // max(1, self.replay.batch_bytes)))
@@ -134,11 +139,11 @@ class UpdateScheduler:
         return [most] * whole + [rest] * (rest > 0)
 
     def can_sample(self) -> bool:
-        """Whether the replay can serve a batch; the first time that it can't, say so."""
+        """Return whether the replay can serve a batch; the first time that it can't, report it."""
         if not self.data.is_off_policy:
             return True
-        if not self.replay.is_ready and not self.said_waiting:
-            self.said_waiting = True
+        if not self.replay.is_ready and not self.reported_waiting:
+            self.reported_waiting = True
             needed, available = self.replay.batch_size, self.replay.available
             self.reporter.message(
                 f"the replay holds {available} of {needed} samples; training starts at algo.batch_size={needed}"
@@ -146,16 +151,23 @@ class UpdateScheduler:
         return self.replay.is_ready
 
     async def delivered(self, chunk: Chunk) -> bool:
-        """Wait for a chunk's samples, for which the learner waits too if it is the round's first; whether they came."""
+        """Wait for a chunk's samples. In the first chunk of a round the learner waits for them, too.
+
+        Returns:
+            True if the samples arrived, False if they were lost.
+        """
         began = self.clock.time()
-        came: bool = await require(self.replay.wait_for(chunk), "the buffer")
+        arrived: bool = await require(self.replay.wait_for(chunk), "the buffer")
         if not self.has_batch:
             self.stats.window.batch_wait += self.clock.time() - began
         self.has_batch = True
-        return came
+        return arrived
 
     async def updated(self, update: Update) -> bool:
-        """Wait for an update and take note of it; whether it was carried out, and its batches not lost before.
+        """Wait for an update and count it.
+
+        Returns:
+            True if the update was taken, False if its batches were lost before.
 
         Raises:
             LostError: the trainers were lost.
@@ -165,7 +177,7 @@ class UpdateScheduler:
         except DataLostError:
             if not update.noted:
                 self.trainers.give_up(update)
-            self.reporter.message("batches were lost with the node they were on; others are drawn", "warning")
+            self.reporter.message("batches were lost with their node; new ones are sampled", "warning")
             return False
         for note in info.notes:
             self.reporter.message(note)
@@ -174,44 +186,48 @@ class UpdateScheduler:
             return True
         update.noted = True
         self.stats.record_update(info)
-        if self.learned_until is not None:
-            self.stats.window.batch_wait += max(0.0, info.began - self.learned_until)
-        self.learned_until = info.began + info.seconds
+        if self.last_update_end is not None:
+            self.stats.window.batch_wait += max(0.0, info.began - self.last_update_end)
+        self.last_update_end = info.began + info.seconds
         self.show_progress()
         return True
 
     async def rebuild(self, lost: Handle, error: LostError) -> None:
-        """Build the lost trainer group again, and let it take again the gradient steps that can't be drawn anew.
+        """Rebuild a lost trainer group and repeat the stored updates, whose data can't be sampled again.
+
+        Args:
+            lost: handle of the lost group; if the group has been rebuilt already, nothing happens.
+            error: the loss.
 
         Raises:
-            RunFailedError: it can't be built again, or it was one failure too many.
+            RunFailedError: the group can't be rebuilt, or it failed too often.
         """
         async with self.rebuilding:
             if lost is not self.trainers.handle:
-                return  # it has been done meanwhile
+                return  # another task has rebuilt it
             if self.trainers.make is None:
                 raise RunFailedError(f"the learner failed: {one_line(error)}") from error
             began, before = self.clock.time(), self.counters.gradient_steps
             while True:
                 self.counters.trainer_restarts += 1
-                self.learned_until = None
-                self.failures.count("the trainer group", "built again", error)
+                self.last_update_end = None
+                self.failures.count("the trainer group", "rebuilt", error)
                 try:
                     self.counters.gradient_steps = await require(self.trainers.rebuild(), "the learner", (LostError,))
-                    again = before - self.counters.gradient_steps
-                    for update in list(self.trainers.kept):
+                    repeated = before - self.counters.gradient_steps
+                    for update in list(self.trainers.stored_updates):
                         if not await self.updated(update) and update.noted:
-                            self.trainers.lacks_rollout = True
+                            self.trainers.rollout_lost = True
                             raise RunFailedError(f"a rollout was lost together with the trainers: {one_line(error)}")
                     break
                 except LostError as another:
                     error = another
             seconds = self.clock.time() - began
             self.stats.window.recovery += seconds
-            self.reporter.message(f"trainers are back after {seconds:.1f} s; {again} gradient steps are taken again")
+            self.reporter.message(f"trainers were rebuilt in {seconds:.1f} s and repeat {repeated} gradient steps")
 
     async def weights(self) -> Ref[Rows] | None:
-        """The newest weights, laid out for the players; None if the trainers were lost, and are built again by now."""
+        """Return a reference to the newest weights; None if the trainers were lost and have been rebuilt."""
         lost = self.trainers.handle
         made, weights = self.trainers.weights()
         try:

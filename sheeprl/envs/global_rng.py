@@ -60,6 +60,7 @@ class OwnGenerators:
     """
 
     def __init__(self, seed: int) -> None:
+        """Seed the generators."""
         import torch
 
         self._python = random.Random(seed).getstate()
@@ -85,9 +86,10 @@ class OwnGenerators:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The state as plain data."""
+        """State of the generators as plain data."""
         return {"python": self._python, "numpy": self._numpy.state, "torch": self._torch}
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
+        """Set the state of the generators."""
         self._python, self._numpy.state, self._torch = state["python"], state["numpy"], state["torch"]

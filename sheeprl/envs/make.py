@@ -119,7 +119,7 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
     with setting_errors(config):
         if _spec(config.id).vector_entry_point is None:
             raise EnvSettingsError(
-                f"env.vectorization=native: {config.id} has no vector version of its own; use sync or async"
+                f"env.vectorization=native: {config.id} has no native vector version; use sync or async"
             )
         envs = gymnasium.make_vec(config.id, config.num_envs, vectorization_mode="vector_entry_point", **arguments)
     mode = envs.metadata.get("autoreset_mode")
@@ -222,6 +222,7 @@ def _in_worker(maker: Callable[[], SnapshotEnv], parent: int) -> Callable[[], Sn
     """Return a maker for a worker process that ignores Ctrl-C and ends with its parent."""
 
     def make() -> SnapshotEnv:
+        """Set the worker's signal handlers and make the environment."""
         in_worker = os.getpid() != parent  # AsyncVectorEnv also makes one env in the parent to read its spaces
         if in_worker:
             signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -49,6 +49,7 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Wrap an environment."""
         super().__init__(env)
         self.ended = self.resets_itself = self.alone = False
 
@@ -70,12 +71,13 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     @property
     def snapshot(self) -> Plain:
-        """The state as plain data."""
+        """State of the environment as plain data."""
         own = global_rng.capture() if self.alone else None
         return {"ended": self.ended, "env": capture(self.env), "generators": own}
 
     @snapshot.setter
     def snapshot(self, state: Plain) -> None:
+        """Restore the environment and, if it is alone, the process's generators."""
         restore(self.env, state["env"])
         if self.alone and state["generators"] is not None:
             global_rng.restore(state["generators"])
@@ -129,8 +131,9 @@ class _Capture:
     """Walk of one object graph that copies plain values."""
 
     def __init__(self) -> None:
+        """Start without parts."""
         self.seen: dict[int, int] = {}  # index of each part by its id
-        self.alive: list[Any] = []  # keeps every id unique
+        self.alive: list[Any] = []  # references that make every id unique
 
     def visit(self, value: Any) -> Plain:
         """Return `(kind, content)`; the kind is "other" for values that are left out."""
@@ -209,7 +212,8 @@ class _Restore:
     """Walk of one object graph that writes captured values into it."""
 
     def __init__(self) -> None:
-        self.made: list[Any] = []
+        """Start without parts."""
+        self.made: list[Any] = []  # restored parts, by index
 
     def visit(self, target: Any, state: Plain) -> Any:
         """Return the value that replaces `target`: the target itself, updated, or a new object."""
@@ -322,6 +326,7 @@ class VectorState:
     """Adapter that gives a native vector environment the interface of `SnapshotEnv`."""
 
     def __init__(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
+        """Store the vector environment."""
         self.envs = envs
         self.action_space = envs.action_space
         self.ended = self.resets_itself = False
@@ -336,11 +341,12 @@ class VectorState:
 
     @property
     def snapshot(self) -> Plain:
-        """The state as plain data."""
+        """State of the environment as plain data."""
         return capture(self.envs)
 
     @snapshot.setter
     def snapshot(self, state: Plain) -> None:
+        """Restore the environments."""
         restore(self.envs, state)
 
     def close(self) -> None:
@@ -369,6 +375,7 @@ class _Probe:
     """Side-by-side comparison of an environment and its restored copy."""
 
     def __init__(self, one: SnapshotEnv | VectorState, other: SnapshotEnv | VectorState) -> None:
+        """Store both environments and make a source of random actions."""
         self.one, self.other = one, other
         self.actions = copy.deepcopy(one.action_space)
         self.actions.seed(0)
@@ -404,9 +411,9 @@ class _Probe:
                 break
             action = self.actions.sample()
             ones, others = self._of_both(lambda env, action=action: env.step(action))  # type: ignore[misc]
-            for what, a, b in zip(STEP, ones[:4], others[:4], strict=True):
+            for name, a, b in zip(STEP, ones[:4], others[:4], strict=True):
                 if not _same(a, b):
-                    return f"put into the same state it goes on differently: the {what} of step {number + 1} differs"
+                    return f"a restored copy behaves differently: the {name} of step {number + 1} differs"
             self.one.resets_itself, self.other.resets_itself = self.one.ended, self.other.ended
         return ""
 
@@ -420,7 +427,7 @@ class _Probe:
     def _compare_reset(self) -> str:
         """Reset both environments; return the difference or an empty string."""
         (a, _), (b, _) = self._of_both(lambda env: env.reset())
-        return "" if _same(a, b) else "put into the same state it begins another episode"
+        return "" if _same(a, b) else "a restored copy begins a different episode"
 
 
 def _same(one: Any, other: Any) -> bool:

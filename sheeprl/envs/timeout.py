@@ -30,6 +30,7 @@ class StepWatch:
     """
 
     def __init__(self, seconds: float | None, last_resort: bool = False) -> None:
+        """Store the limit; `watching` applies it."""
         self.seconds, self.last_resort = seconds, last_resort
         self._began = math.inf
 

@@ -26,7 +26,7 @@ class Spaces:
 
     @property
     def action_kind(self) -> str:
-        """`discrete`, `multi-discrete` or `continuous`."""
+        """Kind of the actions: `discrete`, `multi-discrete` or `continuous`."""
         kinds = {spaces.Discrete: "discrete", spaces.MultiDiscrete: "multi-discrete"}
         return kinds.get(type(self.action), "continuous")
 
@@ -120,6 +120,7 @@ class ActionTransform:
     """
 
     def __init__(self, space: Space[Any]) -> None:
+        """Compute the scale of a bounded Box."""
         self.space = space
         self.is_bounded = isinstance(space, spaces.Box) and space.is_bounded()
         if isinstance(space, spaces.Box) and self.is_bounded:

@@ -92,6 +92,7 @@ class RunStats:
     """
 
     def __init__(self, counters: Counters, now: float) -> None:
+        """Open the first window."""
         self.counters = counters
         self.window = MetricsWindow(now, counters.policy_steps, counters.gradient_steps)
         self.breakdown = TimeBreakdown()  # of the closed windows

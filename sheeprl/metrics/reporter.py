@@ -77,7 +77,6 @@ class FileReporter:
         clock: returns seconds, from any zero.
         start_time: seconds that a resumed run took before.
         interval: seconds between progress lines without a terminal.
-
     """
 
     def __init__(
@@ -89,6 +88,7 @@ class FileReporter:
         start_time: float = 0.0,
         interval: float = PLAIN_INTERVAL,
     ) -> None:
+        """Make the folder and open the files."""
         stream = sys.stdout if stream is None else stream
         self._level = LEVELS.index(level)
         self._clock = clock
@@ -168,6 +168,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path) -> None:
+        """Open the file and remove an incomplete last line."""
         self._path = path
         with _naming(path):
             self._file = path.open("ab", buffering=0)  # unbuffered: closing doesn't repeat a failed write
@@ -230,6 +231,7 @@ class _Scalars:
     """TensorBoard scalars, on disk when `add` returns."""
 
     def __init__(self, folder: Path) -> None:
+        """Open an event file in the folder."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.event_file_writer import EventFileWriter  # slow: not for `sheeprl --help`
 
@@ -291,6 +293,7 @@ class Speedometer:
     """Steps per second over a recent window. The first counts are the zero, so steps before a resume don't count."""
 
     def __init__(self) -> None:
+        """Start without counts."""
         self._counts: deque[_Count] = deque()
         self._latest: _Count | None = None
 
@@ -338,6 +341,7 @@ class _PlainLines:
     """Plain lines of text, for files, pipes and job logs."""
 
     def __init__(self, stream: TextIO, interval: float) -> None:
+        """Store the stream and the interval between lines."""
         self.interval = interval
         self._stream = stream
 
@@ -359,6 +363,7 @@ class _LiveLine:
     interval = LIVE_INTERVAL
 
     def __init__(self, stream: TextIO) -> None:
+        """Prepare the live line; the first progress starts it."""
         from rich.console import Console
         from rich.live import Live
 

@@ -155,6 +155,7 @@ class StartupTimer:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start the first phase."""
         self._clock = clock
         self._last = clock()
         self.parts: dict[str, float] = {}

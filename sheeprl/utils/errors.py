@@ -15,6 +15,7 @@ class RunFailedError(RuntimeError):
     """
 
     def __init__(self, reason: str, trace: str = "") -> None:
+        """Store the reason and the traceback."""
         super().__init__(reason)
         self.reason, self.trace = reason, trace
 
@@ -25,12 +26,12 @@ def one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-async def require(answer: Awaitable[Any], who: str, passing: tuple[type[Exception], ...] = ()) -> Any:
+async def require(answer: Awaitable[Any], component: str, passing: tuple[type[Exception], ...] = ()) -> Any:
     """Await a result that the run can't continue without.
 
     Args:
         answer: the result.
-        who: the name of the component, for the message.
+        component: name of the component, for the message.
         passing: errors that the caller handles; they are raised unchanged.
 
     Raises:
@@ -43,13 +44,14 @@ async def require(answer: Awaitable[Any], who: str, passing: tuple[type[Exceptio
     except passing:
         raise
     except Exception as error:
-        raise RunFailedError(f"{who} failed: {one_line(error)}", getattr(error, "trace", "")) from error
+        raise RunFailedError(f"{component} failed: {one_line(error)}", getattr(error, "trace", "")) from error
 
 
 class ConfigError(Exception):
     """Raised when the user's input is wrong; `mistakes` has one line per mistake."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
+        """Store the mistakes, each as one line."""
         self.mistakes = [" ".join(mistake.splitlines()) for mistake in mistakes]
         super().__init__(self.mistakes)  # unpickling in another process calls the class with these args
 

@@ -1,4 +1,4 @@
-"""One rank's learner against the same steps written by hand in plain torch."""
+"""Compare one rank's learner with the same gradient steps written in plain Torch."""
 
 import copy
 import io
@@ -27,12 +27,14 @@ OBS = spaces.Box(-1.0, 1.0, (3,))
 
 @pytest.fixture(scope="module")
 def fabric():
+    """Return a Fabric on the CPU."""
     made = Fabric(accelerator="cpu", devices=1)
     made.launch()
     return made
 
 
 def make_learner(fabric, algo, action, seed=0, **args):
+    """Return a learner of an algorithm."""
     tree = {
         "algo": {"name": algo, **args},
         "env": {"id": "none"},
@@ -43,11 +45,13 @@ def make_learner(fabric, algo, action, seed=0, **args):
 
 
 def make_ppo(fabric, action=None, **args):
+    """Return a PPO learner."""
     defaults = {"hidden_sizes": [8], "rollout_steps": 5, "batch_size": 10, "epochs": 1}
     return make_learner(fabric, "ppo", action or spaces.Discrete(3), **{**defaults, **args})
 
 
 def make_sac(fabric, **args):
+    """Return a SAC learner."""
     defaults = {
         "hidden_sizes": [8],
         "batch_size": 16,
@@ -60,7 +64,7 @@ def make_sac(fabric, **args):
 
 
 def rollout(seed=0, steps=5, envs=2, ends=(), continuous=False):
-    """A rollout block `[steps + 1, envs]`; `ends` are (row, env) of truncated end rows."""
+    """Return a rollout block `[steps + 1, envs]`; `ends` has the (row, env) of truncated end rows."""
     rng = np.random.default_rng(seed)
     truncated = np.zeros((steps + 1, envs), np.bool_)
     for end in ends:
@@ -78,6 +82,7 @@ def rollout(seed=0, steps=5, envs=2, ends=(), continuous=False):
 
 
 def transitions(seed=0, batches=1, size=16):
+    """Return a block of random transitions."""
     rng = np.random.default_rng(seed)
     shape = (batches, size)
     return {
@@ -92,10 +97,12 @@ def transitions(seed=0, batches=1, size=16):
 
 
 def parameters_of(agent):
+    """Return copies of the parameters."""
     return {name: values.detach().clone() for name, values in agent.state_dict().items()}
 
 
 def assert_close(agent, reference):
+    """Check that parameters are close to the reference's."""
     expected = reference.state_dict()
     for name, values in agent.state_dict().items():
         torch.testing.assert_close(
@@ -104,6 +111,7 @@ def assert_close(agent, reference):
 
 
 def assert_same(agent, expected):
+    """Check that the state is bit-identical."""
     for name, values in agent.state_dict().items():
         assert torch.equal(values, expected[name]), name
 
@@ -112,7 +120,7 @@ def assert_same(agent, expected):
 
 
 def reference_advantages(value, block, gamma, gae_lambda):
-    """Of rows that decide, by (row, env); truncated ends bootstrap."""
+    """Return the advantages of rows with an action, by (row, env); truncated ends bootstrap."""
     reward, last = block["reward"], block["truncated"]
     advantages = {}
     for env in range(reward.shape[1]):
@@ -125,7 +133,7 @@ def reference_advantages(value, block, gamma, gae_lambda):
 
 
 def policy_of(agent, obs):
-    """The policy's distribution, by torch."""
+    """Return the policy's distribution as a Torch distribution."""
     output = agent.policy.network(obs)
     if agent.policy.choices:
         return Categorical(logits=output)
@@ -133,7 +141,7 @@ def policy_of(agent, obs):
 
 
 def reference_ppo_step(agent, block, progress=0.0, epochs=1):
-    """Steps with one minibatch of the rows that decide and no others: gamma 0.9, lambda 0.8, clip 0.2, annealed."""
+    """Take steps with one minibatch of the rows with an action: gamma 0.9, lambda 0.8, clip 0.2, annealed."""
     value = agent.critic.network(torch.from_numpy(block["obs"])).detach().squeeze(-1).numpy()
     advantages = reference_advantages(value, block, 0.9, 0.8)
     rows, envs = np.array(list(advantages)).T
@@ -152,7 +160,7 @@ def reference_ppo_step(agent, block, progress=0.0, epochs=1):
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(agent.parameters(), 0.3)
-        assert norm > 0.3  # else clipping is not seen
+        assert norm > 0.3  # otherwise clipping has no effect
         optimizer.step()
 
 
@@ -171,7 +179,8 @@ SETTINGS = {
 @pytest.mark.parametrize("ends", [(), ((2, 0),), ((0, 0), (4, 1), (2, 1))])
 @pytest.mark.parametrize("progress", [0.0, 0.75])
 def test_ppo_steps(fabric, continuous, ends, progress):
-    # With ends the minibatch has masked rows; the reference never sees them.
+    """PPO's steps equal the reference's."""
+    # With ends the minibatch has masked rows, which the reference leaves out.
     action = spaces.Box(-1.0, 1.0, (2,)) if continuous else None
     learner = make_ppo(fabric, action, epochs=3, **SETTINGS)
     reference = copy.deepcopy(learner.agent)
@@ -185,11 +194,12 @@ def test_ppo_steps(fabric, continuous, ends, progress):
 
 
 def spy_on_batches(learner):
-    """Batches that the loss is given, in order."""
+    """Return a list that receives the batches of the loss, in order."""
     seen = []
     loss = learner.algorithm.loss
 
     def recorded(agent, batch, noise, carry):
+        """Store the batch and return the loss."""
         seen.append(batch.clone())
         return loss(agent, batch, noise, carry)
 
@@ -197,7 +207,8 @@ def spy_on_batches(learner):
     return seen
 
 
-def test_minibatches_hold_every_decision_once_an_epoch(fabric):
+def test_minibatches_of_an_epoch_hold_every_action_once(fabric):
+    """The minibatches of an epoch contain every action once."""
     learner = make_ppo(fabric, batch_size=4, epochs=2)
     seen = spy_on_batches(learner)
     block = rollout(ends=[(1, 0), (4, 1)])
@@ -212,7 +223,7 @@ def test_minibatches_hold_every_decision_once_an_epoch(fabric):
     assert orders[0] != orders[1]
     for batch in seen:
         counted = batch["sample_weight"] > 0
-        assert batch.batch_size == (4,)  # one shape
+        assert batch.batch_size == (4,)  # all have the same shape
         assert batch["sample_weight"].sum().item() == pytest.approx(1)
         assert len(batch["sample_weight"][counted].unique()) == 1
         advantage = batch["advantage"][counted]
@@ -221,6 +232,7 @@ def test_minibatches_hold_every_decision_once_an_epoch(fabric):
 
 
 def test_a_padded_minibatch_has_the_gradient_of_one_without_padding(fabric):
+    """A padded minibatch has the gradient of one without padding."""
     learner = make_ppo(fabric, batch_size=4, entropy_coef=0.1)
     seen = spy_on_batches(learner)
     learner.update(3, 0.0, None, rollout(ends=[(1, 0), (4, 1)]))
@@ -237,7 +249,8 @@ def test_a_padded_minibatch_has_the_gradient_of_one_without_padding(fabric):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_minibatch_without_any_decision_does_no_harm(fabric):
+def test_a_minibatch_without_actions_is_harmless(fabric):
+    """A minibatch without actions leaves the parameters finite."""
     learner = make_ppo(fabric, rollout_steps=1, batch_size=1)
     before = parameters_of(learner.agent)
     info, _ = learner.update(1, 0.0, None, rollout(steps=1, envs=1, ends=[(0, 0)]))
@@ -245,7 +258,8 @@ def test_a_minibatch_without_any_decision_does_no_harm(fabric):
     assert all(np.isfinite(value) for value in info.metrics.values())
 
 
-def test_unstandardized_advantages_are_left_alone(fabric):
+def test_advantages_can_stay_unscaled(fabric):
+    """Advantages stay unscaled without normalization."""
     learner = make_ppo(fabric, normalize_advantage=False, gamma=0.9, gae_lambda=0.8)
     seen = spy_on_batches(learner)
     block = rollout()
@@ -260,7 +274,7 @@ def test_unstandardized_advantages_are_left_alone(fabric):
 
 
 def squashed(agent, obs, noise):
-    """An action, and its log density by torch."""
+    """Return a squashed action and its log density, computed by Torch."""
     mean, log_std = agent.policy.network(obs).chunk(2, -1)
     std = log_std.clamp(-20, 2).exp()
     u = mean + std * noise
@@ -270,13 +284,15 @@ def squashed(agent, obs, noise):
 
 
 def q_values(critic, obs, action):
+    """Return the Q-values of both critics."""
     return [network(torch.cat([obs, action], -1)).squeeze(-1) for network in critic.networks]
 
 
 class ReferenceSAC:
-    """gamma 0.9, tau 0.1, target entropy −2; critic, targets, actor, temperature, in this order."""
+    """Reference SAC with gamma 0.9, tau 0.1, target entropy -2; order: critic, targets, actor, temperature."""
 
     def __init__(self, learner):
+        """Copy the learner's agent."""
         self.agent = copy.deepcopy(learner.agent)
         self.generator = torch.Generator()
         self.generator.set_state(learner.group_rng.get_state())
@@ -286,11 +302,13 @@ class ReferenceSAC:
         self.alpha_optimizer = torch.optim.Adam([agent.alpha.log_alpha], lr=3e-2)
 
     def minimize(self, optimizer, loss):
+        """Take an optimizer step."""
         self.agent.zero_grad()
         loss.backward()
         optimizer.step()
 
     def step(self, batch):
+        """Take one gradient step."""
         agent = self.agent
         alpha = agent.alpha.log_alpha.detach().exp()
         with torch.no_grad():
@@ -312,10 +330,12 @@ class ReferenceSAC:
         return {"Loss/value_loss": critic_loss, "Loss/policy_loss": actor_loss, "Loss/alpha_loss": alpha_loss}
 
     def noise(self):
+        """Draw the noise of an action."""
         return torch.randn((16, 2), generator=self.generator)
 
 
 def test_sac_steps(fabric):
+    """SAC's steps equal the reference's."""
     learner = make_sac(fabric, gamma=0.9, alpha=0.5)
     reference = ReferenceSAC(learner)
     block = transitions(batches=4)
@@ -330,6 +350,7 @@ def test_sac_steps(fabric):
 
 
 def test_sac_with_a_fixed_temperature(fabric):
+    """A fixed temperature stays constant."""
     learner = make_sac(fabric, alpha=0.25, learn_alpha=False)
     learner.update(3, 0.0, None, transitions(batches=3))
     assert learner.agent.alpha().item() == pytest.approx(0.25)
@@ -338,7 +359,8 @@ def test_sac_with_a_fixed_temperature(fabric):
 # -------------------------------------------------------------------------------------- not finite numbers
 
 
-def test_ppo_refuses_a_loss_that_is_not_finite(fabric):
+def test_ppo_rejects_a_non_finite_loss(fabric):
+    """PPO rejects a non-finite loss and all later updates."""
     learner = make_ppo(fabric)
     before = parameters_of(learner.agent)
     block = rollout()
@@ -346,13 +368,14 @@ def test_ppo_refuses_a_loss_that_is_not_finite(fabric):
     with pytest.raises(NonFiniteError, match=r"Loss/value_loss is (nan|inf).* at gradient step 0"):
         learner.update(1, 0.0, None, block)
     assert_same(learner.agent, before)
-    with pytest.raises(NonFiniteError):  # an update that was under way already
+    with pytest.raises(NonFiniteError):  # an update that was requested before
         learner.update(1, 0.0, None, rollout())
     assert_same(learner.agent, before)
     assert learner.gradient_steps == 0
 
 
-def test_sac_refuses_a_loss_that_is_not_finite(fabric):
+def test_sac_rejects_a_non_finite_loss(fabric):
+    """SAC rejects a non-finite loss and leaves the agent unchanged."""
     learner = make_sac(fabric)
     learner.update(2, 0.0, None, transitions(batches=2))
     before = parameters_of(learner.agent)
@@ -360,14 +383,14 @@ def test_sac_refuses_a_loss_that_is_not_finite(fabric):
     block["reward"][0, 5] = np.nan
     with pytest.raises(NonFiniteError, match=r"Loss/value_loss is nan.* at gradient step 2"):
         learner.update(1, 0.0, None, block)
-    assert_same(learner.agent, before)  # the targets neither
+    assert_same(learner.agent, before)  # including the targets
 
 
 # --------------------------------------------------------------------------------- generators and checkpoints
 
 
 def update(learner, seed, steps=3):
-    """Three gradient steps, on data told by the seed; the metrics."""
+    """Take gradient steps on data of a seed; return the metrics."""
     is_ppo = learner.config.algo.name == "ppo"
     block = rollout(seed, ends=[(2, 1)]) if is_ppo else transitions(seed, batches=steps)
     return learner.update(steps, 0.5, None, block)[0].metrics
@@ -377,7 +400,8 @@ MAKERS = {"ppo": lambda fabric, **args: make_ppo(fabric, batch_size=4, epochs=1,
 
 
 @pytest.mark.parametrize("algo", MAKERS)
-def test_a_restored_learner_goes_on_to_the_bit(fabric, algo):
+def test_a_restored_learner_continues_bit_identically(fabric, algo):
+    """A restored learner continues bit-identically."""
     learner = MAKERS[algo](fabric)
     for seed in range(3):
         update(learner, seed)
@@ -395,7 +419,8 @@ def test_a_restored_learner_goes_on_to_the_bit(fabric, algo):
     assert restored.rank_rng.bit_generator.state == learner.rank_rng.bit_generator.state
 
 
-def test_a_restored_learner_is_set_as_it_is_told_to_now(fabric):
+def test_a_restored_learner_uses_the_current_settings(fabric):
+    """A restored learner uses the current settings."""
     learner, restored = make_ppo(fabric, adam_eps=1e-5), make_ppo(fabric, adam_eps=1e-3)
     learner.update(2, 0.0, None, rollout())
     restored.restore(learner.snapshot()[1])
@@ -405,7 +430,8 @@ def test_a_restored_learner_is_set_as_it_is_told_to_now(fabric):
     assert state["step"] == 2
 
 
-def test_a_snapshot_stays_as_it_was_and_runs_no_code(fabric):
+def test_a_snapshot_is_a_copy_and_runs_no_code(fabric):
+    """Later steps don't change a snapshot, and loading it runs no code."""
     learner = make_sac(fabric)
     update(learner, 0)
     _, snapshot = learner.snapshot()
@@ -417,7 +443,10 @@ def test_a_snapshot_stays_as_it_was_and_runs_no_code(fabric):
 
 @pytest.mark.parametrize("algo", MAKERS)
 def test_the_global_generators_do_not_matter(fabric, algo):
+    """Updates don't depend on the global generators."""
+
     def learn(global_seed, seed=0):
+        """Return the parameters after an update."""
         torch.manual_seed(global_seed)
         np.random.seed(global_seed)
         learner = MAKERS[algo](fabric, seed=seed)
@@ -432,7 +461,8 @@ def test_the_global_generators_do_not_matter(fabric, algo):
 
 
 @pytest.mark.parametrize("algo", MAKERS)
-def test_minibatches_and_noise_are_drawn_anew(fabric, algo):
+def test_each_update_draws_new_minibatches_and_noise(fabric, algo):
+    """Each update draws new minibatches and noise."""
     learner = MAKERS[algo](fabric)
     state = parameters_of(learner.agent)
     results = []
@@ -446,7 +476,8 @@ def test_minibatches_and_noise_are_drawn_anew(fabric, algo):
 
 
 @pytest.mark.parametrize("algo", MAKERS)
-def test_minibatches_and_noise_are_the_groups_not_the_ranks(fabric, algo):
+def test_minibatches_and_noise_do_not_depend_on_the_ranks(fabric, algo):
+    """Minibatches and noise don't depend on the number of ranks."""
     results = []
     for rank_seed in (1, 2):
         learner = MAKERS[algo](fabric)
@@ -458,6 +489,7 @@ def test_minibatches_and_noise_are_the_groups_not_the_ranks(fabric, algo):
 
 @pytest.mark.parametrize("algo", MAKERS)
 def test_blocks_are_only_read(fabric, algo):
+    """Updates don't write to their blocks."""
     learner = MAKERS[algo](fabric)
     block = rollout() if algo == "ppo" else transitions()
     copies = {name: values.copy() for name, values in block.items()}
@@ -467,7 +499,8 @@ def test_blocks_are_only_read(fabric, algo):
     assert all(np.array_equal(block[name], copies[name]) for name in copies)
 
 
-def test_weights_are_copies_of_the_policys(fabric):
+def test_weights_are_copies(fabric):
+    """Published weights are copies of the policy's parameters."""
     learner = make_sac(fabric)
     update(learner, seed=0)
     steps, weights = learner.weights()
@@ -482,7 +515,7 @@ def test_weights_are_copies_of_the_policys(fabric):
 
 
 def parts_of_shards(sequences=False):
-    """Blocks `[1, count]` of two shards, or `[1, 3, count]`, read-only as they come out of the object store."""
+    """Return read-only blocks `[1, count]`, or `[1, 3, count]`, of two shards."""
     rng = np.random.default_rng(0)
     parts = []
     for shard, count in enumerate((10, 22)):
@@ -496,11 +529,13 @@ def parts_of_shards(sequences=False):
 
 
 def batches_of(learner, steps, order, blocks):
+    """Return the batches of an update."""
     return map(learner.batches.assemble, learner.batches.read(steps, order, blocks))
 
 
 @pytest.mark.parametrize("sequences", [False, True])
-def test_parts_of_shards_make_batches_that_ranks_share(fabric, sequences):
+def test_blocks_of_several_shards_form_batches(fabric, sequences):
+    """Blocks of several shards form batches, which the ranks divide."""
     learner = make_sac(fabric)
     parts = parts_of_shards(sequences)
     whole = join_parts(parts, order=5, n_batches=2)
@@ -519,7 +554,8 @@ def test_parts_of_shards_make_batches_that_ranks_share(fabric, sequences):
         assert max(share[number]["importance"].max().item() for share in shares) == 1.0
 
 
-def test_the_order_of_parts_is_that_of_the_seed(fabric):
+def test_the_seed_determines_the_order_of_samples(fabric):
+    """The seed determines the order of samples."""
     learner = make_sac(fabric)
     drawn = []
     for order in (5, 5, 6):
@@ -529,7 +565,8 @@ def test_the_order_of_parts_is_that_of_the_seed(fabric):
     assert sorted(drawn[0]) == sorted(drawn[2])
 
 
-def test_an_update_says_when_it_began(fabric):
+def test_an_update_reports_its_start(fabric):
+    """Statistics of an update contain its start and duration."""
     learner = make_sac(fabric)
     first, _ = learner.update(2, 0.0, 5, *parts_of_shards())
     second, _ = learner.update(1, 0.0, None, transitions())
@@ -541,9 +578,10 @@ def test_an_update_says_when_it_began(fabric):
 
 
 class Carrying(Algorithm):
-    """Two phases over two numbers: the second reads what the first stepped and carried, and writes back."""
+    """Algorithm with two phases over two numbers; the second reads the first one's step and carry, and writes back."""
 
     def build_agent(self):
+        """Return the agent."""
         agent = nn.Module()
         agent.policy, agent.head = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
         agent.unused = nn.Linear(1, 1)
@@ -552,22 +590,27 @@ class Carrying(Algorithm):
         return agent
 
     def optimizers(self):
+        """Return one optimizer per number."""
         return {
             "first": OptimizerSpec(("policy", "unused"), lambda parameters: torch.optim.SGD(parameters, lr=0.5)),
             "second": OptimizerSpec(("head",), lambda parameters: torch.optim.SGD(parameters, lr=1.0)),
         }
 
     def act(self, policy, row, state, mode, generator):
+        """Raise: it isn't used."""
         return PolicyOutput(torch.zeros(len(row.reward), dtype=torch.int64))
 
     def phases(self, step):
+        """Return both phases."""
         second = Phase("second", self.second, scalars={"bonus": 10.0 + step.gradient_step}, lr_scale=0.25)
         return [Phase("first", self.first), second]
 
     def first(self, agent, batch, noise, carry):
+        """Return the first loss."""
         return Loss((batch["sample_weight"] * agent.policy.weight.squeeze()).sum(), carry={"latent": torch.tensor(3.0)})
 
     def second(self, agent, batch, noise, carry):
+        """Return the second loss."""
         # the policy's weight is 1 − 0.5 by now, then 0
         slope = agent.policy.weight.detach().squeeze() * carry["latent"] + carry["bonus"]
         loss = slope * agent.head.weight.squeeze()
@@ -575,17 +618,19 @@ class Carrying(Algorithm):
 
 
 class Steep(Carrying):
-    """Its first loss is 0, its gradient infinite."""
+    """Algorithm whose first loss is 0 with an infinite gradient."""
 
     def first(self, agent, batch, noise, carry):
+        """Return the loss."""
         return Loss((agent.policy.weight - 1).sqrt().squeeze())
 
 
 @pytest.fixture
 def make_learner_of(fabric, monkeypatch):
-    """Makes a learner of another algorithm."""
+    """Return a function that makes a learner of another algorithm."""
 
     def make(algorithm):
+        """Make a learner."""
         made = partial(algorithm, spaces=Spaces(OBS, spaces.Discrete(2)))
         monkeypatch.setattr(learner_module, "build_algorithm", lambda args, spaces: made(args))
         return make_sac(fabric)
@@ -593,7 +638,8 @@ def make_learner_of(fabric, monkeypatch):
     return make
 
 
-def test_a_gradient_that_is_not_finite_is_refused(make_learner_of):
+def test_a_non_finite_gradient_is_rejected(make_learner_of):
+    """A non-finite gradient is rejected."""
     learner = make_learner_of(Steep)
     before = parameters_of(learner.agent)
     with pytest.raises(NonFiniteError, match="the gradient of the loss of 'first' is not finite at gradient step 0"):
@@ -601,7 +647,8 @@ def test_a_gradient_that_is_not_finite_is_refused(make_learner_of):
     assert_same(learner.agent, before)
 
 
-def test_phases_see_what_earlier_ones_stepped_and_carried(make_learner_of):
+def test_a_phase_sees_earlier_steps_and_carries(make_learner_of):
+    """A phase sees the steps and the carry of earlier phases."""
     learner = make_learner_of(Carrying)
     block = transitions(batches=2, size=4)
     info, writes = learner.update(2, 0.0, None, block)
@@ -618,13 +665,15 @@ def test_phases_see_what_earlier_ones_stepped_and_carried(make_learner_of):
 
 
 class Prioritizing(Carrying):
-    """Gives priorities, in half precision, and nothing to write."""
+    """Algorithm that returns priorities in half precision, and no values."""
 
     def second(self, agent, batch, noise, carry):
+        """Return the loss with priorities."""
         return replace(super().second(agent, batch, noise, carry), write={}, priority=batch["reward"].bfloat16())
 
 
-def test_priorities_go_back_with_the_rows_they_are_of(make_learner_of):
+def test_priorities_are_returned_with_their_rows(make_learner_of):
+    """Priorities are returned with their rows."""
     learner = make_learner_of(Prioritizing)
     block = transitions(batches=2, size=4)
     _, writes = learner.update(2, 0.0, None, block)
@@ -636,20 +685,23 @@ def test_priorities_go_back_with_the_rows_they_are_of(make_learner_of):
 
 
 class Remembering(Carrying):
-    """Keeps a running mean of rewards in a buffer of the agent."""
+    """Algorithm with a running mean of rewards in a buffer of the agent."""
 
     def build_agent(self):
+        """Return the agent with the buffer."""
         agent = super().build_agent()
         agent.register_buffer("mean_reward", torch.zeros(()))
         return agent
 
     def first(self, agent, batch, noise, carry):
+        """Return the loss and update the mean."""
         mean = 0.5 * agent.mean_reward + 0.5 * batch["reward"].mean()
         return Loss((batch["sample_weight"] * agent.policy.weight.squeeze()).sum(), buffers={"mean_reward": mean},
                     carry={"latent": torch.tensor(3.0)})  # fmt: skip
 
 
-def test_running_statistics_are_kept_in_the_agents_buffers(make_learner_of):
+def test_agent_buffers_hold_running_statistics(make_learner_of):
+    """Buffers of the agent hold running statistics."""
     learner = make_learner_of(Remembering)
     block = transitions(batches=2, size=4)
     learner.update(2, 0.0, None, block)
@@ -659,6 +711,7 @@ def test_running_statistics_are_kept_in_the_agents_buffers(make_learner_of):
 
 
 def test_a_whole_rollout_can_be_one_minibatch(fabric):
+    """A minibatch can be as large as the rollout."""
     learner = make_ppo(fabric, batch_size=4, epochs=1)
     data = learner.batches.data = replace(learner.algorithm.data(), batch_size=None)
     assert data.due_gradient_steps(0, 0, rows=10) == 1

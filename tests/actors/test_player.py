@@ -1,3 +1,5 @@
+"""Test the player: rows, episodes, seeds, actions, failures and evaluation."""
+
 import gymnasium
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from sheeprl.models.weights import to_arrays
 from sheeprl.utils import seeding
 from tests.helpers.envs import Counting, Echo
 
-STORED = ("action", "logprob")  # what is decided on a row, of which a tail has none
+STORED = ("action", "logprob")  # keys that a bootstrap row doesn't have
 
 
 def resolved(env_id, num_envs=2, algo="ppo", seed=3, **env):
+    """Return the checked configuration of a test environment."""
     tree = {
         "algo": {"name": algo, "hidden_sizes": [4], "batch_size": 2},
         "env": {"id": f"tests.helpers.envs:{env_id}", "num_envs": num_envs, **env},
@@ -25,29 +28,32 @@ def resolved(env_id, num_envs=2, algo="ppo", seed=3, **env):
 
 
 def make_player(env_id="Counting-v0", number=0, incarnation=0, **settings):
+    """Return a player of a test environment."""
     found = resolved(env_id, **settings)
-    torch.manual_seed(0)  # initial weights, where a test gives no others
+    torch.manual_seed(0)  # initial weights of tests that pass none
     return Player(found.config, found.spaces, number, incarnation)
 
 
 @pytest.fixture
 def player(request):
-    """A player, told by the test's parameter, that is closed afterwards."""
+    """Yield a player with the parameter's arguments and close it."""
     made = make_player(**getattr(request, "param", {}))
     yield made
     made.close()
 
 
 def collect(player, rows, mode="explore"):
+    """Collect rows; return the statistics and the rows."""
     info, fragment = player.collect(rows, None, 0, mode)
     return info, fragment.rows
 
 
-def acting(player, action):
-    """Make a player always take this action."""
+def with_constant_action(player, action):
+    """Make a player always choose this action."""
     act = player.algorithm.act
 
     def constant(policy, row, state, mode, generator):
+        """Return the output with the constant action."""
         output = act(policy, row, state, mode, generator)
         return type(output)(torch.as_tensor(action).expand_as(output.action).to(output.action.dtype), output.extras)
 
@@ -56,7 +62,7 @@ def acting(player, action):
 
 
 def by_hand(env, seed, actions):
-    """The arrival rows of one environment under these actions, the last of which is not taken; reset by hand."""
+    """Step and reset one environment with these actions; return its rows. The last action isn't taken."""
     obs, _ = env.reset(seed=seed)
     rows = [(obs, 0.0, False, False, True)]
     for action in actions[:-1]:
@@ -72,7 +78,8 @@ def by_hand(env, seed, actions):
 
 @pytest.mark.parametrize(("ends", "other"), [("terminated", "truncated"), ("truncated", "terminated")])
 def test_the_rows_of_two_episodes(ends, other):
-    player = acting(make_player(num_envs=1, kwargs={"lengths": [2, 3], "ends": [ends]}), 1)
+    """Rows, returns and lengths of two episodes are those expected."""
+    player = with_constant_action(make_player(num_envs=1, kwargs={"lengths": [2, 3], "ends": [ends]}), 1)
     info, rows = collect(player, 8)
     episode_and_step = [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [1, 3], [2, 0], [2, 1]]
     assert rows["obs"][:, 0, 1:].tolist() == episode_and_step
@@ -85,6 +92,7 @@ def test_the_rows_of_two_episodes(ends, other):
 
 
 def test_dtypes_and_shapes():
+    """Rows have the documented dtypes and shapes."""
     _, rows = collect(make_player(num_envs=3), 5)
     kinds = {name: (values.dtype.name, values.shape) for name, values in rows.items()}
     assert kinds == {
@@ -100,7 +108,8 @@ def test_dtypes_and_shapes():
 
 @pytest.mark.parametrize("vectorization", ["sync", "async", "native"])
 @pytest.mark.parametrize("lengths", [[2, 3, 1], []])
-def test_rows_are_those_of_an_environment_played_by_hand(vectorization, lengths):
+def test_rows_equal_those_of_a_manual_loop(vectorization, lengths):
+    """Rows, returns and lengths equal those of a manual loop."""
     kwargs = {"lengths": lengths, "ends": ["terminated", "truncated"]}
     player = make_player(number=5, incarnation=2, num_envs=3, vectorization=vectorization, kwargs=kwargs)
     try:
@@ -134,19 +143,21 @@ def test_rows_are_those_of_an_environment_played_by_hand(vectorization, lengths)
 
 
 @pytest.mark.parametrize("player", [{"kwargs": {"lengths": [2, 1]}}, {"env_id": "Nested-v0"}], indirect=True)
-def test_a_tail_is_the_successors_first_row(player):
+def test_the_bootstrap_row_begins_the_next_fragment(player):
+    """The bootstrap row equals the first row of the next fragment."""
     before = collect(player, 3)[1]
     for rows in (1, 2, 5):
         after = collect(player, rows)[1]
         for name in before:
             if name in STORED:
-                assert not before[name][-1].any()  # nothing was decided there
+                assert not before[name][-1].any()  # it has no action
             else:
                 assert before[name][-1].tolist() == after[name][0].tolist()
         before = after
 
 
 def test_a_fragment_is_not_overwritten_by_the_next(player):
+    """The next fragment doesn't overwrite the arrays."""
     rows = collect(player, 4)[1]
     copies = {name: values.copy() for name, values in rows.items()}
     collect(player, 4)
@@ -154,6 +165,7 @@ def test_a_fragment_is_not_overwritten_by_the_next(player):
 
 
 def test_dict_observations_keep_their_dtypes():
+    """Dict observations keep their dtypes."""
     player = make_player("Nested-v0", num_envs=2, kwargs={"lengths": [3]})
     _, rows = collect(player, 4)
     kinds = {name: (values.dtype.name, values.shape) for name, values in rows.items() if name.startswith("obs")}
@@ -169,6 +181,7 @@ def test_dict_observations_keep_their_dtypes():
 
 
 def test_a_time_limit_truncates():
+    """A time limit truncates."""
     player = make_player(num_envs=1, max_episode_steps=2, kwargs={"lengths": [9]})
     info, rows = collect(player, 4)
     assert rows["truncated"][:, 0].tolist() == [False, False, True, False, False]
@@ -176,8 +189,9 @@ def test_a_time_limit_truncates():
     assert info.lengths == (2,) and info.policy_steps == 3
 
 
-def test_episodes_run_on_over_fragments():
-    player = acting(make_player(num_envs=2, kwargs={"lengths": [5, 2]}), 0)
+def test_episodes_continue_across_fragments():
+    """Returns and lengths count across fragments."""
+    player = with_constant_action(make_player(num_envs=2, kwargs={"lengths": [5, 2]}), 0)
     infos = [collect(player, rows)[0] for rows in (2, 2, 2, 6)]
     # 1 + 2 + 3 + 4 + 5 at step 5, then a reset row, then 1 + 2
     assert [info.returns for info in infos] == [(), (), (15.0, 15.0), (3.0, 3.0)]
@@ -186,10 +200,11 @@ def test_episodes_run_on_over_fragments():
     assert [info.policy_steps for info in infos] == [4, 4, 2, 10]
 
 
-def test_a_return_belongs_to_the_fragment_that_its_end_row_closes():
-    player = acting(make_player(num_envs=1, kwargs={"lengths": [2]}), 0)
+def test_a_return_is_reported_once():
+    """A fragment reports the returns of its end rows once."""
+    player = with_constant_action(make_player(num_envs=1, kwargs={"lengths": [2]}), 0)
     first, second = collect(player, 2)[0], collect(player, 1)[0]
-    assert (first.returns, second.returns) == ((3.0,), ())  # the tail is arrived at, and not told twice
+    assert (first.returns, second.returns) == ((3.0,), ())  # the end row is the bootstrap row, then the first row
     assert (first.policy_steps, second.policy_steps) == (2, 0)
 
 
@@ -197,12 +212,14 @@ def test_a_return_belongs_to_the_fragment_that_its_end_row_closes():
 
 
 def tags(player):
+    """Return the tags of a player's first row and close the player."""
     rows = collect(player, 1)[1]
     player.close()
     return rows["obs"][0, :, 0].tolist()
 
 
-def test_environments_players_restarts_and_runs_have_seeds_of_their_own():
+def test_environments_players_incarnations_and_runs_have_different_seeds():
+    """Environments, players, incarnations and runs have different seeds."""
     drawn = [
         *tags(make_player(num_envs=3)),
         *tags(make_player(num_envs=3, number=1)),
@@ -213,10 +230,12 @@ def test_environments_players_restarts_and_runs_have_seeds_of_their_own():
     assert tags(make_player(num_envs=3)) == drawn[:3]
 
 
-def test_playing_depends_on_seed_number_and_incarnation_alone():
+def test_actions_depend_on_seed_number_and_incarnation_only():
+    """Actions depend on seed, number and incarnation only."""
     weights = to_arrays(make_player().policy)
 
     def actions(global_seed, **which):
+        """Return the actions of a player."""
         player = make_player(num_envs=4, kwargs={"lengths": [50]}, **which)
         torch.manual_seed(global_seed)
         np.random.seed(global_seed)
@@ -229,20 +248,22 @@ def test_playing_depends_on_seed_number_and_incarnation_alone():
     assert all(other != actions(1) for other in others)
 
 
-def test_fragments_say_whose_they_are_and_what_played_them(player):
-    assert collect(make_player(), 1)[0].version == -1  # no weights were given yet
+def test_fragments_name_their_player_and_weights(player):
+    """Fragments have their player, sequence number and weights version."""
+    assert collect(make_player(), 1)[0].version == -1  # no weights yet
     weights = {name: np.zeros_like(values) for name, values in to_arrays(player.policy).items()}
     info, fragment = player.collect(2, weights, 7, "explore")
     assert info.version == 7
     assert (fragment.player, fragment.incarnation, fragment.sequence) == (0, 0, 0)
-    assert fragment.rows["logprob"][:2] == pytest.approx(np.log(0.5))  # zero weights play both actions alike
+    assert fragment.rows["logprob"][:2] == pytest.approx(np.log(0.5))  # zero weights: both actions are equally likely
     info, fragment = player.collect(2, None, 8, "explore")
     assert (info.version, fragment.sequence) == (7, 1)
 
 
 def test_weights_are_copied(player):
+    """Weights are copied."""
     weights = to_arrays(player.policy)
-    weights["network.0.bias"].flags.writeable = False  # as they come out of the object store
+    weights["network.0.bias"].flags.writeable = False  # as in the object store
     player.collect(1, weights, 0, "explore")
     weights["network.0.weight"][:] = 77
     assert not (player.policy.get_parameter("network.0.weight") == 77).any()
@@ -262,10 +283,11 @@ def test_weights_are_copied(player):
         ("matrix", [[-1.0, 0.0, 0.5, 9.0], [0.0] * 4], [[-3, 0, 1.5, 3], [0] * 4]),
     ],
 )
-def test_actions_reach_the_environment_in_its_own_terms(kind, chosen, received):
+def test_actions_are_converted_for_the_environment(kind, chosen, received):
+    """Actions are converted to the environment's action space."""
     player = make_player("Echo-v0", kwargs={"kind": kind})
     action = np.array(chosen, np.int64 if "discrete" in kind else np.float32)
-    acting(player, torch.from_numpy(action))
+    with_constant_action(player, torch.from_numpy(action))
     rows = collect(player, 2)[1]
     assert rows["action"][0].tolist() == chosen  # stored as the agent chose it
     assert rows["obs"][1].tolist() == received
@@ -274,20 +296,23 @@ def test_actions_reach_the_environment_in_its_own_terms(kind, chosen, received):
 
 @pytest.mark.parametrize("kind", Echo.SPACES)
 @pytest.mark.parametrize("mode", ["explore", "greedy"])
-def test_every_kind_of_action_is_played(kind, mode):
+def test_every_kind_of_action_space_works(kind, mode):
+    """Every kind of action space works."""
     player = make_player("Echo-v0", kwargs={"kind": kind})
-    info, _ = player.collect(20, None, 0, mode)  # Echo refuses what is not in its space
+    info, _ = player.collect(20, None, 0, mode)  # Echo raises for actions outside its space
     assert info.policy_steps == 40
 
 
 def test_a_scaled_action_stays_within_the_bounds():
+    """A scaled action stays within the bounds."""
     space = gymnasium.spaces.Box(np.array([-0.3], np.float32), np.array([0.7], np.float32))
     transform = ActionTransform(space)
     for action in (-1.0, 1.0):
         assert space.contains(transform(np.array([[action]], np.float32))[0])
 
 
-def test_warm_up_is_uniform_over_the_environments_bounds():
+def test_random_actions_are_uniform_within_the_bounds():
+    """Random actions are uniform within the environment's bounds."""
     player = make_player("Echo-v0", algo="sac", num_envs=1, kwargs={"kind": "bounded"})
     _, rows = collect(player, 2000, "random")
     received = rows["obs"][1:, 0]
@@ -298,10 +323,10 @@ def test_warm_up_is_uniform_over_the_environments_bounds():
 # -------------------------------------------------------------------------------------------------- failures
 
 
-@pytest.mark.filterwarnings("ignore:.*ERROR")  # async workers say that they failed
+@pytest.mark.filterwarnings("ignore:.*ERROR")  # async workers log their failure
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize(
-    ("where", "after", "told"),
+    ("where", "after", "expected"),
     [
         ("reset", 0, "reset: RuntimeError: broken reset"),
         ("step", 0, "step 0: RuntimeError: broken step"),
@@ -309,30 +334,34 @@ def test_warm_up_is_uniform_over_the_environments_bounds():
         ("reset", 1, "step 3: RuntimeError: broken reset"),
     ],
 )
-def test_a_failing_environment_is_named(vectorization, where, after, told):
+def test_a_failing_environment_is_named(vectorization, where, after, expected):
+    """The error names environment, player and step."""
     kwargs = {"where": where, "after": after, "lengths": [3]}
     player = make_player("Raising-v0", number=4, vectorization=vectorization, kwargs=kwargs)
     with pytest.raises(EnvFailedError) as caught:
         for _ in range(3):
             collect(player, 4)
-    assert str(caught.value) == f"tests.helpers.envs:Raising-v0 of player 4 raised in {told}"
+    assert str(caught.value) == f"tests.helpers.envs:Raising-v0 of player 4 raised in {expected}"
     assert "Traceback" in caught.value.trace and f"broken {where}" in caught.value.trace
     player.close()
 
 
-def test_a_failing_evaluation_is_told_as_one():
+def test_the_error_of_an_evaluation_names_it():
+    """The error of a failed evaluation says so."""
     player = make_player("Raising-v0", kwargs={"where": "step", "after": 1})
     with pytest.raises(EnvFailedError, match="player 0 raised in evaluation: RuntimeError: broken step"):
         player.evaluate(to_arrays(player.policy), 2)
 
 
-def test_a_vector_environment_that_resets_within_the_step_is_refused():
+def test_same_step_reset_is_rejected():
+    """A native vector environment with same-step reset is rejected."""
     config = resolved("SameStep-v0").config.env.model_copy(update={"vectorization": "native"})
     with pytest.raises(EnvSettingsError, match=r"SAME_STEP.*use sync or async"):
         make_vector_env(config)
 
 
-def test_a_vector_environment_that_shows_something_else_is_refused():
+def test_other_observations_of_a_native_vector_are_rejected():
+    """A native vector environment with other observations is rejected."""
     with pytest.raises(
         ConfigError, match=r"native: tests\.helpers\.envs:Other-v0 has observations Box.*\(7,\).*use sync or async"
     ):
@@ -342,8 +371,11 @@ def test_a_vector_environment_that_shows_something_else_is_refused():
 # ------------------------------------------------------------------------------------------------ evaluation
 
 
-def test_evaluating_does_not_disturb_playing():
+def test_evaluation_does_not_change_collection():
+    """An evaluation doesn't change the collected rows."""
+
     def play(evaluate):
+        """Return two fragments, with or without an evaluation in between."""
         player = make_player(num_envs=2, kwargs={"lengths": [4]})
         first = collect(player, 3)[1]
         if evaluate:
@@ -356,7 +388,8 @@ def test_evaluating_does_not_disturb_playing():
     assert play(evaluate=True) == play(evaluate=False)
 
 
-def test_evaluate_plays_the_given_weights():
+def test_evaluation_uses_the_given_weights():
+    """An evaluation uses the given weights."""
     player = make_player(kwargs={"lengths": [2]})
     weights = {name: np.zeros_like(values) for name, values in to_arrays(player.policy).items()}
     weights["network.2.bias"][1] = 1.0  # always action 1

@@ -1,4 +1,4 @@
-"""A shard of the replay."""
+"""Test a replay shard."""
 
 import subprocess
 import sys
@@ -24,6 +24,7 @@ print(sorted({"torch", "tensordict", "lightning"} & set(sys.modules)))
 """
 
 
-def test_it_serves_without_torch_which_takes_seconds_to_load(tmp_path):
+def test_a_shard_does_not_import_torch(tmp_path):
+    """A shard imports neither Torch, tensordict nor lightning, which take seconds to load."""
     done = subprocess.run([sys.executable, "-c", SERVES, str(tmp_path / "saved")], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr

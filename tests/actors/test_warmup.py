@@ -1,4 +1,4 @@
-"""What is compiled on made-up data serves what comes, and a learner that has rehearsed is as one that has not."""
+"""Test that the warm-up compiles the graph of real updates and leaves the learner unchanged."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ RUNS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory):
-    """Where these tests keep what they compile."""
+    """Yield the folder of the compilation cache."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("SHEEPRL_CACHE", str(folder))
@@ -43,6 +43,7 @@ def folder(tmp_path_factory):
 
 
 def checked(algo, env, buffer):
+    """Return the checked configuration of a run."""
     tree = {
         "algo": algo,
         "env": {"id": env, "num_envs": 2},
@@ -55,7 +56,7 @@ def checked(algo, env, buffer):
 
 
 def real_blocks(config, spaces, learner):
-    """`order` and blocks of an update, of what two players played, by way of the replay and the object store."""
+    """Return `order` and blocks of an update, collected by two players and stored in the replay."""
     shards = [build_replay(config, shard, config.buffer.shards) for shard in range(config.buffer.shards)]
     _, weights = learner.weights()
     for number in range(2):
@@ -71,15 +72,16 @@ def real_blocks(config, spaces, learner):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", RUNS)
-def test_a_rehearsed_learner_has_compiled_what_it_needs_and_learns_the_same(fabric, monkeypatch, folder, which):
+def test_a_warmed_up_learner_has_compiled_and_learns_the_same(fabric, monkeypatch, folder, which):
+    """After a warm-up, updates don't compile and give the same parameters."""
     found = checked(*RUNS[which])
     plain, warmed_up = (Learner(found.config, found.spaces, fabric) for _ in range(2))
     made, make = [], CompiledSteps._make
     monkeypatch.setattr(CompiledSteps, "_make", lambda self, *args: made.append(self) or make(self, *args))
-    before, kept = warmed_up.snapshot()[1], len(list(folder.rglob("*.pt2")))
+    before, stored = warmed_up.snapshot()[1], len(list(folder.rglob("*.pt2")))
     warmed_up.warm_up()
     assert len(made) == 1
-    new = len(list(folder.rglob("*.pt2"))) - kept  # two shards need the same library as one
+    new = len(list(folder.rglob("*.pt2"))) - stored  # two shards need the same library as one
     np.testing.assert_array_equal(warmed_up.snapshot()[1], before)
     order, blocks = real_blocks(found.config, found.spaces, plain)
     (info, writes), (expected, expected_writes) = (
@@ -95,12 +97,14 @@ def test_a_rehearsed_learner_has_compiled_what_it_needs_and_learns_the_same(fabr
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_with_dummy_data_is_told_and_does_no_harm(fabric, monkeypatch):
+def test_a_failed_warm_up_is_reported_and_harmless(fabric, monkeypatch):
+    """A failed warm-up is reported and leaves the learner unchanged."""
     found = checked(*RUNS["sac"])
     learner = Learner(found.config, found.spaces, fabric)
     before = learner.snapshot()[1]
 
     def dummy_rows(config, algorithm):
+        """Return rows with rewards whose squares overflow."""
         rows = make(config, algorithm)
         rows["reward"][:] = 1e30  # its square isn't a finite number
         return rows
@@ -112,5 +116,8 @@ def test_what_goes_wrong_with_dummy_data_is_told_and_does_no_harm(fabric, monkey
     monkeypatch.undo()
     order, blocks = real_blocks(found.config, found.spaces, learner)
     info, _ = learner.update(STEPS, 0.5, order, *blocks)
-    assert "couldn't be compiled before there was data: Loss/value_loss is inf" in info.notes[0]
+    assert (
+        "the warm-up on dummy data failed; the first update compiles gradient steps: Loss/value_loss is inf"
+        in info.notes[0]
+    )
     assert info.gradient_steps == STEPS

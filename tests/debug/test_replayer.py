@@ -1,4 +1,4 @@
-"""Recorded runs, played again: the same bit for bit, or it is said where they differ."""
+"""Test the re-execution of recorded runs: it is bit-identical, or it names the first difference."""
 
 import json
 import os
@@ -17,28 +17,31 @@ from tests.helpers.runs import lines, ray_session, run, saved
 RECORDED = ("log.record=true", "players.num=2", "run.total_steps=300")
 
 
-def replayed(folder, **options):
-    return replay_run(str(folder), say=lambda text: None, **options)
+def re_execute(folder, **options):
+    """Re-execute a record."""
+    return replay_run(str(folder), report=lambda text: None, **options)
 
 
 @pytest.fixture(scope="module")
 def session():
+    """Yield a Ray session."""
     with ray_session(cpus=5):
         yield
 
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    """A small run that was recorded."""
+    """Return the folder of a small recorded run."""
     folder = tmp_path_factory.mktemp("recorded") / "run"
     run(folder, "sac", *RECORDED)
     return folder
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", pytest.param("sac", marks=pytest.mark.slow)])
-def test_a_run_is_the_same_again(tmp_path, algorithm):
+def test_a_re_execution_equals_the_run(tmp_path, algorithm):
+    """A re-execution equals the run."""
     run(tmp_path / "run", algorithm, *RECORDED, "run.total_steps=600")
-    again = replayed(tmp_path / "run", out=str(tmp_path / "agent.pt"))
+    again = re_execute(tmp_path / "run", out=str(tmp_path / "agent.pt"))
     end = lines(tmp_path / "run")[-1]
     assert again.difference is None
     assert again.gradient_steps == end["gradient_steps"] > 0
@@ -46,22 +49,24 @@ def test_a_run_is_the_same_again(tmp_path, algorithm):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_the_same_again(tmp_path):
+def test_a_re_execution_equals_a_resumed_run(tmp_path):
+    """A re-execution equals a resumed run."""
     folder = tmp_path / "run"
     run(folder, "sac", *RECORDED, "run.total_steps=150")
     run(folder, "sac", *RECORDED, "run.resume=true")
-    again = replayed(folder)
+    again = re_execute(folder)
     assert again.difference is None and again.gradient_steps == saved(folder)["gradient_steps"]
 
 
-def test_it_stops_where_it_is_told(record):
-    again = replayed(record, until_step=100)
+def test_it_stops_after_the_given_step(record):
+    """A re-execution stops after the given gradient step."""
+    again = re_execute(record, until_step=100)
     assert again.difference is None
     assert 100 <= again.gradient_steps < 200
 
 
 def changed(record, folder, change):
-    """A copy of a record in which one line is another one."""
+    """Return a copy of a record with a changed line."""
     folder.mkdir()
     for name in ("config.yaml", RECORD):
         (folder / name).write_bytes((record / name).read_bytes())
@@ -71,52 +76,60 @@ def changed(record, folder, change):
     return number + 1
 
 
-def test_a_loss_that_differs_is_found(record, tmp_path):
+def test_a_different_loss_is_detected(record, tmp_path):
+    """A different loss is detected."""
+
     def change(events):
+        """Change a loss."""
         updates = {event[1] for event in events if event[0] == "pair" and event[3] == "update"}
         number, answer = [(n, e) for n, e in enumerate(events) if e[0] == "answer" and e[1] in updates][2]
         answer[3]["metrics"]["Loss/value_loss"] += 1e-9
         return next(n for n, event in enumerate(events) if event[0] == "pair" and event[1] == events[number][1])
 
     line = changed(record, tmp_path / "other", change)
-    difference = replayed(tmp_path / "other").difference
+    difference = re_execute(tmp_path / "other").difference
     assert f"{RECORD}:{line}: `update` of learner" in difference and "metrics.Loss/value_loss was" in difference
 
 
-def test_another_order_of_the_adds_is_found(record, tmp_path):
+def test_a_different_order_of_additions_is_detected(record, tmp_path):
+    """A different order of additions is detected."""
+
     def change(events):
+        """Swap two additions."""
         adds = [number for number, event in enumerate(events) if event[0] == "call" and event[3] == "add"]
         one, other = (events[number] for number in adds[8:10])
         one[4], other[4] = other[4], one[4]
         return adds[8]
 
     changed(record, tmp_path / "other", change)
-    assert replayed(tmp_path / "other").difference is not None
+    assert re_execute(tmp_path / "other").difference is not None
 
 
-def test_a_line_that_was_torn_by_a_kill_is_left_out(record, tmp_path):
+def test_an_incomplete_last_line_is_ignored(record, tmp_path):
+    """An incomplete last line is ignored."""
     changed(record, tmp_path / "torn", lambda events: 0)
     path = tmp_path / "torn" / RECORD
     path.write_bytes(path.read_bytes()[:-30])
-    assert replayed(tmp_path / "torn").difference is None
+    assert re_execute(tmp_path / "torn").difference is None
 
 
-def test_a_run_that_was_not_recorded_says_what_would_work(tmp_path):
+def test_a_run_without_a_record_names_the_setting(tmp_path):
+    """The error for a run without a record names the setting."""
     run(tmp_path / "run", "sac", "run.total_steps=60")
     with pytest.raises(ConfigError, match=r"log\.record=true"):
-        replayed(tmp_path / "run")
+        re_execute(tmp_path / "run")
     with pytest.raises(ConfigError, match="no such folder"):
-        replayed(tmp_path / "nothing")
+        re_execute(tmp_path / "nothing")
 
 
 def steps_of(folder):
-    """Policy steps by the newest line of metrics."""
+    """Return the policy steps of the newest metrics line."""
     written = lines(folder) if (folder / "metrics.jsonl").exists() else []
     return max((line.get("step", 0) for line in written), default=0)
 
 
 def kill_in_turn(folder, actors):
-    """Kill one process after the other, each once the run has gone on since the last; by name of the actor's class."""
+    """Kill one process after another, by its actor's class, each once the run has progressed."""
     done = 0
     for name in actors:
         while steps_of(folder) < done + 60:
@@ -128,7 +141,8 @@ def kill_in_turn(folder, actors):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("memmap", ["false", "true"])
-def test_a_run_in_which_everybody_died_is_the_same_again(tmp_path, session, memmap):
+def test_a_re_execution_equals_a_run_with_deaths(tmp_path, session, memmap):
+    """A re-execution equals a run in which workers of all roles died."""
     folder = tmp_path / "run"
     overrides = ["run.mode=decoupled", "run.max_staleness=1", "buffer.shards=2", f"buffer.memmap={memmap}"]
     overrides += ["log.every=1", "checkpoint.every=100", "run.total_steps=1500", "checkpoint.snapshot_every=50"]
@@ -138,13 +152,13 @@ def test_a_run_in_which_everybody_died_is_the_same_again(tmp_path, session, memm
     killing.join()
     last = [line for line in lines(folder) if "Players/restarts" in line][-1]
     assert (last["Buffer/restarts"], last["Trainer/restarts"], last["Players/restarts"]) == (1, 1, 1)
-    again = replayed(folder)
+    again = re_execute(folder)
     assert again.difference is None
     assert again.gradient_steps == lines(folder)[-1]["gradient_steps"]
 
 
 def is_ours(pid, actor):
-    """Whether a process is an actor of this program's Ray."""
+    """Return whether a process is an actor of this program's Ray session."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             if not file.read().startswith(f"ray::{actor}".encode()):

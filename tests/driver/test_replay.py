@@ -1,4 +1,4 @@
-"""Several shards of the replay against one, over objects of this process."""
+"""Compare a replay of several shards with one of a single shard, in one process, and test lost shards."""
 
 import asyncio
 import tempfile
@@ -22,7 +22,7 @@ BATCH = 8
 
 
 def fragment(player, sequence, rows, first=0, incarnation=0):
-    """Rows of one environment whose observations are `first`, `first + 1` and so on."""
+    """Return rows of one environment with the observations `first`, `first + 1` and so on."""
     shape = (rows + 1, 1)
     obs = np.arange(first, first + rows + 1, dtype=np.float64).reshape(*shape, 1)
     flags = np.zeros(shape, np.bool_)
@@ -32,7 +32,7 @@ def fragment(player, sequence, rows, first=0, incarnation=0):
 
 
 def make(shards=1, sampler=None, capacity=1000, seed=0):
-    """The replays, and all of them as one."""
+    """Return the shards and their client."""
     replays = [
         Replay(ReplayBuffer(capacity, sampler or Transitions(), seed + number), BATCH, number, shards)
         for number in range(shards)
@@ -41,19 +41,20 @@ def make(shards=1, sampler=None, capacity=1000, seed=0):
 
 
 def add(shards, *fragments):
-    """Why each wasn't taken."""
+    """Add fragments; return the error of each."""
     return list(asyncio.run(shards.add({each.player: LocalRef(each) for each in fragments})).values())
 
 
 def sample(shards, steps, first=0):
-    """A chunk of batches, as the learner makes it of the shards' blocks; with the chunk."""
+    """Return the batches that the learner makes of the blocks, and the chunk."""
     chunk = shards.request(first, steps, progress=0.0)
     assert asyncio.run(shards.wait_for(chunk))
     blocks = [ref.get() for ref in chunk.blocks]
     return (blocks[0] if chunk.order is None else join_parts(blocks, chunk.order, steps)), chunk
 
 
-def test_players_are_shared_out_over_the_shards():
+def test_players_are_distributed_over_the_shards():
+    """Players are distributed over the shards."""
     replays, shards = make(3)
     add(shards, *(fragment(player, 0, rows=player + 1) for player in range(5)))
     assert [len(replay.buffer) for replay in replays] == [1 + 4, 2 + 5, 3]
@@ -62,7 +63,8 @@ def test_players_are_shared_out_over_the_shards():
 
 
 @pytest.mark.parametrize("sampler", [Transitions(), Sequences(3), Sequences(3, context=True)])
-def test_batches_have_the_shapes_of_one_buffers(sampler):
+def test_batches_have_the_shapes_of_one_buffer(sampler):
+    """Batches of several shards have the shapes of one buffer's."""
     blocks = []
     for count in (1, 2):
         _, shards = make(count, sampler)
@@ -73,9 +75,9 @@ def test_batches_have_the_shapes_of_one_buffers(sampler):
         name: (v.shape, v.dtype) for name, v in several.items()
     }
     if isinstance(sampler, Sequences):
-        steps = np.diff(several["obs"][..., 0], axis=1)  # rows of a sequence stay together, in their order
+        steps = np.diff(several["obs"][..., 0], axis=1)  # rows of a sequence stay together and in order
         assert (steps[:, int(sampler.context) :] == 1).all() and (steps >= 0).all()
-        own = several["index"] // 2 + 100 * (several["index"] % 2)  # of player 1, who is in shard 1, from 100 on
+        own = several["index"] // 2 + 100 * (several["index"] % 2)  # observations of player 1 in shard 1 start at 100
         assert (several["obs"][..., 0] == own).all()
 
 
@@ -84,19 +86,22 @@ CHI_SQUARE_0_999 = {59: 98.3, 7: 24.3}
 
 
 def chi_square(counts):
+    """Return the chi-square statistic of equal frequencies."""
     expected = counts.sum() / len(counts)
     return float(((counts - expected) ** 2 / expected).sum())
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_samples_are_uniform_over_shards_that_are_filled_very_differently(shards):
+def test_samples_are_uniform_over_shards_of_different_sizes(shards):
+    """Samples are uniform over shards of different sizes."""
     _, replay = make(shards)
     add(replay, fragment(0, 0, 48), fragment(1, 0, 1, first=48), fragment(2, 0, 11, first=49))
     drawn = np.concatenate([sample(replay, 16, first)[0]["obs"].flatten() for first in range(0, 16 * 60, 16)])
     assert chi_square(np.bincount(drawn.astype(int), minlength=60)) < CHI_SQUARE_0_999[59]
 
 
-def test_every_place_of_a_batch_is_drawn_from_the_union():
+def test_each_position_of_a_batch_samples_from_all_shards():
+    """Each position of a batch samples from all shards alike."""
     # How often the small shard serves a place doesn't depend on the place.
     _, replay = make(2)
     add(replay, fragment(0, 0, 60), fragment(1, 0, 20, first=60))
@@ -107,7 +112,8 @@ def test_every_place_of_a_batch_is_drawn_from_the_union():
     assert chi_square(by_place) / 0.75 < CHI_SQUARE_0_999[7]
 
 
-def test_how_many_samples_a_batch_has_of_a_shard_varies_as_independent_draws_do():
+def test_samples_per_shard_have_the_variance_of_independent_draws():
+    """A shard's number of samples per batch has the variance of independent draws."""
     _, replay = make(2)
     add(replay, fragment(0, 0, 60), fragment(1, 0, 60, first=60))
     drawn = np.concatenate([sample(replay, 4, first)[0]["obs"][..., 0] for first in range(0, 4 * 250, 4)])
@@ -116,7 +122,8 @@ def test_how_many_samples_a_batch_has_of_a_shard_varies_as_independent_draws_do(
     assert np.corrcoef(counts[:-1], counts[1:])[0, 1] == pytest.approx(0, abs=0.12)
 
 
-def test_what_is_drawn_follows_from_the_gradient_step():
+def test_the_gradient_step_determines_the_samples():
+    """The gradient step determines the samples."""
     drawn = []
     for first in (0, 64, 0):
         _, replay = make(2)
@@ -126,7 +133,8 @@ def test_what_is_drawn_follows_from_the_gradient_step():
     assert (drawn[0] != drawn[1]).any()
 
 
-def test_writes_reach_the_shard_that_holds_the_row():
+def test_values_are_written_to_the_owning_shard():
+    """Values are written to the shard that owns the row."""
     replays, shards = make(3)
     add(shards, fragment(0, 0, 30), fragment(1, 0, 30, first=100), fragment(2, 0, 30, first=200))
     block, chunk = sample(shards, steps=1)
@@ -146,14 +154,17 @@ class Remembering(ReplayBuffer):
 
     @property
     def total_priority(self):
+        """Sum of the priorities."""
         return 10.0 * len(self.given) + 1.0
 
     def update_priorities(self, index, priorities):
+        """Record priorities."""
         self.given += tuple(zip(index.tolist(), priorities.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("sampler", [Transitions(), Sequences(3)])
-def test_priorities_are_those_of_a_samples_last_row(sampler):
+def test_priorities_belong_to_the_last_row(sampler):
+    """Priorities are written for the last row of a sample."""
     buffers = [Remembering(100, sampler, number, prioritized=Prioritized()) for number in range(2)]
     replays = [Replay(buffer, BATCH, number, 2) for number, buffer in enumerate(buffers)]
     shards = ReplayClient([LocalHandle(replay) for replay in replays], BATCH)
@@ -169,13 +180,14 @@ def test_priorities_are_those_of_a_samples_last_row(sampler):
 
 
 def test_samples_follow_the_priorities_of_all_shards():
+    """Samples follow the priorities of all shards."""
     prioritized = Prioritized(alpha=1.0, beta=1.0)
     buffers = [ReplayBuffer(1000, seed=number, prioritized=prioritized) for number in range(2)]
     shards = ReplayClient(
         [LocalHandle(Replay(buffer, BATCH, number, 2)) for number, buffer in enumerate(buffers)], BATCH
     )
     add(shards, fragment(0, 0, 40), fragment(1, 0, 20, first=40))
-    rows = np.concatenate([np.arange(40) * 2, np.arange(20) * 2 + 1])  # as `index` names them
+    rows = np.concatenate([np.arange(40) * 2, np.arange(20) * 2 + 1])  # numbered as in `index`
     _, chunk = sample(shards, steps=4)
     priority = 1.0 + np.arange(60) % 3
     asyncio.run(shards.write_back(chunk, LocalRef([Write(rows, {}, priority)])))
@@ -188,6 +200,7 @@ def test_samples_follow_the_priorities_of_all_shards():
 
 
 def test_late_writes_are_counted():
+    """Writes to overwritten rows are counted."""
     replays, shards = make(1, capacity=10)
     add(shards, fragment(0, 0, 10))
     block, chunk = sample(shards, steps=1)
@@ -197,7 +210,8 @@ def test_late_writes_are_counted():
     assert not replays[0].buffer.storage.rows["note"].any()
 
 
-def test_a_refused_fragment_is_told_of_and_the_others_are_taken():
+def test_a_refused_fragment_is_reported_and_others_are_added():
+    """A refused fragment is reported and the others are added."""
     _, shards = make(2)
     bad = fragment(0, 0, 5)
     bad.rows["reward"][3] = np.nan
@@ -209,6 +223,7 @@ def test_a_refused_fragment_is_told_of_and_the_others_are_taken():
 
 
 def test_importance_of_sequences_stays_with_them():
+    """Importance weights stay with their sequences."""
     rng = np.random.default_rng(0)
     parts = []
     for shard, count in enumerate((5, 7)):
@@ -223,18 +238,21 @@ def test_importance_of_sequences_stays_with_them():
 
 
 class Mortal(LocalHandle):
-    """Once `alive` is taken away, whatever it is asked fails."""
+    """Handle whose calls fail once `alive` is false."""
 
     alive = True
 
     def call(self, method, *args):
+        """Call the object or fail."""
         return super().call(method, *args) if self.alive else LocalRef(error=LostError("it died"))
 
 
 def make_mortal(count, on_loss=None):
+    """Return mortal shards, their client and the replaced shards."""
     made = []
 
     def make_shard(number, incarnation):
+        """Make a shard that replaces a lost one."""
         made.append((number, incarnation))
         return Mortal(Replay(ReplayBuffer(1000, seed=number), BATCH, number, count))
 
@@ -245,13 +263,14 @@ def make_mortal(count, on_loss=None):
     return shards, made
 
 
-def test_what_a_lost_shard_owed_is_drawn_from_the_others():
+def test_other_shards_sample_the_part_of_a_lost_one():
+    """Other shards sample the part of a lost one."""
     losses = []
     shards, made = make_mortal(3, lambda number, error: losses.append((number, str(error))))
     add(shards, *(fragment(player, 0, 30, first=100 * player) for player in range(3)))
     before = shards.request(0, 4, 0.0)
     shards.handles[1].alive = False
-    assert asyncio.run(shards.wait_for(before))  # that had been drawn already
+    assert asyncio.run(shards.wait_for(before))  # sampled before the loss
     block, chunk = sample(shards, 4, first=4)
     assert losses == [(1, "it died")] and made == [(1, 1)]
     assert block["obs"].shape == (4, BATCH, 1)
@@ -260,7 +279,8 @@ def test_what_a_lost_shard_owed_is_drawn_from_the_others():
     assert shards.size == 60
 
 
-def test_a_fragment_that_a_shard_died_of_goes_to_the_next_one():
+def test_a_failed_addition_is_repeated_on_the_new_shard():
+    """A fragment whose addition failed is added to the new shard."""
     shards, made = make_mortal(2, lambda number, error: None)
     add(shards, fragment(0, 0, 30), fragment(1, 0, 30))
     shards.handles[0].alive = False
@@ -270,7 +290,8 @@ def test_a_fragment_that_a_shard_died_of_goes_to_the_next_one():
     assert shards.handles[0].target.buffer.available == 60
 
 
-def test_a_chunk_is_given_up_when_nobody_can_serve_it():
+def test_a_chunk_is_lost_if_no_shard_can_serve_it():
+    """A chunk is lost if no shard can serve it."""
     shards, _ = make_mortal(1, lambda number, error: None)
     add(shards, fragment(0, 0, 30))
     shards.handles[0].alive = False
@@ -278,7 +299,8 @@ def test_a_chunk_is_given_up_when_nobody_can_serve_it():
     assert not shards.is_ready and shards.size == 0
 
 
-def test_a_shard_that_nobody_can_replace_ends_the_run():
+def test_an_irreplaceable_shard_ends_the_run():
+    """The loss of a shard that can't be replaced ends the run."""
     _, shards = make(2)
     shards.handles[0] = Mortal(None)
     shards.handles[0].alive = False
@@ -286,7 +308,8 @@ def test_a_shard_that_nobody_can_replace_ends_the_run():
         add(shards, fragment(0, 0, 5), fragment(1, 0, 5))
 
 
-def test_a_lost_shard_that_was_never_saved_is_saved_empty_and_all_are_loaded(tmp_path):
+def test_an_empty_new_shard_is_saved_and_loaded(tmp_path):
+    """A new shard without a checkpoint is saved empty and can be loaded."""
     shards, made = make_mortal(2, lambda number, error: None)
     add(shards, fragment(0, 0, 30), fragment(1, 0, 20))
     shards.handles[0].alive = False
@@ -302,44 +325,47 @@ def test_a_lost_shard_that_was_never_saved_is_saved_empty_and_all_are_loaded(tmp
 
 
 def make_saved(tmp_path, count=2):
-    """Shards of which a checkpoint was written, and some rows were added since; with what they tell."""
-    told = []
+    """Return shards with a checkpoint and newer rows, the replaced shards and the reports of restored ones."""
+    reports = []
     shards, made = make_mortal(count, lambda number, error: None)
-    shards.on_back = lambda number, lost, error: told.append((number, lost, str(error or "")))
+    shards.on_back = lambda number, lost, error: reports.append((number, lost, str(error or "")))
     shards.newest_save = lambda: str(tmp_path / "saved")
     add(shards, *(fragment(player, 0, 30, first=100 * player) for player in range(count)))
     asyncio.run(shards.save(str(tmp_path / "saved")))
     add(shards, *(fragment(player, 1, 10, first=100 * player + 30) for player in range(count)))
-    return shards, made, told
+    return shards, made, reports
 
 
-def test_a_lost_shard_comes_back_with_the_rows_of_the_checkpoint(tmp_path):
-    shards, made, told = make_saved(tmp_path)
+def test_a_new_shard_restores_the_rows_of_the_checkpoint(tmp_path):
+    """A new shard restores the rows of the checkpoint."""
+    shards, made, reports = make_saved(tmp_path)
     assert shards.added == 80
     shards.handles[0].alive = False
     assert add(shards, fragment(0, 2, 5, first=40), fragment(1, 2, 5, first=140)) == [None, None]
-    assert made == [(0, 1)] and told == [(0, 10, "")]
+    assert made == [(0, 1)] and reports == [(0, 10, "")]
     assert [status.size for status in shards.statuses] == [35, 45]
     assert shards.added == 80  # and 10 more were added, and 10 lost
     storage = shards.handles[0].target.buffer.storage
     obs = storage.rows["obs"][:35, 0]
     assert obs.tolist() == [*range(30), *range(40, 45)]
     after = storage.get("obs", storage.follow(np.arange(35)))[:, 0]
-    assert (after == obs + 1).all()  # nothing was joined to what came before the rows that are lost
+    assert (after == obs + 1).all()  # no sequence spans the lost rows
 
 
-def test_who_waits_for_samples_of_a_lost_shard_gets_them_of_what_it_is_restored_to(tmp_path):
-    shards, made, told = make_saved(tmp_path, count=1)
+def test_pending_samples_come_from_the_restored_shard(tmp_path):
+    """Pending samples of a lost shard come from the restored one."""
+    shards, made, reports = make_saved(tmp_path, count=1)
     shards.handles[0].alive = False
     chunk = shards.request(0, 4, 0.0)
     assert asyncio.run(shards.wait_for(chunk))
-    assert made == [(0, 1)] and told == [(0, 10, "")]
+    assert made == [(0, 1)] and reports == [(0, 10, "")]
     assert {part.handle for part in chunk.parts} == {shards.handles[0]}
     assert chunk.order is None and [ref.get()["obs"].shape for ref in chunk.blocks] == [(4, BATCH, 1)]
     assert shards.size == 30
 
 
-def test_a_restored_shard_draws_anew(tmp_path):
+def test_a_restored_shard_has_a_new_generator(tmp_path):
+    """A restored shard has a new generator."""
     drawn = []
     for dies in (False, True):
         shards, *_ = make_saved(tmp_path / str(dies), count=1)
@@ -349,28 +375,31 @@ def test_a_restored_shard_draws_anew(tmp_path):
     assert (drawn[0] != drawn[1]).any()
 
 
-def test_a_checkpoint_that_cannot_be_read_is_told_of_and_the_shard_begins_empty(tmp_path):
-    shards, made, told = make_saved(tmp_path)
+def test_a_damaged_checkpoint_is_reported_and_the_shard_starts_empty(tmp_path):
+    """A damaged checkpoint is reported and the shard starts empty."""
+    shards, made, reports = make_saved(tmp_path)
     damaged = next((tmp_path / "saved" / "shard_0").glob("*.bin"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     shards.handles[0].alive = False
     assert add(shards, fragment(0, 2, 5), fragment(1, 2, 5)) == [None, None]
     assert made == [(0, 1), (0, 2)]
-    assert [(number, lost) for number, lost, _ in told] == [(0, 40)] and damaged.name in told[0][2]
+    assert [(number, lost) for number, lost, _ in reports] == [(0, 40)] and damaged.name in reports[0][2]
     assert [status.size for status in shards.statuses] == [5, 45]
 
 
-def test_a_checkpoint_that_was_replaced_meanwhile_is_left_for_the_newer_one(tmp_path):
-    shards, made, told = make_saved(tmp_path)
+def test_the_newer_checkpoint_is_restored_if_the_older_is_deleted(tmp_path):
+    """A shard restores the newer checkpoint if the older one was deleted."""
+    shards, made, reports = make_saved(tmp_path)
     asyncio.run(shards.save(str(tmp_path / "newer")))
     answers = [str(tmp_path / "removed"), str(tmp_path / "newer")]
     shards.newest_save = lambda: answers.pop(0) if len(answers) > 1 else answers[0]
     shards.handles[0].alive = False
     assert add(shards, fragment(0, 2, 5), fragment(1, 2, 5)) == [None, None]
-    assert made == [(0, 1), (0, 2)] and told == [(0, 0, "")]
+    assert made == [(0, 1), (0, 2)] and reports == [(0, 0, "")]
 
 
-def test_counts_of_a_lost_shard_are_neither_lost_nor_doubled(tmp_path):
+def test_counts_of_a_lost_shard_count_once(tmp_path):
+    """Counts of a lost shard count once."""
     shards, *_ = make_saved(tmp_path)
     add(shards, fragment(0, 1, 10))  # a second time
     asyncio.run(shards.save(str(tmp_path / "later")))
@@ -382,26 +411,30 @@ def test_counts_of_a_lost_shard_are_neither_lost_nor_doubled(tmp_path):
     assert shards.counts["repeated"] == 2
 
 
-def test_a_successor_that_dies_is_restored_in_its_turn(tmp_path):
-    shards, made, told = make_saved(tmp_path)
+def test_a_replacement_that_dies_is_restored(tmp_path):
+    """A replacement that dies is restored as well."""
+    shards, made, reports = make_saved(tmp_path)
     make_shard = shards.make_shard
 
-    def make_one_that_dies_first(number, incarnation):
+    def make_shard_that_dies_first(number, incarnation):
+        """Make a shard that dies if it is the first."""
         made_now = make_shard(number, incarnation)
         made_now.alive = incarnation != 1
         return made_now
 
-    shards.make_shard = make_one_that_dies_first
+    shards.make_shard = make_shard_that_dies_first
     shards.handles[0].alive = False
     assert add(shards, fragment(0, 2, 5), fragment(1, 2, 5)) == [None, None]
-    assert made == [(0, 1), (0, 2)] and told == [(0, 10, "")]
+    assert made == [(0, 1), (0, 2)] and reports == [(0, 10, "")]
     assert [status.size for status in shards.statuses] == [35, 45]
 
 
-def test_a_mapped_shard_has_all_its_rows_again_without_a_checkpoint(tmp_path):
+def test_a_mapped_shard_recovers_all_rows_without_a_checkpoint(tmp_path):
+    """A memory-mapped shard recovers all rows without a checkpoint."""
     made = []
 
     def make_shard(number, incarnation):
+        """Make a memory-mapped shard."""
         if made:
             made[-1].buffer.close()
             buffer = ReplayBuffer.attach(tmp_path / "mapped", 1000, seed=incarnation)
@@ -410,32 +443,37 @@ def test_a_mapped_shard_has_all_its_rows_again_without_a_checkpoint(tmp_path):
         made.append(Replay(buffer, BATCH, number, 1))
         return Mortal(made[-1])
 
-    shards, told = ReplayClient([make_shard(0, 0)], BATCH, 0, make_shard), []
+    shards, reports = ReplayClient([make_shard(0, 0)], BATCH, 0, make_shard), []
     shards.on_loss = lambda number, error: None
-    shards.on_back = lambda number, lost, error: told.append(lost)
+    shards.on_back = lambda number, lost, error: reports.append(lost)
     add(shards, fragment(0, 0, 30))
     asyncio.run(shards.save(str(tmp_path / "saved")))
     shards.newest_save = lambda: str(tmp_path / "saved")
     add(shards, fragment(0, 1, 30, first=30))
     shards.handles[0].alive = False
     assert add(shards, fragment(0, 2, 30, first=60)) == [None]
-    assert told == [0] and shards.size == shards.added == 90
+    assert reports == [0] and shards.size == shards.added == 90
     assert made[-1].buffer.available == 90  # one stream throughout
 
 
-def test_a_slow_shards_save_does_not_make_the_others_forget_what_came_after():
+def test_a_slow_save_does_not_hide_later_additions():
+    """A slow save doesn't hide later additions to other shards."""
+
     class Slow(LocalHandle):
-        """Saves only once `may_answer` is set."""
+        """Handle that saves only once `may_answer` is set."""
 
         def call(self, method, *args):
+            """Call the shard; delay a save."""
             ref = super().call(method, *args)
             return asyncio.ensure_future(self.later(ref)) if method.__name__ == "save" else ref
 
         async def later(self, ref):
+            """Return the result once `may_answer` is set."""
             await self.may_answer.wait()
             return await ref
 
     async def main(folder):
+        """Save and add at the same time."""
         replays, _ = make(2)
         slow = Slow(replays[0])
         slow.may_answer = asyncio.Event()
@@ -452,7 +490,8 @@ def test_a_slow_shards_save_does_not_make_the_others_forget_what_came_after():
         assert asyncio.run(main(folder)) == [60, 40]
 
 
-def test_parts_of_ranks_are_ready_when_each_is():
+def test_shards_of_ranks_are_ready_once_each_is():
+    """The shards of ranks are ready once each one is."""
     replays, parts = make(2)
     together = ReplayClient(parts.handles, BATCH, together=parts.handles[0])
     add(together, fragment(0, 0, 30), fragment(1, 0, 3))

@@ -1,4 +1,4 @@
-"""The trainer group as the driver sees it."""
+"""Test the driver's client of the trainer group."""
 
 import asyncio
 
@@ -8,34 +8,40 @@ from sheeprl.driver.trainers import LearnerGroup
 
 
 class Group:
-    """Stands for a group: its rehearsal lasts until it is told to end, and each weights are others."""
+    """Fake group with a controllable warm-up, whose weights change with every call."""
 
     def __init__(self):
-        self.rehearsal = asyncio.get_running_loop().create_future()
-        self.laid_out = 0
+        """Start a warm-up."""
+        self.warm_up_ends = asyncio.get_running_loop().create_future()
+        self.versions = 0
 
     async def call(self, method):
+        """Wait for the warm-up."""
         assert method.__name__ == "warm_up"
-        await self.rehearsal
+        await self.warm_up_ends
 
     def call_pair(self, method):
+        """Return new weights."""
         assert method.__name__ == "weights"
-        self.laid_out += 1
-        return self.laid_out, self.laid_out
+        self.versions += 1
+        return self.versions, self.versions
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("it died")])
-def test_players_go_on_with_the_first_weights_while_trainers_rehearse(error):
+def test_players_use_the_first_weights_during_the_warm_up(error):
+    """Players use the first weights during the warm-up."""
+
     async def scenario():
+        """Request weights before, during and after the warm-up."""
         group = Group()
         trainers = LearnerGroup(group, warms_up=True)
         assert trainers.weights() == (1, 1)
         trainers.warm_up()
         assert [trainers.weights() for _ in range(3)] == [(1, 1)] * 3
         if error:
-            group.rehearsal.set_exception(error)
+            group.warm_up_ends.set_exception(error)
         else:
-            group.rehearsal.set_result(None)
+            group.warm_up_ends.set_result(None)
         await trainers.warmed_up()
         assert [trainers.weights() for _ in range(2)] == [(2, 2), (3, 3)]
 

@@ -1,4 +1,4 @@
-"""What becomes of a rollout that is lost before, or after, somebody has learned from it."""
+"""Test the loss of a rollout before and after the trainers use it."""
 
 import asyncio
 
@@ -22,12 +22,14 @@ LOST, GONE = LostError("the node died"), DataLostError("it was on that node")
 
 
 class Script:
-    """A trainer group that answers as it was told to: with an error, or with a note."""
+    """Fake trainer group that returns scripted results: errors or notes."""
 
     def __init__(self, *answers):
+        """Store the results."""
         self.answers, self.steps = list(answers), 0
 
     def update(self, steps, progress, order, *blocks):
+        """Return the next result."""
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -36,22 +38,25 @@ class Script:
 
 
 class Rollouts:
-    """A replay that always has one."""
+    """Fake replay that always has a rollout."""
 
     is_ready, batch_bytes = True, 0
 
     def request(self, first, steps, progress):
+        """Return a chunk."""
         return Chunk(first, steps, progress, [])
 
     async def wait_for(self, chunk):
+        """Return True."""
         return True
 
 
-def updating(*groups):
-    """With the groups that there are, one after the other."""
+def make_scheduler(*groups):
+    """Return a scheduler whose trainer groups replace each other in this order."""
     first, *others = [LocalHandle(Script(*answers)) for answers in groups]
 
     async def make(incarnation):
+        """Return the next group."""
         return others[incarnation - 1]
 
     config = driver_config(DATA, total_steps=100, players=1, fragment_rows=4, max_staleness=0)
@@ -63,47 +68,55 @@ def updating(*groups):
     return UpdateScheduler(*arguments)
 
 
-def test_a_rollout_that_was_lost_on_its_way_is_not_asked_for_again():
-    one = updating([GONE, LOST], [""])
+def test_a_rollout_lost_before_its_use_is_not_stored():
+    """A rollout that is lost before its use isn't stored for a rebuild."""
+    one = make_scheduler([GONE, LOST], [""])
 
     async def run():
-        assert not await one.run_due_updates(4)  # so that another one is played
-        assert not one.trainers.kept
+        """Run the updates of the rounds."""
+        assert not await one.run_due_updates(4)  # the driver then collects another one
+        assert not one.trainers.stored_updates
         assert await one.run_due_updates(4)
 
     asyncio.run(run())
     assert one.counters.gradient_steps == 1
 
 
-def test_a_rollout_that_was_lost_together_with_the_trainers_but_not_learned_from_is_played_again():
-    one = updating(["", LOST], ["", GONE, ""])
+def test_an_unused_rollout_lost_with_the_trainers_is_collected_again():
+    """A rollout that is lost unused together with the trainers is collected again."""
+    one = make_scheduler(["", LOST], ["", GONE, ""])
 
     async def run():
+        """Run the updates of the rounds."""
         assert await one.run_due_updates(4)
         assert not await one.run_due_updates(4)
-        assert len(one.trainers.kept) == 1 and not one.trainers.lacks_rollout
+        assert len(one.trainers.stored_updates) == 1 and not one.trainers.rollout_lost
         assert await one.run_due_updates(4)
 
     asyncio.run(run())
     assert one.counters.gradient_steps == 2
 
 
-def test_a_rollout_that_was_learned_from_cannot_be_done_without():
-    one = updating(["", LOST], [GONE, ""])
+def test_a_used_rollout_lost_with_the_trainers_ends_the_run():
+    """A used rollout that is lost with the trainers ends the run."""
+    one = make_scheduler(["", LOST], [GONE, ""])
 
     async def run():
+        """Run the updates of the rounds."""
         assert await one.run_due_updates(4)
         await one.run_due_updates(4)
 
     with pytest.raises(RunFailedError, match="a rollout was lost together with the trainers"):
         asyncio.run(run())
-    assert one.trainers.lacks_rollout
+    assert one.trainers.rollout_lost
 
 
-def test_what_a_new_group_says_of_old_updates_is_told():
-    one = updating(["", LOST], ["gradient steps aren't compiled: no compiler", ""])
+def test_notes_of_repeated_updates_are_reported():
+    """Notes of repeated updates are reported."""
+    one = make_scheduler(["", LOST], ["gradient steps aren't compiled: no compiler", ""])
 
     async def run():
+        """Run the updates of the rounds."""
         assert await one.run_due_updates(4)
         assert await one.run_due_updates(4)
 

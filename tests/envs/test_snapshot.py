@@ -1,4 +1,4 @@
-"""The state of environments: captured, put into another one, found out not to be all there is, damaged."""
+"""Test snapshots of environments: exact restores, detection of hidden state, and damaged data."""
 
 import importlib.util
 import pickle
@@ -26,31 +26,35 @@ KNOWN += [pytest.param(name, marks=needs_mujoco) for name in ("HalfCheetah-v5", 
 
 
 def resolved(env, *overrides):
+    """Return the checked configuration of an environment."""
     algorithm = "sac" if isinstance(gymnasium.make(env).action_space, gymnasium.spaces.Box) else "ppo"
     flat = [f"env.id={env}", "trainer.threads=1", "algo.hidden_sizes=[8]", *overrides]
     return check(load_config(algorithm, flat).model_dump(mode="json"))
 
 
 def player(env, *overrides, incarnation=0):
+    """Return a player of an environment."""
     found = resolved(env, *overrides)
     torch.manual_seed(0)  # for equal policies
     return Player(found.config, found.spaces, 0, incarnation)
 
 
 def play(some, rows):
-    """What a player plays; with the weights that it has."""
+    """Return the rows that a player collects with its current weights."""
     _, fragment = some.collect(rows, None, 0, "random")
     return fragment.rows
 
 
 def assert_same(one, other):
+    """Check that two fragments are equal."""
     assert one.keys() == other.keys()
     for name, values in one.items():
         np.testing.assert_array_equal(values, other[name], err_msg=name)
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_known_environments_can_be_put_where_they_were(name):
+def test_snapshots_of_common_environments_are_exact(name):
+    """Snapshots of common environments are exact."""
     if "Box" not in str(gymnasium.make(name).observation_space):
         env = gymnasium.make(name)
         config = load_config("ppo").env.model_copy(update={"id": name})
@@ -62,12 +66,13 @@ def test_known_environments_can_be_put_where_they_were(name):
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("before", [1, 13, 60])  # in an episode, around its end, later
-def test_a_player_goes_on_as_the_one_whose_state_it_has(vectorization, before):
+def test_a_restored_player_collects_the_same_rows(vectorization, before):
+    """A restored player collects the same rows."""
     settings = ["env.num_envs=3", f"env.vectorization={vectorization}", "env.max_episode_steps=13"]
     one, other = (player("Pendulum-v1", *settings) for _ in range(2))
     play(one, before)
-    kept = one.state()
-    assert other.load(kept)
+    state = one.state()
+    assert other.load(state)
     assert (other.sequence, other.steps) == (one.sequence, one.steps)
     for rows in (5, 30):
         assert_same(play(one, rows), play(other, rows))
@@ -75,7 +80,8 @@ def test_a_player_goes_on_as_the_one_whose_state_it_has(vectorization, before):
     other.close()
 
 
-def test_a_native_vector_goes_on_too():
+def test_a_restored_native_vector_returns_the_same_rows():
+    """A restored native vector returns the same rows."""
     settings = ["env.vectorization=native", "env.num_envs=4"]
     one, other = (player("CartPole-v1", *settings) for _ in range(2))
     play(one, 33)
@@ -87,7 +93,8 @@ WORLDLY = "tests.helpers.run_envs:Worldly-v0"
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_what_draws_from_the_process_s_generators_goes_on_too(vectorization):
+def test_a_snapshot_includes_the_process_generators(vectorization):
+    """A snapshot includes the process's generators."""
     settings = ["env.num_envs=2", f"env.vectorization={vectorization}"]
     one, other = (player(WORLDLY, *settings) for _ in range(2))
     assert one.unsaved == ""
@@ -98,7 +105,8 @@ def test_what_draws_from_the_process_s_generators_goes_on_too(vectorization):
     other.close()
 
 
-def test_players_of_one_process_have_its_generators_each_to_itself():
+def test_players_of_one_process_have_separate_generators():
+    """Players of one process have separate generators."""
     one, other, alone = (player(WORLDLY) for _ in range(3))
     weights = to_arrays(one.policy)
     for _ in range(3):
@@ -109,7 +117,8 @@ def test_players_of_one_process_have_its_generators_each_to_itself():
         assert alone.evaluate(weights, 2) == evaluated
 
 
-def test_who_plays_leaves_the_process_s_generators_alone():
+def test_collection_preserves_the_process_generators():
+    """Collection doesn't change the process's generators."""
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     wanted = random.random(), np.random.random(), torch.rand(())
     one = player(WORLDLY)
@@ -119,27 +128,30 @@ def test_who_plays_leaves_the_process_s_generators_alone():
     assert (random.random(), np.random.random(), torch.rand(())) == wanted
 
 
-def test_a_state_does_not_depend_on_what_was_there_before():
+def test_a_restore_replaces_the_whole_state():
+    """A restore replaces the whole previous state."""
     one, other = (player("CartPole-v1", "env.num_envs=2") for _ in range(2))
     play(one, 21)
     play(other, 64)
-    kept = serialization.loads(one.state())
+    state = serialization.loads(one.state())
     assert other.load(one.state())
     assert_same(play(one, 30), play(other, 30))
-    assert kept["playing"]["envs"]
+    assert state["playing"]["envs"]
 
 
-def test_what_hides_its_state_is_found_out():
+def test_hidden_state_is_detected():
+    """Hidden state is detected."""
     assert run_envs.Opaque
     reason = player("tests.helpers.run_envs:Opaque-v0", "env.kwargs={hides: true}").unsaved
     assert reason == (
-        "the state of tests.helpers.run_envs:Opaque-v0 can't be kept: put into the same state it goes on differently: "
+        "the state of tests.helpers.run_envs:Opaque-v0 can't be saved: a restored copy behaves differently: "
         "the observation of step 1 differs"
     )
     assert player("tests.helpers.run_envs:Opaque-v0", "env.kwargs={hides: false}").unsaved == ""
 
 
-def test_who_cannot_keep_its_environments_begins_anew_and_nothing_has_changed():
+def test_a_player_without_a_snapshot_is_unchanged():
+    """A player without a snapshot starts new episodes and is unchanged."""
     one, other = (player("tests.helpers.run_envs:Opaque-v0") for _ in range(2))
     play(one, 10)
     assert one.collect(5, None, 0, "random", keep_state=True)[0].unsaved == one.unsaved
@@ -148,7 +160,8 @@ def test_who_cannot_keep_its_environments_begins_anew_and_nothing_has_changed():
     assert play(other, 3)["is_first"][0].all()
 
 
-def test_an_environment_need_not_be_stepped_for_a_trial(monkeypatch):
+def test_no_probe_runs_with_checkpoint_envs_false(monkeypatch):
+    """With checkpoint.envs=false no probe runs."""
     monkeypatch.setattr("sheeprl.actors.player.why_not_snapshotable", None)
     one = player("Pendulum-v1", "checkpoint.envs=false")
     play(one, 3)
@@ -156,7 +169,8 @@ def test_an_environment_need_not_be_stepped_for_a_trial(monkeypatch):
     assert serialization.loads(one.state())["playing"]["envs"] is None
 
 
-def test_what_another_player_found_out_is_not_tried_again(monkeypatch):
+def test_the_result_of_another_probe_is_reused(monkeypatch):
+    """The result of another player's probe is reused."""
     found = [player("CartPole-v1").unsaved, "it can't"]
     monkeypatch.setattr("sheeprl.actors.player.why_not_snapshotable", None)
     for reason in found:
@@ -166,27 +180,30 @@ def test_what_another_player_found_out_is_not_tried_again(monkeypatch):
         assert (serialization.loads(info.state)["playing"]["envs"] is None) == bool(reason)
 
 
-def test_a_trial_leaves_the_global_generators_alone():
+def test_a_probe_preserves_the_process_generators():
+    """The probe doesn't change the process's generators."""
     one = player("CartPole-v1")
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
     assert one.unsaved == ""
     assert (np.random.get_state()[1] == before[0]).all() and (torch.get_rng_state() == before[1]).all()
 
 
-def test_a_state_of_other_environments_is_refused():
+def test_a_state_of_other_environments_is_rejected():
+    """A state of other environments is rejected."""
     one = player("CartPole-v1")
     play(one, 3)
-    with pytest.raises(ValueError, match="the state is of a player of CartPole-v1, not of Acrobot-v1"):
+    with pytest.raises(ValueError, match=r"env\.id=Acrobot-v1 but the saved player state is of env\.id=CartPole-v1"):
         player("Acrobot-v1").load(one.state())
-    with pytest.raises(ValueError, match="the state is of 4 environments, not of 2"):
+    with pytest.raises(ValueError, match=r"env\.num_envs=2 but the saved player state has 4 environments"):
         player("CartPole-v1", "env.num_envs=2").load(one.state())
 
 
-def test_a_damaged_state_is_refused():
+def test_a_damaged_state_is_rejected():
+    """A damaged state is rejected."""
     one = player("CartPole-v1")
     play(one, 3)
-    kept = one.state()
-    for damaged in (kept[: len(kept) // 2], b"", b"nothing"):
+    state = one.state()
+    for damaged in (state[: len(state) // 2], b"", b"nothing"):
         with pytest.raises(ValueError, match="damaged"):
             player("CartPole-v1").load(damaged)
 
@@ -195,10 +212,12 @@ class Evil:
     """Runs code when it is unpickled."""
 
     def __reduce__(self):
+        """Return a call that prints."""
         return print, ("code was run",)
 
 
 def test_opening_a_state_runs_no_code(tmp_path, capsys):
+    """Loading a state runs no code."""
     torch.save({"env": Evil()}, tmp_path / "evil.pt")
     for data in ((tmp_path / "evil.pt").read_bytes(), pickle.dumps(Evil())):
         with pytest.raises(ValueError):
@@ -206,6 +225,7 @@ def test_opening_a_state_runs_no_code(tmp_path, capsys):
     assert "code was run" not in capsys.readouterr().out
 
 
-def test_what_does_not_fit_is_told():
+def test_the_state_of_another_class_is_an_error():
+    """The state of another class of environment is an error."""
     with pytest.raises(StateError):
         restore(gymnasium.make("CartPole-v1"), capture(gymnasium.make("Blackjack-v1")))

@@ -1,4 +1,4 @@
-"""Steps that take too long are interrupted, others aren't."""
+"""Test the timeout of environment steps."""
 
 import contextlib
 import signal
@@ -12,7 +12,8 @@ import pytest
 from sheeprl.envs.timeout import StepTimeoutError, StepWatch
 
 
-def test_what_takes_too_long_is_interrupted():
+def test_a_slow_step_is_interrupted():
+    """A slow step is interrupted."""
     watch = StepWatch(0.05)
     with pytest.raises(StepTimeoutError, match=r"more than 0\.05 s \(players\.step_timeout\)"), watch.watching():
         watch.begin()
@@ -20,6 +21,7 @@ def test_what_takes_too_long_is_interrupted():
 
 
 def test_code_that_catches_everything_is_interrupted_again():
+    """Code that catches the exception is interrupted again."""
     watch = StepWatch(0.05)
     with pytest.raises(StepTimeoutError), watch.watching():
         watch.begin()
@@ -28,7 +30,8 @@ def test_code_that_catches_everything_is_interrupted_again():
         time.sleep(60)
 
 
-def test_each_step_has_its_own_time_and_what_comes_after_is_not_watched():
+def test_each_step_has_the_full_limit():
+    """Each step has the full limit, and later code has none."""
     watch = StepWatch(0.2)
     with watch.watching():
         for _ in range(4):
@@ -38,8 +41,11 @@ def test_each_step_has_its_own_time_and_what_comes_after_is_not_watched():
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_the_handler_from_before_is_back():
+def test_the_previous_handler_is_restored():
+    """The previous signal handler is restored."""
+
     def handler(number, frame):
+        """Do nothing."""
         raise AssertionError
 
     before = signal.signal(signal.SIGALRM, handler)
@@ -51,10 +57,12 @@ def test_the_handler_from_before_is_back():
         signal.signal(signal.SIGALRM, before)
 
 
-def test_in_another_thread_nothing_is_watched():
+def test_the_timeout_has_no_effect_in_threads():
+    """The timeout has no effect in other threads."""
     done = []
 
     def play():
+        """Exceed the limit in a thread."""
         watch = StepWatch(0.01)
         with watch.watching():
             watch.begin()
@@ -67,7 +75,8 @@ def test_in_another_thread_nothing_is_watched():
     assert done
 
 
-def test_a_process_whose_steps_are_in_time_goes_on():
+def test_a_process_with_fast_steps_survives():
+    """A process with fast steps survives."""
     program = (
         "import time, sheeprl.envs.timeout as w\n"
         "watch = w.StepWatch(0.2, last_resort=True)\n"
@@ -82,13 +91,14 @@ def test_a_process_whose_steps_are_in_time_goes_on():
     assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
 
 
-def test_a_process_that_is_stuck_in_c_is_ended():
+def test_a_process_stuck_in_c_ends():
+    """A process that is stuck in C code ends."""
     program = (
         "import signal, sheeprl.envs.timeout as w\n"
         "watch = w.StepWatch(0.05, last_resort=True)\n"
         "with watch.watching():\n"
         "    watch.begin()\n"
-        "    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"  # as what never comes back to Python
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"  # like C code that never returns to Python
         "    import time; time.sleep(60)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)

@@ -26,6 +26,7 @@ def _after(owner, name):
     original = getattr(owner, name)
 
     def instead(*args, **kwargs):
+        """Call the method and die."""
         original(*args, **kwargs)
         raise Killed
 
@@ -61,6 +62,7 @@ def _half_of_the_rows(storage):
     write_rows = storage._write_rows
 
     def instead(fragment, group, slots):
+        """Write half of the fields and die."""
         write_rows(dict(list(fragment.items())[: len(fragment) // 2]), group, slots)
         raise Killed
 

@@ -44,6 +44,7 @@ class Model:
     """Expected rows and samples of a buffer."""
 
     def __init__(self, capacity):
+        """Start without rows."""
         self.capacity = capacity
         self.players = {}
         self.streams = {}  # (player, incarnation, begun, env) -> rows

@@ -1,4 +1,4 @@
-"""What can happen to files: they are cut, bits of them flip, and the disk is full."""
+"""Damage files: cut them, flip bits, fill the disk."""
 
 import os
 import resource
@@ -16,9 +16,9 @@ PAGE = 4096
 
 
 def cuts(path: Path) -> Iterator[int]:
-    """Cut a file at every 4 KiB boundary that it goes beyond, 0 among them; it is whole again after each.
+    """Cut a file at every 4 KiB boundary before its end, including 0, and restore it after each cut.
 
-    What other names the same file has, as the chunks of a saved buffer do, isn't touched.
+    Hard links to the file, such as the chunks of a saved buffer, stay unchanged.
     """
     whole = path.read_bytes()
     with _altered(path):
@@ -28,7 +28,7 @@ def cuts(path: Path) -> Iterator[int]:
 
 
 def flips(path: Path, count: int | None = None, seed: int = 0) -> Iterator[int]:
-    """Flip single bits of a file, which is whole again after each: every bit, or `count` of them at random."""
+    """Flip single bits of a file, every one or `count` random ones, and restore it after each flip."""
     whole = path.read_bytes()
     bits = 8 * len(whole)
     chosen = range(bits) if count is None or count >= bits else np.random.default_rng(seed).choice(bits, count, False)
@@ -42,14 +42,14 @@ def flips(path: Path, count: int | None = None, seed: int = 0) -> Iterator[int]:
 
 @contextmanager
 def deleted(path: Path) -> Iterator[None]:
-    """A file is gone, for a while."""
+    """Delete a file within the block."""
     with _altered(path):
         yield
 
 
 @contextmanager
 def _altered(path: Path) -> Iterator[None]:
-    """Have the file out of the way, so that one that is written in its place is another one."""
+    """Move a file aside within the block, so that writes to its path create another file."""
     aside = path.with_name(f"{path.name}.aside")
     path.rename(aside)
     try:
@@ -59,19 +59,20 @@ def _altered(path: Path) -> Iterator[None]:
 
 
 class SmallDisk:
-    """A folder on a disk of its own that is soon full.
+    """Folder on a separate disk of limited size.
 
     Attributes:
-        folder: the root of the disk.
-        megabytes: what fits on it.
+        folder: root of the disk.
+        megabytes: size of the disk.
     """
 
     def __init__(self, folder: Path, megabytes: float) -> None:
+        """Store the folder and the size."""
         self.folder, self.megabytes = folder, megabytes
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """Let nobody write on it, not even root, for a while."""
+        """Mount the disk read-only within the block, also for root."""
         remount = ["mount", str(self.folder), "-o"]
         subprocess.run([*remount, "remount,ro"], check=True)
         try:
@@ -80,7 +81,7 @@ class SmallDisk:
             subprocess.run([*remount, "remount,rw"], check=True)
 
     def fill(self, leave: int = 0) -> Path:
-        """Take all the room but `leave` bytes; the file that does it, to be removed by who wants the room back."""
+        """Fill the disk up to `leave` free bytes; return the file to remove."""
         ballast = self.folder / "ballast"
         free = os.statvfs(self.folder)
         with ballast.open("wb") as file:
@@ -90,13 +91,14 @@ class SmallDisk:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Makes disks of so many megabytes: real ones, which root can mount; elsewhere the test is skipped, with a reason.
+    """Return a function that mounts a disk of a size in megabytes. Without root the test is skipped.
 
-    What runs in a process of its own can be tested without: see `with_file_limit`.
+    `with_file_limit` needs no rights, but runs the code in another process.
     """
     mounted = []
 
     def make(megabytes: float) -> SmallDisk:
+        """Mount a disk."""
         folder = tmp_path / f"disk_{len(mounted)}"
         folder.mkdir()
         options = f"size={int(megabytes * 2**20)}"
@@ -115,30 +117,31 @@ def small_disk(tmp_path):
 
 
 def with_file_limit(megabytes: float, function: Callable[[], object]) -> str:
-    """Run a function in a process of its own in which no file grows beyond a size: writes fail with EFBIG there.
+    """Run a function in a forked process in which files have a size limit: larger writes fail with EFBIG.
 
-    Needs no rights. The process is a fork: keep what needs threads (torch, Ray, a file system at a URL) out of it.
+    It needs no rights. The function must not use threads (torch, Ray, a file system at a URL).
 
     Returns:
-        What the function raised, as `Type: message`, or nothing if it didn't.
+        The exception of the function as `Type: message`, or "".
     """
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
         try:
-            said = _limited(int(megabytes * 2**20), function)
+            outcome = _limited(int(megabytes * 2**20), function)
         except BaseException:  # nothing may get out of a fork of pytest
-            said = traceback.format_exc()
-        os.write(writer, said.encode())
+            outcome = traceback.format_exc()
+        os.write(writer, outcome.encode())
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as file:
-        said = file.read()
+        outcome = file.read()
     assert os.waitpid(child, 0)[1] == 0, "the process ended before its time"
-    return said
+    return outcome
 
 
 def _limited(limit: int, function: Callable[[], object]) -> str:
-    # Python ignores SIGXFSZ from its start on, hence the error.
+    """Limit the file size and run a function; return its exception or ""."""
+    # Python ignores SIGXFSZ, so a write raises instead of ending the process.
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         function()

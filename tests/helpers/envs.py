@@ -1,4 +1,4 @@
-"""Tiny deterministic environments whose observations tell where in which episode they are.
+"""Tiny deterministic environments whose observations contain the episode and the step.
 
 Importing this module registers them, so `gymnasium.make("tests.helpers.envs:Counting-v0")` works.
 """
@@ -13,33 +13,37 @@ from gymnasium.vector.utils import batch_space
 
 
 class Counting(gymnasium.Env):
-    """Observes `[tag, episode, step]`; arriving at step s pays s + 100 times the action that led there.
+    """Environment that observes `[tag, episode, step]`; the reward of step s is s plus 100 times its action.
 
-    The tag is drawn at every reset, so it betrays the seed; episodes are counted from the last seeded reset.
+    The tag is drawn at every reset, so it identifies the seed. Episodes are counted from the last seeded reset.
 
     Args:
-        lengths: of the episodes, over and over; none: 1 to 4, by the tag.
-        ends: how the episodes end, over and over.
+        lengths: lengths of the episodes, cycled; empty for 1 to 4 steps, by the tag.
+        ends: kinds of the episodes' ends, cycled.
     """
 
     observation_space = spaces.Box(0.0, float(2**20), (3,), np.float32)
     action_space = spaces.Discrete(2)
 
     def __init__(self, lengths=(3,), ends=("terminated",), render_mode=None):
+        """Start before the first episode."""
         self.lengths, self.ends, self.render_mode = tuple(lengths), tuple(ends), render_mode
         self.episode, self.at, self.tag = -1, 0, 0
 
     @property
     def length(self):
+        """Length of the episode."""
         return self.lengths[self.episode % len(self.lengths)] if self.lengths else 1 + self.tag % 4
 
     def reset(self, *, seed=None, options=None):
+        """Begin an episode."""
         super().reset(seed=seed)
         self.episode = 0 if seed is not None else self.episode + 1
         self.at, self.tag = 0, int(self.np_random.integers(1, 2**20))
         return self.observe(), {}
 
     def step(self, action):
+        """Take a step."""
         self.at += 1
         over = self.at >= self.length
         end = self.ends[self.episode % len(self.ends)]
@@ -47,15 +51,17 @@ class Counting(gymnasium.Env):
         return self.observe(), reward, over and end == "terminated", over and end == "truncated", {}
 
     def observe(self):
+        """Return the observation."""
         return np.array([self.tag, self.episode, self.at], np.float32)
 
 
 class CountingVector(VectorEnv):
-    """`Counting` as an environment's own vector version, which resets in the step after an end."""
+    """Native vector version of `Counting`, which resets in the step after an end."""
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - gymnasium's form
 
     def __init__(self, num_envs, **kwargs):
+        """Make the environments."""
         self.lanes = [Counting(**kwargs) for _ in range(num_envs)]
         self.num_envs = num_envs
         self.over = np.zeros(num_envs, np.bool_)
@@ -64,12 +70,14 @@ class CountingVector(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(self, *, seed=None, options=None):
+        """Reset all environments."""
         self.over[:] = False
-        assert not isinstance(seed, list)  # as gymnasium's own: one seed, of which each environment gets its own
+        assert not isinstance(seed, list)  # like gymnasium: one seed, from which those of all environments follow
         seeds = [None if seed is None else seed + lane for lane in range(self.num_envs)]
         return np.stack([lane.reset(seed=s)[0] for lane, s in zip(self.lanes, seeds, strict=True)]), {}
 
     def step(self, actions):
+        """Step all environments."""
         nothing = (0.0, False, False)
         arrivals = [
             (lane.reset()[0], *nothing) if over else lane.step(action)[:4]
@@ -81,21 +89,22 @@ class CountingVector(VectorEnv):
 
 
 class OtherVector(CountingVector):
-    """Shows more than a single one does."""
+    """Vector version whose observations have another shape than a single environment's."""
 
     def __init__(self, *args, **kwargs):
+        """Change the observation space."""
         super().__init__(*args, **kwargs)
         self.single_observation_space = gymnasium.spaces.Box(-1.0, 1.0, (7,), np.float32)
 
 
 class SameStepVector(CountingVector):
-    """Claims to reset within the step that ends an episode, which can't be stored as arrival rows."""
+    """Vector version that resets within the step that ends an episode, which arrival rows can't represent."""
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - gymnasium's form
 
 
 class Nested(Counting):
-    """`Counting` with a Dict observation of three dtypes, one level of it nested."""
+    """`Counting` with nested Dict observations of three dtypes."""
 
     observation_space = spaces.Dict(
         {
@@ -106,6 +115,7 @@ class Nested(Counting):
     )
 
     def observe(self) -> Any:
+        """Return the observation."""
         return {
             "where": np.array([self.at / 8, -self.at / 8]),
             "picture": np.full((2, 2, 1), 10 * self.episode + self.at, np.uint8),
@@ -114,13 +124,13 @@ class Nested(Counting):
 
 
 class Echo(gymnasium.Env):
-    """Observes the action that it received (zeros after a reset) and pays its first number; runs for ever.
+    """Endless environment that observes the received action (zeros after a reset); its first number is the reward.
 
     Args:
-        kind: of the action space.
+        kind: kind of the action space.
     """
 
-    SPACES = {  # noqa: RUF012 - never written
+    SPACES = {  # noqa: RUF012 - constant
         "discrete": spaces.Discrete(3, start=5),
         "multi-discrete": spaces.MultiDiscrete([2, 3], start=[1, -4]),
         "bounded": spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32)),
@@ -129,15 +139,18 @@ class Echo(gymnasium.Env):
     }
 
     def __init__(self, kind="discrete"):
+        """Set the spaces."""
         self.action_space = self.SPACES[kind]
         self.size = int(np.prod(self.action_space.shape))
         self.observation_space = spaces.Box(-np.inf, np.inf, (self.size,), np.float32)
 
     def reset(self, *, seed=None, options=None):
+        """Begin the episode."""
         super().reset(seed=seed)
         return np.zeros(self.size, np.float32), {}
 
     def step(self, action):
+        """Return the action; raise if it isn't in the space."""
         if not self.action_space.contains(action):
             raise ValueError(f"{action!r} is not in {self.action_space}")
         received = np.asarray(action, np.float32).reshape(self.size)
@@ -145,27 +158,31 @@ class Echo(gymnasium.Env):
 
 
 class Raising(Counting):
-    """`Counting` that raises in its n-th step, or n-th reset.
+    """`Counting` that raises in a step or a reset.
 
     Args:
         where: `step` or `reset`.
-        after: how many of them go well.
-        kwargs: those of `Counting`.
+        after: number of calls that succeed.
+        kwargs: arguments of `Counting`.
     """
 
     def __init__(self, where="step", after=0, **kwargs):
+        """Set the failing call."""
         super().__init__(**kwargs)
         self.where, self.left = where, after
 
     def reset(self, *, seed=None, options=None):
+        """Begin an episode or raise."""
         self._maybe_raise("reset")
         return super().reset(seed=seed, options=options)
 
     def step(self, action):
+        """Take a step or raise."""
         self._maybe_raise("step")
         return super().step(action)
 
     def _maybe_raise(self, where):
+        """Raise in the failing call."""
         if where == self.where:
             if self.left == 0:
                 raise RuntimeError(f"broken {where}")
@@ -173,6 +190,7 @@ class Raising(Counting):
 
 
 def _register(name, env_class, **settings):
+    """Register an environment once."""
     if f"{name}-v0" not in gymnasium.registry:
         gymnasium.register(f"{name}-v0", f"tests.helpers.envs:{env_class.__name__}", **settings)
 

@@ -1,4 +1,4 @@
-"""SAC that draws n-step returns by the size of their errors: what an algorithm says to have prioritized replay."""
+"""SAC with n-step returns and prioritized replay by TD error."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -14,11 +14,14 @@ from sheeprl.utils.settings import Count
 
 
 class PrioritizedSACArgs(SACArgs):
+    """Arguments of SAC, and the number of steps."""
+
     algorithm: ClassVar[str] = "tests.helpers.prioritized_sac:PrioritizedSAC"
 
     steps: Count = Field(3, description="steps of a return")
 
     def data(self) -> OffPolicy:
+        """Return SAC's data with n-step returns and priorities."""
         from sheeprl.buffer.priorities import Prioritized
         from sheeprl.buffer.samplers import NStep
 
@@ -27,7 +30,10 @@ class PrioritizedSACArgs(SACArgs):
 
 
 class PrioritizedSAC(SAC, Algorithm[PrioritizedSACArgs]):
+    """SAC whose critic loss returns priorities."""
+
     def critic_loss(self, agent, batch, noise, carry):
+        """Return the critic loss and the absolute TD errors as priorities."""
         with torch.no_grad():
             next_action, next_logprob = agent.policy.sample(batch["next_obs"], noise["action"])
             next_q = agent.critic_target(batch["next_obs"], next_action).min(0).values

@@ -1,4 +1,4 @@
-"""Short whole runs for tests, and what they leave behind."""
+"""Short complete runs for tests, and their results."""
 
 import json
 import logging
@@ -21,15 +21,17 @@ QUIET = ["eval.episodes=0", "log.level=error", "trainer.threads=1"]
 
 
 @contextmanager
-def ray_session(cpus, **how):
-    """A Ray of the tests' own.
+def ray_session(cpus, **options):
+    """Start a local Ray within the block.
 
-    It asks for a token, as Ray does by itself where it is started: a process keeps to the first choice it has made.
+    Its authentication matches Ray's default, because a process can't change the choice of its first session.
     """
-    import ray  # not by every test
+    import ray  # slow, and not needed by every test
 
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, **how)
+    ray.init(
+        "local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, **options
+    )
     try:
         yield
     finally:
@@ -37,23 +39,23 @@ def ray_session(cpus, **how):
 
 
 def run(folder, algorithm, *overrides, env=None):
-    """Train in `folder`; the result."""
+    """Train in `folder` and return the result."""
     small = SMALL_SAC if algorithm == "sac" else []
     chosen = [f"env.id={env}"] if env else []
     return train(load_config(algorithm, [f"run.dir={folder}", *QUIET, *small, *chosen, *overrides]))
 
 
 def saved(folder):
-    """The newest checkpoint's agent.pt."""
+    """Return the agent.pt of the newest checkpoint."""
     return torch.load(checkpoints(folder)[-1] / "agent.pt", weights_only=True)
 
 
 def lines(folder):
-    """All lines of metrics.jsonl."""
+    """Return all lines of metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def largest_difference(one, other):
-    """Largest difference between two agents' parameters."""
+    """Return the largest difference between the parameters of two agents."""
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)

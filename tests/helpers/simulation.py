@@ -1,11 +1,10 @@
-"""The run in simulation: virtual time, and stand-ins for players, buffer and learner that keep the truth themselves.
+"""Simulate a run: virtual time, and fakes of players, buffer and learner that record every call.
 
-`simulate(schedule)` drives an unchanged `sheeprl.run.Run` and returns a `Leg`, in which everything that happened can be
-read. The same schedule always gives the same leg. A run that waits for nothing raises `StuckError` instead of hanging.
+`simulate(schedule)` drives an unchanged `sheeprl.run.Run` and returns a `Leg`, which holds everything that happened.
+The same schedule always gives the same leg. A run that can't continue raises `StuckError` instead of hanging.
 
-What the stand-ins promise is what Ray promises: an actor's calls are carried out one after the other, in the order in
-which they were asked; a call waits for the references among its arguments and fails with what they fail with; calls to
-an actor that died fail, those under way at the moment of its death too.
+The fakes give Ray's guarantees. An actor runs its calls in the order in which they were requested. A call waits for the
+references among its arguments and fails with their error. Calls to a dead actor fail, including pending ones.
 """
 
 from __future__ import annotations
@@ -38,61 +37,66 @@ from sheeprl.utils.errors import RunFailedError
 from tests.helpers.driver_config import driver_config
 
 T = TypeVar("T")
-MAX_TURNS = 200_000  # of the event loop: more than any schedule here needs
+MAX_TURNS = 200_000  # turns of the event loop, more than any schedule needs
 
 # ---------------------------------------------------------------------------------------------- virtual time
 
 
 class StuckError(AssertionError):
-    """Nothing is under way and the program isn't done, or it does things for ever."""
+    """Raised when no event is pending and the program isn't done, or when it never ends."""
 
 
 class VirtualSelector(selectors.SelectSelector):
-    """Lets time pass instead of waiting for it."""
+    """Selector that advances the time instead of waiting."""
 
     def __init__(self) -> None:
+        """Start at time 0."""
         super().__init__()
         self.now = 0.0
         self.turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Go to the moment when the next thing happens."""
+        """Advance the time to the next event."""
         self.turns += 1
         if timeout is None:
-            raise StuckError(f"deadlock at {self.now}: everything waits and nothing is under way")
+            raise StuckError(f"deadlock at {self.now}: all tasks wait and no event is pending")
         if self.turns > MAX_TURNS:
-            raise StuckError(f"still going on after {MAX_TURNS} turns, at {self.now}")
+            raise StuckError(f"no end after {MAX_TURNS} turns, at {self.now}")
         self.now += max(0.0, timeout)
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when nothing is left to do at the present moment."""
+    """Event loop whose time advances only when no task is ready."""
 
     def __init__(self) -> None:
+        """Use a virtual selector."""
         self.selector = VirtualSelector()
         super().__init__(self.selector)
 
     def time(self) -> float:
+        """Return the virtual time, in seconds."""
         return self.selector.now
 
 
 class VirtualClock:
-    """The run's clock, in a virtual loop."""
+    """Clock of the run in a virtual loop."""
 
     def time(self) -> float:
+        """Return the virtual time, in seconds."""
         return asyncio.get_running_loop().time()
 
 
 def run_virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """The result of `main()`, in no time.
+    """Run `main()` in virtual time and return its result.
 
     Raises:
-        StuckError: it can't come to an end.
+        StuckError: it never ends.
     """
     loop = VirtualLoop()
 
     async def end_the_rest() -> None:
+        """Cancel all other tasks and wait for them."""
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -110,32 +114,34 @@ def run_virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 class DiedError(LostError):
-    """The actor is gone."""
+    """Raised by calls to an actor that is dead."""
 
 
 class FailedError(RuntimeError):
-    """The actor's method raised."""
+    """Raised by an actor's method."""
 
 
 class Outcome(NamedTuple):
-    """What came of a call."""
+    """Result or error of a call."""
 
     value: Any = None
     error: Exception | None = None
 
 
 class SimulatedRef:
-    """A result of a simulated call, or one half of it."""
+    """Result of a simulated call, or one half of it."""
 
     def __init__(self, outcome: asyncio.Future[Outcome], half: int | None = None) -> None:
+        """Store the outcome of the call."""
         self.outcome, self.half = outcome, half
 
     def __await__(self) -> Generator[Any, None, Any]:
-        yield from asyncio.shield(self.outcome).__await__()  # who stops waiting doesn't stop the call
+        """Wait for the result."""
+        yield from asyncio.shield(self.outcome).__await__()  # a cancelled wait doesn't cancel the call
         return self.get()
 
     def get(self) -> Any:
-        """The value, or raise; only once it is there."""
+        """Return the value or raise the error of a finished call."""
         value, error = self.outcome.result()
         if error is not None:
             raise error
@@ -143,9 +149,9 @@ class SimulatedRef:
 
 
 class Event(NamedTuple):
-    """A call was asked for, or has ended."""
+    """Request or end of a call."""
 
-    what: Literal["asked", "ended"]
+    what: Literal["requested", "ended"]
     actor: str
     method: str
     time: float
@@ -154,7 +160,7 @@ class Event(NamedTuple):
 
 @dataclass
 class Call:
-    """A call that an actor has to carry out."""
+    """Call that an actor has to run."""
 
     method: str
     args: tuple[Any, ...]
@@ -162,15 +168,15 @@ class Call:
 
 
 class SimulatedHandle:
-    """An actor: carries out the methods of `target`, each after a delay.
+    """Actor that runs the methods of `target`, each after a delay.
 
     Args:
-        name: tells it from others in `events`.
-        target: an object whose methods are called.
-        delay: how long its next call takes.
-        events: where to write down what happens.
-        on_call: is told of each call just before it is carried out; may raise in its place, or call `die`.
-        on_answer: is told of each call when it has been carried out; may call `die`, and nobody hears what came of it.
+        name: name in `events`.
+        target: object whose methods are called.
+        delay: returns the duration of the next call.
+        events: list to which requests and ends of calls are appended.
+        on_call: called just before a call runs; may raise in its place, or call `die`.
+        on_answer: called after a call has run; may call `die`, so that the result is lost.
     """
 
     def __init__(
@@ -182,6 +188,7 @@ class SimulatedHandle:
         on_call: Callable[[SimulatedHandle, str], None] = lambda handle, method: None,
         on_answer: Callable[[SimulatedHandle, str], None] = lambda handle, method: None,
     ) -> None:
+        """Start without calls."""
         self.name, self.target, self.delay, self.events = name, target, delay, events
         self.on_call, self.on_answer = on_call, on_answer
         self.loop = asyncio.get_running_loop()
@@ -191,9 +198,10 @@ class SimulatedHandle:
         self.closed = False
 
     def call(self, method: Callable[..., Any], *args: Any) -> SimulatedRef:
+        """Request a call."""
         refs = tuple(arg.ref if isinstance(arg, AllRanks) else arg for arg in args)
         call = Call(method.__name__, refs, self.loop.create_future())
-        self._note("asked", call)
+        self._note("requested", call)
         self.calls.append(call)
         if self.dead is not None:
             self._fail_all()
@@ -202,15 +210,17 @@ class SimulatedHandle:
         return SimulatedRef(call.outcome)
 
     def call_pair(self, method: Callable[..., Any], *args: Any) -> tuple[SimulatedRef, SimulatedRef]:
+        """Request a call that returns a pair."""
         outcome = self.call(method, *args).outcome
         return SimulatedRef(outcome, 0), SimulatedRef(outcome, 1)
 
     def close(self) -> None:
+        """Release the actor, which fails its pending calls."""
         self.closed = True
         self.die(DiedError(f"{self.name} was closed"))
 
     def die(self, error: Exception) -> None:
-        """Fail every call under way and to come."""
+        """Fail all pending and future calls."""
         if self.dead is None:
             self.dead = error
             if self.timer is not None:
@@ -218,7 +228,7 @@ class SimulatedHandle:
             self._fail_all()
 
     def _begin(self) -> None:
-        """Begin the foremost call, as soon as its arguments are there."""
+        """Begin the first pending call once its arguments are available."""
         for arg in self.calls[0].args:
             if isinstance(arg, SimulatedRef) and not arg.outcome.done():
                 arg.outcome.add_done_callback(lambda _: None if self.dead else self._begin())
@@ -226,12 +236,13 @@ class SimulatedHandle:
         self.timer = self.loop.call_later(self.delay(), self._finish)
 
     def _finish(self) -> None:
+        """Run the first pending call and begin the next one."""
         call = self.calls[0]
         try:
             values = [arg.get() if isinstance(arg, SimulatedRef) else arg for arg in call.args]
             self.on_call(self, call.method)
             if self.dead:
-                return  # the call has failed with the others
+                return  # `die` has failed the call
             outcome = Outcome(getattr(self.target, call.method)(*values))
         except Exception as error:
             outcome = Outcome(error=error)
@@ -244,14 +255,17 @@ class SimulatedHandle:
             self._begin()
 
     def _fail_all(self) -> None:
+        """Fail all pending calls."""
         while self.calls:
             self._end(self.calls.popleft(), Outcome(error=self.dead))
 
     def _end(self, call: Call, outcome: Outcome) -> None:
+        """Record the end of a call and set its outcome."""
         self._note("ended", call, outcome.error)
         call.outcome.set_result(outcome)
 
-    def _note(self, what: Literal["asked", "ended"], call: Call, error: Exception | None = None) -> None:
+    def _note(self, what: Literal["requested", "ended"], call: Call, error: Exception | None = None) -> None:
+        """Append an event."""
         self.events.append(Event(what, self.name, call.method, self.loop.time(), error))
 
 
@@ -260,12 +274,12 @@ class SimulatedHandle:
 
 @dataclass(frozen=True)
 class PlayerFailure:
-    """Ends one life of a player: the first of its failures the first life, and so on.
+    """Failure of one incarnation of a player; the n-th failure of a player ends its n-th incarnation.
 
     Args:
-        player: its number, taken modulo the number of players.
-        dies: at a moment, `at` ticks after it was made; otherwise its collect number `at` raises.
-        at: when.
+        player: number, taken modulo the number of players.
+        dies: True if the player dies `at` ticks after it was made; False if its collect number `at` raises.
+        at: tick or collect number.
     """
 
     player: int
@@ -275,13 +289,12 @@ class PlayerFailure:
 
 @dataclass(frozen=True)
 class ShardDeath:
-    """Ends one life of a shard: the first of its deaths the first life, and so on.
+    """Death of one incarnation of a shard; the n-th death of a shard ends its n-th incarnation.
 
     Args:
-        shard: its number, taken modulo the number of shards.
-        when: `time`, `at` ticks after it was made; else in its call number `at`, before that is carried out (`call`)
-            or after (`answer`).
-        at: when.
+        shard: number, taken modulo the number of shards.
+        when: `time`: `at` ticks after it was made; `call` or `answer`: before or after call number `at` runs.
+        at: tick or call number.
     """
 
     shard: int
@@ -291,7 +304,7 @@ class ShardDeath:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Lets the learner or the buffer fail in call number `at` of a method, for good if it dies."""
+    """Failure of the learner or the buffer in call number `at` of a method; the actor may die."""
 
     actor: Literal["buffer", "learner"]
     method: str
@@ -301,7 +314,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Delays:
-    """Ticks that calls take: each actor goes through its tuple again and again."""
+    """Durations of calls in ticks; each actor cycles through its tuple."""
 
     player: tuple[int, ...] = (1,)
     buffer: tuple[int, ...] = (1,)
@@ -310,19 +323,19 @@ class Delays:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A run and all that happens to it. What isn't of the configuration:
+    """Settings of a run and all its failures. Fields that aren't settings:
 
     Args:
-        envs: of a player; a fragment has `fragment_rows * envs` rows.
-        end_rows: rows of fragments on which nothing was decided, gone through again and again.
-        refused: whether a fragment is refused, gone through again and again.
-        chunk_steps: gradient steps whose batches are as many bytes as a chunk may have.
-        keeps_buffer: whether a checkpoint has the buffer in it.
-        delays: how long calls take.
-        failures: of players.
-        shard_deaths: of shards.
-        trouble: of learner or buffer.
-        stop_after: calls carried out by all actors before the run is asked to stop.
+        envs: environments of a player; a fragment has `fragment_rows * envs` rows.
+        end_rows: rows without an action per fragment; cycled.
+        refused: True for a refused fragment; cycled.
+        chunk_steps: gradient steps whose batches fill the byte limit of a chunk.
+        keeps_buffer: True if checkpoints contain the buffer.
+        delays: durations of calls.
+        failures: failures of players.
+        shard_deaths: deaths of shards.
+        trouble: failure of learner or buffer.
+        stop_after: number of calls of all actors after which the run is stopped.
     """
 
     data: OnPolicy | OffPolicy
@@ -373,22 +386,22 @@ class Schedule:
 
     @property
     def batch_size(self) -> int:
-        """Samples that must be there to learn."""
+        """Samples that the replay needs to serve a batch."""
         return self.data.batch_size if isinstance(self.data, OffPolicy) else 1
 
     def is_refused(self, player: int, incarnation: int, sequence: int) -> bool:
-        """Whether the replay doesn't take a fragment."""
+        """Return whether the replay refuses a fragment."""
         return self.refused[(2 * player + incarnation + sequence) % len(self.refused)]
 
     def decided(self, player: int, incarnation: int, sequence: int) -> int:
-        """Policy steps of a fragment. No more rows are end rows than every second one in each environment's stream."""
+        """Return the policy steps of a fragment; at most every second row of an environment is an end row."""
         most = (self.fragment_rows + sequence % 2) // 2 * self.envs
         ends = self.end_rows[(player + 3 * incarnation + 5 * sequence) % len(self.end_rows)]
         return self.fragment_rows * self.envs - min(ends, most)
 
 
 def uniform(least: int, most: int) -> st.SearchStrategy[int]:
-    """Whole numbers, each as often as any other; `st.integers` prefers the ends."""
+    """Return a strategy of integers with equal frequencies; `st.integers` prefers the ends."""
     return st.sampled_from(range(least, most + 1))
 
 
@@ -407,12 +420,12 @@ _refused = st.lists(st.sampled_from([False, False, True]), min_size=1, max_size=
 
 @st.composite
 def schedules(draw: st.DrawFn, calm: bool = False, max_staleness: int = 3) -> Schedule:
-    """Schedules of up to six full rounds.
+    """Draw schedules of up to six full rounds.
 
     Args:
-        draw: given by hypothesis.
-        calm: without failures.
-        max_staleness: the most that is drawn.
+        draw: passed by hypothesis.
+        calm: True for schedules without failures.
+        max_staleness: upper bound of the drawn staleness.
     """
     players, fragment_rows, envs = draw(uniform(1, 5)), draw(uniform(1, 6)), draw(uniform(1, 4))
     rows = players * fragment_rows * envs
@@ -427,7 +440,7 @@ def schedules(draw: st.DrawFn, calm: bool = False, max_staleness: int = 3) -> Sc
             fragment_rows=fragment_rows,
             writes_back=draw(st.booleans()),
         )
-    # One thing at a time goes wrong in most schedules: the first one hides what the others would have done.
+    # Most schedules have one kind of failure: the first failure would hide the effects of others.
     kinds = ["", "failures", "failures", "refused", "all"]
     wrong = "" if calm else draw(st.sampled_from(kinds))
     on_policy = isinstance(data, OnPolicy)
@@ -454,21 +467,21 @@ def schedules(draw: st.DrawFn, calm: bool = False, max_staleness: int = 3) -> Sc
     )
 
 
-# ------------------------------------------------------------------------------------------------- stand-ins
+# ----------------------------------------------------------------------------------------------------- fakes
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What the learner handed out, and what was true when it did.
+    """Weights that the learner published, with the state of the run at that time.
 
     Args:
-        number: of this hand-out in this leg.
-        fragments: offered to the replay before, in this leg.
-        policy_steps: in all fragments that it took.
-        gradient_steps: that the learner had taken.
-        ready: whether the replay could serve a batch.
-        losses: shards that had been replaced.
-        stopping: whether the run had been asked to stop.
+        number: number of the weights in this leg.
+        fragments: fragments offered to the replay in this leg.
+        policy_steps: policy steps of all accepted fragments.
+        gradient_steps: gradient steps of the learner.
+        ready: True if the replay could serve a batch.
+        losses: number of replaced shards.
+        stopping: True if the run was stopping.
     """
 
     number: int
@@ -482,7 +495,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Played:
-    """A fragment."""
+    """Fragment of a fake player."""
 
     player: int
     incarnation: int
@@ -497,7 +510,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Offer:
-    """A fragment that was offered to a shard, which took or refused it, and could say so."""
+    """Fragment that was offered to a shard, which accepted or refused it."""
 
     fragment: Played
     shard: int
@@ -507,16 +520,16 @@ class Offer:
 
 @dataclass(frozen=True)
 class Block:
-    """What a shard sampled.
+    """Samples of a shard.
 
     Args:
-        shard: which.
-        incarnation: of that shard.
-        number: of the block in this life.
-        batches: how many batches were asked for, 0 if it was a part of some.
-        samples: how many samples these are.
-        progress: with which they were asked for.
-        fragments: offered to all shards by then.
+        shard: number of the shard.
+        incarnation: incarnation of the shard.
+        number: number of the block in this incarnation.
+        batches: requested batches; 0 for a part of batches.
+        samples: number of samples.
+        progress: progress of the request.
+        fragments: fragments offered to all shards before.
     """
 
     shard: int
@@ -530,7 +543,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Update:
-    """Gradient steps that were taken with blocks."""
+    """Gradient steps taken with blocks."""
 
     blocks: tuple[Block, ...]
     steps: int
@@ -540,15 +553,16 @@ class Update:
 
 @dataclass(frozen=True)
 class Writes:
-    """What an update gave, to be written back."""
+    """Values of an update to write back."""
 
     update: int
 
 
-class StandInPlayer:
-    """Plays fragments in which some rows are end rows."""
+class FakePlayer:
+    """Fake player whose fragments contain some end rows."""
 
     def __init__(self, schedule: Schedule, number: int, incarnation: int) -> None:
+        """Start at the first fragment."""
         self.schedule, self.number, self.incarnation = schedule, number, incarnation
         self.sequence = 0
 
@@ -562,6 +576,7 @@ class StandInPlayer:
         keep_state: bool,
         unsaved: str | None,
     ) -> tuple[FragmentInfo, Played]:
+        """Return the next fragment."""
         assert rows == self.schedule.fragment_rows
         steps = self.schedule.decided(self.number, self.incarnation, self.sequence)
         total = rows * self.schedule.envs
@@ -572,29 +587,33 @@ class StandInPlayer:
         return FragmentInfo(version, steps, total, returns, lengths, seconds=1.0, state=state), played
 
     def state(self) -> bytes:
+        """Return the number of the next fragment."""
         return str(self.sequence).encode()
 
     def load(self, state: bytes) -> bool:
+        """Restore the number of the next fragment."""
         self.sequence = int(state)
         return True
 
     def evaluate(self, weights: Weights, episodes: int) -> Evaluation:
+        """Return episodes without reward."""
         assert isinstance(weights, Weights)
         return Evaluation(0.0, 0.0, [0.0] * episodes, [1] * episodes)
 
 
-class StandInReplay:
-    """Everything that happened to the shards, in all their lives."""
+class FakeReplay:
+    """Fake replay: all shards in all their incarnations."""
 
     def __init__(self, schedule: Schedule, rows: list[int], policy_steps: int) -> None:
+        """Make the first shards."""
         self.schedule, self.policy_steps_before = schedule, policy_steps
         self.offered: list[Offer] = []
-        self.lives: list[StandInShard] = []
+        self.lives: list[FakeShard] = []
         self.newest = [self.make(number, 0, stored) for number, stored in enumerate(rows)]
 
-    def make(self, number: int, incarnation: int, rows: int = 0) -> StandInShard:
-        """A shard; from now on it is the one of that number."""
-        shard = StandInShard(self, number, incarnation, rows)
+    def make(self, number: int, incarnation: int, rows: int = 0) -> FakeShard:
+        """Make a shard, which replaces the one of the same number."""
+        shard = FakeShard(self, number, incarnation, rows)
         self.lives.append(shard)
         if incarnation:
             self.newest[number] = shard
@@ -602,40 +621,48 @@ class StandInReplay:
 
     @property
     def taken(self) -> list[Offer]:
+        """Accepted offers."""
         return [offer for offer in self.offered if not offer.refused]
 
     @property
     def policy_steps(self) -> int:
+        """Policy steps of the run that the replay accepted."""
         return self.policy_steps_before + sum(offer.fragment.policy_steps for offer in self.taken)
 
     @property
     def rows(self) -> int:
+        """Rows in all current shards."""
         return sum(shard.rows for shard in self.newest)
 
     @property
     def ready(self) -> bool:
+        """True if the replay can serve a batch."""
         return self.rows >= self.schedule.batch_size
 
     @property
     def losses(self) -> int:
+        """Number of replaced shards."""
         return len(self.lives) - self.schedule.shards
 
 
-class StandInShard:
-    """Writes down what is added and sampled, in `log`. Its total priority grows with what is written back."""
+class FakeShard:
+    """Fake shard that records additions and samples in `log`; each write-back raises its total priority."""
 
-    def __init__(self, replay: StandInReplay, number: int, incarnation: int, rows: int) -> None:
+    def __init__(self, replay: FakeReplay, number: int, incarnation: int, rows: int) -> None:
+        """Start with `rows` rows."""
         self.replay, self.schedule = replay, replay.schedule
         self.number, self.incarnation, self.rows = number, incarnation, rows
         self.log: list[Played | Block | Writes] = []
         self.sampled = self.written = 0
 
     def status(self) -> BufferStatus:
+        """Return the status."""
         sample_bytes = CHUNK_BYTES // (self.schedule.batch_size * self.schedule.chunk_steps)
         total_priority = float(self.rows + self.written)
         return BufferStatus(self.rows, self.rows, total_priority, sample_bytes if self.rows else 0, added=self.rows)
 
     def add(self, fragment: Played) -> BufferStatus:
+        """Record a fragment, or refuse it if the schedule says so."""
         refused = self.schedule.is_refused(fragment.player, fragment.incarnation, fragment.sequence)
         self.replay.offered.append(Offer(fragment, self.number, self.incarnation, refused))
         if refused:
@@ -645,16 +672,19 @@ class StandInShard:
         return self.status()
 
     def sample(self, n_batches: int, progress: float) -> tuple[int, Block]:
+        """Record and return batches."""
         assert self.schedule.shards == 1
-        assert self.rows >= self.schedule.batch_size, "a batch was asked of a replay that can't serve it"
+        assert self.rows >= self.schedule.batch_size, "a batch was requested from a replay that can't serve it"
         return self.draw(n_batches, n_batches * self.schedule.batch_size, progress)
 
     def sample_part(self, count: int, progress: float) -> tuple[int, Block]:
+        """Record and return a part of batches."""
         assert self.schedule.shards > 1
-        assert self.rows, "samples were asked of a shard that is empty"
+        assert self.rows, "samples were requested from an empty shard"
         return self.draw(0, count, progress)
 
     def draw(self, batches: int, samples: int, progress: float) -> tuple[int, Block]:
+        """Record a block; return the number of samples and the block."""
         fragments = len(self.replay.offered)
         block = Block(self.number, self.incarnation, self.sampled, batches, samples, progress, fragments)
         self.sampled += 1
@@ -662,21 +692,25 @@ class StandInShard:
         return samples, block
 
     def write_back(self, writes: Writes) -> BufferStatus:
+        """Record a write-back."""
         self.log.append(writes)
         self.written += 1
         return self.status()
 
     def save(self, folder: str) -> BufferStatus:
+        """Return the status."""
         return self.status()
 
     def restore(self, folder: str | None) -> BufferStatus:
+        """Return the status."""
         return self.status()
 
 
-class StandInLearner:
-    """Counts gradient steps, and writes down what they were taken with."""
+class FakeLearner:
+    """Fake learner that counts gradient steps and records updates and weights in `log`."""
 
     def __init__(self, gradient_steps: int, look: Callable[[int, int], Weights]) -> None:
+        """Start with `gradient_steps` gradient steps."""
         self.gradient_steps = gradient_steps
         self.look = look
         self.log: list[Update | Weights] = []
@@ -685,6 +719,7 @@ class StandInLearner:
         self.failed = False
 
     def update(self, steps: int, progress: float, order: int | None, *blocks: Block) -> tuple[UpdateInfo, Writes]:
+        """Record gradient steps."""
         if self.failed:
             raise FailedError("a loss is not finite")
         self.gradient_steps += steps
@@ -695,28 +730,33 @@ class StandInLearner:
         return info, Writes(self.updates - 1)
 
     def weights(self) -> tuple[int, Weights]:
+        """Record and return new weights."""
         weights = self.look(len(self.published), self.gradient_steps)
         self.published.append(weights)
         self.log.append(weights)
         return self.gradient_steps, weights
 
     def snapshot(self) -> tuple[int, int]:
+        """Return the number of gradient steps as the state."""
         return self.gradient_steps, self.gradient_steps
 
     def restore(self, data: int) -> int:
+        """Restore the number of gradient steps."""
         self.gradient_steps = data
         return data
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint.
+    """Checkpoint of a simulated run.
 
     Args:
-        counters: those that it keeps; their gradient steps are the learner's own.
-        counted: gradient steps as the run had counted them.
-        rows: in each shard, None if these weren't kept.
-        streams: of all fragments that have ever been added.
+        counters: stored counters, with the learner's gradient steps.
+        counted: gradient steps as counted by the run.
+        rows: rows of each shard; None if the buffer isn't stored.
+        streams: streams of all fragments that were ever added.
+        stats: stored metrics.
+        players: states of the players.
     """
 
     counters: Counters
@@ -727,30 +767,35 @@ class Checkpoint:
     players: Mapping[int, PlayerState]
 
 
-class StandInKeeper:
-    """Keeps checkpoints in a list."""
+class FakeStore:
+    """Checkpoint store that appends checkpoints to a list."""
 
     def __init__(self, world: World) -> None:
+        """Start without checkpoints."""
         self.world = world
         self.checkpoints: list[Checkpoint] = []
 
     @property
     def keeps_buffer(self) -> bool:
+        """True if checkpoints contain the buffer."""
         return self.world.schedule.keeps_buffer
 
     @property
     def newest_buffer(self) -> str | None:
+        """None: no buffer is saved."""
         return None
 
     def begin(self, policy_steps: int) -> str:
+        """Return the name of the folder."""
         return "folder"
 
     def abandon(self, folder: str) -> None:
-        """Nothing is there."""
+        """Do nothing."""
 
     async def finish(
         self, folder: str, stats: dict[str, Any], snapshot: Snapshot, players: Mapping[int, PlayerState]
     ) -> None:
+        """Append a checkpoint."""
         counters = Counters(**copy.deepcopy(stats["counters"]))
         rows = [shard.rows for shard in self.world.buffer.newest] if self.keeps_buffer else None
         checkpoint = Checkpoint(
@@ -760,54 +805,59 @@ class StandInKeeper:
 
 
 class RecordingReporter:
-    """Keeps what is reported."""
+    """Reporter that stores all reports."""
 
     def __init__(self) -> None:
+        """Start without reports."""
         self.shown: list[Progress] = []
         self.lines: list[tuple[int, Mapping[str, float]]] = []
         self.messages: list[tuple[str, str]] = []
 
     def progress(self, progress: Progress) -> None:
+        """Store the progress."""
         self.shown.append(progress)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Store a metrics line."""
         self.lines.append((step, values))
 
     def message(self, text: str, level: str = "info") -> None:
+        """Store a message."""
         self.messages.append((level, text))
 
     def event(self, name: str, /, **values: float | str | None) -> None:
-        """Not of interest here."""
+        """Ignore the event."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 # ----------------------------------------------------------------------------------------------- simulation
 
 
 class World:
-    """Everything that a run finds around it, and what has happened to it.
+    """Run with its simulated workers and everything that happened to them.
 
     Args:
-        schedule: what is to happen.
-        checkpoint: what the leg goes on from.
+        schedule: settings and failures of the run.
+        checkpoint: checkpoint that the leg resumes from.
     """
 
     def __init__(self, schedule: Schedule, checkpoint: Checkpoint | None = None) -> None:
+        """Make the workers and the run."""
         self.schedule = schedule
         self.events: list[Event] = []
         self.calls: Counter[tuple[str, str]] = Counter()
-        self.troubled_at: str | None = None  # method that the trouble struck
+        self.troubled_at: str | None = None  # method in which the trouble occurred
         self.players: list[SimulatedHandle] = []
         self.before = checkpoint.streams if checkpoint else frozenset()
         counters = copy.deepcopy(checkpoint.counters) if checkpoint else Counters()
         self.began_at = copy.deepcopy(counters)
         rows = checkpoint.rows if checkpoint else None
-        self.buffer = StandInReplay(schedule, rows or [0] * schedule.shards, counters.policy_steps)
+        self.buffer = FakeReplay(schedule, rows or [0] * schedule.shards, counters.policy_steps)
         self.shards: list[SimulatedHandle] = []
-        self.learner = StandInLearner(counters.gradient_steps, self.weights)
-        self.store = StandInKeeper(self)
+        self.learner = FakeLearner(counters.gradient_steps, self.weights)
+        self.store = FakeStore(self)
         self.reporter = RecordingReporter()
         clock = VirtualClock()
         stats = (
@@ -815,10 +865,10 @@ class World:
             if checkpoint
             else RunStats(counters, 0.0)
         )
-        kept = checkpoint.players if checkpoint and (rows or not schedule.data.is_off_policy) else {}
+        states = checkpoint.players if checkpoint and (rows or not schedule.data.is_off_policy) else {}
         self.run = Run(
             schedule.config,
-            PlayerGroup(schedule.players, self.make_player, stats.counters.incarnations, kept),
+            PlayerGroup(schedule.players, self.make_player, stats.counters.incarnations, states),
             ReplayClient(
                 [self.shard_handle(shard) for shard in self.buffer.newest], schedule.batch_size, 0, self.make_shard
             ),
@@ -831,22 +881,22 @@ class World:
 
     @property
     def streams(self) -> frozenset[tuple[int, int]]:
-        """(player, incarnation) of all fragments that have ever been offered."""
+        """(player, incarnation) of all fragments that were ever offered."""
         fragments = [offer.fragment for offer in self.buffer.offered]
         return self.before | {(each.player, each.incarnation) for each in fragments}
 
     def weights(self, number: int, gradient_steps: int) -> Weights:
-        """What the learner hands out now."""
+        """Return the weights that the learner publishes now."""
         buffer, stopping = self.buffer, self.run.stopping.is_set()
         fragments = len(buffer.offered)
         return Weights(number, fragments, buffer.policy_steps, gradient_steps, buffer.ready, buffer.losses, stopping)
 
     def make_shard(self, number: int, incarnation: int) -> SimulatedHandle:
-        """A shard that takes the place of one that was lost."""
+        """Make a shard that replaces a lost one."""
         return self.shard_handle(self.buffer.make(number, incarnation))
 
-    def shard_handle(self, shard: StandInShard) -> SimulatedHandle:
-        """A handle of a shard, which dies when the schedule says so."""
+    def shard_handle(self, shard: FakeShard) -> SimulatedHandle:
+        """Return the handle of a shard, with its scheduled death."""
         handle = self.handle(f"shard {shard.number}", shard, _turned(self.schedule.delays.buffer, shard.number))
         self.shards.append(handle)
         deaths = [each for each in self.schedule.shard_deaths if each.shard % self.schedule.shards == shard.number]
@@ -855,7 +905,7 @@ class World:
         return handle
 
     def let_die(self, handle: SimulatedHandle, death: ShardDeath) -> None:
-        """Give a shard's life its end."""
+        """Schedule the death of a shard."""
         error = DiedError(f"{handle.name} died")
         if death.when == "time":
             handle.loop.call_later(death.at, handle.die, error)
@@ -863,12 +913,14 @@ class World:
         on_call, number = handle.on_call, iter(range(death.at + 1))
 
         def die(handle: SimulatedHandle, method: str) -> None:
+            """Count a call and die in the scheduled one."""
             if next(number, None) == death.at:
                 handle.die(error)
                 if death.when == "answer" and method == "add":
-                    self.buffer.offered.pop()  # it happened, but nobody has heard of it
+                    self.buffer.offered.pop()  # the shard added it, but the result was lost
 
         def die_before(handle: SimulatedHandle, method: str) -> None:
+            """Die before the scheduled call runs."""
             on_call(handle, method)
             die(handle, method)
 
@@ -878,8 +930,8 @@ class World:
             handle.on_answer = die
 
     def make_player(self, number: int, incarnation: int) -> SimulatedHandle:
-        """A player, which fails when the schedule says so."""
-        player = StandInPlayer(self.schedule, number, incarnation)
+        """Make a player, with its scheduled failure."""
+        player = FakePlayer(self.schedule, number, incarnation)
         handle = self.handle(f"player {number}", player, _turned(self.schedule.delays.player, number))
         lives = sum(other.name == handle.name for other in self.players)
         self.players.append(handle)
@@ -889,13 +941,14 @@ class World:
         return handle
 
     def let_fail(self, handle: SimulatedHandle, failure: PlayerFailure) -> None:
-        """Give a player's life its end."""
+        """Schedule the failure of a player."""
         if failure.dies:
             handle.loop.call_later(failure.at, handle.die, DiedError(f"{handle.name} died"))
             return
         on_call, sequence = handle.on_call, iter(range(failure.at + 1))
 
         def fail(handle: SimulatedHandle, method: str) -> None:
+            """Raise in the scheduled collect."""
             on_call(handle, method)
             if method == "collect" and next(sequence, None) == failure.at:
                 raise FailedError(f"the environment of {handle.name} raised")
@@ -903,12 +956,12 @@ class World:
         handle.on_call = fail
 
     def handle(self, name: str, target: Any, ticks: tuple[int, ...]) -> SimulatedHandle:
-        """A handle whose calls take `ticks`, over and over."""
+        """Return a handle whose calls take `ticks`, cycled."""
         endless = cycle(ticks)
         return SimulatedHandle(name, target, lambda: float(next(endless)), self.events, self.on_call)
 
     def on_call(self, handle: SimulatedHandle, method: str) -> None:
-        """Stop the run, or let buffer or learner fail, when it is time."""
+        """Stop the run, or let buffer or learner fail, at the scheduled call."""
         actor = "buffer" if handle in self.shards else handle.name
         kind = "sample" if method == "sample_part" else method
         self.calls[actor, kind] += 1
@@ -922,25 +975,25 @@ class World:
                     self.troubled_at = kind
                 return
             self.troubled_at = kind
-            if method == "update":  # fails halfway, and goes on failing
+            if method == "update":  # fails halfway, and in all later calls
                 self.learner.gradient_steps += 1
                 self.learner.failed = True
             raise FailedError(f"the {actor} raised in {method}")
 
 
 def _turned(ticks: tuple[int, ...], by: int) -> tuple[int, ...]:
-    """The same ticks, begun at another one."""
+    """Return the ticks rotated by `by`."""
     return ticks[by % len(ticks) :] + ticks[: by % len(ticks)]
 
 
 @dataclass(frozen=True)
 class Leg:
-    """A run from its start, or from a checkpoint, to its end.
+    """Run from its start, or from a checkpoint, to its end.
 
     Args:
-        world: all that happened.
-        outcome: how it ended.
-        error: why it failed.
+        world: workers and their history.
+        outcome: end of the run.
+        error: reason of a failed run.
     """
 
     world: World
@@ -952,14 +1005,15 @@ def simulate(schedule: Schedule, checkpoint: Checkpoint | None = None) -> Leg:
     """Run a schedule.
 
     Args:
-        schedule: the run and what happens to it.
-        checkpoint: where to go on from.
+        schedule: settings and failures of the run.
+        checkpoint: checkpoint to resume from.
 
     Raises:
-        StuckError: it can't come to an end.
+        StuckError: the run never ends.
     """
 
     async def main() -> Leg:
+        """Train and return the leg."""
         world = World(schedule, checkpoint)
         try:
             await world.run.train()

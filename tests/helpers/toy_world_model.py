@@ -67,6 +67,7 @@ class Policy(nn.Module):
     """The recurrent state and the actor upon it: what players need."""
 
     def __init__(self, spaces: Spaces, args: ToyWorldModelArgs) -> None:
+        """Build the networks."""
         super().__init__()
         self.space, self.choices = spaces.observation, int(spaces.action.n)  # type: ignore[attr-defined]
         self.cell = nn.GRUCell(vector_size(self.space) + self.choices, args.latent_size)
@@ -87,6 +88,7 @@ class Agent(nn.Module):
     """Policy; decoder, prior and head, which predicts reward and end; critic and its slow copy."""
 
     def __init__(self, spaces: Spaces, args: ToyWorldModelArgs) -> None:
+        """Build the networks."""
         super().__init__()
         self.policy = Policy(spaces, args)
         self.decoder = mlp(args.latent_size, (32,), vector_size(spaces.observation), "tanh")
@@ -100,7 +102,7 @@ class ToyWorldModel(Algorithm[ToyWorldModelArgs]):
     """One step of the world model, then one of actor and critic, in imagination from the latents just inferred."""
 
     def build_agent(self) -> nn.Module:
-        """All networks."""
+        """Return the agent with all networks."""
         return Agent(self.spaces, self.args)
 
     def optimizers(self) -> dict[str, OptimizerSpec]:

@@ -1,4 +1,4 @@
-"""The code of docs/change_one_line.md trains."""
+"""Test that the code of docs/change_one_line.md trains."""
 
 import re
 from importlib.metadata import EntryPoint
@@ -18,13 +18,14 @@ SHORT = ["run.mode=coupled", "run.total_steps=600", "log.every=100", "trainer.co
 
 @pytest.fixture
 def modules(tmp_path, monkeypatch):
-    """The page's files, importable."""
+    """Make the page's files importable."""
     for title, code in re.findall(r'```python title="(.*?)"\n(.*?)```', PAGE.read_text(), re.DOTALL):
         (tmp_path / title).write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
 
 
 def test_a_subclass_named_by_path_inherits_arguments_and_changes_the_loss(tmp_path, modules):
+    """A subclass named by its path inherits arguments and changes the loss."""
     run(tmp_path / "ppo", "ppo", *SHORT)
     run(tmp_path / "mine", "ppo", *SHORT, "algo.name=my_ppo:MyPPO")
     values = {
@@ -36,12 +37,14 @@ def test_a_subclass_named_by_path_inherits_arguments_and_changes_the_loss(tmp_pa
 
 
 def test_a_subclass_may_add_an_argument(tmp_path, modules):
+    """A subclass may add an argument."""
     config = load_config("ppo", ["algo.name=my_args:ScaledPPO", "algo.reward_scale=0.5"])
     assert config.algo.reward_scale == 0.5 and isinstance(config.algo, PPOArgs)
     assert run(tmp_path / "run", "ppo", *SHORT, "algo.name=my_args:ScaledPPO", "algo.reward_scale=0.5").gradient_steps
 
 
 def test_a_subclass_is_registered_by_an_entry_point(modules, monkeypatch):
+    """An entry point registers a subclass."""
     point = EntryPoint("mine", "my_ppo:MyPPO", registry.GROUP)
     found = {**registry.registered(), "mine": point}
     monkeypatch.setattr(registry, "registered", lambda: found)

@@ -1,4 +1,4 @@
-"""Half a minute of a real run in which one process of each role is killed: nothing is lost, doubled or miscounted."""
+"""Test a run in which one process of each role is killed: no row is lost, duplicated or miscounted."""
 
 import random
 
@@ -10,6 +10,7 @@ from benchmarks.chaos import PARTS, ROLES, play_short
 
 @pytest.mark.slow
 def test_one_of_each_role_is_killed(tmp_path):
+    """The run survives the death of one process per role."""
     verdict = play_short(random.SystemRandom().randrange(2**16), tmp_path)
     assert not verdict.wrong
     assert verdict.figures["kills"] == dict.fromkeys(ROLES, 1)
@@ -17,7 +18,8 @@ def test_one_of_each_role_is_killed(tmp_path):
     assert set(ROLES) <= set(PARTS["sac"].roles)
 
 
-def test_what_differs_is_wrong():
+def test_a_difference_is_detected():
+    """The check detects a difference."""
     verdict = Verdict()
     verdict.expect("rows", 3, 3)
     verdict.expect("rows lacking in between", 1, 0)

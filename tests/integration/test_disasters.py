@@ -1,4 +1,4 @@
-"""Whatever happens to a run, it keeps its promises (see disasters.py); and these would be seen to be broken."""
+"""Invariants of runs with random failures (see disasters.py), and proof that broken ones are detected."""
 
 import pytest
 
@@ -11,17 +11,20 @@ PARTS, PART = 8, 60
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_a_run_keeps_its_promises_whatever_happens(part: int) -> None:
+def test_random_failures_break_no_invariant(part: int) -> None:
+    """Random failures break no invariant."""
     for seed in range(part * PART, (part + 1) * PART):
         play(draw_schedule(seed))
 
 
-def test_a_rollout_that_is_lost_while_the_run_is_to_stop_was_never_played() -> None:
+def test_a_rollout_lost_during_a_stop_is_not_counted() -> None:
+    """A rollout that is lost during a stop isn't counted."""
     world = play(draw_schedule(5379))
     assert world.happened["stop"] and world.happened["node"]
 
 
-def test_what_happens_is_what_was_drawn() -> None:
+def test_a_schedule_is_deterministic() -> None:
+    """The same schedule gives the same run, and all kinds of disasters occur."""
     worlds = [play(draw_schedule(7)) for _ in range(2)]
     assert worlds[0].reporter.messages == worlds[1].reporter.messages
     assert worlds[0].taken == worlds[1].taken
@@ -30,49 +33,57 @@ def test_what_happens_is_what_was_drawn() -> None:
 
 
 def outcome(seed: int) -> str:
-    """What a schedule breaks; "" if it goes well."""
+    """Return the error of a schedule; "" if it succeeds."""
     try:
         play(draw_schedule(seed))
-    except Exception as error:  # whatever a broken program does
+    except Exception as error:  # a broken program can raise anything
         return str(error) or type(error).__name__
     return ""
 
 
-def first_that_fails() -> str:
-    """What the first schedule that doesn't go well breaks."""
+def first_failure() -> str:
+    """Return the error of the first schedule that fails."""
     return next(filter(None, map(outcome, range(400))), "nothing")
 
 
-def test_a_shard_that_takes_a_fragment_twice_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_duplicated_fragment_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard that adds a fragment twice is detected."""
     monkeypatch.setattr(Rows, "add", lambda self, fragment: self.fragments.append(fragment))
-    assert first_that_fails() == "a stream goes back"
+    assert first_failure() == "a stream goes back"
 
 
-def test_rows_that_are_lost_and_not_counted_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uncounted_lost_rows_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost rows that aren't counted are detected."""
     monkeypatch.setattr(Run, "lost_rows", property(lambda self: 0))
-    assert "lost" in first_that_fails()
+    assert "lost" in first_failure()
 
 
-def test_gradient_steps_that_are_not_taken_again_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gradient_steps_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing gradient steps after a rebuild are detected."""
     restore = Learner.restore
 
-    def forget_what_was_lost(self: Learner, data: tuple[int, list[tuple[int, ...]]]) -> int:
+    def restore_one_step_too_many(self: Learner, data: tuple[int, list[tuple[int, ...]]]) -> int:
+        """Restore, and count one gradient step too many."""
         restore(self, data)
         return self.gradient_steps + 1
 
-    monkeypatch.setattr(Learner, "restore", forget_what_was_lost)
-    assert first_that_fails() != "nothing"
+    monkeypatch.setattr(Learner, "restore", restore_one_step_too_many)
+    assert first_failure() != "nothing"
 
 
-def test_a_save_that_is_not_of_a_rounds_border_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_inside_a_round_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save that isn't of a border between rounds is detected."""
     save = ReplayClient.save
     monkeypatch.setattr(ReplayClient, "save", lambda self, folder, while_adding=False: save(self, folder))
-    assert first_that_fails() == "a row that nobody was told of"
+    assert first_failure() == "a row is stored that was never reported"
 
 
-def test_a_run_that_waits_for_ever_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadlock_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadlock is detected."""
+
     def first_round_only(self, round_number):
+        """Allow the first round only."""
         return self.published is not None and round_number == 0
 
     monkeypatch.setattr(Collector, "may_collect", first_round_only)
-    assert first_that_fails().startswith(("deadlock", "still going on"))
+    assert first_failure().startswith(("deadlock", "no end after"))

@@ -1,4 +1,4 @@
-"""Whole runs in coupled mode and through the command line: counters, resume, failures, what is left behind."""
+"""Test complete runs in coupled mode and on the command line: counters, resume, failures and files."""
 
 import math
 import multiprocessing
@@ -24,6 +24,7 @@ COUPLED = "run.mode=coupled"
 
 
 def sheeprl(*words, **settings):
+    """Run the command line."""
     return subprocess.run(
         [sys.executable, "-m", "sheeprl", *map(str, words)], capture_output=True, text=True, timeout=200, **settings
     )
@@ -32,11 +33,12 @@ def sheeprl(*words, **settings):
 @pytest.mark.parametrize("players", [1, 3])
 @pytest.mark.parametrize("ratio", ["1", "0.5", "0.3", "0.7", "4"])
 def test_the_ratio_is_exact_by_every_count(tmp_path, ratio, players):
+    """The replay ratio is exact by every counter."""
     counted = tmp_path / "counted"
     counted.mkdir()
     kwargs = f"env.kwargs={{folder: {counted}}}"
     overrides = [COUPLED, f"algo.replay_ratio={ratio}", f"players.num={players}", kwargs, "run.total_steps=300"]
-    overrides += ["env.num_envs=2", "checkpoint.envs=false"]  # which would step some more
+    overrides += ["env.num_envs=2", "checkpoint.envs=false"]  # snapshots would add steps
     result = run(tmp_path / "run", "sac", *overrides, env=WALK)
     end = lines(result.run_dir)[-1]
     due = math.floor(Fraction(ratio) * max(0, end["policy_steps"] - 50))
@@ -49,6 +51,7 @@ def test_the_ratio_is_exact_by_every_count(tmp_path, ratio, players):
 
 
 def test_on_policy_counts_epochs_times_minibatches(tmp_path):
+    """PPO takes epochs times minibatches gradient steps per rollout."""
     result = run(tmp_path / "run", "ppo", COUPLED, "algo.rollout_steps=20", "algo.epochs=3", "run.total_steps=200")
     rounds = len(lines(result.run_dir)) and result.gradient_steps / (3 * math.ceil(20 * 4 / 64))
     assert rounds == int(rounds) >= 3
@@ -59,7 +62,8 @@ def test_on_policy_counts_epochs_times_minibatches(tmp_path):
 @pytest.mark.parametrize(
     ("algorithm", "overrides"), [("ppo", ["algo.rollout_steps=32"]), ("sac", []), ("sac", ["algo.replay_ratio=0.3"])]
 )
-def test_resume_goes_on_from_1000_to_2000(tmp_path, algorithm, overrides):
+def test_resume_continues_from_1000_to_2000(tmp_path, algorithm, overrides):
+    """A run resumes at 1000 steps and ends at 2000."""
     folder = tmp_path / "run"
     first = run(folder, algorithm, COUPLED, "run.total_steps=1000", *overrides)
     before = saved(folder)
@@ -79,6 +83,7 @@ def test_resume_goes_on_from_1000_to_2000(tmp_path, algorithm, overrides):
 
 
 def test_resume_at_once_changes_nothing(tmp_path):
+    """A resume of a complete run changes nothing."""
     folder = tmp_path / "run"
     run(folder, "sac", COUPLED, "run.total_steps=200")
     before = saved(folder)
@@ -86,17 +91,19 @@ def test_resume_at_once_changes_nothing(tmp_path):
     assert largest_difference(before["agent"], saved(folder)["agent"]) == 0.0
 
 
-def test_same_seed_same_run_and_another_seed_another(tmp_path):
+def test_the_seed_determines_the_run(tmp_path):
+    """The seed determines the run."""
     agents = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        torch.manual_seed(hash(name) % 1000)  # the global generator has no say
+        torch.manual_seed(hash(name) % 1000)  # the global generator must not matter
         run(tmp_path / name, "sac", COUPLED, "run.total_steps=150", f"run.seed={seed}")
         agents.append(saved(tmp_path / name)["agent"])
     assert largest_difference(agents[0], agents[1]) == 0.0
     assert largest_difference(agents[0], agents[2]) > 0.0
 
 
-def test_what_a_run_leaves(tmp_path):
+def test_the_files_of_a_run(tmp_path):
+    """A run leaves the documented files."""
     result = run(tmp_path / "run", "ppo", COUPLED, "run.total_steps=2000", "checkpoint.keep_last=2", "eval.episodes=2")
     left = {path.name for path in result.run_dir.iterdir()}
     assert {"config.yaml", "metrics.jsonl", "checkpoints"} <= left
@@ -115,6 +122,7 @@ def test_what_a_run_leaves(tmp_path):
 
 
 def _written(folder, tree):
+    """Write a configuration file; return its path."""
     import yaml
 
     path = folder / "again.yaml"
@@ -122,23 +130,27 @@ def _written(folder, tree):
     return path
 
 
-def test_an_env_that_raises_is_told_and_replaced_up_to_a_limit(tmp_path, capfd):
+def test_a_failing_env_is_reported_and_replaced_up_to_a_limit(tmp_path, capfd):
+    """A failing environment is reported and its player replaced, up to the limit."""
     overrides = [COUPLED, "env.kwargs={raises_after: 40}", "run.total_steps=10000", "ray.max_failures=2"]
     with pytest.raises(
         RunFailedError, match=r"Walk-v0 of player 0 raised in step 4\d: ValueError: out of order"
-    ) as told:
+    ) as caught:
         run(tmp_path / "run", "sac", *overrides, "log.level=warning", env=WALK)
-    assert "error.log" in str(told.value)
+    assert "error.log" in str(caught.value)
     assert "ValueError: out of order" in (tmp_path / "run" / "error.log").read_text()
-    assert capfd.readouterr().err.count("player 0 is replaced") == 2
+    assert capfd.readouterr().err.count("player 0 failed and is replaced") == 2
     end = lines(tmp_path / "run")[-1]
     assert (end["event"], end["restarts"], end["status"]) == ("end", 3, "failed")
     assert checkpoints(tmp_path / "run")[-1].name == f"step_{end['policy_steps']}"
     assert end["gradient_steps"] == max(0, end["policy_steps"] - 50)
 
 
-def test_a_player_that_cannot_be_made_has_failed(tmp_path, monkeypatch):
+def test_a_failed_constructor_is_a_failure(tmp_path, monkeypatch):
+    """A failed constructor of a player counts as its failure."""
+
     def fail(self, *args):
+        """Raise."""
         raise MemoryError("no room for another player")
 
     monkeypatch.setattr("sheeprl.actors.player.Player.__init__", fail)
@@ -149,7 +161,8 @@ def test_a_player_that_cannot_be_made_has_failed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])
-def test_rewards_that_are_not_finite_end_the_run_and_are_named(tmp_path, algorithm):
+def test_non_finite_rewards_end_the_run_and_are_named(tmp_path, algorithm):
+    """Non-finite rewards end the run and are named."""
     with pytest.raises(RunFailedError, match=r"a fragment of player 0 was refused: .*reward"):
         run(tmp_path / "run", algorithm, COUPLED, "env.kwargs={nan_after: 60}", "run.total_steps=5000", env=WALK)
     agent = saved(tmp_path / "run")["agent"]
@@ -157,7 +170,8 @@ def test_rewards_that_are_not_finite_end_the_run_and_are_named(tmp_path, algorit
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_after_a_checkpoint_and_resume_goes_on(tmp_path, number, code):
+def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path, number, code):
+    """A signal ends the run after a checkpoint, from which it resumes."""
     words = [COUPLED, f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, f"env.id={WALK}", "run.total_steps=1000000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
@@ -181,7 +195,8 @@ def test_a_signal_ends_after_a_checkpoint_and_resume_goes_on(tmp_path, number, c
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
-def test_a_second_signal_ends_at_once(tmp_path, mode):
+def test_a_second_signal_ends_the_run_immediately(tmp_path, mode):
+    """A second signal ends the run immediately."""
     mark = tmp_path / "mark"
     words = [
         f"run.mode={mode}",
@@ -197,7 +212,7 @@ def test_a_second_signal_ends_at_once(tmp_path, mode):
     _wait_for(mark.exists, process)
     process.send_signal(signal.SIGINT)
     time.sleep(1.0)
-    assert process.poll() is None  # it waits for the step that hangs
+    assert process.poll() is None  # it waits for the hanging step
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
@@ -206,13 +221,15 @@ def test_a_second_signal_ends_at_once(tmp_path, mode):
 
 
 def _wait_for(condition, process):
+    """Wait until a condition is true or the process ends."""
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_two_ranks_play_store_and_learn_each_their_part(tmp_path):
+def test_two_ranks_collect_store_and_train_their_parts(tmp_path):
+    """Two ranks collect, store and train their parts."""
     words = [COUPLED, "trainer.devices=2", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=200"]
     done = sheeprl("run", "sac", *words)
     assert done.returncode == 0, done.stderr
@@ -224,7 +241,8 @@ def test_two_ranks_play_store_and_learn_each_their_part(tmp_path):
 
 
 @pytest.mark.slow
-def test_fabric_run_starts_the_ranks_itself(tmp_path):
+def test_fabric_run_starts_the_ranks(tmp_path):
+    """`fabric run` starts the ranks."""
     script = tmp_path / "script.py"
     script.write_text("from sheeprl.cli import main\nmain()\n")
     words = [COUPLED, f"run.dir={tmp_path / 'run'}", *QUIET, "run.total_steps=400", "algo.rollout_steps=32"]
@@ -237,35 +255,41 @@ def test_fabric_run_starts_the_ranks_itself(tmp_path):
 
 
 class TestBadInput:
-    """Exit code 2, a line a mistake, no folder."""
+    """Tests of wrong input: exit code 2, one line per mistake, no folder."""
 
     def check(self, tmp_path, words, *said):
+        """Check the exit code, the lines and the folder."""
         done = sheeprl("run", *words, f"run.dir={tmp_path / 'run'}")
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
-        told = done.stderr.strip().splitlines()
-        assert len(told) == len(said), told
-        for line, part in zip(told, said, strict=True):
+        output = done.stderr.strip().splitlines()
+        assert len(output) == len(said), output
+        for line, part in zip(output, said, strict=True):
             assert part in line
         assert not (tmp_path / "run").exists()
 
     def test_all_mistakes_at_once(self, tmp_path):
+        """Several mistakes are reported together."""
         words = ["ppo", "env.id=CartPole-v9", "env.num_env=3", "buffer.size=-1", "run.mode=couple"]
         self.check(tmp_path, words, "env.num_env", "run.mode", "buffer.size", "CartPole-v1")
 
     def test_a_discrete_env_for_sac(self, tmp_path):
+        """SAC rejects a discrete environment."""
         self.check(tmp_path, ["sac", "env.id=CartPole-v1"], "its actions are discrete; sac needs continuous")
 
-    def test_a_batch_larger_than_will_ever_be_stored(self, tmp_path):
+    def test_a_batch_larger_than_the_buffer(self, tmp_path):
+        """A batch larger than the buffer is rejected."""
         self.check(tmp_path, ["sac", "buffer.size=200"], "algo.batch_size=256: larger than buffer.size=200")
         self.check(tmp_path, ["sac", "run.total_steps=200"], "algo.batch_size=256: larger than run.total_steps=200")
         self.check(tmp_path, ["ppo", "algo.batch_size=1000"], "larger than a rollout of 512")
 
     @pytest.mark.skipif("ale_py" in sys.modules, reason="the package is installed")
     def test_a_package_that_is_not_installed(self, tmp_path):
+        """A missing package is named."""
         self.check(tmp_path, ["ppo", "env.id=ALE/Pong-v5"], 'pip install "sheeprl[atari]"')
 
     def test_a_folder_that_holds_a_run(self, tmp_path):
+        """A folder that contains a run is rejected."""
         folder = tmp_path / "run"
         run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -274,6 +298,7 @@ class TestBadInput:
         assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
     def test_a_checkpoint_of_another_algorithm(self, tmp_path):
+        """A checkpoint of another algorithm is rejected."""
         folder = tmp_path / "run"
         run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
         with pytest.raises(ConfigError, match=r"algo\.name=sac: .* is a checkpoint of ppo"):
@@ -282,7 +307,8 @@ class TestBadInput:
         assert done.returncode == 2 and "algo.hidden_sizes: can't change in a resumed run" in done.stderr
 
 
-def test_gymnasiums_own_vector_environment_plays(tmp_path):
+def test_a_native_vector_environment_trains(tmp_path):
+    """A native vector environment trains."""
     result = run(
         tmp_path / "run", "ppo", COUPLED, "env.vectorization=native", "run.total_steps=600", "ray.max_failures=0"
     )
@@ -291,11 +317,13 @@ def test_gymnasiums_own_vector_environment_plays(tmp_path):
 
 @pytest.mark.timeout(60)
 def test_a_coupled_run_ends_the_workers_of_async_environments(tmp_path):
+    """A coupled run ends the workers of async environments."""
     run(tmp_path / "run", "ppo", "run.mode=coupled", "env.vectorization=async", "env.num_envs=2", "run.total_steps=300")
     assert not multiprocessing.active_children()
 
 
 def test_a_worker_of_an_async_environment_that_dies_is_replaced(tmp_path, capfd):
+    """The player of a dead async worker is replaced."""
     overrides = [
         COUPLED,
         "env.vectorization=async",
@@ -310,14 +338,16 @@ def test_a_worker_of_an_async_environment_that_dies_is_replaced(tmp_path, capfd)
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_annealing_begins_at_the_full_rate_and_never_reaches_nothing(tmp_path):
+def test_annealing_starts_at_the_full_rate_and_stays_above_0(tmp_path):
+    """Annealing starts at the full learning rate and stays above 0."""
     overrides = [COUPLED, "algo.anneal=true", "run.total_steps=100", "algo.rollout_steps=32"]
     result = run(tmp_path / "run", "ppo", *overrides)
     (line,) = [line for line in lines(result.run_dir) if "Loss/approx_kl" in line]
     assert line["Loss/approx_kl"] > 1e-6
 
 
-def test_two_runs_of_one_second_get_a_folder_each(tmp_path, monkeypatch):
+def test_two_runs_in_one_second_get_different_folders(tmp_path, monkeypatch):
+    """Two runs in the same second get different folders."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sheeprl.checkpoint.run_dir.time", SimpleNamespace(strftime=lambda form: "now"))
     overrides = [COUPLED, *QUIET, "run.total_steps=100", "algo.rollout_steps=32"]
@@ -326,6 +356,7 @@ def test_two_runs_of_one_second_get_a_folder_each(tmp_path, monkeypatch):
 
 
 def test_a_resumed_on_policy_run_may_have_other_rollouts(tmp_path):
+    """A resumed on-policy run may change the rollout length."""
     folder = tmp_path / "run"
     run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
     done = sheeprl("resume", folder, "env.num_envs=2", "algo.rollout_steps=64", "run.total_steps=300")
@@ -334,6 +365,7 @@ def test_a_resumed_on_policy_run_may_have_other_rollouts(tmp_path):
 
 @pytest.mark.parametrize("damage", ["state.json", "agent.pt"])
 def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+    """The error names the damaged checkpoint."""
     folder = tmp_path / "run"
     run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
     path = checkpoints(folder)[-1] / damage
@@ -342,5 +374,5 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
         done = sheeprl(command, folder)
         assert done.returncode in (1, 2) and "Traceback" not in done.stderr
         assert path.parent.name in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    (path.parent.parent / "step_best").mkdir()  # what isn't ours is left alone
+    (path.parent.parent / "step_best").mkdir()  # unknown folders stay unchanged
     assert len(checkpoints(folder)) == 1

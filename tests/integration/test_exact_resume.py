@@ -1,4 +1,4 @@
-"""A run that is interrupted again and again ends with the very bits of one that isn't: every registered algorithm."""
+"""Test that an interrupted run ends bit-identical to an uninterrupted one, for every registered algorithm."""
 
 import signal
 
@@ -13,7 +13,7 @@ from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.run import Run
 from tests.helpers.runs import SMALL_SAC, lines, ray_session, run, saved
 
-INTERRUPTIONS = {  # methods of the run, and in which of their calls it is asked to stop
+INTERRUPTIONS = {  # methods of the run, and the calls in which it is stopped
     "on_policy": [("_add_round", 1), ("updated", 1), ("publish", 1)],
     "off_policy": [("_add_round", 5), ("updated", 4), ("publish", 4), ("may_collect", 9)],
 }
@@ -21,12 +21,13 @@ INTERRUPTIONS = {  # methods of the run, and in which of their calls it is asked
 
 @pytest.fixture(scope="module")
 def cluster():
+    """Yield a Ray session."""
     with ray_session(cpus=4):
         yield
 
 
 def settings(algorithm):
-    """A short run of any algorithm, in which much happens."""
+    """Return a short run of an algorithm with many events."""
     args = registry.args_class(algorithm)
     data = args.model_construct(name=algorithm).data()
     env = "CartPole-v1" if "discrete" in args.actions else "Pendulum-v1"
@@ -38,11 +39,12 @@ def settings(algorithm):
 
 
 def interrupt(monkeypatch, method, call):
-    """Have the run interrupted in one call of a method of the driver's."""
+    """Interrupt the run in one call of a method of the driver."""
     owner = next(owner for owner in (Run, Collector, UpdateScheduler) if hasattr(owner, method))
     original, calls = getattr(owner, method), iter(range(call + 1))
 
     def interrupting(self, *args, **kwargs):
+        """Call the method and stop the run in the scheduled call."""
         if next(calls, None) == call:
             signal.raise_signal(signal.SIGINT)
         return original(self, *args, **kwargs)
@@ -51,13 +53,13 @@ def interrupt(monkeypatch, method, call):
 
 
 def history(folder):
-    """What was logged, but for times."""
-    kept = [line for line in lines(folder) if "event" not in line]
-    return [{key: value for key, value in line.items() if not key.lower().startswith("time")} for line in kept]
+    """Return the metrics without times."""
+    metrics = [line for line in lines(folder) if "event" not in line]
+    return [{key: value for key, value in line.items() if not key.lower().startswith("time")} for line in metrics]
 
 
 def assert_equal(one, other, where=""):
-    """Bit by bit."""
+    """Check that two values are bit-identical."""
     if isinstance(one, dict):
         assert one.keys() == other.keys(), where
         for key in one:
@@ -73,14 +75,15 @@ def assert_equal(one, other, where=""):
 
 
 def rows_of(folder):
-    """The files of the newest checkpoint's replay that hold rows."""
+    """Return the files with rows in the newest checkpoint's replay."""
     newest = checkpoints(folder)[-1]
     return {path.relative_to(newest): path.read_bytes() for path in sorted(newest.glob("buffer/*/*.bin"))}
 
 
 @pytest.mark.parametrize("mode", ["coupled", pytest.param("decoupled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("algorithm", registry.registered())
-def test_interrupted_and_resumed_is_uninterrupted(tmp_path, monkeypatch, request, algorithm, mode):
+def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, request, algorithm, mode):
+    """An interrupted run equals an uninterrupted one."""
     if mode == "decoupled":
         request.getfixturevalue("cluster")
     env, kind, overrides = settings(algorithm)
@@ -88,14 +91,15 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, monkeypatch, request
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_so_it_is_where_environments_draw_from_the_generators_of_their_process(tmp_path, monkeypatch, vectorization):
+def test_environments_may_draw_from_process_wide_generators(tmp_path, monkeypatch, vectorization):
+    """The same holds if environments draw from process-wide generators."""
     _, kind, overrides = settings("ppo")
     overrides += ["run.mode=coupled", f"env.vectorization={vectorization}", "eval.episodes=1", "eval.every=200"]
     check_that_nothing_differs(tmp_path, monkeypatch, "ppo", "tests.helpers.run_envs:Worldly-v0", kind, overrides)
 
 
 def check_that_nothing_differs(tmp_path, monkeypatch, algorithm, env, kind, overrides):
-    """Run in one go, and interrupted again and again."""
+    """Run without and with interruptions; compare the results."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = run(whole, algorithm, *overrides, env=env)
     interrupted = 0

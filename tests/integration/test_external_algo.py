@@ -1,4 +1,4 @@
-"""An algorithm in a package of its own: found by name and by path, runs, and is what docs/new_algorithm.md shows."""
+"""Test an algorithm in a separate package, found by name and by path, and its page docs/new_algorithm.md."""
 
 import os
 import re
@@ -23,7 +23,7 @@ VALUE = re.search(r'^reinforce = "(.*)"$', (PACKAGE / "pyproject.toml").read_tex
 
 
 def install(folder: Path, package: str, name: str, value: str) -> None:
-    """What pip leaves of a package with an entry point."""
+    """Write the metadata of an installed package with an entry point."""
     info = folder / f"{package}-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1.0\n")
@@ -32,7 +32,7 @@ def install(folder: Path, package: str, name: str, value: str) -> None:
 
 @pytest.fixture
 def installed(tmp_path):
-    """A folder with the installed example, to be put on the path."""
+    """Return a folder with the installed example, to be put on the path."""
     install(tmp_path / "site", "reinforce_example", "reinforce", VALUE)
     (tmp_path / "site" / "reinforce_example").symlink_to(PACKAGE / "reinforce_example")
     return tmp_path / "site"
@@ -40,6 +40,7 @@ def installed(tmp_path):
 
 @pytest.fixture
 def visible(installed, monkeypatch):
+    """Put the installed example on the path."""
     monkeypatch.syspath_prepend(str(installed))
     registry.registered.cache_clear()
     yield installed
@@ -48,7 +49,7 @@ def visible(installed, monkeypatch):
 
 
 def python(path: Path, folder: Path, *words: str) -> str:
-    """What Python prints, run in a folder with another one on its path."""
+    """Return the output of Python, run in a folder with another one on its path."""
     environment = {**os.environ, "PYTHONPATH": str(path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
@@ -57,7 +58,7 @@ def python(path: Path, folder: Path, *words: str) -> str:
 
 
 def blocks(kind: str) -> list[tuple[str, str]]:
-    """What stands behind the language, and the text, of each block of a language."""
+    """Return the info string and the text of each code block of a language."""
     return [(mark.strip(), text) for language, mark, text in FENCE.findall(PAGE.read_text()) if language == kind]
 
 
@@ -65,13 +66,15 @@ def blocks(kind: str) -> list[tuple[str, str]]:
 
 
 def test_entry_point_makes_it_a_name(visible):
+    """An entry point makes the algorithm available by name."""
     assert registry.registered()["reinforce"].value == VALUE
     config = load_config(PACKAGE / "reinforce.yaml")
     assert type(config.algo).__name__ == "ReinforceArgs"
     assert config.algo.data().epochs == 1
 
 
-def test_help_and_list_know_it(visible, capsys):
+def test_help_and_list_show_it(visible, capsys):
+    """Help and list show the algorithm."""
     with pytest.raises(SystemExit) as listed:
         cli.main(["algos"])
     assert not listed.value.code
@@ -83,12 +86,14 @@ def test_help_and_list_know_it(visible, capsys):
 
 
 def test_without_installation_it_is_named_by_path(tmp_path, monkeypatch):
+    """Without installation the algorithm is named by its path."""
     monkeypatch.syspath_prepend(str(PACKAGE))
     config = load_config(PACKAGE / "reinforce.yaml", ["algo.name=reinforce_example.algorithm:Reinforce"])
     assert type(config.algo).__name__ == "ReinforceArgs"
 
 
 def test_two_packages_may_not_claim_one_name(visible, capsys):
+    """Two packages with one name are an error."""
     install(visible, "another_package", "reinforce", "another_package.args:Args")
     registry.registered.cache_clear()
     with pytest.raises(
@@ -103,6 +108,7 @@ def test_two_packages_may_not_claim_one_name(visible, capsys):
 
 
 def test_one_package_found_twice_is_no_conflict(visible, monkeypatch):
+    """A package that is found twice is no conflict."""
     point = EntryPoint("reinforce", VALUE, registry.GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point, point])
     registry.registered.cache_clear()
@@ -113,6 +119,7 @@ def test_one_package_found_twice_is_no_conflict(visible, monkeypatch):
 
 
 def test_page_shows_the_files_of_the_package():
+    """The page contains the package's files."""
     shown = {}
     for kind in ("toml", "yaml", "python"):
         for mark, text in blocks(kind):
@@ -122,7 +129,8 @@ def test_page_shows_the_files_of_the_package():
     assert shown == {str(path.relative_to(PACKAGE)): path.read_text() for path in files}
 
 
-def test_excerpts_of_the_page_are_what_their_files_say():
+def test_excerpts_of_the_page_equal_their_files():
+    """The page's excerpts equal their files."""
     excerpts = [
         (found.group(1), text) for mark, text in blocks("python") if (found := re.fullmatch(r'excerpt="(.*)"', mark))
     ]
@@ -134,7 +142,7 @@ def test_excerpts_of_the_page_are_what_their_files_say():
 
 @pytest.mark.slow
 def test_commands_of_the_page_run(visible, monkeypatch):
-    """Those that train do, for a few steps; the one that needs no installation gets a process without it."""
+    """The page's commands run; training commands take a few steps only."""
     folder = visible.parent
     (folder / "reinforce.yaml").write_text((PACKAGE / "reinforce.yaml").read_text())
     monkeypatch.chdir(folder)
@@ -152,11 +160,13 @@ def test_commands_of_the_page_run(visible, monkeypatch):
     assert folders == {"reinforce", "reinforce_example.algorithm_Reinforce"}
 
 
-def test_a_process_of_its_own_lists_it(installed):
+def test_a_separate_process_lists_it(installed):
+    """A separate process lists the algorithm."""
     assert "REINFORCE with a learned baseline" in python(installed, installed.parent, "-m", "sheeprl", "algos")
 
 
 def test_untitled_code_of_the_page_runs(visible, capsys):
+    """Untitled code of the page runs."""
     script = visible.parent / "page.py"
     script.write_text("\n".join(text for mark, text in blocks("python") if not mark))
     runpy.run_path(str(script))

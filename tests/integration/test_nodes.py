@@ -1,4 +1,4 @@
-"""Nodes that die, come back, or are drained, under a run on a cluster of several."""
+"""Test a run on a cluster whose nodes die, return or are drained."""
 
 import json
 import logging
@@ -15,18 +15,18 @@ from tests.helpers.runs import QUIET, SMALL_SAC, lines
 
 RUN = ["run.mode=decoupled", "run.max_staleness=1", "players.num=2", "log.every=1", "checkpoint.every=200"]
 RUN += ["checkpoint.snapshot_every=100", "ray.wait_timeout=100", "ray.max_failures=20", "algo.replay_ratio=0.5"]
-SEES_SOON = {  # that a node is gone, which by default takes Ray a quarter of a minute
+SEES_SOON = {  # Ray detects a lost node soon; its default is 15 s
     "health_check_initial_delay_ms": 500,
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 5000,
     "health_check_failure_threshold": 3,
 }
-PATIENCE = 100  # seconds: on a busy machine everything takes its time
+PATIENCE = 100  # seconds, for a busy machine
 
 
 @pytest.fixture(scope="module")
 def head():
-    """A cluster of a head without room for actors that ask for CPUs."""
+    """Yield a cluster with a head that has no room for actors with CPUs."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": SEES_SOON})
     yield cluster
     ray.shutdown()
@@ -35,7 +35,7 @@ def head():
 
 @pytest.fixture
 def cluster(head):
-    """The head, and no nodes but what a test adds."""
+    """Yield the head; nodes that a test adds are removed."""
     yield head
     for node in list(head.worker_nodes):
         head.remove_node(node, allow_graceful=False)
@@ -51,6 +51,7 @@ class Subject:
     """
 
     def __init__(self, cluster, folder, *overrides):
+        """Start the run."""
         self.folder, self.said = folder, folder.with_name("said.txt")
         words = [f"run.dir={folder}", f"ray.address={cluster.address}", *QUIET, *SMALL_SAC, *RUN, *overrides]
         command = [sys.executable, "-m", "sheeprl", "run", "sac", *words, "log.level=info"]
@@ -59,25 +60,25 @@ class Subject:
 
     @property
     def steps(self):
-        """Policy steps by the newest line of metrics."""
+        """Policy steps of the newest metrics line."""
         return self.newest("step")
 
     def newest(self, key):
-        """The newest value of a metric; 0 if it was never told."""
+        """Return the newest value of a metric, 0 if there is none."""
         if not (self.folder / "metrics.jsonl").exists():
             return 0
         written = (self.folder / "metrics.jsonl").read_text().rpartition("\n")[0].splitlines()
         return next((line[key] for line in map(json.loads, reversed(written)) if key in line), 0)
 
     def wait_for(self, steps):
-        """Wait until it has come so far."""
+        """Wait for a number of policy steps."""
         until = time.monotonic() + PATIENCE
         while self.steps < steps:
             assert self.process.poll() is None and time.monotonic() < until, self.said.read_text()
             time.sleep(0.05)
 
     def wait_for_word(self, word):
-        """Wait until it has said something."""
+        """Wait for a word in the output."""
         until = time.monotonic() + PATIENCE
         while word not in self.said.read_text():
             assert self.process.poll() is None and time.monotonic() < until, self.said.read_text()
@@ -86,7 +87,7 @@ class Subject:
 
 @contextmanager
 def running(cluster, folder, *overrides):
-    """A run on the cluster, which must end well, with the exact ratio, and must not say more than a line a loss."""
+    """Yield a run on the cluster; check that it succeeds with the exact ratio and prints one line per loss at most."""
     subject = Subject(cluster, folder, *overrides)
     try:
         yield subject
@@ -96,13 +97,13 @@ def running(cluster, folder, *overrides):
         subject.process.wait()
     end = lines(folder)[-1]
     assert end["gradient_steps"] == (end["policy_steps"] - 50) // 2
-    told = subject.said.read_text()
-    assert "Traceback" not in told and "raylet" not in told
-    assert all(len(line) < 400 for line in told.splitlines())
+    output = subject.said.read_text()
+    assert "Traceback" not in output and "raylet" not in output
+    assert all(len(line) < 400 for line in output.splitlines())
 
 
 def wait_until_used(cluster, nodes):
-    """Wait until Ray places something on new nodes; its scheduler hears of them later than who counts them."""
+    """Wait until Ray can place actors on new nodes, which its scheduler learns late."""
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
     where = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(lambda: ray.get_runtime_context().get_node_id())
@@ -115,7 +116,8 @@ def wait_until_used(cluster, nodes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("memmap", ["false", "true"])
-def test_a_run_goes_on_when_each_of_its_nodes_dies_and_another_comes(tmp_path, cluster, memmap):
+def test_a_run_survives_the_replacement_of_its_nodes(tmp_path, cluster, memmap):
+    """The run survives the replacement of each of its nodes."""
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
     wait_until_used(cluster, nodes)
     overrides = [f"buffer.memmap={memmap}", "buffer.shards=2", "run.total_steps=1400"]
@@ -127,12 +129,13 @@ def test_a_run_goes_on_when_each_of_its_nodes_dies_and_another_comes(tmp_path, c
     assert subject.newest("Trainer/restarts") >= 1
     assert subject.newest("Players/restarts") >= 2
     assert subject.newest("Buffer/restarts") >= 1
-    if memmap == "true":  # the files are where every node finds them
+    if memmap == "true":  # all nodes share the files
         assert not subject.newest("Buffer/lost_rows")
 
 
 @pytest.mark.slow
-def test_players_leave_a_node_that_is_drained(tmp_path, cluster):
+def test_players_leave_a_draining_node(tmp_path, cluster):
+    """Players move from a node that is drained."""
     first = cluster.add_node(num_cpus=4)
     cluster.wait_for_nodes()
     with running(cluster, tmp_path / "run", "run.total_steps=1500") as subject:
@@ -146,7 +149,7 @@ def test_players_leave_a_node_that_is_drained(tmp_path, cluster):
 
 
 def drain(cluster, node, seconds):
-    """Tell Ray that a node is going to be taken away, as a provider of spot machines does."""
+    """Announce to Ray that a node will be removed, as a provider of spot machines does."""
     where = ["--address", cluster.address, "--node-id", node.node_id]
     why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "it is a spot machine"]
     command = ["ray", "drain-node", *where, *why, "--deadline-remaining-seconds", str(seconds)]

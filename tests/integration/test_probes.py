@@ -1,4 +1,4 @@
-"""Probe environments: each has one thing to learn, and a known answer. Solved by every algorithm, in coupled mode."""
+"""Test every algorithm in coupled mode on probe environments, each of which has one thing to learn."""
 
 import pytest
 import torch
@@ -52,6 +52,7 @@ def values(agent, observations, actions=None):
 
 @pytest.fixture(params=["ppo", "sac"])
 def algorithm(request):
+    """Return the name of an algorithm."""
     return request.param
 
 

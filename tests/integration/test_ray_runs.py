@@ -1,4 +1,4 @@
-"""Whole runs whose pieces are Ray actors: one Ray for the module."""
+"""Test complete runs of Ray actors, in one Ray session."""
 
 import asyncio
 import gc
@@ -27,6 +27,7 @@ DECOUPLED = "run.mode=decoupled"
 
 @pytest.fixture(scope="module", autouse=True)
 def session():
+    """Yield a Ray session."""
     with ray_session(cpus=5):
         yield
 
@@ -41,6 +42,7 @@ def session():
     ],
 )
 def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm, env, players, compiled):
+    """Coupled and decoupled mode are bit-identical."""
     overrides = ["run.max_staleness=0", "run.total_steps=2000", f"players.num={players}", f"trainer.compile={compiled}"]
     for mode in ("coupled", "decoupled"):
         run(tmp_path / mode, algorithm, f"run.mode={mode}", *overrides, env=env)
@@ -52,6 +54,7 @@ def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm, env, playe
 @pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "steps", "compiled"), [("ppo", 1000, "false"), ("sac", 150, "true")])
 def test_two_ranks_learn_what_one_learns(tmp_path, algorithm, steps, compiled):
+    """Two ranks learn the same as one."""
     overrides = [DECOUPLED, "run.max_staleness=0", f"run.total_steps={steps}", "players.num=2"]
     overrides += [f"trainer.compile={compiled}"]
     for ranks in (1, 2):
@@ -62,7 +65,8 @@ def test_two_ranks_learn_what_one_learns(tmp_path, algorithm, steps, compiled):
 
 
 @pytest.mark.slow
-def test_overlapping_play_stays_within_its_bound_and_repeats_itself(tmp_path):
+def test_overlapping_collection_is_bounded_and_deterministic(tmp_path):
+    """Overlapping collection respects the staleness limit and is deterministic."""
     agents = []
     for name in ("a", "b"):
         result = run(tmp_path / name, "sac", DECOUPLED, "run.max_staleness=1", "players.num=3", "run.total_steps=300")
@@ -75,14 +79,16 @@ def test_overlapping_play_stays_within_its_bound_and_repeats_itself(tmp_path):
 
 
 def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd, caplog):
+    """A killed player is replaced."""
     made = []
     make_player = cluster.Fleet.make_player
 
     def remember(self, number, incarnation):
+        """Store the handle and kill one player."""
         handle = make_player(self, number, incarnation)
         made.append((number, incarnation))
         if incarnation == 0:
-            handle.actor.collect.options(num_returns=2).remote(1, None, 0, "random")  # it is up and playing
+            handle.actor.collect.options(num_returns=2).remote(1, None, 0, "random")  # waits until it runs
             ray.kill(handle.actor)
         return handle
 
@@ -92,27 +98,30 @@ def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd, caplog):
     assert sorted(made) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert (end["status"], end["restarts"]) == ("done", 2)
     assert end["gradient_steps"] == end["policy_steps"] - 50
-    told = capfd.readouterr()
-    assert "player 1 is replaced" in told.err
-    assert "player 1 is back: a fragment after" in told.out
+    captured = capfd.readouterr()
+    assert "player 1 failed and is replaced" in captured.err
+    assert "player 1 is back: a fragment after" in captured.out
     gc.collect()
     assert "never retrieved" not in caplog.text
 
 
 @pytest.mark.slow
-def test_the_second_player_that_is_lost_is_replaced_by_a_process_that_was_ready(tmp_path, monkeypatch):
-    kept, publish, take = [], Run.publish, StandbyPool.take
+def test_a_standby_process_replaces_the_second_lost_player(tmp_path, monkeypatch):
+    """A standby process replaces the second lost player."""
+    pools, publish, take = [], Run.publish, StandbyPool.take
     ready = []
 
     def look_and_take(self):
-        kept[:] = [self]
+        """Record the size of the pool and take a process."""
+        pools[:] = [self]
         ready.append(len(self))
         return take(self)
 
     async def publish_and_kill(self):
+        """Publish and kill a player."""
         await publish(self)
         if self.counters.version == 8:
-            while not len(kept[0]):
+            while not len(pools[0]):
                 await asyncio.sleep(0.05)
         if self.counters.version in (4, 8):
             ray.kill(self.players.handles[0].actor)
@@ -126,18 +135,20 @@ def test_the_second_player_that_is_lost_is_replaced_by_a_process_that_was_ready(
 
 
 @pytest.mark.slow
-def test_the_object_store_holds_no_more_than_what_is_under_way():
+def test_the_object_store_holds_pending_data_only():
+    """The object store holds pending fragments and batches only."""
     fragments = 20_000
     measured = back_pressure.measure(fragments)
     assert measured.fragments == fragments
     assert measured.gradient_steps == math.floor(back_pressure.RATIO * back_pressure.ROWS * fragments)
     assert len(measured.used) > 20
-    assert max(measured.used) > back_pressure.PLAYERS * back_pressure.FRAGMENT_BYTES / 2  # it is seen
+    assert max(measured.used) > back_pressure.PLAYERS * back_pressure.FRAGMENT_BYTES / 2  # the measurement detects it
     assert max(measured.used) < back_pressure.BOUND < fragments * back_pressure.FRAGMENT_BYTES / 10
     print(f"{fragments} fragments in {measured.seconds:.0f} s, at most {max(measured.used) / 1e6:.1f} MB")
 
 
-def test_an_env_that_raises_ends_the_run_with_a_checkpoint(tmp_path):
+def test_a_failing_env_ends_the_run_with_a_checkpoint(tmp_path):
+    """A failing environment ends the run with a checkpoint."""
     overrides = [DECOUPLED, "env.kwargs={raises_after: 60}", "run.total_steps=5000", "ray.max_failures=0"]
     with pytest.raises(RunFailedError, match=r"Walk-v0 of player 0 raised in step 6\d: ValueError: out of order"):
         run(tmp_path / "run", "sac", *overrides, env=WALK)
@@ -145,7 +156,8 @@ def test_an_env_that_raises_ends_the_run_with_a_checkpoint(tmp_path):
     assert "ValueError: out of order" in (tmp_path / "run" / "error.log").read_text()
 
 
-def test_a_player_whose_rewards_are_not_finite_is_named(tmp_path, capfd):
+def test_a_player_with_non_finite_rewards_is_named(tmp_path, capfd):
+    """The error names the player with non-finite rewards."""
     overrides = ["env.kwargs={nan_after: 60}", "run.total_steps=5000", "ray.max_failures=2", "log.level=warning"]
     with pytest.raises(RunFailedError, match=r"fragment of player 0 was refused: .*reward.*ray.max_failures=2"):
         run(tmp_path / "run", "sac", DECOUPLED, *overrides, env=WALK)
@@ -155,7 +167,8 @@ def test_a_player_whose_rewards_are_not_finite_is_named(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_two_shards_serve_any_number_of_ranks_and_are_resumed(tmp_path):
+def test_two_shards_serve_any_number_of_ranks(tmp_path):
+    """Two shards serve any number of ranks, also after a resume."""
     overrides = [DECOUPLED, "run.max_staleness=0", "players.num=3", "buffer.shards=2"]
     for ranks in (1, 2):
         run(tmp_path / str(ranks), "sac", *overrides, "run.total_steps=250", f"trainer.devices={ranks}")
@@ -171,7 +184,8 @@ def test_two_shards_serve_any_number_of_ranks_and_are_resumed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("memmap", ["false", "true"])
-def test_a_run_goes_on_with_other_shards_players_and_ranks(tmp_path, memmap):
+def test_a_resumed_run_may_change_shards_players_and_ranks(tmp_path, memmap):
+    """A resumed run may change shards, players and ranks."""
     common = [DECOUPLED, f"buffer.memmap={memmap}", "run.resume=true"]
     size = 0
     for steps, shards, players, ranks in ((200, 1, 2, 1), (400, 3, 3, 2), (600, 2, 2, 1)):
@@ -185,10 +199,12 @@ def test_a_run_goes_on_with_other_shards_players_and_ranks(tmp_path, memmap):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("shards", "memmap"), [(1, False), (2, False), (1, True)])
-def test_a_killed_shard_is_replaced_and_the_others_serve(tmp_path, monkeypatch, capfd, shards, memmap):
+def test_a_killed_shard_is_replaced(tmp_path, monkeypatch, capfd, shards, memmap):
+    """A killed shard is replaced while others serve."""
     fleets, publish = [], Run.publish
 
     async def publish_and_kill(self):
+        """Publish and kill a shard."""
         await publish(self)
         if self.counters.version == 4:
             ray.kill(fleets[0].shards[-1].actor)
@@ -203,21 +219,23 @@ def test_a_killed_shard_is_replaced_and_the_others_serve(tmp_path, monkeypatch, 
     assert end["gradient_steps"] == end["policy_steps"] - 50
     metrics = [line for line in lines(tmp_path / "run") if "Buffer/restarts" in line][-1]
     assert metrics["Buffer/restarts"] == 1
-    if memmap:  # nothing that was acknowledged is lost
+    if memmap:  # no acknowledged row is lost
         assert metrics["Buffer/size"] >= end["policy_steps"]
     else:
         assert 0 < metrics["Buffer/size"] < end["policy_steps"]
-    assert f"shard {shards - 1} of the replay is replaced (1 of 3)" in capfd.readouterr().err
+    assert f"shard {shards - 1} of the replay failed and is replaced (1 of 3)" in capfd.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_trainer_that_dies_while_the_group_is_built_again_leaves_nobody_in_its_place(tmp_path, monkeypatch):
+def test_a_death_during_a_rebuild_leaves_no_process(tmp_path, monkeypatch):
+    """The death of a trainer during a rebuild leaves no process behind."""
     join, publish = cluster.Fleet._join_trainers, Run.publish
     fleets = []
 
     async def join_and_die(self):
+        """Join the group; kill a rank of the second group."""
         fleets.append(self)
-        if len(fleets) == 2:  # of two ranks of the second group one dies, for which the other waits
+        if len(fleets) == 2:  # one rank of the second group dies while the other waits for it
             await self.learner.ranks[1].call(TrainerActor.address)
             self.learner.ranks[1].call(TrainerActor.join, "127.0.0.1", 1)
             await asyncio.sleep(0.5)
@@ -225,6 +243,7 @@ def test_a_trainer_that_dies_while_the_group_is_built_again_leaves_nobody_in_its
         await join(self)
 
     async def publish_and_kill(self):
+        """Publish and kill a trainer."""
         await publish(self)
         if self.counters.version == 4:
             ray.kill(fleets[0].learner.ranks[0].actor)
@@ -238,7 +257,8 @@ def test_a_trainer_that_dies_while_the_group_is_built_again_leaves_nobody_in_its
 
 
 @pytest.mark.slow
-def test_a_cluster_that_is_too_small_is_told_of_at_once_and_given_up_in_the_end(tmp_path, capsys):
+def test_a_cluster_that_is_too_small_is_reported_and_then_an_error(tmp_path, capsys):
+    """A cluster that is too small is reported immediately and is an error at the end."""
     began = time.monotonic()
     with pytest.raises(RunFailedError, match=r"didn't hold the run within 6 s: the run asks for 9 CPUs"):
         run(tmp_path / "run", "ppo", DECOUPLED, "players.num=8", "algo.rollout_steps=16", "ray.wait_timeout=6")
@@ -249,7 +269,8 @@ def test_a_cluster_that_is_too_small_is_told_of_at_once_and_given_up_in_the_end(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_a_failed_start_had_taken_is_free_again():
+def test_a_failed_start_releases_its_resources():
+    """A failed start releases its resources."""
     deadline = time.monotonic() + 30
     while ray.available_resources().get("CPU", 0) < 5 and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -257,6 +278,7 @@ def test_what_a_failed_start_had_taken_is_free_again():
 
 
 def test_the_driver_never_loads_torch():
+    """The driver doesn't import Torch."""
     code = (
         "import sys\n"
         "from sheeprl.config.loading import load_config\n"
@@ -268,7 +290,8 @@ def test_the_driver_never_loads_torch():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
-def test_asked_is_what_is_placed():
+def test_requested_resources_are_placed():
+    """The requested resources equal the placed ones."""
     config = check(
         load_config("sac", [*SMALL_SAC, *QUIET, "players.num=2", "trainer.accelerator=cpu"]).model_dump(mode="json")
     )
@@ -279,4 +302,4 @@ def test_asked_is_what_is_placed():
         fleet.close()
     gone = weakref.ref(fleet)
     del fleet
-    assert gone() is None  # at once, with all its handles, which must not outlive their Ray
+    assert gone() is None  # immediately, because handles must not outlive their Ray session

@@ -1,4 +1,4 @@
-"""A recurrent world model fits the contract: `toy_world_model.py` trains with no change outside its own file."""
+"""Test that a recurrent world model fits the contract: `toy_world_model.py` trains without changes elsewhere."""
 
 import json
 import math
@@ -43,41 +43,49 @@ TREE = {
 
 
 def with_groups(tree: dict, **groups: dict) -> dict:
+    """Return the tree with other groups."""
     return {**tree, **{name: {**tree[name], **values} for name, values in groups.items()}}
 
 
 def metrics_of(run_dir: Path, key: str) -> list[float]:
+    """Return the values of a metric."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line[key] for line in lines if key in line]
 
 
 def saved_buffer(run_dir: Path) -> ReplayBuffer:
+    """Return the saved buffer of a run."""
     buffer = ReplayBuffer(2000, check(TREE).config.algo.data().sampler)
     buffer.load(checkpoints(run_dir)[-1] / "buffer" / "shard_0")
     return buffer
 
 
 def expected_gradient_steps(policy_steps: int) -> int:
+    """Return the gradient steps due at a number of policy steps."""
     return math.floor(Fraction(str(RATIO)) * (policy_steps - STARTS))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    """Return the result of a run."""
     return train_tree(with_groups(TREE, run={"dir": str(tmp_path_factory.mktemp("toy") / "run")}))
 
 
 @pytest.fixture(scope="module")
 def resolved():
+    """Return the checked configuration."""
     return check(TREE)
 
 
 @pytest.fixture
 def player(resolved):
+    """Return a player."""
     return Player(resolved.config, resolved.spaces, number=0)
 
 
 @pytest.fixture
 def learner(resolved):
+    """Return a learner."""
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
     return Learner(resolved.config, resolved.spaces, fabric)
@@ -87,23 +95,26 @@ def learner(resolved):
 
 
 def test_losses_fall(run):
+    """The losses fall."""
     for name in ("reconstruction_loss", "reward_loss", "end_loss"):
         losses = metrics_of(run.run_dir, f"Loss/{name}")
         assert np.mean(losses[-5:]) < 0.4 * np.mean(losses[:5]), name  # seeds differ: 0.001 to 0.27
 
 
 def test_ratio_is_exact(run):
+    """The replay ratio is exact."""
     assert run.policy_steps >= 800
     assert run.gradient_steps == expected_gradient_steps(run.policy_steps)
 
 
 def test_latents_are_written_back_into_the_buffer(run):
+    """The buffer holds the latents of the newest weights."""
     storage = saved_buffer(run.run_dir).storage
     visits = storage.rows["visits"][: storage.size]
     is_first, latent = storage.rows["is_first"][: storage.size], storage.rows["latent"][: storage.size]
     visited = visits > 0
     assert visited.mean() > 0.5
-    # What act stored on early first rows came from untrained weights; what was written since is of one mind.
+    # Untrained weights gave the stored latents of early first rows; the values written since agree.
     early = np.flatnonzero(is_first[:200])
     cue = storage.rows["obs"][early, 0] > 0.5
     assert visited[early].all()
@@ -111,7 +122,8 @@ def test_latents_are_written_back_into_the_buffer(run):
         assert latent[early][cue == shown].std(0).max() < 0.5 * latent[early].std(0).max()
 
 
-def test_resumed_run_goes_on_learns_the_task_and_keeps_the_ratio(run):
+def test_resumed_run_learns_the_task_with_the_exact_ratio(run):
+    """A resumed run learns the task with the exact ratio."""
     result = train_tree(resume_tree(str(run.run_dir), ["run.total_steps=1400", "eval.episodes=20"]))
     assert result.run_dir == run.run_dir
     assert result.policy_steps >= 1400
@@ -121,7 +133,8 @@ def test_resumed_run_goes_on_learns_the_task_and_keeps_the_ratio(run):
     assert metrics_of(result.run_dir, "Test/cumulative_reward")[-1] > 0.9
 
 
-def test_its_arguments_may_be_named_instead(resolved):
+def test_the_arguments_class_names_the_algorithm(resolved):
+    """The algorithm can be named by its arguments class."""
     tree = with_groups(TREE, algo={"name": "tests.helpers.toy_world_model:ToyWorldModelArgs"})
     config = check(tree).config
     assert type(build_algorithm(config.algo, resolved.spaces)) is type(
@@ -133,6 +146,7 @@ def test_its_arguments_may_be_named_instead(resolved):
 
 
 def test_recurrent_state_resets_where_an_episode_begins(player):
+    """The recurrent state resets at the begin of an episode."""
     algorithm, policy, generator = player.algorithm, player.policy, torch.Generator()
     obs, zeros = torch.rand(2, 3), torch.zeros(2)
     with torch.inference_mode():
@@ -144,6 +158,7 @@ def test_recurrent_state_resets_where_an_episode_begins(player):
 
 
 def test_recurrent_state_carries_the_previous_action(player):
+    """The recurrent state depends on the previous action."""
     row = PolicyInput(torch.rand(1, 3), torch.zeros(1), torch.tensor([False]))
     before = {"latent": torch.zeros(1, 24)}
     with torch.inference_mode():
@@ -157,7 +172,7 @@ def test_recurrent_state_carries_the_previous_action(player):
 
 
 def test_sequences_repeat_what_the_player_computed(player, learner):
-    """From the context's latent and action on, the world model infers the very latents that act stored."""
+    """From the context's latent and action, the world model infers the latents that `act` stored."""
     _, weights = learner.weights()
     _, first = player.collect(10, weights, 0, "explore")
     _, second = player.collect(10, None, 0, "explore")
@@ -169,7 +184,8 @@ def test_sequences_repeat_what_the_player_computed(player, learner):
     torch.testing.assert_close(latents, batch["latent"][1:])
 
 
-def test_what_a_loss_writes_lands_in_the_rows_it_was_computed_for(player, learner):
+def test_a_loss_writes_to_its_rows(player, learner):
+    """A loss's values are written to their rows."""
     _, weights = learner.weights()
     buffer = ReplayBuffer(500, learner.algorithm.data().sampler, seed=3)
     for _ in range(4):
@@ -181,12 +197,12 @@ def test_what_a_loss_writes_lands_in_the_rows_it_was_computed_for(player, learne
         expected = learner.algorithm.observe(learner.agent.policy, unflatten(block, 3)[0])
     info, writes = learner.update(1, 0.0, None, block)
     assert info.gradient_steps == 1
-    (write,) = writes  # of the one gradient step
+    (write,) = writes  # one gradient step
     index, values = write.index, write.values  # [L + 1, N]
     assert write.priority.shape == index.shape[1:]
     assert index.shape == block["index"][0].shape
     buffer.write_back(index, unflatten(values, batch_dims=2))
-    for row in np.unique(index[1:]):  # one that is in several sequences has the value of one of them
+    for row in np.unique(index[1:]):  # a row in several sequences has the value of one of them
         candidates = expected.numpy()[index[1:] == row]
         assert np.isclose(candidates, buffer.storage.rows["latent"][row], atol=1e-6).all(-1).any()
     untouched = np.setdiff1d(np.arange(len(buffer)), index)
@@ -196,7 +212,10 @@ def test_what_a_loss_writes_lands_in_the_rows_it_was_computed_for(player, learne
 
 
 def test_written_values_take_the_stored_dtype(player, learner, monkeypatch):
+    """Written values have the stored dtype."""
+
     def loss_in_half_precision(*inputs):
+        """Return the loss with values in half precision."""
         loss = type(learner.algorithm).world_loss(learner.algorithm, *inputs)
         return replace(loss, write={"latent": loss.write["latent"].bfloat16()})
 
@@ -207,7 +226,8 @@ def test_written_values_take_the_stored_dtype(player, learner, monkeypatch):
     assert writes[0].values["latent"].dtype == np.float32
 
 
-def test_behavior_phase_sees_the_stepped_world_model_and_leaves_it_alone(player, learner):
+def test_behavior_phase_uses_the_updated_world_model(player, learner):
+    """The behavior phase uses the updated world model and doesn't change it."""
     _, weights = learner.weights()
     buffer = ReplayBuffer(500, learner.algorithm.data().sampler)
     buffer.add(unflatten(player.collect(32, weights, 0, "explore")[1].rows, batch_dims=2))
@@ -240,7 +260,8 @@ def test_behavior_phase_sees_the_stepped_world_model_and_leaves_it_alone(player,
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
-def test_a_world_model_is_compiled_as_any_other(player, learner, tmp_path, monkeypatch):
+def test_a_world_model_is_compiled(player, learner, tmp_path, monkeypatch):
+    """A world model is compiled."""
     monkeypatch.setenv("SHEEPRL_CACHE", str(tmp_path))
     compiled = Learner(
         check(with_groups(TREE, trainer={"compile": True})).config, learner.algorithm.spaces, learner.fabric

@@ -1,4 +1,4 @@
-"""What is counted, when something is due, and who has failed too often."""
+"""Test counters, the metrics window, periods and the failure budget."""
 
 import json
 
@@ -11,7 +11,8 @@ from sheeprl.metrics.time_breakdown import TimeBreakdown
 from sheeprl.utils.errors import RunFailedError
 
 
-def some_books():
+def some_stats():
+    """Return statistics with a fragment and two updates."""
     stats = RunStats(Counters(), now=10.0)
     stats.record_fragment(FragmentInfo(0, 30, 32, (5.0, 7.0), (11, 12), seconds=2.0))
     stats.record_update(UpdateInfo(3, {"Loss/policy_loss": 0.5}, seconds=1.0, began=0.0))
@@ -20,15 +21,17 @@ def some_books():
     return stats
 
 
-def test_a_fragment_that_is_given_up_is_not_counted():
-    stats = some_books()
+def test_a_retracted_fragment_is_not_counted():
+    """A retracted fragment isn't counted."""
+    stats = some_stats()
     stats.record_fragment(info := FragmentInfo(0, 7, 8, (), (), seconds=1.0))
     stats.retract_fragment(info)
     assert (stats.counters.policy_steps, stats.counters.rows) == (30, 32)
 
 
 def test_metrics_of_a_window():
-    stats = some_books()
+    """The metrics of a window are those expected."""
+    stats = some_stats()
     values = stats.metrics(now=14.0, players=2)
     assert values["Rewards/rew_avg"] == 6.0
     assert values["Game/ep_len_avg"] == 11.5
@@ -43,8 +46,9 @@ def test_metrics_of_a_window():
     assert stats.metrics(15.0, 2) is None
 
 
-def test_a_long_wait_is_shared_out_over_the_windows_that_it_lasts():
-    stats = some_books()
+def test_a_wait_is_divided_among_the_windows():
+    """A wait is divided among the windows."""
+    stats = some_stats()
     stats.window.player_idle = 0.0
     stats.start_wait(0, now=11.0)
     assert stats.metrics(now=14.0, players=1)["Time/player_idle"] == 3 / 4
@@ -57,8 +61,9 @@ def test_a_long_wait_is_shared_out_over_the_windows_that_it_lasts():
     assert stats.breakdown_until(18.0).players_idle == 4.0
 
 
-def test_where_the_time_went_is_added_up_over_the_windows():
-    stats = some_books()
+def test_the_breakdown_is_the_sum_over_the_windows():
+    """The breakdown is the sum over the windows, also after a resume."""
+    stats = some_stats()
     stats.window.batch_wait = 0.5
     expected = TimeBreakdown(4.0, updating=2.0, compiling=2.0, waiting_for_batches=0.5, players_idle=1.0, playing=2.0)
     assert stats.breakdown_until(14.0) == expected
@@ -67,14 +72,15 @@ def test_where_the_time_went_is_added_up_over_the_windows():
     assert stats.breakdown_until(18.0) == expected + TimeBreakdown(4.0, waiting_for_players=3.0)
     state = json.loads(json.dumps(stats.state_dict(now=18.0)))
     assert RunStats.from_state_dict(state, now=118.0).breakdown_until(118.0) == stats.breakdown_until(18.0)
-    del state["spent"]  # as in checkpoints of before
+    del state["spent"]  # as in checkpoints of older versions
     assert RunStats.from_state_dict(state, now=118.0).breakdown_until(118.0) == TimeBreakdown(
         4.0, waiting_for_players=3.0
     )
 
 
-def test_a_resumed_run_goes_on_with_the_window():
-    stats = some_books()
+def test_a_resumed_run_continues_the_window():
+    """A resumed run continues the window."""
+    stats = some_stats()
     assert not stats.is_due("log", 100)
     state = json.loads(json.dumps(stats.state_dict(now=12.0)))
     resumed = RunStats.from_state_dict(state, now=500.0)
@@ -85,7 +91,8 @@ def test_a_resumed_run_goes_on_with_the_window():
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_what_is_due_is_due_once(interrupted):
+def test_an_action_is_due_once_per_period(interrupted):
+    """An action is due once per period."""
     stats, due = RunStats(Counters(), 0.0), []
     for _ in range(10):
         stats.counters.policy_steps += 30
@@ -97,22 +104,23 @@ def test_what_is_due_is_due_once(interrupted):
     assert not RunStats(Counters(policy_steps=500), 0.0).is_due("log", None)
 
 
-def test_failures_are_counted_by_who_failed_and_for_a_while():
+def test_failures_are_counted_per_worker_and_window():
+    """Failures are counted per worker within the time window."""
     now = [0.0]
-    told: list[tuple[str, str]] = []
-    failures = FailureBudget(2, 10.0, lambda: now[0], lambda *words: told.append(words))
-    for who in ("a", "a", "b"):
-        failures.count(who, "replaced", ValueError("no"))
+    messages: list[tuple[str, str]] = []
+    failures = FailureBudget(2, 10.0, lambda: now[0], lambda *words: messages.append(words))
+    for worker in ("a", "a", "b"):
+        failures.count(worker, "replaced", ValueError("no"))
     now[0] = 10.5
     failures.count("a", "replaced", ValueError("again"))
     failures.count("a", "replaced", ValueError("and again"))
-    assert told == [
-        ("a is replaced (1 of 2): no", "warning"),
-        ("a is replaced (2 of 2): no", "warning"),
-        ("b is replaced (1 of 2): no", "warning"),
-        ("a is replaced (1 of 2): again", "warning"),
-        ("a is replaced (2 of 2): and again", "warning"),
+    assert messages == [
+        ("a failed and is replaced (1 of 2): no", "warning"),
+        ("a failed and is replaced (2 of 2): no", "warning"),
+        ("b failed and is replaced (1 of 2): no", "warning"),
+        ("a failed and is replaced (1 of 2): again", "warning"),
+        ("a failed and is replaced (2 of 2): and again", "warning"),
     ]
     with pytest.raises(RunFailedError, match=r"^a failed 3 times in 10 s \(ray\.max_failures=2\): again$"):
         failures.count("a", "replaced", ValueError("what followed"))
-    assert len(told) == 5
+    assert len(messages) == 5

@@ -1,3 +1,5 @@
+"""Test the reporter: files, progress lines and messages."""
+
 import errno
 import json
 import math
@@ -15,34 +17,45 @@ from sheeprl.metrics.reporter import FileReporter, JsonLines, Progress, Reporter
 
 
 class Clock:
+    """Clock that a test sets."""
+
     def __init__(self, now: float = 1000.0) -> None:
+        """Set the time."""
         self.now = now
 
     def __call__(self) -> float:
+        """Return the time."""
         return self.now
 
 
 class Terminal(StringIO):
+    """Stream that is a terminal."""
+
     def isatty(self) -> bool:
+        """Return True."""
         return True
 
 
 @pytest.fixture(autouse=True)
 def columns(monkeypatch):
+    """Set the width of the terminal."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")
 
 
 @pytest.fixture
 def clock():
+    """Return a clock."""
     return Clock()
 
 
 @pytest.fixture
 def make(tmp_path, clock):
+    """Yield a function that makes reporters, and close them."""
     made = []
 
     def make(stream=None, level="info", run_dir=tmp_path, **kwargs):
+        """Make a reporter."""
         reporter: Reporter = FileReporter(run_dir, level, StringIO() if stream is None else stream, clock, **kwargs)
         made.append(reporter)
         return reporter
@@ -53,11 +66,15 @@ def make(tmp_path, clock):
 
 
 def at(steps: int, gradient_steps: int = 0, mean_return: float | None = None, total: int = 10_000) -> Progress:
+    """Return the progress at some steps."""
     return Progress(steps, total, gradient_steps, mean_return, 3, 4)
 
 
 def read_lines(run_dir: Path) -> list[dict]:
+    """Return the lines of metrics.jsonl, which must be valid JSON."""
+
     def refuse(name: str):
+        """Fail for NaN and Infinity."""
         raise AssertionError(f"{name} isn't JSON")
 
     text = (run_dir / "metrics.jsonl").read_text()
@@ -66,19 +83,24 @@ def read_lines(run_dir: Path) -> list[dict]:
 
 
 def read_scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return the TensorBoard scalars."""
     events = EventAccumulator(str(run_dir))
     events.Reload()
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 class TestMetrics:
+    """Tests of the metrics files."""
+
     def test_line_has_step_time_and_values(self, make, clock, tmp_path):
+        """A line has the step, the time and the values."""
         reporter = make()
         clock.now += 2.5
         reporter.metrics(128, {"Rewards/rew_avg": 21.5, "Players/alive": 3})
         assert read_lines(tmp_path) == [{"step": 128, "time": 2.5, "Rewards/rew_avg": 21.5, "Players/alive": 3}]
 
     def test_tensorboard_holds_the_same(self, make, tmp_path):
+        """TensorBoard events contain the same values."""
         reporter = make()
         for step in (100, 200):
             reporter.metrics(step, {"Loss/value_loss": step / 1000, "Rewards/rew_avg": float(step)})
@@ -89,6 +111,7 @@ class TestMetrics:
         assert read_scalars(tmp_path) == scalars  # before close: a killed run loses nothing
 
     def test_killed_process_loses_no_line(self, tmp_path):
+        """A killed process loses no line."""
         program = (
             "import os, sys; from pathlib import Path; from sheeprl.metrics.reporter import FileReporter\n"
             "reporter = FileReporter(Path(sys.argv[1]), 'info')\n"
@@ -99,16 +122,19 @@ class TestMetrics:
         assert read_scalars(tmp_path) == {"Loss/a": [(1, 0.5)]}
 
     def test_numpy_numbers(self, make, tmp_path):
+        """NumPy numbers are written as numbers."""
         import numpy as np
 
         make().metrics(1, {"a": np.float32(0.5), "b": np.float64(0.25), "c": np.int64(3)})
         assert read_lines(tmp_path) == [{"step": 1, "time": 0.0, "a": 0.5, "b": 0.25, "c": 3}]
 
     def test_folder_is_made(self, make, tmp_path):
+        """The reporter makes the folder."""
         make(run_dir=tmp_path / "logs" / "ppo").event("end")
         assert read_lines(tmp_path / "logs" / "ppo") == [{"event": "end"}]
 
-    def test_nonfinite_is_null_and_said_once(self, make, tmp_path, capsys):
+    def test_nonfinite_is_null_with_one_warning(self, make, tmp_path, capsys):
+        """A non-finite value is null, with one warning."""
         reporter = make()
         reporter.metrics(1, {"a": math.nan, "b": math.inf, "c": 1.0})
         reporter.metrics(2, {"a": -math.inf, "c": 2.0})
@@ -122,6 +148,7 @@ class TestMetrics:
         assert scalars["b"] == [(1, math.inf)]
 
     def test_event(self, make, tmp_path):
+        """An event is written as a line."""
         reporter = make()
         reporter.event("end", policy_steps=10, wall_time=1.5, mean=math.nan, name="x", why=None)
         assert read_lines(tmp_path) == [
@@ -130,7 +157,10 @@ class TestMetrics:
 
 
 class TestResume:
-    def test_appends_and_goes_on_counting_time(self, make, clock, tmp_path):
+    """Tests of reporters that continue a file."""
+
+    def test_appends_and_continues_the_time(self, make, clock, tmp_path):
+        """A resumed reporter appends lines and continues the time."""
         first = make()
         clock.now += 10
         first.metrics(1, {"a": 1.0})
@@ -145,22 +175,24 @@ class TestResume:
         assert sorted(read_scalars(tmp_path)["a"]) == [(1, 1.0), (2, 2.0)]
 
     @pytest.mark.parametrize(
-        ("left", "kept"),
+        ("left", "complete"),
         [
             (b"", []),
             (b'{"step": 1}\n', [1]),
             (b'{"step": 1}\n{"step": 2, "Loss/val', [1]),
-            (b'{"step": 1}\n{"step": 2}', [1, 2]),  # whole but for its end
+            (b'{"step": 1}\n{"step": 2}', [1, 2]),  # complete except for the line break
             (b'{"st', []),
             ('{"step": 1}\n{"naïve'.encode()[:-3], [1]),  # cut inside a character
         ],
     )
-    def test_starts_on_a_fresh_line(self, make, tmp_path, left, kept):
+    def test_starts_on_a_new_line(self, make, tmp_path, left, complete):
+        """A resumed reporter starts on a new line."""
         (tmp_path / "metrics.jsonl").write_bytes(left)
         make().metrics(3, {})
-        assert [line["step"] for line in read_lines(tmp_path)] == [*kept, 3]
+        assert [line["step"] for line in read_lines(tmp_path)] == [*complete, 3]
 
     def test_rates_leave_old_steps_out(self, make, clock):
+        """Rates don't include the steps before a resume."""
         stream = StringIO()
         reporter = make(stream)
         reporter.progress(at(5000, 500))
@@ -172,14 +204,18 @@ class TestResume:
 
 
 class TestDiskErrors:
+    """Tests of failed writes."""
+
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
     def test_full_disk_names_the_file(self, make, tmp_path):
+        """The error of a full disk names the file."""
         (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
         with pytest.raises(OSError, match=r"No space left on device: '.*metrics\.jsonl'") as raised:
             make().metrics(1, {"a": 1.0})
         assert raised.value.errno == errno.ENOSPC
 
     def test_full_disk_leaves_no_half_line(self, tmp_path):
+        """A full disk leaves no incomplete line."""
         resource = pytest.importorskip("resource")
         program = (
             "import resource, signal, sys; from pathlib import Path; from sheeprl.metrics.reporter import JsonLines\n"
@@ -197,10 +233,12 @@ class TestDiskErrors:
         assert path.read_text() == '{"step": 1}\n'
 
     def test_unwritable_events_name_the_file(self, make, tmp_path):
+        """The error of the event file names it."""
         reporter = make()
         error = OSError(errno.ENOSPC, "No space left on device")
 
         def fail(*args):
+            """Raise an OSError."""
             raise error
 
         reporter._scalars._writer.add_event = fail
@@ -209,13 +247,17 @@ class TestDiskErrors:
         assert read_lines(tmp_path) == [{"step": 1, "time": 0.0, "a": 1.0}]
 
     def test_folder_in_the_way(self, tmp_path):
+        """The error names a folder in place of the file."""
         (tmp_path / "metrics.jsonl").mkdir()
         with pytest.raises(OSError, match=r"metrics\.jsonl"):
             JsonLines(tmp_path / "metrics.jsonl")
 
 
 class TestPlainLines:
+    """Tests of progress without a terminal."""
+
     def test_content(self, make, clock):
+        """A progress line has the expected text."""
         stream = StringIO()
         reporter = make(stream)
         reporter.progress(at(0))
@@ -227,7 +269,8 @@ class TestPlainLines:
             " | 30s left",
         ]
 
-    def test_one_line_an_interval(self, make, clock):
+    def test_one_line_per_interval(self, make, clock):
+        """There is one line per interval."""
         stream = StringIO()
         reporter = make(stream, interval=2.0)
         for step in range(101):  # ten seconds
@@ -236,6 +279,7 @@ class TestPlainLines:
         assert len(stream.getvalue().splitlines()) == 6  # five, and the first
 
     def test_last_progress_is_shown_on_close(self, make, clock):
+        """`close` shows the last progress."""
         stream = StringIO()
         reporter = make(stream)
         reporter.progress(at(0))
@@ -249,14 +293,20 @@ class TestPlainLines:
         assert stream.getvalue().endswith("| 0s left\n")
 
     def test_lines_are_flushed(self, make):
+        """Every line is flushed."""
+
         class Flushed(StringIO):
+            """Stream that records its flushed text."""
+
             unflushed = 0
 
             def write(self, text):
+                """Buffer the text."""
                 self.unflushed += len(text)
                 return super().write(text)
 
             def flush(self):
+                """Record the flush."""
                 self.unflushed = 0
 
         stream = Flushed()
@@ -267,23 +317,28 @@ class TestPlainLines:
         assert stream.getvalue().endswith("hello\n") and not stream.unflushed
 
     def test_forced_colours_make_no_terminal(self, make, monkeypatch):
+        """FORCE_COLOR doesn't make a stream a terminal."""
         monkeypatch.setenv("FORCE_COLOR", "1")
         stream = StringIO()
         make(stream).progress(at(0))
         assert "\x1b" not in stream.getvalue()
 
     def test_dumb_terminal_gets_plain_lines(self, make, monkeypatch):
+        """A dumb terminal gets plain lines."""
         monkeypatch.setenv("TERM", "dumb")
         stream = Terminal()
         make(stream).progress(at(0))
         assert "\x1b" not in stream.getvalue()
 
     def test_default_stream_is_stdout(self, tmp_path, capsys):
+        """The default stream is stdout."""
         FileReporter(tmp_path, "info").message("hello")
         assert capsys.readouterr().out == "hello\n"
 
 
 class TestMessages:
+    """Tests of messages and levels."""
+
     @pytest.mark.parametrize(
         ("level", "out", "err"),
         [
@@ -295,6 +350,7 @@ class TestMessages:
     )
     @pytest.mark.parametrize("kind", [StringIO, Terminal])
     def test_levels(self, make, capsys, level, out, err, kind):
+        """Each level goes to its stream."""
         stream = kind()
         reporter = make(stream, level)
         for message in ("debug", "info", "warning", "error"):
@@ -305,6 +361,7 @@ class TestMessages:
     @pytest.mark.parametrize("level", ["warning", "error"])
     @pytest.mark.parametrize("kind", [StringIO, Terminal])
     def test_no_progress_at_warning_and_error(self, make, clock, level, kind):
+        """No progress is shown at levels warning and error."""
         stream = kind()
         reporter = make(stream, level)
         for step in range(5):
@@ -315,15 +372,19 @@ class TestMessages:
 
 
 class TestLiveLine:
+    """Tests of progress on a terminal."""
+
     def test_redrawn_at_most_every_quarter_second(self, make, clock):
+        """The live line is redrawn at most every quarter of a second."""
         stream = Terminal()
         reporter = make(stream)
         for step in range(160):  # ten seconds, a sixteenth each
             reporter.progress(at(step))
             clock.now += 0.0625
-        assert stream.getvalue().count("policy steps") in (40, 41)  # the first is drawn once more on starting
+        assert stream.getvalue().count("policy steps") in (40, 41)  # starting draws the first one twice
 
-    def test_one_line_kept_at_the_end(self, make, clock):
+    def test_one_line_remains_at_the_end(self, make, clock):
+        """One line remains at the end."""
         stream = Terminal()
         reporter = make(stream)
         for step in (0, 5000, 10_000):
@@ -333,9 +394,10 @@ class TestLiveLine:
         reporter.close()
         assert stream.getvalue().count("\n") == 1
         assert "10,000/10,000 (100%)" in stream.getvalue().rpartition("\r")[0]
-        assert "\x1b[?25h" in stream.getvalue()  # the cursor is there again
+        assert "\x1b[?25h" in stream.getvalue()  # the cursor is visible again
 
     def test_message_goes_above_and_is_not_wrapped(self, make, monkeypatch):
+        """A message is printed above the live line, unwrapped."""
         monkeypatch.setenv("COLUMNS", "80")
         stream = Terminal()
         reporter = make(stream)
@@ -349,16 +411,18 @@ class TestLiveLine:
 
     @pytest.mark.parametrize("kind", [StringIO, Terminal])
     def test_warning_goes_to_a_redirected_stderr(self, make, monkeypatch, kind):
+        """A warning goes to a redirected stderr."""
         stream, stderr = Terminal(), kind()
         monkeypatch.setattr(sys, "stderr", stderr)
         reporter = make(stream)
         reporter.progress(at(0))
         reporter.message("careful", "warning")
-        on_terminal = kind is Terminal  # then it is drawn above the live line, on the same screen
+        on_terminal = kind is Terminal  # it then appears above the live line
         assert ("warning: careful\n" in stream.getvalue()) == on_terminal
         assert ("warning: careful\n" in stderr.getvalue()) != on_terminal
 
-    def test_prints_of_others_go_above(self, make, monkeypatch):
+    def test_other_output_goes_above(self, make, monkeypatch):
+        """Other output is printed above the live line."""
         stream = Terminal()
         monkeypatch.setattr(sys, "stdout", stream)
         reporter = make(stream)
@@ -370,30 +434,36 @@ class TestLiveLine:
 
 
 class TestDescribe:
+    """Tests of the progress line's text."""
+
     @pytest.mark.parametrize("width", [20, 80, 120])
     @pytest.mark.parametrize("scale", [1, 1000, 1_000_000])
     def test_fits(self, width, scale):
+        """The text fits the width."""
         speed = Speedometer()
         speed.add(0.0, 0, 0)
         speed.add(1.0, 123 * scale, 45 * scale)
         progress = Progress(123 * scale, 999_999_999 * scale, 45 * scale, -1234.56, 128, 128)
         assert len(describe(progress, speed, width)) <= width
 
-    def test_short_form_is_whole_at_80_columns(self):
+    def test_short_form_fits_80_columns(self):
+        """The short form fits in 80 columns."""
         speed = Speedometer()
         speed.add(0.0, 0, 0)
         speed.add(100.0, 1_234_567, 123_456)
         line = describe(Progress(1_234_567, 100_000_000, 123_456, -1234.56, 64, 64), speed, 80)
         assert line == "1.23M/100M  12.3k steps/s  1.23k grad/s  return -1235  players 64/64  2h13m left"
 
-    def test_a_hint_is_shown_where_there_is_room_for_it(self):
+    def test_a_hint_is_shown_if_it_fits(self):
+        """The hint is shown if it fits."""
         progress = replace(at(100), hint="trainer waits for players 40 %")
         whole = describe(progress, Speedometer())
         assert whole == describe(at(100), Speedometer()) + " | trainer waits for players 40 %"
         assert describe(progress, Speedometer(), len(whole)) == whole
         assert describe(progress, Speedometer(), len(whole) - 1) == describe(at(100), Speedometer())
 
-    def test_cut_where_even_the_short_form_is_too_long(self):
+    def test_a_short_form_that_does_not_fit_is_cut(self):
+        """A short form that doesn't fit is cut."""
         assert describe(at(0), Speedometer(), 10) == "0/10k  - s"
 
     @pytest.mark.parametrize(
@@ -401,18 +471,21 @@ class TestDescribe:
         [(159, "59s left"), (3699, "59m59s left"), (3700, "1h0m left"), (100 + 86400 * 2 + 7200, "2d2h left")],
     )
     def test_time_left(self, total, left):
+        """The time left has the expected format."""
         speed = Speedometer()
         speed.add(0.0, 0, 0)
         speed.add(100.0, 100, 0)
         assert describe(at(100, total=total), speed).endswith(f"| {left}")
 
-    def test_time_left_is_unknown_while_nothing_moves(self):
+    def test_time_left_is_unknown_without_progress(self):
+        """The time left is unknown without progress."""
         speed = Speedometer()
         speed.add(0.0, 5, 0)
         speed.add(100.0, 5, 10)
         assert describe(at(5), speed).endswith("| - left")
 
     def test_almost_done_is_not_done(self):
+        """An unfinished run is below 100 %."""
         assert "(99%)" in describe(at(9_999), Speedometer())
 
     @pytest.mark.parametrize(
@@ -427,17 +500,22 @@ class TestDescribe:
         ],
     )
     def test_return(self, value, shown):
+        """Returns have the expected format."""
         assert f"| return {shown} |" in describe(at(0, mean_return=value), Speedometer())
 
 
 class TestSpeedometer:
-    def test_nothing_known_at_first(self):
+    """Tests of the rates."""
+
+    def test_rates_are_none_at_first(self):
+        """Rates are None at first."""
         speed = Speedometer()
         assert speed.rates(10) is None
         speed.add(1.0, 100, 10)
         assert speed.rates(10) is None
 
     def test_only_the_last_seconds_count(self):
+        """Only the window counts."""
         speed = Speedometer()
         for second in range(101):
             speed.add(float(second), 10 * second if second <= 50 else 500 + 100 * (second - 50), second)
@@ -445,19 +523,22 @@ class TestSpeedometer:
         assert speed.rates(60) == pytest.approx(((10 * 10 + 50 * 100) / 60, 1.0))
 
     def test_rounds_longer_than_the_window(self):
+        """A round may be longer than the window."""
         speed = Speedometer()
         for round_ in range(10):
             speed.add(100.0 * round_, 1000 * round_, 0)
         assert speed.rates(10) == (10.0, 0.0)
 
     def test_frequent_counts_take_little_memory(self):
+        """Frequent counts are thinned out."""
         speed = Speedometer()
         for call in range(100_000):
             speed.add(call / 1000, call, 0)
         assert len(speed._counts) < 300
         assert speed.rates(10) == pytest.approx((1000.0, 0.0))
 
-    def test_going_back_starts_anew(self):
+    def test_counts_restart_after_a_checkpoint(self):
+        """Counts restart after a return to a checkpoint."""
         speed = Speedometer()
         speed.add(0.0, 0, 0)
         speed.add(10.0, 1000, 100)
@@ -468,6 +549,7 @@ class TestSpeedometer:
 
 
 def test_imports_neither_torch_nor_ray(tmp_path):
+    """The reporter imports neither Torch nor Ray."""
     program = (
         "import sys; from pathlib import Path; from sheeprl.metrics.reporter import FileReporter\n"
         "FileReporter(Path(sys.argv[1]), 'info').metrics(1, {'a': 1.0})\n"

@@ -1,4 +1,4 @@
-"""Where a run's time went, and what is said of it."""
+"""Test the time breakdown and its suggestions."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("breakdown", "config", "advice"),
+    ("breakdown", "config", "expected"),
     [
         (TimeBreakdown(), DECOUPLED, None),
         (
@@ -89,25 +89,28 @@ def machine(monkeypatch):
             TimeBreakdown(100, updating=40, waiting_for_players=10),
             DECOUPLED,
             None,
-        ),  # the rest is overhead
+        ),  # overhead, for which there is no remedy
     ],
 )
-def test_advice_names_what_takes_the_time_and_what_would_help(breakdown, config, advice):
-    assert suggest(breakdown, config) == advice
-    assert in_short(breakdown, config) == (advice and advice.partition(":")[0])
+def test_a_suggestion_names_bottleneck_and_remedy(breakdown, config, expected):
+    """A suggestion names the bottleneck and a remedy."""
+    assert suggest(breakdown, config) == expected
+    assert in_short(breakdown, config) == (expected and expected.partition(":")[0])
 
 
-def test_all_of_the_time_is_told_on_one_line():
+def test_one_line_describes_the_whole_time():
+    """One line describes the whole time."""
     breakdown = TimeBreakdown(
         200, updating=80, compiling=20, waiting_for_players=50, waiting_for_batches=0.5, players_idle=80, playing=60
     )
-    line = "updating 40 %, compiling 10 %, waiting for players 25 %, other 25 %; players idle 20 %"
-    assert describe(breakdown, DECOUPLED) == line
+    expected = "updating 40 %, compiling 10 %, waiting for players 25 %, other 25 %; players idle 20 %"
+    assert describe(breakdown, DECOUPLED) == expected
     assert describe(breakdown, COUPLED) == "updating 40 %, compiling 10 %, playing 30 %, other 20 %"
     assert breakdown + breakdown == TimeBreakdown(400, 160, 40, 100, 1.0, 0.0, 160, 120)
 
 
 def test_start_up_adds_up_its_parts():
+    """The start-up time is the sum of its phases."""
     times = iter([10.0, 12.0, 15.5, 16.0])
     startup = StartupTimer(lambda: next(times))
     for part in ("imports", "Ray", "imports"):

@@ -1,4 +1,4 @@
-"""When Python looks for garbage, and when not."""
+"""Test the control of the garbage collector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from sheeprl.utils.gc_control import not_collected
 
 
-def test_it_is_looked_for_again_afterwards_whatever_happened() -> None:
+def test_collection_is_enabled_after_the_block() -> None:
+    """Collection is enabled again after the block, also after an error."""
     assert gc.isenabled()
     with pytest.raises(ValueError, match="in between"), not_collected():
         assert not gc.isenabled()
@@ -19,7 +20,8 @@ def test_it_is_looked_for_again_afterwards_whatever_happened() -> None:
     assert gc.isenabled()
 
 
-def test_who_never_looks_is_left_alone() -> None:
+def test_disabled_collection_stays_disabled() -> None:
+    """Disabled collection stays disabled."""
     gc.disable()
     try:
         with not_collected():
@@ -29,7 +31,8 @@ def test_who_never_looks_is_left_alone() -> None:
         gc.enable()
 
 
-def test_a_process_leaves_everything_to_its_end() -> None:
+def test_nothing_is_collected_at_exit() -> None:
+    """No objects are collected at exit."""
     program = (
         "import gc, sheeprl.utils.gc_control as garbage\n"
         "class Noticed:\n"
@@ -45,7 +48,8 @@ def test_a_process_leaves_everything_to_its_end() -> None:
         assert done.stdout == printed
 
 
-def test_what_imports_make_is_never_looked_at_but_only_if_they_do() -> None:
+def test_objects_are_frozen_only_after_imports() -> None:
+    """Objects are frozen only if modules were imported."""
     program = (
         "import gc\n"
         "from sheeprl.utils.gc_control import importing\n"

@@ -28,6 +28,7 @@ class PlayerActor(PlayerProcessInterface):
     """Runs a `Player`, whose number `assign` sets."""
 
     def __init__(self, config: Config, spaces: Spaces, in_reserve: bool = False) -> None:
+        """Import the player; a standby process imports it at idle priority."""
         self.config, self.spaces = config, spaces
         if in_reserve:
             run_at_idle_priority(_import_player)
@@ -87,6 +88,7 @@ class ReplayActor(ReplayInterface):
     """Runs a `Replay`: one shard of the run's replay."""
 
     def __init__(self, config: Config, shard: int, incarnation: int, folder: str | None) -> None:
+        """Build the shard."""
         from sheeprl.actors.replay import build_replay
 
         self.replay = build_replay(config, shard, config.buffer.shards, incarnation, folder)
@@ -130,6 +132,7 @@ class TrainerActor(LearnerInterface):
     """Runs a rank of the trainer group: a `Learner`, which `join` builds."""
 
     def __init__(self, config: Config, spaces: Spaces, rank: int, world: int) -> None:
+        """Store the rank; `join` builds the learner."""
         self.config, self.spaces, self.rank, self.world = config, spaces, rank, world
 
     def address(self) -> tuple[str, int]:

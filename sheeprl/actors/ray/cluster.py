@@ -133,6 +133,7 @@ class Fleet:
     replay_folder: str | None = None
 
     def __post_init__(self) -> None:
+        """Reserve the trainers' resources and start the shards."""
         self._free: dict[str, float] = ray.available_resources()
         ranks = self.config.trainer.ranks
         gpus = 1 if self.config.trainer.accelerator == "cuda" else 0

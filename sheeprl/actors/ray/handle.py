@@ -23,9 +23,11 @@ class RayRef(Generic[T]):
     """The result of an actor's call. Exceptions of the method are raised without Ray's wrapper."""
 
     def __init__(self, ref: ray.ObjectRef[Any]) -> None:
+        """Store Ray's reference."""
         self.ref = ref
 
     def __await__(self) -> Generator[Any, None, T]:
+        """Wait for the result."""
         return self._get().__await__()
 
     async def _get(self) -> T:
@@ -49,9 +51,11 @@ class GroupRef(Generic[T]):
     """The results of one call to every rank."""
 
     def __init__(self, refs: Sequence[RayRef[T]]) -> None:
+        """Store the references, one per rank."""
         self.refs = refs
 
     def __await__(self) -> Generator[Any, None, T]:
+        """Wait for the result."""
         return self._get().__await__()
 
     async def _get(self) -> T:
@@ -106,6 +110,7 @@ class RayHandle:
     """Calls an actor, which runs its methods in the order of the calls."""
 
     def __init__(self, actor: ActorHandle[Any]) -> None:
+        """Store the actor."""
         self.actor = actor
 
     def call(self, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> RayRef[T]:
@@ -129,6 +134,7 @@ class GroupHandle:
     """Calls every rank of the trainer group."""
 
     def __init__(self, ranks: Sequence[RayHandle]) -> None:
+        """Store the handles of the ranks."""
         self.ranks = ranks
 
     def call(self, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> GroupRef[T]:

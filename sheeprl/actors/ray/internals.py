@@ -1,4 +1,4 @@
-"""All uses of Ray's private API, which has no public equivalent, in one module for upgrades."""
+"""Uses of Ray's private API that have no public equivalent, in one module so that upgrades are easy."""
 
 from __future__ import annotations
 

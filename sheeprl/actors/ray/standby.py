@@ -25,6 +25,7 @@ def run_at_idle_priority(do: Callable[[], None]) -> None:
     failed: list[BaseException] = []
 
     def run() -> None:
+        """Run the function at idle priority and store its exception."""
         if hasattr(os, "SCHED_IDLE"):  # Linux
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         try:
@@ -55,12 +56,14 @@ class StandbyPool:
     def __init__(
         self, number: int, make: Callable[[bool], Handle], has_room: Callable[[], bool], leaving: Callable[[], set[str]]
     ) -> None:
+        """Make an empty pool."""
         self.number, self.make, self.has_room, self.leaving = number, make, has_room, leaving
         self._ready: list[tuple[Handle, str]] = []  # each with the id of its node
         self._starting: Handle | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
+        """Return the number of processes that are ready."""
         return len(self._ready)
 
     def take(self) -> Handle:

@@ -22,6 +22,7 @@ class Watchdog:
     """
 
     def __init__(self, pids: Sequence[int]) -> None:
+        """Start the watchdog process."""
         # Collected here: a parent may have ended before the watchdog starts.
         family = sorted(process.pid for process in family_of(pids))
         command = [sys.executable, "-m", "sheeprl.actors.ray.watchdog", *map(str, family)]

@@ -1,4 +1,4 @@
-"""Connecting, where it fails."""
+"""Test failures to connect to Ray."""
 
 import pytest
 import ray
@@ -8,9 +8,12 @@ from sheeprl.config import defaults
 from sheeprl.config.loading import validate
 
 
-def test_a_ray_that_does_not_start_is_told_in_a_line(monkeypatch):
+def test_a_failed_start_is_one_line(monkeypatch):
+    """A failed start of Ray is an error of one line."""
+
     def init(*args, **kwargs):
-        raise Exception("The current node timed out during startup.\nAnd a page more.")  # as Ray has it
+        """Raise Ray's error."""
+        raise Exception("The current node timed out during startup.\nAnd a page more.")  # Ray's own text
 
     monkeypatch.setattr(ray, "init", init)
     config = defaults.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}, "run": {"mode": "decoupled"}}))

@@ -1,4 +1,4 @@
-"""What becomes of a call to several ranks, some of which fail."""
+"""Test calls to several ranks, some of which fail."""
 
 import asyncio
 
@@ -11,28 +11,35 @@ GONE = DataLostError("the batch is gone")
 
 
 def answer_of(*errors):
+    """Return the result of ranks with these errors."""
+
     async def wait():
+        """Wait for the group's result."""
         return await GroupRef([LocalRef(number, error) for number, error in enumerate(errors)])
 
     return asyncio.run(wait())
 
 
-def test_it_is_the_first_ranks():
+def test_the_result_is_the_first_ranks():
+    """The group's result is the first rank's."""
     assert answer_of(None, None) == 0
 
 
-def test_ranks_that_all_had_nothing_to_go_on_with_are_still_in_step():
+def test_missing_data_on_all_ranks_is_a_data_loss():
+    """The same missing data on all ranks is a data loss."""
     with pytest.raises(DataLostError, match="the batch is gone"):
         answer_of(GONE, GONE)
     with pytest.raises(DataLostError):
         answer_of(GONE)
 
 
-def test_ranks_of_which_some_went_on_are_out_of_step():
+def test_missing_data_on_some_ranks_loses_the_group():
+    """Missing data on some ranks is a loss of the group."""
     with pytest.raises(LostError, match="out of step: the batch is gone"):
         answer_of(None, GONE)
 
 
-def test_a_death_explains_the_others_failures():
+def test_a_death_takes_precedence():
+    """The death of a rank takes precedence over other errors."""
     with pytest.raises(LostError, match="it died"):
         answer_of(GONE, LostError("it died"))

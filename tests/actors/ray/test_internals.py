@@ -1,4 +1,4 @@
-"""What Ray is kept from saying, since the run says it in a line."""
+"""Test which of Ray's messages are hidden, because the run reports the loss itself."""
 
 import pytest
 from ray._private import worker
@@ -8,7 +8,7 @@ from sheeprl.actors.ray import internals
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What gets past the run, line by line."""
+    """Return the list of lines that are shown."""
     shown = []
     monkeypatch.setattr(worker, "print_to_stdstream", lambda data, ignore_prefix: shown.extend(data["lines"]))
     internals.leave_losses_to_the_run()
@@ -23,11 +23,13 @@ def shown(monkeypatch):
         "The node with node id: 4ab5 and address: 10.0.0.1 has been marked dead because the detector …",
     ],
 )
-def test_rays_pages_about_losses_are_not_shown(shown, page):
+def test_messages_about_losses_are_hidden(shown, page):
+    """Ray's messages about losses are hidden."""
     worker.print_to_stdstream({"lines": [page], "pid": "raylet", "is_err": False}, ignore_prefix=False)
     assert not shown
 
 
-def test_the_rest_is_shown(shown):
+def test_other_messages_are_shown(shown):
+    """Other messages are shown."""
     worker.print_to_stdstream({"lines": ["the disk is full"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
     assert shown == ["the disk is full"]

@@ -1,4 +1,4 @@
-"""Players' processes that are kept ready."""
+"""Test the pool of standby processes."""
 
 import asyncio
 import os
@@ -11,19 +11,22 @@ from sheeprl.actors.ray.standby import StandbyPool
 
 
 class Process:
-    """Stands for a player's process.
+    """Fake process of a player.
 
     Args:
-        node: where it is.
+        node: node of the process.
     """
 
     def __init__(self, node="a"):
+        """Start alive."""
         self.node, self.dead, self.closed = node, False, False
 
     def call(self, method):
+        """Return the node."""
         assert method.__name__ == "node"
 
         async def answer():
+            """Return the node, or raise if the process is dead."""
             if self.dead:
                 raise LostError("killed")
             return self.node
@@ -31,120 +34,144 @@ class Process:
         return answer()
 
     def close(self):
+        """Mark the process as closed."""
         self.closed = True
 
 
 class Cluster:
-    """Makes processes, as long as it has room."""
+    """Fake cluster that makes processes while it has room."""
 
     def __init__(self, room=100):
+        """Start without processes."""
         self.room, self.made, self.leaving = room, [], set()
 
     def make(self, in_reserve):
+        """Make a process."""
         self.made.append(Process())
         self.made[-1].in_reserve = in_reserve
         return self.made[-1]
 
     def has_room(self):
+        """Return whether there is room for a process."""
         return len(self.made) < self.room
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch):
+def short_interval(monkeypatch):
+    """Check the pool every millisecond."""
     monkeypatch.setattr(standby, "LOOK_AFTER", 0.001)
 
 
-def test_none_is_started_before_one_was_taken():
+def test_the_pool_is_empty_at_first():
+    """The pool is empty until the first player is taken."""
     assert asyncio.run(made_after(takes=0)) == 0
 
 
 def test_one_is_ready_after_the_first_was_taken():
+    """One process is ready after the first was taken."""
     assert asyncio.run(made_after(takes=1)) == 2
 
 
-def test_none_is_kept_where_none_is_wanted():
+def test_a_pool_of_0_stays_empty():
+    """A pool of 0 processes stays empty."""
     assert asyncio.run(made_after(takes=1, number=0)) == 1
 
 
-def test_none_is_asked_for_without_room():
+def test_no_process_is_started_without_room():
+    """The pool starts no process without room."""
     assert asyncio.run(made_after(takes=1, room=1)) == 1
 
 
 async def made_after(takes, number=1, room=100):
+    """Return the number of processes after some were taken."""
     cluster = Cluster(room)
-    kept = StandbyPool(number, cluster.make, cluster.has_room, lambda: cluster.leaving)
+    pool = StandbyPool(number, cluster.make, cluster.has_room, lambda: cluster.leaving)
     for _ in range(takes):
-        kept.take()
+        pool.take()
     await asyncio.sleep(0.05)
     return len(cluster.made)
 
 
-def test_what_is_ready_is_taken_once_and_another_made():
+def test_a_ready_process_is_taken_once_and_replaced():
+    """A ready process is taken once and replaced."""
+
     async def check():
+        """Take processes."""
         cluster = Cluster()
-        kept = StandbyPool(2, cluster.make, cluster.has_room, lambda: cluster.leaving)
-        first = kept.take()
-        await until(lambda: len(kept) == 2)
-        second, third = kept.take(), kept.take()
+        pool = StandbyPool(2, cluster.make, cluster.has_room, lambda: cluster.leaving)
+        first = pool.take()
+        await until(lambda: len(pool) == 2)
+        second, third = pool.take(), pool.take()
         assert [first, second, third] == cluster.made[:3]
         assert [process.in_reserve for process in cluster.made[:3]] == [False, True, True]
-        await until(lambda: len(kept) == 2)
+        await until(lambda: len(pool) == 2)
         assert len(cluster.made) == 5
 
     asyncio.run(check())
 
 
 async def one_ready():
-    """A cluster, spares of which one is ready, and what was taken before."""
+    """Return a cluster, a pool with one ready process, and the process taken before."""
     cluster = Cluster()
-    kept = StandbyPool(1, cluster.make, cluster.has_room, lambda: cluster.leaving)
-    taken = kept.take()
-    await until(lambda: len(kept) == 1)
-    return cluster, kept, taken
+    pool = StandbyPool(1, cluster.make, cluster.has_room, lambda: cluster.leaving)
+    taken = pool.take()
+    await until(lambda: len(pool) == 1)
+    return cluster, pool, taken
 
 
-def test_a_dead_one_is_found_out_and_replaced():
+def test_a_dead_process_is_replaced():
+    """A dead process is replaced."""
+
     async def check():
-        cluster, kept, _ = await one_ready()
+        """Kill the ready process."""
+        cluster, pool, _ = await one_ready()
         cluster.made[1].dead = True
-        await until(lambda: len(cluster.made) == 3 and len(kept) == 1)
-        assert kept.take() is cluster.made[2]
+        await until(lambda: len(cluster.made) == 3 and len(pool) == 1)
+        assert pool.take() is cluster.made[2]
 
     asyncio.run(check())
 
 
-def test_one_whose_node_goes_away_is_not_taken():
+def test_a_process_on_a_draining_node_is_not_taken():
+    """A process on a draining node is not taken."""
+
     async def check():
-        cluster, kept, _ = await one_ready()
+        """Drain the node."""
+        cluster, pool, _ = await one_ready()
         cluster.leaving = {"a"}
-        assert kept.take() is cluster.made[-1] is not cluster.made[1]
+        assert pool.take() is cluster.made[-1] is not cluster.made[1]
         assert cluster.made[1].closed
 
     asyncio.run(check())
 
 
-def test_those_that_are_left_are_ended():
+def test_close_ends_the_ready_processes():
+    """`close` ends the ready processes."""
+
     async def check():
-        cluster, kept, taken = await one_ready()
-        kept.close()
+        """Close the pool."""
+        cluster, pool, taken = await one_ready()
+        pool.close()
         assert [process.closed for process in (taken, cluster.made[1])] == [False, True]
 
     asyncio.run(check())
 
 
 async def until(condition):
-    """Give the keeping time to come so far."""
+    """Wait until a condition is true."""
     for _ in range(1000):
         if condition():
             return
         await asyncio.sleep(0.002)
-    raise AssertionError("it didn't come so far")
+    raise AssertionError("the condition stayed false")
 
 
-def test_giving_way_does_it_elsewhere_and_tells_what_was_raised():
+def test_idle_priority_stays_inside_and_errors_are_raised():
+    """`run_at_idle_priority` leaves the caller's priority unchanged and raises the function's error."""
     where = []
 
     def look():
+        """Record the scheduling policy."""
         where.append(os.sched_getscheduler(0) if hasattr(os, "SCHED_IDLE") else None)
 
     standby.run_at_idle_priority(look)

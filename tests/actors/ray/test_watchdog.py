@@ -1,4 +1,4 @@
-"""Nobody outlives a driver that has a guard, however the driver ends."""
+"""Test that no worker survives a driver with a watchdog, however the driver ends."""
 
 import os
 import signal
@@ -21,16 +21,17 @@ bystander = subprocess.Popen(sleep)
 while not parent.children():
     time.sleep(0.01)
 child = parent.children()[0]
-guard = Watchdog([parent.pid])
-print(parent.pid, child.pid, bystander.pid, guard._process.pid, flush=True)
+watchdog = Watchdog([parent.pid])
+print(parent.pid, child.pid, bystander.pid, watchdog._process.pid, flush=True)
 sys.stdin.readline()
-guard.close()
+watchdog.close()
 time.sleep(100)
 """
 
 
 @pytest.fixture
 def driver():
+    """Yield a driver process and its parent, child, bystander and watchdog processes."""
     process = subprocess.Popen([sys.executable, "-c", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     family = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
     yield process, family
@@ -41,7 +42,7 @@ def driver():
 
 
 def is_gone(process):
-    """Whether it ends within some seconds; whoever isn't waited for by a parent stays as a zombie."""
+    """Return whether a process ends within 10 s; an orphan may remain as a zombie."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
@@ -50,29 +51,33 @@ def is_gone(process):
     return False
 
 
-def test_who_a_killed_driver_leaves_is_ended(driver):
-    process, (parent, child, bystander, guard) = driver
+def test_the_workers_of_a_killed_driver_end(driver):
+    """The workers of a killed driver end."""
+    process, (parent, child, bystander, watchdog) = driver
     os.kill(process.pid, signal.SIGKILL)
-    assert is_gone(parent) and is_gone(child) and is_gone(guard)
+    assert is_gone(parent) and is_gone(child) and is_gone(watchdog)
     assert bystander.is_running()
 
 
-def test_closing_ends_whoever_is_left(driver):
-    process, (parent, child, bystander, guard) = driver
+def test_close_ends_the_remaining_workers(driver):
+    """`close` ends the remaining workers."""
+    process, (parent, child, bystander, watchdog) = driver
     process.stdin.write("\n")
     process.stdin.flush()
-    assert is_gone(guard) and is_gone(parent) and is_gone(child)
+    assert is_gone(watchdog) and is_gone(parent) and is_gone(child)
     assert bystander.is_running() and process.poll() is None
 
 
-def test_ctrl_c_does_not_reach_the_guard(driver):
-    process, (parent, _, _, guard) = driver
-    assert os.getsid(guard.pid) == guard.pid != os.getsid(process.pid)
+def test_ctrl_c_does_not_reach_the_watchdog(driver):
+    """Ctrl-C doesn't reach the watchdog."""
+    process, (parent, _, _, watchdog) = driver
+    assert os.getsid(watchdog.pid) == watchdog.pid != os.getsid(process.pid)
     assert parent.is_running()
 
 
-def test_who_has_ended_before_is_no_matter(driver):
-    process, (parent, child, _, guard) = driver
-    parent.kill()  # its child is nobody's now, but the guard has seen it
+def test_descendants_of_ended_workers_end(driver):
+    """Descendants of workers that have ended before end, too."""
+    process, (parent, child, _, watchdog) = driver
+    parent.kill()  # its child is an orphan, which the watchdog knows
     process.kill()
-    assert is_gone(guard) and is_gone(child)
+    assert is_gone(watchdog) and is_gone(child)
