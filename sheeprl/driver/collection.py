@@ -24,7 +24,7 @@ from sheeprl.driver.checkpointing import CheckpointScheduler
 from sheeprl.driver.clock import Clock
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.players import PlayerGroup, PlayerState
-from sheeprl.driver.replay import ReplayClient
+from sheeprl.driver.replay import AddOutcome, ReplayClient
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import RunFailedError, one_line, require
@@ -197,10 +197,10 @@ class Collector:
             return None
         # Progress at the start of the round: with a rate of 0 at the end, the last round would be wasted.
         self.counters.progress = min(1.0, self.counters.policy_steps / self.config.run.total_steps)
-        rows = await self._add_round(fragments)
+        outcomes = await self._add_fragments(fragments)
         # The buffer has copied off-policy fragments. Drop the references, so that they leave the object store.
         self._rollout = [] if self.data.is_off_policy else fragments
-        return rows
+        return None if outcomes is None else self._record_round(fragments, outcomes)
 
     async def recover_rollout(self) -> bool:
         """Add the newest rollout again after the buffer has lost it.
@@ -209,7 +209,7 @@ class Collector:
             False if the run stops before the rollout is complete. Its steps are then not counted.
         """
         before = list(self._rollout)
-        if await self._add_until_complete(self._rollout) is None:
+        if await self._add_fragments(self._rollout) is None:
             self.rounds_added -= 1
             for each in before:
                 self.stats.retract_fragment(each.info)
@@ -237,11 +237,26 @@ class Collector:
             self._drop_player(number, error)
 
     async def _collect_rounds(self, number: int) -> None:
-        """Collect round after round from one player, as far ahead as `max_staleness` permits."""
+        """Collect round after round from one player, as far ahead as `max_staleness` permits.
+
+        A failed player is replaced, within the failure budget, and its replacement gets the newest weights.
+        """
         while True:
-            weights = await self._wait_for_weights(number)
+            published = await self._wait_for_weights(number)
+            lost_at: float | None = None
             self._requested[number] = self._next_rounds[number]
-            fragment = await self._collect_fragment(number, weights)
+            while True:
+                try:
+                    fragment = await self._request_fragment(number, published)
+                    break
+                except DataLostError:
+                    await self._republish(published)
+                except Exception as error:
+                    lost_at = lost_at if lost_at is not None else self.clock.time()
+                    self._drop_player(number, error)
+                published = self.published or published
+            if lost_at is not None:
+                self._report_player_back(number, self.clock.time() - lost_at)
             self._next_rounds[number] += 1
             self._inbox[number].put_nowait(fragment)
 
@@ -265,25 +280,6 @@ class Collector:
         if self.stopping.is_set() and round_number > max(self._requested):
             return False
         return round_number - self.published.version <= self.config.max_staleness
-
-    async def _collect_fragment(self, number: int, published: PublishedWeights) -> CollectedFragment:
-        """Collect one fragment of a player. A failed player is replaced, within the failure budget."""
-        lost_at: float | None = None
-        while True:
-            try:
-                fragment = await self._request_fragment(number, published)
-            except DataLostError:
-                await self._republish(published)
-            except Exception as error:
-                lost_at = lost_at if lost_at is not None else self.clock.time()
-                self._drop_player(number, error)
-            else:
-                if lost_at is not None:
-                    seconds = self.clock.time() - lost_at
-                    self.stats.window.recovery += seconds
-                    self.reporter.message(f"player {number} is back: a fragment after {seconds:.1f} s")
-                return fragment
-            published = self.published or published  # a replacement gets the newest weights
 
     async def _request_fragment(self, number: int, published: PublishedWeights) -> CollectedFragment:
         """Call `collect` of a player. Request its state too if a checkpoint may be due after the round."""
@@ -315,6 +311,11 @@ class Collector:
         self.players.drop(number)
         self.counters.restarts += 1
         self.failures.count(f"player {number}", "replaced", error)
+
+    def _report_player_back(self, number: int, seconds: float) -> None:
+        """Report the first fragment after a loss and count the time since the loss."""
+        self.stats.window.recovery += seconds
+        self.reporter.message(f"player {number} is back: a fragment after {seconds:.1f} s")
 
     def _count_lost_shard(self, number: int, error: LostError) -> None:
         """Count the loss of a replay shard.
@@ -350,18 +351,38 @@ class Collector:
 
     # --------------------------------------------------------------------------------- adding to the buffer
 
-    async def _add_round(self, fragments: list[CollectedFragment]) -> int | None:
-        """Add a round's fragments to the replay buffer and count those that it accepts.
+    async def _add_fragments(self, fragments: list[CollectedFragment]) -> list[AddOutcome] | None:
+        """Add a round's fragments. Replace in `fragments` those that were lost with their node.
+
+        A rollout is added again if the buffer was lost when it held a part of it.
 
         Returns:
-            Rows accepted, or None if the run stops while part of a rollout is missing.
+            For each fragment None, or the reason why it was refused or lost. None if the run stops while part of a
+            rollout is missing.
+        """
+        while True:
+            outcomes: list[AddOutcome] = [None] * len(fragments)
+            missing = list(range(len(fragments)))
+            while missing:
+                refs = {number: fragments[number].fragment for number in missing}
+                missing = []
+                for number, outcome in (await require(self.replay.add(refs), "the buffer")).items():
+                    outcomes[number] = outcome
+                    if isinstance(outcome, DataLostError) and await self._recollect_fragment(number, fragments):
+                        missing.append(number)
+            if self.data.is_off_policy:
+                return outcomes
+            if any(isinstance(error, DataLostError) for error in outcomes):
+                return None
+            if any(outcomes) or self.replay.size >= sum(each.info.rows for each in fragments):
+                return outcomes
+
+    def _record_round(self, fragments: list[CollectedFragment], outcomes: list[AddOutcome]) -> int:
+        """Count a round's fragments and store the players' states. Return the rows that the buffer accepted.
 
         Raises:
-            RunFailedError: the buffer failed, or refused a fragment that the run depends on.
+            RunFailedError: the buffer refused a fragment that the run depends on.
         """
-        outcomes = await self._add_until_complete(fragments)
-        if outcomes is None:
-            return None
         accepted = [each for each, error in zip(fragments, outcomes, strict=True) if error is None]
         for each in accepted:
             self.stats.record_fragment(each.info)
@@ -371,38 +392,6 @@ class Collector:
         self.rounds_added += 1
         self._store_player_states(fragments)
         return sum(each.info.rows for each in accepted)
-
-    async def _add_until_complete(
-        self, fragments: list[CollectedFragment]
-    ) -> list[RefusedFragmentError | DataLostError | None] | None:
-        """Add fragments. Add a rollout again if the buffer was lost when it held a part of it."""
-        while True:
-            outcomes = await self._add_fragments(fragments)
-            if self.data.is_off_policy:
-                return outcomes
-            if any(isinstance(error, DataLostError) for error in outcomes):
-                return None
-            if any(outcomes) or self.replay.size >= sum(each.info.rows for each in fragments):
-                return outcomes
-
-    async def _add_fragments(
-        self, fragments: list[CollectedFragment]
-    ) -> list[RefusedFragmentError | DataLostError | None]:
-        """Add fragments. Replace in `fragments` those that were lost with their node.
-
-        Returns:
-            For each fragment None, or the reason why it was not added: refused, or lost while the run stops.
-        """
-        outcomes: list[RefusedFragmentError | DataLostError | None] = [None] * len(fragments)
-        missing = list(range(len(fragments)))
-        while missing:
-            refs = {number: fragments[number].fragment for number in missing}
-            missing = []
-            for number, outcome in (await require(self.replay.add(refs), "the buffer")).items():
-                outcomes[number] = outcome
-                if isinstance(outcome, DataLostError) and await self._recollect_fragment(number, fragments):
-                    missing.append(number)
-        return outcomes
 
     async def _recollect_fragment(self, number: int, fragments: list[CollectedFragment]) -> bool:
         """Replace a lost fragment by the player's next one. Return False if the run stops first."""

@@ -28,6 +28,8 @@ from sheeprl.utils.errors import RunFailedError, one_line
 
 Request = Callable[[Handle], Ref[BufferStatus]]
 """Calls a method that returns a shard's status; it is called again on the successor of a lost shard."""
+AddOutcome = RefusedFragmentError | DataLostError | None
+"""None for an added fragment, else the reason why it was refused or lost."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,7 @@ class ReplayClient:
         for each in pending:
             await self._complete(each, request)
 
-    async def add(
-        self, fragments: Mapping[int, Ref[Fragment]]
-    ) -> dict[int, RefusedFragmentError | DataLostError | None]:
+    async def add(self, fragments: Mapping[int, Ref[Fragment]]) -> dict[int, AddOutcome]:
         """Add each player's fragment to the player's shard, in the order of the mapping.
 
         Returns:
@@ -215,9 +215,7 @@ class ReplayClient:
             pending[player] = self._send(shard, self.handles[shard], _adding(fragment))
         return {player: await self._why_not(pending[player], fragment) for player, fragment in fragments.items()}
 
-    async def _why_not(
-        self, pending: PendingCall, fragment: Ref[Fragment]
-    ) -> RefusedFragmentError | DataLostError | None:
+    async def _why_not(self, pending: PendingCall, fragment: Ref[Fragment]) -> AddOutcome:
         """Wait until a fragment is added; return the error if it was refused or lost."""
         try:
             await self._complete(pending, _adding(fragment))

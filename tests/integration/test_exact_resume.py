@@ -14,8 +14,8 @@ from sheeprl.run import Run
 from tests.helpers.runs import SMALL_SAC, lines, ray_session, run, saved
 
 INTERRUPTIONS = {  # methods of the run, and the calls in which it is stopped
-    "on_policy": [("_add_round", 1), ("updated", 1), ("publish", 1)],
-    "off_policy": [("_add_round", 5), ("updated", 4), ("publish", 4), ("may_collect", 9)],
+    "on_policy": [("_add_fragments", 1), ("updated", 1), ("publish", 1)],
+    "off_policy": [("_add_fragments", 5), ("updated", 4), ("publish", 4), ("may_collect", 9)],
 }
 
 
