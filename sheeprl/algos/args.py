@@ -118,6 +118,11 @@ class AlgoArgs(Section):
 
     name: str = Field(description="algorithm: a registered name, or package.module:Class")
 
+    @property
+    def widest_layer(self) -> int | None:
+        """Width of the widest hidden layer, by the argument `hidden_sizes`; None without one."""
+        return max(getattr(self, "hidden_sizes", ()), default=None)
+
     def data(self) -> OnPolicy | OffPolicy:
         """Return how training reads the collected data.
 

@@ -10,6 +10,7 @@ from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.config.schema import Config
 
 DEFAULT_REPLAY = 1_000_000
+PARALLEL_FROM = 8e6  # floating point operations of the largest layer; below, a second thread gains nothing
 COMPILE_FROM = 3000  # gradient steps; compiling costs 15 to 30 s once, a compiled step saves 1 to 5 ms
 
 
@@ -32,7 +33,7 @@ def fill_in(config: Config) -> Config:
         "buffer": {"size": config.buffer.size or (rollout if isinstance(data, OnPolicy) else DEFAULT_REPLAY)},
         "run": {"max_staleness": staleness},
         "trainer": {
-            "threads": config.trainer.threads or spare_threads(config.trainer.devices),
+            "threads": config.trainer.threads or default_threads(config, rollout),
             "compile": pays_to_compile(config, rollout) if config.trainer.compile == "auto" else config.trainer.compile,
         },
         "checkpoint": {"every": config.checkpoint.every or max(1, min(total // 10, 50_000))},
@@ -63,6 +64,27 @@ def pays_to_compile(config: Config, rollout: int) -> bool:
 def has_compiler() -> bool:
     """Return whether a C++ compiler is installed; CPU graphs and the launchers of CUDA kernels need one."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
+
+
+def default_threads(config: Config, rollout: int) -> int:
+    """Return the CPU threads per rank: one for small networks, else the rank's part of all cores but one.
+
+    Args:
+        config: the run's configuration.
+        rollout: rows per round.
+    """
+    return spare_threads(config.trainer.devices) if pays_to_parallelize(config, rollout) else 1
+
+
+def pays_to_parallelize(config: Config, rollout: int) -> bool:
+    """Return whether the networks are large enough for more than one CPU thread, or their size is unknown.
+
+    Args:
+        config: the run's configuration.
+        rollout: rows per round.
+    """
+    width, batch = config.algo.widest_layer, config.algo.data().batch_size or rollout
+    return width is None or 2 * width * width * batch / config.trainer.ranks >= PARALLEL_FROM
 
 
 def spare_threads(ranks: int) -> int:

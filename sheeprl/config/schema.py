@@ -86,7 +86,9 @@ class TrainerConfig(Section):
         "recover the compile time, and a C++ compiler is installed",
     )
     threads: Count | None = Field(
-        None, description="CPU threads per rank; default: all cores but one, divided among the ranks"
+        None,
+        description="CPU threads per rank; default: 1 for small networks, else all cores but one, divided among the "
+        "ranks",
     )
     prefetch: Natural = Field(1, description="chunks of batches to request ahead, within a round")
 

@@ -5,15 +5,17 @@ This module imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sheeprl.config.defaults import available_cores, pays_to_compile
+from sheeprl.config.defaults import available_cores, cluster_address, pays_to_compile, pays_to_parallelize
 from sheeprl.config.schema import Config
 
 NOTABLE = 0.15  # fraction of the time from which a wait is reported
 CHECKPOINTS_NOTABLE = 0.1  # the same for checkpoints
+MUCH_SOONER = 0.8  # fraction of the time below which coupled mode is suggested
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def suggest(breakdown: TimeBreakdown, config: Config) -> str | None:
     """Return the trainer's bottleneck and a change that would help, None without a notable bottleneck."""
     if breakdown.elapsed <= 0:
         return None
+    if not config.is_coupled and (coupled := _coupled_seconds(breakdown, config)) < MUCH_SOONER * breakdown.elapsed:
+        return f"run.mode=coupled would take about {_percent(1 - coupled / breakdown.elapsed)} less time"
     waits = {
         "waits for players": _player_seconds(breakdown, config) / breakdown.elapsed,
         "waits for batches": breakdown.waiting_for_batches / breakdown.elapsed,
@@ -88,10 +92,10 @@ def _suggest_for_updates(breakdown: TimeBreakdown, config: Config) -> str | None
     ways = [] if _is_compiled(config) else ["set trainer.compile=true"]
     if config.trainer.accelerator != "cpu":
         ways.append("raise trainer.devices")
-    elif _has_spare_cores(config):
-        ways.append("raise trainer.threads or trainer.devices")
-    advice = ", or ".join(ways) or "all cores are in use; add cores or a GPU"
-    return f"trainer updates {_percent(learning)}: {advice}"
+    elif pays_to_parallelize(config, config.round_rows):
+        spare = _has_spare_cores(config)
+        ways.append("raise trainer.threads or trainer.devices" if spare else "add cores or a GPU, since all are in use")
+    return f"trainer updates {_percent(learning)}: {', or '.join(ways)}" if ways else None
 
 
 def describe(breakdown: TimeBreakdown, config: Config) -> str:
@@ -124,6 +128,13 @@ def _player_seconds(breakdown: TimeBreakdown, config: Config) -> float:
     if config.is_coupled:
         return breakdown.playing / config.trainer.ranks
     return breakdown.waiting_for_players
+
+
+def _coupled_seconds(breakdown: TimeBreakdown, config: Config) -> float:
+    """Estimate the time of the same run in coupled mode, where one process collects and trains in turn."""
+    if cluster_address(config) or config.trainer.ranks > 1 or not breakdown.playing:
+        return math.inf
+    return breakdown.updating + breakdown.compiling + breakdown.playing + breakdown.checkpoints
 
 
 def _can_overlap(config: Config) -> bool:

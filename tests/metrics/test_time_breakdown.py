@@ -3,6 +3,7 @@
 import pytest
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.metrics.time_breakdown import StartupTimer, TimeBreakdown, describe, in_short, suggest
 from tests.helpers.driver_config import NEVER, driver_config
 
@@ -23,6 +24,10 @@ def overlapping(data=OFF_POLICY, players=2, max_staleness=1, **trainer):
 
 DECOUPLED = overlapping()
 COUPLED = with_settings(overlapping(ON_POLICY, players=1, max_staleness=0), run={"mode": "coupled"})
+SMALL_NETWORKS = DECOUPLED.model_copy(
+    update={"algo": PPOArgs(name="ppo", rollout_steps=4, batch_size=8, hidden_sizes=[64, 64])}
+)
+ON_CLUSTER = with_settings(DECOUPLED, ray={"address": "10.0.0.1:6379"})
 COUPLED_OFF_POLICY = with_settings(overlapping(players=1), run={"mode": "coupled"})
 
 
@@ -77,12 +82,28 @@ def machine(monkeypatch):
         (
             TimeBreakdown(100, updating=90, players_idle=120),
             overlapping(threads=3),
-            "trainer updates 90 %: all cores are in use; add cores or a GPU",
+            "trainer updates 90 %: add cores or a GPU, since all are in use",
         ),
         (
             TimeBreakdown(100, updating=90, players_idle=120),
             overlapping(threads=3, accelerator="cuda"),
             "trainer updates 90 %: raise trainer.devices",
+        ),
+        (TimeBreakdown(100, updating=90, players_idle=120), SMALL_NETWORKS, None),
+        (
+            TimeBreakdown(100, updating=30, playing=30, waiting_for_players=60),
+            DECOUPLED,
+            "run.mode=coupled would take about 40 % less time",
+        ),
+        (
+            TimeBreakdown(100, updating=30, playing=60, waiting_for_players=60),
+            DECOUPLED,
+            "trainer waits for players 60 %: raise players.num or players.cpus",
+        ),
+        (
+            TimeBreakdown(100, updating=30, playing=30, waiting_for_players=60),
+            ON_CLUSTER,
+            "trainer waits for players 60 %: raise players.num or players.cpus",
         ),
         (TimeBreakdown(100, updating=90, players_idle=10), DECOUPLED, None),  # both are busy
         (
