@@ -11,8 +11,9 @@ from typing import Literal, Union, get_args, get_origin
 
 from sheeprl.algos import registry
 from sheeprl.algos.args import AlgoArgs
+from sheeprl.checkpoint.runs import LAST, find_runs, resolve_run
 from sheeprl.cli.flags import Flag, Flags
-from sheeprl.cli.names import is_name, shipped_files
+from sheeprl.cli.names import is_algorithm, is_name, shipped_files
 from sheeprl.cli.words import take_name
 from sheeprl.config.loading import get_value, read_tree
 from sheeprl.config.schema import leaves
@@ -35,11 +36,18 @@ def flags_for(words: list[str]) -> Flags:
     command, *rest = words or [""]
     name = command if command in registry.registered() else take_name(rest, is_name)
     try:
-        if name is not None and name not in registry.registered():
-            name = str(get_value(read_tree(name), "algo.name"))
+        if name is not None and command == "resume":
+            name = _algorithm_of(os.path.join(resolve_run(name), "config.yaml"))
+        elif name is not None and name not in registry.registered():
+            name = _algorithm_of(name)
         return Flags(registry.args_class(name) if name else AlgoArgs)
     except (ConfigError, registry.UnknownAlgorithmError):
         return Flags(AlgoArgs)
+
+
+def _algorithm_of(config: str) -> str:
+    """Return the algorithm of a configuration, or a path to an algorithm as it is."""
+    return config if ":" in config and is_algorithm(config) else str(get_value(read_tree(config), "algo.name"))
 
 
 def complete_name(incomplete: str) -> list[str]:
@@ -52,8 +60,6 @@ def complete_name(incomplete: str) -> list[str]:
 
 def complete_run(incomplete: str) -> list[str]:
     """Return `@last` and the runs that begin so."""
-    from sheeprl.checkpoint.runs import LAST, find_runs
-
     runs = find_runs()
     names = [LAST, *(run.name for run in runs), *(os.path.relpath(run.folder) for run in runs)]
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]

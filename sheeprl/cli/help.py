@@ -28,6 +28,7 @@ sheeprl eval @last                       evaluate the newest run
 sheeprl COMMAND -h                       help with an example; sheeprl -h exit: the exit codes
 
 --traceback on every command shows the traceback of an unexpected error."""
+TRACEBACK = "--traceback shows the traceback of an unexpected error."
 
 SECTIONS = tuple(Config.model_fields)
 TOPICS = ("all", *SECTIONS)
@@ -109,7 +110,7 @@ def make_app(
             _described(name, shown[0], panel)
         )
     for name, function in PLAIN.items():
-        app.command(name, cls=_Command, context_settings=settings)(function)
+        app.command(name, cls=_Command, context_settings=settings, epilog=TRACEBACK)(function)
     for name in algorithms():
         shown = (flags, epilog) if name == command else ((), "")
         described = _described(name, shown[0], panel)
@@ -159,7 +160,7 @@ def settings_app(command: str, flags: Flags, topic: str | None, listing: str) ->
     example = EXAMPLES.get(command, f"sheeprl {command} --env {env} --seed 3 run.total_steps=50000")
     more = f"{listing} -h all: all {len(flags.every)} settings; -h SECTION: those of {', '.join(SECTIONS)}"
     panel = None if topic else "The settings that matter"
-    return make_app(command, chosen, f"Example: {example}\n\nMore: {more}", panel)
+    return make_app(command, chosen, f"Example: {example}\n\nMore: {more}\n\n{TRACEBACK}", panel)
 
 
 def _described(command: str, flags: Sequence[Flag], panel: str | None) -> Callable[..., None]:

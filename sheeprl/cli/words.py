@@ -38,7 +38,7 @@ class Given:
     def override(self) -> str:
         """Return the setting as `key=value`."""
         text = yaml.dump(self.value, Dumper=Dumper, default_flow_style=True, width=10**6)
-        return f"{self.key}={text.removesuffix(chr(10)).removesuffix(chr(10) + '...')}"
+        return f"{self.key}={text.strip().removesuffix('...').strip()}"
 
 
 @dataclass

@@ -219,6 +219,11 @@ def test_resume_takes_the_newest_run_and_prefixes(sheeprl, training, monkeypatch
     assert requests == [(run_dir, ["run.total_steps=9", "algo.clip=0.1", "run.seed=1"])]
 
 
+def test_resume_shows_the_settings_of_the_run(sheeprl, run_dir):
+    assert "--clip" in sheeprl("resume", "@last", "-h").out
+    assert "--clip" not in sheeprl("resume", "-h").out
+
+
 def test_resume_refuses_unknown_flags(sheeprl, training, run_dir):
     done = sheeprl("resume", "@last", "--total_timesteps", "9")
     assert done.errors == ["--total_timesteps: unknown flag; use --total_steps (list: sheeprl resume @last -h all)"]
