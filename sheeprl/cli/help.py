@@ -104,19 +104,24 @@ def make_app(
         context_settings=settings,
     )
     lenient = {**settings, "ignore_unknown_options": True, "allow_extra_args": True}
-    for name, summary in SUMMARIES.items():
-        shown = (flags, epilog) if name == command else ((), "")
-        app.command(name, cls=_Command, help=summary, context_settings=lenient, epilog=shown[1])(
-            _described(name, shown[0], panel)
-        )
+    described = _described(command, flags, panel) if command else _nothing
+    for name in [*SUMMARIES, *algorithms()]:
+        whole = name == command
+        app.command(
+            name,
+            cls=_Command,
+            help=SUMMARIES.get(name) or _summary(name),
+            epilog=epilog if whole else "",
+            context_settings=lenient,
+            rich_help_panel=None if name in SUMMARIES else "Algorithms, with their defaults",
+        )(described if whole else _nothing)
     for name, function in PLAIN.items():
         app.command(name, cls=_Command, context_settings=settings, epilog=TRACEBACK)(function)
-    for name in algorithms():
-        shown = (flags, epilog) if name == command else ((), "")
-        described = _described(name, shown[0], panel)
-        about: dict[str, Any] = {"help": _summary(name), "rich_help_panel": "Algorithms, with their defaults"}
-        app.command(name, cls=_Command, context_settings=lenient, epilog=shown[1], **about)(described)
     return app
+
+
+def _nothing() -> None:
+    """Stand for a command that isn't on the command line."""
 
 
 def algorithms() -> list[str]:
