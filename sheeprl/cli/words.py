@@ -167,6 +167,8 @@ def _value(flag: Flag | None, text: str, shown: str) -> Any:
 def _unknown(spelled: str, flags: Flags) -> str:
     """Return the reason why a flag is unknown, with what to use instead."""
     name = spelled.lstrip("-").replace("-", "_")
+    if positive := name.startswith("no_") and flags.find(name.removeprefix("no_"))[0]:
+        return f"isn't a switch; use {flags.name_of(positive.key)} {example(positive)}"
     namesakes = [flags.name_of(key) for key in flags.by_key if key.rpartition(".")[2] == name]
     if namesakes:
         return f"ambiguous; use one of {', '.join(namesakes)}"

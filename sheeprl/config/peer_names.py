@@ -88,6 +88,12 @@ _row(
     "run.total_steps",
     "policy steps; one iteration has algo.rollout_steps × env.num_envs × players.num",
     rllib="training_iteration",
+    other="max_iterations num_iterations",
+)
+_row(
+    "run.total_steps",
+    "policy steps; the limit of an episode is env.max_episode_steps",
+    other="max_steps max_timesteps",
 )
 _row(
     "run.seed",
@@ -105,7 +111,7 @@ _row(
     cleanrl="exp_name",
     rllib="storage_path local_dir",
     old="exp_name run_name root_dir",
-    other="log_dir logdir",
+    other="log_dir logdir log.dir checkpoint.dir checkpoint_dir output_dir",
 )
 _row(
     "",
@@ -131,7 +137,7 @@ _row(
     cleanrl="env_id",
     rllib="environment env",
     old="env.id",
-    other="env_name env.name env.env_id",
+    other="env_name env.name env.env_id gym_id",
 )
 _row(
     "env.num_envs",
@@ -141,6 +147,7 @@ _row(
     cleanrl="num_envs",
     rllib="num_envs_per_env_runner num_envs_per_worker",
     old="env/num_envs",
+    other="nenvs env.num",
 )
 _row(
     "env.kwargs",
@@ -249,9 +256,9 @@ _row(
     rllib="lr",
 )
 _row("algo.actor_lr", cleanrl="policy_lr", rllib="actor_lr", old="algo.actor.optimizer.lr")
-_row("algo.actor_lr", other="pi_lr lr_actor")
+_row("algo.actor_lr", other="pi_lr lr_actor actor_learning_rate policy_learning_rate")
 _row("algo.critic_lr", cleanrl="q_lr", rllib="critic_lr", old="algo.critic.optimizer.lr")
-_row("algo.critic_lr", other="qf_lr lr_critic")
+_row("algo.critic_lr", other="qf_lr lr_critic critic_learning_rate q_learning_rate")
 _row("algo.alpha_lr", rllib="alpha_lr", old="algo.alpha.optimizer.lr")
 _row("algo.alpha_lr", other="lr_alpha")
 _row(
@@ -276,7 +283,7 @@ _row(
     "a list of widths, as in [64, 64]",
     sb3="net_arch policy_kwargs",
     zoo="policy_kwargs",
-    rllib="fcnet_hiddens model_config",
+    rllib="fcnet_hiddens model_config model",
     old="algo/dense_units algo/mlp_layers algo/hidden_size",
     other="hidden_dim hid ac_kwargs",
 )
@@ -312,7 +319,7 @@ _row(
     cleanrl="gae_lambda",
     rllib="lambda lambda_",
     old="algo/gae_lambda",
-    other="lam lmbda",
+    other="lam lmbda gae_lam",
 )
 _row(
     "",
@@ -340,7 +347,7 @@ _row(
     sb3="batch_size",
     cleanrl="batch_size",
     rllib="minibatch_size sgd_minibatch_size",
-    other="mini_batch_size",
+    other="mini_batch_size batch",
 )
 _row("algo.batch_size", "over the whole trainer group: multiply by the number of ranks", old="algo/per_rank_batch_size")
 _row(
@@ -437,7 +444,7 @@ _row(
     cleanrl="learning_starts",
     rllib="num_steps_sampled_before_learning_starts",
     old="algo/learning_starts",
-    other="start_steps start_timesteps random_steps init_random_frames update_after",
+    other="start_steps start_timesteps random_steps init_random_frames update_after learning_start",
 )
 _row(
     "algo.tau",
@@ -466,7 +473,7 @@ _row(
 _row(
     "algo.learn_alpha",
     cleanrl="autotune",
-    other="automatic_entropy_tuning",
+    other="automatic_entropy_tuning auto_alpha auto_entropy",
 )
 _row(
     "algo.target_entropy",
@@ -515,6 +522,7 @@ _row(
     "one rank each; with trainer.accelerator=cuda",
     rllib="num_gpus num_learners num_gpus_per_learner",
     old="fabric.devices",
+    other="n_gpus ngpus",
 )
 _row(
     "trainer.num_nodes",
@@ -556,6 +564,7 @@ _row(
 _row(
     "checkpoint.keep_last",
     rllib="num_to_keep keep_checkpoints_num",
+    other="max_checkpoints max_to_keep",
     old="checkpoint/keep_last",
 )
 _row(
@@ -584,7 +593,7 @@ _row(
     sb3="n_eval_episodes",
     zoo="eval_episodes",
     rllib="evaluation_duration",
-    other="num_eval_episodes eval.num_episodes",
+    other="num_eval_episodes eval.num_episodes eval.num eval.n_episodes",
 )
 _row(
     "eval.episodes",

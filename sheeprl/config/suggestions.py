@@ -14,7 +14,7 @@ from sheeprl.config import peer_names
 from sheeprl.config.schema import Config, leaves
 from sheeprl.utils.settings import Section
 
-LIKE = 0.8
+LIKE = 0.85
 """Least similarity of a hint. Names of settings share parts such as `num_` and `_coef`: a lower one would be luck."""
 
 
@@ -29,11 +29,19 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     words = set(name.split("_"))
     if len(words) > 1 and (same := [other for other in known if words <= set(other.split("_"))]):
         return same[0] if len(same) == 1 else None
-    if len(name) > 2 and len(longer := [other for other in known if other.startswith(name)]) == 1:
-        return longer[0]
+    longer = [other for other in known if other.startswith(name)]
+    if len(longer) == 1 and len(name) >= max(3, 0.4 * len(longer[0])) and longer[0][len(name)] != "_":
+        return longer[0]  # an abbreviation; the first word of several may mean anything
+    if typo := mistyped(name, known):
+        return typo
+    match = difflib.get_close_matches(name, known, 1, LIKE) if len(name) > 3 else []
+    return match[0] if match else None
+
+
+def mistyped(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that differs by one typo, None if there is none."""
     typos = [other for other in known if len(other) > 2 and _is_typo(name, other)]
-    likely = typos or (known if len(name) > 3 else [])
-    match = difflib.get_close_matches(name, likely, 1, 0 if typos else LIKE)
+    match = difflib.get_close_matches(name, typos, 1, 0)
     return match[0] if match else None
 
 
@@ -75,8 +83,8 @@ def hint(name: str, model: type[Section], shown: Callable[[str], str] = str) -> 
     siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
     everywhere = {key.rpartition(".")[2]: key for key in reversed(known)}
     grouped = {key.replace(".", "_"): key for key in known}
-    for names in (siblings, everywhere, grouped):
-        if match := closest(leaf, names):
+    for names, likely in ((siblings, closest), (everywhere, closest), (grouped, mistyped)):
+        if match := likely(leaf, [name for name in names if name not in model.model_fields]):
             return f"; did you mean {shown(names[match])}?"
     return ""
 

@@ -63,7 +63,7 @@ def test_a_switch_with_more_values_takes_them():
     ("words", "mistakes"),
     [
         (["--no-anneal=true"], ["--no-anneal=true: takes no value; use --anneal=true"]),
-        (["--no-seed"], ["--no-seed: unknown flag; did you mean --seed? (list: sheeprl ppo -h all)"]),
+        (["--no-seed"], ["--no-seed: isn't a switch; use --seed 0 (list: sheeprl ppo -h all)"]),
         (["--seed"], ["--seed: needs a value, as in --seed 0"]),
         (["--num_envs", "--mode", "coupled"], ["--num_envs: needs a value, as in --num_envs 8"]),
         (["-s", "3"], ["-s: unknown flag (list: sheeprl ppo -h all)"]),

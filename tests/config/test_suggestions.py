@@ -41,6 +41,13 @@ def check_typos(name, place):
         ("dim", None),
         ("foo", None),
         ("clap", None),
+        ("actor", None),
+        ("value", None),
+        ("norm", None),
+        ("log", None),
+        ("max_checkpoints", None),
+        ("auto_alpha", None),
+        ("env_steps", None),
         ("value_clip", None),
         ("num_gpus", None),
         ("noise", None),
@@ -53,6 +60,11 @@ def check_typos(name, place):
 )
 def test_luck_is_no_hint(name, expected):
     assert closest(name, LEAVES) == expected
+
+
+@pytest.mark.parametrize("key", ["env.num", "eval.num", "nenvs", "ngpus", "max_steps", "model", "checkpoint_dir"])
+def test_a_likeness_doesn_t_hide_a_name_of_another_library(key):
+    assert hint(key, PPO).startswith("; use ")
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz_", max_size=12), st.sampled_from([PPO, SAC]))
