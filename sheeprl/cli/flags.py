@@ -37,6 +37,12 @@ FIRST_OF_ALGORITHMS = (
 )
 """Arguments of algorithms that help shows first, by importance."""
 
+FILL = (
+    *("eval.every", "checkpoint.every", "log.every", "trainer.devices"),
+    *("env.vectorization", "env.kwargs", "log.level"),
+)
+"""Settings that help shows first if the algorithm has few arguments, or if it isn't known."""
+
 FIFTEEN = 15
 
 
@@ -127,11 +133,10 @@ class Flags:
 
     def first(self) -> list[Flag]:
         """Return the fifteen flags that help shows first: general ones, then those of the algorithm."""
-        general = [self.by_key[key] for key in FIRST if key in self.by_key]
-        own = [flag for flag in self.every if flag.group == "algo"]
+        own = [flag.key for flag in self.every if flag.group == "algo"]
         important = [f"algo.{name}" for name in FIRST_OF_ALGORITHMS]
-        own.sort(key=lambda flag: important.index(flag.key) if flag.key in important else len(important))
-        return [*general, *own[: FIFTEEN - len(general)]]
+        own.sort(key=lambda key: important.index(key) if key in important else len(important))
+        return [self.by_key[key] for key in [*FIRST, *own, *FILL][:FIFTEEN]]
 
 
 def _plain(name: str) -> str:

@@ -107,6 +107,8 @@ class _Reader:
             flag = self.flags.by_key.get(name)
             value = _value(flag, text, name)
             self._set(name, value, name)
+        elif equals and re.fullmatch(rf"[+~]+{KEY}", name):
+            raise ConfigError([f"{word!r}: isn't an override; use {word.lstrip('+~')}"])
         elif equals or "." in word:
             raise ConfigError([f"{word!r}: isn't an override; use key=value, as in run.seed=1"])
         else:

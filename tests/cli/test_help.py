@@ -25,6 +25,13 @@ def test_help_shows_the_fifteen_settings_that_matter_and_an_example(sheeprl, arg
     assert f"Example: sheeprl {name} --env " in done.out and f"sheeprl {name} -h all" in done.out
 
 
+@pytest.mark.parametrize("command", ["train", "run", "resume", "config"])
+def test_help_without_an_algorithm_shows_fifteen_settings_too(sheeprl, command):
+    own = {"--help", "--dry-run", "--diff"}
+    shown = [option for option in options_of(sheeprl(command, "-h").out) if option not in own]
+    assert len(shown) == 15 and {"--env", "--seed", "--eval_every"} <= set(shown)
+
+
 @pytest.mark.parametrize(
     ("words", "option", "absent"),
     [

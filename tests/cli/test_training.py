@@ -219,6 +219,13 @@ def test_resume_takes_the_newest_run_and_prefixes(sheeprl, training, monkeypatch
     assert requests == [(run_dir, ["run.total_steps=9", "algo.clip=0.1", "run.seed=1"])]
 
 
+def test_further_ranks_resume_the_run_that_was_the_newest_one(sheeprl, training, monkeypatch, run_dir):
+    monkeypatch.setattr("sheeprl.checkpoint.resume.resume_tree", lambda *what: TREE)
+    monkeypatch.setattr("sys.argv", ["sheeprl", "resume", "@last", "--seed", "3"])
+    sheeprl("resume", "@last", "--seed", "3")
+    assert sys.argv == ["sheeprl", "resume", run_dir, "--seed", "3"]
+
+
 def test_resume_shows_the_settings_of_the_run(sheeprl, run_dir):
     assert "--clip" in sheeprl("resume", "@last", "-h").out
     assert "--clip" not in sheeprl("resume", "-h").out

@@ -70,6 +70,7 @@ def test_a_switch_with_more_values_takes_them():
         (["--anneal", "--no-anneal"], ["--anneal: set twice, under two names"]),
         (["--seed", "3", "run.seed=4"], ["run.seed: set twice, under two names"]),
         (["run.seed"], ["'run.seed': isn't an override; use key=value, as in run.seed=1"]),
+        (["++algo.gamma=0.9"], ["'++algo.gamma=0.9': isn't an override; use algo.gamma=0.9"]),
         (["seed"], ["'seed': not a flag; set settings as in --num_envs 8 (list: sheeprl ppo -h all)"]),
         (["--lr", "3"], ["--lr: unknown flag; use --learning_rate (list: sheeprl ppo -h all)"]),
         (["--total-timesteps=3"], ["--total-timesteps: unknown flag; use --total_steps (list: sheeprl ppo -h all)"]),
