@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
 
+from sheeprl.algos import registry
 from sheeprl.config import peer_names
 from sheeprl.config.schema import Config, leaves
 from sheeprl.utils.settings import Section
@@ -78,6 +80,9 @@ def hint(name: str, model: type[Section], shown: Callable[[str], str] = str) -> 
         return _peer_hint(peer, known, shown)
     if namesakes := [key for key in known if key.rpartition(".")[2] == leaf]:
         return f"; did you mean {' or '.join(map(shown, namesakes))}?"
+    has_use = peer is not None and any(_here(use, known) for use in peer.uses)
+    if not has_use and (owners := _owners(f"algo.{leaf}")):
+        return f"; algo.{leaf} is a setting of {' and '.join(owners)}"
     if peer:
         return _peer_hint(peer, known, shown)
     siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
@@ -92,14 +97,34 @@ def hint(name: str, model: type[Section], shown: Callable[[str], str] = str) -> 
 def _peer_hint(peer: peer_names.Peer, known: Iterable[str], shown: Callable[[str], str]) -> str:
     """Return the settings of this run that correspond to another library's name, and the difference."""
     for use in peer.uses:
-        keys = [shown(key) for key in use.settings if key.partition("=")[0] in known]
+        keys = [shown(key) for key in _here(use, known)]
         note = f" ({use.note})" if use.note else ""
         if keys:
             return f"; use {', '.join(keys[:-1])}{' or ' if keys[1:] else ''}{keys[-1]}{note}"
     use = peer.uses[0]
     if use.settings:
-        return f"; corresponds to {' or '.join(use.settings)} of other algorithms"
+        owners = _owners(use.settings[0])
+        return f"; corresponds to {' or '.join(use.settings)} of {' and '.join(owners) or 'other algorithms'}"
     return f"; {use.note}"
+
+
+def _here(use: peer_names.Use, known: Iterable[str]) -> list[str]:
+    """Return the settings of a use that this run has."""
+    return [key for key in use.settings if key.partition("=")[0] in known]
+
+
+def _owners(key: str) -> list[str]:
+    """Return the registered algorithms that have a setting."""
+    return [name for name in registry.registered() if key in _algorithm_keys(name)]
+
+
+@cache
+def _algorithm_keys(name: str) -> frozenset[str]:
+    """Return the settings of a registered algorithm, none if its package can't be imported."""
+    try:
+        return frozenset(f"algo.{key}" for key, _ in leaves(registry.args_class(name)))
+    except Exception:  # a broken package must not hide the mistakes of a configuration
+        return frozenset()
 
 
 _MESSAGES = {

@@ -43,7 +43,7 @@ def test_every_name_gets_a_hint(algorithm):
         if meant:
             assert all(key in hint for key in meant), (name, hint)
         elif PEERS[name].uses[0].settings:
-            assert "of other algorithms" in hint
+            assert hint.endswith((" of ppo", " of sac"))
         else:
             assert hint == f"; {PEERS[name].uses[0].note}"
 
@@ -57,8 +57,8 @@ def test_every_name_gets_a_hint(algorithm):
         ("trainer.num_gpus", "; use trainer.devices (one rank each; with trainer.accelerator=cuda)"),
         ("fabric.devices", "; use trainer.devices (one rank each; with trainer.accelerator=cuda)"),
         ("algo.optimizer.lr", "; use algo.learning_rate"),
-        ("algo.actor.optimizer.lr", "; corresponds to algo.actor_lr of other algorithms"),
-        ("algo.utd", "; corresponds to algo.replay_ratio of other algorithms"),
+        ("algo.actor.optimizer.lr", "; corresponds to algo.actor_lr of sac"),
+        ("algo.utd", "; corresponds to algo.replay_ratio of sac"),
         ("log.freq", "; use log.every (policy steps over all environments)"),
         ("algo.target_kl", "; PPO clips the ratio (algo.clip) and has no term or stop for the KL divergence"),
     ],

@@ -1,9 +1,12 @@
 """Hints for misspelled names: typos and parts of names lead to the name, luck leads nowhere."""
 
+from importlib.metadata import EntryPoint
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sheeprl.algos import registry
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.config.schema import Config, config_class, leaves
@@ -65,6 +68,18 @@ def test_luck_is_no_hint(name, expected):
 @pytest.mark.parametrize("key", ["env.num", "eval.num", "nenvs", "ngpus", "max_steps", "model", "checkpoint_dir"])
 def test_a_likeness_doesn_t_hide_a_name_of_another_library(key):
     assert hint(key, PPO).startswith("; use ")
+
+
+def test_a_setting_of_another_algorithm_leads_to_the_algorithm():
+    assert hint("clip", SAC) == hint("algo.clip", SAC) == "; algo.clip is a setting of ppo"
+    assert hint("critic_lr", PPO) == "; algo.critic_lr is a setting of sac"
+
+
+def test_a_broken_algorithm_hides_no_hint(monkeypatch):
+    broken = EntryPoint("broken", "no_such_package.args:Args", registry.GROUP)
+    found = {"broken": broken, **registry.registered()}
+    monkeypatch.setattr(registry, "registered", lambda: found)
+    assert hint("clip", SAC) == "; algo.clip is a setting of ppo"
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz_", max_size=12), st.sampled_from([PPO, SAC]))
