@@ -41,13 +41,21 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
 
 def write_config(config: Config, run_dir: Path) -> None:
     """Write the configuration of a run into its folder."""
-    # Without run.dir, so that `sheeprl run config.yaml` works unchanged. Without the sizes that follow from the
-    # rollout, so that the file also works with another rollout size.
-    update: dict[str, Any] = {"run": config.run.model_copy(update={"dir": None, "resume": False})}
-    if not config.algo.data().is_off_policy:
-        update["buffer"] = config.buffer.model_copy(update={"size": None})
-        update["players"] = config.players.model_copy(update={"fragment_rows": None})
-    write_atomically(run_dir / CONFIG, config.model_copy(update=update).to_yaml().encode())
+    # Without run.dir, so that `sheeprl run config.yaml` works unchanged.
+    run = config.run.model_copy(update={"dir": None, "resume": False})
+    saved = without_rollout_sizes(config).model_copy(update={"run": run})
+    write_atomically(run_dir / CONFIG, saved.to_yaml().encode())
+
+
+def without_rollout_sizes(config: Config) -> Config:
+    """Return the configuration without the sizes that follow from the rollout, so that it fits other rollouts too."""
+    if config.algo.data().is_off_policy:
+        return config
+    update = {
+        "buffer": config.buffer.model_copy(update={"size": None}),
+        "players": config.players.model_copy(update={"fragment_rows": None}),
+    }
+    return config.model_copy(update=update)
 
 
 def video_folder(config: Config, run_dir: Path) -> str | None:
@@ -75,10 +83,7 @@ def make_run_dir(config: Config) -> Path:
     algorithm, env = (re.sub(r"[^\w.-]", "_", name) for name in (config.algo.name, config.env.id))
     stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.run.seed}"
     folder = base_folder() / "logs" / algorithm / env / stem if named is None else named_folder(named)
-    if named is not None and (folder / CONFIG).exists():
-        raise ConfigError([f"run.dir={named}: already contains a run; resume it with `sheeprl resume {named}`"])
-    if named is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError([f"run.dir={named}: exists and isn't an empty folder; use another run.dir"])
+    check_run_dir(config)
     try:
         if named is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +94,22 @@ def make_run_dir(config: Config) -> Path:
     except OSError as error:
         raise ConfigError([f"run.dir={named or folder}: can't be created: {error}"]) from error
     return folder
+
+
+def check_run_dir(config: Config) -> None:
+    """Check that the folder of a new run is unused.
+
+    Raises:
+        ConfigError: `run.dir` isn't empty.
+    """
+    named = config.run.dir
+    if named is None:
+        return
+    folder = named_folder(named)
+    if (folder / CONFIG).exists():
+        raise ConfigError([f"run.dir={named}: already contains a run; resume it with `sheeprl resume {named}`"])
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError([f"run.dir={named}: exists and isn't an empty folder; use another run.dir"])
 
 
 def _make_numbered(folder: Path) -> Path:

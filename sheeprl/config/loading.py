@@ -149,7 +149,7 @@ def inspect(tree: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
         config = model.model_validate(tree)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        mistakes += dict.fromkeys(describe_error(detail, model) for detail in details)
+        mistakes += dict.fromkeys(line for detail in details for line in describe_error(detail, model))
         for detail in details:
             _remove(tree, detail["loc"])
         with contextlib.suppress(ValidationError):

@@ -1,37 +1,130 @@
-"""Error messages for the configuration, with the nearest valid name."""
+"""Error messages for the configuration, with the setting that the user probably means."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
 
+from sheeprl.algos import registry
+from sheeprl.config import peer_names
 from sheeprl.config.schema import Config, leaves
 from sheeprl.utils.settings import Section
+
+LIKE = 0.85
+"""Least similarity of a hint. Names of settings share parts such as `num_` and `_coef`: a lower one would be luck."""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is meant: one with the same words, the same beginning, a typo less, or a similar one.
+
+    Return None if the similarity may be luck.
+    """
+    known = list(known)
+    if name in known:
+        return name
+    words = set(name.split("_"))
+    if len(words) > 1 and (same := [other for other in known if words <= set(other.split("_"))]):
+        return same[0] if len(same) == 1 else None
+    longer = [other for other in known if other.startswith(name)]
+    if len(longer) == 1 and len(name) >= max(3, 0.4 * len(longer[0])) and longer[0][len(name)] != "_":
+        return longer[0]  # an abbreviation; the first word of several may mean anything
+    if typo := mistyped(name, known):
+        return typo
+    match = difflib.get_close_matches(name, known, 1, LIKE) if len(name) > 3 else []
+    return match[0] if match else None
+
+
+def mistyped(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that differs by one typo, None if there is none."""
+    typos = [other for other in known if len(other) > 2 and _is_typo(name, other)]
+    match = difflib.get_close_matches(name, typos, 1, 0)
+    return match[0] if match else None
+
+
+def _is_typo(name: str, other: str) -> bool:
+    """Return whether a letter is missing, doubled, wrong, or swapped with its neighbour."""
+    longest = max(len(name), len(other))
+    if name == other or abs(len(name) - len(other)) > 1 or longest < 4:
+        return False
+    start = next((place for place, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), longest)
+    rest, other_rest = name[start:], other[start:]
+    wrong = longest > 4 and rest[1:] == other_rest[1:]
+    swapped = rest[:2] == other_rest[1::-1] and rest[2:] == other_rest[2:]
+    return wrong or swapped or rest[1:] == other_rest or rest == other_rest[1:]
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return `; did you mean …?` with the most similar name, or an empty string."""
-    match = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f"; did you mean {prefix}{match[0]}?" if match else ""
+    match = closest(name, known)
+    return f"; did you mean {prefix}{match}?" if match else ""
 
 
-def nearest_key(key: str, model: type[Section]) -> str:
-    """Return `; did you mean …?` for an unknown dotted key, or an empty string."""
-    known = [name for name, _ in leaves(model)]
-    group, _, leaf = key.rpartition(".")
-    if namesakes := [name for name in known if name.rpartition(".")[2] == leaf]:
-        return f"; did you mean {' or '.join(namesakes)}?"
-    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
-    elsewhere = {name.rpartition(".")[2]: name for name in reversed(known)}
-    for names in (siblings, elsewhere | {name: name for name in model.model_fields}):
-        if match := difflib.get_close_matches(leaf, names, 1, 0.6):
-            return f"; did you mean {names[match[0]]}?"
+def hint(name: str, model: type[Section], shown: Callable[[str], str] = str) -> str:
+    """Return what to use instead of an unknown setting, or an empty string.
+
+    Args:
+        name: a dotted key, or a name without its group.
+        model: the settings of the run.
+        shown: converts a key to the form of the message, such as a flag.
+    """
+    known = [key for key, _ in leaves(model)]
+    group, _, leaf = name.rpartition(".")
+    peer, whole = peer_names.find(name)
+    if peer and whole and "." in name:
+        return _peer_hint(peer, known, shown)
+    if namesakes := [key for key in known if key.rpartition(".")[2] == leaf]:
+        return f"; did you mean {' or '.join(map(shown, namesakes))}?"
+    has_use = peer is not None and any(_here(use, known) for use in peer.uses)
+    if not has_use and (owners := _owners(f"algo.{leaf}")):
+        return f"; algo.{leaf} is a setting of {' and '.join(owners)}"
+    if peer:
+        return _peer_hint(peer, known, shown)
+    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
+    everywhere = {key.rpartition(".")[2]: key for key in reversed(known)}
+    grouped = {key.replace(".", "_"): key for key in known}
+    for names, likely in ((siblings, closest), (everywhere, closest), (grouped, mistyped)):
+        if match := likely(leaf, [name for name in names if name not in model.model_fields]):
+            return f"; did you mean {shown(names[match])}?"
     return ""
+
+
+def _peer_hint(peer: peer_names.Peer, known: Iterable[str], shown: Callable[[str], str]) -> str:
+    """Return the settings of this run that correspond to another library's name, and the difference."""
+    for use in peer.uses:
+        keys = [shown(key) for key in _here(use, known)]
+        note = f" ({use.note})" if use.note else ""
+        if keys:
+            return f"; use {', '.join(keys[:-1])}{' or ' if keys[1:] else ''}{keys[-1]}{note}"
+    use = peer.uses[0]
+    if use.settings:
+        owners = _owners(use.settings[0])
+        return f"; corresponds to {' or '.join(use.settings)} of {' and '.join(owners) or 'other algorithms'}"
+    return f"; {use.note}"
+
+
+def _here(use: peer_names.Use, known: Iterable[str]) -> list[str]:
+    """Return the settings of a use that this run has."""
+    return [key for key in use.settings if key.partition("=")[0] in known]
+
+
+def _owners(key: str) -> list[str]:
+    """Return the registered algorithms that have a setting."""
+    return [name for name in registry.registered() if key in _algorithm_keys(name)]
+
+
+@cache
+def _algorithm_keys(name: str) -> frozenset[str]:
+    """Return the settings of a registered algorithm, none if its package can't be imported."""
+    try:
+        return frozenset(f"algo.{key}" for key, _ in leaves(registry.args_class(name)))
+    except Exception:  # a broken package must not hide the mistakes of a configuration
+        return frozenset()
 
 
 _MESSAGES = {
@@ -48,16 +141,33 @@ _MESSAGES = {
 }
 
 
-def describe_error(detail: Mapping[str, Any], model: type[Config]) -> str:
-    """Return one line per mistake: the setting, its value and the allowed values."""
+def describe_error(detail: Mapping[str, Any], model: type[Config]) -> list[str]:
+    """Return the lines of an error: one for each unknown setting of a group, else one."""
     key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] != "extra_forbidden":
+        return [_describe_value(key, detail, model)]
+    given = detail["input"]
+    if given == {} and (group := closest(key, model.model_fields)):
+        return [f"{key}: unknown setting; did you mean {group}?"]
+    return [f"{unknown}: unknown setting{hint(unknown, model)}" for unknown in _leaves_of(key, given)]
+
+
+def _leaves_of(key: str, value: Any) -> Iterator[str]:
+    """Yield the dotted keys of a tree."""
+    if not isinstance(value, Mapping) or not value:
+        yield key
+        return
+    for name, below in value.items():
+        yield from _leaves_of(f"{key}.{name}", below)
+
+
+def _describe_value(key: str, detail: Mapping[str, Any], model: type[Config]) -> str:
+    """Return the line of a missing or wrong setting: its value and the allowed values."""
     given, context = detail["input"], detail.get("ctx", {})
     kind = detail["type"]
     whole, _, _ = key.rpartition(".")
     if allowed := _alternatives(dict(leaves(model)).get(whole)):  # pydantic reports each alternative separately
         return f"{whole}={shown(given)}: must be {allowed}"
-    if kind == "extra_forbidden":
-        return f"{key}: unknown setting{nearest_key(key, model)}"
     if kind == "missing":
         return f"{key}: is missing"
     if kind == "literal_error":
@@ -65,6 +175,8 @@ def describe_error(detail: Mapping[str, Any], model: type[Config]) -> str:
         hint = nearest(str(given), re.findall(r"[\w-]+", allowed))
         return f"{key}={shown(given)}: must be {allowed}{hint}"
     message = _MESSAGES.get(kind)
+    if kind == "model_type" and key == "env":
+        return f"env={shown(given)}: must be a group of settings; use env.id={shown(given)}"
     if message is None:
         bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
         limit = next((f"must be {words} {context[name]:g}" for name, words in bounds.items() if name in context), None)

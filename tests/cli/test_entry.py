@@ -1,15 +1,12 @@
 """The command line: what it makes of flags, what it says, and the exit code that it leaves."""
 
-import importlib
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -19,70 +16,10 @@ from sheeprl.algos import registry
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.sac.args import SACArgs
-from sheeprl.cli import flags_of, main
+from sheeprl.cli import flags_of
 from sheeprl.config.loading import validate
 from sheeprl.config.schema import config_class, leaves
 from sheeprl.utils.settings import Section
-
-
-@dataclass
-class Done:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def errors(self):
-        return [line.removeprefix("error: ") for line in self.err.splitlines()]
-
-
-@pytest.fixture
-def sheeprl(capsys, monkeypatch):
-    """Runs the command line in this process, on a terminal wide enough not to break the help's lines."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERMINAL_WIDTH", "200")
-    monkeypatch.delenv("SHEEPRL_TRACEBACK", raising=False)
-
-    def run(*words):
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        said = capsys.readouterr()
-        return Done(ended.value.code or 0, said.out, said.err)
-
-    return run
-
-
-@dataclass
-class Training:
-    """Stands in for training: keeps the tree, then checks it and ends as told."""
-
-    trees: list = field(default_factory=list)
-    error: BaseException | None = None
-    interrupted_by: int | None = None
-
-    def __call__(self, tree):
-        self.trees.append(tree)
-        if self.error is not None:
-            raise self.error
-        validate(tree)
-        return SimpleNamespace(
-            run_dir=Path("logs/x"), policy_steps=1, gradient_steps=1, interrupted_by=self.interrupted_by
-        )
-
-    @property
-    def tree(self):
-        (tree,) = self.trees
-        return tree
-
-
-@pytest.fixture
-def training(monkeypatch):
-    stand_in = Training()
-    # `sheeprl.launch` is also the name of a function of the package, hence not by path.
-    monkeypatch.setattr(importlib.import_module("sheeprl.launch"), "train_tree", stand_in)
-    return stand_in
 
 
 def python(*words, **environment):
@@ -154,7 +91,7 @@ def test_an_algorithm_that_cannot_be_loaded_hides_no_other(sheeprl, monkeypatch)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 @pytest.mark.parametrize("args", [PPOArgs, SACArgs])
 def test_an_algorithm_s_help_tells_every_setting(sheeprl, args, flag):
-    done = sheeprl(args.algorithm.split(".")[2], flag)
+    done = sheeprl(args.algorithm.split(".")[2], flag, "all")
     assert done.code == 0
     text = " ".join(done.out.split())
     for setting in flags_of(args):
@@ -163,18 +100,19 @@ def test_an_algorithm_s_help_tells_every_setting(sheeprl, args, flag):
 
 
 def test_help_tells_types_and_defaults_in_panels_with_the_algorithm_s_first(sheeprl):
-    lines = sheeprl("ppo", "-h").out.splitlines()
+    lines = sheeprl("ppo", "-h", "all").out.splitlines()
 
     def line_of(flag):
         (line,) = [line for line in lines if f"{flag} " in line]
         return line
 
     assert " float " in line_of("--learning_rate") and "[default: 0.0003]" in line_of("--learning_rate")
-    assert " true|false " in line_of("--anneal") and "[default: false]" in line_of("--anneal")
+    assert " --no-anneal " in line_of("--anneal") and "[default: false]" in line_of("--anneal")
+    assert " true|false|auto " in line_of("--compile")
     assert " [int, ...] " in line_of("--hidden_sizes") and "[default: [64, 64]]" in line_of("--hidden_sizes")
     assert " sync|async|native " in line_of("--vectorization")
     assert " int " in line_of("--fragment_rows") and "[default" not in line_of("--fragment_rows")  # its text says how
-    assert " [default: none]" in line_of("--max_episode_steps") and "[default: auto]" in sheeprl("ppo", "-h").out
+    assert " [default: none]" in line_of("--max_episode_steps") and "[default: auto]" in sheeprl("ppo", "-h", "all").out
     assert " text " in line_of("--env_id") and "[required]" in line_of("--env_id")
     titles = [line.split("─ ")[1].split(" ─")[0] for line in lines if line.startswith("╭")]
     assert titles == [
@@ -241,12 +179,28 @@ def test_overrides_of_the_wrong_form_are_all_told(sheeprl, training):
     assert done.errors[1].startswith("the value of env.kwargs:1: not valid YAML")
 
 
-@pytest.mark.parametrize(
-    "words", [["run"], ["resume"], ["eval"], ["run", "ppo", "--sed", "1"], ["eval", "x", "--episodes", "0"]]
-)
+@pytest.mark.parametrize("words", [["run"], ["train"], ["config"], ["resume"], ["eval"], ["replay"], ["algos", "y"]])
 def test_wrong_usage_is_a_mistake_of_the_input(sheeprl, training, words):
     done = sheeprl(*words)
     assert done.code == 2 and "Usage: " in done.err and done.out == ""
+    assert (len(done.errors) == 1 and "is missing; " in done.err) or "unexpected; " in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "mistake"),
+    [
+        (["run", "ppo", "--sed", "1"], "--sed: unknown flag; did you mean --seed? (list: sheeprl run ppo -h all)"),
+        (["eval", "x", "--episodes", "0"], "--episodes=0: must be at least 1"),
+        (["eval", "x", "--episodes", "few"], "--episodes: must be a whole number"),
+        (["eval", "x", "--episodes"], "--episodes: needs a value"),
+        (["eval", "x", "--epis", "3"], "--epis: unknown flag; did you mean --episodes? (list: sheeprl eval -h)"),
+        (["replay", "x", "--until-step", "0"], "--until-step=0: must be at least 1"),
+        (["--sheeprl_hlep"], "--sheeprl_hlep: unknown flag; did you mean --sheeprl_help? (list: sheeprl -h)"),
+    ],
+)
+def test_a_wrong_option_is_one_line_with_what_to_do(sheeprl, training, words, mistake):
+    done = sheeprl(*words)
+    assert (done.code, done.out, done.errors) == (2, "", [mistake])
 
 
 def test_resume_trains_the_tree_of_the_run_s_folder(sheeprl, training, monkeypatch):
@@ -294,10 +248,10 @@ def test_an_unexpected_error_is_one_line(sheeprl, training):
     training.error = ZeroDivisionError("division\nby zero")
     done = sheeprl("run", "ppo")
     assert done.code == 1
-    assert done.err == "error: ZeroDivisionError: division (SHEEPRL_TRACEBACK=1 shows the traceback)\n"
+    assert done.err == "error: ZeroDivisionError: division (--traceback shows the traceback)\n"
 
 
-@pytest.mark.parametrize(("words", "variable"), [(["log.level=debug"], None), ([], "1")])
+@pytest.mark.parametrize(("words", "variable"), [(["log.level=debug"], None), ([], "1"), (["--traceback"], None)])
 def test_the_traceback_of_an_unexpected_error_is_shown_on_demand(sheeprl, training, monkeypatch, words, variable):
     if variable:
         monkeypatch.setenv("SHEEPRL_TRACEBACK", variable)
@@ -426,14 +380,13 @@ def test_unknown_flags_and_stray_words_are_all_told(sheeprl, training):
         "ppo", "--nmu-envs", "8", "--zzz=3", "--env_id", "CartPole-v1", "stray", "run.seed=1", "--kwargs", "{a: "
     )
     assert done.code == 2 and training.trees == []
-    assert [mistake.split(" (")[0] for mistake in done.errors[:4]] == [
+    assert [mistake.split(" (")[0] for mistake in done.errors[:3]] == [
         "--nmu-envs: unknown flag; did you mean --num_envs?",
         "--zzz: unknown flag",
         "'stray': not a flag; set settings as in --num_envs 8",
-        "'run.seed=1': not a flag; set settings as in --num_envs 8",
     ]
-    assert done.errors[4].startswith("the value of --kwargs:1: not valid YAML")
-    assert len(done.errors) == 5
+    assert done.errors[3].startswith("the value of --kwargs:1: not valid YAML")
+    assert len(done.errors) == 4
 
 
 def test_the_algorithm_s_name_is_no_flag(sheeprl, training):

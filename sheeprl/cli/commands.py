@@ -1,0 +1,169 @@
+"""The commands without settings: eval, replay, ls, algos, configs and version."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from sheeprl.algos import registry
+from sheeprl.algos.args import OnPolicy
+from sheeprl.cli.completion import complete_run
+from sheeprl.cli.names import shipped
+from sheeprl.cli.report import FAILED, first_line, print_error
+from sheeprl.config.loading import get_value, shipped_folder
+from sheeprl.config.schema import EvalConfig
+from sheeprl.utils.errors import ConfigError
+from sheeprl.version import __version__
+
+EPISODES: int = EvalConfig.model_fields["episodes"].default
+
+
+def at_least(least: int) -> Callable[..., Any]:
+    """Return a callback that refuses smaller values."""
+
+    def check(context: typer.Context, parameter: typer.CallbackParam, value: int | None) -> int | None:
+        """Return the value.
+
+        Raises:
+            ConfigError: the value is too small.
+        """
+        if value is not None and value < least:
+            raise ConfigError([f"{parameter.opts[0]}={value}: must be at least {least}"])
+        return value
+
+    return check
+
+
+def evaluate(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT",
+            help="folder of a run (newest checkpoint) or of a checkpoint, @last, or a prefix of a run's name",
+            autocompletion=complete_run,
+        ),
+    ],
+    episodes: Annotated[int, typer.Option(callback=at_least(1), metavar="int", help="number of episodes")] = EPISODES,
+    seed: Annotated[
+        int | None, typer.Option(callback=at_least(0), metavar="int", help="seed of the episodes; default run.seed")
+    ] = None,
+    video: Annotated[bool, typer.Option("--video", help="record the episodes (extra: video)")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Evaluate a saved policy and print its mean return ± standard deviation."""
+    from sheeprl.checkpoint.runs import resolve_run
+
+    # Output of environments must not precede the result on stdout.
+    with contextlib.redirect_stdout(sys.stderr):
+        from sheeprl.evaluate import evaluate_checkpoint
+
+        result = evaluate_checkpoint(resolve_run(path), episodes, seed, video)
+    if as_json:
+        typer.echo(json.dumps(asdict(result)))
+    else:
+        episodes_played = f"{len(result.returns)} episode{'s' if len(result.returns) > 1 else ''}"
+        typer.echo(
+            f"return {result.mean_return:.2f} ± {result.std_return:.2f} over {episodes_played}, "
+            f"after {result.policy_steps} policy steps"
+        )
+
+
+def replay(
+    run_dir: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="folder of a run with log.record=true, @last, or a prefix of its name",
+            autocompletion=complete_run,
+        ),
+    ],
+    until_step: Annotated[
+        int | None,
+        typer.Option("--until-step", callback=at_least(1), metavar="int", help="stop after this gradient step"),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="write the agent to this file, in the format of agent.pt")
+    ] = None,
+) -> None:
+    """Re-execute a recorded run in one process, and compare it bit by bit with the recording."""
+    from sheeprl.checkpoint.runs import resolve_run
+    from sheeprl.debug.replayer import replay_run
+
+    replayed = replay_run(resolve_run(run_dir), until_step, out, typer.echo)
+    if replayed.difference is not None:
+        print_error(f"re-execution differs: {replayed.difference}")
+        raise typer.Exit(FAILED)
+    typer.echo(
+        f"re-execution is identical: {replayed.fragments:,} fragments, {replayed.gradient_steps:,} gradient steps, "
+        f"final parameters {replayed.parameters}"
+    )
+
+
+def list_runs() -> None:
+    """List the runs in the working folder and its folder logs, the newest first."""
+    from sheeprl.checkpoint.run_dir import base_folder, read_config
+    from sheeprl.checkpoint.runs import find_runs
+
+    rows = [("run", "started", "algorithm", "environment", "policy steps saved")]
+    for run in find_runs():
+        try:
+            tree = read_config(run.folder)
+        except ConfigError:  # a damaged file must not hide the other runs
+            tree = {}
+        algorithm, env = (str(get_value(tree, key) or "?") for key in ("algo.name", "env.id"))
+        steps = "none" if run.policy_steps is None else f"{run.policy_steps:,}"
+        rows.append((run.name, run.started_at, algorithm, env, steps))
+    if len(rows) == 1:
+        typer.echo(f"no run in {base_folder()}; start one with sheeprl train ppo")
+    else:
+        _print_table(rows)
+
+
+def algos() -> None:
+    """List the algorithms."""
+    rows = [("name", "observations", "actions", "policy", "summary")]
+    _print_table(rows + [_algorithm_row(name) for name in registry.registered()])
+
+
+def configs() -> None:
+    """List the shipped configurations."""
+    rows = [("name", "algorithm", "environment", "policy steps", "summary")]
+    for found in shipped():
+        steps = get_value(found.tree, "run.total_steps")
+        rows.append((found.name, found.algorithm, found.env, f"{steps:,}" if steps else "default", found.summary))
+    _print_table(rows)
+    typer.echo(f"\nfiles: {shipped_folder()}; train with one: sheeprl train NAME; print one: sheeprl config NAME")
+
+
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"sheeprl {__version__}")
+
+
+def _algorithm_row(name: str) -> tuple[str, str, str, str, str]:
+    """Return the row of an algorithm in the list."""
+    try:
+        args = registry.args_class(name)
+        policy = "on-policy" if isinstance(args.model_construct(name=name).data(), OnPolicy) else "off-policy"
+    except Exception as error:  # a broken package must not hide the other algorithms
+        return name, "?", "?", "?", broken(error)
+    return name, ", ".join(args.observations), ", ".join(args.actions), policy, args.summary
+
+
+def broken(error: Exception) -> str:
+    """Return the summary of an algorithm that can't be imported."""
+    return f"can't be loaded: {first_line(error)}"
+
+
+def _print_table(rows: Iterable[Sequence[str]]) -> None:
+    """Print rows in aligned columns."""
+    rows = list(rows)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

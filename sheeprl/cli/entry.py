@@ -1,0 +1,155 @@
+"""Entry point of the command line: find the command, run it, and exit with its code."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from sheeprl.algos import registry
+from sheeprl.cli import help as help_texts
+from sheeprl.cli import training
+from sheeprl.cli.completion import flags_for, words_to_complete
+from sheeprl.cli.names import is_algorithm, shipped_files
+from sheeprl.cli.report import report
+from sheeprl.cli.training import Session
+from sheeprl.cli.words import take_switch
+from sheeprl.config.suggestions import nearest
+from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.gc_control import leave_to_the_end
+
+WITH_SETTINGS: dict[str, Callable[[list[str], Session], int]] = {
+    "train": training.train,
+    "run": training.run,
+    "resume": training.resume,
+    "config": training.print_config,
+}
+
+HELP_FLAGS = ("-h", "--help")
+
+OTHER_WORDS = {
+    "list": "use sheeprl ls for runs, sheeprl algos or sheeprl configs",
+    "runs": "use sheeprl ls",
+    "status": "use sheeprl ls",
+    **dict.fromkeys(("enjoy", "play", "render", "watch"), "use sheeprl eval RUN --video"),
+    **dict.fromkeys(("evaluate", "test"), "use sheeprl eval RUN"),
+    **dict.fromkeys(("learn", "fit", "start"), "use sheeprl train NAME"),
+    **dict.fromkeys(("continue", "restart"), "use sheeprl resume RUN"),
+    **dict.fromkeys(("check", "validate"), "use sheeprl run CONFIG --dry-run"),
+    **dict.fromkeys(("show", "print"), "use sheeprl config NAME"),
+    "verify": "use sheeprl replay RUN",
+    "tensorboard": "use tensorboard --logdir logs",
+}
+"""Words that users of other programs type, and what to do instead."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; the entry point of the console script.
+
+    Args:
+        args: the words after `sheeprl`; by default those of this process.
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
+    # As `python -m` does: import environments and algorithms from the working folder, also in Ray workers.
+    sys.path.append(os.getcwd())
+    leave_to_the_end()
+    words = list(sys.argv[1:] if args is None else args)
+    session = Session()
+    try:
+        session.traceback = take_switch(words, "traceback")
+        code = _run(words, session)
+    except (Exception, KeyboardInterrupt) as error:
+        code = report(error, session.traceback)
+    sys.exit(code)
+
+
+def _run(words: list[str], session: Session) -> int:
+    """Run the command that the words name, and return the exit code."""
+    if (incomplete := words_to_complete()) is not None:
+        command = incomplete[0] if incomplete else None
+        return _call(help_texts.make_app(command, flags_for(incomplete).every), words)
+    if words[:1] == ["help"] or words[:1] == ["-h"] or words[:1] == ["--help"]:
+        return _help(words[1:])
+    command = next((word for word in words if not word.startswith("-")), None)
+    _check_command(command)
+    if command is None or words[0] != command:
+        return _call(help_texts.make_app(), words or ["--help"])
+    if not _has_settings(command):
+        return _call(help_texts.make_app(), words)
+    rest = words[1:]
+    if position := next((place for place, word in enumerate(rest, 1) if word in HELP_FLAGS), None):
+        return _settings_help(command, rest[: position - 1], rest[position:])
+    handler = WITH_SETTINGS.get(command) or training.algorithm_command(command)
+    return handler(rest, session)
+
+
+def _call(app: Callable[..., object], words: list[str]) -> int:
+    """Call the application of typer and return the exit code."""
+    code = app(args=words, prog_name="sheeprl", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _has_settings(command: str) -> bool:
+    """Return whether a command takes the settings of a run."""
+    return command in WITH_SETTINGS or command in help_texts.algorithms()
+
+
+def _help(words: list[str]) -> int:
+    """Print the help of the program, of a command, or of a topic."""
+    if not words:
+        return _call(help_texts.make_app(), ["--help"])
+    if words[0] == "exit":
+        help_texts.print_exit_codes()
+        return 0
+    if words[0] in help_texts.TOPICS:
+        return _settings_help("train", [], words)
+    _check_command(words[0])
+    if _has_settings(words[0]):
+        names = [word for word in words[1:] if word not in (*help_texts.TOPICS, "exit")]
+        return _settings_help(words[0], names, [word for word in words[1:] if word not in names])
+    return _call(help_texts.make_app(), [words[0], "--help"])
+
+
+def _settings_help(command: str, before: list[str], after: list[str]) -> int:
+    """Print the help of a command with settings.
+
+    Args:
+        command: the command.
+        before: the words before `-h`, with the NAME.
+        after: the words after `-h`; the first one is the topic.
+    """
+    topic = next((word for word in after if not word.startswith("-")), None)
+    if topic == "exit":
+        help_texts.print_exit_codes()
+        return 0
+    if command in registry.registered():
+        registry.args_class(command)  # raises if the package is broken
+    listing = " ".join(["sheeprl", command, *(word for word in before[:1] if not word.startswith("-"))])
+    flags = flags_for([command, *before])
+    return _call(help_texts.settings_app(command, flags, topic, listing), [command, "--help"])
+
+
+def _check_command(command: str | None) -> None:
+    """Check that a command exists.
+
+    Raises:
+        ConfigError: the command doesn't exist; the message has what to use instead.
+    """
+    known = [*WITH_SETTINGS, *help_texts.PLAIN, *help_texts.algorithms(), "help"]
+    if command is None or command in known:
+        return
+    name, equals, value = command.partition("=")
+    if command.endswith((".yaml", ".yml")) or command in shipped_files():
+        reason = f"; did you mean sheeprl run {command}?"
+    elif equals and re.fullmatch(r"[\w.]+", name):
+        reason = f"; use sheeprl train {value if name == 'exp' else 'NAME ' + command}"
+    elif is_algorithm(command):
+        reason = f"; use sheeprl train {command}"
+    elif command in OTHER_WORDS:
+        reason = f"; {OTHER_WORDS[command]}"
+    else:
+        reason = f"{nearest(command, known)} (list: sheeprl --help)"
+    raise ConfigError([f"no command {command!r}{reason}"])

@@ -1,0 +1,272 @@
+"""The typer application: it prints help, completes words and parses the commands without settings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from sheeprl.algos import registry
+from sheeprl.cli import commands
+from sheeprl.cli.completion import complete_name, complete_run, complete_setting, values_of
+from sheeprl.cli.flags import FIRST, Flag, Flags, dashed, type_name
+from sheeprl.cli.names import shipped_files
+from sheeprl.cli.report import EXIT_CODES
+from sheeprl.config.schema import Config
+from sheeprl.config.suggestions import nearest
+from sheeprl.utils.errors import ConfigError
+
+HELP = "Distributed reinforcement learning with PyTorch, Lightning Fabric and Ray."
+EPILOG = """\
+sheeprl train ppo --env CartPole-v1      train; flags and key=value mix
+
+sheeprl eval @last                       evaluate the newest run
+
+sheeprl COMMAND -h                       help with an example; sheeprl -h exit: the exit codes
+
+--traceback on every command shows the traceback of an unexpected error."""
+TRACEBACK = "--traceback shows the traceback of an unexpected error."
+
+SECTIONS = tuple(Config.model_fields)
+TOPICS = ("all", *SECTIONS)
+
+SUMMARIES = {
+    "train": "Train with a configuration or an algorithm.",
+    "run": "Train an agent with a configuration.",
+    "resume": "Resume a run from its newest complete checkpoint.",
+    "config": "Print what a configuration means, as YAML with all defaults filled in.",
+}
+"""The commands with settings."""
+
+EXAMPLES = {
+    "train": "sheeprl train ppo --env CartPole-v1 --seed 3 algo.gamma=0.9",
+    "run": "sheeprl run ppo run.seed=3 --num_envs 8",
+    "resume": "sheeprl resume @last --total_steps 200000",
+    "config": "sheeprl config ppo algo.gamma=0.9 --diff",
+}
+
+PLAIN: dict[str, Callable[..., None]] = {
+    "eval": commands.evaluate,
+    "replay": commands.replay,
+    "ls": commands.list_runs,
+    "algos": commands.algos,
+    "configs": commands.configs,
+    "version": commands.version,
+}
+"""The commands without settings."""
+
+
+class _PlainTypes:
+    """Mixin of commands whose help shows no type for switches and arguments."""
+
+    def get_params(self, context: Any) -> list[Any]:
+        """Return the parameters, without types that help would show in angle brackets."""
+        parameters: list[Any] = super().get_params(context)  # type: ignore[misc]
+        for parameter in parameters:
+            if parameter.param_type_name == "argument":
+                parameter.display_type_rich = lambda ctx: None
+            elif getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return parameters
+
+
+class _Command(_PlainTypes, TyperCommand):
+    """Command in the style of this program."""
+
+
+class _Group(_PlainTypes, TyperGroup):
+    """The program."""
+
+
+def make_app(
+    command: str | None = None, flags: Sequence[Flag] = (), epilog: str = "", panel: str | None = None
+) -> typer.Typer:
+    """Return the application.
+
+    Args:
+        command: the command on the command line.
+        flags: the settings in the help of this command.
+        epilog: the text below its options.
+        panel: the title above the settings; None for one title per group.
+    """
+    settings = {"help_option_names": ["-h", "--help"]}
+    app = typer.Typer(
+        name="sheeprl",
+        cls=_Group,
+        help=HELP,
+        epilog=EPILOG,
+        callback=_flags_of_sheeprl,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings=settings,
+    )
+    lenient = {**settings, "ignore_unknown_options": True, "allow_extra_args": True}
+    described = _described(command, flags, panel) if command else _nothing
+    for name in [*SUMMARIES, *algorithms()]:
+        whole = name == command
+        app.command(
+            name,
+            cls=_Command,
+            help=SUMMARIES.get(name) or _summary(name),
+            epilog=epilog if whole else "",
+            context_settings=lenient,
+            rich_help_panel=None if name in SUMMARIES else "Algorithms, with their defaults",
+        )(described if whole else _nothing)
+    for name, function in PLAIN.items():
+        app.command(name, cls=_Command, context_settings=settings, epilog=TRACEBACK)(function)
+    return app
+
+
+def _nothing() -> None:
+    """Stand for a command that isn't on the command line."""
+
+
+def algorithms() -> list[str]:
+    """Return the algorithms whose names aren't commands."""
+    return [name for name in registry.registered() if name not in SUMMARIES and name not in PLAIN]
+
+
+def _summary(name: str) -> str:
+    """Return the summary of an algorithm, escaped for rich."""
+    from rich.markup import escape
+
+    try:
+        return escape(registry.args_class(name).summary)
+    except Exception as error:  # a broken package must not hide the other commands
+        return escape(commands.broken(error))
+
+
+# ----------------------------------------------------------------------------- commands with settings
+
+
+def settings_app(command: str, flags: Flags, topic: str | None, listing: str) -> typer.Typer:
+    """Return the application for the help of a command with settings.
+
+    Args:
+        command: the command, for its example.
+        flags: all flags.
+        topic: the word after `-h`: a section, or all; None for the settings that matter.
+        listing: the command line without `-h`.
+
+    Raises:
+        ConfigError: there is no such topic.
+    """
+    if topic is None:
+        chosen = flags.first()
+    elif topic in TOPICS:
+        chosen = [flag for flag in flags.every if topic in ("all", flag.group)]
+    else:
+        mistake = f"-h {topic}: no such section{nearest(topic, TOPICS)} (use {', '.join(TOPICS)} or exit)"
+        raise ConfigError([mistake])
+    env = "CartPole-v1" if "discrete" in flags.args.actions else "Pendulum-v1"
+    example = EXAMPLES.get(command, f"sheeprl {command} --env {env} --seed 3 run.total_steps=50000")
+    more = f"{listing} -h all: all {len(flags.every)} settings; -h SECTION: those of {', '.join(SECTIONS)}"
+    panel = None if topic else "The settings that matter"
+    return make_app(command, chosen, f"Example: {example}\n\nMore: {more}\n\n{TRACEBACK}", panel)
+
+
+def _described(command: str, flags: Sequence[Flag], panel: str | None) -> Callable[..., None]:
+    """Return a function with the arguments and options of a command with settings; it is never called."""
+
+    def described(**given: Any) -> None:
+        """Do nothing; `sheeprl.cli.training` has the commands."""
+
+    parameters = [
+        *_arguments(command),
+        *_own_options(command),
+        *(parameter for flag in flags for parameter in _parameters(flag, panel)),
+    ]
+    described.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return described
+
+
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    """Return a parameter of a command."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _arguments(command: str) -> Iterator[inspect.Parameter]:
+    """Yield the arguments of a command with settings."""
+    configurations = ", ".join(shipped_files())
+    if command in ("train", "config"):
+        text = f"YAML file, shipped configuration ({configurations}) or algorithm ({', '.join(registry.registered())})"
+        argument = typer.Argument(metavar="NAME", help=text, autocompletion=complete_name, show_default=False)
+        yield _parameter("name", Annotated[str | None, argument])
+    elif command == "run":
+        text = f"YAML file, or shipped configuration: {configurations}"
+        argument = typer.Argument(metavar="CONFIG", help=text, autocompletion=complete_name, show_default=False)
+        yield _parameter("name", Annotated[str | None, argument])
+    elif command == "resume":
+        text = "folder of a run, its URL in a checkpoint.mirror, @last, or a prefix of its name"
+        argument = typer.Argument(metavar="RUN", help=text, autocompletion=complete_run, show_default=False)
+        yield _parameter("name", Annotated[str | None, argument])
+    words = typer.Argument(
+        metavar="key=value",
+        help="settings such as run.seed=1, mixed with flags such as --seed 1; values are YAML",
+        autocompletion=complete_setting,
+        hidden=command not in SUMMARIES,
+    )
+    yield _parameter("words", Annotated[list[str] | None, words])
+
+
+def _own_options(command: str) -> Iterator[inspect.Parameter]:
+    """Yield the options of a command itself."""
+    if command == "config":
+        text = "print only what differs from the defaults"
+        yield _parameter("diff", Annotated[bool, typer.Option("--diff", help=text)], False)
+        return
+    if command not in SUMMARIES:
+        option = typer.Option("--config", metavar="FILE", show_default=False, help="configuration to start from")
+        yield _parameter("config", Annotated[str | None, option])
+    text = "check the settings, the environment and the machine, and stop"
+    yield _parameter("dry_run", Annotated[bool, typer.Option("--dry-run", help=text)], False)
+
+
+def _parameters(flag: Flag, panel: str | None) -> Iterator[inspect.Parameter]:
+    """Yield the shown option of a flag; booleans are switches."""
+    names = dashed([FIRST[flag.key]] if panel and flag.key in FIRST else flag.shown)
+    common: dict[str, Any] = {"help": flag.help, "show_default": False, "rich_help_panel": panel or flag.group}
+    values = values_of(flag)
+    if flag.is_switch and values == ["true", "false"]:
+        option = typer.Option("/".join([names[0], names[0].replace("--", "--no-", 1)]), *names[1:], **common)
+        yield _parameter(flag.parameter, Annotated[bool | None, option])
+    else:
+        kind = type_name(flag.field.annotation)
+        option = typer.Option(*names, metavar=kind, autocompletion=(lambda: values) if values else None, **common)
+        yield _parameter(flag.parameter, Annotated[str | None, option])
+
+
+# -------------------------------------------------------------------------------------- the program
+
+
+def print_exit_codes() -> None:
+    """Print the meaning of the exit codes."""
+    typer.echo(EXIT_CODES)
+
+
+def _print_version(requested: bool) -> None:
+    """Print the version and exit, if requested."""
+    if requested:
+        commands.version()
+        raise typer.Exit
+
+
+def _print_algos(requested: bool) -> None:
+    """Print the algorithms and exit, if requested."""
+    if requested:
+        commands.algos()
+        raise typer.Exit
+
+
+def _flags_of_sheeprl(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+    sheeprl_help: Annotated[
+        bool, typer.Option("--sheeprl_help", callback=_print_algos, is_eager=True, help="list the algorithms")
+    ] = False,
+) -> None:
+    """Accept the flags without a command; their callbacks do the work."""

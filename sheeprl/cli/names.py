@@ -1,0 +1,122 @@
+"""Find the configuration or algorithm that a NAME on the command line means, and list the configurations."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sheeprl.algos import registry
+from sheeprl.config.loading import find_config, get_value, read_tree, shipped_folder
+from sheeprl.config.schema import Tree
+from sheeprl.config.suggestions import nearest
+from sheeprl.utils.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Base:
+    """Settings that a command line starts from.
+
+    Args:
+        tree: the settings.
+        description: the configuration or algorithm, in one line.
+    """
+
+    tree: Tree
+    description: str
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A configuration that comes with SheepRL."""
+
+    name: str
+    tree: Tree
+    summary: str
+
+    @property
+    def algorithm(self) -> str:
+        """Return the name of its algorithm."""
+        return str(get_value(self.tree, "algo.name"))
+
+    @property
+    def env(self) -> str:
+        """Return the id of its environment."""
+        return str(get_value(self.tree, "env.id"))
+
+
+def shipped_files() -> dict[str, Path]:
+    """Return the files of the shipped configurations, by name."""
+    return {file.stem: file for file in sorted(shipped_folder().glob("*.yaml"))}
+
+
+def shipped() -> list[Shipped]:
+    """Return the shipped configurations, each with the comment in its first line."""
+    found = []
+    for name, file in shipped_files().items():
+        comment = file.read_text(encoding="utf-8").partition("\n")[0]
+        summary = re.sub(r":? *`[^`]*`$", "", comment.lstrip("# ")) if comment.startswith("#") else ""
+        found.append(Shipped(name, read_tree(str(file)), summary))
+    return found
+
+
+def is_algorithm(name: str) -> bool:
+    """Return whether a name is a registered algorithm, or the path of one."""
+    return name in registry.registered() or bool(re.fullmatch(r"[\w.]+:\w+", name))
+
+
+def is_name(word: str) -> bool:
+    """Return whether a word names a configuration or an algorithm."""
+    return Path(word).is_file() or word in shipped_files() or is_algorithm(word)
+
+
+def find_base(name: str, env: str | None = None) -> Base:
+    """Return the settings of a file, else of a shipped configuration, else of an algorithm.
+
+    If the shipped configuration has the name of its algorithm, and another one is for the environment, take that one.
+
+    Args:
+        name: the NAME on the command line.
+        env: the environment on the command line.
+
+    Raises:
+        ConfigError: nothing has this name, or the file can't be read.
+    """
+    if Path(name).is_file():
+        tree = read_tree(name)
+        return Base(tree, f"configuration {name} ({_content(tree)})")
+    if name in shipped_files():
+        return _shipped_base(name, env)
+    if is_algorithm(name):
+        return Base({"algo": {"name": name}}, f"algorithm {name} with its defaults")
+    raise ConfigError([_unknown(name)])
+
+
+def _shipped_base(name: str, env: str | None) -> Base:
+    """Return the settings of a shipped configuration, or of one for the environment."""
+    every = {configuration.name: configuration for configuration in shipped()}
+    chosen = every[name]
+    if name == chosen.algorithm and env not in (None, chosen.env):
+        fitting = [other for other in every.values() if (other.algorithm, other.env) == (name, env)]
+        chosen = fitting[0] if fitting else chosen
+    description = f"shipped configuration {chosen.name} ({_content(chosen.tree)})"
+    if is_algorithm(name):
+        description += f"; `sheeprl {name}` starts from the algorithm's defaults"
+    return Base(chosen.tree, description)
+
+
+def _content(tree: Tree) -> str:
+    """Return the algorithm and the environment of a configuration."""
+    return f"{get_value(tree, 'algo.name')} on {get_value(tree, 'env.id')}"
+
+
+def _unknown(name: str) -> str:
+    """Return the mistake of a NAME that names nothing."""
+    algorithms = list(registry.registered())
+    try:
+        find_config(name)
+    except ConfigError as error:
+        stem = Path(name).stem
+        cause = error.mistakes[0].partition(";")[0]
+        return f"{cause}, or an algorithm ({', '.join(algorithms)}){nearest(stem, [*shipped_files(), *algorithms])}"
+    raise AssertionError(f"{name} is a configuration")

@@ -1,0 +1,84 @@
+"""Print errors on stderr, one line per mistake, and choose exit codes."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from typing import Any
+
+import typer
+
+from sheeprl.algos.registry import DuplicateAlgorithmError
+from sheeprl.config.suggestions import nearest
+from sheeprl.utils.errors import ConfigError, RunFailedError
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
+
+EXIT_CODES = """\
+Exit codes:
+  0    success
+  1    the run failed; one line has the cause
+  2    wrong input; one line per mistake, and nothing was started
+  130  interrupted (Ctrl-C), after a checkpoint
+  143  terminated (SIGTERM), after a checkpoint"""
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+"""Base class of typer's errors of usage; depending on typer's version, a class of click or of typer."""
+
+
+def report(error: BaseException, with_traceback: bool = False) -> int:
+    """Print an error and return its exit code."""
+    if isinstance(error, ConfigError):
+        for mistake in error.mistakes:
+            print_error(mistake)
+        return WRONG_INPUT
+    if isinstance(error, DuplicateAlgorithmError):
+        print_error(str(error))
+        return WRONG_INPUT
+    if isinstance(error, USAGE_ERROR):
+        print_error(usage_mistake(error))
+        return WRONG_INPUT
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        typer.echo("interrupted", err=True)
+        return INTERRUPTED
+    shown = with_traceback or os.environ.get("SHEEPRL_TRACEBACK") == "1"
+    if shown:
+        typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    if isinstance(error, RunFailedError):
+        print_error(str(error))
+    else:
+        print_error(first_line(error) + ("" if shown else " (--traceback shows the traceback)"))
+    return FAILED
+
+
+def print_error(text: str) -> None:
+    """Print an error message on stderr."""
+    typer.echo(f"error: {text}", err=True)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the type and the first line of an error."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def usage_mistake(error: Any) -> str:
+    """Return the line of a usage error of typer: the cause, then what to do."""
+    kind, parameter = type(error).__name__, getattr(error, "param", None)
+    command = error.ctx.command_path if error.ctx else "sheeprl"
+    usage = " ".join(error.ctx.get_usage().split()) if error.ctx else ""
+    if kind == "MissingParameter" and parameter is not None:
+        return f"{parameter.metavar or parameter.name}: is missing; {usage}"
+    if kind == "NoSuchOption":
+        known = [name.lstrip("-") for name in error.possibilities or ()]
+        hint = nearest(error.option_name.lstrip("-"), known, "--")
+        return f"{error.option_name}: unknown flag{hint} (list: {command} -h)"
+    if kind == "BadOptionUsage":
+        return f"{error.option_name}: needs a value"
+    if kind == "BadParameter" and parameter is not None:
+        reason = "must be a whole number" if "integer" in error.message else error.message
+        return f"{parameter.opts[0]}: {reason}"
+    if "extra argument" in error.message:
+        words = error.message.partition("(")[2].partition(")")[2].strip(" ()")
+        return f"{words}: unexpected; {usage}"
+    return str(error.format_message())

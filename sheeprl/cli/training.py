@@ -1,0 +1,232 @@
+"""The commands that take settings: train, run, resume, config and the algorithms."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from sheeprl.algos import registry
+from sheeprl.algos.args import AlgoArgs
+from sheeprl.cli.flags import Flags
+from sheeprl.cli.names import Base, find_base, is_algorithm, is_name
+from sheeprl.cli.words import Words, read_words, take_name, take_switch, take_value
+from sheeprl.config.loading import get_value, inspect, read_tree, validate
+from sheeprl.config.schema import Config, Tree, config_class, leaves
+from sheeprl.config.suggestions import shown
+from sheeprl.utils.errors import ConfigError
+
+
+@dataclass
+class Session:
+    """State of one call of the command line.
+
+    Args:
+        traceback: show the traceback of an unexpected error.
+    """
+
+    traceback: bool = False
+
+
+def train(words: list[str], session: Session) -> int:
+    """Train with a configuration or an algorithm."""
+    config = take_value(words, "config")
+    dry_run = take_switch(words, "dry-run")
+    name = take_name(words, is_name)
+    if name is None:
+        raise _missing("NAME", "train", "train ppo --env CartPole-v1 --seed 3 algo.gamma=0.9")
+    if config is not None and is_algorithm(name):
+        return _train_algorithm(name, words, session, config, dry_run)
+    if config is not None:
+        raise ConfigError([f"--config {config}: {name} isn't an algorithm; use sheeprl train {config}"])
+    base, flags, settings = _read_named(name, words, "train")
+    _say(f"using {base.description}")
+    return _train(base.tree, settings, flags, session, dry_run)
+
+
+def run(words: list[str], session: Session) -> int:
+    """Train an agent with a configuration."""
+    dry_run = take_switch(words, "dry-run")
+    name = take_name(words, is_name)
+    if name is None:
+        raise _missing("CONFIG", "run", "run ppo run.seed=3")
+    try:
+        tree = read_tree(name)
+    except ConfigError as error:
+        if not is_algorithm(name):
+            raise
+        raise ConfigError([f"{name}: is an algorithm, not a configuration; use sheeprl train {name}"]) from error
+    flags, settings = _read_settings(tree, words, f"run {name}")
+    return _train(tree, settings, flags, session, dry_run)
+
+
+def resume(words: list[str], session: Session) -> int:
+    """Resume a run from its newest complete checkpoint."""
+    dry_run = take_switch(words, "dry-run")
+    name = take_name(words, lambda word: word.startswith("@") or "://" in word or Path(word).is_dir())
+    if name is None:
+        raise _missing("RUN", "resume", "resume @last")
+    from sheeprl.checkpoint.resume import resume_tree
+    from sheeprl.checkpoint.runs import resolve_run
+
+    run_dir = resolve_run(name)
+    # Fabric starts further ranks with this command line; another run may be the newest one by then.
+    sys.argv = [run_dir if word == name else word for word in sys.argv]
+    file = Path(run_dir).expanduser() / "config.yaml"
+    flags, settings = _read_settings(read_tree(str(file)) if file.is_file() else {}, words, f"resume {name}")
+    return _train(resume_tree(run_dir, settings.overrides), Words(), flags, session, dry_run)
+
+
+def algorithm_command(name: str) -> Callable[[list[str], Session], int]:
+    """Return the command of an algorithm, which starts from the algorithm's defaults or from `--config FILE`."""
+
+    def train_algorithm(words: list[str], session: Session) -> int:
+        """Train with the settings on the command line."""
+        config = take_value(words, "config")
+        return _train_algorithm(name, words, session, config, take_switch(words, "dry-run"))
+
+    return train_algorithm
+
+
+def _train_algorithm(name: str, words: list[str], session: Session, config: str | None, dry_run: bool) -> int:
+    """Train with an algorithm's defaults, or a configuration of this algorithm, and the words on top."""
+    flags = Flags(registry.args_class(name))
+    tree = read_tree(config) if config else {}
+    settings = read_words(words, flags, f"sheeprl {name} -h all")
+    for setting in settings.given:
+        if setting.key == "algo.name":
+            settings.mistakes.append(f"algo.name={setting.value}: this command trains {name}; use sheeprl train")
+    algo = tree.setdefault("algo", {})
+    if isinstance(algo, dict) and algo.setdefault("name", name) != name:
+        settings.mistakes.append(f"--config {config}: has algo.name={algo['name']}; use sheeprl run {config}")
+    return _train(tree, settings, flags, session, dry_run)
+
+
+def print_config(words: list[str], session: Session) -> int:
+    """Print what a configuration means."""
+    diff = take_switch(words, "diff")
+    name = take_name(words, is_name)
+    if name is None:
+        raise _missing("NAME", "config", "config ppo run.seed=3 --diff")
+    base, flags, settings = _read_named(name, words, "config")
+    settings.apply(base.tree)
+    _refuse(settings, base.tree, flags)
+    try:
+        config = validate(base.tree)
+    except ConfigError as error:
+        raise ConfigError([_with_flag(mistake, flags) for mistake in error.mistakes]) from error
+    typer.echo(f"# {base.description}")
+    if diff:
+        typer.echo("\n".join(_differences(config)))
+    else:
+        from sheeprl.checkpoint.run_dir import without_rollout_sizes
+        from sheeprl.config.defaults import fill_in
+
+        typer.echo(without_rollout_sizes(fill_in(config)).to_yaml(), nl=False)
+    return 0
+
+
+def _differences(config: Config) -> list[str]:
+    """Return the settings that differ from their defaults, as overrides with the default in a comment."""
+    tree, lines = config.model_dump(mode="json"), []
+    for key, field in leaves(config_class(type(config.algo))):
+        value = get_value(tree, key)
+        if field.is_required():
+            lines.append(f"{key}={shown(value)}")
+            continue
+        default = field.get_default(call_default_factory=True)
+        default = list(default) if isinstance(default, tuple) else default
+        if value != default:
+            lines.append(f"{key}={shown(value)}  # default {shown(default)}")
+    return lines
+
+
+# ------------------------------------------------------------------------------------------ settings
+
+
+def _read_named(name: str, words: Sequence[str], command: str) -> tuple[Base, Flags, Words]:
+    """Return what a NAME means, its flags and the settings; the environment among them may change the meaning."""
+    base = find_base(name)
+    flags, settings = _read_settings(base.tree, words, f"{command} {name}")
+    envs = [str(setting.value) for setting in settings.given if setting.key == "env.id"]
+    return (find_base(name, envs[-1]) if envs else base), flags, settings
+
+
+def _read_settings(tree: Tree, words: Sequence[str], command: str) -> tuple[Flags, Words]:
+    """Return the flags of a tree's algorithm and the settings on the command line."""
+    names = [word.partition("=")[2] for word in words if word.startswith("algo.name=")]
+    name = names[-1] if names else get_value(tree, "algo.name")
+    try:
+        flags, known = Flags(registry.args_class(str(name))), True
+    except registry.UnknownAlgorithmError:  # a mistake, which the schema reports
+        flags, known = Flags(AlgoArgs), False
+    settings = read_words(words, flags, f"sheeprl {command} -h all")
+    if not known:
+        settings.mistakes = [mistake for mistake in settings.mistakes if ": unknown flag" not in mistake]
+    return flags, settings
+
+
+def _train(tree: Tree, settings: Words, flags: Flags, session: Session, dry_run: bool) -> int:
+    """Train with a tree and the settings on top, or only check them; return the exit code."""
+    settings.apply(tree)
+    _refuse(settings, tree, flags)
+    try:
+        if dry_run:
+            return _check(tree)
+        from sheeprl.launch import train_tree
+
+        result = train_tree(tree)
+    except ConfigError as error:
+        raise ConfigError([_with_flag(mistake, flags) for mistake in error.mistakes]) from error
+    except Exception:
+        session.traceback |= get_value(tree, "log.level") == "debug"
+        raise
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:  # while Ray starts, it handles SIGTERM and exits with 15
+            return 128 + signal.SIGTERM
+        raise
+    return 0 if result.interrupted_by is None else 128 + result.interrupted_by
+
+
+def _refuse(settings: Words, tree: Tree, flags: Flags) -> None:
+    """Raise the mistakes of the command line, together with those of the tree."""
+    if settings.mistakes:
+        mistakes = [_with_flag(mistake, flags) for mistake in inspect(tree)[1]]
+        raise ConfigError(list(dict.fromkeys([*settings.mistakes, *mistakes])))
+
+
+def _check(tree: Tree) -> int:
+    """Check a tree against the schema, the environment and the machine, and start nothing."""
+    from sheeprl.checkpoint.run_dir import check_run_dir
+    from sheeprl.config.checks import check
+
+    config = check(tree).config
+    check_run_dir(config)
+    _say(
+        f"valid: {config.algo.name} on {config.env.id}, run.mode={config.run.mode}, "
+        f"{config.run.total_steps:,} policy steps; nothing was started"
+    )
+    return 0
+
+
+def _with_flag(mistake: str, flags: Flags) -> str:
+    """Append the flag of a missing setting to its mistake."""
+    key, _, rest = mistake.partition(": is missing")
+    return f"{mistake}; set {flags.name_of(key)}" if not rest and key in flags.by_key else mistake
+
+
+def _missing(argument: str, command: str, example: str) -> ConfigError:
+    """Return the mistake of a command without its first argument."""
+    usage = f"Usage: sheeprl {command} {argument} [--setting VALUE | key=value]..."
+    return ConfigError([f"{argument}: is missing; {usage}, as in sheeprl {example}"])
+
+
+def _say(text: str) -> None:
+    """Print a line, only once if Fabric starts several ranks with the same command line."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        typer.echo(text)

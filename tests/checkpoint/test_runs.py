@@ -1,0 +1,79 @@
+"""Runs are found by name, the newest first."""
+
+import os
+
+import pytest
+
+from sheeprl.checkpoint.runs import find_runs, resolve_run
+from sheeprl.utils.errors import ConfigError
+
+
+def make_run(folder, started):
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("algo: {name: ppo}\n")
+    (folder / "metrics.jsonl").touch()
+    checkpoint = folder / "checkpoints" / "step_8"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "config.yaml").write_text("algo: {name: ppo}\n")
+    os.utime(folder / "config.yaml", (started, started))
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "logs/ppo/CartPole-v1/2026-11-29_10-00-00_0", 100)
+    make_run(tmp_path / "logs/ppo/CartPole-v1/2026-11-29_11-00-00_0", 300)
+    make_run(tmp_path / "logs/sac/Pendulum-v1/2026-11-29_11-00-00_1", 200)
+    make_run(tmp_path / "runs/grip", 50)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/config.yaml").touch()  # not a run
+
+
+def test_runs_are_listed_once_with_the_newest_first(runs):
+    assert [run.name for run in find_runs()] == [
+        "ppo/CartPole-v1/2026-11-29_11-00-00_0",
+        "sac/Pendulum-v1/2026-11-29_11-00-00_1",
+        "ppo/CartPole-v1/2026-11-29_10-00-00_0",
+        "runs/grip",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("@last", "logs/ppo/CartPole-v1/2026-11-29_11-00-00_0"),
+        ("@last/checkpoints/step_8", "logs/ppo/CartPole-v1/2026-11-29_11-00-00_0/checkpoints/step_8"),
+        ("2026-11-29_10", "logs/ppo/CartPole-v1/2026-11-29_10-00-00_0"),
+        ("sac/", "logs/sac/Pendulum-v1/2026-11-29_11-00-00_1"),
+        ("sac/Pend", "logs/sac/Pendulum-v1/2026-11-29_11-00-00_1"),
+        ("gri", "runs/grip"),
+        ("runs/g", "runs/grip"),
+        ("runs/grip", "runs/grip"),
+        ("logs", "logs"),
+        ("nowhere", "nowhere"),
+        ("", ""),
+        ("s3://bucket/2026", "s3://bucket/2026"),
+    ],
+)
+def test_last_and_unique_prefixes_name_runs(runs, name, path):
+    assert resolve_run(name) == path
+
+
+def test_an_ambiguous_prefix_is_refused_with_the_runs(runs):
+    with pytest.raises(ConfigError) as caught:
+        resolve_run("2026-11-29_11")
+    assert caught.value.mistakes == [
+        "2026-11-29_11: 2 runs start so (ppo/CartPole-v1/2026-11-29_11-00-00_0, "
+        "sac/Pendulum-v1/2026-11-29_11-00-00_1); use a longer prefix or @last"
+    ]
+
+
+def test_last_without_a_run_says_where_it_looked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"@last: no run in .*; run the command in the folder that contains logs"):
+        resolve_run("@last")
+
+
+def test_a_path_below_another_folder_of_the_run_is_relative(runs, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path / "runs")
+    assert resolve_run("grip") == "grip" and find_runs()[0].name == "grip"

@@ -1,0 +1,134 @@
+"""Help: what matters first, the rest by topic; every word that one would type leads somewhere."""
+
+import pytest
+
+from sheeprl import __version__
+from sheeprl.algos.ppo.args import PPOArgs
+from sheeprl.algos.sac.args import SACArgs
+from sheeprl.cli.flags import Flags
+from sheeprl.config.schema import Config
+
+
+def options_of(text):
+    rows = [line.removeprefix("│ ").split()[0] for line in text.splitlines() if line.startswith("│ --")]
+    return [row.split(",")[0] for row in rows]
+
+
+@pytest.mark.parametrize("args", [PPOArgs, SACArgs])
+def test_help_shows_the_fifteen_settings_that_matter_and_an_example(sheeprl, args):
+    name = args.algorithm.split(".")[2]
+    done = sheeprl(name, "-h")
+    own = {"--help", "--config", "--dry-run"}
+    shown = [option for option in options_of(done.out) if option not in own]
+    assert done.code == 0 and len(shown) == len(Flags(args).first()) == 15
+    assert {"--env", "--total_steps", "--seed", "--num_envs", "--gamma", "--hidden_sizes"} <= set(shown)
+    assert f"Example: sheeprl {name} --env " in done.out and f"sheeprl {name} -h all" in done.out
+
+
+@pytest.mark.parametrize("command", ["train", "run", "resume", "config"])
+def test_help_without_an_algorithm_shows_fifteen_settings_too(sheeprl, command):
+    own = {"--help", "--dry-run", "--diff"}
+    shown = [option for option in options_of(sheeprl(command, "-h").out) if option not in own]
+    assert len(shown) == 15 and {"--env", "--seed", "--eval_every"} <= set(shown)
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "absent"),
+    [
+        (["ppo", "-h", "players"], "--spares", "--learning_rate"),
+        (["train", "sac", "-h", "algo"], "--critic_lr", "--seed"),
+        (["train", "-h", "players"], "--spares", "--seed"),
+        (["train", "ppo_pendulum", "-h"], "--clip", "--spares"),
+        (["run", "sac", "--help"], "--critic_lr", "--spares"),
+        (["run", "sac", "--seed", "3", "-h", "all"], "--spares", "--clip"),
+        (["config", "ppo", "-h"], "--diff", "--dry-run"),
+        (["resume", "-h"], "--dry-run", "--diff"),
+        (["help", "ppo", "players"], "--spares", "--learning_rate"),
+        (["help", "players"], "--spares", "--seed"),
+        (["-h", "players"], "--spares", "--seed"),
+        (["help", "train", "sac", "all"], "--critic_lr", "--clip"),
+        (["help", "eval"], "--episodes", "--seed_"),
+        (["eval", "-h"], "--episodes", "--dry-run"),
+    ],
+)
+def test_help_on_a_command_or_a_section(sheeprl, words, option, absent):
+    done = sheeprl(*words)
+    assert done.code == 0 and done.err == ""
+    assert option in options_of(done.out) and absent not in options_of(done.out)
+
+
+@pytest.mark.parametrize("section", Config.model_fields)
+def test_every_section_has_its_help(sheeprl, section):
+    done = sheeprl("ppo", "-h", section)
+    titles = [line.split("─ ")[1].split(" ─")[0] for line in done.out.splitlines() if line.startswith("╭")]
+    assert titles == ["Options", section]
+
+
+def test_an_unknown_section_is_refused_with_those_there_are(sheeprl):
+    done = sheeprl("ppo", "-h", "player")
+    assert done.code == 2
+    assert done.errors[0].startswith("-h player: no such section; did you mean players? (use all, algo, env, ")
+
+
+@pytest.mark.parametrize("words", [["-h", "exit"], ["help", "exit"], ["train", "-h", "exit"]])
+def test_exit_codes_are_a_topic(sheeprl, words):
+    done = sheeprl(*words)
+    assert done.code == 0 and done.out.startswith("Exit codes:") and " 143 " in done.out
+
+
+def test_the_commands_name_the_configurations_and_show_an_example(sheeprl):
+    for command in ("train", "run", "config"):
+        text = " ".join(sheeprl(command, "-h").out.split())
+        assert "ppo, ppo_pendulum, sac, sac_halfcheetah" in text and f"Example: sheeprl {command} " in text
+    assert "--traceback" in sheeprl("eval", "-h").out
+    assert "Example: sheeprl resume @last" in sheeprl("resume", "-h").out
+
+
+def test_help_shows_no_types_in_angle_brackets(sheeprl):
+    for words in (["-h"], ["train", "-h"], ["eval", "-h"], ["ppo", "-h", "all"]):
+        text = sheeprl(*words).out
+        assert not any(kind in text for kind in ("<bool>", "<str>", "<int", "<list"))
+
+
+@pytest.mark.parametrize("words", [["version"], ["-V"], ["--version"]])
+def test_the_version(sheeprl, words):
+    done = sheeprl(*words)
+    assert (done.code, done.out) == (0, f"sheeprl {__version__}\n")
+
+
+@pytest.mark.parametrize("words", [["help"], ["-h"], []])
+def test_help_without_a_command(sheeprl, words):
+    done = sheeprl(*words)
+    assert done.code == 0
+    for name in (
+        "train",
+        "run",
+        "resume",
+        "config",
+        "configs",
+        "eval",
+        "replay",
+        "ls",
+        "algos",
+        "--install-completion",
+    ):
+        assert f" {name} " in done.out
+    assert "sheeprl train ppo --env CartPole-v1" in done.out and "--traceback" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["list"], "no command 'list'; use sheeprl ls for runs, sheeprl algos or sheeprl configs"),
+        (["enjoy", "x"], "no command 'enjoy'; use sheeprl eval RUN --video"),
+        (["evaluate"], "no command 'evaluate'; use sheeprl eval RUN"),
+        (["exp=ppo", "env=gym"], "no command 'exp=ppo'; use sheeprl train ppo"),
+        (["run.seed=3"], "no command 'run.seed=3'; use sheeprl train NAME run.seed=3"),
+        (["sac_halfcheetah"], "no command 'sac_halfcheetah'; did you mean sheeprl run sac_halfcheetah?"),
+        (["my_ppo:MyPPO"], "no command 'my_ppo:MyPPO'; use sheeprl train my_ppo:MyPPO"),
+        (["help", "trian"], "no command 'trian'; did you mean train? (list: sheeprl --help)"),
+    ],
+)
+def test_words_of_other_programs_lead_to_commands(sheeprl, words, hint):
+    done = sheeprl(*words)
+    assert (done.code, done.out, done.errors) == (2, "", [hint])

@@ -1,0 +1,68 @@
+"""A NAME is a file, a shipped configuration or an algorithm."""
+
+import pytest
+
+from sheeprl import ConfigError
+from sheeprl.algos import registry
+from sheeprl.cli.names import find_base, is_name, shipped
+from sheeprl.config.loading import load_config
+
+
+def test_every_shipped_configuration_is_listed_and_valid():
+    found = {configuration.name: configuration for configuration in shipped()}
+    assert {"ppo", "ppo_pendulum", "sac", "sac_halfcheetah"} <= set(found)
+    for name, configuration in found.items():
+        config = load_config(name)
+        assert (configuration.algorithm, configuration.env) == (config.algo.name, config.env.id)
+        assert configuration.summary and "`" not in configuration.summary
+
+
+def test_a_file_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ppo").write_text("algo: {name: sac}\nenv: {id: Mine-v0}\n")
+    base = find_base("ppo")
+    assert base.tree == {"algo": {"name": "sac"}, "env": {"id": "Mine-v0"}}
+    assert base.description == "configuration ppo (sac on Mine-v0)"
+
+
+def test_a_shipped_configuration_comes_before_the_algorithm_of_its_name():
+    base = find_base("ppo")
+    assert base.tree["env"] == {"id": "CartPole-v1", "num_envs": 4}
+    assert base.description == (
+        "shipped configuration ppo (ppo on CartPole-v1); `sheeprl ppo` starts from the algorithm's defaults"
+    )
+    assert find_base("sac_halfcheetah").description == "shipped configuration sac_halfcheetah (sac on HalfCheetah-v5)"
+
+
+@pytest.mark.parametrize(
+    ("name", "env", "env_of_tree"),
+    [
+        ("sac", "HalfCheetah-v5", "HalfCheetah-v5"),
+        ("sac", "Pendulum-v1", "Pendulum-v1"),
+        ("sac", "Hopper-v5", "Pendulum-v1"),
+        ("ppo", "Pendulum-v1", "Pendulum-v1"),
+        ("ppo", "HalfCheetah-v5", "CartPole-v1"),
+        ("ppo_pendulum", "CartPole-v1", "Pendulum-v1"),
+    ],
+)
+def test_the_environment_selects_among_the_configurations_of_an_algorithm(name, env, env_of_tree):
+    assert find_base(name, env).tree["env"]["id"] == env_of_tree
+
+
+def test_an_algorithm_has_its_defaults(monkeypatch):
+    monkeypatch.setattr(registry, "registered", lambda: {"mine": None})
+    assert find_base("mine").tree == {"algo": {"name": "mine"}}
+    assert find_base("mine").description == "algorithm mine with its defaults"
+    assert find_base("my_ppo:MyPPO").tree == {"algo": {"name": "my_ppo:MyPPO"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [("pppo", "; did you mean ppo?"), ("sac.yml", "; did you mean sac?"), ("zzz", "algorithm (ppo, sac)")],
+)
+def test_another_name_is_refused_with_what_there_is(name, ending):
+    assert not is_name(name)
+    with pytest.raises(ConfigError) as caught:
+        find_base(name)
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith(f"{name}: isn't a file or a shipped configuration (ppo, ") and mistake.endswith(ending)

@@ -1,0 +1,78 @@
+"""The names of other libraries: each leads to settings that exist, on one page."""
+
+import pytest
+
+from sheeprl.algos import registry
+from sheeprl.config.loading import inspect
+from sheeprl.config.peer_names import LIBRARIES, PEERS
+from sheeprl.config.schema import Config, config_class, leaves
+from tools import migration
+
+MODELS = {name: config_class(registry.args_class(name)) for name in ("ppo", "sac")}
+KEYS = {key for model in MODELS.values() for key, _ in leaves(model)}
+
+
+def test_every_target_is_a_setting():
+    for name, peer in PEERS.items():
+        for use in peer.uses:
+            assert {setting.partition("=")[0] for setting in use.settings} <= KEYS, name
+            assert use.settings or use.note, name
+
+
+def test_the_table_has_hundreds_of_names_of_every_library():
+    assert len(PEERS) >= 200
+    for library in LIBRARIES:
+        assert sum(library in peer.libraries for peer in PEERS.values()) >= 20
+
+
+def test_the_page_is_generated_from_the_table():
+    assert migration.PAGE.read_text(encoding="utf-8") == migration.page(), "run python -m tools.migration"
+
+
+@pytest.mark.parametrize("algorithm", MODELS)
+def test_every_name_gets_a_hint(algorithm):
+    tree = {"algo": {"name": algorithm}, "env": {"id": "CartPole-v1"}}
+    unknown = [name for name in PEERS if name not in ("env.id",) and name.partition(".")[0] not in Config.model_fields]
+    _, mistakes = inspect({**tree, **dict.fromkeys(unknown, 1)})
+    lines = dict(mistake.split(": unknown setting", 1) for mistake in mistakes)
+    known = {key for key, _ in leaves(MODELS[algorithm])}
+    for name in unknown:
+        hint = lines[name]
+        here = [[key for key in use.settings if key in known] for use in PEERS[name].uses]
+        meant = next((keys for keys in here if keys), None)
+        if meant:
+            assert all(key in hint for key in meant), (name, hint)
+        elif PEERS[name].uses[0].settings:
+            assert hint.endswith((" of ppo", " of sac"))
+        else:
+            assert hint == f"; {PEERS[name].uses[0].note}"
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("algo.lr", "; use algo.learning_rate"),
+        ("env.name", "; use env.id"),
+        ("buffer.buffer_size", "; use buffer.size (rows)"),
+        ("trainer.num_gpus", "; use trainer.devices (one rank each; with trainer.accelerator=cuda)"),
+        ("fabric.devices", "; use trainer.devices (one rank each; with trainer.accelerator=cuda)"),
+        ("algo.optimizer.lr", "; use algo.learning_rate"),
+        ("algo.actor.optimizer.lr", "; corresponds to algo.actor_lr of sac"),
+        ("algo.utd", "; corresponds to algo.replay_ratio of sac"),
+        ("log.freq", "; use log.every (policy steps over all environments)"),
+        ("algo.target_kl", "; PPO clips the ratio (algo.clip) and has no term or stop for the KL divergence"),
+    ],
+)
+def test_a_name_in_a_group_gets_a_hint(key, hint):
+    tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
+    below = tree
+    *groups, leaf = key.split(".")
+    for group in groups:
+        below = below.setdefault(group, {})
+    below[leaf] = 1
+    assert inspect(tree)[1] == [f"{key}: unknown setting{hint}"]
+
+
+def test_an_environment_without_its_group_gets_the_setting():
+    tree = {"algo": {"name": "ppo"}, "env": "CartPole-v1"}
+    assert inspect(tree)[1][0] == "env=CartPole-v1: must be a group of settings; use env.id=CartPole-v1"

@@ -1,0 +1,70 @@
+"""Writes docs/migration.md from the names of other libraries in `sheeprl/config/peer_names.py`.
+
+python -m tools.migration
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sheeprl.config.peer_names import LIBRARIES, PEERS, Use
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "migration.md"
+
+HEAD = """\
+# Coming from another library
+
+These tables map the names of other libraries to the settings of SheepRL. A command line or a configuration with one of
+these names gets the same hint:
+
+```console
+$ sheeprl train ppo --n_envs 8 algo.clip_range=0.1
+error: --n_envs: unknown flag; use --num_envs (environments of one player) (list: sheeprl train ppo -h all)
+error: algo.clip_range: unknown setting; use algo.clip
+```
+
+Units differ most often: SheepRL counts **policy steps**. One policy step is one action in one environment, summed over
+all environments of all players. A batch size is that of the whole trainer group.
+
+Commands correspond as follows:
+
+| elsewhere | here |
+|---|---|
+| `model = PPO("MlpPolicy", "CartPole-v1"); model.learn(100_000)` | `sheeprl train ppo --env CartPole-v1` |
+| `python train.py --algo ppo --env CartPole-v1` (RL Baselines3 Zoo) | `sheeprl train ppo --env CartPole-v1` |
+| `python enjoy.py`, `rllib evaluate` | `sheeprl eval RUN --video` |
+| `python cleanrl/ppo.py --env-id CartPole-v1` | `sheeprl ppo --env CartPole-v1` |
+| `sheeprl exp=ppo env=gym env.id=CartPole-v1` (SheepRL 0.8.4) | `sheeprl train ppo env.id=CartPole-v1` |
+| `Algorithm.restore(path)`, `checkpoint.resume_from=…` | `sheeprl resume RUN` |
+| `--env-kwargs sutton_barto_reward:True` | `--kwargs "{sutton_barto_reward: true}"` |
+
+`python -m tools.migration` generates this page from `sheeprl/config/peer_names.py`.
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    return "\n".join([HEAD, *(table(library) for library in LIBRARIES)])
+
+
+def table(library: str) -> str:
+    """Return the table of a library, in the order of the settings."""
+    rows: dict[Use, list[str]] = {}
+    for peer in PEERS.values():
+        if library in peer.libraries:
+            form, uses = peer.libraries[library]
+            for use in uses:
+                rows.setdefault(use, []).append(form)
+    lines = [f"## {LIBRARIES[library]}", "", "| there | here | |", "|---|---|---|"]
+    for use, forms in rows.items():
+        lines.append(f"| {_code(forms)} | {_code(use.settings) or '–'} | {use.note} |")
+    return "\n".join([*lines, ""])
+
+
+def _code(names: list[str] | tuple[str, ...]) -> str:
+    """Return names as code, separated by commas."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
