@@ -68,7 +68,7 @@ def train(config: Config) -> Result:
         ConfigError: the configuration doesn't fit the environment or the machine.
         RunFailedError: the run could not go on.
     """
-    return train_tree(config.model_dump(mode="json"))
+    return train_tree(config.model_dump())
 
 
 def train_tree(tree: Mapping[str, Any]) -> Result:

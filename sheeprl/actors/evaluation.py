@@ -105,7 +105,8 @@ def _stack(observations: list[Any], space: Any) -> Any:
     from gymnasium import spaces
 
     if isinstance(space, spaces.Dict):
-        return {name: _stack([obs[name] for obs in observations], part) for name, part in space.items()}
+        named = [{str(name): part for name, part in obs.items()} for obs in observations]
+        return {name: _stack([obs[name] for obs in named], part) for name, part in space.items()}
     return torch.from_numpy(np.stack(observations).astype(transforms.array_dtype(space)))
 
 

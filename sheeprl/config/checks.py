@@ -35,7 +35,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
         ConfigError: lists every mistake.
     """
     config, mistakes = inspect(tree)
-    if config is None:
+    if config is None or any(mistake.startswith("env.kwargs") for mistake in mistakes):
         raise ConfigError([*mistakes, *_env_mistakes_of(tree)])
     config = fill_in(config)
     spaces, env_mistakes = _probe(config.env)

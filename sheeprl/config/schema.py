@@ -164,7 +164,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """Return YAML that `load_config` reads back to an equal Config."""
-        return str(yaml.dump(self.model_dump(mode="json"), Dumper=Dumper, sort_keys=False))
+        return str(yaml.dump(self.to_tree(), Dumper=Dumper, sort_keys=False))
 
 
 for _yaml in (Loader, Dumper):

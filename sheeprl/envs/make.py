@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import difflib
 import importlib
@@ -50,7 +51,7 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
     """
     quiet_gymnasium()
     _register(config.id)
-    arguments = dict(config.kwargs)
+    arguments = copy.deepcopy(config.kwargs)  # an environment may change its arguments
     if render_mode is not None:
         arguments["render_mode"] = render_mode
     with setting_errors(config):
@@ -103,7 +104,11 @@ def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool 
 
 
 def spaces_of(env: gymnasium.Env[Any, Any]) -> Spaces:
-    """Return the spaces as agents see them."""
+    """Return the spaces as agents see them.
+
+    Raises:
+        ValueError: the observation has two keys with the same text.
+    """
     return Spaces(transforms.observation_space(env.observation_space), transforms.action_space(env.action_space))
 
 
@@ -111,7 +116,7 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
     """Make the environment's native vector version."""
     quiet_gymnasium()
     _register(config.id)
-    arguments = dict(config.kwargs)
+    arguments = copy.deepcopy(config.kwargs)
     if config.max_episode_steps is not None:
         arguments["max_episode_steps"] = config.max_episode_steps
     if config.wrappers:

@@ -1,0 +1,54 @@
+"""Environments of all kinds: they train, or one line says what would work, before anything starts."""
+
+import pytest
+
+from sheeprl import ConfigError, train
+from sheeprl.checkpoint.resume import resume_tree
+from sheeprl.config.loading import load_config, validate
+from sheeprl.debug.replayer import replay_run
+from sheeprl.evaluate import evaluate_checkpoint
+from tests.helpers.odd_envs import Recorded
+from tests.helpers.runs import QUIET, lines
+
+TINY = ["run.mode=coupled", "algo.rollout_steps=8", "algo.batch_size=8", "algo.epochs=1", "env.num_envs=2"]
+
+
+def tree_of(folder, env, *overrides, **settings):
+    """Return the tree of a tiny PPO run in an environment of `tests.helpers.odd_envs`."""
+    end = ["run.total_steps=32", f"run.dir={folder}", f"env.id=tests.helpers.odd_envs:{env}-v0"]
+    tree = load_config("ppo", [*QUIET, *TINY, *end, *overrides]).model_dump()
+    tree["env"] |= settings
+    return tree
+
+
+def mistakes_of(folder, env, *overrides, **settings):
+    """Return the mistakes for which a run doesn't start."""
+    with pytest.raises(ConfigError) as caught:
+        train(validate(tree_of(folder, env, *overrides, **settings)))
+    assert not folder.exists()
+    return caught.value.mistakes
+
+
+def test_arguments_are_the_same_in_a_run_its_resume_its_evaluation_and_its_re_execution(tmp_path):
+    value = {1: [float("inf"), (1, float("nan"))], "b": b"\xff", None: {3}}
+    folder, text = tmp_path / "run", repr(value)
+    Recorded.received.clear()
+    train(validate(tree_of(folder, "Recorded", "log.record=true", "eval.episodes=1", kwargs={"value": value})))
+    train(validate(resume_tree(str(folder), ["run.total_steps=64", f"env.kwargs={YAML}"])))
+    evaluate_checkpoint(str(folder), episodes=2)
+    assert replay_run(str(folder), say=lambda text: None).difference is None
+    assert len(Recorded.received) > 9 and set(Recorded.received) == {text}
+
+
+YAML = '{value: {1: [.inf, !!python/tuple [1, .nan]], b: !!binary "/w==", null: !!set {3}}}'
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_observation_keys_may_be_whole_numbers(tmp_path, vectorization):
+    train(validate(tree_of(tmp_path, "WholeKeys", f"env.vectorization={vectorization}", "eval.episodes=2")))
+    assert lines(tmp_path)[-1]["status"] == "done"
+
+
+def test_observation_keys_with_the_same_text(tmp_path):
+    (mistake,) = mistakes_of(tmp_path / "run", "EqualKeys")
+    assert "two observation keys have the same text (0, '0'); rename them in a wrapper" in mistake
