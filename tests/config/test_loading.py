@@ -1,9 +1,12 @@
 """The tree of settings: what is read comes back the same, and every mistake is told, all at once."""
 
+import copy
 import math
+import multiprocessing
 import pickle
 import string
 from collections import OrderedDict
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sheeprl import train
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.config.loading import apply_overrides, inspect, load_config, read_tree, set_value, validate
@@ -157,6 +161,25 @@ def test_the_algorithm_s_own_arguments_are_kept_and_typed():
     config = validate(with_values(algo__name="sac", algo__tau=0.25))
     assert isinstance(config.algo, SACArgs) and config.algo.tau == 0.25
     assert "tau: 0.25" in config.to_yaml()
+
+
+@pytest.mark.parametrize("name", ["ppo", "sac"])
+def test_a_config_can_be_copied_and_pickled(name):
+    config = load_config(name, ["env.kwargs={table: {1: [.inf]}}"])
+    for again in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert again == config and type(again) is type(config) and again.to_yaml() == config.to_yaml()
+        assert again.model_fields_set == config.model_fields_set
+    with pytest.raises(ValidationError):
+        again.run = config.run  # frozen
+    assert pickle.loads(pickle.dumps(config.env)) == config.env
+
+
+@pytest.mark.slow
+def test_a_spawned_process_trains_with_a_pickled_config(tmp_path):
+    overrides = ["run.mode=coupled", "algo.rollout_steps=8", "algo.batch_size=8", "run.total_steps=32"]
+    config = load_config("ppo", [*overrides, "eval.episodes=0", f"run.dir={tmp_path / 'run'}"])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(train, config).result().policy_steps == 32
 
 
 def test_defaults_are_the_fields_own():
