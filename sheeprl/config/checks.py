@@ -58,6 +58,7 @@ def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
 
 def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
     """Create the environment once, and return its spaces after all wrappers, or the mistakes in its settings."""
+    from sheeprl.envs.interface import RESET, STEP, check_result
     from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, setting_errors, spaces_of
 
     try:
@@ -68,7 +69,8 @@ def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
                 env.render()
             if config.vectorization == "native":
                 with contextlib.closing(make_vector_env(config)) as envs:
-                    envs.reset(seed=0)
+                    check_result("reset", RESET, envs.reset(seed=0))
+                    check_result("step", STEP, envs.step(envs.action_space.sample()))
                     single, vector = env.observation_space, envs.single_observation_space
                 if (single.shape, single.dtype) != (vector.shape, vector.dtype):  # evaluation uses single environments
                     raise EnvSettingsError(

@@ -168,7 +168,7 @@ class Config(Section):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Support pickle, which can't find the classes that `config_class` creates by their name."""
-        args = None if type(self) is Config else type(self).model_fields["algo"].annotation
+        args: Any = None if type(self) is Config else type(self).model_fields["algo"].annotation
         return _unpickle, (args, self.__getstate__())
 
 

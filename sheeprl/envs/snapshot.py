@@ -22,7 +22,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from sheeprl.envs import global_rng
+from sheeprl.envs import global_rng, interface
 
 Plain = Any
 """None, numbers, texts, arrays, and tuples, lists and dicts of these."""
@@ -51,21 +51,60 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         self.ended = self.resets_itself = self.alone = False
+        self._has_reset = self._has_stepped = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         self.ended = self.resets_itself = False
         if self.alone and seed is not None:
             global_rng.seed_all(seed)
-        return self.env.reset(seed=seed, options=options)
+        if self._has_reset:
+            return self.env.reset(seed=seed, options=options)
+        return self._first_reset(seed, options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step."""
         if self.resets_itself:
             obs, info = self.reset()
             return obs, 0.0, False, False, info
-        obs, reward, terminated, truncated, info = self.env.step(action)
+        obs, reward, terminated, truncated, info = (
+            self.env.step(action) if self._has_stepped else self._first_step(action)
+        )
         self.ended = bool(terminated or truncated)
+        return obs, reward, terminated, truncated, info
+
+    def _first_reset(self, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+        """Reset for the first time; if this fails because of a wrong result, name the result.
+
+        Raises:
+            InterfaceError: the environment or a wrapper returns a wrong result.
+        """
+        try:
+            obs, info = self.env.reset(seed=seed, options=options)
+        except interface.CAUSED as error:
+            if problem := interface.wrong_result(self.env, seed):
+                raise interface.InterfaceError(problem) from error
+            raise
+        if not isinstance(info, dict):  # an observation of two numbers looks like an observation and its info
+            if problem := interface.wrong_result(self.env, seed):
+                raise interface.InterfaceError(problem)
+            obs, info = self.env.reset(seed=seed, options=options)
+        self._has_reset = True
+        return obs, info
+
+    def _first_step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take the first step; if this fails because of a wrong result, name the result.
+
+        Raises:
+            InterfaceError: the environment or a wrapper returns a wrong result.
+        """
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except interface.CAUSED as error:
+            if problem := interface.wrong_result(self.env, None, action):
+                raise interface.InterfaceError(problem) from error
+            raise
+        self._has_stepped = True
         return obs, reward, terminated, truncated, info
 
     @property

@@ -3,6 +3,8 @@
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -50,6 +52,72 @@ class EqualKeys(Simple):
     observation_space = spaces.Dict({0: BOX, "0": BOX})
 
 
-for _class in (Recorded, WholeKeys, EqualKeys):
+class Results(Simple):
+    """Returns other results than gymnasium requires.
+
+    Args:
+        method: `reset` or `step`.
+        count: number of returned values, 0 for None.
+        space: of the observations; an observation of two numbers or keys can be mistaken for two results.
+    """
+
+    def __init__(self, method, count, space=BOX):
+        self.method, self.count, self.observation_space = method, count, space
+
+    def reset(self, *, seed=None, options=None):
+        return self.cut("reset", super().reset(seed=seed))
+
+    def step(self, action):
+        return self.cut("step", super().step(action))
+
+    def cut(self, method, result):
+        if method != self.method:
+            return result
+        return result[: self.count] if self.count > 1 else result[0] if self.count else None
+
+
+class OldStep(gymnasium.Wrapper):
+    """Wrapper whose step returns four values."""
+
+    def step(self, action):
+        obs, reward, terminated, _, info = self.env.step(action)
+        return obs, reward, terminated, info
+
+
+class OldReset(gymnasium.Wrapper):
+    """Wrapper whose reset returns the observation only."""
+
+    def reset(self, *, seed=None, options=None):
+        return self.env.reset(seed=seed, options=options)[0]
+
+
+class StepFails(Simple):
+    """Its step raises."""
+
+    def step(self, action):
+        raise ValueError("a value of the environment's own")
+
+
+class OldVector(VectorEnv):
+    """Native vector version whose `method` returns another number of values."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - gymnasium's form
+
+    def __init__(self, num_envs, method, count):
+        self.num_envs, self.method, self.count = num_envs, method, count
+        self.single_observation_space, self.single_action_space = BOX, Simple.action_space
+        self.observation_space = batch_space(BOX, num_envs)
+        self.action_space = batch_space(Simple.action_space, num_envs)
+
+    def reset(self, *, seed=None, options=None):
+        return (np.zeros((self.num_envs, 2), np.float32), {})[: self.count if self.method == "reset" else 2]
+
+    def step(self, action):
+        zeros, nothing = np.zeros((self.num_envs, 2), np.float32), np.zeros(self.num_envs)
+        return (zeros, nothing, nothing > 0, nothing > 0, {})[: self.count if self.method == "step" else 5]
+
+
+for _class in (Recorded, WholeKeys, EqualKeys, Results, StepFails):
     if f"{_class.__name__}-v0" not in gymnasium.registry:
-        gymnasium.register(f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}")
+        vector = f"{__name__}:OldVector" if _class is Results else None
+        gymnasium.register(f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", vector_entry_point=vector)
