@@ -64,9 +64,14 @@ def play_episodes(algorithm: Algorithm[Any], policy: Any, envs: list[Any], seeds
         seeds: of the episodes' starts.
     """
     from sheeprl.envs.global_rng import OwnGenerators
+    from sheeprl.envs.snapshot import close_quietly
 
-    with OwnGenerators(seeds[0]).in_use():
-        done = _play_lanes(algorithm, policy, envs, list(enumerate(seeds)))
+    try:
+        with OwnGenerators(seeds[0]).in_use():
+            done = _play_lanes(algorithm, policy, envs, list(enumerate(seeds)))
+    finally:
+        for env in envs:
+            close_quietly(env)
     returns, lengths = [total for total, _ in done.values()], [length for _, length in done.values()]
     std = statistics.stdev(returns) if len(returns) > 1 else 0.0
     return Evaluation(statistics.fmean(returns), std, returns, lengths)
@@ -94,8 +99,6 @@ def _play_lanes(
             for lane, action in zip(lanes, to_env(output.action.numpy()), strict=True):
                 if lane.number >= 0:
                     lane.step(action)
-    for lane in lanes:
-        lane.env.close()
     return dict(sorted(item for lane in lanes for item in lane.done.items()))
 
 

@@ -60,18 +60,21 @@ def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
     """Create the environment once, and return its spaces after all wrappers, or the mistakes in its settings."""
     from sheeprl.envs.interface import RESET, STEP, check_result
     from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, setting_errors, spaces_of
+    from sheeprl.envs.snapshot import close_quietly
 
     try:
         env = make_env(config, "rgb_array" if config.capture_video else None)
-        with contextlib.closing(env), setting_errors(config):
+        with contextlib.ExitStack() as stack, setting_errors(config):
+            stack.callback(close_quietly, env)
             if config.capture_video:
                 env.reset(seed=0)
                 env.render()
             if config.vectorization == "native":
-                with contextlib.closing(make_vector_env(config)) as envs:
-                    check_result("reset", RESET, envs.reset(seed=0))
-                    check_result("step", STEP, envs.step(envs.action_space.sample()))
-                    single, vector = env.observation_space, envs.single_observation_space
+                envs = make_vector_env(config)
+                stack.callback(close_quietly, envs)
+                check_result("reset", RESET, envs.reset(seed=0))
+                check_result("step", STEP, envs.step(envs.action_space.sample()))
+                single, vector = env.observation_space, envs.single_observation_space
                 if (single.shape, single.dtype) != (vector.shape, vector.dtype):  # evaluation uses single environments
                     raise EnvSettingsError(
                         f"env.vectorization=native: {config.id} has observations {vector}, but one alone has "

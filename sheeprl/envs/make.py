@@ -19,7 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from sheeprl.envs import transforms
 from sheeprl.envs.config import EnvConfig
-from sheeprl.envs.snapshot import SnapshotEnv, VectorState
+from sheeprl.envs.snapshot import SnapshotEnv, VectorState, close_quietly
 from sheeprl.envs.transforms import Spaces
 
 EXTRAS = {  # missing package -> extra that installs it
@@ -129,7 +129,7 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
         envs = gymnasium.make_vec(config.id, config.num_envs, vectorization_mode="vector_entry_point", **arguments)
     mode = envs.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:
-        envs.close()
+        close_quietly(envs)
         raise EnvSettingsError(
             f"env.vectorization=native: {config.id} resets with {mode}, not in the next step; use sync or async"
         )

@@ -16,7 +16,7 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import gymnasium
@@ -36,6 +36,12 @@ STEP = ("observation", "reward", "terminated", "truncated")
 
 class StateError(ValueError):
     """Raised when a state can't be captured or restored."""
+
+
+def close_quietly(env: gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
+    """Close an environment that isn't needed any more; its errors don't matter then."""
+    with suppress(Exception, SystemExit):
+        env.close()
 
 
 class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -67,11 +73,14 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self.resets_itself:
             obs, info = self.reset()
             return obs, 0.0, False, False, info
-        obs, reward, terminated, truncated, info = (
-            self.env.step(action) if self._has_stepped else self._first_step(action)
-        )
+        step = self.env.step if self._has_stepped else self._first_step
+        obs, reward, terminated, truncated, info = step(action)
         self.ended = bool(terminated or truncated)
         return obs, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Close the environment; ignore its errors."""
+        close_quietly(self.env)
 
     def _first_reset(self, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
         """Reset for the first time; if this fails because of a wrong result, name the result.
@@ -384,7 +393,7 @@ class VectorState:
 
     def close(self) -> None:
         """Close the environments."""
-        self.envs.close()
+        close_quietly(self.envs)
 
 
 def why_not_snapshotable(make: Callable[[], SnapshotEnv | VectorState]) -> str:

@@ -70,7 +70,7 @@ def test_a_worker_process_names_it_too():
         EnvConfig(id="tests.helpers.odd_envs:Results-v0", num_envs=1, vectorization="async", kwargs=kwargs)
     )
     envs.reset(seed=0)
-    with pytest.raises(InterfaceError, match="Results.step returned 4 values"):
+    with pytest.raises(InterfaceError, match=r"Results\.step returned 4 values"):
         envs.step(envs.action_space.sample())
     envs.close(terminate=True)
 
@@ -79,6 +79,6 @@ def test_a_worker_process_names_it_too():
 def test_a_wrong_result_of_a_native_vector_is_found_before_the_start(method, count, said):
     kwargs = f"env.kwargs={{method: {method}, count: {count}}}"
     overrides = ["env.id=tests.helpers.odd_envs:Results-v0", "env.vectorization=native", kwargs]
-    with pytest.raises(ConfigError, match="tests.helpers.odd_envs:Results-v0: ") as caught:
+    with pytest.raises(ConfigError, match=r"odd_envs:Results-v0: ") as caught:
         check(load_config("ppo", overrides).model_dump())
     assert f"{method} returned {count} values" in str(caught.value) and said in str(caught.value)

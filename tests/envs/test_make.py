@@ -49,6 +49,16 @@ def test_observation_keys_may_be_whole_numbers(tmp_path, vectorization):
     assert lines(tmp_path)[-1]["status"] == "done"
 
 
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("quits", [False, True])
+def test_an_environment_whose_close_raises_trains(tmp_path, vectorization, quits):
+    overrides = [f"env.vectorization={vectorization}", "eval.episodes=2", f"env.kwargs={{quits: {quits}}}"]
+    train(validate(tree_of(tmp_path, "CloseFails", *overrides)))
+    assert lines(tmp_path)[-1]["status"] == "done"
+    assert 3.0 in [line.get("Test/cumulative_reward") for line in lines(tmp_path)]
+    assert evaluate_checkpoint(str(tmp_path), episodes=2).returns == [3.0, 3.0]
+
+
 def test_observation_keys_with_the_same_text(tmp_path):
     (mistake,) = mistakes_of(tmp_path / "run", "EqualKeys")
     assert "two observation keys have the same text (0, '0'); rename them in a wrapper" in mistake

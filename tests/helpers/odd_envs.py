@@ -117,7 +117,21 @@ class OldVector(VectorEnv):
         return (zeros, nothing, nothing > 0, nothing > 0, {})[: self.count if self.method == "step" else 5]
 
 
-for _class in (Recorded, WholeKeys, EqualKeys, Results, StepFails):
+class CloseFails(Simple):
+    """Its close raises.
+
+    Args:
+        quits: raise SystemExit, as a simulator that ends its process does.
+    """
+
+    def __init__(self, quits=False):
+        self.quits = quits
+
+    def close(self):
+        raise SystemExit(3) if self.quits else RuntimeError("the simulator has gone")
+
+
+for _class in (Recorded, WholeKeys, EqualKeys, Results, StepFails, CloseFails):
     if f"{_class.__name__}-v0" not in gymnasium.registry:
         vector = f"{__name__}:OldVector" if _class is Results else None
         gymnasium.register(f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", vector_entry_point=vector)
