@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
-import difflib
 import importlib
 import importlib.util
 import os
@@ -17,21 +16,11 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from sheeprl.envs import transforms
+from sheeprl.envs import hints, transforms
 from sheeprl.envs.config import EnvConfig
+from sheeprl.envs.hints import NAMESPACES
 from sheeprl.envs.snapshot import SnapshotEnv, VectorState, close_quietly
 from sheeprl.envs.transforms import Spaces
-
-EXTRAS = {  # missing package -> extra that installs it
-    "mujoco": "mujoco",
-    "ale_py": "atari",
-    "Box2D": "box2d",
-    "dm_control": "dmc",
-    "shimmy": "dmc",
-    "pygame": "video",
-    "moviepy": "video",
-}
-NAMESPACES = {"ALE": ("ale_py", "atari"), "dm_control": ("shimmy", "dmc")}  # id prefix -> package, extra
 
 
 class EnvSettingsError(Exception):
@@ -138,6 +127,8 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
 
 def _register(env_id: str) -> None:
     """Import the package that registers the id, if the id's namespace names a known one."""
+    if problem := hints.malformed_id(env_id):
+        raise EnvSettingsError(f"env.id={env_id}: {problem}")
     package, _ = NAMESPACES.get(env_id.partition("/")[0], ("", ""))
     if package and importlib.util.find_spec(package):
         module = importlib.import_module(package)
@@ -164,12 +155,21 @@ def _wrap(path: str, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
 def _load_wrapper(path: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
     """Import the wrapper that `package.module:Class` names."""
     module_name, _, name = path.partition(":")
+    if not (module_name and name):
+        raise EnvSettingsError(f"env.wrappers={path}: isn't a wrapper; write package.module:Class")
     try:
-        found = vars(importlib.import_module(module_name)).get(name)
-    except (ImportError, ValueError) as error:
-        raise EnvSettingsError(f"env.wrappers={path}: {error}; write package.module:Class") from error
+        names = vars(importlib.import_module(module_name))
+    except ImportError as error:
+        raise EnvSettingsError(f"env.wrappers={path}: {hints.missing_module(error, module_name)}") from error
+    except Exception as error:  # an import runs the module
+        reason = f"{module_name} can't be imported: {type(error).__name__}: {_last_line(error)}"
+        raise EnvSettingsError(f"env.wrappers={path}: {reason}; write package.module:Class") from error
+    found = names.get(name)
     if found is None:
-        raise EnvSettingsError(f"env.wrappers={path}: not found; write package.module:Class")
+        near = hints.nearest_name(name, names)
+        raise EnvSettingsError(
+            f"env.wrappers={path}: not found in {module_name}{near or '; write package.module:Class'}"
+        )
     return found  # type: ignore[no-any-return]
 
 
@@ -186,9 +186,11 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
         if isinstance(error, errors.NamespaceNotFound) and package:
             reason = f'{package} is not installed; pip install "sheeprl[{extra}]"'
         elif isinstance(error, (errors.NameNotFound, errors.NamespaceNotFound, errors.VersionNotFound)):
-            reason = _unknown(config.id)
+            reason = hints.unknown_id(config.id)
         elif isinstance(error, (errors.DependencyNotInstalled, ImportError)):
-            reason = _missing(error)
+            reason = hints.missing_module(error, config.id.rpartition(":")[0])
+            newer = hints.newer_version(config.id)
+            reason += f"; use {newer}" if newer else ""
         elif isinstance(error, (TypeError, errors.Error)):
             reason = _last_line(error)
         else:
@@ -200,27 +202,6 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
 def _last_line(error: BaseException) -> str:
     """Return the last line of an error message, or the error's type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
-
-
-def _unknown(env_id: str) -> str:
-    """Return the message for an unknown id, with the closest known one."""
-    match = difflib.get_close_matches(env_id, list(gymnasium.registry), 1, 0.5)
-    return "no such environment" + (f"; did you mean {match[0]}?" if match else "")
-
-
-def _missing(error: BaseException) -> str:
-    """Name the missing package and the extra that installs it."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    text = " ".join(str(link) for link in chain)
-    names = [link.name.partition(".")[0] for link in chain if isinstance(link, ImportError) and link.name]
-    for package, extra in EXTRAS.items():
-        if package in names or package.lower() in text.lower():
-            return f'{package} is not installed; pip install "sheeprl[{extra}]"'
-    return f"a package is not installed: {_last_line(error)}"
 
 
 def _in_worker(maker: Callable[[], SnapshotEnv], parent: int) -> Callable[[], SnapshotEnv]:
