@@ -23,7 +23,7 @@ from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.envs import transforms
 from sheeprl.envs.global_rng import OwnGenerators
-from sheeprl.envs.make import make_env, make_snapshot_env, make_vector_env
+from sheeprl.envs.make import check_spaces, make_env, make_snapshot_env, make_vector_env
 from sheeprl.envs.snapshot import VectorState, why_not_snapshotable
 from sheeprl.envs.timeout import StepWatch
 from sheeprl.models import weights as weights_of
@@ -88,6 +88,7 @@ class Player(PlayerInterface):
     def _start(self) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
         """Make and reset the environments."""
         envs = make_vector_env(self.config.env, self._video_folder)
+        check_spaces(envs, self.spaces, self.config.env.id)
         self._to_env = transforms.ActionTransform(envs.single_action_space)
         seeds: Any = self._seeds(seeding.Role.ENV, envs.num_envs)
         self.watch.begin()

@@ -8,6 +8,7 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -63,10 +64,41 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
     makers: list[Callable[[], SnapshotEnv]] = [lambda: SnapshotEnv(make_env(config))] * config.num_envs
     if video_folder is not None:
         makers[0] = lambda: SnapshotEnv(record_video(make_env(config, "rgb_array"), video_folder))
+    vector: type[AsyncVectorEnv | SyncVectorEnv] = SyncVectorEnv
     if config.vectorization == "async":
-        makers = [_in_worker(maker, os.getpid()) for maker in makers]
-        return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-    return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        makers, vector = [_in_worker(maker, os.getpid()) for maker in makers], AsyncVectorEnv
+    try:
+        return vector(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+    except RuntimeError as error:
+        if not re.search(r"observation.space|action.space", str(error)):
+            raise
+        # gymnasium advises to set an argument that isn't a setting.
+        _, equals, differing = " ".join(str(error).partition(". If this")[0].split()).partition("space=")
+        differing = re.sub(r", [\w-]+[ _]\w*[ _]?space=", " and ", differing)
+        detail = f" ({differing})" if equals else ""
+        raise EnvSettingsError(_different_spaces(config.id, detail)) from error
+
+
+def check_spaces(envs: VectorEnv[Any, Any, Any], spaces: Spaces, env_id: str) -> None:
+    """Check that an environment has the spaces of the instance that was made before the start.
+
+    Raises:
+        EnvSettingsError: it has others, apart from the bounds.
+    """
+    own = Spaces(
+        transforms.observation_space(envs.single_observation_space), transforms.action_space(envs.single_action_space)
+    )
+    for one, other in ((own.observation, spaces.observation), (own.action, spaces.action)):
+        if transforms.without_bounds(one) != transforms.without_bounds(other):
+            raise EnvSettingsError(_different_spaces(env_id, f" ({one} and {other})"))
+
+
+def _different_spaces(env_id: str, detail: str) -> str:
+    """Return the message for an environment whose instances have different spaces."""
+    return (
+        f"env.id={env_id}: its instances have different observation or action spaces{detail}; one policy needs the "
+        "same ones, which a wrapper in env.wrappers can give them"
+    )
 
 
 def make_snapshot_env(config: EnvConfig) -> SnapshotEnv | VectorState:

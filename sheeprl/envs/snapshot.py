@@ -22,7 +22,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from sheeprl.envs import global_rng, interface
+from sheeprl.envs import global_rng, interface, transforms
 
 Plain = Any
 """None, numbers, texts, arrays, and tuples, lists and dicts of these."""
@@ -56,6 +56,7 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
+        self.observation_space = transforms.without_bounds(env.observation_space)  # bounds may differ per instance
         self.ended = self.resets_itself = self.alone = False
         self._has_reset = self._has_stepped = False
 

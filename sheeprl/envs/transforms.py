@@ -48,6 +48,17 @@ def observation_space(space: Space[Any]) -> Space[Any]:
     return space
 
 
+def without_bounds(space: Space[Any]) -> Space[Any]:
+    """Return a space with the same shapes and dtypes whose Boxes have the widest bounds; agents don't use these."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: without_bounds(part) for name, part in space.items()})
+    if type(space) is spaces.Box and space.dtype.kind in "fiu":
+        limits = np.iinfo(space.dtype) if space.dtype.kind in "iu" else None
+        low, high = (-np.inf, np.inf) if limits is None else (limits.min, limits.max)
+        return spaces.Box(low, high, space.shape, space.dtype.type)
+    return space
+
+
 def action_space(space: Space[Any]) -> Space[Any]:
     """Return the space as agents see it: discrete from 0, boxes flat, bounded boxes in [-1, 1]."""
     if isinstance(space, spaces.Discrete):

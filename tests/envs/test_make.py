@@ -1,12 +1,18 @@
 """Environments of all kinds: they train, or one line says what would work, before anything starts."""
 
+from contextlib import closing
+
+import numpy as np
 import pytest
 
 from sheeprl import ConfigError, train
 from sheeprl.checkpoint.resume import resume_tree
 from sheeprl.config.loading import load_config, validate
 from sheeprl.debug.replayer import replay_run
+from sheeprl.envs.config import EnvConfig
+from sheeprl.envs.make import EnvSettingsError, make_vector_env
 from sheeprl.evaluate import evaluate_checkpoint
+from sheeprl.utils.errors import RunFailedError
 from tests.helpers.odd_envs import Recorded
 from tests.helpers.runs import QUIET, lines
 
@@ -62,3 +68,39 @@ def test_an_environment_whose_close_raises_trains(tmp_path, vectorization, quits
 def test_observation_keys_with_the_same_text(tmp_path):
     (mistake,) = mistakes_of(tmp_path / "run", "EqualKeys")
     assert "two observation keys have the same text (0, '0'); rename them in a wrapper" in mistake
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_instances_may_have_other_bounds(vectorization):
+    kwargs = {"vary": "bounds"}
+    config = EnvConfig(id="tests.helpers.odd_envs:Varying-v0", kwargs=kwargs, num_envs=3, vectorization=vectorization)
+    with closing(make_vector_env(config)) as envs:
+        obs, _ = envs.reset(seed=0)
+        assert {name: (part.shape, part.dtype) for name, part in obs.items()} == {
+            "image": ((3, 4), np.uint8),
+            "speed": ((3,), np.float64),
+        }
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("vary", "detail"), [("shape", "Box(-inf, inf, (3,), float32)"), ("actions", "Discrete(3) and Discrete(2)")]
+)
+def test_instances_with_other_spaces_are_named(vectorization, vary, detail):
+    kwargs = {"vary": vary}
+    config = EnvConfig(id="tests.helpers.odd_envs:Varying-v0", kwargs=kwargs, num_envs=2, vectorization=vectorization)
+    with pytest.raises(EnvSettingsError) as caught:
+        make_vector_env(config)
+    text = str(caught.value)
+    assert text.startswith(
+        "env.id=tests.helpers.odd_envs:Varying-v0: its instances have different observation or action"
+    )
+    assert "which a wrapper in env.wrappers can give them" in text and "observation_mode" not in text
+    assert vectorization == "async" or detail in text
+
+
+@pytest.mark.parametrize("vary", ["shape", "actions"])
+def test_an_instance_with_other_spaces_than_the_first_is_named(tmp_path, vary):
+    tree = tree_of(tmp_path, "Varying", "env.num_envs=1", "ray.max_failures=0", kwargs={"vary": vary})
+    with pytest.raises(RunFailedError, match="its instances have different observation or action spaces"):
+        train(validate(tree))

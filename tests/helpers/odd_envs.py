@@ -1,5 +1,7 @@
 """Tiny environments that deviate from an ordinary one in one respect each."""
 
+import itertools
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -131,7 +133,33 @@ class CloseFails(Simple):
         raise SystemExit(3) if self.quits else RuntimeError("the simulator has gone")
 
 
-for _class in (Recorded, WholeKeys, EqualKeys, Results, StepFails, CloseFails):
+class Varying(Simple):
+    """Every instance has another space.
+
+    Args:
+        vary: `bounds` or `shape` of the observations, or `actions`.
+    """
+
+    made = itertools.count(1)
+
+    def __init__(self, vary):
+        number = next(self.made)
+        if vary == "bounds":
+            parts = {
+                "image": spaces.Box(0, 100 + number, (4,), np.uint8),
+                "speed": spaces.Box(-number, 1.0, (), np.float64),
+            }
+            self.observation_space = spaces.Dict(parts)
+        elif vary == "shape":
+            self.observation_space = spaces.Box(-1.0, 1.0, (2 + number % 2,), np.float32)
+        else:
+            self.action_space = spaces.Discrete(2 + number % 2)
+
+    def observe(self):
+        return self.observation_space.sample()
+
+
+for _class in (Recorded, WholeKeys, EqualKeys, Results, StepFails, CloseFails, Varying):
     if f"{_class.__name__}-v0" not in gymnasium.registry:
         vector = f"{__name__}:OldVector" if _class is Results else None
         gymnasium.register(f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", vector_entry_point=vector)
