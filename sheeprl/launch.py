@@ -409,8 +409,8 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     reporter = FileReporter(place.run_dir, config.log.level, start_time=counters.get("wall_time", 0.0))
     reporter.message(
         f"{config.algo.name} on {config.env.id}, {config.run.mode}: {_count(config.players.num or 1, 'player')} with "
-        f"{_count(config.env.num_envs, 'environment')}, {_count(config.trainer.devices, 'rank')} on "
-        f"{config.trainer.accelerator} with {_count(config.trainer.threads or 1, 'thread')}"
+        f"{_count(config.env.num_envs, 'environment')}{_eval_envs(config)}, "
+        f"{_count(config.trainer.devices, 'rank')} on {config.trainer.accelerator} with {_count(config.trainer.threads or 1, 'thread')}"
         + ("; compiling gradient steps (about 20 s the first time, then cached)" if config.trainer.compile else "")
         + (
             "; gradient steps are not compiled, since mps does not support it"
@@ -428,6 +428,14 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     total, players = config.run.total_steps, config.players.num or 1
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
     return reporter
+
+
+def _eval_envs(config: Config) -> str:
+    """Return how many environments an evaluation makes besides those of training, "" if there is no evaluation."""
+    from sheeprl.actors.evaluation import LANES
+
+    most = min(config.eval.episodes, LANES)
+    return f" and {most} more in evaluations" if most else ""
 
 
 def _told_of_cores(config: Config) -> str | None:

@@ -101,6 +101,22 @@ def _different_spaces(env_id: str, detail: str) -> str:
     )
 
 
+def make_eval_envs(config: EnvConfig, most: int, least: int = 1) -> list[gymnasium.Env[Any, Any]]:
+    """Make as many environments as possible, up to `most`: one suffices for any number of episodes.
+
+    Raises:
+        EnvSettingsError: fewer than `least` can be made; as `make_env`.
+    """
+    envs: list[gymnasium.Env[Any, Any]] = []
+    try:
+        while len(envs) < most:
+            envs.append(make_env(config))
+    except EnvSettingsError:  # such as a simulator that can only run once
+        if len(envs) < least:
+            raise
+    return envs
+
+
 def make_snapshot_env(config: EnvConfig) -> SnapshotEnv | VectorState:
     """Make the unit whose state a player saves: one environment, or the native vector.
 

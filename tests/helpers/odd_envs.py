@@ -159,7 +159,21 @@ class Varying(Simple):
         return self.observation_space.sample()
 
 
-for _class in (Recorded, WholeKeys, EqualKeys, Results, StepFails, CloseFails, Varying):
+class OneInstance(Simple):
+    """Only one instance can exist at a time."""
+
+    exists = False
+
+    def __init__(self):
+        if OneInstance.exists:
+            raise RuntimeError("the port is in use")
+        OneInstance.exists = True
+
+    def close(self):
+        OneInstance.exists = False
+
+
+for _class in (OneInstance, Recorded, WholeKeys, EqualKeys, Results, StepFails, CloseFails, Varying):
     if f"{_class.__name__}-v0" not in gymnasium.registry:
         vector = f"{__name__}:OldVector" if _class is Results else None
         gymnasium.register(f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", vector_entry_point=vector)
