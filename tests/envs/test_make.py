@@ -113,3 +113,9 @@ def test_one_instance_suffices_for_an_evaluation(tmp_path, capsys):
     assert "1 player with 1 environment and 3 more in evaluations, " in output.out
     assert "the port is in use; evaluation needs an environment besides those of training" in output.out + output.err
     assert evaluate_checkpoint(str(tmp_path), episodes=3).returns == [3.0] * 3
+
+
+def test_the_size_of_a_large_state_is_reported(tmp_path, capsys):
+    train(validate(tree_of(tmp_path, "Large", "log.level=info", "run.total_steps=16")))
+    output = capsys.readouterr().out
+    assert output.count("the state of the environments takes 24 MiB in every checkpoint; checkpoint.envs=false") == 1

@@ -173,7 +173,30 @@ class OneInstance(Simple):
         OneInstance.exists = False
 
 
-for _class in (OneInstance, Recorded, WholeKeys, EqualKeys, Results, StepFails, CloseFails, Varying):
+class Large(Simple):
+    """Its state takes 12 MiB."""
+
+    def __init__(self):
+        self.table = np.zeros((12, 2**17))
+
+
+class OwnStatistics(gymnasium.Wrapper):
+    """Wrapper that counts and averages by itself."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.running_mean = self.running_var = self.count = 0
+
+
+class Constants(gymnasium.Wrapper):
+    """Wrapper that scales by constants."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.mean, self.std = np.zeros(2), np.ones(2)
+
+
+for _class in (Simple, Large, OneInstance, Recorded, WholeKeys, EqualKeys, Results, StepFails, CloseFails, Varying):
     if f"{_class.__name__}-v0" not in gymnasium.registry:
         vector = f"{__name__}:OldVector" if _class is Results else None
         gymnasium.register(f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", vector_entry_point=vector)
