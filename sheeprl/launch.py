@@ -83,6 +83,9 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
 
     resolved = check(tree)
     startup.done("configuration and a look at the environment")
+    if resolved.config.log.level != "error" and os.environ.get("LOCAL_RANK", "0") == "0":
+        for warning in resolved.warnings:
+            _say(f"warning: {warning}")
     if resolved.config.run.mode == "coupled":
         return _train_coupled(resolved.config, resolved.spaces, startup)
     return _train_decoupled(resolved.config, resolved.spaces, startup)
@@ -410,7 +413,8 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     reporter.message(
         f"{config.algo.name} on {config.env.id}, {config.run.mode}: {_count(config.players.num or 1, 'player')} with "
         f"{_count(config.env.num_envs, 'environment')}{_eval_envs(config)}, "
-        f"{_count(config.trainer.devices, 'rank')} on {config.trainer.accelerator} with {_count(config.trainer.threads or 1, 'thread')}"
+        f"{_count(config.trainer.devices, 'rank')} on {config.trainer.accelerator} with "
+        f"{_count(config.trainer.threads or 1, 'thread')}"
         + ("; compiling gradient steps (about 20 s the first time, then cached)" if config.trainer.compile else "")
         + (
             "; gradient steps are not compiled, since mps does not support it"

@@ -22,10 +22,11 @@ from sheeprl.utils.errors import ConfigError
 
 @dataclass(frozen=True)
 class Resolved:
-    """Configuration with all defaults filled in, and the spaces of its environment."""
+    """Configuration with all defaults filled in, the spaces of its environment, and warnings about it."""
 
     config: Config
     spaces: Spaces
+    warnings: tuple[str, ...] = ()
 
 
 def check(tree: Mapping[str, Any]) -> Resolved:
@@ -38,13 +39,14 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     if config is None or any(mistake.startswith("env.kwargs") for mistake in mistakes):
         raise ConfigError([*mistakes, *_env_mistakes_of(tree)])
     config = fill_in(config)
-    spaces, env_mistakes = _probe(config.env)
+    warnings: list[str] = []
+    spaces, env_mistakes = _probe(config.env, warnings)
     if spaces is not None:
         env_mistakes += [*_space_mistakes(config, spaces), *_memory_mistakes(config, spaces)]
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
-    return Resolved(config, spaces)
+    return Resolved(config, spaces, tuple(warnings))
 
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
@@ -53,19 +55,27 @@ def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
         env = EnvConfig.model_validate(tree.get("env"))
     except ValidationError:
         return []  # the schema reports it
-    return _probe(env)[1]
+    return _probe(env, [])[1]
 
 
-def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
-    """Create the environment once, and return its spaces after all wrappers, or the mistakes in its settings."""
+def _probe(config: EnvConfig, warnings: list[str]) -> tuple[Spaces | None, list[str]]:
+    """Create the environment once, and return its spaces after all wrappers, or the mistakes in its settings.
+
+    Args:
+        config: the environment's settings.
+        warnings: extended by what doesn't prevent the run.
+    """
     from sheeprl.envs.interface import RESET, STEP, check_result
     from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, setting_errors, spaces_of
     from sheeprl.envs.snapshot import close_quietly
+    from sheeprl.envs.statistics import describe, with_statistics
 
     try:
         env = make_env(config, "rgb_array" if config.capture_video else None)
         with contextlib.ExitStack() as stack, setting_errors(config):
             stack.callback(close_quietly, env)
+            if wrappers := with_statistics(env):
+                warnings.append(describe(wrappers))
             if config.capture_video:
                 env.reset(seed=0)
                 env.render()

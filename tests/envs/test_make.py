@@ -7,6 +7,7 @@ import pytest
 
 from sheeprl import ConfigError, train
 from sheeprl.checkpoint.resume import resume_tree
+from sheeprl.config.checks import check
 from sheeprl.config.loading import load_config, validate
 from sheeprl.debug.replayer import replay_run
 from sheeprl.envs.config import EnvConfig
@@ -119,3 +120,28 @@ def test_the_size_of_a_large_state_is_reported(tmp_path, capsys):
     train(validate(tree_of(tmp_path, "Large", "log.level=info", "run.total_steps=16")))
     output = capsys.readouterr().out
     assert output.count("the state of the environments takes 24 MiB in every checkpoint; checkpoint.envs=false") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "name"),
+    [
+        ("gymnasium.wrappers:NormalizeObservation", "gymnasium.wrappers.stateful_observation:NormalizeObservation"),
+        ("gymnasium.wrappers:NormalizeReward", "gymnasium.wrappers.stateful_reward:NormalizeReward"),
+        ("tests.helpers.odd_envs:OwnStatistics", "tests.helpers.odd_envs:OwnStatistics"),
+        ("tests.helpers.odd_envs:Constants", ""),
+        ("gymnasium.wrappers:RecordEpisodeStatistics", ""),
+    ],
+)
+def test_wrappers_with_running_statistics_are_named(wrapper, name):
+    overrides = ["env.id=tests.helpers.odd_envs:Simple-v0", f"env.wrappers=[{wrapper}]"]
+    warnings = check(load_config("ppo", overrides).model_dump()).warnings
+    assert [text.partition(" normalizes")[0] for text in warnings] == ([f"env.wrappers: {name}"] if name else [])
+
+
+def test_an_evaluation_warns_of_running_statistics(tmp_path, capsys):
+    wrappers = "env.wrappers=[gymnasium.wrappers:NormalizeObservation]"
+    train(validate(tree_of(tmp_path, "Simple", wrappers, "run.total_steps=16", "log.level=warning")))
+    warning = "warning: env.wrappers: gymnasium.wrappers.stateful_observation:NormalizeObservation normalizes by"
+    assert warning in capsys.readouterr().out
+    evaluate_checkpoint(str(tmp_path), episodes=1)
+    assert warning in capsys.readouterr().err
