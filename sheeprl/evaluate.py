@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 from sheeprl.actors.evaluation import LANES, Evaluation, eval_seeds, play_episodes
@@ -27,7 +28,8 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
         from sheeprl.checkpoint.resume import read_counters
         from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
         from sheeprl.config.loading import validate
-        from sheeprl.envs.make import EnvSettingsError, make_env, record_video, spaces_of
+        from sheeprl.envs.make import EnvSettingsError, make_env, make_eval_envs, record_video, spaces_of
+        from sheeprl.envs.statistics import describe, with_statistics
         from sheeprl.utils.errors import ConfigError
 
     if episodes < 1:
@@ -35,12 +37,15 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
     run_dir, checkpoint = find_checkpoint(path)
     config = validate(read_config(run_dir))
     try:
-        envs = [make_env(config.env) for _ in range(min(episodes, LANES) - video)]
         if video:
             filmed = make_env(config.env, "rgb_array")
+        envs = make_eval_envs(config.env, min(episodes, LANES) - video, least=1 - video)
+        if video:
             envs.append(record_video(filmed, str(run_dir / "videos"), every_episode=True))
     except EnvSettingsError as error:
         raise ConfigError([str(error)]) from error
+    if wrappers := with_statistics(envs[0]):
+        print(f"warning: {describe(wrappers)}", file=sys.stderr)
     algorithm = build_algorithm(config.algo, spaces_of(envs[0]))
     agent = algorithm.build_agent()
     try:

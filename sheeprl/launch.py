@@ -67,7 +67,7 @@ def train(config: Config) -> Result:
         ConfigError: the configuration doesn't fit the environment or the machine.
         RunFailedError: the run could not go on.
     """
-    return train_tree(config.model_dump(mode="json"))
+    return train_tree(config.model_dump())
 
 
 def train_tree(tree: Mapping[str, Any]) -> Result:
@@ -82,6 +82,9 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
 
     resolved = check(tree)
     startup.done("configuration and a look at the environment")
+    if resolved.config.log.level != "error" and os.environ.get("LOCAL_RANK", "0") == "0":
+        for warning in resolved.warnings:
+            _say(f"warning: {warning}")
     if resolved.config.is_coupled:
         return _train_coupled(resolved.config, resolved.spaces, startup)
     return _train_decoupled(resolved.config, resolved.spaces, startup)
@@ -363,8 +366,9 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     reporter = FileReporter(place.run_dir, config.log.level, start_time=counters.get("wall_time", 0.0))
     reporter.message(
         f"{config.algo.name} on {config.env.id}, {config.run.mode}: {_count(config.players.num or 1, 'player')} with "
-        f"{_count(config.env.num_envs, 'environment')}, {_count(config.trainer.devices, 'rank')} on "
-        f"{config.trainer.accelerator} with {_count(config.trainer.threads or 1, 'thread')}"
+        f"{_count(config.env.num_envs, 'environment')}{_eval_envs(config)}, "
+        f"{_count(config.trainer.devices, 'rank')} on {config.trainer.accelerator} with "
+        f"{_count(config.trainer.threads or 1, 'thread')}"
         + ("; compiling gradient steps (about 20 s the first time, then cached)" if config.trainer.compile else "")
         + (
             "; gradient steps are not compiled, since mps does not support it"
@@ -382,6 +386,14 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     total, players = config.run.total_steps, config.players.num or 1
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
     return reporter
+
+
+def _eval_envs(config: Config) -> str:
+    """Return how many environments an evaluation makes besides those of training, "" if there is no evaluation."""
+    from sheeprl.actors.evaluation import LANES
+
+    most = min(config.eval.episodes, LANES)
+    return f" and {most} more in evaluations" if most else ""
 
 
 def _told_of_cores(config: Config) -> str | None:

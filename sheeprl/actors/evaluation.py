@@ -68,9 +68,14 @@ def play_episodes(algorithm: Algorithm[Any], policy: Any, envs: list[Any], seeds
         Returns and lengths of the episodes.
     """
     from sheeprl.envs.global_rng import OwnGenerators
+    from sheeprl.envs.snapshot import close_quietly
 
-    with OwnGenerators(seeds[0]).in_use():
-        done = _play_lanes(algorithm, policy, envs, list(enumerate(seeds)))
+    try:
+        with OwnGenerators(seeds[0]).in_use():
+            done = _play_lanes(algorithm, policy, envs, list(enumerate(seeds)))
+    finally:
+        for env in envs:
+            close_quietly(env)
     returns, lengths = [total for total, _ in done.values()], [length for _, length in done.values()]
     std = statistics.stdev(returns) if len(returns) > 1 else 0.0
     return Evaluation(statistics.fmean(returns), std, returns, lengths)
@@ -98,8 +103,6 @@ def _play_lanes(
             for lane, action in zip(lanes, to_env(output.action.numpy()), strict=True):
                 if lane.number >= 0:
                     lane.step(action)
-    for lane in lanes:
-        lane.env.close()
     return dict(sorted(item for lane in lanes for item in lane.done.items()))
 
 
@@ -109,7 +112,8 @@ def _stack(observations: list[Any], space: Any) -> Any:
     from gymnasium import spaces
 
     if isinstance(space, spaces.Dict):
-        return {name: _stack([obs[name] for obs in observations], part) for name, part in space.items()}
+        named = [{str(name): part for name, part in obs.items()} for obs in observations]
+        return {name: _stack([obs[name] for obs in named], part) for name, part in space.items()}
     return torch.from_numpy(np.stack(observations).astype(transforms.array_dtype(space)))
 
 

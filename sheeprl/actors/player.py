@@ -23,7 +23,7 @@ from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.envs import transforms
 from sheeprl.envs.global_rng import OwnGenerators
-from sheeprl.envs.make import make_env, make_snapshot_env, make_vector_env
+from sheeprl.envs.make import EnvSettingsError, check_spaces, make_eval_envs, make_snapshot_env, make_vector_env
 from sheeprl.envs.snapshot import VectorState, why_not_snapshotable
 from sheeprl.envs.timeout import StepWatch
 from sheeprl.models import weights as weights_of
@@ -97,6 +97,7 @@ class Player(PlayerInterface):
     def _start(self) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
         """Make and reset the environments."""
         envs = make_vector_env(self.config.env, self._video_folder)
+        check_spaces(envs, self.spaces, self.config.env.id)
         self._to_env = transforms.ActionTransform(envs.single_action_space)
         seeds: Any = self._seeds(seeding.Role.ENV, envs.num_envs)
         self.watch.begin()
@@ -249,7 +250,13 @@ class Player(PlayerInterface):
         torch.set_num_threads(1)
         policy = self.algorithm.build_agent().get_submodule("policy").eval()
         weights_of.from_arrays(policy, weights)
-        envs = [make_env(self.config.env) for _ in range(min(episodes, LANES))]
+        try:
+            envs = make_eval_envs(self.config.env, min(episodes, LANES))
+        except EnvSettingsError as error:
+            raise EnvSettingsError(
+                f"{error}; evaluation needs an environment besides those of training: if it can't be made, set "
+                "eval.episodes=0 and use sheeprl eval after the run"
+            ) from error
         seeds = eval_seeds(self.config.run.seed, episodes)
         return self._guard("evaluation", lambda: play_episodes(self.algorithm, policy, envs, seeds))
 

@@ -281,7 +281,9 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if config and isinstance(config.algo.data(), OnPolicy):
         fixed.remove("buffer.size")  # follows from the size of a rollout
     changed = [key for key in (override.partition("=")[0] for override in overrides) if key in fixed]
-    if changed := [key for key in changed if get_value(tree, key) != get_value(before, key)]:
+    changed = [key for key in changed if get_value(tree, key) != get_value(before, key)]
+    # The texts are equal if both values contain NaN, which isn't equal to itself.
+    if changed := [key for key in changed if repr(get_value(tree, key)) != repr(get_value(before, key))]:
         raise ConfigError([f"{key}: can't change in a resumed run; use {get_value(before, key)!r}" for key in changed])
     tree.setdefault("run", {}).update(dir=str(folder), resume=True)
     return tree

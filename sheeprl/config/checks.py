@@ -22,10 +22,11 @@ from sheeprl.utils.errors import ConfigError
 
 @dataclass(frozen=True)
 class Resolved:
-    """Configuration with all defaults filled in, and the spaces of its environment."""
+    """Configuration with all defaults filled in, the spaces of its environment, and warnings about it."""
 
     config: Config
     spaces: Spaces
+    warnings: tuple[str, ...] = ()
 
 
 def check(tree: Mapping[str, Any]) -> Resolved:
@@ -35,16 +36,17 @@ def check(tree: Mapping[str, Any]) -> Resolved:
         ConfigError: lists every mistake.
     """
     config, mistakes = inspect(tree)
-    if config is None:
+    if config is None or any(mistake.startswith("env.kwargs") for mistake in mistakes):
         raise ConfigError([*mistakes, *_env_mistakes_of(tree)])
     config = fill_in(config)
-    spaces, env_mistakes = _probe(config.env)
+    warnings: list[str] = []
+    spaces, env_mistakes = _probe(config.env, warnings)
     if spaces is not None:
         env_mistakes += [*_space_mistakes(config, spaces), *_memory_mistakes(config, spaces)]
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
-    return Resolved(config, spaces)
+    return Resolved(config, spaces, tuple(warnings))
 
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
@@ -53,23 +55,36 @@ def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
         env = EnvConfig.model_validate(tree.get("env"))
     except ValidationError:
         return []  # the schema reports it
-    return _probe(env)[1]
+    return _probe(env, [])[1]
 
 
-def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
-    """Create the environment once, and return its spaces after all wrappers, or the mistakes in its settings."""
+def _probe(config: EnvConfig, warnings: list[str]) -> tuple[Spaces | None, list[str]]:
+    """Create the environment once, and return its spaces after all wrappers, or the mistakes in its settings.
+
+    Args:
+        config: the environment's settings.
+        warnings: extended by what doesn't prevent the run.
+    """
+    from sheeprl.envs.interface import RESET, STEP, check_result
     from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, setting_errors, spaces_of
+    from sheeprl.envs.snapshot import close_quietly
+    from sheeprl.envs.statistics import describe, with_statistics
 
     try:
         env = make_env(config, "rgb_array" if config.capture_video else None)
-        with contextlib.closing(env), setting_errors(config):
+        with contextlib.ExitStack() as stack, setting_errors(config):
+            stack.callback(close_quietly, env)
+            if wrappers := with_statistics(env):
+                warnings.append(describe(wrappers))
             if config.capture_video:
                 env.reset(seed=0)
                 env.render()
             if config.vectorization == "native":
-                with contextlib.closing(make_vector_env(config)) as envs:
-                    envs.reset(seed=0)
-                    single, vector = env.observation_space, envs.single_observation_space
+                envs = make_vector_env(config)
+                stack.callback(close_quietly, envs)
+                check_result("reset", RESET, envs.reset(seed=0))
+                check_result("step", STEP, envs.step(envs.action_space.sample()))
+                single, vector = env.observation_space, envs.single_observation_space
                 if (single.shape, single.dtype) != (vector.shape, vector.dtype):  # evaluation uses single environments
                     raise EnvSettingsError(
                         f"env.vectorization=native: {config.id} has observations {vector}, but one alone has "

@@ -139,7 +139,7 @@ def inspect(tree: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
     if that is impossible (an unknown algorithm, no `env.id`).
     """
     # A missing group, or one whose settings are all commented out, counts as empty.
-    tree = {"env": {}} | {group: {} if below is None else below for group, below in _plain_copy(tree).items()}
+    tree = {"env": {}} | {group: {} if below is None else below for group, below in _plain_copy(dict(tree)).items()}
     args, mistakes = _args_of(tree)
     model = config_class(args or AlgoArgs)
     if args is None:
@@ -172,11 +172,11 @@ def _args_of(tree: Tree) -> tuple[type[AlgoArgs] | None, list[str]]:
         return None, [f"algo.name={name}: {error}; use one of {', '.join(known)}{nearest(name, known)}"]
 
 
-def _plain_copy(value: Any) -> Any:
-    """Return a deep copy of mappings and lists."""
-    if isinstance(value, Mapping):
-        return {key: _plain_copy(below) for key, below in value.items()}
-    return list(value) if isinstance(value, list) else value
+def _plain_copy(value: Any, levels: int = 3) -> Any:
+    """Return a copy of the upper levels of a tree: groups, their settings, and sections or arguments in these."""
+    if levels and (type(value) is dict or (isinstance(value, Mapping) and not isinstance(value, dict))):
+        return {key: _plain_copy(below, levels - 1) for key, below in value.items()}
+    return list(value) if type(value) is list else value
 
 
 def _remove(tree: Any, location: tuple[int | str, ...]) -> None:

@@ -201,7 +201,12 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """Return YAML that `load_config` reads back to an equal Config."""
-        return str(yaml.dump(self.model_dump(mode="json"), Dumper=Dumper, sort_keys=False))
+        return str(yaml.dump(self.to_tree(), Dumper=Dumper, sort_keys=False))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Support pickle, which can't find the classes that `config_class` creates by their name."""
+        args: Any = None if type(self) is Config else type(self).model_fields["algo"].annotation
+        return _unpickle, (args, self.__getstate__())
 
 
 def _filled_in(key: str, value: int | None) -> int:
@@ -230,6 +235,14 @@ def structural_keys(model: type[Section]) -> list[str]:
 def config_class(args: type[AlgoArgs]) -> type[Config]:
     """Return a subclass of Config with the `algo` group typed by one algorithm's arguments."""
     return create_model("Config", __base__=Config, algo=(args, Field(default_factory=dict)))
+
+
+def _unpickle(args: type[AlgoArgs] | None, state: dict[Any, Any]) -> Config:
+    """Return the Config of a pickled state."""
+    model = Config if args is None else config_class(args)
+    config = model.__new__(model)
+    config.__setstate__(state)
+    return config
 
 
 def leaves(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
@@ -14,7 +15,8 @@ from pydantic.fields import FieldInfo
 from sheeprl.algos import registry
 from sheeprl.config import peer_names
 from sheeprl.config.schema import Config, leaves
-from sheeprl.utils.settings import Section
+from sheeprl.config.yaml_io import Dumper
+from sheeprl.utils.settings import STORABLE_CONTAINERS, Section
 
 LIKE = 0.85
 """Least similarity of a hint. Names of settings share parts such as `num_` and `_coef`: a lower one would be luck."""
@@ -168,6 +170,10 @@ def _describe_value(key: str, detail: Mapping[str, Any], model: type[Config]) ->
     whole, _, _ = key.rpartition(".")
     if allowed := _alternatives(dict(leaves(model)).get(whole)):  # pydantic reports each alternative separately
         return f"{whole}={shown(given)}: must be {allowed}"
+    if kind == "unstorable":
+        return _unstorable(f"{key}{context['where']}", context["part"])
+    if detail["loc"][-1] == "[key]":
+        return f"{'.'.join(str(part) for part in detail['loc'][:-2])}: the key {shown(given)} must be text"
     if kind == "missing":
         return f"{key}: is missing"
     if kind == "literal_error":
@@ -184,6 +190,14 @@ def _describe_value(key: str, detail: Mapping[str, Any], model: type[Config]) ->
     return f"{key}={shown(given)}: {message}"
 
 
+def _unstorable(key: str, part: Any) -> str:
+    """Return the mistake of a part of a mapping that YAML can't store."""
+    kind = f"{type(part).__module__}.{type(part).__qualname__}".removeprefix("builtins.")
+    if type(part) in (dict, *STORABLE_CONTAINERS):
+        kind += " that contains itself"
+    return f"{key}={shown(part)}: a {kind} can't be stored in config.yaml; use numbers, text, lists and mappings"
+
+
 def _alternatives(field: FieldInfo | None) -> str | None:
     """Return the allowed values of a setting that is true, false or one of some words; None for other settings."""
     kinds = get_args(field.annotation) if field else ()
@@ -192,6 +206,9 @@ def _alternatives(field: FieldInfo | None) -> str | None:
 
 
 def shown(value: Any) -> str:
-    """Format a value as YAML, on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+    """Format a value as YAML, on one line; values that YAML can't store as Python shows them."""
+    try:
+        text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+    except Exception:  # a value of any type, from Python
+        text = " ".join(reprlib.repr(value).split())
     return text if len(text) < 80 else f"{text[:77]}..."

@@ -34,6 +34,23 @@ class Dumper(yaml.SafeDumper):
     """`yaml.SafeDumper` that quotes text that `Loader` would read as a number, such as `1e5`."""
 
 
+TUPLE = "tag:yaml.org,2002:python/tuple"  # written `!!python/tuple`
+
+
+def _construct_tuple(loader: Loader, node: yaml.SequenceNode) -> tuple[Any, ...]:
+    """Read a tuple."""
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+def _represent_tuple(dumper: Dumper, value: tuple[Any, ...]) -> yaml.Node:
+    """Write a tuple, which YAML itself doesn't have."""
+    return dumper.represent_sequence(TUPLE, value)
+
+
+Loader.add_constructor(TUPLE, _construct_tuple)
+Dumper.add_representer(tuple, _represent_tuple)
+
+
 def parse_yaml(text: str, source: str) -> Any:
     """Parse YAML.
 

@@ -9,7 +9,7 @@ contains generators of the environments' spaces, which are neither seeded nor us
 
 `record.jsonl` holds one JSON array a line:
 
-    ["begin", {"config": ..., "checkpoint": null, "versions": ...}]   a run begins, or resumes from a checkpoint
+    ["begin", {"config": YAML, "checkpoint": null, "versions": ...}]   a run begins, or resumes from a checkpoint
     ["make", object, role, number, incarnation]                       of role player, shard or learner
     ["call", call, object, method, [arguments]]                       or "pair": its result is a pair
     ["answer", call, half, what]                                      half of a pair, or null; encoded by `seen`
@@ -91,7 +91,7 @@ class Record:
     def begin(self, config: Config, checkpoint: str | None) -> None:
         """Record the begin of a run."""
         versions = {"sheeprl": __version__, "python": platform.python_version(), "numpy": np.__version__}
-        about = {"config": config.model_dump(mode="json"), "checkpoint": checkpoint, "versions": versions}
+        about = {"config": config.to_yaml(), "checkpoint": checkpoint, "versions": versions}
         self._append(["begin", about])
         self.flush()
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sheeprl.config.schema import Config
+from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.debug.recorder import RECORD, digest, seen
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 
@@ -351,7 +352,7 @@ class _Stage:
         from sheeprl.config.checks import check
 
         self.reexecution, self.leg = reexecution, leg
-        resolved = check(leg.about["config"])
+        resolved = check(parse_yaml(leg.about["config"], RECORD))
         self.config, self.spaces = _without_clock(resolved.config), resolved.spaces
         self.fabric = local_fabric(self.config)
         self.made: dict[int, Made] = {}

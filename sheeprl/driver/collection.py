@@ -32,6 +32,7 @@ from sheeprl.utils.errors import RunFailedError, one_line, require
 if TYPE_CHECKING:
     from sheeprl.algos.base import Mode
 
+LARGE_STATES = 10 * 2**20  # bytes of all players' states from which their size is reported
 DRAIN_CHECK_SECONDS = 1.0  # seconds between two checks for players on nodes that are being drained
 
 
@@ -115,7 +116,7 @@ class Collector:
         self._weights_changed = asyncio.Condition()
         self._deadline: float | None = None  # for rounds in progress when the run is stopped
         self._unsaved: str | None = None  # reason why environment state can't be saved, once a player has tried
-        self._reported_unsaved = False
+        self._reported_unsaved = self._reported_size = False
 
     # ------------------------------------------------------------------------------------- for the loop
 
@@ -432,6 +433,13 @@ class Collector:
         if reasons and not self._reported_unsaved:
             self._reported_unsaved = True
             self.reporter.message(f"after a resume, episodes restart: {reasons[0]}")
+        size = sum(len(state.data) for state in self.checkpointing.player_states.values())
+        if size >= LARGE_STATES and not self._reported_size:
+            self._reported_size = True
+            self.reporter.message(
+                f"the state of the environments takes {size / 2**20:,.0f} MiB in every checkpoint; "
+                "checkpoint.envs=false leaves it out, but then a resumed run starts new episodes"
+            )
 
     def _record_refusal(self, number: int, error: RefusedFragmentError | None) -> None:
         """Count and report a fragment that the buffer refused. None stands for an accepted one.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
-import difflib
 import importlib
 import importlib.util
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -16,21 +17,11 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from sheeprl.envs import transforms
+from sheeprl.envs import hints, transforms
 from sheeprl.envs.config import EnvConfig
-from sheeprl.envs.snapshot import SnapshotEnv, VectorState
+from sheeprl.envs.hints import NAMESPACES
+from sheeprl.envs.snapshot import SnapshotEnv, VectorState, close_quietly
 from sheeprl.envs.transforms import Spaces
-
-EXTRAS = {  # missing package -> extra that installs it
-    "mujoco": "mujoco",
-    "ale_py": "atari",
-    "Box2D": "box2d",
-    "dm_control": "dmc",
-    "shimmy": "dmc",
-    "pygame": "video",
-    "moviepy": "video",
-}
-NAMESPACES = {"ALE": ("ale_py", "atari"), "dm_control": ("shimmy", "dmc")}  # id prefix -> package, extra
 
 
 class EnvSettingsError(Exception):
@@ -50,7 +41,7 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
     """
     quiet_gymnasium()
     _register(config.id)
-    arguments = dict(config.kwargs)
+    arguments = copy.deepcopy(config.kwargs)  # an environment may change its arguments
     if render_mode is not None:
         arguments["render_mode"] = render_mode
     with setting_errors(config):
@@ -73,10 +64,57 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
     makers: list[Callable[[], SnapshotEnv]] = [lambda: SnapshotEnv(make_env(config))] * config.num_envs
     if video_folder is not None:
         makers[0] = lambda: SnapshotEnv(record_video(make_env(config, "rgb_array"), video_folder))
+    vector: type[AsyncVectorEnv | SyncVectorEnv] = SyncVectorEnv
     if config.vectorization == "async":
-        makers = [_in_worker(maker, os.getpid()) for maker in makers]
-        return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-    return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        makers, vector = [_in_worker(maker, os.getpid()) for maker in makers], AsyncVectorEnv
+    try:
+        return vector(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+    except RuntimeError as error:
+        if not re.search(r"observation.space|action.space", str(error)):
+            raise
+        # gymnasium advises to set an argument that isn't a setting.
+        _, equals, differing = " ".join(str(error).partition(". If this")[0].split()).partition("space=")
+        differing = re.sub(r", [\w-]+[ _]\w*[ _]?space=", " and ", differing)
+        detail = f" ({differing})" if equals else ""
+        raise EnvSettingsError(_different_spaces(config.id, detail)) from error
+
+
+def check_spaces(envs: VectorEnv[Any, Any, Any], spaces: Spaces, env_id: str) -> None:
+    """Check that an environment has the spaces of the instance that was made before the start.
+
+    Raises:
+        EnvSettingsError: it has others, apart from the bounds.
+    """
+    own = Spaces(
+        transforms.observation_space(envs.single_observation_space), transforms.action_space(envs.single_action_space)
+    )
+    for one, other in ((own.observation, spaces.observation), (own.action, spaces.action)):
+        if transforms.without_bounds(one) != transforms.without_bounds(other):
+            raise EnvSettingsError(_different_spaces(env_id, f" ({one} and {other})"))
+
+
+def _different_spaces(env_id: str, detail: str) -> str:
+    """Return the message for an environment whose instances have different spaces."""
+    return (
+        f"env.id={env_id}: its instances have different observation or action spaces{detail}; one policy needs the "
+        "same ones, which a wrapper in env.wrappers can give them"
+    )
+
+
+def make_eval_envs(config: EnvConfig, most: int, least: int = 1) -> list[gymnasium.Env[Any, Any]]:
+    """Make as many environments as possible, up to `most`: one suffices for any number of episodes.
+
+    Raises:
+        EnvSettingsError: fewer than `least` can be made; as `make_env`.
+    """
+    envs: list[gymnasium.Env[Any, Any]] = []
+    try:
+        while len(envs) < most:
+            envs.append(make_env(config))
+    except EnvSettingsError:  # such as a simulator that can only run once
+        if len(envs) < least:
+            raise
+    return envs
 
 
 def make_snapshot_env(config: EnvConfig) -> SnapshotEnv | VectorState:
@@ -103,7 +141,11 @@ def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool 
 
 
 def spaces_of(env: gymnasium.Env[Any, Any]) -> Spaces:
-    """Return the spaces as agents see them."""
+    """Return the spaces as agents see them.
+
+    Raises:
+        ValueError: the observation has two keys with the same text.
+    """
     return Spaces(transforms.observation_space(env.observation_space), transforms.action_space(env.action_space))
 
 
@@ -111,7 +153,7 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
     """Make the environment's native vector version."""
     quiet_gymnasium()
     _register(config.id)
-    arguments = dict(config.kwargs)
+    arguments = copy.deepcopy(config.kwargs)
     if config.max_episode_steps is not None:
         arguments["max_episode_steps"] = config.max_episode_steps
     if config.wrappers:
@@ -124,7 +166,7 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
         envs = gymnasium.make_vec(config.id, config.num_envs, vectorization_mode="vector_entry_point", **arguments)
     mode = envs.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:
-        envs.close()
+        close_quietly(envs)
         raise EnvSettingsError(
             f"env.vectorization=native: {config.id} resets with {mode}, not in the next step; use sync or async"
         )
@@ -133,6 +175,8 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
 
 def _register(env_id: str) -> None:
     """Import the package that registers the id, if the id's namespace names a known one."""
+    if problem := hints.malformed_id(env_id):
+        raise EnvSettingsError(f"env.id={env_id}: {problem}")
     package, _ = NAMESPACES.get(env_id.partition("/")[0], ("", ""))
     if package and importlib.util.find_spec(package):
         module = importlib.import_module(package)
@@ -159,12 +203,21 @@ def _wrap(path: str, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
 def _load_wrapper(path: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
     """Import the wrapper that `package.module:Class` names."""
     module_name, _, name = path.partition(":")
+    if not (module_name and name):
+        raise EnvSettingsError(f"env.wrappers={path}: isn't a wrapper; write package.module:Class")
     try:
-        found = vars(importlib.import_module(module_name)).get(name)
-    except (ImportError, ValueError) as error:
-        raise EnvSettingsError(f"env.wrappers={path}: {error}; write package.module:Class") from error
+        names = vars(importlib.import_module(module_name))
+    except ImportError as error:
+        raise EnvSettingsError(f"env.wrappers={path}: {hints.missing_module(error, module_name)}") from error
+    except Exception as error:  # an import runs the module
+        reason = f"{module_name} can't be imported: {type(error).__name__}: {_last_line(error)}"
+        raise EnvSettingsError(f"env.wrappers={path}: {reason}; write package.module:Class") from error
+    found = names.get(name)
     if found is None:
-        raise EnvSettingsError(f"env.wrappers={path}: not found; write package.module:Class")
+        near = hints.nearest_name(name, names)
+        raise EnvSettingsError(
+            f"env.wrappers={path}: not found in {module_name}{near or '; write package.module:Class'}"
+        )
     return found  # type: ignore[no-any-return]
 
 
@@ -181,9 +234,11 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
         if isinstance(error, errors.NamespaceNotFound) and package:
             reason = f'{package} is not installed; pip install "sheeprl[{extra}]"'
         elif isinstance(error, (errors.NameNotFound, errors.NamespaceNotFound, errors.VersionNotFound)):
-            reason = _unknown(config.id)
+            reason = hints.unknown_id(config.id)
         elif isinstance(error, (errors.DependencyNotInstalled, ImportError)):
-            reason = _missing(error)
+            reason = hints.missing_module(error, config.id.rpartition(":")[0])
+            newer = hints.newer_version(config.id)
+            reason += f"; use {newer}" if newer else ""
         elif isinstance(error, (TypeError, errors.Error)):
             reason = _last_line(error)
         else:
@@ -195,27 +250,6 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
 def _last_line(error: BaseException) -> str:
     """Return the last line of an error message, or the error's type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
-
-
-def _unknown(env_id: str) -> str:
-    """Return the message for an unknown id, with the closest known one."""
-    match = difflib.get_close_matches(env_id, list(gymnasium.registry), 1, 0.5)
-    return "no such environment" + (f"; did you mean {match[0]}?" if match else "")
-
-
-def _missing(error: BaseException) -> str:
-    """Name the missing package and the extra that installs it."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    text = " ".join(str(link) for link in chain)
-    names = [link.name.partition(".")[0] for link in chain if isinstance(link, ImportError) and link.name]
-    for package, extra in EXTRAS.items():
-        if package in names or package.lower() in text.lower():
-            return f'{package} is not installed; pip install "sheeprl[{extra}]"'
-    return f"a package is not installed: {_last_line(error)}"
 
 
 def _in_worker(maker: Callable[[], SnapshotEnv], parent: int) -> Callable[[], SnapshotEnv]:

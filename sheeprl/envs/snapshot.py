@@ -16,13 +16,13 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from sheeprl.envs import global_rng
+from sheeprl.envs import global_rng, interface, transforms
 
 Plain = Any
 """None, numbers, texts, arrays, and tuples, lists and dicts of these."""
@@ -38,6 +38,12 @@ class StateError(ValueError):
     """Raised when a state can't be captured or restored."""
 
 
+def close_quietly(env: gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
+    """Close an environment that isn't needed any more; its errors don't matter then."""
+    with suppress(Exception, SystemExit):
+        env.close()
+
+
 class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Outermost wrapper of each environment in a vector, with its state as the attribute `snapshot`.
 
@@ -51,22 +57,65 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         """Wrap an environment."""
         super().__init__(env)
+        self.observation_space = transforms.without_bounds(env.observation_space)  # bounds may differ per instance
         self.ended = self.resets_itself = self.alone = False
+        self._has_reset = self._has_stepped = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         self.ended = self.resets_itself = False
         if self.alone and seed is not None:
             global_rng.seed_all(seed)
-        return self.env.reset(seed=seed, options=options)
+        if self._has_reset:
+            return self.env.reset(seed=seed, options=options)
+        return self._first_reset(seed, options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step."""
         if self.resets_itself:
             obs, info = self.reset()
             return obs, 0.0, False, False, info
-        obs, reward, terminated, truncated, info = self.env.step(action)
+        step = self.env.step if self._has_stepped else self._first_step
+        obs, reward, terminated, truncated, info = step(action)
         self.ended = bool(terminated or truncated)
+        return obs, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Close the environment; ignore its errors."""
+        close_quietly(self.env)
+
+    def _first_reset(self, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+        """Reset for the first time; if this fails because of a wrong result, name the result.
+
+        Raises:
+            InterfaceError: the environment or a wrapper returns a wrong result.
+        """
+        try:
+            obs, info = self.env.reset(seed=seed, options=options)
+        except interface.CAUSED as error:
+            if problem := interface.wrong_result(self.env, seed):
+                raise interface.InterfaceError(problem) from error
+            raise
+        if not isinstance(info, dict):  # an observation of two numbers looks like an observation and its info
+            if problem := interface.wrong_result(self.env, seed):
+                raise interface.InterfaceError(problem)
+            obs, info = self.env.reset(seed=seed, options=options)
+        self._has_reset = True
+        return obs, info
+
+    def _first_step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take the first step; if this fails because of a wrong result, name the result.
+
+        Raises:
+            InterfaceError: the environment or a wrapper returns a wrong result.
+        """
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except interface.CAUSED as error:
+            if problem := interface.wrong_result(self.env, None, action):
+                raise interface.InterfaceError(problem) from error
+            raise
+        self._has_stepped = True
         return obs, reward, terminated, truncated, info
 
     @property
@@ -351,7 +400,7 @@ class VectorState:
 
     def close(self) -> None:
         """Close the environments."""
-        self.envs.close()
+        close_quietly(self.envs)
 
 
 def why_not_snapshotable(make: Callable[[], SnapshotEnv | VectorState]) -> str:

@@ -32,11 +32,30 @@ class Spaces:
 
 
 def observation_space(space: Space[Any]) -> Space[Any]:
-    """Return the space as stored: float64 becomes float32, the networks' dtype, at half the size."""
+    """Return the space as stored: float64 becomes float32, the networks' dtype, at half the size; keys become text.
+
+    Raises:
+        ValueError: two keys have the same text, such as 0 and "0".
+    """
     if isinstance(space, spaces.Dict):
-        return spaces.Dict({name: observation_space(part) for name, part in space.items()})
+        if len({str(name) for name in space}) < len(space):
+            raise ValueError(
+                f"two observation keys have the same text ({', '.join(map(repr, space))}); rename them in a wrapper"
+            )
+        return spaces.Dict({str(name): observation_space(part) for name, part in space.items()})
     if isinstance(space, spaces.Box) and space.dtype == np.float64:
         return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+    return space
+
+
+def without_bounds(space: Space[Any]) -> Space[Any]:
+    """Return a space with the same shapes and dtypes whose Boxes have the widest bounds; agents don't use these."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: without_bounds(part) for name, part in space.items()})
+    if type(space) is spaces.Box and space.dtype.kind in "fiu":
+        limits = np.iinfo(space.dtype) if space.dtype.kind in "iu" else None
+        low, high = (-np.inf, np.inf) if limits is None else (limits.min, limits.max)
+        return spaces.Box(low, high, space.shape, space.dtype.type)
     return space
 
 

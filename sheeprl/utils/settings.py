@@ -2,15 +2,66 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+STORABLE = (type(None), bool, int, float, str, bytes)  # YAML stores them and reads back the same value and type
+STORABLE_CONTAINERS = (list, tuple, set)
 
 
 class Section(BaseModel):
-    """Frozen, strictly typed group of settings that rejects unknown keys."""
+    """Frozen, strictly typed group of settings that rejects unknown keys.
+
+    A setting that is a mapping, such as `env.kwargs`, may contain anything that YAML can store.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _check_storable(cls, value: Any) -> Any:
+        """Reject a mapping that YAML can't store: a resumed run would get other arguments."""
+        if isinstance(value, dict):
+            for where, part in unstorable_parts(value):
+                raise PydanticCustomError("unstorable", "can't be stored", {"where": where, "part": part})
+        return value
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return the settings as data that YAML can store; mappings are exact copies."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        below = {name: value for name, value in values.items() if isinstance(value, (dict, Section))}
+        tree = self.model_dump(mode="json", exclude=set(below))
+        for name, value in below.items():
+            tree[name] = value.to_tree() if isinstance(value, Section) else copy.deepcopy(value)
+        return {name: tree[name] for name in values if name in tree}
+
+
+def unstorable_parts(value: Any, where: str = "", parents: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield the path and the value of each part that YAML can't store.
+
+    Args:
+        value: a mapping, a container or a single value.
+        where: path of `value`.
+        parents: containers that contain `value`; a part that contains itself can't be stored.
+    """
+    if type(value) in STORABLE:
+        return
+    if type(value) not in (dict, *STORABLE_CONTAINERS) or any(value is parent for parent in parents):
+        yield where, value
+        return
+    parents = (*parents, value)
+    if type(value) is not dict:
+        for number, part in enumerate(value):
+            yield from unstorable_parts(part, f"{where}[{number}]", parents)
+        return
+    for key, part in value.items():
+        below = f"{where}.{key}" if type(key) is str else f"{where}[{key!r}]"
+        yield from unstorable_parts(key, below, parents)
+        yield from unstorable_parts(part, below, parents)
 
 
 STRUCTURAL: dict[str, Any] = {"structural": True}

@@ -1,15 +1,21 @@
 """The tree of settings: what is read comes back the same, and every mistake is told, all at once."""
 
+import copy
 import math
+import multiprocessing
 import pickle
 import string
+from collections import OrderedDict
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sheeprl import train
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.config.loading import apply_overrides, inspect, load_config, read_tree, set_value, validate
@@ -46,13 +52,20 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampl
     ["1e5", "12e45", "-3E+2", "1.e3", "yes", "null", "~", "0x1f", "1:30", "2024-01-01", " a ", "#", "- a", "a: b", "<<"]
 )
 numbers = st.floats(min_value=1e-300, max_value=1e300)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts | st.binary()
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
-    lambda below: st.lists(below, max_size=3) | st.dictionaries(texts, below, max_size=3),
+    scalars,
+    lambda below: (
+        st.lists(below, max_size=3)
+        | st.lists(below, max_size=3).map(tuple)
+        | st.sets(scalars, max_size=3)
+        | st.dictionaries(scalars | st.tuples(scalars, scalars), below, max_size=3)
+    ),
     max_leaves=8,
 )
 
 
+@settings(max_examples=50)
 @given(
     learning_rate=numbers,
     env_id=texts,
@@ -79,9 +92,55 @@ def test_yaml_reads_back_as_the_same_config(
         )
     )
     again = validate(parse_yaml(config.to_yaml(), "again"))
-    assert again == config
+    assert again.to_yaml() == config.to_yaml()
     assert (again.env.id, again.run.dir, again.algo.learning_rate) == (env_id, folder, learning_rate)
-    assert again.env.kwargs == kwargs
+    assert exact(again.env.kwargs) == exact(config.env.kwargs) == exact(kwargs)
+
+
+def exact(value):
+    """Return a text that is equal for values of the same types, NaN included; sets have no order."""
+    if isinstance(value, dict):
+        return [(exact(key), exact(part)) for key, part in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [type(value).__name__, *map(exact, value)]
+    return sorted(map(repr, value)) if isinstance(value, set) else repr(value)
+
+
+class Odd:
+    """A value whose text has several lines."""
+
+    def __repr__(self):
+        return "odd\nvalue"
+
+
+cyclic = [1]
+cyclic.append(cyclic)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.zeros(3), ".value=array([0., 0., 0.]): a numpy.ndarray can't be stored in config.yaml; use numbers, text"),
+        ({"deep": [1, {2: np.float32(1)}]}, ".value.deep[1][2]=np.float32(1.0): a numpy.float32 can't"),
+        ([{np.int64(3): 1}], ".value[0][np.int64(3)]=np.int64(3): a numpy.int64 can't"),
+        (print, ".value=<built-in function print>: a builtin_function_or_method can't"),
+        (Odd(), f".value=odd value: a {__name__}.Odd can't"),
+        (1 + 2j, ".value=(1+2j): a complex can't"),
+        (OrderedDict(a=1), ".value=OrderedDict([('a', 1)]): a collections.OrderedDict can't"),
+        (cyclic, ".value[1][1]=&id001 [1, *id001]: a list that contains itself can't"),
+    ],
+)
+def test_arguments_that_yaml_can_not_store_are_named(value, said):
+    (mistake,) = mistakes_of(with_values(env__kwargs={"value": value, "fine": 1}))
+    assert mistake.startswith(f"env.kwargs{said}")
+
+
+def test_names_of_arguments_are_text():
+    assert mistakes_of(with_values(env__kwargs={1: 2})) == ["env.kwargs: the key 1 must be text"]
+
+
+def test_a_value_of_a_wrong_type_is_shown():
+    assert mistakes_of(with_values(env__num_envs=print))[0].startswith("env.num_envs=<built-in function print>: must")
 
 
 @pytest.mark.parametrize("name", ["ppo", "sac"])
@@ -102,6 +161,25 @@ def test_the_algorithm_s_own_arguments_are_kept_and_typed():
     config = validate(with_values(algo__name="sac", algo__tau=0.25))
     assert isinstance(config.algo, SACArgs) and config.algo.tau == 0.25
     assert "tau: 0.25" in config.to_yaml()
+
+
+@pytest.mark.parametrize("name", ["ppo", "sac"])
+def test_a_config_can_be_copied_and_pickled(name):
+    config = load_config(name, ["env.kwargs={table: {1: [.inf]}}"])
+    for again in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert again == config and type(again) is type(config) and again.to_yaml() == config.to_yaml()
+        assert again.model_fields_set == config.model_fields_set
+    with pytest.raises(ValidationError):
+        again.run = config.run  # frozen
+    assert pickle.loads(pickle.dumps(config.env)) == config.env
+
+
+@pytest.mark.slow
+def test_a_spawned_process_trains_with_a_pickled_config(tmp_path):
+    overrides = ["run.mode=coupled", "algo.rollout_steps=8", "algo.batch_size=8", "run.total_steps=32"]
+    config = load_config("ppo", [*overrides, "eval.episodes=0", f"run.dir={tmp_path / 'run'}"])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(train, config).result().policy_steps == 32
 
 
 def test_defaults_are_the_fields_own():

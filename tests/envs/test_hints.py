@@ -1,0 +1,154 @@
+"""Ids that don't exist and modules that aren't installed: the message names what is missing and what would work."""
+
+import importlib
+import sys
+
+import gymnasium
+import pytest
+
+from sheeprl.envs.config import EnvConfig
+from sheeprl.envs.make import EnvSettingsError, make_env
+
+ENVS = "tests.helpers.odd_envs"
+FOLDER = "run sheeprl in the folder of the module, or add this folder to PYTHONPATH"
+
+
+def message_of(env_id, **settings):
+    """Return why an environment can't be made, without the setting."""
+    with pytest.raises(EnvSettingsError) as caught:
+        make_env(EnvConfig(id=env_id, **settings))
+    setting, _, message = str(caught.value).partition(f"={settings.get('wrappers', [env_id])[0]}: ")
+    assert setting == ("env.wrappers" if "wrappers" in settings else "env.id")
+    return message
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder on the path in which modules and packages can be written; imports and registrations are undone."""
+    monkeypatch.syspath_prepend(tmp_path)
+    modules, registered = set(sys.modules), dict(gymnasium.registry)
+    yield tmp_path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+    gymnasium.registry.clear()
+    gymnasium.registry.update(registered)
+    importlib.invalidate_caches()
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Return a function after whose call a package can't be imported."""
+
+    def hide(package):
+        class Hiding:
+            @staticmethod
+            def find_spec(name, path=None, target=None):
+                if name.partition(".")[0] == package:
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        monkeypatch.setattr(sys, "meta_path", [Hiding, *sys.meta_path])
+        for name in list(sys.modules):
+            if name.partition(".")[0] == package or "gymnasium.envs.mujoco" in name:
+                monkeypatch.delitem(sys.modules, name)
+
+    return hide
+
+
+# ------------------------------------------------------------------------------------------ missing modules
+
+
+@pytest.mark.parametrize("module", ["my_mujoco_envs", "pygame_envs", "tests.shimmy"])
+def test_a_missing_module_of_one_s_own_is_not_an_extra(module):
+    assert message_of(f"{module}:Ant-v0") == f"no module named {module}; install its package, {FOLDER}"
+    assert message_of("CartPole-v1", wrappers=[f"{module}:Mine"]) == (
+        f"no module named {module}; install its package, {FOLDER}"
+    )
+
+
+def test_a_package_that_one_s_own_module_needs(site):
+    (site / "walker_envs.py").write_text("import nowhere.at_all\n")
+    needed = "nowhere, which walker_envs needs, is not installed; install the package that contains this module"
+    assert message_of("walker_envs:Walker-v0") == needed
+    (site / "runner_envs.py").write_text("import Box2D\n")
+    assert message_of("runner_envs:Runner-v0") == (
+        'Box2D, which runner_envs needs, is not installed; pip install "sheeprl[box2d]"'
+    )
+    (site / "jumper_envs.py").write_text("from math import mujoco\n")
+    assert message_of("jumper_envs:Jumper-v0").startswith("cannot import name 'mujoco' from 'math' (")
+
+
+def test_gymnasium_s_own_extras(without):
+    without("mujoco")
+    assert message_of("HalfCheetah-v5") == 'mujoco is not installed; pip install "sheeprl[mujoco]"'
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_versions_that_have_moved_to_another_package(without, hidden):
+    if hidden:
+        without("mujoco")
+    message = message_of("HalfCheetah-v2")
+    assert "moved to the gymnasium-robotics project" in message and message.endswith("; use HalfCheetah-v5")
+
+
+# -------------------------------------------------------------------------------------------- unknown ids
+
+
+@pytest.mark.parametrize(
+    ("env_id", "said"),
+    [
+        (f"{ENVS}:Resluts-v0", f"no such environment; did you mean {ENVS}:Results-v0?"),
+        (f"{ENVS}:results-v3", f"no such environment; did you mean {ENVS}:Results-v0?"),
+        (f"{ENVS}:Zzz-v0", f"no such environment; the module {ENVS} registers Recorded-v0, WholeKeys-v0, "),
+        ("tests.buffer:Nothing-v0", "the module tests.buffer registers no environments"),
+        ("CartPol-v1", "no such environment; did you mean CartPole-v1?"),
+        ("cartpole-v9", "no such environment; did you mean CartPole-v1?"),
+        ("FetchReach-v3", "no such environment; if a module of yours or a package registers it, write module:Fetch"),
+        ("a:b:c", "isn't an id; write a gymnasium id or module:id, as in CartPole-v1 or my_envs:Mine-v0"),
+        (":Mine-v0", "isn't an id; write a gymnasium id or module:id"),
+        ("", "isn't an id; write a gymnasium id or module:id"),
+        ("../mine.py:Mine-v0", "../mine.py isn't the name of a module; write mine:Mine-v0; run sheeprl in its folder"),
+    ],
+)
+def test_unknown_ids(env_id, said):
+    assert message_of(env_id).startswith(said)
+
+
+def test_ids_of_installed_packages_without_their_module(site):
+    package = site / "grid_worlds"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import gymnasium\n"
+        "print('welcome')\n"
+        "gymnasium.register('GridWorld-Empty-8x8-v0', 'grid_worlds.worlds:Empty')\n"
+        "gymnasium.register('grid_worlds/Maze-v1', 'grid_worlds.worlds:Maze')\n"
+    )
+    for name, needs in (("grid_worlds", "gymnasium>=1.0"), ("broken_worlds", "gymnasium"), ("other", "numpy")):
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: {needs}\n")
+        (info / "top_level.txt").write_text(f"{name}\n")
+    (site / "broken_worlds.py").write_text("raise SystemExit('no display')\n")
+    (site / "other.py").write_text("raise AssertionError('it does not need gymnasium')\n")
+    use = "the package grid_worlds registers it; use env.id=grid_worlds:GridWorld-Empty-8x8-v0"
+    assert message_of("GridWorld-Empty-8x8-v0") == use
+    assert message_of("Maze-v1") == "no such environment; did you mean grid_worlds:grid_worlds/Maze-v1?"
+    assert message_of("GridWorlds-Empty-8x8-v0") == (
+        "no such environment; did you mean grid_worlds:GridWorld-Empty-8x8-v0?"
+    )
+
+
+def test_a_namespace_may_be_a_module(site):
+    (site / "my_worlds.py").write_text("import gymnasium\ngymnasium.register('Desert-v0', 'my_worlds:Desert')\n")
+    assert message_of("my_worlds/Desert-v0") == "no such environment; did you mean my_worlds:Desert-v0?"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("gymnasium.wrappers:NormaliseObservation", "not found in gymnasium.wrappers; did you mean NormalizeObserv"),
+        ("gymnasium.wrappers", "isn't a wrapper; write package.module:Class"),
+        (":Mine", "isn't a wrapper; write package.module:Class"),
+    ],
+)
+def test_unknown_wrappers(path, said):
+    assert message_of("CartPole-v1", wrappers=[path]).startswith(said)

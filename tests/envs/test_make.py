@@ -1,0 +1,147 @@
+"""Environments of all kinds: they train, or one line says what would work, before anything starts."""
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from sheeprl import ConfigError, train
+from sheeprl.checkpoint.resume import resume_tree
+from sheeprl.config.checks import check
+from sheeprl.config.loading import load_config, validate
+from sheeprl.debug.replayer import replay_run
+from sheeprl.envs.config import EnvConfig
+from sheeprl.envs.make import EnvSettingsError, make_vector_env
+from sheeprl.evaluate import evaluate_checkpoint
+from sheeprl.utils.errors import RunFailedError
+from tests.helpers.odd_envs import Recorded
+from tests.helpers.runs import QUIET, lines
+
+TINY = ["run.mode=coupled", "algo.rollout_steps=8", "algo.batch_size=8", "algo.epochs=1", "env.num_envs=2"]
+
+
+def tree_of(folder, env, *overrides, **settings):
+    """Return the tree of a tiny PPO run in an environment of `tests.helpers.odd_envs`."""
+    end = ["run.total_steps=32", f"run.dir={folder}", f"env.id=tests.helpers.odd_envs:{env}-v0"]
+    tree = load_config("ppo", [*QUIET, *TINY, *end, *overrides]).model_dump()
+    tree["env"] |= settings
+    return tree
+
+
+def mistakes_of(folder, env, *overrides, **settings):
+    """Return the mistakes for which a run doesn't start."""
+    with pytest.raises(ConfigError) as caught:
+        train(validate(tree_of(folder, env, *overrides, **settings)))
+    assert not folder.exists()
+    return caught.value.mistakes
+
+
+def test_arguments_are_the_same_in_a_run_its_resume_its_evaluation_and_its_re_execution(tmp_path):
+    value = {1: [float("inf"), (1, float("nan"))], "b": b"\xff", None: {3}}
+    folder, text = tmp_path / "run", repr(value)
+    Recorded.received.clear()
+    train(validate(tree_of(folder, "Recorded", "log.record=true", "eval.episodes=1", kwargs={"value": value})))
+    train(validate(resume_tree(str(folder), ["run.total_steps=64", f"env.kwargs={YAML}"])))
+    evaluate_checkpoint(str(folder), episodes=2)
+    assert replay_run(str(folder), say=lambda text: None).difference is None
+    assert len(Recorded.received) > 9 and set(Recorded.received) == {text}
+
+
+YAML = '{value: {1: [.inf, !!python/tuple [1, .nan]], b: !!binary "/w==", null: !!set {3}}}'
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_observation_keys_may_be_whole_numbers(tmp_path, vectorization):
+    train(validate(tree_of(tmp_path, "WholeKeys", f"env.vectorization={vectorization}", "eval.episodes=2")))
+    assert lines(tmp_path)[-1]["status"] == "done"
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("quits", [False, True])
+def test_an_environment_whose_close_raises_trains(tmp_path, vectorization, quits):
+    overrides = [f"env.vectorization={vectorization}", "eval.episodes=2", f"env.kwargs={{quits: {quits}}}"]
+    train(validate(tree_of(tmp_path, "CloseFails", *overrides)))
+    assert lines(tmp_path)[-1]["status"] == "done"
+    assert 3.0 in [line.get("Test/cumulative_reward") for line in lines(tmp_path)]
+    assert evaluate_checkpoint(str(tmp_path), episodes=2).returns == [3.0, 3.0]
+
+
+def test_observation_keys_with_the_same_text(tmp_path):
+    (mistake,) = mistakes_of(tmp_path / "run", "EqualKeys")
+    assert "two observation keys have the same text (0, '0'); rename them in a wrapper" in mistake
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_instances_may_have_other_bounds(vectorization):
+    kwargs = {"vary": "bounds"}
+    config = EnvConfig(id="tests.helpers.odd_envs:Varying-v0", kwargs=kwargs, num_envs=3, vectorization=vectorization)
+    with closing(make_vector_env(config)) as envs:
+        obs, _ = envs.reset(seed=0)
+        assert {name: (part.shape, part.dtype) for name, part in obs.items()} == {
+            "image": ((3, 4), np.uint8),
+            "speed": ((3,), np.float64),
+        }
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("vary", "detail"), [("shape", "Box(-inf, inf, (3,), float32)"), ("actions", "Discrete(3) and Discrete(2)")]
+)
+def test_instances_with_other_spaces_are_named(vectorization, vary, detail):
+    kwargs = {"vary": vary}
+    config = EnvConfig(id="tests.helpers.odd_envs:Varying-v0", kwargs=kwargs, num_envs=2, vectorization=vectorization)
+    with pytest.raises(EnvSettingsError) as caught:
+        make_vector_env(config)
+    text = str(caught.value)
+    assert text.startswith(
+        "env.id=tests.helpers.odd_envs:Varying-v0: its instances have different observation or action"
+    )
+    assert "which a wrapper in env.wrappers can give them" in text and "observation_mode" not in text
+    assert vectorization == "async" or detail in text
+
+
+@pytest.mark.parametrize("vary", ["shape", "actions"])
+def test_an_instance_with_other_spaces_than_the_first_is_named(tmp_path, vary):
+    tree = tree_of(tmp_path, "Varying", "env.num_envs=1", "ray.max_failures=0", kwargs={"vary": vary})
+    with pytest.raises(RunFailedError, match="its instances have different observation or action spaces"):
+        train(validate(tree))
+
+
+def test_one_instance_suffices_for_an_evaluation(tmp_path, capsys):
+    tree = tree_of(tmp_path, "OneInstance", "env.num_envs=1", "eval.episodes=3", "log.level=info")
+    train(validate(tree))
+    output = capsys.readouterr()
+    assert "1 player with 1 environment and 3 more in evaluations, " in output.out
+    assert "the port is in use; evaluation needs an environment besides those of training" in output.out + output.err
+    assert evaluate_checkpoint(str(tmp_path), episodes=3).returns == [3.0] * 3
+
+
+def test_the_size_of_a_large_state_is_reported(tmp_path, capsys):
+    train(validate(tree_of(tmp_path, "Large", "log.level=info", "run.total_steps=16")))
+    output = capsys.readouterr().out
+    assert output.count("the state of the environments takes 24 MiB in every checkpoint; checkpoint.envs=false") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "name"),
+    [
+        ("gymnasium.wrappers:NormalizeObservation", "gymnasium.wrappers.stateful_observation:NormalizeObservation"),
+        ("gymnasium.wrappers:NormalizeReward", "gymnasium.wrappers.stateful_reward:NormalizeReward"),
+        ("tests.helpers.odd_envs:OwnStatistics", "tests.helpers.odd_envs:OwnStatistics"),
+        ("tests.helpers.odd_envs:Constants", ""),
+        ("gymnasium.wrappers:RecordEpisodeStatistics", ""),
+    ],
+)
+def test_wrappers_with_running_statistics_are_named(wrapper, name):
+    overrides = ["env.id=tests.helpers.odd_envs:Simple-v0", f"env.wrappers=[{wrapper}]"]
+    warnings = check(load_config("ppo", overrides).model_dump()).warnings
+    assert [text.partition(" normalizes")[0] for text in warnings] == ([f"env.wrappers: {name}"] if name else [])
+
+
+def test_an_evaluation_warns_of_running_statistics(tmp_path, capsys):
+    wrappers = "env.wrappers=[gymnasium.wrappers:NormalizeObservation]"
+    train(validate(tree_of(tmp_path, "Simple", wrappers, "run.total_steps=16", "log.level=warning")))
+    warning = "warning: env.wrappers: gymnasium.wrappers.stateful_observation:NormalizeObservation normalizes by"
+    assert warning in capsys.readouterr().out
+    evaluate_checkpoint(str(tmp_path), episodes=1)
+    assert warning in capsys.readouterr().err
