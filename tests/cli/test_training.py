@@ -183,7 +183,6 @@ def test_config_prints_the_difference_from_the_defaults(sheeprl):
         "algo.name=ppo",
         "algo.gamma=0.9  # default 0.99",
         "env.id=CartPole-v1",
-        "trainer.threads=1  # default null",
     ]
 
 

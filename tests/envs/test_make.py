@@ -43,7 +43,7 @@ def test_arguments_are_the_same_in_a_run_its_resume_its_evaluation_and_its_re_ex
     train(validate(tree_of(folder, "Recorded", "log.record=true", "eval.episodes=1", kwargs={"value": value})))
     train(validate(resume_tree(str(folder), ["run.total_steps=64", f"env.kwargs={YAML}"])))
     evaluate_checkpoint(str(folder), episodes=2)
-    assert replay_run(str(folder), say=lambda text: None).difference is None
+    assert replay_run(str(folder), report=lambda text: None).difference is None
     assert len(Recorded.received) > 9 and set(Recorded.received) == {text}
 
 
