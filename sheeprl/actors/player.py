@@ -23,7 +23,14 @@ from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.envs import transforms
 from sheeprl.envs.global_rng import OwnGenerators
-from sheeprl.envs.make import EnvSettingsError, check_spaces, make_eval_envs, make_snapshot_env, make_vector_env
+from sheeprl.envs.make import (
+    EnvSettingsError,
+    check_spaces,
+    is_of_known_family,
+    make_eval_envs,
+    make_snapshot_env,
+    make_vector_env,
+)
 from sheeprl.envs.snapshot import VectorState, why_not_snapshotable
 from sheeprl.envs.timeout import StepWatch
 from sheeprl.models import weights as weights_of
@@ -165,6 +172,11 @@ class Player(PlayerInterface):
         """Reason why the environments' state can't be saved, in one line; "" if it can be saved."""
         if not self.config.checkpoint.envs:
             return "checkpoint.envs=false"
+        if self.config.checkpoint.envs == "auto" and not is_of_known_family(self.config.env):
+            return (
+                f"{self.config.env.id} isn't an environment of Gymnasium or Atari, so it isn't stepped as a test; "
+                "checkpoint.envs=true tests and saves it"
+            )
         if self._video_folder:
             return "episodes are recorded"
         if self._unsaved is None:

@@ -112,10 +112,10 @@ class CheckpointConfig(Section):
     every_minutes: Positive | None = Field(None, description="also save a checkpoint after this many minutes")
     keep_last: Count = Field(3, description="number of newest checkpoints to keep")
     keep_best: Natural = Field(0, description="number of checkpoints with the best mean return to keep as well")
-    envs: bool = Field(
-        True,
+    envs: bool | Literal["auto"] = Field(
+        "auto",
         description="save the state of environments, so that a resumed run continues their episodes; tested at "
-        "the start by stepping two extra environments side by side",
+        "the start by stepping two extra environments side by side; auto: for Gymnasium's and Atari's environments",
     )
     mirror: str | None = Field(
         None,

@@ -23,6 +23,9 @@ from sheeprl.envs.hints import NAMESPACES
 from sheeprl.envs.snapshot import SnapshotEnv, VectorState, close_quietly
 from sheeprl.envs.transforms import Spaces
 
+KNOWN_FAMILIES = ("gymnasium.", "ale_py.")
+"""Packages whose environments are simulations without side effects, so that extra instances may be made and stepped."""
+
 
 class EnvSettingsError(Exception):
     """Raised when an environment can't be made as configured; the message begins with the setting."""
@@ -115,6 +118,18 @@ def make_eval_envs(config: EnvConfig, most: int, least: int = 1) -> list[gymnasi
         if len(envs) < least:
             raise
     return envs
+
+
+def is_of_known_family(config: EnvConfig) -> bool:
+    """Return whether an environment and its wrappers belong to packages whose extra instances have no side effects."""
+    module, _, name = config.id.rpartition(":")
+    if module:
+        importlib.import_module(module)  # registers the id
+    spec = gymnasium.spec(name)
+    native = config.vectorization == "native"
+    parts = [spec.vector_entry_point or spec.entry_point] if native else [spec.entry_point, *config.wrappers]
+    modules = [part if isinstance(part, str) else getattr(part, "__module__", "") for part in parts]
+    return all(module.startswith(KNOWN_FAMILIES) for module in modules)
 
 
 def make_snapshot_env(config: EnvConfig) -> SnapshotEnv | VectorState:

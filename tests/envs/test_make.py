@@ -117,7 +117,7 @@ def test_one_instance_suffices_for_an_evaluation(tmp_path, capsys):
 
 
 def test_the_size_of_a_large_state_is_reported(tmp_path, capsys):
-    train(validate(tree_of(tmp_path, "Large", "log.level=info", "run.total_steps=16")))
+    train(validate(tree_of(tmp_path, "Large", "checkpoint.envs=true", "log.level=info", "run.total_steps=16")))
     output = capsys.readouterr().out
     assert output.count("the state of the environments takes 24 MiB in every checkpoint; checkpoint.envs=false") == 1
 

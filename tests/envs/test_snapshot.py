@@ -12,7 +12,7 @@ import torch
 from sheeprl.actors.player import Player
 from sheeprl.config.checks import check
 from sheeprl.config.loading import load_config
-from sheeprl.envs.make import make_snapshot_env
+from sheeprl.envs.make import is_of_known_family, make_snapshot_env
 from sheeprl.envs.snapshot import StateError, capture, restore, why_not_snapshotable
 from sheeprl.models.weights import to_arrays
 from sheeprl.utils import serialization
@@ -95,7 +95,7 @@ WORLDLY = "tests.helpers.run_envs:Worldly-v0"
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_a_snapshot_includes_the_process_generators(vectorization):
     """A snapshot includes the process's generators."""
-    settings = ["env.num_envs=2", f"env.vectorization={vectorization}"]
+    settings = ["checkpoint.envs=true", "env.num_envs=2", f"env.vectorization={vectorization}"]
     one, other = (player(WORLDLY, *settings) for _ in range(2))
     assert one.unsaved == ""
     play(one, 33)
@@ -121,7 +121,7 @@ def test_collection_preserves_the_process_generators():
     """Collection doesn't change the process's generators."""
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     wanted = random.random(), np.random.random(), torch.rand(())
-    one = player(WORLDLY)
+    one = player(WORLDLY, "checkpoint.envs=true")
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     play(one, 5)
     assert one.unsaved == ""
@@ -142,12 +142,35 @@ def test_a_restore_replaces_the_whole_state():
 def test_hidden_state_is_detected():
     """Hidden state is detected."""
     assert run_envs.Opaque
-    reason = player("tests.helpers.run_envs:Opaque-v0", "env.kwargs={hides: true}").unsaved
+    opaque = "tests.helpers.run_envs:Opaque-v0"
+    reason = player(opaque, "env.kwargs={hides: true}", "checkpoint.envs=true").unsaved
     assert reason == (
         "the state of tests.helpers.run_envs:Opaque-v0 can't be saved: a restored copy behaves differently: "
         "the observation of step 1 differs"
     )
-    assert player("tests.helpers.run_envs:Opaque-v0", "env.kwargs={hides: false}").unsaved == ""
+    assert player(opaque, "env.kwargs={hides: false}", "checkpoint.envs=true").unsaved == ""
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "is_known"),
+    [
+        ("Pendulum-v1", [], True),
+        ("Pendulum-v1", ["env.vectorization=async"], True),
+        ("CartPole-v1", ["env.vectorization=native"], True),
+        ("Pendulum-v1", ["env.wrappers=[gymnasium.wrappers:TransformReward]"], True),
+        ("Pendulum-v1", ["env.wrappers=[tests.helpers.odd_envs:OwnStatistics]"], False),
+        ("tests.helpers.run_envs:Opaque-v0", [], False),
+    ],
+)
+def test_environments_of_unknown_families_are_not_stepped_as_a_test(env, settings, is_known):
+    """By default, only environments of known families are stepped as a test and saved."""
+    assert is_of_known_family(load_config("ppo", [f"env.id={env}", *settings]).env) is is_known
+
+
+def test_an_unknown_family_is_saved_on_request(monkeypatch):
+    """The reason names the setting that saves environments of unknown families."""
+    monkeypatch.setattr("sheeprl.actors.player.why_not_snapshotable", lambda make: pytest.fail("it was stepped"))
+    assert player("tests.helpers.run_envs:Opaque-v0").unsaved.endswith("; checkpoint.envs=true tests and saves it")
 
 
 def test_a_player_without_a_snapshot_is_unchanged():

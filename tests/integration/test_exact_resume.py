@@ -95,6 +95,7 @@ def test_environments_may_draw_from_process_wide_generators(tmp_path, monkeypatc
     """The same holds if environments draw from process-wide generators."""
     _, kind, overrides = settings("ppo")
     overrides += ["run.mode=coupled", f"env.vectorization={vectorization}", "eval.episodes=1", "eval.every=200"]
+    overrides += ["checkpoint.envs=true"]
     check_that_nothing_differs(tmp_path, monkeypatch, "ppo", "tests.helpers.run_envs:Worldly-v0", kind, overrides)
 
 
