@@ -18,6 +18,7 @@ from sheeprl.config.schema import Config
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.transforms import Spaces
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.installation import install_command
 
 
 @dataclass(frozen=True)
@@ -242,4 +243,4 @@ def _machine_mistakes(config: Config) -> Iterator[str]:
                 f"trainer.devices={trainer.devices}; use trainer.accelerator=cpu"
             )
     if config.env.capture_video and importlib.util.find_spec("moviepy") is None:
-        yield 'env.capture_video=true: needs moviepy; run pip install "sheeprl[video]"'
+        yield f"env.capture_video=true: needs moviepy; run {install_command('video')}"

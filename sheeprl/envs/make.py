@@ -20,6 +20,7 @@ from sheeprl.envs import transforms
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.snapshot import SnapshotEnv, VectorState
 from sheeprl.envs.transforms import Spaces
+from sheeprl.utils.installation import install_command
 
 EXTRAS = {  # missing package -> extra that installs it
     "mujoco": "mujoco",
@@ -97,7 +98,7 @@ def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool 
     from gymnasium.wrappers import RecordVideo
 
     if importlib.util.find_spec("moviepy") is None:
-        raise EnvSettingsError('env.capture_video: needs moviepy; pip install "sheeprl[video]"')
+        raise EnvSettingsError(f"env.capture_video: needs moviepy; {install_command('video')}")
     trigger = (lambda episode: True) if every_episode else None
     return RecordVideo(env, folder, episode_trigger=trigger, disable_logger=True)
 
@@ -179,7 +180,7 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
     except Exception as error:  # any error here results from the settings
         package, extra = NAMESPACES.get(config.id.partition("/")[0], ("", ""))
         if isinstance(error, errors.NamespaceNotFound) and package:
-            reason = f'{package} is not installed; pip install "sheeprl[{extra}]"'
+            reason = f"{package} is not installed; {install_command(extra)}"
         elif isinstance(error, (errors.NameNotFound, errors.NamespaceNotFound, errors.VersionNotFound)):
             reason = _unknown(config.id)
         elif isinstance(error, (errors.DependencyNotInstalled, ImportError)):
@@ -214,7 +215,7 @@ def _missing(error: BaseException) -> str:
     names = [link.name.partition(".")[0] for link in chain if isinstance(link, ImportError) and link.name]
     for package, extra in EXTRAS.items():
         if package in names or package.lower() in text.lower():
-            return f'{package} is not installed; pip install "sheeprl[{extra}]"'
+            return f"{package} is not installed; {install_command(extra)}"
     return f"a package is not installed: {_last_line(error)}"
 
 
