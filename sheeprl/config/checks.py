@@ -85,7 +85,7 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     """Yield a mistake for each space that the algorithm doesn't support."""
     import gymnasium
 
-    from sheeprl.envs.transforms import dict_keys, vector_size
+    from sheeprl.envs.transforms import dict_keys, flat_spaces, pixel_keys, vector_size
 
     args, env = config.algo, config.env.id
     known = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.Box)
@@ -103,6 +103,12 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
             vector_size(spaces.observation)
         except TypeError as error:
             yield f"env.id={env}: {error}; {args.name} needs vector observations"
+        for key in pixel_keys(spaces.observation):
+            shape, flatten = flat_spaces(spaces.observation)[key].shape, "gymnasium.wrappers:FlattenObservation"
+            yield (
+                f"env.id={env}: its observations ({key}) are pixels of shape {shape}; {args.name} needs vector "
+                f"observations: use a vector version of the environment, or env.wrappers=[{flatten}] for small grids"
+            )
 
 
 def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
