@@ -7,9 +7,11 @@ import ctypes
 import difflib
 import importlib
 import importlib.util
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +30,8 @@ EXTRAS = {  # missing package -> extra that installs it
     "Box2D": "box2d",
     "dm_control": "dmc",
     "shimmy": "dmc",
-    "pygame": "video",
+    "minigrid": "minigrid",
+    "pygame": "classic",
     "moviepy": "video",
 }
 NAMESPACES = {"ALE": ("ale_py", "atari"), "dm_control": ("shimmy", "dmc")}  # id prefix -> package, extra
@@ -39,8 +42,10 @@ class EnvSettingsError(Exception):
 
 
 def quiet_gymnasium() -> None:
-    """Silence gymnasium's warnings about old versions and optional packages."""
+    """Silence warnings about old versions, optional packages and a display that no training needs."""
     gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
+    logging.getLogger("absl").setLevel(logging.ERROR)  # MuJoCo's remarks on the models of gymnasium
+    warnings.filterwarnings("ignore", ".*DISPLAY environment variable is missing")  # from GLFW, when it is imported
 
 
 def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
