@@ -1,6 +1,7 @@
 """Draws the learning curves of the committed results, both placements in one figure a gate.
 
-`python -m benchmarks plot` reads `benchmarks/results/<gate>_<mode>.json` and writes `docs/images/<gate>.png`.
+`python -m benchmarks plot` reads `benchmarks/results/<gate>_<mode>.json` and writes `docs/images/<gate>.png`;
+for `ppo_cartpole` also `overview.png`, the README's first figure, with the seconds of `speed.json`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ from benchmarks.learning import GATES, Gate
 
 # Color, line and marker; dashes and a cross, because on-policy both placements give the very same curve.
 MODES = {"coupled": ("tab:blue", "-", "o"), "decoupled": ("tab:orange", "--", "x")}
+# Programs of the overview, as the results and as the figure name them, and their colors.
+PROGRAMS = (
+    ("SheepRL coupled", "SheepRL coupled", "tab:blue"),
+    ("SheepRL decoupled", "SheepRL decoupled", "tab:orange"),
+    ("Stable-Baselines3", "Stable-Baselines3", "tab:gray"),
+)
+WORKLOADS = {"ppo_cartpole": "PPO, 65,536 steps", "sac_halfcheetah": "SAC, 4,096 steps"}
 POINTS = 100
 # Two-sided 95 % quantiles of Student's t by degrees of freedom; more of them count as nine, which is a little wide.
 STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -87,6 +95,45 @@ def draw(gate: Gate, results: Sequence[Json], path: Path) -> None:
     plt.close(figure)
 
 
+def fastest(workload: Json, program: str) -> float:
+    """Return a program's seconds from the command to the prompt, with its fastest number of threads."""
+    return min(timing["process_median"] for timing in workload["timings"] if timing["program"] == program)
+
+
+def draw_overview(results: Sequence[Json], speed: Json, path: Path) -> None:
+    """Draw the first figure of the README: how PPO learns CartPole, and the seconds that the same work takes."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), dpi=120, width_ratios=(3, 4))
+    for result in results:
+        color, line, _ = MODES[result["mode"]]
+        steps, values = on_grid([seed["curve"] for seed in result["per_seed"]])
+        left.plot(steps, values.mean(0), color=color, linestyle=line, label=result["mode"])
+        left.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
+    left.set_title("PPO learns CartPole-v1: mean and range of 3 seeds", fontsize=9)
+    left.set_xlabel("policy steps", fontsize=9)
+    left.set_ylabel("return of an episode", fontsize=9)
+    left.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
+    left.grid(alpha=0.3)
+    left.legend(fontsize=8, loc="lower right")
+    place, labels = 0.0, []
+    for workload in speed["workloads"]:
+        for program, shown, color in PROGRAMS:
+            seconds = fastest(workload, program)
+            right.barh(place, seconds, color=color)
+            right.text(seconds + 0.5, place, f"{seconds:.1f} s", va="center", fontsize=8)
+            labels.append((place, f"{WORKLOADS[workload['workload']]}: {shown}"))
+            place -= 1
+        place -= 0.6
+    right.set_yticks([at for at, _ in labels], [label for _, label in labels], fontsize=8)
+    right.set_xlim(0, 1.15 * max(bar.get_width() for bar in right.patches))
+    right.set_title("seconds from command to prompt, same work, 2 cores", fontsize=9)
+    right.tick_params(axis="x", labelsize=8)
+    left.tick_params(labelsize=8)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks plot", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("gates", nargs="*", metavar="GATE", help="default: all that have results")
@@ -101,6 +148,10 @@ def main(args: Sequence[str] | None = None) -> None:
         if results:
             draw(GATES[name], results, given.out / f"{name}.png")
             print(given.out / f"{name}.png")
+            if name == "ppo_cartpole" and (given.results / "speed.json").is_file():
+                speed = json.loads((given.results / "speed.json").read_text(encoding="utf-8"))
+                draw_overview(results, speed, given.out / "overview.png")
+                print(given.out / "overview.png")
 
 
 if __name__ == "__main__":

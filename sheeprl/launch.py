@@ -24,6 +24,7 @@ from sheeprl.driver.workers import Workers
 from sheeprl.metrics.time_breakdown import StartupTimer, describe, suggest
 from sheeprl.utils.errors import RunFailedError, one_line
 from sheeprl.utils.gc_control import importing
+from sheeprl.utils.installation import environment_warnings
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
@@ -378,6 +379,8 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     )
     if told := _told_of_cores(config):
         reporter.message(told, "warning")
+    for warning in environment_warnings():
+        reporter.message(warning, "warning")
     reporter.message(f"folder: {place.run_dir}")
     policy_steps, gradient_steps = counters.get("policy_steps", 0), counters.get("gradient_steps", 0)
     if start is not None:

@@ -1,3 +1,3 @@
 """The version, in the one place that the build and the code read."""
 
-__version__ = "0.1.0"
+__version__ = "2.0.0.dev0"

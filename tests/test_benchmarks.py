@@ -314,3 +314,13 @@ def test_the_readme_of_an_algorithm_shows_no_other_results(algo):
     text = (ROOT / "sheeprl" / "algos" / algo / "README.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if "python -m benchmarks learning" in line]
     assert len(rows) == sum(path.stem.startswith(f"{algo}_") for path in GATES)
+
+
+def test_the_first_figure_of_the_readme_is_described_by_its_results():
+    plot = pytest.importorskip("benchmarks.plot", reason="needs matplotlib")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    alt = text[: text.index("](docs/images/overview.png)")].rpartition("![")[2]
+    speed = json.loads((RESULTS / "speed.json").read_text())
+    for workload in speed["workloads"]:
+        for program, _, _ in plot.PROGRAMS:
+            assert f"{plot.fastest(workload, program):.1f}" in alt

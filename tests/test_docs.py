@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+from sheeprl import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -14,3 +17,24 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page):
     code = PYTHON.findall((DOCS / page).read_text())
     assert code
     exec(compile("\n".join(code), page, "exec"), {})
+
+
+LINK = re.compile(r"\]\((?!https?:|#)([^)\s#]+)")
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+PAGES += [*DOCS.glob("*.md"), ROOT / "benchmarks" / "README.md", *ROOT.glob("sheeprl/algos/*/README.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_local_links_lead_somewhere(page):
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_continuous_integration_runs_the_command_of_the_readme():
+    command = 'pip install -e ".[test]" && pytest'
+    assert command in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert command.replace("install", "install --quiet") in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_citation_has_the_version():
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -38,6 +38,7 @@ from sheeprl.checkpoint.manifest import (
 )
 from sheeprl.config.schema import Config
 from sheeprl.utils.errors import ConfigError, one_line
+from sheeprl.utils.installation import install_command
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -380,7 +381,7 @@ def check_url(url: str) -> str:
     except ValueError:
         raise ValueError(f"{url!r}: unknown scheme {scheme}; use s3://, gs:// or file://") from None
     except ImportError as error:
-        remedy = f'pip install "sheeprl[{EXTRAS[scheme]}]"' if scheme in EXTRAS else one_line(error)
+        remedy = install_command(EXTRAS[scheme]) if scheme in EXTRAS else one_line(error)
         raise ValueError(f"{url!r} needs a package that can't be imported ({one_line(error)}): {remedy}") from error
     return scheme
 

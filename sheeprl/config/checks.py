@@ -18,6 +18,7 @@ from sheeprl.config.schema import Config
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.transforms import Spaces
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.installation import install_command
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     """Yield a mistake for each space that the algorithm doesn't support."""
     import gymnasium
 
-    from sheeprl.envs.transforms import dict_keys, vector_size
+    from sheeprl.envs.transforms import dict_keys, flat_spaces, pixel_keys, vector_size
 
     args, env = config.algo, config.env.id
     known = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.Box)
@@ -117,6 +118,12 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
             vector_size(spaces.observation)
         except TypeError as error:
             yield f"env.id={env}: {error}; {args.name} needs vector observations"
+        for key in pixel_keys(spaces.observation):
+            shape, flatten = flat_spaces(spaces.observation)[key].shape, "gymnasium.wrappers:FlattenObservation"
+            yield (
+                f"env.id={env}: its observations ({key}) are pixels of shape {shape}; {args.name} needs vector "
+                f"observations: use a vector version of the environment, or env.wrappers=[{flatten}] for small grids"
+            )
 
 
 def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
@@ -257,4 +264,4 @@ def _machine_mistakes(config: Config) -> Iterator[str]:
                 f"trainer.devices={trainer.devices}; use trainer.accelerator=cpu"
             )
     if config.env.capture_video and importlib.util.find_spec("moviepy") is None:
-        yield 'env.capture_video=true: needs moviepy; run pip install "sheeprl[video]"'
+        yield f"env.capture_video=true: needs moviepy; run {install_command('video')}"

@@ -14,13 +14,16 @@ from importlib import metadata
 
 import gymnasium
 
+from sheeprl.utils.installation import install_command
+
 EXTRAS = {  # missing package -> extra that installs it
     "mujoco": "mujoco",
     "ale_py": "atari",
     "Box2D": "box2d",
     "dm_control": "dmc",
     "shimmy": "dmc",
-    "pygame": "video",
+    "minigrid": "minigrid",
+    "pygame": "classic",
     "moviepy": "video",
 }
 NAMESPACES = {"ALE": ("ale_py", "atari"), "dm_control": ("shimmy", "dmc")}  # id prefix -> package, extra
@@ -110,7 +113,7 @@ def missing_module(error: BaseException, module: str = "") -> str:
         return f"no module named {missing}; install its package, {_how_to_find('the folder of the module')}"
     needed_by = f", which {module} needs," if module else ""
     if package in EXTRAS:
-        return f'{package}{needed_by} is not installed; pip install "sheeprl[{EXTRAS[package]}]"'
+        return f"{package}{needed_by} is not installed; {install_command(EXTRAS[package])}"
     return f"{missing}{needed_by} is not installed; install the package that contains this module"
 
 

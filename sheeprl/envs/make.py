@@ -7,10 +7,12 @@ import copy
 import ctypes
 import importlib
 import importlib.util
+import logging
 import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +24,7 @@ from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.hints import NAMESPACES
 from sheeprl.envs.snapshot import SnapshotEnv, VectorState, close_quietly
 from sheeprl.envs.transforms import Spaces
+from sheeprl.utils.installation import install_command
 
 KNOWN_FAMILIES = ("gymnasium.", "ale_py.")
 """Packages whose environments are simulations without side effects, so that extra instances may be made and stepped."""
@@ -32,8 +35,10 @@ class EnvSettingsError(Exception):
 
 
 def quiet_gymnasium() -> None:
-    """Silence gymnasium's warnings about old versions and optional packages."""
+    """Silence warnings about old versions, optional packages and a display that no training needs."""
     gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
+    logging.getLogger("absl").setLevel(logging.ERROR)  # MuJoCo's remarks on the models of gymnasium
+    warnings.filterwarnings("ignore", ".*DISPLAY environment variable is missing")  # from GLFW, when it is imported
 
 
 def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
@@ -150,7 +155,7 @@ def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool 
     from gymnasium.wrappers import RecordVideo
 
     if importlib.util.find_spec("moviepy") is None:
-        raise EnvSettingsError('env.capture_video: needs moviepy; pip install "sheeprl[video]"')
+        raise EnvSettingsError(f"env.capture_video: needs moviepy; {install_command('video')}")
     trigger = (lambda episode: True) if every_episode else None
     return RecordVideo(env, folder, episode_trigger=trigger, disable_logger=True)
 
@@ -247,7 +252,7 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
     except Exception as error:  # any error here results from the settings
         package, extra = NAMESPACES.get(config.id.partition("/")[0], ("", ""))
         if isinstance(error, errors.NamespaceNotFound) and package:
-            reason = f'{package} is not installed; pip install "sheeprl[{extra}]"'
+            reason = f"{package} is not installed; {install_command(extra)}"
         elif isinstance(error, (errors.NameNotFound, errors.NamespaceNotFound, errors.VersionNotFound)):
             reason = hints.unknown_id(config.id)
         elif isinstance(error, (errors.DependencyNotInstalled, ImportError)):

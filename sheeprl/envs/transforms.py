@@ -88,6 +88,15 @@ def vector_size(space: Space[Any]) -> int:
     raise TypeError(f"an observation space of {type(space).__name__} has no vector form")
 
 
+def pixel_keys(space: Space[Any]) -> list[str]:
+    """Return the flat keys of pictures: Boxes with three or more axes, and Boxes of bytes with two."""
+    return [
+        key
+        for key, leaf in flat_spaces(space).items()
+        if isinstance(leaf, spaces.Box) and len(leaf.shape) >= (2 if leaf.dtype == np.uint8 else 3)
+    ]
+
+
 def array_dtype(space: Space[Any]) -> np.dtype[Any]:
     """Return the dtype in which observations of a (leaf) space are stored."""
     return np.dtype(space.dtype or np.float32)

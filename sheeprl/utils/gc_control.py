@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import os
 import sys
 from collections.abc import Iterator
 
@@ -36,8 +37,27 @@ def importing() -> Iterator[None]:
         finally:
             if len(sys.modules) > before:  # a second run must not freeze the objects of the first run
                 gc.freeze()
+                atexit.register(_unfreeze)
 
 
 def leave_to_the_end() -> None:
     """Skip the garbage collection at exit, which takes seconds."""
-    atexit.register(gc.freeze)
+    atexit.register(_freeze)
+
+
+def _freeze() -> None:
+    """Exclude all objects from collection for the rest of the process."""
+    gc.freeze()
+    if _reports_leaks():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _unfreeze() -> None:
+    """Let Python collect the modules at exit if it would otherwise report them."""
+    if _reports_leaks():
+        gc.unfreeze()
+
+
+def _reports_leaks() -> bool:
+    """Return whether Triton is loaded; it prints a report of all objects that are alive at the end of the process."""
+    return "triton._C.libtriton" in sys.modules

@@ -68,3 +68,17 @@ def test_gradient_steps_are_not_compiled_on_mps():
     assert (
         check(load_config("sac", ["trainer.accelerator=mps"]).model_dump(mode="json")).config.trainer.compile is False
     )
+
+
+@pytest.mark.parametrize(("algorithm", "key"), [("ppo", "obs/picture"), ("sac", "obs")])
+def test_pixels_are_not_flattened_silently(algorithm, key):
+    env = "Nested-v0" if algorithm == "ppo" else "Camera-v0"
+    (mistake,) = mistakes_of(algorithm, f"env.id=tests.helpers.envs:{env}")
+    assert f"its observations ({key}) are pixels of shape (2, 2, 1); {algorithm} needs vector observations" in mistake
+    assert "env.wrappers=[gymnasium.wrappers:FlattenObservation]" in mistake
+
+
+def test_pixels_that_a_wrapper_flattens_are_a_vector():
+    words = ["env.id=tests.helpers.envs:Camera-v0", "env.wrappers=[gymnasium.wrappers:FlattenObservation]"]
+    spaces = check(load_config("sac", words).model_dump(mode="json")).spaces
+    assert spaces.observation.shape == (4,)

@@ -8,6 +8,7 @@ import pytest
 
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.make import EnvSettingsError, make_env
+from sheeprl.utils.installation import install_command
 
 ENVS = "tests.helpers.odd_envs"
 FOLDER = "run sheeprl in the folder of the module, or add this folder to PYTHONPATH"
@@ -71,7 +72,7 @@ def test_a_package_that_one_s_own_module_needs(site):
     assert message_of("walker_envs:Walker-v0") == needed
     (site / "runner_envs.py").write_text("import Box2D\n")
     assert message_of("runner_envs:Runner-v0") == (
-        'Box2D, which runner_envs needs, is not installed; pip install "sheeprl[box2d]"'
+        f"Box2D, which runner_envs needs, is not installed; {install_command('box2d')}"
     )
     (site / "jumper_envs.py").write_text("from math import mujoco\n")
     assert message_of("jumper_envs:Jumper-v0").startswith("cannot import name 'mujoco' from 'math' (")
@@ -79,7 +80,7 @@ def test_a_package_that_one_s_own_module_needs(site):
 
 def test_gymnasium_s_own_extras(without):
     without("mujoco")
-    assert message_of("HalfCheetah-v5") == 'mujoco is not installed; pip install "sheeprl[mujoco]"'
+    assert message_of("HalfCheetah-v5") == f"mujoco is not installed; {install_command('mujoco')}"
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -98,7 +99,7 @@ def test_versions_that_have_moved_to_another_package(without, hidden):
     [
         (f"{ENVS}:Resluts-v0", f"no such environment; did you mean {ENVS}:Results-v0?"),
         (f"{ENVS}:results-v3", f"no such environment; did you mean {ENVS}:Results-v0?"),
-        (f"{ENVS}:Zzz-v0", f"no such environment; the module {ENVS} registers Recorded-v0, WholeKeys-v0, "),
+        (f"{ENVS}:Zzz-v0", f"no such environment; the module {ENVS} registers "),
         ("tests.buffer:Nothing-v0", "the module tests.buffer registers no environments"),
         ("CartPol-v1", "no such environment; did you mean CartPole-v1?"),
         ("cartpole-v9", "no such environment; did you mean CartPole-v1?"),

@@ -123,6 +123,16 @@ class Nested(Counting):
         }
 
 
+class Camera(Counting):
+    """`Counting` with bounded continuous actions, seen as a picture."""
+
+    observation_space = spaces.Box(0, 255, (2, 2, 1), np.uint8)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def observe(self) -> Any:
+        return np.full((2, 2, 1), 10 * self.episode + self.at, np.uint8)
+
+
 class Echo(gymnasium.Env):
     """Endless environment that observes the received action (zeros after a reset); its first number is the reward.
 
@@ -200,5 +210,6 @@ _register("Truncating", Counting, kwargs={"ends": ("truncated",)})
 _register("Other", Counting, vector_entry_point="tests.helpers.envs:OtherVector")
 _register("SameStep", Counting, vector_entry_point="tests.helpers.envs:SameStepVector")
 _register("Nested", Nested)
+_register("Camera", Camera)
 _register("Echo", Echo)
 _register("Raising", Raising)

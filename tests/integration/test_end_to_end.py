@@ -17,6 +17,7 @@ import torch
 from sheeprl import ConfigError, RunFailedError, load_config, train
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.config.yaml_io import parse_yaml
+from sheeprl.utils.installation import install_command
 from tests.helpers.runs import QUIET, SMALL_SAC, largest_difference, lines, run, saved
 
 WALK = "tests.helpers.run_envs:Walk-v0"
@@ -286,7 +287,7 @@ class TestBadInput:
     @pytest.mark.skipif("ale_py" in sys.modules, reason="the package is installed")
     def test_a_package_that_is_not_installed(self, tmp_path):
         """A missing package is named."""
-        self.check(tmp_path, ["ppo", "env.id=ALE/Pong-v5"], 'pip install "sheeprl[atari]"')
+        self.check(tmp_path, ["ppo", "env.id=ALE/Pong-v5"], install_command("atari"))
 
     def test_a_folder_that_holds_a_run(self, tmp_path):
         """A folder that contains a run is rejected."""

@@ -60,3 +60,18 @@ def test_objects_are_frozen_only_after_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "0 True True\n"
+
+
+@pytest.mark.parametrize("leaving", [True, False])
+def test_triton_does_not_report_what_is_left_to_the_end(leaving: bool) -> None:
+    program = (
+        "import atexit, gc, os, sys, sheeprl.utils.gc_control as garbage\n"
+        "sys.modules['triton._C.libtriton'] = sys\n"
+        "def report(): os.write(2, b'leaked!') if gc.get_freeze_count() else None\n"
+        "atexit.register(report)\n"
+        f"if {leaving}: garbage.leave_to_the_end()\n"
+        "with garbage.importing(): import colorsys\n"
+        "os.write(2, b'seen;')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "seen;"

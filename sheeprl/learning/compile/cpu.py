@@ -83,17 +83,26 @@ def _package(program: ExportedProgram, path: Path, trusting: bool) -> str:
     settings = {"pattern_matcher": False}  # which would make one operation again of what SPLIT has made two of
     if trusting:
         settings["cpp.vec_isa_ok"] = True
-    if hasattr(inductor.config.aot_inductor, "precompile_headers"):
-        # To precompile them takes longer than to compile a library with them, and most runs need one library.
-        settings["aot_inductor.precompile_headers"] = False
-    with inductor.config.patch(settings):
+    # To precompile them takes longer than to compile a library with them, and most runs need one library.
+    settings["aot_inductor.precompile_headers"] = False
+    with inductor.config.patch(_known(settings)):
         return str(inductor.aoti_compile_and_package(program, package_path=str(path)))
+
+
+def _known(settings: dict[str, bool]) -> dict[str, bool]:
+    """Return the settings that this version of torch has; all of them only save time."""
+    found = {}
+    for name, value in settings.items():
+        with contextlib.suppress(AttributeError):
+            operator.attrgetter(name)(inductor.config)
+            found[name] = value
+    return found
 
 
 def load_library(path: Path) -> Library:
     """What calls a library: from the tensors of its inputs to those of its outputs."""
     # That a processor does what its kind does needn't be tried; trying it takes seconds.
-    with removed_afterwards(), inductor.config.patch({"cpp.vec_isa_ok": True}):
+    with removed_afterwards(), inductor.config.patch(_known({"cpp.vec_isa_ok": True})):
         library: Library = _loader(str(path)).boxed_run
     return library
 
@@ -124,13 +133,16 @@ def removed_afterwards() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what the compiler says of itself."""
-    logger = logging.getLogger("torch._inductor")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence the log lines and warnings of the compiler."""
+    # The second one warns on every machine without a GPU when torch is built for CUDA.
+    loggers = [logging.getLogger(name) for name in ("torch._inductor", "torch.utils.cpp_extension")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

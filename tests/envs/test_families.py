@@ -1,0 +1,59 @@
+"""The environments of the optional packages can be made and trained on; a package that is missing skips its tests."""
+
+import importlib.util
+
+import pytest
+
+from sheeprl import ConfigError
+from sheeprl.utils.installation import install_command
+from tests.helpers.runs import lines, run
+
+pytestmark = pytest.mark.slow
+
+COUPLED = ["run.mode=coupled", "trainer.compile=false", "checkpoint.envs=false"]
+PPO = ["algo.rollout_steps=32", "algo.epochs=1", "algo.hidden_sizes=[8]", "run.total_steps=100"]
+SAC = ["run.total_steps=100"]
+RAM = "env.kwargs={obs_type: ram}"
+FLAT = "env.wrappers=[minigrid.wrappers:FlatObsWrapper]"
+
+TRAINED = [  # extra, package, algorithm, id, settings
+    ("classic", "pygame", "ppo", "CartPole-v1", ["env.vectorization=native"]),
+    ("classic", "pygame", "ppo", "FrozenLake-v1", []),
+    ("mujoco", "mujoco", "sac", "HalfCheetah-v5", []),
+    ("mujoco", "mujoco", "ppo", "Humanoid-v5", []),
+    ("dmc", "dm_control", "sac", "dm_control/cartpole-swingup-v0", []),
+    ("dmc", "dm_control", "ppo", "dm_control/walker-walk-v0", []),
+    ("atari", "ale_py", "ppo", "ALE/Pong-v5", [RAM]),
+    ("box2d", "Box2D", "ppo", "LunarLander-v3", []),
+    ("box2d", "Box2D", "sac", "BipedalWalker-v3", []),
+    ("minigrid", "minigrid", "ppo", "minigrid:MiniGrid-Empty-5x5-v0", [FLAT]),
+]
+REFUSED = [  # extra, package, algorithm, id, part of the message
+    ("atari", "ale_py", "ppo", "ALE/Pong-v5", "are pixels of shape (210, 160, 3); ppo needs vector observations"),
+    ("box2d", "Box2D", "sac", "CarRacing-v3", "are pixels of shape (96, 96, 3); sac needs vector observations"),
+    ("minigrid", "minigrid", "ppo", "minigrid:MiniGrid-Empty-5x5-v0", "has no vector form"),
+]
+
+
+def need(extra, package):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed; {install_command(extra)}")
+
+
+@pytest.mark.parametrize(("extra", "package", "algorithm", "env", "settings"), TRAINED)
+def test_an_environment_of_each_family_is_trained_on(tmp_path, recwarn, extra, package, algorithm, env, settings):
+    need(extra, package)
+    small = PPO if algorithm == "ppo" else SAC
+    result = run(tmp_path / "run", algorithm, *COUPLED, *small, *settings, "eval.episodes=0", env=env)
+    assert result.gradient_steps > 0
+    assert lines(result.run_dir)[-1]["status"] == "done"
+    assert not [str(warned.message) for warned in recwarn if "DISPLAY" in str(warned.message)]
+
+
+@pytest.mark.parametrize(("extra", "package", "algorithm", "env", "said"), REFUSED)
+def test_pixels_and_texts_are_refused(tmp_path, extra, package, algorithm, env, said):
+    need(extra, package)
+    with pytest.raises(ConfigError) as caught:
+        run(tmp_path / "run", algorithm, *COUPLED, env=env)
+    assert any(said in mistake for mistake in caught.value.mistakes), caught.value.mistakes
+    assert not (tmp_path / "run").exists()
