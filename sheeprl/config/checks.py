@@ -17,7 +17,7 @@ from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Config
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.transforms import Spaces
-from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.errors import ConfigError, short_repr
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ def _probe(config: EnvConfig) -> tuple[Spaces | None, list[str]]:
                 env.render()
             if config.vectorization == "native":
                 with contextlib.closing(make_vector_env(config)) as envs:
-                    envs.reset(seed=0)
                     single, vector = env.observation_space, envs.single_observation_space
-                if (single.shape, single.dtype) != (vector.shape, vector.dtype):  # evaluation uses single environments
-                    raise EnvSettingsError(
-                        f"env.vectorization=native: {config.id} has observations {vector}, but one alone has "
-                        f"{single}; use sync or async"
-                    )
+                    if (single.shape, single.dtype) != (vector.shape, vector.dtype):  # evaluation uses single ones
+                        raise EnvSettingsError(
+                            f"env.vectorization=native: {config.id} has observations {vector}, but one alone has "
+                            f"{single}; use sync or async"
+                        )
+                    envs.reset(seed=0)
             return spaces_of(env), []
     except EnvSettingsError as error:
         return None, [str(error)]
@@ -84,13 +84,16 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     """Yield a mistake for each space that the algorithm doesn't support."""
     import gymnasium
 
-    from sheeprl.envs.transforms import dict_keys, vector_size
+    from sheeprl.envs.transforms import dict_keys, without_vector_form
 
     args, env = config.algo, config.env.id
     known = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.Box)
     kind = spaces.action_kind
     if not isinstance(spaces.action, known):
-        yield f"env.id={env}: action space {spaces.action} isn't supported; use Discrete, MultiDiscrete or Box"
+        yield (
+            f"env.id={env}: action space {spaces.action} isn't supported; use Discrete, MultiDiscrete or Box, or "
+            "convert it in a wrapper (env.wrappers)"
+        )
     elif kind not in args.actions:
         yield f"env.id={env}: its actions are {kind}; {args.name} needs {' or '.join(args.actions)} actions"
     elif isinstance(spaces.action, gymnasium.spaces.Box) and args.bounded_actions and not spaces.action.is_bounded():
@@ -98,10 +101,19 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     if any("/" in key for key in dict_keys(spaces.observation)):
         yield f"env.id={env}: an observation key contains a slash; rename the key in a wrapper"
     if "pixels" not in args.observations:
-        try:
-            vector_size(spaces.observation)
-        except TypeError as error:
-            yield f"env.id={env}: {error}; {args.name} needs vector observations"
+        for key, part in without_vector_form(spaces.observation):
+            yield (
+                f"env.id={env}: the observation{key} has the space {short_repr(part)}, which has no vector form; "
+                f"{_advice_against(spaces.observation)}"
+            )
+
+
+def _advice_against(space: Any) -> str:
+    """Return a way to train with an observation space of which a part has no vector form."""
+    own = "drop or convert it in a wrapper of your own, env.wrappers=[my_module:MyWrapper]"
+    if space.is_np_flattenable:
+        return f"flatten it with env.wrappers=[gymnasium.wrappers:FlattenObservation], or {own}"
+    return f"{own}, derived from gymnasium.ObservationWrapper"
 
 
 def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,9 @@ Array = npt.NDArray[Any]
 class Spaces:
     """Observation and action space of an agent: one environment's spaces, made uniform by this module.
 
-    `observation` is a Box, a Discrete or a (nested) Dict of such. `action` is a Discrete from 0, a MultiDiscrete from
-    0, or a flat Box; a bounded Box is [-1, 1] in every direction, whatever the environment's own bounds.
+    `observation` is a Box, Discrete, MultiDiscrete or MultiBinary, or a (nested) Dict of such. `action` is a Discrete
+    from 0, a MultiDiscrete from 0, or a flat Box; a bounded Box is [-1, 1] in every direction, whatever the
+    environment's own bounds.
     """
 
     observation: Space[Any]
@@ -64,9 +66,20 @@ def vector_size(space: Space[Any]) -> int:
         return int(np.prod(space.shape))
     if isinstance(space, spaces.Discrete):
         return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
     if isinstance(space, spaces.MultiBinary):
         return int(np.prod(space.shape))
     raise TypeError(f"an observation space of {type(space).__name__} has no vector form")
+
+
+def without_vector_form(space: Space[Any], key: str = "") -> Iterator[tuple[str, Space[Any]]]:
+    """Yield the parts of an observation space that have no vector form, each after its place, such as `['text']`."""
+    if isinstance(space, spaces.Dict):
+        for name, part in space.items():
+            yield from without_vector_form(part, f"{key}[{name!r}]")
+    elif not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        yield key, space
 
 
 def array_dtype(space: Space[Any]) -> np.dtype[Any]:

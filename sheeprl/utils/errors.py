@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -23,6 +24,13 @@ def one_line(error: BaseException) -> str:
     """Return the first line of an error, for messages; the errors of Ray have many lines."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def short_repr(value: object, length: int = 80) -> str:
+    """Return the representation of a value in one line of about `length` characters, for messages."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = length
+    return " ".join(short.repr(value).split())
 
 
 async def require(answer: Awaitable[Any], who: str, passing: tuple[type[Exception], ...] = ()) -> Any:

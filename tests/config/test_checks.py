@@ -68,3 +68,21 @@ def test_gradient_steps_are_not_compiled_on_mps():
     assert (
         check(load_config("sac", ["trainer.accelerator=mps"]).model_dump(mode="json")).config.trainer.compile is False
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "advised"),
+    [
+        ("text", "the observation['inner']['mission'] has the space Text(", "flatten it with"),
+        ("tuple", "the observation has the space Tuple(", "flatten it with"),
+        ("sequence", "the observation['seen'] has the space Sequence(", "derived from gymnasium.ObservationWrapper"),
+    ],
+)
+def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, said, advised):
+    chosen = ["env.id=tests.helpers.envs:Spoken-v0", f"env.kwargs={{kind: {kind}}}"]
+    (mistake,) = mistakes_of("ppo", *chosen)
+    assert mistake.startswith("env.id=tests.helpers.envs:Spoken-v0: ") and said in mistake and advised in mistake
+    if advised == "flatten it with":
+        wrapper = "env.wrappers=[gymnasium.wrappers:FlattenObservation]"
+        assert wrapper in mistake
+        check(load_config("ppo", [*chosen, wrapper]).model_dump(mode="json"))
