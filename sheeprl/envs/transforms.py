@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gymnasium import Space, spaces
 
 Array = npt.NDArray[Any]
+MAX_UINT64 = np.nextafter(2.0**64, 0.0)  # greatest float64 that converts to uint64
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,10 @@ def flat_observations(obs: Any, key: str = "obs") -> dict[str, Array]:
 
 
 class ActionTransform:
-    """Map `[B, *]` actions of an agent to those of the environment.
+    """Map `[B, *]` actions of an agent to those of the environment, which are in its space and of its dtype.
 
     Bounded boxes: clipped to [-1, 1], then scaled to the environment's bounds. Others: clipped to the bounds there are.
+    Boxes of whole numbers: [-1, 1] is split into one interval of equal length per number; without bounds, rounded.
     Discrete: shifted to its first value.
 
     Args:
@@ -134,23 +136,59 @@ class ActionTransform:
 
     def __init__(self, space: Space[Any]) -> None:
         self.space = space
-        self.is_bounded = isinstance(space, spaces.Box) and space.is_bounded()
-        if isinstance(space, spaces.Box) and self.is_bounded:
-            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-            self.middle, self.half = (high + low) / 2, (high - low) / 2
-            self.low, self.high = space.low, space.high
-        self.start = int(space.start) if isinstance(space, spaces.Discrete) else 0
+        self._convert = _conversion(space)
 
     def __call__(self, action: Array) -> Array:
         """Return the environment's actions `[B, *]` in its dtype; may return the input itself."""
-        space = self.space
-        if isinstance(space, spaces.Box):
-            action = action.reshape(len(action), *space.shape)
-            if self.is_bounded:
-                scaled = self.middle + self.half * np.clip(action, -1.0, 1.0)
-                # Rounding may leave the bounds by one unit in the last place.
-                return np.asarray(np.clip(scaled.astype(space.dtype), self.low, self.high))
-            return np.asarray(np.clip(action, space.low, space.high).astype(space.dtype))
-        if isinstance(space, spaces.MultiDiscrete):
-            return np.asarray(action.reshape(len(action), *space.shape) + space.start, space.dtype)
-        return action + self.start if self.start else action
+        return self._convert(action)
+
+
+def _conversion(space: Space[Any]) -> Callable[[Array], Array]:
+    """Return the function that maps an agent's actions to those of a space."""
+    if isinstance(space, spaces.Box):
+        scale = _whole_numbers(space) if space.dtype.kind in "iub" else _real_numbers(space)
+        return lambda action: np.asarray(scale(action.reshape(len(action), *space.shape)).astype(space.dtype))
+    if isinstance(space, spaces.MultiDiscrete):
+        return lambda action: np.asarray(action.reshape(len(action), *space.shape) + space.start, space.dtype)
+    if isinstance(space, spaces.Discrete) and (space.start or space.dtype != np.int64):
+        return lambda action: (action + int(space.start)).astype(space.dtype)
+    return lambda action: action
+
+
+def _real_numbers(space: spaces.Box) -> Callable[[Array], Array]:
+    """Return the function that maps actions to the real numbers of a box."""
+    if not space.is_bounded():
+        return lambda action: np.clip(action, space.low, space.high)
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    middle, half = high / 2 + low / 2, high / 2 - low / 2  # the sum of two bounds may overflow
+
+    def scale(action: Array) -> Array:
+        scaled = (middle + half * np.clip(action, -1.0, 1.0)).astype(space.dtype)
+        # Rounding may leave the bounds by one unit in the last place.
+        return np.asarray(np.clip(scaled, space.low, space.high))
+
+    return scale
+
+
+def _whole_numbers(space: spaces.Box) -> Callable[[Array], Array]:
+    """Return the function that maps actions to the whole numbers of a box."""
+    if not space.is_bounded():
+        low, high = (_within(bound) for bound in (space.low, space.high))
+        return lambda action: np.clip(np.rint(action.astype(np.float64)), low, high)
+    # Modulo 2**64, differences and sums of all integer dtypes are exact.
+    first, last = (bound.astype(np.int64).view(np.uint64) for bound in (space.low, space.high))
+    span = last - first
+    count = span.astype(np.float64) + 1
+
+    def scale(action: Array) -> Array:
+        part = (np.clip(action.astype(np.float64), -1.0, 1.0) + 1) / 2
+        number = np.minimum(np.floor(part * count), MAX_UINT64).astype(np.uint64)
+        return np.asarray(first + np.minimum(number, span)).view(np.int64)
+
+    return scale
+
+
+def _within(bound: Array) -> Array:
+    """Return integer bounds as float64, which may round them up; the next lower float64 where it does."""
+    rounded = bound.astype(np.float64)
+    return np.where(rounded > bound.astype(object), np.nextafter(rounded, -np.inf), rounded)
