@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sheeprl.envs import transforms
+from sheeprl.envs.snapshot import SnapshotEnv
 from sheeprl.utils import seeding
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class _Lane:
     """One environment that plays its share of the episodes, one after the other."""
 
     def __init__(self, env: Any, episodes: list[tuple[int, int]]) -> None:
-        self.env = env
+        self.env = SnapshotEnv(env)  # checks results as in training
         self.episodes = episodes  # (number, seed)
         self.done: dict[int, tuple[float, int]] = {}
         self.begin()
@@ -45,8 +46,8 @@ class _Lane:
 
     def step(self, action: Any) -> None:
         """Play one action; at the end of an episode begin the next."""
-        self.obs, reward, terminated, truncated, _ = self.env.step(action)
-        self.reward, self.is_first = float(reward), False
+        self.obs, self.reward, terminated, truncated, _ = self.env.step(action)
+        self.is_first = False
         self.total += self.reward
         self.length += 1
         if terminated or truncated:

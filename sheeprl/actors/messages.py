@@ -39,6 +39,7 @@ class FragmentInfo:
         seconds: time it took.
         state: what the player held at its end, if that was asked for and can be kept.
         unsaved: why the environments' state can't be kept, if it can't.
+        episode_numbers: the numbers in the last infos of these episodes, by key; not every info has every key.
     """
 
     version: int
@@ -49,6 +50,7 @@ class FragmentInfo:
     seconds: float
     state: bytes | None = None
     unsaved: str = ""
+    episode_numbers: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import gymnasium
 import numpy as np
 
 from sheeprl.envs import global_rng
+from sheeprl.envs.results import EPISODE, episode_numbers, observation_check, to_flag, to_number
 
 Plain = Any
 """None, numbers, texts, arrays, and tuples, lists and dicts of these."""
@@ -41,6 +42,9 @@ class StateError(ValueError):
 class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Outermost wrapper of each environment in a vector, with its state as the attribute `snapshot`.
 
+    It checks all results and converts them to Python's numbers and the dtypes of the spaces (`results`). Infos are
+    reduced to the numbers in the last one of an episode, so that those of different environments fit each other.
+
     A vector environment resets an environment in the step after the episode's end. It stores that flag outside the
     environment, so a snapshot doesn't hold it. An environment restored at an episode's end therefore resets itself.
 
@@ -51,22 +55,30 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         self.ended = self.resets_itself = self.alone = False
+        self._check = observation_check(env.observation_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         self.ended = self.resets_itself = False
         if self.alone and seed is not None:
             global_rng.seed_all(seed)
-        return self.env.reset(seed=seed, options=options)
+        obs, _ = self.env.reset(seed=seed, options=options)
+        return self._check(obs), {}
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step."""
         if self.resets_itself:
             obs, info = self.reset()
             return obs, 0.0, False, False, info
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self.ended = bool(terminated or truncated)
-        return obs, reward, terminated, truncated, info
+        if type(reward) is not float:
+            reward = to_number(reward, "the reward")
+        if terminated is not False:
+            terminated = to_flag(terminated, "terminated")
+        if truncated is not False:
+            truncated = to_flag(truncated, "truncated")
+        self.ended = terminated or truncated
+        return self._check(obs), reward, terminated, truncated, {EPISODE: episode_numbers(info)} if self.ended else {}
 
     @property
     def snapshot(self) -> Plain:

@@ -20,6 +20,18 @@ def some_books():
     return stats
 
 
+def test_the_numbers_of_episodes_are_averaged():
+    stats = RunStats(Counters(), 0.0)
+    stats.record_fragment(FragmentInfo(0, 8, 8, (), (), 1.0, episode_numbers={"success": [1.0, 0.0], "a/b": [5.0]}))
+    stats.record_fragment(FragmentInfo(0, 8, 8, (), (), 1.0, episode_numbers={"success": [1.0, 1.0]}))
+    stats = RunStats.from_plain(json.loads(json.dumps(stats.to_plain(1.0))), 1.0)
+    values = stats.metrics(2.0, players=1)
+    assert (values["Episode/success"], values["Episode/a/b"]) == (0.75, 5.0)
+    stats.reset_window(2.0)
+    stats.record_fragment(FragmentInfo(0, 8, 8, (), (), 1.0))
+    assert not any(name.startswith("Episode/") for name in stats.metrics(3.0, players=1))
+
+
 def test_a_fragment_that_is_given_up_is_not_counted():
     stats = some_books()
     stats.record_fragment(info := FragmentInfo(0, 7, 8, (), (), seconds=1.0))
