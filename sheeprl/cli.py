@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TextIO, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
@@ -92,21 +92,41 @@ def evaluate(
 ) -> None:
     """Evaluate a saved policy and print its mean return ± standard deviation."""
     try:
-        # Output of environments must not precede the result on stdout.
-        with contextlib.redirect_stdout(sys.stderr):
+        with _only_result_on_stdout() as stdout:
             from sheeprl.evaluate import evaluate_checkpoint
 
             result = evaluate_checkpoint(path, episodes, seed, video)
+            if as_json:
+                text = json.dumps(asdict(result))
+            else:
+                episodes_played = f"{len(result.returns)} episode{'s' if len(result.returns) > 1 else ''}"
+                text = (
+                    f"return {result.mean_return:.2f} ± {result.std_return:.2f} over {episodes_played}, "
+                    f"after {result.policy_steps} policy steps"
+                )
+            typer.echo(text, stdout)
     except (Exception, KeyboardInterrupt) as error:
         raise typer.Exit(_report(error)) from error
-    if as_json:
-        typer.echo(json.dumps(asdict(result)))
-    else:
-        episodes_played = f"{len(result.returns)} episode{'s' if len(result.returns) > 1 else ''}"
-        typer.echo(
-            f"return {result.mean_return:.2f} ± {result.std_return:.2f} over {episodes_played}, "
-            f"after {result.policy_steps} policy steps"
-        )
+
+
+@contextlib.contextmanager
+def _only_result_on_stdout() -> Iterator[TextIO]:
+    """Yield a stream to stdout, and redirect all other output to stderr, also that of C code and child processes.
+
+    The redirection of the file descriptor lasts until the process ends, because simulators also print at exit.
+    """
+    stream = sys.stdout
+    try:
+        descriptor = stream.fileno()
+        others = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
+    except (AttributeError, OSError):  # no stdout, or objects in memory
+        with contextlib.redirect_stdout(sys.stderr):
+            yield stream
+        return
+    stream.flush()
+    with open(os.dup(descriptor), "w", encoding=stream.encoding, errors=stream.errors) as result:
+        os.dup2(others, descriptor)
+        yield result
 
 
 def replay(
