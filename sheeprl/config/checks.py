@@ -215,6 +215,13 @@ def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
         )
     if data.batch_size and data.batch_size > round_rows:
         yield f"algo.batch_size={data.batch_size}: larger than a rollout of {round_rows} rows"
+    elif data.standardize and math.ceil(round_rows / data.minibatches(round_rows)) == 1:
+        which = "algo.batch_size=1" if round_rows > 1 else f"algo.rollout_steps={rows}"
+        yield (
+            f"{which}: {config.algo.name} standardizes {' and '.join(data.standardize)} over each minibatch, for which "
+            "one row is too few; use at least 2"
+            + (", or algo.normalize_advantage=false" if hasattr(config.algo, "normalize_advantage") else "")
+        )
 
 
 def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:

@@ -192,11 +192,14 @@ class Minibatches(Batches):
         return batch
 
     def _standardized(self, values: Tensor, mask: Tensor, count: Tensor) -> Tensor:
-        """Zero mean and unit standard deviation over what is valid in the whole group."""
+        """Zero mean and unit standard deviation over what is valid in the whole group, unless that is one row.
+
+        One row would become 0, and its minibatch would teach nothing.
+        """
         ranks = self.share.ranks
         mean = ranks.sum((values * mask).sum()) / count
         variance = ranks.sum(((values - mean) ** 2 * mask).sum()) / (count - 1).clamp_min(1)
-        return (values - mean) / (variance.sqrt() + 1e-8)
+        return torch.where(count > 1, (values - mean) / (variance.sqrt() + 1e-8), values)
 
     def samples(self, tensors: Tree) -> int:
         """How many samples such a batch has."""

@@ -86,3 +86,19 @@ def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, said, 
         wrapper = "env.wrappers=[gymnasium.wrappers:FlattenObservation]"
         assert wrapper in mistake
         check(load_config("ppo", [*chosen, wrapper]).model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting"),
+    [
+        (["algo.batch_size=1"], "algo.batch_size=1"),
+        (["algo.batch_size=1", "algo.rollout_steps=1", "env.num_envs=1"], "algo.rollout_steps=1"),
+    ],
+)
+def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
+    (mistake,) = mistakes_of("ppo", *overrides)
+    assert mistake == (
+        f"{setting}: ppo standardizes advantage over each minibatch, for which one row is too few; use at least 2, or "
+        "algo.normalize_advantage=false"
+    )
+    check(load_config("ppo", [*overrides, "algo.normalize_advantage=false"]).model_dump(mode="json"))
