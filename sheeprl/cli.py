@@ -28,7 +28,7 @@ from sheeprl.config.loading import apply_overrides, read_tree, set_value
 from sheeprl.config.schema import EvalConfig, Tree, config_class, leaves
 from sheeprl.config.suggestions import nearest
 from sheeprl.config.yaml_io import parse_yaml
-from sheeprl.utils.errors import ConfigError, RunFailedError
+from sheeprl.utils.errors import ConfigError, RunFailedError, shell_command
 from sheeprl.utils.gc_control import leave_to_the_end
 from sheeprl.version import __version__
 
@@ -371,7 +371,7 @@ def _tree_of_flags(
             mistakes += error.mistakes
     algo = tree.setdefault("algo", {})
     if isinstance(algo, dict) and algo.setdefault("name", algorithm) != algorithm:
-        mistakes.append(f"--config {config}: has algo.name={algo['name']}; use sheeprl run {config}")
+        mistakes.append(f"--config {config}: has algo.name={algo['name']}; use {shell_command('run', config)}")
     if mistakes:
         raise ConfigError(mistakes)
     return tree
@@ -521,7 +521,7 @@ def _check_command(command: str | None) -> None:
     if command is None or command in known:
         return
     if command.endswith((".yaml", ".yml")):
-        raise ConfigError([f"no command {command!r}; did you mean sheeprl run {command}?"])
+        raise ConfigError([f"no command {command!r}; did you mean {shell_command('run', command)}?"])
     raise ConfigError([f"no command {command!r}{nearest(command, known)} (list: sheeprl --help)"])
 
 

@@ -22,7 +22,7 @@ from sheeprl.checkpoint.run_dir import lock_run_dir, replay_folder, video_folder
 from sheeprl.config.schema import Config
 from sheeprl.driver.workers import Workers
 from sheeprl.metrics.time_breakdown import Setting, StartupTimer, describe, suggest
-from sheeprl.utils.errors import RunFailedError, one_line
+from sheeprl.utils.errors import RunFailedError, one_line, shell_command
 from sheeprl.utils.gc_control import importing
 
 if TYPE_CHECKING:
@@ -472,7 +472,7 @@ def _print_summary(config: Config, place: RunDir, run: Run, status: str, wall_ti
     )
     _say(
         f"{status}: {counters.policy_steps:,} policy steps and {counters.gradient_steps:,} gradient steps in "
-        f"{wall_time:.0f} s; sheeprl {'eval' if status == 'done' else 'resume'} {place.run_dir}"
+        f"{wall_time:.0f} s; {shell_command('eval' if status == 'done' else 'resume', place.run_dir)}"
     )
 
 

@@ -20,7 +20,7 @@ from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import CONFIG, LOCK, write_atomically
 from sheeprl.config.schema import Config
 from sheeprl.config.yaml_io import parse_yaml
-from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.errors import ConfigError, shell_command
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def make_run_dir(config: Config) -> Path:
     stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.run.seed}"
     folder = base_folder() / "logs" / algorithm / env / stem if named is None else named_folder(named)
     if named is not None and (folder / CONFIG).exists():
-        raise ConfigError([f"run.dir={named}: already contains a run; resume it with `sheeprl resume {named}`"])
+        raise ConfigError([f"run.dir={named}: already contains a run; resume it with {shell_command('resume', named)}"])
     if named is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([f"run.dir={named}: exists and isn't an empty folder; use another run.dir"])
     try:

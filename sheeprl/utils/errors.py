@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import shlex
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -24,6 +25,11 @@ def one_line(error: BaseException) -> str:
     """Return the first line of an error, for messages; the errors of Ray have many lines."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def shell_command(*words: object) -> str:
+    """Return a call of `sheeprl` that can be pasted into a shell, whatever its paths contain."""
+    return shlex.join(["sheeprl", *(f"./{word}" if str(word).startswith("-") else str(word) for word in words)])
 
 
 def short_repr(value: object, length: int = 80) -> str:
