@@ -426,6 +426,12 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
         reporter.message(f"going on from {start.checkpoint.name}")
         reporter.event("resume", step=policy_steps)
     total, players = config.run.total_steps, config.players.num or 1
+    if policy_steps >= total:
+        more = shell_command("resume", place.run_dir, f"run.total_steps={policy_steps + total}")
+        reporter.message(
+            f"run.total_steps={total} is reached already, by {policy_steps} policy steps; to train on: {more}",
+            "warning",
+        )
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
     return reporter
 
