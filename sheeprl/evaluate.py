@@ -20,6 +20,7 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
 
     Raises:
         ConfigError: the checkpoint doesn't exist, or its environment can't be created.
+        RunFailedError: the environment returned something that its interface or its spaces exclude.
     """
     with importing():
         import torch
@@ -29,8 +30,9 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
         from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
         from sheeprl.config.loading import validate
         from sheeprl.envs.make import EnvSettingsError, make_env, make_eval_envs, record_video, spaces_of
+        from sheeprl.envs.results import ResultError
         from sheeprl.envs.statistics import describe, with_statistics
-        from sheeprl.utils.errors import ConfigError
+        from sheeprl.utils.errors import ConfigError, RunFailedError
 
     if episodes < 1:
         raise ConfigError([f"episodes={episodes}: must be at least 1"])
@@ -56,5 +58,8 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
         raise ConfigError([f"{checkpoint / 'agent.pt'}: can't be loaded: {first_line}"]) from error
     policy = agent.get_submodule("policy").eval()
     seeds = eval_seeds(config.run.seed if seed is None else seed, episodes)
-    played = play_episodes(algorithm, policy, envs, seeds)
+    try:
+        played = play_episodes(algorithm, policy, envs, seeds)
+    except ResultError as error:
+        raise RunFailedError(f"{config.env.id}, evaluation: {error}") from error
     return replace(played, policy_steps=read_counters(checkpoint).policy_steps)

@@ -22,7 +22,7 @@ from sheeprl.checkpoint.run_dir import lock_run_dir, replay_folder, video_folder
 from sheeprl.config.schema import Config
 from sheeprl.driver.workers import Workers
 from sheeprl.metrics.time_breakdown import StartupTimer, describe, suggest
-from sheeprl.utils.errors import RunFailedError, one_line
+from sheeprl.utils.errors import RunFailedError, one_line, shell_command
 from sheeprl.utils.gc_control import importing
 from sheeprl.utils.installation import environment_warnings
 
@@ -387,6 +387,12 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
         reporter.message(f"going on from {start.checkpoint.name}")
         reporter.event("resume", step=policy_steps)
     total, players = config.run.total_steps, config.players.num or 1
+    if policy_steps >= total:
+        more = shell_command("resume", place.run_dir, f"run.total_steps={policy_steps + total}")
+        reporter.message(
+            f"run.total_steps={total} is reached already, by {policy_steps} policy steps; to train on: {more}",
+            "warning",
+        )
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
     return reporter
 
@@ -435,7 +441,7 @@ def _print_summary(config: Config, place: RunDir, run: Run, status: str, wall_ti
     )
     _say(
         f"{status}: {counters.policy_steps:,} policy steps and {counters.gradient_steps:,} gradient steps in "
-        f"{wall_time:.0f} s; sheeprl {'eval' if status == 'done' else 'resume'} {place.run_dir}"
+        f"{wall_time:.0f} s; {shell_command('eval' if status == 'done' else 'resume', place.run_dir)}"
     )
 
 

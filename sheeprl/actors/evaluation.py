@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sheeprl.envs import transforms
+from sheeprl.envs.snapshot import SnapshotEnv
 from sheeprl.utils import seeding
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class _Lane:
 
     def __init__(self, env: Any, episodes: list[tuple[int, int]]) -> None:
         """Begin the first episode."""
-        self.env = env
+        self.env = SnapshotEnv(env)  # checks results as in training
         self.episodes = episodes  # (number, seed)
         self.done: dict[int, tuple[float, int]] = {}
         self.begin()
@@ -46,8 +47,8 @@ class _Lane:
 
     def step(self, action: Any) -> None:
         """Take one action; at the end of an episode begin the next one."""
-        self.obs, reward, terminated, truncated, _ = self.env.step(action)
-        self.reward, self.is_first = float(reward), False
+        self.obs, self.reward, terminated, truncated, _ = self.env.step(action)
+        self.is_first = False
         self.total += self.reward
         self.length += 1
         if terminated or truncated:

@@ -39,6 +39,7 @@ class FragmentInfo:
         seconds: collection time.
         state: state of the player after the fragment, if it was requested.
         unsaved: why the environments' state can't be saved; "" if it can be saved.
+        episode_numbers: numbers in the last infos of these episodes, by key; not every info has every key.
     """
 
     version: int
@@ -49,6 +50,7 @@ class FragmentInfo:
     seconds: float
     state: bytes | None = None
     unsaved: str = ""
+    episode_numbers: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

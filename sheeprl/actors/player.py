@@ -31,6 +31,7 @@ from sheeprl.envs.make import (
     make_snapshot_env,
     make_vector_env,
 )
+from sheeprl.envs.results import EPISODE, ResultError
 from sheeprl.envs.snapshot import VectorState, why_not_snapshotable
 from sheeprl.envs.timeout import StepWatch
 from sheeprl.models import weights as weights_of
@@ -95,6 +96,7 @@ class Player(PlayerInterface):
         self.watch = StepWatch(config.players.step_timeout, last_resort=alone)
         self._video_folder = video_folder
         self._unsaved: str | None = None  # why the environments' state can't be saved; None until this is known
+        self._episode_numbers: dict[str, list[float]] = {}
         self._envs: gymnasium.vector.VectorEnv[Any, Any, Any] | None = None
 
     def _seeds(self, role: seeding.Role, count: int) -> list[int]:
@@ -157,12 +159,14 @@ class Player(PlayerInterface):
         is_last = fragment["terminated"] | fragment["truncated"]
         decisions = int(np.count_nonzero(~is_last[:-1]))
         returns, lengths = self._episodes(fragment["reward"][1:], fragment["is_first"][1:], is_last[1:])
+        numbers, self._episode_numbers = self._episode_numbers, {}
         seconds = time.perf_counter() - started
         self.sequence += 1
         self._unsaved = self._unsaved if unsaved is None else unsaved
         state = self.state() if keep_state else None
         reason = self.unsaved if keep_state else ""
-        info = FragmentInfo(self.version, decisions, is_last[:-1].size, returns, lengths, seconds, state, reason)
+        rows_played = is_last[:-1].size
+        info = FragmentInfo(self.version, decisions, rows_played, returns, lengths, seconds, state, reason, numbers)
         return info, Fragment(self.number, self.incarnation, self.sequence - 1, fragment)
 
     # ------------------------------------------------------------------------------------------- state
@@ -300,7 +304,8 @@ class Player(PlayerInterface):
     def _failed(self, where: str, error: Exception) -> EnvFailedError:
         """Return the error for an exception of the environment; call it while the exception is handled."""
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        reason = f"{self.config.env.id} of player {self.number} raised in {where}: {what}"
+        env = f"{self.config.env.id} of player {self.number}"
+        reason = f"{env}, {where}: {error}" if isinstance(error, ResultError) else f"{env} raised in {where}: {what}"
         return EnvFailedError(reason, traceback.format_exc())
 
     def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:
@@ -313,13 +318,21 @@ class Player(PlayerInterface):
             action = self._to_env(rollout.write_action(t, output))
             self.watch.begin()
             try:
-                obs, reward, terminated, truncated, _ = envs.step(action)
+                obs, reward, terminated, truncated, infos = envs.step(action)
             except Exception as error:
                 raise self._failed(f"step {self.steps}", error) from None
             rollout.write_step(t + 1, obs, reward, terminated, truncated)
             self.steps += 1
+            if infos:
+                self._add_episode_numbers(infos)
         self._tail = rollout.bootstrap_row()
         return rollout.rows
+
+    def _add_episode_numbers(self, infos: dict[str, Any]) -> None:
+        """Keep the numbers of the episodes that ended in a step."""
+        for pairs in infos.get(EPISODE, ()):
+            for name, number in pairs or ():
+                self._episode_numbers.setdefault(name, []).append(number)
 
     def _episodes(self, reward: Array, is_first: Array, is_last: Array) -> tuple[tuple[float, ...], tuple[int, ...]]:
         """Return returns and lengths of the episodes that ended in these rows `[T, B]`; update the open episodes."""

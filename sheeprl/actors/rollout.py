@@ -40,6 +40,7 @@ class RolloutWriter:
         for key, dtype in dtypes.items():
             self.rows[key] = np.empty((count + 1, *first[key].shape), dtype)
             self.rows[key][0] = first[key]
+        self._obs = self.rows.get("obs")  # None for a Dict space
         self._flags = [self.rows[key] for key in ("reward", "terminated", "truncated", "is_first")]
         reward, is_first = (torch.from_numpy(self.rows[key]).unbind(0) for key in ("reward", "is_first"))
         arrivals = zip(_by_row(self.rows, space, "obs"), reward, is_first, strict=True)
@@ -62,8 +63,11 @@ class RolloutWriter:
 
     def write_step(self, t: int, obs: Any, reward: Array, terminated: Array, truncated: Array) -> None:
         """Write the result of the environment step into row t."""
-        for key, values in transforms.flat_observations(obs).items():
-            self.rows[key][t] = values
+        if self._obs is not None:
+            self._obs[t] = obs
+        else:
+            for key, values in transforms.flat_observations(obs).items():
+                self.rows[key][t] = values
         rewards, terminations, truncations, firsts = self._flags
         rewards[t] = reward
         terminations[t] = terminated

@@ -27,7 +27,7 @@ from sheeprl.config.schema import Config, structural_keys
 from sheeprl.driver.players import PlayerState
 from sheeprl.metrics.counters import Counters
 from sheeprl.metrics.time_breakdown import StartupTimer
-from sheeprl.utils.errors import ConfigError, one_line
+from sheeprl.utils.errors import ConfigError, one_line, shell_command
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,8 @@ def fetch_run(url: str, overrides: Sequence[str] = ()) -> Path:
     named = get_value(tree, "run.dir")
     folder = named_folder(str(named) if named else f"logs/{url.rstrip('/').rpartition('/')[2]}")
     if (folder / CONFIG).exists():
-        raise ConfigError([f"{folder}: already contains a run; use sheeprl resume {folder}, or set run.dir"])
+        command = shell_command("resume", folder)
+        raise ConfigError([f"{folder}: already contains a run; use {command}, or set run.dir"])
     try:
         store = RemoteStore(url)
         if not (names := store.names()):
@@ -270,9 +271,8 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         overrides = [override for override in overrides if not override.startswith("run.dir=")]
     folder, checkpoint = find_checkpoint(run_dir)
     if Path(run_dir).expanduser().resolve() == checkpoint:
-        raise ConfigError(
-            [f"{run_dir}: is a checkpoint; resume the run, from its newest checkpoint, with sheeprl resume {folder}"]
-        )
+        command = shell_command("resume", folder)
+        raise ConfigError([f"{run_dir}: is a checkpoint; resume the run, from its newest checkpoint, with {command}"])
     tree = read_config(folder)
     before = copy.deepcopy(tree)
     apply_overrides(tree, overrides)

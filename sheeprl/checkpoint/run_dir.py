@@ -20,7 +20,7 @@ from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import CONFIG, LOCK, write_atomically
 from sheeprl.config.schema import Config
 from sheeprl.config.yaml_io import parse_yaml
-from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.errors import ConfigError, shell_command
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def check_run_dir(config: Config) -> None:
         return
     folder = named_folder(named)
     if (folder / CONFIG).exists():
-        raise ConfigError([f"run.dir={named}: already contains a run; resume it with `sheeprl resume {named}`"])
+        raise ConfigError([f"run.dir={named}: already contains a run; resume it with {shell_command('resume', named)}"])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([f"run.dir={named}: exists and isn't an empty folder; use another run.dir"])
 

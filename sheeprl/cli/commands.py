@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -59,19 +60,39 @@ def evaluate(
     """Evaluate a saved policy and print its mean return ± standard deviation."""
     from sheeprl.checkpoint.runs import resolve_run
 
-    # Output of environments must not precede the result on stdout.
-    with contextlib.redirect_stdout(sys.stderr):
+    with _only_result_on_stdout() as stdout:
         from sheeprl.evaluate import evaluate_checkpoint
 
         result = evaluate_checkpoint(resolve_run(path), episodes, seed, video)
-    if as_json:
-        typer.echo(json.dumps(asdict(result)))
-    else:
-        episodes_played = f"{len(result.returns)} episode{'s' if len(result.returns) > 1 else ''}"
-        typer.echo(
-            f"return {result.mean_return:.2f} ± {result.std_return:.2f} over {episodes_played}, "
-            f"after {result.policy_steps} policy steps"
-        )
+        if as_json:
+            text = json.dumps(asdict(result))
+        else:
+            episodes_played = f"{len(result.returns)} episode{'s' if len(result.returns) > 1 else ''}"
+            text = (
+                f"return {result.mean_return:.2f} ± {result.std_return:.2f} over {episodes_played}, "
+                f"after {result.policy_steps} policy steps"
+            )
+        typer.echo(text, stdout)
+
+
+@contextlib.contextmanager
+def _only_result_on_stdout() -> Iterator[TextIO]:
+    """Yield a stream to stdout, and redirect all other output to stderr, also that of C code and child processes.
+
+    The redirection of the file descriptor lasts until the process ends, because simulators also print at exit.
+    """
+    stream = sys.stdout
+    try:
+        descriptor = stream.fileno()
+        others = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
+    except (AttributeError, OSError):  # no stdout, or objects in memory
+        with contextlib.redirect_stdout(sys.stderr):
+            yield stream
+        return
+    stream.flush()
+    with open(os.dup(descriptor), "w", encoding=stream.encoding, errors=stream.errors) as result:
+        os.dup2(others, descriptor)
+        yield result
 
 
 def replay(

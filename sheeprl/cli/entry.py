@@ -16,7 +16,7 @@ from sheeprl.cli.report import report
 from sheeprl.cli.training import Session
 from sheeprl.cli.words import take_switch
 from sheeprl.config.suggestions import nearest
-from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.errors import ConfigError, shell_command
 from sheeprl.utils.gc_control import leave_to_the_end
 
 WITH_SETTINGS: dict[str, Callable[[list[str], Session], int]] = {
@@ -143,7 +143,7 @@ def _check_command(command: str | None) -> None:
         return
     name, equals, value = command.partition("=")
     if command.endswith((".yaml", ".yml")) or command in shipped_files():
-        reason = f"; did you mean sheeprl run {command}?"
+        reason = f"; did you mean {shell_command('run', command)}?"
     elif equals and re.fullmatch(r"[\w.]+", name):
         reason = f"; use sheeprl train {value if name == 'exp' else 'NAME ' + command}"
     elif is_algorithm(command):

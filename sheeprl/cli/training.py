@@ -19,7 +19,7 @@ from sheeprl.cli.words import Words, read_words, take_name, take_switch, take_va
 from sheeprl.config.loading import get_value, inspect, read_tree, validate
 from sheeprl.config.schema import Config, Tree, config_class, leaves
 from sheeprl.config.suggestions import shown
-from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.errors import ConfigError, shell_command
 
 
 @dataclass
@@ -103,7 +103,7 @@ def _train_algorithm(name: str, words: list[str], session: Session, config: str 
             settings.mistakes.append(f"algo.name={setting.value}: this command trains {name}; use sheeprl train")
     algo = tree.setdefault("algo", {})
     if isinstance(algo, dict) and algo.setdefault("name", name) != name:
-        settings.mistakes.append(f"--config {config}: has algo.name={algo['name']}; use sheeprl run {config}")
+        settings.mistakes.append(f"--config {config}: has algo.name={algo['name']}; use {shell_command('run', config)}")
     return _train(tree, settings, flags, session, dry_run)
 
 

@@ -17,7 +17,7 @@ from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Config
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.transforms import Spaces
-from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.errors import ConfigError, short_repr
 from sheeprl.utils.installation import install_command
 
 
@@ -83,14 +83,15 @@ def _probe(config: EnvConfig, warnings: list[str]) -> tuple[Spaces | None, list[
             if config.vectorization == "native":
                 envs = make_vector_env(config)
                 stack.callback(close_quietly, envs)
-                check_result("reset", RESET, envs.reset(seed=0))
-                check_result("step", STEP, envs.step(envs.action_space.sample()))
                 single, vector = env.observation_space, envs.single_observation_space
                 if (single.shape, single.dtype) != (vector.shape, vector.dtype):  # evaluation uses single environments
                     raise EnvSettingsError(
                         f"env.vectorization=native: {config.id} has observations {vector}, but one alone has "
                         f"{single}; use sync or async"
                     )
+                unchecked = getattr(envs, "env", envs)  # without our wrapper, which reads the results
+                check_result("reset", RESET, unchecked.reset(seed=0))
+                check_result("step", STEP, unchecked.step(envs.action_space.sample()))
             return spaces_of(env), []
     except EnvSettingsError as error:
         return None, [str(error)]
@@ -100,13 +101,16 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     """Yield a mistake for each space that the algorithm doesn't support."""
     import gymnasium
 
-    from sheeprl.envs.transforms import dict_keys, flat_spaces, pixel_keys, vector_size
+    from sheeprl.envs.transforms import dict_keys, flat_spaces, pixel_keys, without_vector_form
 
     args, env = config.algo, config.env.id
     known = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.Box)
     kind = spaces.action_kind
     if not isinstance(spaces.action, known):
-        yield f"env.id={env}: action space {spaces.action} isn't supported; use Discrete, MultiDiscrete or Box"
+        yield (
+            f"env.id={env}: action space {spaces.action} isn't supported; use Discrete, MultiDiscrete or Box, or "
+            "convert it in a wrapper (env.wrappers)"
+        )
     elif kind not in args.actions:
         yield f"env.id={env}: its actions are {kind}; {args.name} needs {' or '.join(args.actions)} actions"
     elif isinstance(spaces.action, gymnasium.spaces.Box) and args.bounded_actions and not spaces.action.is_bounded():
@@ -114,16 +118,25 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     if any("/" in key for key in dict_keys(spaces.observation)):
         yield f"env.id={env}: an observation key contains a slash; rename the key in a wrapper"
     if "pixels" not in args.observations:
-        try:
-            vector_size(spaces.observation)
-        except TypeError as error:
-            yield f"env.id={env}: {error}; {args.name} needs vector observations"
+        for key, part in without_vector_form(spaces.observation):
+            yield (
+                f"env.id={env}: the observation{key} has the space {short_repr(part)}, which has no vector form; "
+                f"{_advice_against(spaces.observation)}"
+            )
         for key in pixel_keys(spaces.observation):
             shape, flatten = flat_spaces(spaces.observation)[key].shape, "gymnasium.wrappers:FlattenObservation"
             yield (
                 f"env.id={env}: its observations ({key}) are pixels of shape {shape}; {args.name} needs vector "
                 f"observations: use a vector version of the environment, or env.wrappers=[{flatten}] for small grids"
             )
+
+
+def _advice_against(space: Any) -> str:
+    """Return a way to train with an observation space of which a part has no vector form."""
+    own = "drop or convert it in a wrapper of your own, env.wrappers=[my_module:MyWrapper]"
+    if space.is_np_flattenable:
+        return f"flatten it with env.wrappers=[gymnasium.wrappers:FlattenObservation], or {own}"
+    return f"{own}, derived from gymnasium.ObservationWrapper"
 
 
 def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
@@ -225,6 +238,13 @@ def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
         )
     if data.batch_size and data.batch_size > round_rows:
         yield f"algo.batch_size={data.batch_size}: larger than a rollout of {round_rows} rows"
+    elif data.standardize and math.ceil(round_rows / data.minibatches(round_rows)) == 1:
+        which = "algo.batch_size=1" if round_rows > 1 else f"algo.rollout_steps={rows}"
+        yield (
+            f"{which}: {config.algo.name} standardizes {' and '.join(data.standardize)} over each minibatch, for which "
+            "one row is too few; use at least 2"
+            + (", or algo.normalize_advantage=false" if hasattr(config.algo, "normalize_advantage") else "")
+        )
 
 
 def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:

@@ -90,6 +90,11 @@ class LearnerGroup:
             self._warming_up = asyncio.ensure_future(self._warm_up(self.handle))
             self._warming_up.add_done_callback(consume_exception)
 
+    @property
+    def is_warming_up(self) -> bool:
+        """Return whether a warm-up was started whose end was not awaited."""
+        return self._warming_up is not None
+
     async def warmed_up(self) -> None:
         """Wait until the warm-up has ended. If it failed, the next update raises."""
         if self._warming_up is not None:

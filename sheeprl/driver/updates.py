@@ -117,9 +117,10 @@ class UpdateScheduler:
             if not await self.delivered(chunk := sampled.popleft()):
                 missed = not data.is_off_policy
                 break
-            began = self.clock.time()
-            await self.trainers.warmed_up()
-            self.stats.window.compiling += self.clock.time() - began
+            if self.trainers.is_warming_up:
+                began = self.clock.time()
+                await self.trainers.warmed_up()
+                self.stats.window.compiling += self.clock.time() - began
             self.newest = update = self.trainers.update(chunk, progress)
             requested.append(update)
             while len(requested) > (0 if data.feeds_back else self.prefetch):

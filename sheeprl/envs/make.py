@@ -22,6 +22,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from sheeprl.envs import hints, transforms
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.hints import NAMESPACES
+from sheeprl.envs.results import CheckedVectorEnv
 from sheeprl.envs.snapshot import SnapshotEnv, VectorState, close_quietly
 from sheeprl.envs.transforms import Spaces
 from sheeprl.utils.installation import install_command
@@ -190,7 +191,7 @@ def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
         raise EnvSettingsError(
             f"env.vectorization=native: {config.id} resets with {mode}, not in the next step; use sync or async"
         )
-    return envs
+    return CheckedVectorEnv(envs)
 
 
 def _register(env_id: str) -> None:

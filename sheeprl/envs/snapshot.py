@@ -23,6 +23,7 @@ import gymnasium
 import numpy as np
 
 from sheeprl.envs import global_rng, interface, transforms
+from sheeprl.envs.results import EPISODE, episode_numbers, observation_check, to_flag, to_number
 
 Plain = Any
 """None, numbers, texts, arrays, and tuples, lists and dicts of these."""
@@ -47,6 +48,9 @@ def close_quietly(env: gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any,
 class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Outermost wrapper of each environment in a vector, with its state as the attribute `snapshot`.
 
+    It checks all results and converts them to Python's numbers and the dtypes of the spaces (`results`). Infos are
+    reduced to the numbers in the last one of an episode, so that those of different environments fit each other.
+
     A vector environment resets an environment in the step after the episode's end. It stores that flag outside the
     environment, so a snapshot doesn't hold it. An environment restored at an episode's end therefore resets itself.
 
@@ -60,6 +64,7 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.observation_space = transforms.without_bounds(env.observation_space)  # bounds may differ per instance
         self.ended = self.resets_itself = self.alone = False
         self._has_reset = self._has_stepped = False
+        self._check = observation_check(env.observation_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
@@ -67,18 +72,26 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self.alone and seed is not None:
             global_rng.seed_all(seed)
         if self._has_reset:
-            return self.env.reset(seed=seed, options=options)
-        return self._first_reset(seed, options)
+            obs, _ = self.env.reset(seed=seed, options=options)
+        else:
+            obs, _ = self._first_reset(seed, options)
+        return self._check(obs), {}
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step."""
         if self.resets_itself:
             obs, info = self.reset()
             return obs, 0.0, False, False, info
         step = self.env.step if self._has_stepped else self._first_step
         obs, reward, terminated, truncated, info = step(action)
-        self.ended = bool(terminated or truncated)
-        return obs, reward, terminated, truncated, info
+        if type(reward) is not float:
+            reward = to_number(reward, "the reward")
+        if terminated is not False:
+            terminated = to_flag(terminated, "terminated")
+        if truncated is not False:
+            truncated = to_flag(truncated, "truncated")
+        self.ended = terminated or truncated
+        return self._check(obs), reward, terminated, truncated, {EPISODE: episode_numbers(info)} if self.ended else {}
 
     def close(self) -> None:
         """Close the environment; ignore its errors."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +12,16 @@ import numpy.typing as npt
 from gymnasium import Space, spaces
 
 Array = npt.NDArray[Any]
+MAX_UINT64 = np.nextafter(2.0**64, 0.0)  # greatest float64 that converts to uint64
 
 
 @dataclass(frozen=True)
 class Spaces:
     """Observation and action space of an agent: one environment's spaces, made uniform by this module.
 
-    `observation` is a Box, a Discrete or a (nested) Dict of such. `action` is a Discrete from 0, a MultiDiscrete from
-    0, or a flat Box; a bounded Box is [-1, 1] in every direction, whatever the environment's own bounds.
+    `observation` is a Box, Discrete, MultiDiscrete or MultiBinary, or a (nested) Dict of such. `action` is a Discrete
+    from 0, a MultiDiscrete from 0, or a flat Box; a bounded Box is [-1, 1] in every direction, whatever the
+    environment's own bounds.
     """
 
     observation: Space[Any]
@@ -83,6 +86,8 @@ def vector_size(space: Space[Any]) -> int:
         return int(np.prod(space.shape))
     if isinstance(space, spaces.Discrete):
         return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
     if isinstance(space, spaces.MultiBinary):
         return int(np.prod(space.shape))
     raise TypeError(f"an observation space of {type(space).__name__} has no vector form")
@@ -95,6 +100,15 @@ def pixel_keys(space: Space[Any]) -> list[str]:
         for key, leaf in flat_spaces(space).items()
         if isinstance(leaf, spaces.Box) and len(leaf.shape) >= (2 if leaf.dtype == np.uint8 else 3)
     ]
+
+
+def without_vector_form(space: Space[Any], key: str = "") -> Iterator[tuple[str, Space[Any]]]:
+    """Yield the parts of an observation space that have no vector form, each after its place, such as `['text']`."""
+    if isinstance(space, spaces.Dict):
+        for name, part in space.items():
+            yield from without_vector_form(part, f"{key}[{name!r}]")
+    elif not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        yield key, space
 
 
 def array_dtype(space: Space[Any]) -> np.dtype[Any]:
@@ -138,9 +152,10 @@ def flat_observations(obs: Any, key: str = "obs") -> dict[str, Array]:
 
 
 class ActionTransform:
-    """Map `[B, *]` actions of an agent to those of the environment.
+    """Map `[B, *]` actions of an agent to those of the environment, which are in its space and of its dtype.
 
     Bounded boxes: clipped to [-1, 1], then scaled to the environment's bounds. Others: clipped to the bounds there are.
+    Boxes of whole numbers: [-1, 1] is split into one interval of equal length per number; without bounds, rounded.
     Discrete: shifted to its first value.
 
     Args:
@@ -150,23 +165,59 @@ class ActionTransform:
     def __init__(self, space: Space[Any]) -> None:
         """Compute the scale of a bounded Box."""
         self.space = space
-        self.is_bounded = isinstance(space, spaces.Box) and space.is_bounded()
-        if isinstance(space, spaces.Box) and self.is_bounded:
-            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-            self.middle, self.half = (high + low) / 2, (high - low) / 2
-            self.low, self.high = space.low, space.high
-        self.start = int(space.start) if isinstance(space, spaces.Discrete) else 0
+        self._convert = _conversion(space)
 
     def __call__(self, action: Array) -> Array:
         """Return the environment's actions `[B, *]` in its dtype; may return the input itself."""
-        space = self.space
-        if isinstance(space, spaces.Box):
-            action = action.reshape(len(action), *space.shape)
-            if self.is_bounded:
-                scaled = self.middle + self.half * np.clip(action, -1.0, 1.0)
-                # Rounding may leave the bounds by one unit in the last place.
-                return np.asarray(np.clip(scaled.astype(space.dtype), self.low, self.high))
-            return np.asarray(np.clip(action, space.low, space.high).astype(space.dtype))
-        if isinstance(space, spaces.MultiDiscrete):
-            return np.asarray(action.reshape(len(action), *space.shape) + space.start, space.dtype)
-        return action + self.start if self.start else action
+        return self._convert(action)
+
+
+def _conversion(space: Space[Any]) -> Callable[[Array], Array]:
+    """Return the function that maps an agent's actions to those of a space."""
+    if isinstance(space, spaces.Box):
+        scale = _whole_numbers(space) if space.dtype.kind in "iub" else _real_numbers(space)
+        return lambda action: np.asarray(scale(action.reshape(len(action), *space.shape)).astype(space.dtype))
+    if isinstance(space, spaces.MultiDiscrete):
+        return lambda action: np.asarray(action.reshape(len(action), *space.shape) + space.start, space.dtype)
+    if isinstance(space, spaces.Discrete) and (space.start or space.dtype != np.int64):
+        return lambda action: (action + int(space.start)).astype(space.dtype)
+    return lambda action: action
+
+
+def _real_numbers(space: spaces.Box) -> Callable[[Array], Array]:
+    """Return the function that maps actions to the real numbers of a box."""
+    if not space.is_bounded():
+        return lambda action: np.clip(action, space.low, space.high)
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    middle, half = high / 2 + low / 2, high / 2 - low / 2  # the sum of two bounds may overflow
+
+    def scale(action: Array) -> Array:
+        scaled = (middle + half * np.clip(action, -1.0, 1.0)).astype(space.dtype)
+        # Rounding may leave the bounds by one unit in the last place.
+        return np.asarray(np.clip(scaled, space.low, space.high))
+
+    return scale
+
+
+def _whole_numbers(space: spaces.Box) -> Callable[[Array], Array]:
+    """Return the function that maps actions to the whole numbers of a box."""
+    if not space.is_bounded():
+        low, high = (_within(bound) for bound in (space.low, space.high))
+        return lambda action: np.clip(np.rint(action.astype(np.float64)), low, high)
+    # Modulo 2**64, differences and sums of all integer dtypes are exact.
+    first, last = (bound.astype(np.int64).view(np.uint64) for bound in (space.low, space.high))
+    span = last - first
+    count = span.astype(np.float64) + 1
+
+    def scale(action: Array) -> Array:
+        part = (np.clip(action.astype(np.float64), -1.0, 1.0) + 1) / 2
+        number = np.minimum(np.floor(part * count), MAX_UINT64).astype(np.uint64)
+        return np.asarray(first + np.minimum(number, span)).view(np.int64)
+
+    return scale
+
+
+def _within(bound: Array) -> Array:
+    """Return integer bounds as float64, which may round them up; the next lower float64 where it does."""
+    rounded = bound.astype(np.float64)
+    return np.where(rounded > bound.astype(object), np.nextafter(rounded, -np.inf), rounded)

@@ -204,11 +204,14 @@ class Minibatches(Batches):
         return batch
 
     def _standardized(self, values: Tensor, mask: Tensor, count: Tensor) -> Tensor:
-        """Return (x − mean) / std with mean and standard deviation over the valid rows of the whole group."""
+        """Return (x − mean) / std with mean and standard deviation over the valid rows of the whole group.
+
+        A single valid row is returned unchanged: standardized it would be 0, and its minibatch would teach nothing.
+        """
         ranks = self.share.ranks
         mean = ranks.sum((values * mask).sum()) / count
         variance = ranks.sum(((values - mean) ** 2 * mask).sum()) / (count - 1).clamp_min(1)
-        return (values - mean) / (variance.sqrt() + 1e-8)
+        return torch.where(count > 1, (values - mean) / (variance.sqrt() + 1e-8), values)
 
     def samples(self, tensors: Tree) -> int:
         """Return the rows of the minibatch, padding included."""

@@ -58,6 +58,7 @@ class MetricsWindow:
     gradient_steps: int = 0
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    episode_numbers: dict[str, list[float]] = field(default_factory=dict)
     losses: dict[str, list[float]] = field(default_factory=dict)
     staleness: int = 0
     playing: float = 0.0
@@ -113,6 +114,8 @@ class RunStats:
         window.staleness = max(window.staleness, self.counters.version - info.version)
         window.returns += info.returns
         window.lengths += info.lengths
+        for name, numbers in info.episode_numbers.items():
+            window.episode_numbers.setdefault(name, []).extend(numbers)
         self.recent_returns += info.returns
 
     def retract_fragment(self, info: FragmentInfo) -> None:
@@ -168,6 +171,7 @@ class RunStats:
         values = {name: _mean(losses) for name, losses in window.losses.items()}
         if window.returns:
             values |= {"Rewards/rew_avg": _mean(window.returns), "Game/ep_len_avg": _mean(window.lengths)}
+        values |= {f"Episode/{name}": _mean(numbers) for name, numbers in window.episode_numbers.items()}
         if window.playing:
             values["Time/sps_env_interaction"] = steps * players / window.playing
         if window.learning:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+import shlex
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -24,6 +26,18 @@ def one_line(error: BaseException) -> str:
     """Return the first line of an error, for messages; the errors of Ray have many lines."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def shell_command(*words: object) -> str:
+    """Return a call of `sheeprl` that can be pasted into a shell, whatever its paths contain."""
+    return shlex.join(["sheeprl", *(f"./{word}" if str(word).startswith("-") else str(word) for word in words)])
+
+
+def short_repr(value: object, length: int = 80) -> str:
+    """Return the representation of a value in one line of about `length` characters, for messages."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = length
+    return " ".join(short.repr(value).split())
 
 
 async def require(answer: Awaitable[Any], component: str, passing: tuple[type[Exception], ...] = ()) -> Any:

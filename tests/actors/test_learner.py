@@ -258,6 +258,18 @@ def test_a_minibatch_without_actions_is_harmless(fabric):
     assert all(np.isfinite(value) for value in info.metrics.values())
 
 
+def test_a_minibatch_of_one_decision_is_learned_from(fabric):
+    learner = make_ppo(fabric, rollout_steps=2, batch_size=2)
+    before = parameters_of(learner.agent)
+    seen = spy_on_batches(learner)
+    info, _ = learner.update(1, 0.0, None, rollout(steps=2, envs=1, ends=[(0, 0)]))
+    (batch,) = seen
+    assert batch["sample_weight"].tolist() == [1.0, 0.0] and batch["advantage"][0] != 0
+    assert info.metrics["Loss/policy_loss"] != 0
+    after = parameters_of(learner.agent)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
 def test_advantages_can_stay_unscaled(fabric):
     """Advantages stay unscaled without normalization."""
     learner = make_ppo(fabric, normalize_advantage=False, gamma=0.9, gae_lambda=0.8)

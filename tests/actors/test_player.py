@@ -7,8 +7,9 @@ import torch
 
 from sheeprl import ConfigError
 from sheeprl.actors.player import EnvFailedError, Player
-from sheeprl.config import checks
-from sheeprl.envs.make import EnvSettingsError, make_vector_env
+from sheeprl.config import checks, defaults
+from sheeprl.config.loading import validate
+from sheeprl.envs.make import EnvSettingsError, make_env, make_vector_env, spaces_of
 from sheeprl.envs.transforms import ActionTransform
 from sheeprl.models.weights import to_arrays
 from sheeprl.utils import seeding
@@ -34,10 +35,20 @@ def make_player(env_id="Counting-v0", number=0, incarnation=0, **settings):
     return Player(found.config, found.spaces, number, incarnation)
 
 
+def nested_player(**settings):
+    """Return a player of an environment with pictures, whose networks see them as vectors."""
+    env = {"id": "tests.helpers.envs:Nested-v0", "num_envs": 2, **settings}
+    algo = {"name": "ppo", "hidden_sizes": [4], "batch_size": 2}
+    config = defaults.fill_in(validate({"algo": algo, "env": env, "run": {"seed": 3, "mode": "coupled"}}))
+    torch.manual_seed(0)
+    return Player(config, spaces_of(make_env(config.env)), 0, 0)
+
+
 @pytest.fixture
 def player(request):
     """Yield a player with the parameter's arguments and close it."""
-    made = make_player(**getattr(request, "param", {}))
+    settings = getattr(request, "param", {})
+    made = nested_player() if settings == "nested" else make_player(**settings)
     yield made
     made.close()
 
@@ -142,7 +153,7 @@ def test_rows_equal_those_of_a_manual_loop(vectorization, lengths):
     assert sorted(value for info, _ in fragments for value in info.lengths) == sorted(lengths_seen)
 
 
-@pytest.mark.parametrize("player", [{"kwargs": {"lengths": [2, 1]}}, {"env_id": "Nested-v0"}], indirect=True)
+@pytest.mark.parametrize("player", [{"kwargs": {"lengths": [2, 1]}}, "nested"], indirect=True)
 def test_the_bootstrap_row_begins_the_next_fragment(player):
     """The bootstrap row equals the first row of the next fragment."""
     before = collect(player, 3)[1]
@@ -166,7 +177,7 @@ def test_a_fragment_is_not_overwritten_by_the_next(player):
 
 def test_dict_observations_keep_their_dtypes():
     """Dict observations keep their dtypes."""
-    player = make_player("Nested-v0", num_envs=2, kwargs={"lengths": [3]})
+    player = nested_player(kwargs={"lengths": [3]})
     _, rows = collect(player, 4)
     kinds = {name: (values.dtype.name, values.shape) for name, values in rows.items() if name.startswith("obs")}
     assert kinds == {
@@ -366,6 +377,100 @@ def test_other_observations_of_a_native_vector_are_rejected():
         ConfigError, match=r"native: tests\.helpers\.envs:Other-v0 has observations Box.*\(7,\).*use sync or async"
     ):
         resolved("Other-v0", vectorization="native")
+
+
+# --------------------------------------------------------------------------------------- results of odd types
+
+VECTORIZATIONS = pytest.mark.parametrize("vectorization", ["sync", "async", "native"])
+
+
+@VECTORIZATIONS
+@pytest.mark.parametrize(("result", "kind"), [("reward", "array"), ("terminated", "tensor"), ("truncated", "list")])
+def test_one_number_of_any_type_is_one_everywhere(vectorization, result, kind):
+    plain = with_constant_action(make_player(kwargs={"lengths": [3]}, vectorization=vectorization), 0)
+    odd = with_constant_action(
+        make_player("Odd-v0", kwargs={"lengths": [3], "result": result, "kind": kind}, vectorization=vectorization), 0
+    )
+    weights = {name: np.zeros_like(values) for name, values in to_arrays(odd.policy).items()}
+    expected, found = collect(plain, 8)[1], collect(odd, 8)[1]
+    assert {name: rows.tolist() for name, rows in found.items()} == {n: rows.tolist() for n, rows in expected.items()}
+    assert odd.evaluate(weights, 2).returns == [6.0, 6.0]
+    plain.close()
+    odd.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*ERROR")  # async workers say that they failed
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "said"),
+    [
+        ("Odd-v0", {"result": "reward", "kind": "text"}, "step 0: the reward is '1.0' (str), not one number"),
+        ("Odd-v0", {"result": "reward", "kind": "none"}, "step 0: the reward is None (NoneType), not one number"),
+        (
+            "Odd-v0",
+            {"result": "terminated", "kind": "text", "since": 2},
+            "step 1: terminated is 'False' (str), not",
+        ),
+        ("Odd-v0", {"result": "truncated", "kind": "pair"}, "(ndarray), not one boolean"),
+        ("Odd-v0", {"result": "obs", "kind": "text", "since": 2}, "(str), which isn't in Box"),
+        (
+            "Odd-v0",
+            {"result": "obs", "kind": "column", "since": 2},
+            "the observation has the shape (3, 1), which",
+        ),
+        ("Choosing-v0", {"leaves_at": 2}, "step 1: the observation is 9, which isn't in Discrete(9)"),
+        ("Choosing-v0", {"leaves_at": 0, "kind": "dict"}, "reset: the observation['phase'] is 9, which isn't in"),
+        (
+            "Choosing-v0",
+            {"leaves_at": 2, "kind": "multi-discrete"},
+            "step 1: the observation contains 9, which",
+        ),
+    ],
+)
+def test_what_can_not_be_read_is_named_with_its_environment(vectorization, env_id, kwargs, said):
+    player = with_constant_action(make_player(env_id, vectorization=vectorization, kwargs=kwargs), 0)
+    with pytest.raises(EnvFailedError) as caught:
+        collect(player, 4)
+    assert str(caught.value).startswith(f"tests.helpers.envs:{env_id} of player 0, ") and said in str(caught.value)
+    with pytest.raises(EnvFailedError, match=rf"{env_id} of player 0, evaluation: "):
+        player.evaluate(to_arrays(player.policy), 1)
+    player.close()
+
+
+def test_a_native_vector_is_checked_too():
+    player = make_player("Odd-v0", vectorization="native", kwargs={"result": "reward", "kind": "pair"})
+    with pytest.raises(EnvFailedError, match=r"step 0: the reward is array\(\[.*not one number"):
+        collect(player, 1)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["growing", "changing"])
+def test_no_info_ends_a_run(vectorization, kind):
+    # Steps that the environments take at different times, so that their infos differ within a step.
+    kwargs = {"result": "info", "kind": kind, "since": 1, "lengths": []}
+    player = make_player("Odd-v0", num_envs=3, vectorization=vectorization, kwargs=kwargs)
+    assert len(collect(player, 9)[0].returns) > 3
+    player.close()
+
+
+@VECTORIZATIONS
+def test_the_numbers_in_an_episodes_last_info_come_with_its_return(vectorization):
+    kwargs = {"result": "info", "kind": "numbers", "lengths": [2, 3]}
+    player = make_player("Odd-v0", num_envs=2, vectorization=vectorization, kwargs=kwargs)
+    infos = [collect(player, rows)[0] for rows in (2, 1, 3, 1)]
+    assert [info.lengths for info in infos] == [(2, 2), (), (3, 3), ()]
+    expected = [{"success": [0, 0], "inner/distance": [2, 2]}, {}, {"success": [1, 1], "inner/distance": [3, 3]}, {}]
+    assert [info.episode_numbers for info in infos] == expected
+    player.close()
+
+
+@pytest.mark.parametrize("kind", ["discrete", "multi-discrete", "equal", "dict"])
+def test_choices_can_be_observed(kind):
+    player = make_player("Choosing-v0", kwargs={"kind": kind, "lengths": [3]})
+    rows = collect(player, 5)[1]
+    shown = rows["obs/phase" if kind == "dict" else "obs"]
+    assert shown.reshape(6, 2, -1)[:, 0, 0].tolist() == [0, 1, 2, 3, 0, 1]
+    player.close()
 
 
 # ------------------------------------------------------------------------------------------------ evaluation

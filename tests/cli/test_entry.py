@@ -477,6 +477,37 @@ def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
     assert "hello" in done.err
 
 
+TALKATIVE = """
+import atexit, ctypes, os, subprocess, sys
+import sheeprl.evaluate
+from sheeprl.actors.evaluation import Evaluation
+from sheeprl.cli import main
+
+def evaluate(*question):
+    print("by Python")
+    sys.__stdout__.write("past sys.stdout")
+    os.write(1, b"by the system")
+    ctypes.CDLL(None).printf(b"by C, flushed at exit")
+    subprocess.run(["echo", "by a child"])
+    atexit.register(lambda: os.write(1, b"at exit"))
+    return Evaluation(2.5, 0.5, [2.0, 3.0], [20, 30])
+
+sheeprl.evaluate.evaluate_checkpoint = evaluate
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("words", [["--json"], []])
+def test_nothing_that_a_simulator_prints_gets_to_stdout(words):
+    done = python("-c", TALKATIVE, "eval", "logs/mine", *words)
+    if words:
+        assert json.loads(done.stdout)["mean_return"] == 2.5
+    else:
+        assert done.stdout == "return 2.50 ± 0.50 over 2 episodes, after 0 policy steps\n"
+    for said in ("by Python", "past sys.stdout", "by the system", "by C", "by a child", "at exit"):
+        assert said in done.stderr
+
+
 def test_eval_of_nothing_is_a_mistake_of_the_input(sheeprl, monkeypatch):
     def evaluate(*question):
         raise ConfigError(["logs/none: no such run"])

@@ -82,3 +82,37 @@ def test_pixels_that_a_wrapper_flattens_are_a_vector():
     words = ["env.id=tests.helpers.envs:Camera-v0", "env.wrappers=[gymnasium.wrappers:FlattenObservation]"]
     spaces = check(load_config("sac", words).model_dump(mode="json")).spaces
     assert spaces.observation.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "advised"),
+    [
+        ("text", "the observation['inner']['mission'] has the space Text(", "flatten it with"),
+        ("tuple", "the observation has the space Tuple(", "flatten it with"),
+        ("sequence", "the observation['seen'] has the space Sequence(", "derived from gymnasium.ObservationWrapper"),
+    ],
+)
+def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, said, advised):
+    chosen = ["env.id=tests.helpers.envs:Spoken-v0", f"env.kwargs={{kind: {kind}}}"]
+    (mistake,) = mistakes_of("ppo", *chosen)
+    assert mistake.startswith("env.id=tests.helpers.envs:Spoken-v0: ") and said in mistake and advised in mistake
+    if advised == "flatten it with":
+        wrapper = "env.wrappers=[gymnasium.wrappers:FlattenObservation]"
+        assert wrapper in mistake
+        check(load_config("ppo", [*chosen, wrapper]).model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting"),
+    [
+        (["algo.batch_size=1"], "algo.batch_size=1"),
+        (["algo.batch_size=1", "algo.rollout_steps=1", "env.num_envs=1"], "algo.rollout_steps=1"),
+    ],
+)
+def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
+    (mistake,) = mistakes_of("ppo", *overrides)
+    assert mistake == (
+        f"{setting}: ppo standardizes advantage over each minibatch, for which one row is too few; use at least 2, or "
+        "algo.normalize_advantage=false"
+    )
+    check(load_config("ppo", [*overrides, "algo.normalize_advantage=false"]).model_dump(mode="json"))

@@ -36,6 +36,9 @@ class Script:
         self.steps += steps
         return UpdateInfo(self.steps, {}, 0.0, 0.0, (answer,) if answer else ()), []
 
+    def warm_up(self):
+        pass
+
 
 class Rollouts:
     """Fake replay that always has a rollout."""
@@ -123,3 +126,16 @@ def test_notes_of_repeated_updates_are_reported():
     asyncio.run(run())
     assert ("info", "gradient steps aren't compiled: no compiler") in one.reporter.messages
     assert one.counters.gradient_steps == 2
+
+
+@pytest.mark.parametrize("warms_up", [False, True])
+def test_only_a_warm_up_counts_as_compiling(warms_up):
+    one = make_scheduler([""])
+    one.trainers.warms_up = warms_up
+
+    async def run():
+        one.trainers.warm_up()
+        await one.run_due_updates(4)
+
+    asyncio.run(run())
+    assert (one.stats.window.compiling > 0) == warms_up

@@ -3,10 +3,12 @@
 Importing this module registers them, so `gymnasium.make("tests.helpers.envs:Counting-v0")` works.
 """
 
+import threading
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -199,6 +201,107 @@ class Raising(Counting):
             self.left -= 1
 
 
+class Odd(Counting):
+    """`Counting` that returns something else in the place of one result, from step `since` of an episode on.
+
+    Args:
+        result: `obs`, `reward`, `terminated`, `truncated` or `info`.
+        kind: a key of `KINDS`.
+        since: step from which it is returned; 0 also for the reset.
+        kwargs: those of `Counting`.
+    """
+
+    KINDS = {  # noqa: RUF012 - never written
+        "array": lambda value: np.array([value]),
+        "tensor": lambda value: torch.tensor([value]),
+        "list": lambda value: [value],
+        "text": str,
+        "none": lambda value: None,
+        "pair": lambda value: np.array([value, value]),
+        "double": lambda value: np.asarray(value, np.float64),
+        "column": lambda value: np.asarray(value)[:, None],
+        "growing": lambda value: {"path": np.arange(value), "lock": threading.Lock()},
+        "changing": lambda value: {"goal": {"x": 1.0} if value % 2 else value, "winner": None if value % 2 else "red"},
+        "numbers": lambda value: {"success": value > 2, "inner": {"distance": np.float32(value)}, "text": "a"},
+    }
+
+    def __init__(self, result="reward", kind="array", since=0, **kwargs):
+        super().__init__(**kwargs)
+        self.result, self.kind, self.since = result, kind, since
+
+    def reset(self, *, seed=None, options=None):
+        return self.changed(*super().reset(seed=seed, options=options), names=("obs", "info"))
+
+    def step(self, action):
+        return self.changed(*super().step(action), names=("obs", "reward", "terminated", "truncated", "info"))
+
+    def changed(self, *results, names):
+        results = dict(zip(names, results, strict=True))
+        if self.result in results and self.at >= self.since:
+            value = self.at if self.result == "info" else results[self.result]
+            results[self.result] = self.KINDS[self.kind](value)
+        return tuple(results.values())
+
+
+class OddVector(CountingVector):
+    """Vector version of `Odd`: the results of all environments of that kind."""
+
+    def __init__(self, num_envs, result="reward", kind="array", since=0, **kwargs):
+        super().__init__(num_envs, **kwargs)
+        self.result, self.kind = result, kind
+
+    def step(self, actions):
+        results = dict(zip(("obs", "reward", "terminated", "truncated", "info"), super().step(actions), strict=True))
+        if self.result == "info":
+            at = np.array([lane.at for lane in self.lanes])
+            results["info"] = {"success": at > 2, "_success": self.over.copy(), "inner": {"distance": at.astype(float)}}
+        else:
+            results[self.result] = [Odd.KINDS[self.kind](value) for value in results[self.result]]
+        return tuple(results.values())
+
+
+class Choosing(Counting):
+    """`Counting` that observes choices; one of them leaves the space in step `leaves_at` of an episode."""
+
+    SPACES = {  # noqa: RUF012 - never written
+        "discrete": spaces.Discrete(9),
+        "multi-discrete": spaces.MultiDiscrete([9, 4], start=[0, -1]),
+        "equal": spaces.MultiDiscrete([[9, 9], [9, 9]]),
+        "dict": spaces.Dict({"phase": spaces.Discrete(9)}),
+    }
+
+    def __init__(self, kind="discrete", leaves_at=None, **kwargs):
+        super().__init__(**kwargs)
+        self.kind, self.leaves_at, self.observation_space = kind, leaves_at, self.SPACES[kind]
+
+    def observe(self):
+        phase = 9 if self.at == self.leaves_at else self.at
+        shown = {"discrete": phase, "multi-discrete": np.array([phase, -1]), "equal": np.full((2, 2), phase)}
+        return {"phase": phase} if self.kind == "dict" else shown[self.kind]
+
+
+class Spoken(Counting):
+    """`Counting` whose observations have a part without a vector form.
+
+    Args:
+        kind: of the observation space.
+    """
+
+    SPACES = {  # noqa: RUF012 - never written
+        "text": spaces.Dict({"inner": spaces.Dict({"mission": spaces.Text(5)}), "phase": spaces.Discrete(9)}),
+        "sequence": spaces.Dict({"seen": spaces.Sequence(spaces.Discrete(9)), "phase": spaces.Discrete(9)}),
+        "tuple": spaces.Tuple((spaces.Discrete(9), spaces.Box(0.0, 1.0, (2,)))),
+    }
+
+    def __init__(self, kind="text", **kwargs):
+        super().__init__(**kwargs)
+        self.kind, self.observation_space = kind, self.SPACES[kind]
+
+    def observe(self):
+        shown = {"text": {"inner": {"mission": "go"}, "phase": self.at}, "sequence": {"seen": (1, 2), "phase": self.at}}
+        return (self.at, np.zeros(2, np.float32)) if self.kind == "tuple" else shown[self.kind]
+
+
 def _register(name, env_class, **settings):
     """Register an environment once."""
     if f"{name}-v0" not in gymnasium.registry:
@@ -209,6 +312,9 @@ _register("Counting", Counting, vector_entry_point="tests.helpers.envs:CountingV
 _register("Truncating", Counting, kwargs={"ends": ("truncated",)})
 _register("Other", Counting, vector_entry_point="tests.helpers.envs:OtherVector")
 _register("SameStep", Counting, vector_entry_point="tests.helpers.envs:SameStepVector")
+_register("Odd", Odd, vector_entry_point="tests.helpers.envs:OddVector")
+_register("Choosing", Choosing)
+_register("Spoken", Spoken)
 _register("Nested", Nested)
 _register("Camera", Camera)
 _register("Echo", Echo)

@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -88,7 +89,13 @@ def test_resume_at_once_changes_nothing(tmp_path):
     folder = tmp_path / "run"
     run(folder, "sac", COUPLED, "run.total_steps=200")
     before = saved(folder)
-    assert sheeprl("resume", folder).returncode == 0
+    done = sheeprl("resume", folder, "log.level=warning")
+    assert done.returncode == 0
+    steps = lines(folder)[-1]["policy_steps"]
+    assert done.stderr == (
+        f"warning: run.total_steps=200 is reached already, by {steps} policy steps; to train on: "
+        f"sheeprl resume {folder} run.total_steps={steps + 200}\n"
+    )
     assert largest_difference(before["agent"], saved(folder)["agent"]) == 0.0
 
 
@@ -291,11 +298,13 @@ class TestBadInput:
 
     def test_a_folder_that_holds_a_run(self, tmp_path):
         """A folder that contains a run is rejected."""
-        folder = tmp_path / "run"
-        run(folder, "ppo", COUPLED, "run.total_steps=100", "algo.rollout_steps=32")
+        folder = tmp_path / "my $HOME [1]"
+        result = sheeprl("run", "ppo", COUPLED, f"run.dir={folder}", "run.total_steps=100", "eval.episodes=0")
+        assert shlex.split(result.stdout.splitlines()[-1].rpartition("; ")[2]) == ["sheeprl", "eval", str(folder)]
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-        with pytest.raises(ConfigError, match="already contains a run"):
+        with pytest.raises(ConfigError, match="already contains a run") as caught:
             run(folder, "ppo", COUPLED)
+        assert shlex.split(str(caught.value).rpartition("with ")[2]) == ["sheeprl", "resume", str(folder)]
         assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
     def test_a_checkpoint_of_another_algorithm(self, tmp_path):
