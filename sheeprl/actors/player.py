@@ -23,7 +23,15 @@ from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.envs import transforms
 from sheeprl.envs.global_rng import OwnGenerators
-from sheeprl.envs.make import EnvSettingsError, check_spaces, make_eval_envs, make_snapshot_env, make_vector_env
+from sheeprl.envs.interface import InterfaceError
+from sheeprl.envs.make import (
+    DifferentSpacesError,
+    EnvSettingsError,
+    check_spaces,
+    make_eval_envs,
+    make_snapshot_env,
+    make_vector_env,
+)
 from sheeprl.envs.snapshot import VectorState, why_not_snapshotable
 from sheeprl.envs.timeout import StepWatch
 from sheeprl.models import weights as weights_of
@@ -34,11 +42,15 @@ T = TypeVar("T")
 
 
 class EnvFailedError(RuntimeError):
-    """An environment raised. `reason` is one line, `trace` the traceback."""
+    """An environment raised. `reason` is one line, `trace` the traceback.
 
-    def __init__(self, reason: str, trace: str = "") -> None:
-        super().__init__(reason, trace)
-        self.reason, self.trace = reason, trace
+    Attributes:
+        is_final: another player would fail in the same way.
+    """
+
+    def __init__(self, reason: str, trace: str = "", is_final: bool = False) -> None:
+        super().__init__(reason, trace, is_final)
+        self.reason, self.trace, self.is_final = reason, trace, is_final
 
     def __str__(self) -> str:
         return self.reason
@@ -270,7 +282,8 @@ class Player(PlayerInterface):
         """How an exception of the environment's is told; only while it is being handled."""
         what = " ".join(f"{type(error).__name__}: {error}".split())
         reason = f"{self.config.env.id} of player {self.number} raised in {where}: {what}"
-        return EnvFailedError(reason, traceback.format_exc())
+        is_final = isinstance(error, (InterfaceError, DifferentSpacesError))
+        return EnvFailedError(reason, traceback.format_exc(), is_final)
 
     def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:
         """`[count + 1, B, *]` arrays: rows that were acted on, and the tail."""

@@ -26,13 +26,16 @@ class FailureBudget:
         """Count a failure, and say how many that makes and what becomes of who has failed.
 
         Raises:
-            RunFailedError: it is one too many. It tells the first of them, of which the others may only have followed.
+            RunFailedError: it is one too many, or the next try would fail in the same way.
+                It tells the first of them, of which the others may only have followed.
         """
         now = self.clock()
         failed = self._failed.setdefault(who, deque())
         while failed and failed[0][0] < now - self.window:
             failed.popleft()
         failed.append((now, one_line(error)))
+        if getattr(error, "is_final", False):
+            raise RunFailedError(f"{who} failed: {one_line(error)}", getattr(error, "trace", "")) from error
         if len(failed) <= self.most:
             return self.tell(f"{who} is {becomes} ({len(failed)} of {self.most}): {one_line(error)}", "warning")
         reason = f"{who} failed {len(failed)} times in {self.window:g} s (ray.max_failures={self.most}): {failed[0][1]}"

@@ -18,7 +18,9 @@ class EnvConfig(Section):
         "sync", description="sync: one after the other; async: a process each; native: the env's own vector version"
     )
     max_episode_steps: Count | None = Field(None, description="truncate episodes after so many steps")
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments of the environment itself")
+    kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the environment itself: any values that YAML can store"
+    )
     wrappers: tuple[str, ...] = Field(
         (), strict=False, description="gymnasium wrappers around each env, package.module:Class"
     )

@@ -28,6 +28,10 @@ class EnvSettingsError(Exception):
     """Raised when an environment can't be made as configured; the message begins with the setting."""
 
 
+class DifferentSpacesError(EnvSettingsError):
+    """Raised when the instances of an environment have different spaces."""
+
+
 def quiet_gymnasium() -> None:
     """Silence gymnasium's warnings about old versions and optional packages."""
     gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
@@ -76,21 +80,21 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
         _, equals, differing = " ".join(str(error).partition(". If this")[0].split()).partition("space=")
         differing = re.sub(r", [\w-]+[ _]\w*[ _]?space=", " and ", differing)
         detail = f" ({differing})" if equals else ""
-        raise EnvSettingsError(_different_spaces(config.id, detail)) from error
+        raise DifferentSpacesError(_different_spaces(config.id, detail)) from error
 
 
 def check_spaces(envs: VectorEnv[Any, Any, Any], spaces: Spaces, env_id: str) -> None:
     """Check that an environment has the spaces of the instance that was made before the start.
 
     Raises:
-        EnvSettingsError: it has others, apart from the bounds.
+        DifferentSpacesError: it has others, apart from the bounds.
     """
     own = Spaces(
         transforms.observation_space(envs.single_observation_space), transforms.action_space(envs.single_action_space)
     )
     for one, other in ((own.observation, spaces.observation), (own.action, spaces.action)):
         if transforms.without_bounds(one) != transforms.without_bounds(other):
-            raise EnvSettingsError(_different_spaces(env_id, f" ({one} and {other})"))
+            raise DifferentSpacesError(_different_spaces(env_id, f" ({one} and {other})"))
 
 
 def _different_spaces(env_id: str, detail: str) -> str:
@@ -209,7 +213,7 @@ def _load_wrapper(path: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.En
         names = vars(importlib.import_module(module_name))
     except ImportError as error:
         raise EnvSettingsError(f"env.wrappers={path}: {hints.missing_module(error, module_name)}") from error
-    except Exception as error:  # an import runs the module
+    except (Exception, SystemExit) as error:  # an import runs the module
         reason = f"{module_name} can't be imported: {type(error).__name__}: {_last_line(error)}"
         raise EnvSettingsError(f"env.wrappers={path}: {reason}; write package.module:Class") from error
     found = names.get(name)
@@ -229,7 +233,7 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
         yield
     except EnvSettingsError:
         raise
-    except Exception as error:  # any error here results from the settings
+    except (Exception, SystemExit) as error:  # any error here results from the settings
         package, extra = NAMESPACES.get(config.id.partition("/")[0], ("", ""))
         if isinstance(error, errors.NamespaceNotFound) and package:
             reason = f'{package} is not installed; pip install "sheeprl[{extra}]"'
