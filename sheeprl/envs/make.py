@@ -199,9 +199,12 @@ def _wrap(path: str, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     """Wrap an environment in the class that `path` names."""
     wrapper = _load_wrapper(path)
     try:
-        return wrapper(env)
-    except Exception as error:
+        wrapped = wrapper(env)
+    except (Exception, SystemExit) as error:
         raise EnvSettingsError(f"env.wrappers={path}: can't be used: {type(error).__name__}: {error}") from error
+    if not isinstance(wrapped, gymnasium.Env):
+        raise EnvSettingsError(f"env.wrappers={path}: returned a {type(wrapped).__name__}, not a gymnasium environment")
+    return wrapped
 
 
 def _load_wrapper(path: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:

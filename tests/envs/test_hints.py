@@ -98,7 +98,7 @@ def test_versions_that_have_moved_to_another_package(without, hidden):
     [
         (f"{ENVS}:Resluts-v0", f"no such environment; did you mean {ENVS}:Results-v0?"),
         (f"{ENVS}:results-v3", f"no such environment; did you mean {ENVS}:Results-v0?"),
-        (f"{ENVS}:Zzz-v0", f"no such environment; the module {ENVS} registers Recorded-v0, WholeKeys-v0, "),
+        (f"{ENVS}:Zzz-v0", f"no such environment; the module {ENVS} registers Simple-v0, Large-v0, "),
         ("tests.buffer:Nothing-v0", "the module tests.buffer registers no environments"),
         ("CartPol-v1", "no such environment; did you mean CartPole-v1?"),
         ("cartpole-v9", "no such environment; did you mean CartPole-v1?"),
@@ -148,6 +148,8 @@ def test_a_namespace_may_be_a_module(site):
         ("gymnasium.wrappers:NormaliseObservation", "not found in gymnasium.wrappers; did you mean NormalizeObserv"),
         ("gymnasium.wrappers", "isn't a wrapper; write package.module:Class"),
         (":Mine", "isn't a wrapper; write package.module:Class"),
+        ("builtins:str", "returned a str, not a gymnasium environment"),
+        ("builtins:exit", "can't be used: SystemExit: "),
     ],
 )
 def test_unknown_wrappers(path, said):
