@@ -23,7 +23,9 @@ from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.envs import transforms
 from sheeprl.envs.global_rng import OwnGenerators
+from sheeprl.envs.interface import InterfaceError
 from sheeprl.envs.make import (
+    DifferentSpacesError,
     EnvSettingsError,
     check_spaces,
     is_of_known_family,
@@ -47,12 +49,13 @@ class EnvFailedError(RuntimeError):
     Args:
         reason: one line with the environment, the player, the step and the exception.
         trace: traceback of the exception.
+        is_final: True if a replacement of the player would fail in the same way.
     """
 
-    def __init__(self, reason: str, trace: str = "") -> None:
+    def __init__(self, reason: str, trace: str = "", is_final: bool = False) -> None:
         """Store the reason and the traceback."""
-        super().__init__(reason, trace)
-        self.reason, self.trace = reason, trace
+        super().__init__(reason, trace, is_final)
+        self.reason, self.trace, self.is_final = reason, trace, is_final
 
     def __str__(self) -> str:
         """Return the reason."""
@@ -306,7 +309,8 @@ class Player(PlayerInterface):
         what = " ".join(f"{type(error).__name__}: {error}".split())
         env = f"{self.config.env.id} of player {self.number}"
         reason = f"{env}, {where}: {error}" if isinstance(error, ResultError) else f"{env} raised in {where}: {what}"
-        return EnvFailedError(reason, traceback.format_exc())
+        is_final = isinstance(error, (InterfaceError, DifferentSpacesError))
+        return EnvFailedError(reason, traceback.format_exc(), is_final)
 
     def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:
         """Step the environments `count` times; return `[count + 1, B, *]` rows, the last one for bootstrapping."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.errors import ConfigError, one_line
 
 
 class Loader(yaml.SafeLoader):
@@ -64,3 +64,5 @@ def parse_yaml(text: str, source: str) -> Any:
         where = f"{source}:{mark.line + 1}" if mark else source
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError([f"{where}: not valid YAML: {problem}"]) from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # a tag that doesn't fit its value
+        raise ConfigError([f"{source}: not valid YAML: {one_line(error)}"]) from error

@@ -34,14 +34,16 @@ class FailureBudget:
             error: the failure.
 
         Raises:
-            RunFailedError: the worker failed too often. The message has the first reason, since later failures may be
-                its consequences.
+            RunFailedError: the worker failed too often, or its replacement would fail in the same way. The message has
+                the first reason, since later failures may be its consequences.
         """
         now = self.clock()
         failures = self._failures.setdefault(worker, deque())
         while failures and failures[0][0] < now - self.window:
             failures.popleft()
         failures.append((now, one_line(error)))
+        if getattr(error, "is_final", False):
+            raise RunFailedError(f"{worker} failed: {one_line(error)}", getattr(error, "trace", "")) from error
         count = len(failures)
         if count <= self.most:
             return self.report(

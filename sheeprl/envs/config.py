@@ -19,7 +19,9 @@ class EnvConfig(Section):
         description="sync: one after another; async: one process per env; native: the env's native vector version",
     )
     max_episode_steps: Count | None = Field(None, description="truncate episodes after this many steps")
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments of the environment")
+    kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the environment itself: any values that YAML can store"
+    )
     wrappers: tuple[str, ...] = Field(
         (), strict=False, description="gymnasium wrappers around each env, package.module:Class"
     )

@@ -35,6 +35,10 @@ class EnvSettingsError(Exception):
     """Raised when an environment can't be made as configured; the message begins with the setting."""
 
 
+class DifferentSpacesError(EnvSettingsError):
+    """Raised when the instances of an environment have different spaces."""
+
+
 def quiet_gymnasium() -> None:
     """Silence warnings about old versions, optional packages and a display that no training needs."""
     gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
@@ -85,21 +89,21 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
         _, equals, differing = " ".join(str(error).partition(". If this")[0].split()).partition("space=")
         differing = re.sub(r", [\w-]+[ _]\w*[ _]?space=", " and ", differing)
         detail = f" ({differing})" if equals else ""
-        raise EnvSettingsError(_different_spaces(config.id, detail)) from error
+        raise DifferentSpacesError(_different_spaces(config.id, detail)) from error
 
 
 def check_spaces(envs: VectorEnv[Any, Any, Any], spaces: Spaces, env_id: str) -> None:
     """Check that an environment has the spaces of the instance that was made before the start.
 
     Raises:
-        EnvSettingsError: it has others, apart from the bounds.
+        DifferentSpacesError: it has others, apart from the bounds.
     """
     own = Spaces(
         transforms.observation_space(envs.single_observation_space), transforms.action_space(envs.single_action_space)
     )
     for one, other in ((own.observation, spaces.observation), (own.action, spaces.action)):
         if transforms.without_bounds(one) != transforms.without_bounds(other):
-            raise EnvSettingsError(_different_spaces(env_id, f" ({one} and {other})"))
+            raise DifferentSpacesError(_different_spaces(env_id, f" ({one} and {other})"))
 
 
 def _different_spaces(env_id: str, detail: str) -> str:
@@ -216,9 +220,12 @@ def _wrap(path: str, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     """Wrap an environment in the class that `path` names."""
     wrapper = _load_wrapper(path)
     try:
-        return wrapper(env)
-    except Exception as error:
+        wrapped = wrapper(env)
+    except (Exception, SystemExit) as error:
         raise EnvSettingsError(f"env.wrappers={path}: can't be used: {type(error).__name__}: {error}") from error
+    if not isinstance(wrapped, gymnasium.Env):
+        raise EnvSettingsError(f"env.wrappers={path}: returned a {type(wrapped).__name__}, not a gymnasium environment")
+    return wrapped
 
 
 def _load_wrapper(path: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
@@ -230,7 +237,7 @@ def _load_wrapper(path: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.En
         names = vars(importlib.import_module(module_name))
     except ImportError as error:
         raise EnvSettingsError(f"env.wrappers={path}: {hints.missing_module(error, module_name)}") from error
-    except Exception as error:  # an import runs the module
+    except (Exception, SystemExit) as error:  # an import runs the module
         reason = f"{module_name} can't be imported: {type(error).__name__}: {_last_line(error)}"
         raise EnvSettingsError(f"env.wrappers={path}: {reason}; write package.module:Class") from error
     found = names.get(name)
@@ -250,7 +257,7 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
         yield
     except EnvSettingsError:
         raise
-    except Exception as error:  # any error here results from the settings
+    except (Exception, SystemExit) as error:  # any error here results from the settings
         package, extra = NAMESPACES.get(config.id.partition("/")[0], ("", ""))
         if isinstance(error, errors.NamespaceNotFound) and package:
             reason = f"{package} is not installed; {install_command(extra)}"

@@ -488,3 +488,9 @@ def test_the_shipped_configs_of_a_checkout_are_all_valid():
     assert {"ppo", "sac"} <= set(names)
     for name in names:
         load_config(name)
+
+
+@pytest.mark.parametrize("text", ["!!set [1]", "!!int x", "!!float x", "!!python/tuple 3", "!!timestamp 3", "[" * 5000])
+def test_a_tag_that_does_not_fit_its_value_is_a_mistake(text):
+    with pytest.raises(ConfigError, match=r"mine\.yaml.*: not valid YAML: "):
+        parse_yaml(text, "mine.yaml")

@@ -149,6 +149,8 @@ def test_a_namespace_may_be_a_module(site):
         ("gymnasium.wrappers:NormaliseObservation", "not found in gymnasium.wrappers; did you mean NormalizeObserv"),
         ("gymnasium.wrappers", "isn't a wrapper; write package.module:Class"),
         (":Mine", "isn't a wrapper; write package.module:Class"),
+        ("builtins:str", "returned a str, not a gymnasium environment"),
+        ("builtins:exit", "can't be used: SystemExit: "),
     ],
 )
 def test_unknown_wrappers(path, said):

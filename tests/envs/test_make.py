@@ -102,9 +102,24 @@ def test_instances_with_other_spaces_are_named(vectorization, vary, detail):
 
 @pytest.mark.parametrize("vary", ["shape", "actions"])
 def test_an_instance_with_other_spaces_than_the_first_is_named(tmp_path, vary):
-    tree = tree_of(tmp_path, "Varying", "env.num_envs=1", "ray.max_failures=0", kwargs={"vary": vary})
-    with pytest.raises(RunFailedError, match="its instances have different observation or action spaces"):
+    tree = tree_of(tmp_path, "Varying", "env.num_envs=1", kwargs={"vary": vary})
+    with pytest.raises(RunFailedError, match=r"^player 0 failed: .* its instances have different observation or act"):
         train(validate(tree))
+
+
+def test_a_wrong_result_ends_the_run_at_once(tmp_path, capsys):
+    tree = tree_of(tmp_path, "Results", "log.level=warning", kwargs={"method": "step", "count": 4})
+    with pytest.raises(RunFailedError, match=r"^player 0 failed: .* raised in step 0: .* it must return \(observation"):
+        train(validate(tree))
+    assert "is replaced" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("setting", ["env.id=quitting_envs:Quits-v0", "env.wrappers=[quitting_envs:Quits]"])
+def test_a_module_that_quits(tmp_path, monkeypatch, setting):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "quitting_envs.py").write_text("raise SystemExit(3)")
+    with pytest.raises(ConfigError, match=r"quitting_envs.*SystemExit: 3"):
+        check(load_config("ppo", [setting]).model_dump())
 
 
 def test_one_instance_suffices_for_an_evaluation(tmp_path, capsys):
