@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from sheeprl.envs import transforms
 from sheeprl.envs.config import EnvConfig
-from sheeprl.envs.results import CheckedVectorEnv
+from sheeprl.envs.results import CheckedSyncVectorEnv, CheckedVectorEnv
 from sheeprl.envs.snapshot import SnapshotEnv, VectorState
 from sheeprl.envs.transforms import Spaces
 
@@ -77,7 +77,7 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
     if config.vectorization == "async":
         makers = [_in_worker(maker, os.getpid()) for maker in makers]
         return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-    return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+    return CheckedSyncVectorEnv(makers)
 
 
 def make_snapshot_env(config: EnvConfig) -> SnapshotEnv | VectorState:
