@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from sheeprl.envs import hints, transforms
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.hints import NAMESPACES
-from sheeprl.envs.results import CheckedVectorEnv
+from sheeprl.envs.results import CheckedSyncVectorEnv, CheckedVectorEnv
 from sheeprl.envs.snapshot import SnapshotEnv, VectorState, close_quietly
 from sheeprl.envs.transforms import Spaces
 from sheeprl.utils.installation import install_command
@@ -77,11 +77,12 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
     makers: list[Callable[[], SnapshotEnv]] = [lambda: SnapshotEnv(make_env(config))] * config.num_envs
     if video_folder is not None:
         makers[0] = lambda: SnapshotEnv(record_video(make_env(config, "rgb_array"), video_folder))
-    vector: type[AsyncVectorEnv | SyncVectorEnv] = SyncVectorEnv
     if config.vectorization == "async":
-        makers, vector = [_in_worker(maker, os.getpid()) for maker in makers], AsyncVectorEnv
+        makers = [_in_worker(maker, os.getpid()) for maker in makers]
     try:
-        return vector(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        if config.vectorization == "async":
+            return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        return CheckedSyncVectorEnv(makers)
     except RuntimeError as error:
         if not re.search(r"observation.space|action.space", str(error)):
             raise

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import Space, spaces
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from sheeprl.utils.errors import short_repr
 
@@ -197,6 +198,8 @@ def episode_numbers(info: Any) -> tuple[tuple[str, float], ...]:
 
     Other values are ignored, so no info can end a run.
     """
+    if type(info) is dict and not info:
+        return ()
     found: dict[str, float] = {}
     with suppress(Exception):  # of foreign types, which may raise anything
         _add_numbers(found, info, "", INFO_DEPTH)
@@ -230,6 +233,47 @@ def _info_of(infos: Mapping[str, Any], env: int) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------------- vectors
+
+
+class CheckedSyncVectorEnv(SyncVectorEnv):
+    """Vector of `SnapshotEnv`s in this process, without gymnasium's copies of checked results and merges of infos.
+
+    Each step overwrites the observations of the previous one. An environment resets in the step after its episode's
+    end.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> None:
+        super().__init__(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self._joined: Any = create_empty_array(self.single_observation_space, self.num_envs)
+        self._ended = [False] * self.num_envs
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset all environments with the seeds of a list, or with consecutive ones from a number on."""
+        seeds = [None] * self.num_envs if seed is None else seed
+        seeds = range(seeds, seeds + self.num_envs) if isinstance(seeds, int) else seeds
+        self._ended = [False] * self.num_envs
+        observations = [env.reset(seed=own, options=options)[0] for env, own in zip(self.envs, seeds, strict=True)]
+        return self._join(observations), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step all environments."""
+        results = [
+            (*env.reset()[:1], 0.0, False, False, {}) if ended else env.step(action)
+            for env, ended, action in zip(self.envs, self._ended, actions, strict=True)
+        ]
+        observations, rewards, terminated, truncated, infos = zip(*results, strict=True)
+        self._ended = [one or other for one, other in zip(terminated, truncated, strict=True)]
+        episodes = {EPISODE: [info.get(EPISODE) for info in infos]} if any(infos) else {}
+        return self._join(observations), np.array(rewards), np.array(terminated), np.array(truncated), episodes
+
+    def _join(self, observations: Sequence[Any]) -> Any:
+        """Return the observations as one batch."""
+        if isinstance(self._joined, np.ndarray):
+            for number, obs in enumerate(observations):  # faster than np.stack
+                self._joined[number] = obs
+        else:
+            self._joined = concatenate(self.single_observation_space, observations, self._joined)
+        return self._joined
 
 
 class CheckedVectorEnv(gymnasium.vector.VectorWrapper):

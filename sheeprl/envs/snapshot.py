@@ -91,7 +91,8 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if truncated is not False:
             truncated = to_flag(truncated, "truncated")
         self.ended = terminated or truncated
-        return self._check(obs), reward, terminated, truncated, {EPISODE: episode_numbers(info)} if self.ended else {}
+        numbers = episode_numbers(info) if self.ended else ()
+        return self._check(obs), reward, terminated, truncated, {EPISODE: numbers} if numbers else {}
 
     def close(self) -> None:
         """Close the environment; ignore its errors."""
