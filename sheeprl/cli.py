@@ -32,7 +32,7 @@ from sheeprl.utils.errors import ConfigError, RunFailedError
 from sheeprl.utils.gc_control import leave_to_the_end
 from sheeprl.version import __version__
 
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
+FAILED, WRONG_INPUT = 1, 2  # exit codes besides 0, and 128 + number of the signal that ended the command
 
 EPISODES: int = EvalConfig.model_fields["episodes"].default
 HELP = "Distributed reinforcement learning with PyTorch, Lightning Fabric and Ray."
@@ -88,17 +88,23 @@ def evaluate(
     episodes: Annotated[int, typer.Option(min=1, help="number of episodes")] = EPISODES,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of the episodes; default run.seed")] = None,
     video: Annotated[bool, typer.Option("--video", help="record the episodes (extra: video)")] = False,
+    max_episode_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="steps after which an episode is cut; default eval.max_episode_steps of the run"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Evaluate a saved policy and print its mean return ± standard deviation."""
     try:
         # Output of environments must not precede the result on stdout.
         with contextlib.redirect_stdout(sys.stderr):
-            from sheeprl.evaluate import evaluate_checkpoint
+            from sheeprl.evaluate import describe_cut, evaluate_checkpoint
 
-            result = evaluate_checkpoint(path, episodes, seed, video)
+            result = evaluate_checkpoint(path, episodes, seed, video, max_episode_steps)
     except (Exception, KeyboardInterrupt) as error:
         raise typer.Exit(_report(error)) from error
+    if result.cut:
+        typer.echo(f"warning: {describe_cut(result)}", err=True)
     if as_json:
         typer.echo(json.dumps(asdict(result)))
     else:
@@ -197,7 +203,7 @@ def _report(error: BaseException, debugging: bool = False) -> int:
         return WRONG_INPUT
     if isinstance(error, KeyboardInterrupt):
         typer.echo("interrupted", err=True)
-        return INTERRUPTED
+        return 128 + getattr(error, "number", signal.SIGINT)
     shown = debugging or os.environ.get("SHEEPRL_TRACEBACK") == "1"
     if shown:
         typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)

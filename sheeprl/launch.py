@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy
 from sheeprl.checkpoint.resume import RunDir, clear_other_layout, first_incarnations, open_run_dir
-from sheeprl.checkpoint.run_dir import lock_run_dir, replay_folder, video_folder, write_config
+from sheeprl.checkpoint.run_dir import checkpoints, lock_run_dir, replay_folder, video_folder, write_config
 from sheeprl.config.schema import Config
 from sheeprl.driver.workers import Workers
+from sheeprl.envs.timeout import StopRequest
 from sheeprl.metrics.time_breakdown import Setting, StartupTimer, describe, suggest
 from sheeprl.utils.errors import RunFailedError, one_line
 from sheeprl.utils.gc_control import importing
+from sheeprl.utils.process import Interrupted, StopSignals, exclusive, run_in_loop
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
@@ -39,7 +42,21 @@ if TYPE_CHECKING:
 PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0}
 """Seconds that an interrupted run waits for the rounds that are being played, so that it goes on with them exactly."""
 
+START_OVER = "no checkpoint was written yet: start it again, with another run.dir"
 STOPPING = "stopping after this round and saving a checkpoint; press Ctrl-C again to stop now without saving\n"
+
+
+@dataclass(frozen=True)
+class Control:
+    """Ways to stop a run from outside.
+
+    Args:
+        signals: SIGINT and SIGTERM of this process.
+        environments: request that interrupts the environments of this process.
+    """
+
+    signals: StopSignals
+    environments: StopRequest = field(default_factory=StopRequest)
 
 
 @dataclass(frozen=True)
@@ -79,24 +96,24 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
         RunFailedError: the run could not go on.
     """
     startup = StartupTimer()
-    from sheeprl.config.checks import check
+    with exclusive("the run"), StopSignals() as signals:
+        from sheeprl.config.checks import check
 
-    resolved = check(tree)
-    startup.done("configuration and a look at the environment")
-    if resolved.config.run.mode == "coupled":
-        return _train_coupled(resolved.config, resolved.spaces, startup)
-    return _train_decoupled(resolved.config, resolved.spaces, startup)
+        resolved = check(tree)
+        startup.done("configuration and a look at the environment")
+        train = _train_coupled if resolved.config.run.mode == "coupled" else _train_decoupled
+        return train(resolved.config, resolved.spaces, startup, Control(signals))
 
 
-def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer) -> Result:
+def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Every piece a Ray actor."""
     place = open_run_dir(config, startup, config.buffer.shards, _say)
     with lock_run_dir(place.run_dir):
         clear_other_layout(config, place)
-        return _train_on_ray(config, spaces, place)
+        return _train_on_ray(config, spaces, place, control)
 
 
-def _train_on_ray(config: Config, spaces: Spaces, place: RunDir) -> Result:
+def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Control) -> Result:
     from sheeprl.actors.ray import environment
 
     environment.configure(config)
@@ -111,6 +128,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir) -> Result:
     except cluster.ClusterError as error:
         raise RunFailedError(str(error)) from error
     place.startup.done("Ray")
+    control.signals.install()  # Ray has its own handler of SIGTERM
     try:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
@@ -126,10 +144,10 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir) -> Result:
         async def main() -> Result:
             await fleet.start(first_incarnations(config, place), _say)
             place.startup.done("actors")
-            return await _run_driver(config, workers, place)
+            return await _run_driver(config, workers, place, control)
 
         try:
-            return asyncio.run(main())
+            return run_in_loop(main)
         except cluster.ClusterError as error:
             raise RunFailedError(str(error)) from error
         finally:
@@ -140,20 +158,20 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir) -> Result:
             cluster.disconnect()
 
 
-def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer) -> Result:
+def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Every piece an object of this process, or of the ranks that Fabric starts."""
     is_main = os.environ.get("LOCAL_RANK", "0") == "0"
     ranks = config.trainer.devices
     # The other ranks carry out rank 0's commands and leave the folder to it.
     if not is_main:
-        return _train_in_process(config, spaces, RunDir(Path(), None, ranks))
+        return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
     place = open_run_dir(config, startup, ranks, _say)
     with lock_run_dir(place.run_dir):
         clear_other_layout(config, place)
-        return _train_in_process(config, spaces, place)
+        return _train_in_process(config, spaces, place, control)
 
 
-def _train_in_process(config: Config, spaces: Spaces, place: RunDir) -> Result:
+def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Control) -> Result:
     with importing():
         from sheeprl.actors.fabric import build_learner, local_fabric
         from sheeprl.actors.handle import LocalHandle
@@ -171,6 +189,8 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir) -> Result:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
+    if learner.compiled is not None:
+        learner.compiled.while_compiling = control.signals.raising  # it takes too long to wait for
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
         replay = build_replay(config, fabric.global_rank, ranks, folder=replay_folder(config, run_dir))
@@ -180,17 +200,22 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir) -> Result:
 
     def make_player(number: int, incarnation: int) -> Player:
         folder = video_folder(config, place.run_dir) if number == 0 else None
-        return Player(config, spaces, number, incarnation, folder)
+        return Player(config, spaces, number, incarnation, folder, stop=control.environments)
 
     if ranks == 1:
         shards = _shards(config, [LocalHandle(replay)])
         workers = Workers(lambda *who: LocalHandle(make_player(*who)), shards, LocalHandle(learner))
-        return asyncio.run(_run_driver(config, workers, place))
-    return _train_ranks(config, place, fabric, {"buffer": replay, "learner": learner}, make_player)
+        return run_in_loop(lambda: _run_driver(config, workers, place, control))
+    return _train_ranks(config, place, control, fabric, {"buffer": replay, "learner": learner}, make_player)
 
 
 def _train_ranks(
-    config: Config, place: RunDir, fabric: Any, objects: dict[str, Any], make_player: Callable[[int, int], Any]
+    config: Config,
+    place: RunDir,
+    control: Control,
+    fabric: Any,
+    objects: dict[str, Any],
+    make_player: Callable[[int, int], Any],
 ) -> Result:
     """Drive from rank 0; serve on the others."""
     from sheeprl.actors.multi_rank import RankDispatcher, RankHandle
@@ -209,7 +234,7 @@ def _train_ranks(
     replay = _shards(config, parts, together=RankHandle(link, "buffer"))
     workers = Workers(player, replay, RankHandle(link, "learner"))
     try:
-        return asyncio.run(_run_driver(config, workers, place))
+        return run_in_loop(lambda: _run_driver(config, workers, place, control))
     finally:
         link.end()
 
@@ -228,16 +253,16 @@ def _shards(
     return ReplayClient(handles, needed, config.run.seed, make_shard, together)
 
 
-async def _run_driver(config: Config, workers: Workers, place: RunDir) -> Result:
+async def _run_driver(config: Config, workers: Workers, place: RunDir, control: Control) -> Result:
     """Run to the end, and write down what was asked of whom if that is wanted."""
     from sheeprl.debug.recorder import recorded
 
     checkpoint = place.start.checkpoint.name if place.start else None
     with recorded(config, workers, place.run_dir, checkpoint, _say) as workers:
-        return await _run_driver_to_end(config, workers, place)
+        return await _run_driver_to_end(config, workers, place, control)
 
 
-async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir) -> Result:
+async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, control: Control) -> Result:
     """Run to the end, an interruption or a failure; whatever it is stands in the run's folder."""
     from sheeprl.checkpoint.writer import CheckpointWriter
 
@@ -257,17 +282,17 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir) ->
     place.startup.done("checkpoint and folder")
     reporter.message(str(place.startup), "debug")
     status, caught = "failed", None
-    signals: list[int] = []
     try:
-        with _stopping_on_signals(run, signals):
-            await run.train()
-        caught = signals[0] if signals else None
+        await _train_unless_ended(run, control)
+        caught = control.signals.caught[0] if control.signals.caught else None
         status = "interrupted" if caught else "done"
     except RunFailedError as error:
         raise RunFailedError(_tell_failure(place.run_dir, error)) from error
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        status = "interrupted"
+        reporter.message(f"stopped without saving a checkpoint; {_advice(place.run_dir)}", "warning")
+        raise
     finally:
-        if len(signals) > 1:
-            status = "interrupted"
         counters = run.counters
         wall_time = round(time.monotonic() - run.checkpointing.began, 3)
         reporter.event(
@@ -367,36 +392,44 @@ def _setting(config: Config) -> Setting:
     )
 
 
-@contextmanager
-def _stopping_on_signals(run: Run, caught: list[int]) -> Iterator[None]:
-    """Let a first SIGINT or SIGTERM stop the run after a checkpoint, and a second one end it at once.
+async def _train_unless_ended(run: Run, control: Control) -> None:
+    """Train. A first SIGINT or SIGTERM stops the run after a checkpoint, a second one ends it at once.
 
-    Args:
-        run: what is stopped.
-        caught: gets their numbers.
+    Raises:
+        Interrupted: the run is stopped where it has nothing to save.
     """
     loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
 
-    def handle(number: int, frame: object) -> None:
-        caught.append(number)
-        if len(caught) > 1:
-            raise KeyboardInterrupt
+    def stop(number: int) -> None:
+        run.stop(PATIENCE[number])
+        if not ended.done() and (not run.has_begun or run.trainers.is_warming_up):
+            ended.set_exception(Interrupted(number))
+
+    def on_signal(number: int) -> None:
         # At once, even if the loop is busy for long; by the system's own call, since it may interrupt a print, and
         # without a word where there is no stderr.
         with suppress(OSError):
             os.write(2, STOPPING.encode())
         # Who sends SIGTERM, as `ray job stop` does, kills soon after.
-        loop.call_soon_threadsafe(run.stop, PATIENCE[number])
+        control.environments.make(PATIENCE[number])
+        loop.call_soon_threadsafe(stop, number)
 
-    try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone may take signals
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    control.signals.is_stuck = lambda: control.environments.is_ignored
+    with control.signals.calling(on_signal):
+        training = asyncio.ensure_future(run.train())
+        await asyncio.wait({training, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not training.done():
+            training.cancel()
+            await asyncio.wait({training})
+        if ended.done():
+            ended.result()
+        training.result()
+
+
+def _advice(run_dir: Path) -> str:
+    """Return the command that resumes a run, or what to do without a checkpoint."""
+    return f"sheeprl resume {shlex.quote(str(run_dir))}" if checkpoints(run_dir) else START_OVER
 
 
 def _open_reporter(config: Config, place: RunDir) -> FileReporter:

@@ -18,7 +18,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from sheeprl.actors.handle import LostError, later
+from sheeprl.actors.evaluation import Evaluation, describe_cut
+from sheeprl.actors.handle import LostError, awaited, later
 from sheeprl.actors.interfaces import PlayerInterface
 from sheeprl.driver.checkpointing import CheckpointScheduler, CheckpointStore
 from sheeprl.driver.collection import Collector
@@ -28,6 +29,7 @@ from sheeprl.driver.replay import ReplayClient
 from sheeprl.driver.settings import Clock, Plan, WallClock
 from sheeprl.driver.trainers import LearnerGroup
 from sheeprl.driver.updates import UpdateScheduler
+from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import Counters, RunStats
 from sheeprl.metrics.reporter import Progress, Reporter
 from sheeprl.metrics.time_breakdown import TimeBreakdown, in_short
@@ -89,6 +91,8 @@ class Run:
             leaving,
         )
         self.evaluations: set[asyncio.Task[None]] = set()
+        self.has_begun = False  # rounds have been requested
+        self.is_evaluator_busy = False  # the first player is in an evaluation that was given up
 
     def stop(self, patience: float = 10.0) -> None:
         """Ask the run to end after a checkpoint, at the border of the rounds that players were asked for.
@@ -111,6 +115,7 @@ class Run:
             await self.updates.run_due_updates()  # which an interrupted round has left
             await self.publish()
             self.trainers.warm_up()
+            self.has_begun = True
             await self.finish_round()
             await self.collector.collect_during(self.learn())
         except RunFailedError:
@@ -133,7 +138,8 @@ class Run:
             lost = self.trainers.handle
             try:
                 await self.updates.run_due_updates()  # which trainers that were built again after the last round lack
-                return await self.checkpointing.write_last(self.collector.idle_players)
+                idle = [number for number in self.collector.idle_players if number or not self.is_evaluator_busy]
+                return await self.checkpointing.write_last(idle)
             except RunFailedError as error:
                 if not isinstance(error.__cause__, LostError):
                     raise
@@ -178,11 +184,19 @@ class Run:
         """Let the first player play greedy episodes with the newest weights, and log what they brought."""
         published, step = self.collector.published, self.counters.policy_steps
         assert published is not None
-        self.stats.evaluated_at = step
+        before, self.stats.evaluated_at = self.stats.evaluated_at, step
         try:
             player = await self.players.get(0)
             weights = later(published.weights)
-            result = await player.call(PlayerInterface.evaluate, weights, self.plan.eval_episodes)
+            playing = player.call(PlayerInterface.evaluate, weights, self.plan.eval_episodes)
+            result: Evaluation | None = await self.collector.wait_unless_stopped(awaited(playing))
+            if result is None:
+                self.is_evaluator_busy = True
+                raise StoppedError
+        except StoppedError:
+            self.stats.evaluated_at = before
+            self.reporter.message(f"the evaluation at step {step} is given up, since the run stops", "warning")
+            return
         except Exception as error:
             self.reporter.message(f"the evaluation at step {step} failed: {one_line(error)}", "error")
             return
@@ -193,6 +207,8 @@ class Run:
             f"evaluation at step {step}: return {result.mean_return:.1f} ± {result.std_return:.1f} "
             f"over {len(result.returns)} episodes"
         )
+        if cut := describe_cut(result):
+            self.reporter.message(cut, "warning")
 
     async def save_what_is_left(self) -> None:
         """Write a checkpoint of a run that failed, if its parts still can."""

@@ -4,7 +4,9 @@ import pytest
 
 from sheeprl.config import defaults
 from sheeprl.config.loading import validate
-from sheeprl.launch import _told_of_cores, _with_accelerator
+from sheeprl.launch import _told_of_cores, _with_accelerator, train_tree
+from sheeprl.utils.errors import RunFailedError
+from sheeprl.utils.process import exclusive
 
 
 @pytest.mark.parametrize(("accelerator", "compiles"), [("cpu", True), ("cuda", True), ("mps", False)])
@@ -43,3 +45,8 @@ def test_on_one_core_the_least_that_there_can_be_is_not_told(monkeypatch):
     monkeypatch.setattr(defaults, "available_cores", lambda: 1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert _told_of_cores(defaults.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}}))) is None
+
+
+def test_a_second_run_in_a_process_is_refused():
+    with exclusive("the run"), pytest.raises(RunFailedError, match="this process already has a run"):
+        train_tree({"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}})

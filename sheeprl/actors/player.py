@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import gymnasium
@@ -25,7 +26,7 @@ from sheeprl.envs import transforms
 from sheeprl.envs.global_rng import OwnGenerators
 from sheeprl.envs.make import make_env, make_snapshot_env, make_vector_env
 from sheeprl.envs.snapshot import VectorState, why_not_snapshotable
-from sheeprl.envs.timeout import StepWatch
+from sheeprl.envs.timeout import StepWatch, StoppedError, StopRequest
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization
 
@@ -54,6 +55,7 @@ class Player(PlayerInterface):
         incarnation: how often it has been replaced; it seeds streams of its own.
         video_folder: where to record the first environment, if anywhere.
         alone: whether it has its process to itself, which may end if an environment can't be interrupted.
+        stop: request that interrupts its environments; None if none can come.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Player(PlayerInterface):
         incarnation: int = 0,
         video_folder: str | None = None,
         alone: bool = False,
+        stop: StopRequest | None = None,
     ) -> None:
         self.config = config
         self.spaces = spaces
@@ -77,7 +80,7 @@ class Player(PlayerInterface):
         self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])
         self.process_generators = OwnGenerators(self._seeds(seeding.Role.PROCESS, 1)[0])
         self.state_tensors: Tensors = {}  # of a recurrent policy
-        self.watch = StepWatch(config.players.step_timeout, last_resort=alone)
+        self.watch = StepWatch(config.players.step_timeout, last_resort=alone, stop=stop)
         self._video_folder = video_folder
         self._unsaved: str | None = None  # why the environments' state can't be kept; None until that was tried
         self._envs: gymnasium.vector.VectorEnv[Any, Any, Any] | None = None
@@ -235,8 +238,9 @@ class Player(PlayerInterface):
         policy = self.algorithm.build_agent().get_submodule("policy").eval()
         weights_of.from_arrays(policy, weights)
         envs = [make_env(self.config.env) for _ in range(min(episodes, LANES))]
-        seeds = eval_seeds(self.config.run.seed, episodes)
-        return self._guard("evaluation", lambda: play_episodes(self.algorithm, policy, envs, seeds))
+        seeds, most = eval_seeds(self.config.run.seed, episodes), self.config.eval.max_episode_steps
+        play = partial(play_episodes, self.algorithm, policy, envs, seeds, most, self.watch)
+        return self._guard("evaluation", play)
 
     def close(self) -> None:
         """Close the environments, also those that failed."""
@@ -256,6 +260,8 @@ class Player(PlayerInterface):
         """Run something of the environment's; what it raises is told with the environment, the player and the step."""
         try:
             return do()
+        except StoppedError:
+            raise
         except Exception as error:
             raise self._failed(where, error) from None
 
@@ -276,6 +282,8 @@ class Player(PlayerInterface):
             self.watch.begin()
             try:
                 obs, reward, terminated, truncated, _ = envs.step(action)
+            except StoppedError:
+                raise
             except Exception as error:
                 raise self._failed(f"step {self.steps}", error) from None
             written.write_step(t + 1, obs, reward, terminated, truncated)

@@ -21,6 +21,7 @@ from typing import Any
 from sheeprl.config.schema import Config
 from sheeprl.debug.recorder import RECORD, digest, seen
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
+from sheeprl.utils.process import StopSignals, exclusive
 
 SAY_EVERY = 10.0  # seconds between two lines of progress
 PARTIAL = re.compile(r"\.(step_\d+)\.part")  # a checkpoint while it is written, which is read under its final name
@@ -482,13 +483,14 @@ def replay_run(
 
     Raises:
         ConfigError: the folder has no valid record, or this machine can't run its configuration.
-        RunFailedError: data or a file that the record refers to is missing.
+        RunFailedError: data or a file that the record refers to is missing, or this process has a run.
     """
     folder = Path(run_dir).expanduser().resolve()
     if not folder.is_dir():
         raise ConfigError([f"{run_dir}: no such folder"])
     legs = read_record(folder)
-    with tempfile.TemporaryDirectory(prefix="sheeprl_replay_") as scratch:
+    temporary = tempfile.TemporaryDirectory(prefix="sheeprl_replay_")
+    with exclusive("the re-execution"), StopSignals(), temporary as scratch:
         replay = Replay(folder, legs, Path(scratch), say, until_step)
         replayed = replay.play()
         if out is not None:

@@ -89,6 +89,11 @@ class LearnerGroup:
             self._warming_up = asyncio.ensure_future(self._warm_up(self.handle))
             self._warming_up.add_done_callback(consume_exception)
 
+    @property
+    def is_warming_up(self) -> bool:
+        """Return True while the group compiles its gradient step."""
+        return self._warming_up is not None and not self._warming_up.done()
+
     async def warmed_up(self) -> None:
         """Wait until the warm-up has ended. If it failed, the next update raises."""
         if self._warming_up is not None:
@@ -123,8 +128,7 @@ class LearnerGroup:
 
         The first reference shows that the weights are available; players receive the second.
         """
-        is_busy = self._warming_up is not None and not self._warming_up.done()
-        if self._laid_out is None or not is_busy:  # during the warm-up the last weights are still current
+        if self._laid_out is None or not self.is_warming_up:  # during the warm-up the last weights are still current
             self._laid_out = self.handle.call_pair(LearnerInterface.weights)
         return self._laid_out
 

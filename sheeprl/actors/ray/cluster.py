@@ -18,10 +18,10 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sheeprl.actors.handle import Handle, LostError, consume_exception
+from sheeprl.actors.handle import Handle, LostError, awaited, consume_exception
 from sheeprl.actors.ray import internals
 from sheeprl.actors.ray.actors import PlayerActor, ReplayActor, TrainerActor
-from sheeprl.actors.ray.handle import GroupHandle, RayHandle, awaited
+from sheeprl.actors.ray.handle import GroupHandle, RayHandle
 from sheeprl.actors.ray.standby import StandbyPool
 from sheeprl.actors.ray.watchdog import Watchdog
 from sheeprl.config.defaults import cluster_address
