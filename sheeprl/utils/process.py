@@ -107,8 +107,8 @@ class StopSignals:
         return self
 
     def install(self) -> None:
-        """Install the handlers, also after a library has replaced them."""
-        if self._previous:
+        """Install the handlers, also after a library has replaced them; in the main thread only."""
+        if self._previous and threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._handle)
 
@@ -122,7 +122,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def calling(self, on_first: Callable[[int], None]) -> Iterator[None]:
-        """Let the first signal call a function within the block."""
+        """Let the first signal call a function within the block, which may run in another thread."""
         self.install()
         self.on_first = on_first
         try:

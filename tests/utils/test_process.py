@@ -117,8 +117,9 @@ def test_an_interrupted_thread_interrupts_the_loop_beside_it():
 
     async def busy():
         try:
-            while True:
-                time.sleep(0.01)
+            with signals.calling(lambda number: signal.raise_signal(number)):
+                while True:
+                    time.sleep(0.01)
         finally:
             ended.append(True)
 
@@ -126,6 +127,6 @@ def test_an_interrupted_thread_interrupts_the_loop_beside_it():
         threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         return run_in_loop(busy)
 
-    with pytest.raises(KeyboardInterrupt), StopSignals():
+    with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
         asyncio.run(cell())
     assert ended == [True]
