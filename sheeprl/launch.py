@@ -24,9 +24,10 @@ from sheeprl.config.schema import Config
 from sheeprl.driver.workers import Workers
 from sheeprl.envs.timeout import StopRequest
 from sheeprl.metrics.time_breakdown import Setting, StartupTimer, describe, suggest
+from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import RunFailedError, one_line
 from sheeprl.utils.gc_control import importing
-from sheeprl.utils.process import Interrupted, StopSignals, exclusive, run_in_loop
+from sheeprl.utils.process import Interrupted, StopSignals, ending_with_parent, exclusive, run_in_loop
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
@@ -96,7 +97,7 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
         RunFailedError: the run could not go on.
     """
     startup = StartupTimer()
-    with exclusive("the run"), StopSignals() as signals:
+    with exclusive("the run"), StopSignals() as signals, rank_variables.only_own():
         from sheeprl.config.checks import check
 
         resolved = check(tree)
@@ -160,11 +161,14 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
 
 def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Every piece an object of this process, or of the ranks that Fabric starts."""
-    is_main = os.environ.get("LOCAL_RANK", "0") == "0"
     ranks = config.trainer.devices
-    # The other ranks carry out rank 0's commands and leave the folder to it.
-    if not is_main:
-        return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
+    # The other ranks carry out rank 0's commands and leave the folder to it. Signals reach every rank; rank 0 handles
+    # them, and ends the others.
+    if rank_variables.local_rank() != 0:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        with ending_with_parent():
+            return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
     place = open_run_dir(config, startup, ranks, _say)
     with lock_run_dir(place.run_dir):
         clear_other_layout(config, place)
@@ -185,9 +189,6 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
         config = _with_accelerator(config, "cuda" if torch.cuda.device_count() >= ranks else "cpu")
     place.startup.done("imports")
     fabric = local_fabric(config)
-    if fabric.global_rank != 0:  # signals reach every rank; rank 0 says what comes of them, and lets the others go
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
     if learner.compiled is not None:
         learner.compiled.while_compiling = control.signals.raising  # it takes too long to wait for

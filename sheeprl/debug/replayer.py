@@ -20,6 +20,7 @@ from typing import Any
 
 from sheeprl.config.schema import Config
 from sheeprl.debug.recorder import RECORD, digest, seen
+from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 from sheeprl.utils.process import StopSignals, exclusive
 
@@ -490,7 +491,7 @@ def replay_run(
         raise ConfigError([f"{run_dir}: no such folder"])
     legs = read_record(folder)
     temporary = tempfile.TemporaryDirectory(prefix="sheeprl_replay_")
-    with exclusive("the re-execution"), StopSignals(), temporary as scratch:
+    with exclusive("the re-execution"), StopSignals(), rank_variables.only_own(), temporary as scratch:
         replay = Replay(folder, legs, Path(scratch), say, until_step)
         replayed = replay.play()
         if out is not None:

@@ -8,6 +8,7 @@ import ctypes
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -187,6 +188,18 @@ class StopSignals:
             signal.set_wakeup_fd(-1)
             for number, handler in self._previous.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def ending_with_parent() -> Iterator[None]:
+    """Let this process end within the block when the process that started it ends; on Linux only."""
+    set_parent_death_signal = 1
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, number: None
+    prctl(set_parent_death_signal, signal.SIGKILL)
+    try:
+        yield
+    finally:
+        prctl(set_parent_death_signal, 0)
 
 
 def run_in_loop(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
