@@ -11,8 +11,8 @@ import shlex
 import signal
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from sheeprl.config.schema import Config
 from sheeprl.driver.workers import Workers
 from sheeprl.envs.timeout import StopRequest
 from sheeprl.metrics.time_breakdown import Setting, StartupTimer, describe, suggest
+from sheeprl.metrics.watchdog import Watchdog, is_alive, watched
 from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import RunFailedError, one_line
 from sheeprl.utils.gc_control import importing
@@ -44,20 +45,44 @@ PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0}
 """Seconds that an interrupted run waits for the rounds that are being played, so that it goes on with them exactly."""
 
 START_OVER = "no checkpoint was written yet: start it again, with another run.dir"
+SERVICE_CHECK_SECONDS = 1.0
 STOPPING = "stopping after this round and saving a checkpoint; press Ctrl-C again to stop now without saving\n"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Control:
     """Ways to stop a run from outside.
 
     Args:
         signals: SIGINT and SIGTERM of this process.
         environments: request that interrupts the environments of this process.
+        services: ids of processes without which the run can't go on, by description.
     """
 
     signals: StopSignals
+    watchdog: Watchdog = field(init=False)
     environments: StopRequest = field(default_factory=StopRequest)
+    services: dict[str, int] = field(default_factory=dict)
+
+    def check_services(self) -> None:
+        """Check that all services run.
+
+        Raises:
+            RunFailedError: a service died.
+        """
+        for name, pid in self.services.items():
+            if not is_alive(pid):
+                raise RunFailedError(f"{name} on this machine died")
+
+    @contextmanager
+    def watched(self, run_dir: Path) -> Iterator[None]:
+        """Let another process report a hard end of this one within the block."""
+        resume = f"sheeprl resume {shlex.quote(str(run_dir))}"
+        with watched(run_dir, resume, START_OVER) as self.watchdog:
+            self.signals.before_exit = lambda number: self.watchdog.announce(
+                f"it did not stop on {signal.Signals(number).name}", "interrupted"
+            )
+            yield
 
 
 @dataclass(frozen=True)
@@ -109,7 +134,7 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Every piece a Ray actor."""
     place = open_run_dir(config, startup, config.buffer.shards, _say)
-    with lock_run_dir(place.run_dir):
+    with lock_run_dir(place.run_dir), control.watched(place.run_dir):
         clear_other_layout(config, place)
         return _train_on_ray(config, spaces, place, control)
 
@@ -130,6 +155,10 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
         raise RunFailedError(str(error)) from error
     place.startup.done("Ray")
     control.signals.install()  # Ray has its own handler of SIGTERM
+    if connected:
+        control.watchdog.end_with_run(cluster.service_pids())
+        control.services = cluster.vital_services()
+        control.watchdog.watch(control.services)
     try:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
@@ -143,7 +172,9 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
         )
 
         async def main() -> Result:
-            await fleet.start(first_incarnations(config, place), _say)
+            starting = asyncio.ensure_future(fleet.start(first_incarnations(config, place), _say))
+            await _unless_services_die(control, starting)
+            starting.result()
             place.startup.done("actors")
             return await _run_driver(config, workers, place, control)
 
@@ -170,7 +201,7 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
     place = open_run_dir(config, startup, ranks, _say)
-    with lock_run_dir(place.run_dir):
+    with lock_run_dir(place.run_dir), control.watched(place.run_dir):
         clear_other_layout(config, place)
         return _train_in_process(config, spaces, place, control)
 
@@ -282,12 +313,13 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         raise
     place.startup.done("checkpoint and folder")
     reporter.message(str(place.startup), "debug")
-    status, caught = "failed", None
+    status, caught, cause = "failed", None, None
     try:
         await _train_unless_ended(run, control)
         caught = control.signals.caught[0] if control.signals.caught else None
         status = "interrupted" if caught else "done"
     except RunFailedError as error:
+        cause = error.reason
         raise RunFailedError(_tell_failure(place.run_dir, error)) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
         status = "interrupted"
@@ -305,7 +337,9 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
             trainer_restarts=counters.trainer_restarts,
             buffer_restarts=counters.buffer_restarts,
             status=status,
+            **({"cause": cause} if cause else {}),
         )
+        control.watchdog.has_end_event(cause)
         reporter.close()
         run.players.close()
     _print_summary(config, place, run, status, wall_time)
@@ -419,13 +453,27 @@ async def _train_unless_ended(run: Run, control: Control) -> None:
     control.signals.is_stuck = lambda: control.environments.is_ignored
     with control.signals.calling(on_signal):
         training = asyncio.ensure_future(run.train())
-        await asyncio.wait({training, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not training.done():
-            training.cancel()
-            await asyncio.wait({training})
+        await _unless_services_die(control, training, ended)
         if ended.done():
             ended.result()
         training.result()
+
+
+async def _unless_services_die(control: Control, *futures: asyncio.Future[Any]) -> None:
+    """Wait for the first of some futures, and cancel the first of them if it isn't done.
+
+    Raises:
+        RunFailedError: a service of the run died.
+    """
+    try:
+        while not any(future.done() for future in futures):
+            await asyncio.wait(futures, timeout=SERVICE_CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not futures[0].done():
+                control.check_services()
+    finally:
+        if not futures[0].done():
+            futures[0].cancel()
+            await asyncio.wait({futures[0]})
 
 
 def _advice(run_dir: Path) -> str:
@@ -440,7 +488,12 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     counters: dict[str, Any] = start.stats["counters"] if start else {}
     if start is not None:
         rewind(place.run_dir, start.metrics_size)
-    reporter = FileReporter(place.run_dir, config.log.level, start_time=counters.get("wall_time", 0.0))
+    reporter = FileReporter(
+        place.run_dir,
+        config.log.level,
+        start_time=counters.get("wall_time", 0.0),
+        resumed_at=counters["policy_steps"] if start else None,
+    )
     reporter.message(
         f"{config.algo.name} on {config.env.id}, {config.run.mode}: {_count(config.players.num or 1, 'player')} with "
         f"{_count(config.env.num_envs, 'environment')}, {_count(config.trainer.devices, 'rank')} on "
@@ -491,7 +544,7 @@ def _tell_failure(run_dir: Path, error: Any) -> str:
     path = run_dir / "error.log"
     own = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     path.write_text(f"{error.trace}\n{own}" if error.trace else own, encoding="utf-8")
-    return f"{error.reason}; the whole trace is in {path}"
+    return f"{error.reason}; {_advice(run_dir)}; the whole trace is in {path}"
 
 
 def _print_summary(config: Config, place: RunDir, run: Run, status: str, wall_time: float) -> None:

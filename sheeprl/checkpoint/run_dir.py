@@ -77,7 +77,11 @@ def make_run_dir(config: Config) -> Path:
     folder = base_folder() / "logs" / algorithm / env / stem if named is None else named_folder(named)
     if named is not None and (folder / CONFIG).exists():
         raise ConfigError([f"run.dir={named}: already contains a run; resume it with `sheeprl resume {named}`"])
-    if named is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if (
+        named is not None
+        and folder.exists()
+        and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir()))
+    ):
         raise ConfigError([f"run.dir={named}: exists and isn't an empty folder; use another run.dir"])
     try:
         if named is not None:
