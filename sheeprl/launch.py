@@ -26,7 +26,7 @@ from sheeprl.envs.timeout import StopRequest
 from sheeprl.metrics.time_breakdown import Setting, StartupTimer, describe, suggest
 from sheeprl.metrics.watchdog import Watchdog, is_alive, watched
 from sheeprl.utils import rank_variables
-from sheeprl.utils.errors import RunFailedError, one_line
+from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 from sheeprl.utils.gc_control import importing
 from sheeprl.utils.process import Interrupted, StopSignals, ending_with_parent, exclusive, run_in_loop
 
@@ -142,6 +142,8 @@ def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, cont
 def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Control) -> Result:
     from sheeprl.actors.ray import environment
 
+    if mistakes := list(environment.mistakes(config)):
+        raise ConfigError(mistakes)
     environment.configure(config)
     with importing():
         from sheeprl.actors.ray import cluster  # Ray takes its time to import: only once all mistakes are out

@@ -138,7 +138,7 @@ def test_an_env_that_raises_is_told_and_replaced_up_to_a_limit(tmp_path, capfd):
 
 
 def test_a_player_that_cannot_be_made_has_failed(tmp_path, monkeypatch):
-    def fail(self, *args):
+    def fail(self, *args, **kwargs):
         raise MemoryError("no room for another player")
 
     monkeypatch.setattr("sheeprl.actors.player.Player.__init__", fail)

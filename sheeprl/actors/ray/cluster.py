@@ -21,7 +21,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sheeprl.actors.handle import Handle, LostError, awaited, consume_exception
-from sheeprl.actors.ray import internals
+from sheeprl.actors.ray import environment, internals
 from sheeprl.actors.ray.actors import PlayerActor, ReplayActor, TrainerActor
 from sheeprl.actors.ray.handle import GroupHandle, RayHandle
 from sheeprl.actors.ray.standby import StandbyPool
@@ -61,7 +61,7 @@ def connect(config: Config) -> bool:
     if not show:
         internals.leave_losses_to_the_run()
     if address:
-        _check_listening(address)
+        _check_listening(address, config)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     try:
         if address:
@@ -73,13 +73,17 @@ def connect(config: Config) -> bool:
             # "local": a cluster on this machine is joined only if it is named.
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises a plain Exception if its processes don't start in time
-        where = f"the Ray cluster at {address}" if address else "Ray"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ClusterError(f"{where} can't be {'joined' if address else 'started'}: {reason}") from error
+        if not address:
+            raise ClusterError(f"Ray can't be started: {reason}") from error
+        advice = f"{environment.or_local(config)}{environment.token_advice()}"
+        raise ClusterError(
+            f"{environment.source(config)}={address}: the Ray cluster can't be joined: {reason}; start it{advice}"
+        ) from error
     return True
 
 
-def _check_listening(address: str) -> None:
+def _check_listening(address: str, config: Config) -> None:
     """Check the cluster's port, since Ray needs minutes to report that it is closed.
 
     Raises:
@@ -91,7 +95,10 @@ def _check_listening(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
-        raise ClusterError(f"the Ray cluster at {address} can't be joined: {error}") from error
+        raise ClusterError(
+            f"{environment.source(config)}={address}: the Ray cluster can't be joined: {error}; start it or correct "
+            f"the address{environment.or_local(config)}"
+        ) from error
 
 
 def disconnect() -> None:

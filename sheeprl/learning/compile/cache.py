@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sheeprl.algos.base import Loss, Phase, Tensors
-from sheeprl.learning.compile.cpu import cache_folder, quiet
+from sheeprl.learning.compile.cpu import cache_folder, make_cache_folder, quiet
 from sheeprl.learning.compile.tracing import Assemble, CompiledStep
 from sheeprl.learning.metrics import Table
 from sheeprl.learning.optimizers import NoRuleError, rule_of
@@ -229,6 +229,7 @@ class CompiledSteps:
             raise CompileError(f"that is for CPU and CUDA, and they are taken on {self.device}")
         made: CompiledStep | CompileError
         try:
+            make_cache_folder()
             with self.while_compiling(), quiet(), not_collected():
                 made = CompiledStep(self.step, phases, self.assemble, given, self._is_healthy, cache_folder())
         except Exception as error:  # tracer and compiler may fail in any way
