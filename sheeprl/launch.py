@@ -195,11 +195,11 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
 def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Every piece an object of this process, or of the ranks that Fabric starts."""
     ranks = config.trainer.devices
-    # The other ranks carry out rank 0's commands and leave the folder to it. Signals reach every rank; rank 0 handles
-    # them, and ends the others.
+    # The other ranks carry out rank 0's commands and leave the folder to it. Rank 0 also ends them; a signal only
+    # interrupts their environments.
     if rank_variables.local_rank() != 0:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        for number in PATIENCE:
+            signal.signal(number, lambda number, frame: control.environments.make(PATIENCE[number]))
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
     place = open_run_dir(config, startup, ranks, _say)
@@ -210,7 +210,7 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
 
 def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Control) -> Result:
     with importing():
-        from sheeprl.actors.fabric import build_learner, local_fabric
+        from sheeprl.actors.fabric import build_learner, local_fabric, signal_ranks
         from sheeprl.actors.handle import LocalHandle
         from sheeprl.actors.player import Player
         from sheeprl.actors.replay import build_replay
@@ -222,6 +222,7 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
         config = _with_accelerator(config, "cuda" if torch.cuda.device_count() >= ranks else "cpu")
     place.startup.done("imports")
     fabric = local_fabric(config)
+    control.signals.on_received = lambda number: signal_ranks(fabric, number)
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
     if learner.compiled is not None:
         learner.compiled.while_compiling = control.signals.raising  # it takes too long to wait for

@@ -117,6 +117,13 @@ def local_fabric(config: Config) -> Fabric:
     return fabric
 
 
+def signal_ranks(fabric: Fabric, number: int) -> None:
+    """Send a signal to the processes that this process started as the other ranks."""
+    launcher = getattr(fabric.strategy, "launcher", None)
+    for process in getattr(launcher, "procs", ()):
+        process.send_signal(number)
+
+
 def _strategy(config: Config, world: int) -> str:
     """Fabric's strategy; left to itself, it would choose one that forks."""
     return "ddp" if config.trainer.strategy == "auto" and world > 1 else config.trainer.strategy

@@ -38,11 +38,13 @@ class StopRequest:
         return self.made_at < math.inf
 
     def make(self, patience: float) -> None:
-        """Make the request.
+        """Make the request; the first one counts.
 
         Args:
             patience: seconds that the collection of a fragment or an evaluation may still take.
         """
+        if self.is_made:
+            return
         self.made_at, self.patience = time.monotonic(), patience
         if self.on_change is not None:
             self.on_change()

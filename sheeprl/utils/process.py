@@ -24,14 +24,14 @@ POLL = 0.5  # seconds between two checks after a signal
 
 
 class _Use:
-    """Use of this process: it has one lock, and one owner of its signals."""
+    """The lock of this process, and the owner of its signals."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.signals: StopSignals | None = None
 
     def after_fork(self) -> None:
-        """Free a forked process from the use that its parent is put to."""
+        """Reset a forked process, which shares neither the lock nor the signals of its parent."""
         self.lock = threading.Lock()
         signals, self.signals = self.signals, None
         if signals is not None:
@@ -55,7 +55,7 @@ def exclusive(what: str) -> Iterator[None]:
     if not lock.acquire(blocking=False):
         raise RunFailedError(
             f"{what} can't start: this process already has a run or an evaluation, and they would share its random "
-            "generators; start it after the other, or in a process of its own"
+            "generators; start it after the other, or in a separate process"
         )
     try:
         yield
@@ -84,6 +84,7 @@ class StopSignals:
 
     Attributes:
         on_first: called with the number of the first signal.
+        on_received: called with the number of each signal, in another thread, also while the main thread is in C code.
         is_stuck: returns True if the main thread hasn't stopped in time after the first signal.
         before_exit: called with the number of the signal before the thread ends the process.
         caught: numbers of the signals so far.
@@ -91,6 +92,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.before_exit: Callable[[int], None] = lambda number: None
+        self.on_received: Callable[[int], None] = lambda number: None
         self.is_stuck: Callable[[], bool] = lambda: False
         self.on_first: Callable[[int], None] | None = None
         self.caught: list[int] = []
@@ -168,6 +170,7 @@ class StopSignals:
                     return os.close(read)
                 if new := [byte for byte in data if byte in SIGNALS]:
                     received, since = received + new, time.monotonic()
+                    self.on_received(new[0])
             stops_by_itself = self.on_first is not None and len(self.caught) == len(received) == 1
             if not received or (stops_by_itself and not self.is_stuck()):
                 since = time.monotonic()
@@ -183,11 +186,11 @@ class StopSignals:
         os._exit(128 + number)
 
     def _leave_to_parent(self) -> None:
-        """Restore the handlers in a forked process, whose signals don't concern the run."""
+        """Let a forked process end on SIGTERM, and ignore Ctrl-C, which reaches it together with the run."""
         if self._previous:
             signal.set_wakeup_fd(-1)
-            for number, handler in self._previous.items():
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
