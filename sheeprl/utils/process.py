@@ -10,7 +10,6 @@ import select
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -162,20 +161,21 @@ class StopSignals:
     def _watch(self, read: int) -> None:
         """End the process if the main thread doesn't handle a signal, or doesn't end soon after it should."""
         received: list[int] = []
-        since = time.monotonic()
+        polls = 0  # not seconds, since the process may be suspended
         while True:
             if select.select([read], [], [], POLL if received else None)[0]:
                 data = os.read(read, 1024)
                 if not data:
                     return os.close(read)
                 if new := [byte for byte in data if byte in SIGNALS]:
-                    received, since = received + new, time.monotonic()
+                    received, polls = received + new, 0
                     self.on_received(new[0])
             stops_by_itself = self.on_first is not None and len(self.caught) == len(received) == 1
             if not received or (stops_by_itself and not self.is_stuck()):
-                since = time.monotonic()
-            elif len(received) > 2 or time.monotonic() - since > UNWIND:
+                polls = 0
+            elif len(received) > 2 or polls * POLL > UNWIND:
                 self._exit(received[-1])
+            polls += 1
 
     def _exit(self, number: int) -> None:
         """End the process."""
