@@ -159,8 +159,8 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     control.signals.install()  # Ray has its own handler of SIGTERM
     if connected:
         control.watchdog.end_with_run(cluster.service_pids())
-        control.services = cluster.vital_services()
-        control.watchdog.watch(control.services)
+    control.services = cluster.vital_services()
+    control.watchdog.watch(control.services)
     try:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
@@ -473,6 +473,8 @@ async def _unless_services_die(control: Control, *futures: asyncio.Future[Any]) 
             await asyncio.wait(futures, timeout=SERVICE_CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not futures[0].done():
                 control.check_services()
+        if futures[0].done() and not futures[0].cancelled() and futures[0].exception() is not None:
+            control.check_services()  # which explains the other failure
     finally:
         if not futures[0].done():
             futures[0].cancel()
