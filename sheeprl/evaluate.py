@@ -5,11 +5,17 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from sheeprl.actors.evaluation import LANES, Evaluation, eval_seeds, play_episodes
+from sheeprl.actors.evaluation import LANES, Evaluation, describe_cut, eval_seeds, play_episodes
+from sheeprl.envs.timeout import StepWatch
 from sheeprl.utils.gc_control import importing
+from sheeprl.utils.process import StopSignals, exclusive
+
+__all__ = ["describe_cut", "evaluate_checkpoint"]
 
 
-def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video: bool = False) -> Evaluation:
+def evaluate_checkpoint(
+    path: str, episodes: int, seed: int | None = None, video: bool = False, max_episode_steps: int | None = None
+) -> Evaluation:
     """Evaluate the policy of a checkpoint or of a run's newest checkpoint.
 
     Args:
@@ -17,11 +23,19 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
         episodes: number of episodes.
         seed: the start seeds are derived from it; default `run.seed`.
         video: record the episodes of one environment in the folder `videos` of the run.
+        max_episode_steps: steps after which an episode is cut; default `eval.max_episode_steps`.
 
     Raises:
         ConfigError: the checkpoint doesn't exist, or its environment can't be created.
-        RunFailedError: the environment returned something that its interface or its spaces exclude.
+        RunFailedError: this process has a run or another evaluation, or the environment returned something that its
+            interface or its spaces exclude.
     """
+    with exclusive("the evaluation"), StopSignals():
+        return _evaluate(path, episodes, seed, video, max_episode_steps)
+
+
+def _evaluate(path: str, episodes: int, seed: int | None, video: bool, max_episode_steps: int | None) -> Evaluation:
+    """Evaluate a policy, alone in this process."""
     with importing():
         import torch
 
@@ -58,8 +72,9 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
         raise ConfigError([f"{checkpoint / 'agent.pt'}: can't be loaded: {first_line}"]) from error
     policy = agent.get_submodule("policy").eval()
     seeds = eval_seeds(config.run.seed if seed is None else seed, episodes)
+    most = config.eval.max_episode_steps if max_episode_steps is None else max_episode_steps
     try:
-        played = play_episodes(algorithm, policy, envs, seeds)
+        played = play_episodes(algorithm, policy, envs, seeds, most, StepWatch(config.players.step_timeout))
     except ResultError as error:
         raise RunFailedError(f"{config.env.id}, evaluation: {error}") from error
     return replace(played, policy_steps=read_counters(checkpoint).policy_steps)

@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy
 from sheeprl.checkpoint.resume import RunDir, clear_other_layout, first_incarnations, open_run_dir
-from sheeprl.checkpoint.run_dir import lock_run_dir, replay_folder, video_folder, write_config
+from sheeprl.checkpoint.run_dir import checkpoints, lock_run_dir, replay_folder, video_folder, write_config
 from sheeprl.config.schema import Config
 from sheeprl.driver.workers import Workers
+from sheeprl.envs.timeout import StopRequest
 from sheeprl.metrics.time_breakdown import StartupTimer, describe, suggest
-from sheeprl.utils.errors import RunFailedError, one_line, shell_command
+from sheeprl.metrics.watchdog import Watchdog, is_alive, watched
+from sheeprl.utils import rank_variables
+from sheeprl.utils.errors import ConfigError, RunFailedError, one_line, shell_command
 from sheeprl.utils.gc_control import importing
 from sheeprl.utils.installation import environment_warnings
+from sheeprl.utils.process import Interrupted, StopSignals, ending_with_parent, exclusive, run_in_loop
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
@@ -39,7 +44,45 @@ if TYPE_CHECKING:
 PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0}
 """Seconds that an interrupted run waits for the rounds that are being played, so that it goes on with them exactly."""
 
+START_OVER = "no checkpoint was written yet: start it again, with another run.dir"
+SERVICE_CHECK_SECONDS = 1.0
 STOPPING = "stopping after this round and saving a checkpoint; press Ctrl-C again to stop now without saving\n"
+
+
+@dataclass
+class Control:
+    """Ways to stop a run from outside.
+
+    Args:
+        signals: SIGINT and SIGTERM of this process.
+        environments: request that interrupts the environments of this process.
+        services: ids of processes without which the run can't go on, by description.
+    """
+
+    signals: StopSignals
+    watchdog: Watchdog = field(init=False)
+    environments: StopRequest = field(default_factory=StopRequest)
+    services: dict[str, int] = field(default_factory=dict)
+
+    def check_services(self) -> None:
+        """Check that all services run.
+
+        Raises:
+            RunFailedError: a service died.
+        """
+        for name, pid in self.services.items():
+            if not is_alive(pid):
+                raise RunFailedError(f"{name} on this machine died")
+
+    @contextmanager
+    def watched(self, run_dir: Path) -> Iterator[None]:
+        """Let another process report a hard end of this one within the block."""
+        resume = f"sheeprl resume {shlex.quote(str(run_dir))}"
+        with watched(run_dir, resume, START_OVER) as self.watchdog:
+            self.signals.before_exit = lambda number: self.watchdog.announce(
+                f"it did not stop on {signal.Signals(number).name}", "interrupted"
+            )
+            yield
 
 
 @dataclass(frozen=True)
@@ -79,29 +122,31 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
         RunFailedError: the run could not go on.
     """
     startup = StartupTimer()
-    from sheeprl.config.checks import check
+    with exclusive("the run"), StopSignals() as signals, rank_variables.only_own():
+        from sheeprl.config.checks import check
 
-    resolved = check(tree)
-    startup.done("configuration and a look at the environment")
-    if resolved.config.log.level != "error" and os.environ.get("LOCAL_RANK", "0") == "0":
-        for warning in resolved.warnings:
-            _say(f"warning: {warning}")
-    if resolved.config.is_coupled:
-        return _train_coupled(resolved.config, resolved.spaces, startup)
-    return _train_decoupled(resolved.config, resolved.spaces, startup)
+        resolved = check(tree)
+        startup.done("configuration and a look at the environment")
+        if resolved.config.log.level != "error" and rank_variables.local_rank() == 0:
+            for warning in resolved.warnings:
+                _say(f"warning: {warning}")
+        train = _train_coupled if resolved.config.is_coupled else _train_decoupled
+        return train(resolved.config, resolved.spaces, startup, Control(signals))
 
 
-def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer) -> Result:
+def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Every piece a Ray actor."""
     place = open_run_dir(config, startup, config.buffer.shards, _say)
-    with lock_run_dir(place.run_dir):
+    with lock_run_dir(place.run_dir), control.watched(place.run_dir):
         clear_other_layout(config, place)
-        return _train_on_ray(config, spaces, place)
+        return _train_on_ray(config, spaces, place, control)
 
 
-def _train_on_ray(config: Config, spaces: Spaces, place: RunDir) -> Result:
+def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Control) -> Result:
     from sheeprl.actors.ray import environment
 
+    if mistakes := list(environment.mistakes(config)):
+        raise ConfigError(mistakes)
     environment.configure(config)
     with importing():
         from sheeprl.actors.ray import cluster  # Ray takes its time to import: only once all mistakes are out
@@ -114,6 +159,11 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir) -> Result:
     except cluster.ClusterError as error:
         raise RunFailedError(str(error)) from error
     place.startup.done("Ray")
+    control.signals.install()  # Ray has its own handler of SIGTERM
+    if connected:
+        control.watchdog.end_with_run(cluster.service_pids())
+    control.services = cluster.vital_services()
+    control.watchdog.watch(control.services)
     try:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
@@ -127,12 +177,14 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir) -> Result:
         )
 
         async def main() -> Result:
-            await fleet.start(first_incarnations(config, place), _say)
+            starting = asyncio.ensure_future(fleet.start(first_incarnations(config, place), _say))
+            await _unless_services_die(control, starting)
+            starting.result()
             place.startup.done("actors")
-            return await _run_driver(config, workers, place)
+            return await _run_driver(config, workers, place, control)
 
         try:
-            return asyncio.run(main())
+            return run_in_loop(main)
         except cluster.ClusterError as error:
             raise RunFailedError(str(error)) from error
         finally:
@@ -143,22 +195,25 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir) -> Result:
             cluster.disconnect()
 
 
-def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer) -> Result:
+def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Every piece an object of this process, or of the ranks that Fabric starts."""
-    is_main = os.environ.get("LOCAL_RANK", "0") == "0"
     ranks = config.trainer.devices
-    # The other ranks carry out rank 0's commands and leave the folder to it.
-    if not is_main:
-        return _train_in_process(config, spaces, RunDir(Path(), None, ranks))
+    # The other ranks carry out rank 0's commands and leave the folder to it. Rank 0 also ends them; a signal only
+    # interrupts their environments.
+    if rank_variables.local_rank() != 0:
+        for number in PATIENCE:
+            signal.signal(number, lambda number, frame: control.environments.make(PATIENCE[number]))
+        with ending_with_parent():
+            return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
     place = open_run_dir(config, startup, ranks, _say)
-    with lock_run_dir(place.run_dir):
+    with lock_run_dir(place.run_dir), control.watched(place.run_dir):
         clear_other_layout(config, place)
-        return _train_in_process(config, spaces, place)
+        return _train_in_process(config, spaces, place, control)
 
 
-def _train_in_process(config: Config, spaces: Spaces, place: RunDir) -> Result:
+def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Control) -> Result:
     with importing():
-        from sheeprl.actors.fabric import build_learner, local_fabric
+        from sheeprl.actors.fabric import build_learner, local_fabric, signal_ranks
         from sheeprl.actors.handle import LocalHandle
         from sheeprl.actors.player import Player
         from sheeprl.actors.replay import build_replay
@@ -170,10 +225,10 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir) -> Result:
         config = _with_accelerator(config, "cuda" if torch.cuda.device_count() >= ranks else "cpu")
     place.startup.done("imports")
     fabric = local_fabric(config)
-    if fabric.global_rank != 0:  # signals reach every rank; rank 0 says what comes of them, and lets the others go
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+    control.signals.on_received = lambda number: signal_ranks(fabric, number)
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
+    if learner.compiled is not None:
+        learner.compiled.while_compiling = control.signals.raising  # it takes too long to wait for
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
         replay = build_replay(config, fabric.global_rank, ranks, folder=replay_folder(config, run_dir))
@@ -183,17 +238,22 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir) -> Result:
 
     def make_player(number: int, incarnation: int) -> Player:
         folder = video_folder(config, place.run_dir) if number == 0 else None
-        return Player(config, spaces, number, incarnation, folder)
+        return Player(config, spaces, number, incarnation, folder, stop=control.environments)
 
     if ranks == 1:
         shards = _shards(config, [LocalHandle(replay)])
         workers = Workers(lambda *who: LocalHandle(make_player(*who)), shards, LocalHandle(learner))
-        return asyncio.run(_run_driver(config, workers, place))
-    return _train_ranks(config, place, fabric, {"buffer": replay, "learner": learner}, make_player)
+        return run_in_loop(lambda: _run_driver(config, workers, place, control))
+    return _train_ranks(config, place, control, fabric, {"buffer": replay, "learner": learner}, make_player)
 
 
 def _train_ranks(
-    config: Config, place: RunDir, fabric: Any, objects: dict[str, Any], make_player: Callable[[int, int], Any]
+    config: Config,
+    place: RunDir,
+    control: Control,
+    fabric: Any,
+    objects: dict[str, Any],
+    make_player: Callable[[int, int], Any],
 ) -> Result:
     """Drive from rank 0; serve on the others."""
     from sheeprl.actors.multi_rank import RankDispatcher, RankHandle
@@ -212,7 +272,7 @@ def _train_ranks(
     replay = _shards(config, parts, together=RankHandle(link, "buffer"))
     workers = Workers(player, replay, RankHandle(link, "learner"))
     try:
-        return asyncio.run(_run_driver(config, workers, place))
+        return run_in_loop(lambda: _run_driver(config, workers, place, control))
     finally:
         link.end()
 
@@ -231,16 +291,16 @@ def _shards(
     return ReplayClient(handles, needed, config.run.seed, make_shard, together)
 
 
-async def _run_driver(config: Config, workers: Workers, place: RunDir) -> Result:
+async def _run_driver(config: Config, workers: Workers, place: RunDir, control: Control) -> Result:
     """Run to the end, and write down what was asked of whom if that is wanted."""
     from sheeprl.debug.recorder import recorded
 
     checkpoint = place.start.checkpoint.name if place.start else None
     with recorded(config, workers, place.run_dir, checkpoint, _say) as workers:
-        return await _run_driver_to_end(config, workers, place)
+        return await _run_driver_to_end(config, workers, place, control)
 
 
-async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir) -> Result:
+async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, control: Control) -> Result:
     """Run to the end, an interruption or a failure; whatever it is stands in the run's folder."""
     from sheeprl.checkpoint.writer import CheckpointWriter
 
@@ -259,18 +319,19 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir) ->
         raise
     place.startup.done("checkpoint and folder")
     reporter.message(str(place.startup), "debug")
-    status, caught = "failed", None
-    signals: list[int] = []
+    status, caught, cause = "failed", None, None
     try:
-        with _stopping_on_signals(run, signals):
-            await run.train()
-        caught = signals[0] if signals else None
+        await _train_unless_ended(run, control)
+        caught = control.signals.caught[0] if control.signals.caught else None
         status = "interrupted" if caught else "done"
     except RunFailedError as error:
+        cause = error.reason
         raise RunFailedError(_tell_failure(place.run_dir, error)) from error
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        status = "interrupted"
+        reporter.message(f"stopped without saving a checkpoint; {_advice(place.run_dir)}", "warning")
+        raise
     finally:
-        if len(signals) > 1:
-            status = "interrupted"
         counters = run.counters
         wall_time = round(time.monotonic() - run.checkpointing.began, 3)
         reporter.event(
@@ -282,7 +343,9 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir) ->
             trainer_restarts=counters.trainer_restarts,
             buffer_restarts=counters.buffer_restarts,
             status=status,
+            **({"cause": cause} if cause else {}),
         )
+        control.watchdog.has_end_event(cause)
         reporter.close()
         run.players.close()
     _print_summary(config, place, run, status, wall_time)
@@ -325,36 +388,60 @@ async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> N
         ) from error
 
 
-@contextmanager
-def _stopping_on_signals(run: Run, caught: list[int]) -> Iterator[None]:
-    """Let a first SIGINT or SIGTERM stop the run after a checkpoint, and a second one end it at once.
+async def _train_unless_ended(run: Run, control: Control) -> None:
+    """Train. A first SIGINT or SIGTERM stops the run after a checkpoint, a second one ends it at once.
 
-    Args:
-        run: what is stopped.
-        caught: gets their numbers.
+    Raises:
+        Interrupted: the run is stopped where it has nothing to save.
     """
     loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
 
-    def handle(number: int, frame: object) -> None:
-        caught.append(number)
-        if len(caught) > 1:
-            raise KeyboardInterrupt
+    def stop(number: int) -> None:
+        run.stop(PATIENCE[number])
+        if not ended.done() and (not run.has_begun or run.trainers.is_warming_up):
+            ended.set_exception(Interrupted(number))
+
+    def on_signal(number: int) -> None:
         # At once, even if the loop is busy for long; by the system's own call, since it may interrupt a print, and
         # without a word where there is no stderr.
         with suppress(OSError):
             os.write(2, STOPPING.encode())
         # Who sends SIGTERM, as `ray job stop` does, kills soon after.
-        loop.call_soon_threadsafe(run.stop, PATIENCE[number])
+        control.environments.make(PATIENCE[number])
+        loop.call_soon_threadsafe(stop, number)
 
+    control.signals.is_stuck = lambda: control.environments.is_ignored
+    with control.signals.calling(on_signal):
+        training = asyncio.ensure_future(run.train())
+        await _unless_services_die(control, training, ended)
+        if ended.done():
+            ended.result()
+        training.result()
+
+
+async def _unless_services_die(control: Control, *futures: asyncio.Future[Any]) -> None:
+    """Wait for the first of some futures, and cancel the first of them if it isn't done.
+
+    Raises:
+        RunFailedError: a service of the run died.
+    """
     try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone may take signals
-        before = {}
-    try:
-        yield
+        while not any(future.done() for future in futures):
+            await asyncio.wait(futures, timeout=SERVICE_CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not futures[0].done():
+                control.check_services()
+        if futures[0].done() and not futures[0].cancelled() and futures[0].exception() is not None:
+            control.check_services()  # which explains the other failure
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not futures[0].done():
+            futures[0].cancel()
+            await asyncio.wait({futures[0]})
+
+
+def _advice(run_dir: Path) -> str:
+    """Return the command that resumes a run, or what to do without a checkpoint."""
+    return f"sheeprl resume {shlex.quote(str(run_dir))}" if checkpoints(run_dir) else START_OVER
 
 
 def _open_reporter(config: Config, place: RunDir) -> FileReporter:
@@ -364,7 +451,12 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     counters: dict[str, Any] = start.stats["counters"] if start else {}
     if start is not None:
         rewind(place.run_dir, start.metrics_size)
-    reporter = FileReporter(place.run_dir, config.log.level, start_time=counters.get("wall_time", 0.0))
+    reporter = FileReporter(
+        place.run_dir,
+        config.log.level,
+        start_time=counters.get("wall_time", 0.0),
+        resumed_at=counters["policy_steps"] if start else None,
+    )
     reporter.message(
         f"{config.algo.name} on {config.env.id}, {config.run.mode}: {_count(config.players.num or 1, 'player')} with "
         f"{_count(config.env.num_envs, 'environment')}{_eval_envs(config)}, "
@@ -427,7 +519,7 @@ def _tell_failure(run_dir: Path, error: Any) -> str:
     path = run_dir / "error.log"
     own = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     path.write_text(f"{error.trace}\n{own}" if error.trace else own, encoding="utf-8")
-    return f"{error.reason}; the whole trace is in {path}"
+    return f"{error.reason}; {_advice(run_dir)}; the whole trace is in {path}"
 
 
 def _print_summary(config: Config, place: RunDir, run: Run, status: str, wall_time: float) -> None:

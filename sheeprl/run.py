@@ -18,7 +18,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from sheeprl.actors.handle import LostError, later
+from sheeprl.actors.evaluation import Evaluation, describe_cut
+from sheeprl.actors.handle import LostError, awaited, later
 from sheeprl.actors.interfaces import PlayerInterface
 from sheeprl.config.schema import Config
 from sheeprl.driver.checkpointing import CheckpointScheduler, CheckpointStore
@@ -29,6 +30,7 @@ from sheeprl.driver.players import PlayerGroup
 from sheeprl.driver.replay import ReplayClient
 from sheeprl.driver.trainers import LearnerGroup
 from sheeprl.driver.updates import UpdateScheduler
+from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import Counters, RunStats
 from sheeprl.metrics.reporter import Progress, Reporter
 from sheeprl.metrics.time_breakdown import TimeBreakdown, in_short
@@ -92,6 +94,8 @@ class Run:
             leaving,
         )
         self.evaluations: set[asyncio.Task[None]] = set()
+        self.has_begun = False  # rounds have been requested
+        self.is_evaluator_busy = False  # the first player is in an evaluation that was given up
 
     def stop(self, patience: float = 10.0) -> None:
         """Stop after the rounds in progress, and save a checkpoint.
@@ -114,6 +118,7 @@ class Run:
             await self.updates.run_due_updates()  # left over from an interrupted round
             await self.publish()
             self.trainers.warm_up()
+            self.has_begun = True
             await self.finish_round()
             await self.collector.collect_during(self.learn())
         except RunFailedError:
@@ -136,7 +141,8 @@ class Run:
             lost = self.trainers.handle
             try:
                 await self.updates.run_due_updates()  # which rebuilt trainers may still miss
-                return await self.checkpointing.write_last(self.collector.idle_players)
+                idle = [number for number in self.collector.idle_players if number or not self.is_evaluator_busy]
+                return await self.checkpointing.write_last(idle)
             except RunFailedError as error:
                 if not isinstance(error.__cause__, LostError):
                     raise
@@ -181,11 +187,19 @@ class Run:
         """Run greedy episodes on the first player with the newest weights, and log their returns."""
         published, step = self.collector.published, self.counters.policy_steps
         assert published is not None
-        self.stats.evaluated_at = step
+        before, self.stats.evaluated_at = self.stats.evaluated_at, step
         try:
             player = await self.players.get(0)
             weights = later(published.weights)
-            result = await player.call(PlayerInterface.evaluate, weights, self.config.eval.episodes)
+            playing = player.call(PlayerInterface.evaluate, weights, self.config.eval.episodes)
+            result: Evaluation | None = await self.collector.wait_unless_stopped(awaited(playing))
+            if result is None:
+                self.is_evaluator_busy = True
+                raise StoppedError
+        except StoppedError:
+            self.stats.evaluated_at = before
+            self.reporter.message(f"the evaluation at step {step} is given up, since the run stops", "warning")
+            return
         except Exception as error:
             self.reporter.message(f"the evaluation at step {step} failed: {one_line(error)}", "error")
             return
@@ -196,6 +210,8 @@ class Run:
             f"evaluation at step {step}: return {result.mean_return:.1f} ± {result.std_return:.1f} "
             f"over {len(result.returns)} episodes"
         )
+        if cut := describe_cut(result):
+            self.reporter.message(cut, "warning")
 
     async def save_last_resort(self) -> None:
         """Save a checkpoint of a failed run, if its workers still respond."""

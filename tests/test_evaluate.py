@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from sheeprl.actors.evaluation import eval_seeds, play_episodes
+from sheeprl.actors.evaluation import describe_cut, eval_seeds, play_episodes
 from sheeprl.algos.base import PolicyOutput
+from sheeprl.envs.timeout import StepWatch, StoppedError, StopRequest
 from sheeprl.envs.transforms import action_space, observation_space
 from tests.helpers.envs import Counting
 
@@ -69,6 +70,29 @@ def test_one_episode_has_no_spread():
     evaluation, _ = play(1, seeds=[3], lengths=(2,))
     assert (evaluation.mean_return, evaluation.std_return) == (103.0, 0.0)
     assert evaluation.returns == [103.0] and evaluation.lengths == [2]
+
+
+def test_episodes_that_do_not_end_are_cut_and_reported():
+    envs = [gymnasium.make("tests.helpers.envs:Counting-v0", lengths=(length,)) for length in (3, 9)]
+    evaluation = play_episodes(Remembering(envs[0]), None, envs, [1, 2, 3, 4], max_steps=5)
+    assert evaluation.lengths == [3, 5, 3, 5] and evaluation.cut == 2
+    assert describe_cut(evaluation) == (
+        "2 of 4 evaluation episodes didn't end within 5 steps and were cut (eval.max_episode_steps=5)"
+    )
+
+
+def test_an_episode_that_ends_at_the_limit_is_not_cut():
+    envs = [gymnasium.make("tests.helpers.envs:Counting-v0", lengths=(5,))]
+    evaluation = play_episodes(Remembering(envs[0]), None, envs, [1], max_steps=5)
+    assert evaluation.lengths == [5] and evaluation.cut == 0 and not describe_cut(evaluation)
+
+
+def test_a_stop_request_ends_an_evaluation():
+    stop = StopRequest()
+    stop.make(patience=0.0)
+    envs = [gymnasium.make("tests.helpers.envs:Counting-v0")]
+    with pytest.raises(StoppedError):
+        play_episodes(Remembering(envs[0]), None, envs, [1], watch=StepWatch(None, stop=stop))
 
 
 def test_rows_are_as_in_training():

@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from math import floor
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -27,6 +28,7 @@ from tests.helpers.simulation import (
     Trouble,
     Update,
     Weights,
+    World,
     Writes,
     delays,
     run_virtually,
@@ -361,6 +363,30 @@ def test_playing_overlaps_learning_as_far_as_allowed(max_staleness: int, seconds
     world = simulate(replace(schedule, delays=Delays(player=(10,), buffer=(0,), learner=(0, 10)))).world
     last_round = max(event.time for event in world.events if event.method == "weights")
     assert last_round == seconds
+
+
+@pytest.mark.parametrize("eval_every", [None, 2])
+def test_an_evaluation_that_does_not_end_is_given_up_when_the_run_stops(eval_every: int | None) -> None:
+    async def train() -> World:
+        world = World(Schedule(SAC, total_steps=8, eval_every=eval_every, eval_episodes=1))
+        player = await world.run.players.get(0)
+        call = player.call
+
+        def call_or_hang(method: Any, *args: Any) -> Any:
+            if method.__name__ != "evaluate":
+                return call(method, *args)
+            asyncio.get_running_loop().call_later(5, world.run.stop)
+            return SimulatedRef(asyncio.get_running_loop().create_future())
+
+        player.call = call_or_hang  # type: ignore[method-assign]
+        await world.run.train()
+        return world
+
+    world = run_virtually(train)
+    assert ("warning", f"the evaluation at step {eval_every or 8} is given up, since the run stops") in (
+        world.reporter.messages
+    )
+    assert world.store.checkpoints[-1].counters == world.run.counters
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told_of_and_the_next_one_is() -> None:

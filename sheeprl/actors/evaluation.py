@@ -10,6 +10,7 @@ import numpy as np
 
 from sheeprl.envs import transforms
 from sheeprl.envs.snapshot import SnapshotEnv
+from sheeprl.envs.timeout import StepWatch
 from sheeprl.utils import seeding
 
 if TYPE_CHECKING:
@@ -19,44 +20,73 @@ LANES = 16  # environments that share a call of the policy
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undiscounted returns and lengths of the episodes, in the order of their seeds."""
+    """Undiscounted returns and lengths of the episodes, in the order of their seeds.
+
+    `cut` is the number of episodes that were cut at the step limit.
+    """
 
     mean_return: float
     std_return: float
     returns: list[float]
     lengths: list[int]
     policy_steps: int = 0
+    cut: int = 0
+
+
+def describe_cut(evaluation: Evaluation) -> str:
+    """Return the warning about episodes that were cut at the step limit, "" if there are none."""
+    if not evaluation.cut:
+        return ""
+    most = max(evaluation.lengths)
+    return (
+        f"{evaluation.cut} of {len(evaluation.returns)} evaluation episodes didn't end within {most} steps and were "
+        f"cut (eval.max_episode_steps={most})"
+    )
 
 
 class _Lane:
     """One environment, which plays its part of the episodes one after another."""
 
-    def __init__(self, env: Any, episodes: list[tuple[int, int]]) -> None:
+    def __init__(self, env: Any, episodes: list[tuple[int, int]], max_steps: int | None, watch: StepWatch) -> None:
         """Begin the first episode."""
         self.env = SnapshotEnv(env)  # checks results as in training
         self.episodes = episodes  # (number, seed)
+        self.max_steps, self.watch = max_steps, watch
         self.done: dict[int, tuple[float, int]] = {}
+        self.cut = 0
         self.begin()
 
     def begin(self) -> None:
         """Begin the next episode, if there is one."""
         self.number, seed = self.episodes.pop(0) if self.episodes else (-1, None)
         if self.number >= 0:
+            self.watch.begin()
             self.obs, _ = self.env.reset(seed=seed)
             self.reward, self.is_first, self.total, self.length = 0.0, True, 0.0, 0
 
     def step(self, action: Any) -> None:
         """Take one action; at the end of an episode begin the next one."""
+        self.watch.begin()
         self.obs, self.reward, terminated, truncated, _ = self.env.step(action)
         self.is_first = False
         self.total += self.reward
         self.length += 1
-        if terminated or truncated:
+        is_over = terminated or truncated
+        is_cut = not is_over and self.length == self.max_steps
+        self.cut += is_cut
+        if is_over or is_cut:
             self.done[self.number] = (self.total, self.length)
             self.begin()
 
 
-def play_episodes(algorithm: Algorithm[Any], policy: Any, envs: list[Any], seeds: list[int]) -> Evaluation:
+def play_episodes(
+    algorithm: Algorithm[Any],
+    policy: Any,
+    envs: list[Any],
+    seeds: list[int],
+    max_steps: int | None = None,
+    watch: StepWatch | None = None,
+) -> Evaluation:
     """Play one greedy episode per seed, distributed over the environments, and close the environments.
 
     Args:
@@ -64,38 +94,52 @@ def play_episodes(algorithm: Algorithm[Any], policy: Any, envs: list[Any], seeds
         policy: policy of the agent.
         envs: single environments.
         seeds: seed of each episode's reset.
+        max_steps: steps after which an episode is cut; None for no limit.
+        watch: interrupts operations on the environments that hang.
 
     Returns:
         Returns and lengths of the episodes.
+
+    Raises:
+        StoppedError: the run stops.
     """
     from sheeprl.envs.global_rng import OwnGenerators
     from sheeprl.envs.snapshot import close_quietly
 
-    try:
-        with OwnGenerators(seeds[0]).in_use():
-            done = _play_lanes(algorithm, policy, envs, list(enumerate(seeds)))
-    finally:
-        for env in envs:
-            close_quietly(env)
+    watch = watch or StepWatch(None)
+    with OwnGenerators(seeds[0]).in_use(), watch.watching():
+        try:
+            lanes = _play_lanes(algorithm, policy, envs, list(enumerate(seeds)), max_steps, watch)
+        finally:
+            watch.begin()  # an environment's close may hang, too
+            for env in envs:
+                close_quietly(env)
+    done = dict(sorted(item for lane in lanes for item in lane.done.items()))
     returns, lengths = [total for total, _ in done.values()], [length for _, length in done.values()]
     std = statistics.stdev(returns) if len(returns) > 1 else 0.0
-    return Evaluation(statistics.fmean(returns), std, returns, lengths)
+    return Evaluation(statistics.fmean(returns), std, returns, lengths, cut=sum(lane.cut for lane in lanes))
 
 
 def _play_lanes(
-    algorithm: Algorithm[Any], policy: Any, envs: list[Any], numbered: list[tuple[int, int]]
-) -> dict[int, tuple[float, int]]:
-    """Play the numbered episodes; return the return and length of each by number."""
+    algorithm: Algorithm[Any],
+    policy: Any,
+    envs: list[Any],
+    numbered: list[tuple[int, int]],
+    max_steps: int | None,
+    watch: StepWatch,
+) -> list[_Lane]:
+    """Play all episodes and return the lanes, which hold the results."""
     import torch
 
     from sheeprl.algos.base import PolicyInput
 
-    lanes = [_Lane(env, numbered[i :: len(envs)]) for i, env in enumerate(envs)]
+    lanes = [_Lane(env, numbered[i :: len(envs)], max_steps, watch) for i, env in enumerate(envs)]
     to_env = transforms.ActionTransform(envs[0].action_space)
     generator = torch.Generator().manual_seed(0)  # greedy actions don't use it, but `act` requires one
     state: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
         while any(lane.number >= 0 for lane in lanes):
+            watch.check()
             obs = _stack([lane.obs for lane in lanes], algorithm.spaces.observation)
             reward = torch.tensor([lane.reward for lane in lanes])
             row = PolicyInput(obs, reward, torch.tensor([lane.is_first for lane in lanes]))
@@ -104,7 +148,7 @@ def _play_lanes(
             for lane, action in zip(lanes, to_env(output.action.numpy()), strict=True):
                 if lane.number >= 0:
                     lane.step(action)
-    return dict(sorted(item for lane in lanes for item in lane.done.items()))
+    return lanes
 
 
 def _stack(observations: list[Any], space: Any) -> Any:

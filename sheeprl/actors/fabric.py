@@ -9,11 +9,13 @@ from typing import Any
 
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from sheeprl.actors.learner import Learner
 from sheeprl.config.schema import Config
 from sheeprl.envs.transforms import Spaces
+from sheeprl.utils import rank_variables
 
 
 def build_learner(config: Config, spaces: Spaces, fabric: Fabric, has_shard: bool = False) -> Learner:
@@ -91,11 +93,12 @@ def ray_fabric(config: Config, rank: int, world: int, host: str, port: int) -> F
     """Launch and return the Fabric of one rank of a group of Ray actors."""
     _quiet()
     trainer = config.trainer
+    rank_variables.remove()  # the cluster may have been started where other ranks' variables are set
+    meeting = ActorClusterEnvironment(rank, world, host, port)
     settings: dict[str, Any] = {"accelerator": trainer.accelerator, "devices": 1, "precision": trainer.precision}
     if world > 1:
-        environment = ActorClusterEnvironment(rank, world, host, port)
-        settings |= {"num_nodes": world, "strategy": _strategy(config, world), "plugins": [environment]}
-    fabric = Fabric(**settings)
+        settings |= {"num_nodes": world, "strategy": _strategy(config, world)}
+    fabric = Fabric(**settings, plugins=[meeting])  # Fabric would look for Slurm, torchrun and others
     fabric.launch()
     return fabric
 
@@ -108,16 +111,26 @@ def local_fabric(config: Config) -> Fabric:
     """
     _quiet()
     trainer = config.trainer
-    if "LT_CLI_USED" in os.environ:
+    if rank_variables.started_by_fabric():
         return Fabric(precision=trainer.precision)
+    if not rank_variables.started_by_first_rank():
+        os.environ[rank_variables.STARTED_BY] = str(os.getpid())
     fabric = Fabric(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
         strategy=_strategy(config, trainer.devices),
         precision=trainer.precision,
+        plugins=[LightningEnvironment()],  # Fabric would look for Slurm and others
     )
     fabric.launch()
     return fabric
+
+
+def signal_ranks(fabric: Fabric, number: int) -> None:
+    """Send a signal to the processes that this process started as the other ranks."""
+    launcher = getattr(fabric.strategy, "launcher", None)
+    for process in getattr(launcher, "procs", ()):
+        process.send_signal(number)
 
 
 def _strategy(config: Config, world: int) -> str:

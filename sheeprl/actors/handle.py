@@ -76,6 +76,11 @@ def later(ref: Ref[T] | AllRanks[T]) -> T:
     return cast(T, ref)
 
 
+async def awaited(ref: Ref[T]) -> T:
+    """Wait for a reference in a coroutine."""
+    return await ref
+
+
 def method_name(method: Callable[..., Any], keywords: Mapping[str, Any]) -> str:
     """Return the name that a method is called by.
 

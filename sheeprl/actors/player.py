@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import gymnasium
@@ -35,7 +36,7 @@ from sheeprl.envs.make import (
 )
 from sheeprl.envs.results import EPISODE, ResultError
 from sheeprl.envs.snapshot import VectorState, why_not_snapshotable
-from sheeprl.envs.timeout import StepWatch
+from sheeprl.envs.timeout import StepWatch, StoppedError, StopRequest
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization
 
@@ -72,6 +73,7 @@ class Player(PlayerInterface):
         incarnation: number of earlier players with this number; every incarnation has different seeds.
         video_folder: folder for the videos of the first environment; None for no videos.
         alone: True if no other worker shares the process; a step that can't be interrupted then ends the process.
+        stop: request that interrupts the environments; None if there is none.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Player(PlayerInterface):
         incarnation: int = 0,
         video_folder: str | None = None,
         alone: bool = False,
+        stop: StopRequest | None = None,
     ) -> None:
         """Build the policy; the first call of `collect` makes the environments."""
         self.config = config
@@ -96,7 +99,7 @@ class Player(PlayerInterface):
         self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])
         self.process_generators = OwnGenerators(self._seeds(seeding.Role.PROCESS, 1)[0])
         self.state_tensors: Tensors = {}  # state of a recurrent policy
-        self.watch = StepWatch(config.players.step_timeout, last_resort=alone)
+        self.watch = StepWatch(config.players.step_timeout, last_resort=alone, stop=stop)
         self._video_folder = video_folder
         self._unsaved: str | None = None  # why the environments' state can't be saved; None until this is known
         self._episode_numbers: dict[str, list[float]] = {}
@@ -276,8 +279,9 @@ class Player(PlayerInterface):
                 f"{error}; evaluation needs an environment besides those of training: if it can't be made, set "
                 "eval.episodes=0 and use sheeprl eval after the run"
             ) from error
-        seeds = eval_seeds(self.config.run.seed, episodes)
-        return self._guard("evaluation", lambda: play_episodes(self.algorithm, policy, envs, seeds))
+        seeds, most = eval_seeds(self.config.run.seed, episodes), self.config.eval.max_episode_steps
+        play = partial(play_episodes, self.algorithm, policy, envs, seeds, most, self.watch)
+        return self._guard("evaluation", play)
 
     def close(self) -> None:
         """Close the environments, including failed ones."""
@@ -301,6 +305,8 @@ class Player(PlayerInterface):
         """
         try:
             return do()
+        except StoppedError:
+            raise
         except Exception as error:
             raise self._failed(where, error) from None
 
@@ -323,6 +329,8 @@ class Player(PlayerInterface):
             self.watch.begin()
             try:
                 obs, reward, terminated, truncated, infos = envs.step(action)
+            except StoppedError:
+                raise
             except Exception as error:
                 raise self._failed(f"step {self.steps}", error) from None
             rollout.write_step(t + 1, obs, reward, terminated, truncated)

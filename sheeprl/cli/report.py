@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from typing import Any
 
@@ -12,7 +13,7 @@ from sheeprl.algos.registry import DuplicateAlgorithmError
 from sheeprl.config.suggestions import nearest
 from sheeprl.utils.errors import ConfigError, RunFailedError
 
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
+FAILED, WRONG_INPUT = 1, 2  # exit codes besides 0, and 128 + number of the signal that ended the command
 
 EXIT_CODES = """\
 Exit codes:
@@ -40,7 +41,7 @@ def report(error: BaseException, with_traceback: bool = False) -> int:
         return WRONG_INPUT
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         typer.echo("interrupted", err=True)
-        return INTERRUPTED
+        return 128 + int(getattr(error, "number", signal.SIGINT))
     shown = with_traceback or os.environ.get("SHEEPRL_TRACEBACK") == "1"
     if shown:
         typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)

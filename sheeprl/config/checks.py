@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Config
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.transforms import Spaces
+from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, short_repr
 from sheeprl.utils.installation import install_command
 
@@ -192,6 +194,14 @@ def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
         )
     if config.log.record and ranks > 1:
         yield "log.record=true: only runs with one rank can be re-executed; use log.record=false or trainer.devices=1"
+    launched = rank_variables.world_size_of_fabric() or 1
+    if not config.is_coupled and launched > 1:
+        yield (
+            f"run.mode=decoupled: Ray starts the ranks, but `fabric run` started this program {launched} times; use "
+            "sheeprl without it, or run.mode=coupled"
+        )
+    if config.is_coupled and launched != int(os.environ.get("LOCAL_WORLD_SIZE", launched)):
+        yield "fabric run --num-nodes: coupled mode supports one node; use run.mode=decoupled"
     if config.is_coupled and trainer.num_nodes > 1:
         yield f"trainer.num_nodes={trainer.num_nodes}: coupled mode supports one node; use run.mode=decoupled"
 

@@ -8,6 +8,7 @@ import shutil
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.config.schema import Config
+from sheeprl.utils.rank_variables import world_size_of_fabric
 
 DEFAULT_REPLAY = 1_000_000
 PARALLEL_FROM = 8e6  # floating point operations of the largest layer; below, a second thread gains nothing
@@ -18,7 +19,7 @@ def fill_in(config: Config) -> Config:
     """Replace all open settings by their defaults, so that `config.yaml` records the actual values."""
     data = config.algo.data()
     coupled = config.is_coupled
-    if coupled and (launched := ranks_launched_by_fabric()):
+    if coupled and (launched := world_size_of_fabric()):
         trainer = config.trainer.model_copy(update={"devices": launched})
         config = config.model_copy(update={"trainer": trainer})
     total = config.run.total_steps
@@ -94,11 +95,6 @@ def spare_threads(ranks: int) -> int:
     operation on two threads is a hundred times slower, not twice.
     """
     return max(1, (available_cores() - 1) // ranks)
-
-
-def ranks_launched_by_fabric() -> int | None:
-    """Return the number of ranks that Lightning's `fabric run` started, None if this process started differently."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "LT_CLI_USED" in os.environ else None
 
 
 def available_cores() -> int:

@@ -21,7 +21,9 @@ from typing import Any
 from sheeprl.config.schema import Config
 from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.debug.recorder import RECORD, digest, seen
+from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
+from sheeprl.utils.process import StopSignals, exclusive
 
 REPORT_INTERVAL = 10.0  # seconds between two progress messages
 PARTIAL = re.compile(r"\.(step_\d+)\.part")  # a checkpoint while it is written, which is read under its final name
@@ -487,13 +489,14 @@ def replay_run(
 
     Raises:
         ConfigError: the folder has no valid record, or this machine can't run its configuration.
-        RunFailedError: data or a file that the record refers to is missing.
+        RunFailedError: data or a file that the record refers to is missing, or this process has a run.
     """
     folder = Path(run_dir).expanduser().resolve()
     if not folder.is_dir():
         raise ConfigError([f"{run_dir}: no such folder"])
     legs = read_record(folder)
-    with tempfile.TemporaryDirectory(prefix="sheeprl_replay_") as scratch:
+    temporary = tempfile.TemporaryDirectory(prefix="sheeprl_replay_")
+    with exclusive("the re-execution"), StopSignals(), rank_variables.only_own(), temporary as scratch:
         reexecution = Reexecution(folder, legs, Path(scratch), report, until_step)
         result = reexecution.run()
         if out is not None:

@@ -25,6 +25,7 @@ from sheeprl.driver.clock import Clock
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.players import PlayerGroup, PlayerState
 from sheeprl.driver.replay import AddOutcome, ReplayClient
+from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import RunFailedError, one_line, require
@@ -190,7 +191,7 @@ class Collector:
             RunFailedError: the buffer failed, or refused a fragment that the run depends on.
         """
         began = self.clock.time()
-        fragments: list[CollectedFragment] | None = await self._wait_unless_stopped(
+        fragments: list[CollectedFragment] | None = await self.wait_unless_stopped(
             _in_order(queue.get() for queue in self._inbox)
         )
         self.stats.window.trainer_idle += self.clock.time() - began
@@ -252,6 +253,9 @@ class Collector:
                     break
                 except DataLostError:
                     await self._republish(published)
+                except StoppedError:
+                    self.players.drop(number)
+                    await asyncio.get_running_loop().create_future()  # until the run ends
                 except Exception as error:
                     lost_at = lost_at if lost_at is not None else self.clock.time()
                     self._drop_player(number, error)
@@ -402,12 +406,12 @@ class Collector:
         self._next_rounds[number] -= 1
         async with self._weights_changed:
             self._weights_changed.notify_all()
-        another: CollectedFragment | None = await self._wait_unless_stopped(self._inbox[number].get())
+        another: CollectedFragment | None = await self.wait_unless_stopped(self._inbox[number].get())
         if another is not None:
             fragments[number] = another
         return another is not None
 
-    async def _wait_unless_stopped(self, awaited: Awaitable[Any]) -> Any:
+    async def wait_unless_stopped(self, awaited: Awaitable[Any]) -> Any:
         """Wait for a result. Return None if the run is stopped and the patience ends first."""
         waiting = asyncio.ensure_future(awaited)
         stopping = asyncio.ensure_future(self.stopping.wait())

@@ -129,8 +129,7 @@ class LearnerGroup:
 
         The first reference shows that the weights are available; players receive the second.
         """
-        is_busy = self._warming_up is not None and not self._warming_up.done()
-        if self._laid_out is None or not is_busy:  # during the warm-up the last weights are still current
+        if self._laid_out is None or not self.is_warming_up:  # during the warm-up the last weights are still current
             self._laid_out = self.handle.call_pair(LearnerInterface.weights)
         return self._laid_out
 

@@ -77,6 +77,8 @@ class FileReporter:
         clock: returns seconds, from any zero.
         start_time: seconds that a resumed run took before.
         interval: seconds between progress lines without a terminal.
+        resumed_at: policy steps of the checkpoint that the run resumes from; TensorBoard drops later scalars.
+
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class FileReporter:
         clock: Callable[[], float] = time.monotonic,
         start_time: float = 0.0,
         interval: float = PLAIN_INTERVAL,
+        resumed_at: int | None = None,
     ) -> None:
         """Make the folder and open the files."""
         stream = sys.stdout if stream is None else stream
@@ -101,7 +104,7 @@ class FileReporter:
         self._closed = False
         run_dir.mkdir(parents=True, exist_ok=True)
         self._lines = JsonLines(run_dir / "metrics.jsonl")
-        self._scalars = _Scalars(run_dir)
+        self._scalars = _Scalars(run_dir, resumed_at)
 
     def progress(self, progress: Progress) -> None:
         """Show the progress, at most once per display interval."""
@@ -230,15 +233,20 @@ def rewind(run_dir: Path, size: int) -> None:
 class _Scalars:
     """TensorBoard scalars, on disk when `add` returns."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, resumed_at: int | None) -> None:
         """Open an event file in the folder."""
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.event_file_writer import EventFileWriter  # slow: not for `sheeprl --help`
 
         self._path = folder / "events.out.tfevents.*"
         self._make_event = Event
         with _naming(self._path):
             self._writer = EventFileWriter(str(folder))
+            if resumed_at is not None:
+                # At this event TensorBoard drops the scalars of its step and of later ones.
+                start = SessionLog(status=SessionLog.START)
+                self._writer.add_event(Event(wall_time=time.time(), step=resumed_at + 1, session_log=start))
+                self._writer.flush()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of a policy step."""

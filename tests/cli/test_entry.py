@@ -442,6 +442,7 @@ class Evaluation:
     returns: tuple = (2.0, 3.0)
     lengths: tuple = (20, 30)
     policy_steps: int = 1000
+    cut: int = 0
 
 
 @pytest.fixture
@@ -460,19 +461,21 @@ def evaluations(monkeypatch):
 
 def test_eval_prints_mean_and_deviation(sheeprl, evaluations):
     done = sheeprl("eval", "logs/mine")
-    assert done.code == 0 and evaluations == [("logs/mine", 10, None, False)]
+    assert done.code == 0 and evaluations == [("logs/mine", 10, None, False, None)]
     assert done.out == "return 2.50 ± 0.50 over 2 episodes, after 1000 policy steps\n"
 
 
 def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
-    done = sheeprl("eval", "logs/mine", "--json", "--episodes", "2", "--seed", "3", "--video")
-    assert done.code == 0 and evaluations == [("logs/mine", 2, 3, True)]
+    words = ["--episodes", "2", "--seed", "3", "--video", "--max-episode-steps", "500"]
+    done = sheeprl("eval", "logs/mine", "--json", *words)
+    assert done.code == 0 and evaluations == [("logs/mine", 2, 3, True, 500)]
     assert json.loads(done.out) == {
         "mean_return": 2.5,
         "std_return": 0.5,
         "returns": [2.0, 3.0],
         "lengths": [20, 30],
         "policy_steps": 1000,
+        "cut": 0,
     }
     assert "hello" in done.err
 

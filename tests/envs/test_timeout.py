@@ -1,6 +1,7 @@
 """Test the timeout of environment steps."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from sheeprl.envs.timeout import StepTimeoutError, StepWatch
+from sheeprl.envs.timeout import StepTimeoutError, StepWatch, StoppedError, StopRequest
 
 
 def test_a_slow_step_is_interrupted():
@@ -103,3 +104,30 @@ def test_a_process_stuck_in_c_ends():
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert ended.returncode == 1 and "Timeout" in ended.stderr
+
+
+@pytest.mark.parametrize("seconds", [None, 60.0])
+def test_a_stop_request_interrupts_a_step_that_hangs(seconds):
+    stop = StopRequest()
+    watch = StepWatch(seconds, stop=stop)
+    threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+    before = signal.signal(signal.SIGUSR1, lambda *_: stop.make(patience=0.05))
+    try:
+        with pytest.raises(StoppedError), watch.watching():
+            watch.begin()
+            with contextlib.suppress(Exception):
+                time.sleep(60)
+            assert stop.is_ignored
+            time.sleep(60)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not stop.is_ignored
+
+
+def test_a_stop_request_that_was_made_before_interrupts_too():
+    stop = StopRequest()
+    stop.make(patience=0.0)
+    with pytest.raises(StoppedError), StepWatch(None, stop=stop).watching():
+        time.sleep(60)
+    with pytest.raises(StoppedError):
+        StepWatch(None, stop=stop).check()

@@ -18,13 +18,15 @@ class Walk(gymnasium.Env):
         raises_after: steps after which `step` raises.
         dies_after: steps after which the process ends silently.
         nan_after: steps after which rewards are NaN.
+        endless: True if episodes never end.
     """
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
     action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
 
-    def __init__(self, folder=None, raises_after=None, nan_after=None, dies_after=None):
+    def __init__(self, folder=None, raises_after=None, nan_after=None, dies_after=None, endless=False):
         """Name the file."""
+        self.endless = endless
         self.path = os.path.join(folder, uuid.uuid4().hex) if folder else None
         self.raises_after, self.nan_after, self.dies_after = raises_after, nan_after, dies_after
         self.steps = 0
@@ -47,7 +49,7 @@ class Walk(gymnasium.Env):
             with open(self.path, "ab") as file:
                 file.write(b".")
         reward = float("nan") if self.nan_after is not None and self.steps > self.nan_after else 1.0
-        return self._obs(), reward, self.left == 0, False, {}
+        return self._obs(), reward, self.left == 0 and not self.endless, False, {}
 
     def _obs(self):
         """Return a random observation."""

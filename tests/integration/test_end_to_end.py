@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -157,7 +159,7 @@ def test_a_failing_env_is_reported_and_replaced_up_to_a_limit(tmp_path, capfd):
 def test_a_failed_constructor_is_a_failure(tmp_path, monkeypatch):
     """A failed constructor of a player counts as its failure."""
 
-    def fail(self, *args):
+    def fail(self, *args, **kwargs):
         """Raise."""
         raise MemoryError("no room for another player")
 
@@ -386,3 +388,66 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
         assert path.parent.name in done.stderr and len(done.stderr.strip().splitlines()) == 1
     (path.parent.parent / "step_best").mkdir()  # unknown folders stay unchanged
     assert len(checkpoints(folder)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_an_evaluation_that_never_ends_obeys_a_signal(tmp_path, mode):
+    words = [f"run.mode={mode}", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, "trainer.threads=1", "run.total_steps=200"]
+    words += ["env.id=tests.helpers.run_envs:Walk-v0", "env.kwargs={endless: true}", "env.num_envs=1"]
+    words += ["eval.episodes=1", "eval.max_episode_steps=null"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
+    )
+    _wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and checkpoints(tmp_path / "run"), process)
+    time.sleep(2.0)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "is given up, since the run stops" in errors
+    assert checkpoints(tmp_path / "run")[-1].name == "step_200"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_a_killed_driver_leaves_its_end_in_the_folder(tmp_path, mode):
+    words = [f"run.mode={mode}", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sheeprl", "run", "sac", *words, "checkpoint.every=100"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and checkpoints(tmp_path / "run"), process)
+    process.kill()
+    _, errors = process.communicate(timeout=60)
+    assert f"sheeprl resume {tmp_path / 'run'}" in errors
+    end = lines(tmp_path / "run")[-1]
+    assert (end["event"], end["status"]) == ("end", "failed") and "was killed" in end["cause"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["raylet", "ray::DashboardAg"])
+def test_the_death_of_ray_ends_the_run_with_its_cause(tmp_path, name):
+    words = ["run.mode=decoupled", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sheeprl", "run", "sac", *words, "checkpoint.every=100"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and checkpoints(tmp_path / "run"), process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    next(each for each in family if each.name().startswith(name)).kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert re.search(rf"error: .*Ray's node process.* died; sheeprl resume {tmp_path / 'run'}", errors), errors
+    ends = [line for line in lines(tmp_path / "run") if line.get("event") == "end"]
+    assert [end["status"] for end in ends] == ["failed"] and "Ray's node process" in ends[0]["cause"]
+
+
+@pytest.mark.slow
+def test_variables_of_other_ranks_do_not_concern_a_run(tmp_path):
+    left = {"LOCAL_RANK": "1", "MASTER_ADDR": "192.0.2.1", "SLURM_NTASKS": "4", "SLURM_PROCID": "1", "WORLD_SIZE": "4"}
+    words = [COUPLED, "trainer.devices=2", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=200"]
+    done = sheeprl("run", "sac", *words, env=os.environ | left)
+    assert done.returncode == 0, done.stderr
+    assert lines(tmp_path / "run")[-1]["status"] == "done"

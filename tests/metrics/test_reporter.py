@@ -191,6 +191,16 @@ class TestResume:
         make().metrics(3, {})
         assert [line["step"] for line in read_lines(tmp_path)] == [*complete, 3]
 
+    def test_tensorboard_drops_what_a_resumed_run_repeats(self, make, tmp_path):
+        killed = make()
+        for step in (100, 200, 300, 400):
+            killed.metrics(step, {"Rewards/rew_avg": float(step)})
+        resumed = make(resumed_at=200)
+        for step in (300, 400):
+            resumed.metrics(step, {"Rewards/rew_avg": step + 0.5})
+        rewards = [(100, 100.0), (200, 200.0), (300, 300.5), (400, 400.5)]
+        assert read_scalars(tmp_path) == {"Rewards/rew_avg": rewards}
+
     def test_rates_leave_old_steps_out(self, make, clock):
         """Rates don't include the steps before a resume."""
         stream = StringIO()

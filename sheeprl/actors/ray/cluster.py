@@ -9,29 +9,34 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sheeprl.actors.handle import Handle, LostError, consume_exception
-from sheeprl.actors.ray import internals
+from sheeprl.actors.handle import Handle, LostError, awaited, consume_exception
+from sheeprl.actors.ray import environment, internals
 from sheeprl.actors.ray.actors import PlayerActor, ReplayActor, TrainerActor
-from sheeprl.actors.ray.handle import GroupHandle, RayHandle, awaited
+from sheeprl.actors.ray.handle import GroupHandle, RayHandle
 from sheeprl.actors.ray.standby import StandbyPool
-from sheeprl.actors.ray.watchdog import Watchdog
 from sheeprl.config.defaults import cluster_address
 from sheeprl.config.schema import Config
 from sheeprl.envs.transforms import Spaces
 
+VITAL = {
+    "raylet": "Ray's node process",
+    "gcs_server": "Ray's control service",
+    **{name[:15]: "an agent of Ray's node process" for name in ("DashboardAgent", "RuntimeEnvAgent")},
+}
 WARN_AFTER = 3.0  # seconds of waiting before a message names the missing resources
 RANK_CPUS = 1  # requested per rank, which may use more threads: a run then fits a two-core machine
 Report = Callable[[str], None]
-_watchdogs: list[Watchdog] = []  # watchdogs of the Ray that the run started
 
 
 class ClusterError(RuntimeError):
@@ -56,7 +61,7 @@ def connect(config: Config) -> bool:
     if not show:
         internals.leave_losses_to_the_run()
     if address:
-        _check_listening(address)
+        _check_listening(address, config)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     try:
         if address:
@@ -67,15 +72,18 @@ def connect(config: Config) -> bool:
             cpus = max(os.cpu_count() or 1, math.ceil(requested))
             # "local": a cluster on this machine is joined only if it is named.
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
-            _watchdogs.append(Watchdog([process.pid for process in internals.services()]))
     except Exception as error:  # Ray raises a plain Exception if its processes don't start in time
-        where = f"the Ray cluster at {address}" if address else "Ray"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ClusterError(f"{where} can't be {'joined' if address else 'started'}: {reason}") from error
+        if not address:
+            raise ClusterError(f"Ray can't be started: {reason}") from error
+        advice = f"{environment.or_local(config)}{environment.token_advice()}"
+        raise ClusterError(
+            f"{environment.source(config)}={address}: the Ray cluster can't be joined: {reason}; start it{advice}"
+        ) from error
     return True
 
 
-def _check_listening(address: str) -> None:
+def _check_listening(address: str, config: Config) -> None:
     """Check the cluster's port, since Ray needs minutes to report that it is closed.
 
     Raises:
@@ -87,14 +95,33 @@ def _check_listening(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
-        raise ClusterError(f"the Ray cluster at {address} can't be joined: {error}") from error
+        raise ClusterError(
+            f"{environment.source(config)}={address}: the Ray cluster can't be joined: {error}; start it or correct "
+            f"the address{environment.or_local(config)}"
+        ) from error
 
 
 def disconnect() -> None:
     """Disconnect from the cluster; a local Ray ends."""
     ray.shutdown()
-    while _watchdogs:
-        _watchdogs.pop().close()
+
+
+def service_pids() -> list[int]:
+    """Return the ids of the service processes of a Ray that `connect` started, none if it joined a cluster."""
+    return [process.pid for process in internals.services()]
+
+
+def vital_services() -> dict[str, int]:
+    """Return the ids of the service processes without which the started Ray dies, by description."""
+    found = {}
+    for pid in service_pids():
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            for each in (process, *process.children()):
+                kind = each.name().removeprefix("ray::")
+                if kind in VITAL:
+                    found[f"{VITAL[kind]} ({kind})"] = each.pid
+    return found
 
 
 def requested_resources(config: Config) -> dict[str, float]:

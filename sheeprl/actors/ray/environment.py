@@ -1,12 +1,18 @@
-"""Environment variables that Ray reads when it is imported."""
+"""Environment variables that Ray reads: set those that the user hasn't set, and find mistakes in the others."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from sheeprl.config.defaults import cluster_address
 from sheeprl.config.schema import Config
+
+# Longest path below the temporary folder, of a socket.
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's path
 
 
 def configure(config: Config) -> None:
@@ -19,8 +25,92 @@ def configure(config: Config) -> None:
         return  # Ray has read its environment already
     if cluster_address(config) is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if (home := os.path.expanduser("~")) != "~":
+        os.environ.setdefault("HOME", home)  # Ray looks for the token there
     # Silence a warning about a future default for workers without accelerators.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # The run reads one half of a failed pair; Ray would print the other half as an unhandled error.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def mistakes(config: Config) -> Iterator[str]:
+    """Yield a mistake for each variable with which Ray can't be started or joined."""
+    if "ray" in sys.modules:
+        return
+    address = cluster_address(config)
+    if address is None:
+        yield from _folder_mistakes()
+        yield from _token_mistakes()
+    elif address.startswith(("http://", "https://")):
+        yield (
+            f"{source(config)}={address}: is the address of a dashboard, to which jobs are submitted; use the address "
+            f"of the head node's Ray, such as HOST:6379, or auto on a node of the cluster{or_local(config)}"
+        )
+
+
+def source(config: Config) -> str:
+    """Return the name of the setting or variable that names the cluster."""
+    return "ray.address" if config.ray.address else "RAY_ADDRESS"
+
+
+def or_local(config: Config) -> str:
+    """Return the advice that starts a local Ray instead of joining a cluster."""
+    return "" if config.ray.address else ", or unset RAY_ADDRESS to start a local Ray"
+
+
+def token_advice() -> str:
+    """Return the advice for a cluster that requires a token, "" if one is set."""
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return "; if it requires another token, set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+    return "; if it requires a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token"
+
+
+def _folder_mistakes() -> Iterator[str]:
+    """Yield a mistake if Ray can't use its temporary folder."""
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    if name is None:
+        return
+    folder = os.environ[name]
+    most = LONGEST - len(SOCKET)
+    if len(os.fsencode(folder)) > most:
+        yield (
+            f"{name}={folder}: is too long for the paths of Ray's sockets ({len(os.fsencode(folder))} bytes, at most "
+            f"{most}); set RAY_TMPDIR to a shorter folder, such as RAY_TMPDIR=/tmp"
+        )
+    elif problem := _why_not_writable(Path(folder) / "ray"):
+        yield f"{name}={folder}: Ray can't write there ({problem}); set RAY_TMPDIR to another folder, such as /tmp"
+
+
+def _token_mistakes() -> Iterator[str]:
+    """Yield a mistake if Ray can't read or store its token."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    others = "or RAY_AUTH_MODE=disabled if no other user can reach this machine"
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        if not os.access(path, os.R_OK):
+            yield (
+                f"RAY_AUTH_TOKEN_PATH={path}: can't be read; set it to a file with a token (a long random text), or "
+                f"unset it, {others}"
+            )
+        return
+    home = os.path.expanduser("~")
+    token = Path(home) / ".ray" / "auth_token"
+    if os.access(token, os.R_OK):
+        return
+    problem = "no home folder" if home == "~" else _why_not_writable(token.parent)
+    if problem or token.exists():
+        yield (
+            f"HOME={os.environ.get('HOME', '')}: Ray can't store its token in ~/.ray/auth_token "
+            f"({problem or 'permission denied'}); set HOME to a folder that can be written, or RAY_AUTH_TOKEN to a "
+            f"long random text, {others}"
+        )
+
+
+def _why_not_writable(folder: Path) -> str:
+    """Return why a folder that Ray makes can't be written, "" if it can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"

@@ -10,7 +10,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from sheeprl.actors.handle import AllRanks, DataLostError, LostError, Ref, method_name
+from sheeprl.actors.handle import AllRanks, DataLostError, LostError, awaited, method_name
 
 NOTICE = 10.0  # seconds that may pass between a rank's death and Ray's notice of it
 P = ParamSpec("P")
@@ -86,11 +86,6 @@ class GroupRef(Generic[T]):
         if lost is None and 0 < len(without_data) < len(self.refs):  # some ranks had their arguments and went ahead
             lost = LostError(f"the ranks are out of step: {without_data[0]}")
         raise lost or errors[0]
-
-
-async def awaited(ref: Ref[T]) -> T:
-    """Wait for a reference in a coroutine."""
-    return await ref
 
 
 def _to_ray(args: Sequence[Any]) -> list[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sheeprl.algos.base import Loss, Phase, Tensors
-from sheeprl.learning.compile.cpu import cache_folder, quiet
+from sheeprl.learning.compile.cpu import cache_folder, make_cache_folder, quiet
 from sheeprl.learning.compile.tracing import Assemble, CompiledStep
 from sheeprl.learning.metrics import Table
 from sheeprl.learning.optimizers import NoRuleError, rule_of
@@ -103,6 +104,7 @@ class CompiledSteps:
         self.device = step.flat.vectors[0].device
         self.seconds = 0.0  # that compiling has taken
         self.notes: list[str] = []  # for the run's log
+        self.while_compiling: Callable[[], AbstractContextManager[None]] = nullcontext
         self._is_healthy = torch.ones((), dtype=torch.bool, device=self.device)
         self._asked: list[LibraryRequest] = []
         self._counts: dict[str, Count] = {}
@@ -227,7 +229,8 @@ class CompiledSteps:
             raise CompileError(f"that is for CPU and CUDA, and they are taken on {self.device}")
         made: CompiledStep | CompileError
         try:
-            with quiet(), not_collected():
+            make_cache_folder()
+            with self.while_compiling(), quiet(), not_collected():
                 made = CompiledStep(self.step, phases, self.assemble, given, self._is_healthy, cache_folder())
         except Exception as error:  # tracer and compiler may fail in any way
             made = CompileError(one_line(error)[:300])

@@ -34,6 +34,20 @@ def cache_folder() -> Path:
     return Path(root) / "compiled"
 
 
+def make_cache_folder() -> None:
+    """Make the folder of the compiled libraries.
+
+    Raises:
+        RuntimeError: it can't be made.
+    """
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # no home folder
+        raise RuntimeError(
+            f"their cache can't be made ({error}); set SHEEPRL_CACHE to a folder that can be written"
+        ) from error
+
+
 def open_library(graph: GraphModule, examples: Sequence[Tensor], folder: Path) -> tuple[Library, bool]:
     """The library of a graph, and whether it had to be made: it wasn't in the folder, or damaged."""
     path = folder / f"{fingerprint(graph, examples)}.pt2"

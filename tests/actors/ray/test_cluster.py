@@ -1,5 +1,7 @@
 """Test failures to connect to Ray."""
 
+import socket
+
 import pytest
 import ray
 
@@ -18,4 +20,36 @@ def test_a_failed_start_is_one_line(monkeypatch):
     monkeypatch.setattr(ray, "init", init)
     config = defaults.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}, "run": {"mode": "decoupled"}}))
     with pytest.raises(cluster.ClusterError, match=r"^Ray can't be started: The current node timed out"):
+        cluster.connect(config)
+
+
+@pytest.mark.parametrize("variable", [True, False])
+def test_an_address_where_nothing_listens_is_named_with_its_variable(monkeypatch, variable):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        tree = {"algo": {"name": "ppo"}, "env": {"id": "none"}}
+        if variable:
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        else:
+            tree["ray"] = {"address": address}
+        with pytest.raises(cluster.ClusterError) as raised:
+            cluster.connect(defaults.fill_in(validate(tree)))
+    assert str(raised.value).startswith(f"{'RAY_ADDRESS' if variable else 'ray.address'}={address}: the Ray cluster")
+    assert ("unset RAY_ADDRESS" in str(raised.value)) == variable
+
+
+def test_a_cluster_that_refuses_is_told_with_the_variables_of_the_token(monkeypatch):
+    def init(*args, **kwargs):
+        raise ConnectionError("Could not read anything")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster, "_check_listening", lambda *_: None)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    config = defaults.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}}))
+    with pytest.raises(cluster.ClusterError, match=r"RAY_ADDRESS=auto: .* set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN"):
         cluster.connect(config)

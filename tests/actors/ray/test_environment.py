@@ -1,0 +1,65 @@
+"""Variables with which Ray can't be started or joined are named, with what to set them to."""
+
+import os
+import sys
+
+import pytest
+
+from sheeprl.actors.ray import environment
+from sheeprl.config.defaults import fill_in
+from sheeprl.config.loading import validate
+
+
+@pytest.fixture
+def mistakes(monkeypatch, tmp_path):
+    """Function that returns the mistakes with some variables, as before Ray is imported."""
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    for name in [name for name in os.environ if name.startswith("RAY_") or name == "TMPDIR"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def find(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        tree = {"algo": {"name": "ppo"}, "env": {"id": "none"}}
+        return list(environment.mistakes(fill_in(validate(tree))))
+
+    return find
+
+
+def test_a_home_folder_that_can_be_written_suffices(mistakes):
+    assert mistakes() == []
+
+
+def test_no_home_names_the_token_and_its_variables(mistakes, tmp_path):
+    (tmp_path / "file").touch()
+    (mistake,) = mistakes(HOME=tmp_path / "file")
+    assert mistake.startswith(f"HOME={tmp_path / 'file'}: Ray can't store its token in ~/.ray/auth_token")
+    assert "RAY_AUTH_TOKEN" in mistake and "RAY_AUTH_MODE=disabled" in mistake
+
+
+@pytest.mark.parametrize("variables", [{"RAY_AUTH_TOKEN": "secret"}, {"RAY_AUTH_MODE": "disabled"}])
+def test_no_home_is_needed_with_a_token_or_without_authentication(mistakes, variables):
+    assert mistakes(HOME="/dev/null", **variables) == []
+
+
+def test_a_token_file_that_cannot_be_read_is_named(mistakes):
+    (mistake,) = mistakes(RAY_AUTH_TOKEN_PATH="/none")
+    assert mistake.startswith("RAY_AUTH_TOKEN_PATH=/none: can't be read; set it to a file with a token")
+
+
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_temporary_folder_with_a_long_path_is_named(mistakes, tmp_path, name):
+    (mistake,) = mistakes(**{name: tmp_path / ("long" * 20)})
+    assert mistake.startswith(f"{name}=") and "set RAY_TMPDIR to a shorter folder, such as RAY_TMPDIR=/tmp" in mistake
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_named(mistakes):
+    (mistake,) = mistakes(RAY_TMPDIR="/dev/null")
+    assert mistake.startswith("RAY_TMPDIR=/dev/null: Ray can't write there (Not a directory); set RAY_TMPDIR to")
+
+
+def test_the_address_of_a_dashboard_is_refused(mistakes):
+    (mistake,) = mistakes(RAY_ADDRESS="http://127.0.0.1:8265")
+    assert mistake.startswith("RAY_ADDRESS=http://127.0.0.1:8265: is the address of a dashboard")
+    assert mistake.endswith("unset RAY_ADDRESS to start a local Ray")

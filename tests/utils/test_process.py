@@ -1,0 +1,132 @@
+"""Signals end the process wherever it is; a process has one run at a time, also one whose thread runs a loop."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from sheeprl.utils.errors import RunFailedError
+from sheeprl.utils.process import Interrupted, StopSignals, exclusive, run_in_loop
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_raises_unless_the_run_takes_it(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as raised, StopSignals():
+        signal.raise_signal(number)
+    assert raised.value.number == number
+    assert signal.getsignal(number) is before
+
+
+def test_the_run_takes_the_first_signal_and_the_second_raises():
+    taken = []
+    with StopSignals() as signals, signals.calling(taken.append):
+        signal.raise_signal(signal.SIGTERM)
+        assert taken == signals.caught == [signal.SIGTERM]
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
+    assert taken == [signal.SIGTERM]
+
+
+def test_a_signal_raises_where_the_run_does_not_wait_for_the_end():
+    with StopSignals() as signals, signals.calling(lambda number: None):
+        with pytest.raises(Interrupted), signals.raising():
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted), signals.raising():
+            raise AssertionError  # the signal has come before
+
+
+def test_a_forked_process_has_the_handlers_of_before():
+    with StopSignals() as signals, signals.calling(lambda number: None):
+        pid = os.fork()
+        if pid == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+        assert not signals.caught
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_process_that_does_not_stop_is_ended(first):
+    """It catches what the signals raise; the first signal is enough where nothing takes it."""
+    program = f"""
+import contextlib, os, signal, time
+from sheeprl.utils import process
+process.UNWIND, process.POLL = 0.2, 0.05
+with process.StopSignals() as signals, signals.calling(print) if {first} else contextlib.nullcontext():
+    for _ in range({1 + first}):
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(60)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 143, ended.stderr
+    assert ended.stderr == "error: ended by SIGTERM at once, since the process did not stop\n"
+
+
+def test_a_process_has_one_run_at_a_time():
+    refused = []
+
+    def second():
+        try:
+            with exclusive("the run"):
+                pass
+        except RunFailedError as error:
+            refused.append(str(error))
+
+    with exclusive("the run"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1 and refused[0].startswith("the run can't start: this process already has a run")
+    with exclusive("the run"):
+        pass
+
+
+def test_a_loop_runs_beside_a_running_one():
+    async def ident():
+        return threading.get_ident()
+
+    async def cell():
+        return run_in_loop(ident)
+
+    assert run_in_loop(ident) == threading.get_ident()
+    assert asyncio.run(cell()) != threading.get_ident()
+
+
+def test_errors_of_a_loop_beside_a_running_one_are_raised():
+    async def fail():
+        raise RunFailedError("out of order")
+
+    async def cell():
+        return run_in_loop(fail)
+
+    with pytest.raises(RunFailedError, match="out of order"):
+        asyncio.run(cell())
+
+
+def test_an_interrupted_thread_interrupts_the_loop_beside_it():
+    ended = []
+
+    async def busy():
+        try:
+            with signals.calling(lambda number: signal.raise_signal(number)):
+                while True:
+                    time.sleep(0.01)
+        finally:
+            ended.append(True)
+
+    async def cell():
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        return run_in_loop(busy)
+
+    with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
+        asyncio.run(cell())
+    assert ended == [True]
