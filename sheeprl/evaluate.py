@@ -14,7 +14,7 @@ __all__ = ["describe_cut", "evaluate_checkpoint"]
 
 
 def evaluate_checkpoint(
-    path: str, episodes: int, seed: int | None = None, video: bool = False, max_episode_steps: int | None = None
+    path: str, episodes: int, seed: int | None = None, video: bool = False, max_steps: int | None = None
 ) -> Evaluation:
     """Evaluate the policy of a checkpoint or of a run's newest checkpoint.
 
@@ -23,7 +23,7 @@ def evaluate_checkpoint(
         episodes: number of episodes.
         seed: the start seeds are derived from it; default `run.seed`.
         video: record the episodes of one environment in the folder `videos` of the run.
-        max_episode_steps: steps after which an episode is cut; default `eval.max_episode_steps`.
+        max_steps: steps after which an episode is cut; default `eval.max_steps`.
 
     Raises:
         ConfigError: the checkpoint doesn't exist, or its environment can't be created.
@@ -31,10 +31,10 @@ def evaluate_checkpoint(
             interface or its spaces exclude.
     """
     with exclusive("the evaluation"), StopSignals():
-        return _evaluate(path, episodes, seed, video, max_episode_steps)
+        return _evaluate(path, episodes, seed, video, max_steps)
 
 
-def _evaluate(path: str, episodes: int, seed: int | None, video: bool, max_episode_steps: int | None) -> Evaluation:
+def _evaluate(path: str, episodes: int, seed: int | None, video: bool, max_steps: int | None) -> Evaluation:
     """Evaluate a policy, alone in this process."""
     with importing():
         import torch
@@ -72,7 +72,7 @@ def _evaluate(path: str, episodes: int, seed: int | None, video: bool, max_episo
         raise ConfigError([f"{checkpoint / 'agent.pt'}: can't be loaded: {first_line}"]) from error
     policy = agent.get_submodule("policy").eval()
     seeds = eval_seeds(config.run.seed if seed is None else seed, episodes)
-    most = config.eval.max_episode_steps if max_episode_steps is None else max_episode_steps
+    most = config.eval.max_steps if max_steps is None else max_steps
     try:
         played = play_episodes(algorithm, policy, envs, seeds, most, StepWatch(config.players.step_timeout))
     except ResultError as error:
