@@ -35,10 +35,9 @@ def evaluate_checkpoint(path: str, episodes: int, seed: int | None = None, video
     run_dir, checkpoint = find_checkpoint(path)
     config = validate(read_config(run_dir))
     try:
+        filmed = [make_env(config.env, "rgb_array") for _ in range(video)]  # the first, which selects how to render
         envs = [make_env(config.env) for _ in range(min(episodes, LANES) - video)]
-        if video:
-            filmed = make_env(config.env, "rgb_array")
-            envs.append(record_video(filmed, str(run_dir / "videos"), every_episode=True))
+        envs += [record_video(env, str(run_dir / "videos"), every_episode=True) for env in filmed]
     except EnvSettingsError as error:
         raise ConfigError([str(error)]) from error
     algorithm = build_algorithm(config.algo, spaces_of(envs[0]))
