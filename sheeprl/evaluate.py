@@ -53,11 +53,9 @@ def _evaluate(path: str, episodes: int, seed: int | None, video: bool, max_steps
     run_dir, checkpoint = find_checkpoint(path)
     config = validate(read_config(run_dir))
     try:
-        if video:
-            filmed = make_env(config.env, "rgb_array")
+        filmed = [make_env(config.env, "rgb_array") for _ in range(video)]  # the first, which selects how to render
         envs = make_eval_envs(config.env, min(episodes, LANES) - video, least=1 - video)
-        if video:
-            envs.append(record_video(filmed, str(run_dir / "videos"), every_episode=True))
+        envs += [record_video(env, str(run_dir / "videos"), every_episode=True) for env in filmed]
     except EnvSettingsError as error:
         raise ConfigError([str(error)]) from error
     if wrappers := with_statistics(envs[0]):

@@ -53,6 +53,8 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
         EnvSettingsError: unknown id, package not installed, wrong arguments, or no such wrapper.
     """
     quiet_gymnasium()
+    if render_mode is not None:
+        _render_without_display()  # before dm_control is imported
     _register(config.id)
     arguments = copy.deepcopy(config.kwargs)  # an environment may change its arguments
     if render_mode is not None:
@@ -62,6 +64,12 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
     for path in config.wrappers:
         env = _wrap(path, env)
     return env
+
+
+def _render_without_display() -> None:
+    """Select EGL for MuJoCo if there is no display; its default, GLFW, ends the process there."""
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> VectorEnv[Any, Any, Any]:

@@ -1,12 +1,17 @@
 """The environments of the optional packages can be made and trained on; a package that is missing skips its tests."""
 
+import ctypes.util
 import importlib.util
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from sheeprl import ConfigError
 from sheeprl.utils.installation import install_command
-from tests.helpers.runs import lines, run
+from tests.helpers.runs import QUIET, SMALL_SAC, lines, run
 
 pytestmark = pytest.mark.slow
 
@@ -57,3 +62,28 @@ def test_pixels_and_texts_are_refused(tmp_path, extra, package, algorithm, env, 
         run(tmp_path / "run", algorithm, *COUPLED, env=env)
     assert any(said in mistake for mistake in caught.value.mistakes), caught.value.mistakes
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.timeout(600)  # two processes that import everything and write videos
+@pytest.mark.parametrize(
+    ("extra", "package", "env"),
+    [("mujoco", "mujoco", "HalfCheetah-v5"), ("dmc", "dm_control", "dm_control/cartpole-swingup-v0")],
+)
+def test_mujoco_is_filmed_without_a_display(tmp_path, extra, package, env):
+    need(extra, package)
+    need("video", "moviepy")
+    if ctypes.util.find_library("EGL") is None:
+        pytest.skip("libEGL is not installed")
+    variables = {name: value for name, value in os.environ.items() if "DISPLAY" not in name and name != "MUJOCO_GL"}
+    words = ["sac", f"env.id={env}", "env.capture_video=true", *COUPLED, *SAC, *SMALL_SAC, *QUIET]
+    command = [sys.executable, "-m", "sheeprl", "run", *words, f"run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "GLFW" not in done.stderr
+    videos = tmp_path / "run" / "videos"
+    assert list(videos.glob("*.mp4"))
+    command = [sys.executable, "-m", "sheeprl", "eval", str(tmp_path / "run"), "--episodes", "2", "--video"]
+    shutil.rmtree(videos)
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(videos.glob("*.mp4"))
