@@ -37,6 +37,7 @@ class DamagedCheckpointError(ValueError):
     """
 
     def __init__(self, file: Path | str, problem: str) -> None:
+        """Store file and defect."""
         super().__init__(file, problem)
         self.file, self.problem = file, problem
 

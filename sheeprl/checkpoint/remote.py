@@ -68,6 +68,7 @@ class RemoteStore:
     """
 
     def __init__(self, url: str) -> None:
+        """Open the file system."""
         self.url = url.rstrip("/")
         self.scheme = check_url(url)
         # Without a cache of listings: changes by other processes must be visible.
