@@ -35,7 +35,7 @@ def test_rule_equals_torch(name):
         if state is None:  # torch creates its state in the first step
             stepped, state = (
                 vector.detach().clone(),
-                {key: optimizer.state[vector][key].clone() for key in rule.remembers},
+                {key: optimizer.state[vector][key].clone() for key in rule.state_names},
             )
         torch.testing.assert_close(stepped, vector.detach(), rtol=1e-6, atol=1e-7)
         for key, value in state.items():

@@ -65,9 +65,9 @@ def test_act_draws_from_its_generator_only():
 def test_phases_and_target_update(learn_alpha, order):
     phases = build_sac(learn_alpha=learn_alpha, tau=0.25).phases(Step(0, 0.0))
     assert [phase.optimizer for phase in phases] == order
-    (update,) = phases[0].averages
+    (update,) = phases[0].target_updates
     assert (update.online, update.target, update.tau) == ("critic", "critic_target", 0.25)
-    assert not any(phase.averages for phase in phases[1:])
+    assert not any(phase.target_updates for phase in phases[1:])
 
 
 def constant_critic_(critic, values):

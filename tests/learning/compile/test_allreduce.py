@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sheeprl.learning.compile import allreduce
-from sheeprl.learning.compile.allreduce import SUM, opened, sum_over_ranks
+from sheeprl.learning.compile.allreduce import SUM, open_graph, sum_over_ranks
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,7 +19,7 @@ def alone():
 
 @pytest.fixture(autouse=True)
 def worth_compiling(monkeypatch):
-    monkeypatch.setattr(allreduce, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(allreduce, "MIN_OPERATIONS", 1)
 
 
 def library_of(graph, examples):
@@ -46,7 +46,7 @@ def check(function, *inputs, sums):
     graph = make_fx(function, tracing_mode="fake")(*inputs)
     expected, found = [values.clone() for values in inputs], [values.clone() for values in inputs]
     results = function(*expected)
-    for one, other in zip(opened(graph, library_of)(found), results, strict=True):
+    for one, other in zip(open_graph(graph, library_of)(found), results, strict=True):
         torch.testing.assert_close(one, other)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
@@ -99,7 +99,7 @@ def test_what_was_changed_before_a_sum_is_changed_again_after_it():
 
 
 def test_few_operations_are_carried_out_as_they_are(monkeypatch):
-    monkeypatch.setattr(allreduce, "WORTH_COMPILING", 3)
+    monkeypatch.setattr(allreduce, "MIN_OPERATIONS", 3)
 
     def function(x):
         return [sum_over_ranks(x * x + x * 2) + 1]
@@ -114,5 +114,5 @@ def test_examples_lie_in_memory_as_what_they_stand_for():
 
     strides = []
     graph = make_fx(function, tracing_mode="fake")(torch.arange(8.0)[::2])
-    opened(graph, lambda part, examples: strides.append(examples[0].stride()) or library_of(part, examples))
+    open_graph(graph, lambda part, examples: strides.append(examples[0].stride()) or library_of(part, examples))
     assert strides == [(2,)]

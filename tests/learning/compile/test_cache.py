@@ -281,7 +281,7 @@ def test_an_optimizer_may_have_its_parameters_in_an_order_of_its_own(fabric, mon
 
 
 def test_steps_that_always_differ_are_not_compiled_for_ever(fabric, monkeypatch):
-    monkeypatch.setattr(cache, "MOST_KINDS", 1)
+    monkeypatch.setattr(cache, "MAX_VARIANTS", 1)
     learner = make(fabric, "sac")
     update(learner, "sac", 0)
     (note,) = learner.update(2, 0.0, None, transitions(batches=2, size=12))[0].notes

@@ -6,7 +6,7 @@ import torch
 from lightning.fabric import Fabric
 
 from sheeprl.actors.learner import NonFiniteError
-from sheeprl.learning.compile.cuda_graph import Recorded
+from sheeprl.learning.compile.cuda_graph import CudaGraphLibrary
 from tests.actors.test_learner import assert_same, parameters_of, transitions
 from tests.learning.compile.test_cache import (
     ARGS,
@@ -45,7 +45,7 @@ def test_a_recorded_step_does_what_an_eager_one_does_and_what_the_cpu_does(cuda,
         assert info.metrics == pytest.approx(expected, rel=1e-3, abs=1e-5)
         assert not any("aren't compiled" in note for note in info.notes), info.notes
     assert recorded.compiled is not None
-    assert all(isinstance(step._run, Recorded) for step in recorded.compiled._made.values())
+    assert all(isinstance(step._run, CudaGraphLibrary) for step in recorded.compiled._compiled.values())
     for name, values in on_cpu.agent.state_dict().items():
         for learner in (eager, recorded):
             torch.testing.assert_close(learner.agent.state_dict()[name].cpu(), values, rtol=1e-3, atol=1e-5)
