@@ -69,7 +69,7 @@ class Journal:
     dtype = _RECORD
 
     def __init__(self, folder: Path, records: np.ndarray[Any, Any]) -> None:
-        """Store folder and records; call `begin` or `recover` before the first entry."""
+        """Store folder and records; call `begin` or `read` before the first entry."""
         self.folder = folder
         self.records = records
         self.epoch = 0
