@@ -74,7 +74,7 @@ def test_target_of_a_network_with_shared_parameters():
 
 
 def test_gradients_of_a_recurrent_network_reach_its_vector():
-    """The gradient through an LSTM called with views equals that of its own parameters."""
+    """The gradient through an LSTM called with views equals that of a normal call."""
     agent = build_agent()
     flat = FlatParameters(agent, {"decoder": ["decoder"]})
     (number,) = flat.of_group("decoder")

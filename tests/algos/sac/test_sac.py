@@ -100,7 +100,7 @@ def batch():
 
 
 def test_losses_of_constant_networks():
-    """All three losses equal hand-computed values for constant networks."""
+    """The three losses equal hand-computed values for constant networks."""
     algorithm = build_sac(gamma=0.5, alpha=2.0)
     agent = algorithm.build_agent()
     constant_critic_(agent.critic, (3.0, 7.0))
