@@ -15,7 +15,7 @@ Array = npt.NDArray[np.float32]
 
 
 class Sleeping(gymnasium.Env[Array, Array]):
-    """Costs time, but of the CPU as little as can be.
+    """Environment whose steps take time but almost no CPU.
 
     Args:
         sleep: seconds of every step.
@@ -25,18 +25,19 @@ class Sleeping(gymnasium.Env[Array, Array]):
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     def __init__(self, sleep: float) -> None:
+        """Store the time of a step."""
         self.sleep = sleep
         self.steps = 0
         self.obs = np.zeros(3, np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """At once."""
+        """Return the constant observation."""
         super().reset(seed=seed)
         self.steps = 0
         return self.obs, {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """After a while."""
+        """Sleep and return the constant observation."""
         time.sleep(self.sleep)
         self.steps += 1
         return self.obs, 1.0, self.steps == EPISODE, False, {}

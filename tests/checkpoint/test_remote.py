@@ -361,7 +361,7 @@ def test_a_truncated_upload_is_no_checkpoint(url, run, tmp_path):
         put_file(str(tmp_path / "nothing") if target.endswith("state.pt") else source, target)
 
     store.fs.put_file = put_short
-    with pytest.raises(RemoteError, match=r"step_1000/state\.pt: 0 bytes wrap of 9000 arrived"):
+    with pytest.raises(RemoteError, match=r"step_1000/state\.pt: 0 bytes instead of 9000 arrived"):
         store.upload(run.checkpoint())
     assert store.names() == []
 
