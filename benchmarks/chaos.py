@@ -1,4 +1,4 @@
-"""Kills random processes of real runs, and checks that nothing was lost, doubled or miscounted.
+"""Kill random processes of real runs and check that no row is lost, duplicated or miscounted.
 
 `python -m benchmarks chaos --minutes 3 --seed 1`
 

@@ -1,6 +1,6 @@
-"""Measures the overhead of the driver per fragment, and of sending new weights to many players.
+"""Measure the overhead of the driver per fragment, and of sending new weights to many players.
 
-`python -m benchmarks driving`; `--only books` needs no Ray.
+`python -m benchmarks driving`; `--only driver` needs no Ray.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def stats(rounds: int) -> Json:
     bounds = [Bound.of("fragments per second", measured["one shard"], at_least=4000)]
     title = f"{PLAYERS} players that answer at once, fragments of 64 rows of 4 environments, fragments per second"
     turns.print_rounds(title, measured, bounds)
-    return turns.as_json("books", title, measured, bounds)
+    return turns.as_json("driver", title, measured, bounds)
 
 
 # --------------------------------------------------------------------------------------------- weights
@@ -148,7 +148,7 @@ def weights(rounds: int) -> Json:
     return turns.as_json("weights", title, measured, bounds)
 
 
-CASES: dict[str, Callable[[int], Json]] = {"books": stats, "weights": weights}
+CASES: dict[str, Callable[[int], Json]] = {"driver": stats, "weights": weights}
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Trains with several seeds, evaluates the final policies and compares their mean return with a required one.
+"""Train with several seeds, evaluate the final policies and compare their mean return with a required one.
 
 `python -m benchmarks learning ppo_cartpole --mode coupled`
 """

@@ -1,7 +1,7 @@
-"""Measures SAC's updates relative to their matrix products, and the trainer's idle time while collection is ahead.
+"""Measure SAC's updates relative to their matrix products, and the trainer's idle time while collection is ahead.
 
-The products are those of one update's networks, in float32, at the rate that the machine really gives for these shapes
-with as many threads. Both take turns, so that a machine whose speed drifts drifts for both.
+The products are those of one update's networks, in float32 and with the same number of threads, measured on the same
+machine. Both take turns, so changes of the machine's speed affect both.
 """
 
 from __future__ import annotations

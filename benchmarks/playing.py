@@ -1,4 +1,4 @@
-"""Measures players: the cost of a vector step relative to CleanRL's loop, and scaling with the number of players.
+"""Measure players: the cost of a vector step relative to CleanRL's loop, and scaling with the number of players.
 
 `python -m benchmarks playing`; `--only step` needs no Ray.
 

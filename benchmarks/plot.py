@@ -1,4 +1,4 @@
-"""Draws the learning curves of the committed results, both placements in one figure a gate.
+"""Draw the learning curves of the committed results, both placements in one figure a gate.
 
 `python -m benchmarks plot` reads `benchmarks/results/<gate>_<mode>.json` and writes `docs/images/<gate>.png`.
 """

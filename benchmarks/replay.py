@@ -1,4 +1,4 @@
-"""Measures the replay buffer, NumPy by hand, copies in memory, Ray's store and other libraries' buffers.
+"""Measure the replay buffer, NumPy by hand, copies in memory, Ray's store and other libraries' buffers.
 
 `python -m benchmarks replay --peers-python PATH` where PATH is the Python of an environment with these libraries;
 `--only uniform add` runs some of the cases.
@@ -75,7 +75,7 @@ class Settings:
         peers_python: Python of the environment with the other libraries.
         limit: bytes of memory, for the memory-mapped case.
         limit_with: words before a command that put it under that limit; none for `RLIMIT_DATA`.
-        folder: for memory-mapped files.
+        folder: folder of memory-mapped files.
     """
 
     peers_python: str
@@ -92,8 +92,8 @@ class Comparison:
     """One case with all its programs.
 
     Args:
-        name: of the case.
-        settings: how they are run.
+        name: name of the case.
+        settings: settings from the command line.
     """
 
     name: str

@@ -27,10 +27,10 @@ class Section:
     """Section of the page: the result of one benchmark.
 
     Args:
-        name: of the benchmark and of its file.
-        title: of the section.
-        text: what is measured.
-        comparisons: whether figures without a bound are shown too.
+        name: name of the benchmark and of its file.
+        title: title of the section.
+        text: description of the measurement.
+        comparisons: True if figures without a bound are shown too.
     """
 
     name: str
@@ -83,8 +83,8 @@ class Results:
     """Results of one machine.
 
     Args:
-        name: of the folder; empty for the results that the project is judged by.
-        files: by name.
+        name: name of the folder; empty for the main results.
+        files: contents of the files by name.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Runs SAC for a long time and measures the memory growth of its processes.
+"""Run SAC for a long time and measure the memory growth of its processes.
 
 `python -m benchmarks soak --minutes 30`
 

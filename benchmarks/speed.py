@@ -1,4 +1,4 @@
-"""Measures SheepRL, decoupled and coupled, and other libraries at the same work, in turn on one machine.
+"""Measure SheepRL, decoupled and coupled, and other libraries at the same work, in turn on one machine.
 
 The loop's time excludes start-up: for SheepRL it is the `wall_time` of the end event, for other libraries the time of
 their training loop. The process's time is the whole time of the command. Every program is measured with each number of

@@ -1,4 +1,4 @@
-"""Measures gradient steps: eager and compiled, in float32 and in bfloat16.
+"""Measure gradient steps: eager and compiled, in float32 and in bfloat16.
 
 All learners take turns on the same dummy data and return the policy's weights after every call, as in a run.
 `python -m benchmarks updates --device cuda --out benchmarks/results/h100`

@@ -69,7 +69,7 @@ def times_as_fast(programs: Programs, chunk: str, single: str) -> list[Bound]:
     """Return the speed of SheepRL relative to each other library, per batch of 256.
 
     Args:
-        programs: all of them.
+        programs: all programs by name.
         chunk: SheepRL's figure of chunks of 64 batches.
         single: SheepRL's figure of single batches.
     """

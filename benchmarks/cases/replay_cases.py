@@ -1,4 +1,4 @@
-"""SheepRL's side of `benchmarks.replay`: one case is prepared, then measured once a line on stdin.
+"""SheepRL's side of `benchmarks.replay`: prepare one case, then measure it on request.
 
 Linux only: resident memory is read from `/proc`.
 """
@@ -307,7 +307,7 @@ def memmap(limit: int, folder: Path, by_rlimit: bool) -> Callable[[], Figures]:
 
     Args:
         limit: bytes.
-        folder: where the files are made.
+        folder: folder of the files.
         by_rlimit: set `RLIMIT_DATA` here, which counts private memory and not the pages of mapped files.
     """
     if by_rlimit:

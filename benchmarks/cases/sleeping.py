@@ -1,4 +1,4 @@
-"""An environment that sleeps, for benchmarks of how players scale: `benchmarks.cases.sleeping:Sleeping-v0`."""
+"""Environment that sleeps, for benchmarks of scaling: `benchmarks.cases.sleeping:Sleeping-v0`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Sleeping(gymnasium.Env[Array, Array]):
     """Environment whose steps take time but almost no CPU.
 
     Args:
-        sleep: seconds of every step.
+        sleep: seconds per step.
     """
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)

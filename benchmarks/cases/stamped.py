@@ -1,9 +1,8 @@
-"""Environments whose observations say where they come from, so that a buffer can be searched for what is lost.
+"""Environments with stamped observations, which show if a buffer has lost or duplicated rows.
 
-Importing this module registers them: `benchmarks.cases.stamped:StampedPendulum-v0`. Behind what the environment itself
-shows, an observation holds a stamp: 48 random bits that the environment drew when it was made, and how many
-observations it had shown before. The numbers are scaled so far down that a network can't see them; a float32 still has
-them exactly.
+Importing this module registers them: `benchmarks.cases.stamped:StampedPendulum-v0`. Each observation ends with a stamp:
+48 random bits drawn when the environment was made, and the number of earlier observations. The stamp is scaled down so
+far that it doesn't affect a network, but a float32 represents it exactly.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ class Stamp(gymnasium.Wrapper[Array, Any, Array, Any]):
     """Adds a stamp to each observation, and sleeps in each step.
 
     Args:
-        env: with a one-dimensional observation.
-        sleep: seconds of every step.
+        env: environment with one-dimensional observations.
+        sleep: seconds per step.
     """
 
     def __init__(self, env: gymnasium.Env[Array, Any], sleep: float = 0.0) -> None:

@@ -1,7 +1,7 @@
-"""The matrix products of one SAC update, and the time that they take alone: what no update can be faster than.
+"""Matrix products of one SAC update, and their time alone, a lower bound of the time of an update.
 
 `python -m benchmarks.harness.products --threads 1` prints it as JSON.
-Float32, every result into memory that is there already.
+They are in float32, and every result is written into existing memory.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def of_sac(batch: int, obs: int, action: int, hidden: Sequence[int], critics: in
         products += forward(batch, critic)  # their target
         products += [*forward(batch, critic), *backward_to_weights(batch, critic)]
         products += backward_to_inputs(batch, critic, first=False)
-        products += [*forward(batch, critic), *backward_to_inputs(batch, critic, first=True)]  # the actor's way
+        products += [*forward(batch, critic), *backward_to_inputs(batch, critic, first=True)]  # for the actor's loss
     products += [*forward(batch, actor), *backward_to_weights(batch, actor)]
     return [*products, *backward_to_inputs(batch, actor, first=False)]
 

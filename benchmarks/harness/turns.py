@@ -1,4 +1,4 @@
-"""Measures programs in turn, so that other load on the machine affects all of them alike."""
+"""Measure programs in turn, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 

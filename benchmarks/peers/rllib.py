@@ -1,4 +1,4 @@
-"""RLlib's side of `benchmarks.speed`: one workload, timed. Prints one JSON object on stdout.
+"""RLlib's side of `benchmarks.speed`: run one workload and print its timing as JSON.
 
 The module is independent of SheepRL, so its environment needs only RLlib. Sampling and learning run in this process,
 which is RLlib's fastest setting on two cores. Because it is slow, `--updates` can end it early; then its rate counts.

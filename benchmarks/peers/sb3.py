@@ -1,4 +1,4 @@
-"""Stable-Baselines3's side of `benchmarks.speed`: one workload, timed. Prints one JSON object on stdout.
+"""Stable-Baselines3's side of `benchmarks.speed`: run one workload and print its timing as JSON.
 
 The module is independent of SheepRL, so its environment needs only Stable-Baselines3.
 """

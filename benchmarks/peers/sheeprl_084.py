@@ -1,10 +1,10 @@
-"""The original SheepRL's side of `benchmarks.speed`: one workload, timed. Prints one JSON object on stdout.
+"""The original SheepRL's side of `benchmarks.speed`: run one workload and print its timing as JSON.
 
 The module runs in a separate environment, because the original package has the same name as this one.
 
-The loop is what lies between the reset of its vector environment and the closing of it. Its environments are stepped
-in its own process, its faster way on the machines this was tried on, its logging is off, and PPO has the two towers of
-two layers that the other programs have.
+The loop's time is the time between the first reset and the closing of its vector environment. Its environments run in
+its process, which is faster on the measured machines. Logging is off, and PPO has the two networks of two layers that
+the other programs have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The figures of docs/performance.md."""
+"""Figures of docs/performance.md."""
 
 from __future__ import annotations
 

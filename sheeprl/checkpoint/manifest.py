@@ -74,7 +74,7 @@ class Manifest:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether a folder has a manifest; its files may still be damaged (see `verify`)."""
+    """Return True if a folder has a manifest; its files may still be damaged (see `verify`)."""
     return (folder / MANIFEST).is_file()
 
 

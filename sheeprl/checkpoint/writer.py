@@ -59,7 +59,7 @@ class CheckpointWriter:
 
     @property
     def keeps_buffer(self) -> bool:
-        """Return whether each checkpoint includes the replay."""
+        """Return True if each checkpoint includes the replay."""
         return self._keeps_buffer
 
     @property
