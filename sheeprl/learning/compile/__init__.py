@@ -1,4 +1,4 @@
-"""Compiled gradient steps, of which `cache.CompiledSteps` is the only entry point.
+"""Compiled gradient steps. The learner uses them through `cache.CompiledSteps`.
 
 A gradient step of small networks is hundreds of operations of a few microseconds each. Python and PyTorch's dispatcher
 take longer to start them than they take to run. One compiled graph removes most of this overhead. In order:
