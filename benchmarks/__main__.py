@@ -1,7 +1,7 @@
-"""The one entry: `python -m benchmarks NAME [args]`, and `python -m benchmarks --list`.
+"""Entry point of all benchmarks: `python -m benchmarks NAME [args]`, and `python -m benchmarks --list`.
 
-A benchmark is a module of this package with a function `main(args)`; its name is the module's, what it does is the
-first line of the module's docstring. Nothing is imported but the one that is asked for: they need different libraries.
+A benchmark is a module of this package with a function `main(args)`. Its name is that of the module, its summary the
+first line of the module's docstring. Only the named one is imported, because benchmarks need different libraries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def summary_of(source: str) -> str | None:
-    """What a module says of itself on its first line; None if it isn't a benchmark."""
+    """Return the first line of a module's docstring, or None if the module isn't a benchmark."""
     tree = ast.parse(source)
     if not any(isinstance(node, ast.FunctionDef) and node.name == "main" and node.args.args for node in tree.body):
         return None
@@ -25,21 +25,21 @@ def summary_of(source: str) -> str | None:
 
 
 def benchmarks(folder: Path = FOLDER) -> dict[str, str]:
-    """Name and first line of every benchmark, by name."""
+    """Return the summary of every benchmark, by name."""
     modules = (path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_"))
     summaries = {path.stem: summary_of(path.read_text(encoding="utf-8")) for path in modules}
     return {name: summary for name, summary in summaries.items() if summary is not None}
 
 
 def usage(names: dict[str, str]) -> str:
-    """How to call this, and what there is."""
+    """Return the usage text with the list of benchmarks."""
     width = max(map(len, names))
     lines = (f"  {name:<{width}}  {summary}" for name, summary in names.items())
-    return "\n".join(["usage: python -m benchmarks NAME [args]; NAME --help tells its arguments", "", *lines])
+    return "\n".join(["usage: python -m benchmarks NAME [args]; NAME --help shows its arguments", "", *lines])
 
 
 def main(words: Sequence[str]) -> int | None:
-    """Run the benchmark that is named; an exit code."""
+    """Run the named benchmark; return its exit code."""
     names = benchmarks()
     if not words or words[0] in ("-l", "--list", "-h", "--help"):
         print(usage(names))

@@ -1,10 +1,10 @@
-"""Kills random processes of real runs, and checks that nothing was lost, doubled or miscounted.
+"""Kill random processes of real runs and check that no row is lost, duplicated or miscounted.
 
 `python -m benchmarks chaos --minutes 3 --seed 1`
 
-Each part is played twice: undisturbed, then with a process killed (SIGKILL) every 5 to 15 seconds, of a role that is
-drawn first. Where the driver is among them, the run is resumed until it is done, and whether anybody outlives its
-driver is looked at before. A kill counts as recovered when the run has logged a round in which the loss was made good.
+Each part runs twice: undisturbed, then with a process of a random role killed (SIGKILL) every 5 to 15 seconds. If the
+driver is killed, the benchmark checks that all processes of the run end, and resumes the run. A kill counts as
+recovered when the run has logged a round in which the lost process is replaced.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ COUNTED_AS = {  # the metric that counts a role's losses
     "trainer": "Trainer/restarts",
 }
 LEAST, MOST = 5.0, 15.0  # seconds between kills
-LONGEST = 4.0  # times what the undisturbed run takes, after which a run is left alone: where nobody is back before the
-# next one is killed, as on a machine that has other things to do, it would never end
+# Kills end after this multiple of the undisturbed run's time. On a busy machine a process may be killed before the
+# previous one is replaced, and the run would never end.
+LONGEST = 4.0
 ORPHANS_MAY_LIVE = 10.0  # seconds after their driver
 LOOK_FOR_VICTIM = 2.0  # seconds
 LEAST_PART_OF_RETURN = 0.7  # of what an undisturbed run learns beyond random play
@@ -44,16 +45,16 @@ LEAST_THROUGHPUT = 0.8  # of the undisturbed run's
 
 @dataclass(frozen=True)
 class Part:
-    """Something to disturb.
+    """Run to disturb.
 
     Args:
-        name: of the part.
-        title: for the table.
-        words: what follows `sheeprl run`.
-        rate: policy steps a minute, about what a machine with two cores does.
-        roles: whose processes are killed.
-        random_return: of random play; None where returns aren't compared.
-        throughput: whether policy steps per second are what is asked for.
+        name: name of the part.
+        title: title in the table.
+        words: arguments of `sheeprl run`.
+        rate: policy steps a minute on a machine with two cores, roughly.
+        roles: roles whose processes are killed.
+        random_return: mean return of random actions; None if returns aren't compared.
+        throughput: True if policy steps per second are compared.
     """
 
     name: str
@@ -127,18 +128,18 @@ PARTS = {
 }
 
 Schedule = Iterator[tuple[float, str | None]]
-"""Seconds to wait, and whom to kill then; None for the next that a draw says."""
+"""Seconds to wait and the role to kill then; None draws the role."""
 
 
 def at_random(rng: random.Random, least: float, most: float, seconds: float) -> Schedule:
-    """Kills for so long."""
+    """Yield kills at random intervals for a number of seconds; the role is None, so drawn at each kill."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         yield rng.uniform(least, most), None
 
 
 def one_of_each(rng: random.Random, wait: float, roles: Iterable[str]) -> Schedule:
-    """Every role once, in an order that is drawn."""
+    """Yield one kill of every role, in random order."""
     order = list(roles)
     rng.shuffle(order)
     for role in order:
@@ -147,13 +148,13 @@ def one_of_each(rng: random.Random, wait: float, roles: Iterable[str]) -> Schedu
 
 @dataclass
 class Kill:
-    """Somebody was killed.
+    """One killed process.
 
     Args:
-        role: what it did.
-        at: when, by the monotonic clock.
-        counted: of the metric that counts such losses, the value before.
-        recovery: seconds until a round was logged in which it was made good; None if the run ended before.
+        role: role of the process.
+        at: time of the kill, on the monotonic clock.
+        counted: value of the metric that counts such losses before the kill.
+        recovery: seconds until a round was logged with the process replaced; None if the run ended before.
     """
 
     role: str
@@ -164,14 +165,14 @@ class Kill:
 
 @dataclass
 class Disturbed:
-    """What became of a run that was disturbed.
+    """Outcome of a disturbed run.
 
     Args:
         subject: the run.
-        kills: in their order.
-        orphans: seconds for which somebody outlived each driver that was killed, and the last one, which ended.
-        resumed: drivers after the first.
-        left_alone: whether the kills were over before the run was.
+        kills: all kills, in order.
+        orphans: seconds that other processes outlived each killed driver, and the last driver, which ended.
+        resumed: number of drivers after the first.
+        left_alone: True if the kills ended before the run.
     """
 
     subject: Subject
@@ -182,25 +183,26 @@ class Disturbed:
 
 
 class Chaos:
-    """Kills processes of one run until it is done.
+    """Kills processes of one run until the run ends.
 
     Args:
         subject: the run, just started.
-        roles: whose processes are killed.
-        schedule: when.
-        rng: draws whom.
+        roles: roles whose processes are killed.
+        schedule: times and roles of the kills.
+        rng: draws the processes to kill.
     """
 
     def __init__(self, subject: Subject, roles: Sequence[str], schedule: Schedule, rng: random.Random) -> None:
+        """Start without kills."""
         self.subject, self.roles, self.schedule, self.rng = subject, roles, schedule, rng
         self.result = Disturbed(subject)
         self.unrecovered: list[Kill] = []
 
     def run(self) -> Disturbed:
-        """Disturb it until it is done.
+        """Disturb the run until it ends.
 
         Raises:
-            RuntimeError: it failed.
+            RuntimeError: the run failed.
         """
         subject, result = self.subject, self.result
         for wait, role in self.schedule:
@@ -217,25 +219,26 @@ class Chaos:
         return result
 
     def _pause(self, seconds: float) -> int | None:
-        """Wait until the run is under way, and then for some time; the driver's exit code once it has ended."""
+        """Wait until the run logs metrics, then for `seconds`; return the driver's exit code if it ends before."""
         while not self.subject.under_way:
             if (code := self._wait(1.0)) is not None:
                 return code
         return self._wait(seconds)
 
     def _wait(self, seconds: float) -> int | None:
+        """Follow the run for `seconds` and note recoveries; return the driver's exit code if it ends before."""
         code = self.subject.wait(seconds)
         self._note_recoveries()
         return code
 
     def _victims(self, role: str | None) -> list[Member]:
-        """Who may be killed now; as soon as somebody of that role may be, if there is one soon."""
+        """Return the processes that may be killed now. Wait a moment for a busy process of the role."""
         until = time.monotonic() + LOOK_FOR_VICTIM
         while True:
             found = [each for each in self.subject.members() if each.role in self.roles]
-            if not (self.subject.run_dir / "checkpoints").is_dir():  # a run that has none can't be resumed
+            if not (self.subject.run_dir / "checkpoints").is_dir():  # a run without a checkpoint can't be resumed
                 found = [member for member in found if member.role != "driver"]
-            # Whoever is idle may be nobody's player yet, whom no one would miss: that would be a loss too easy to bear.
+            # An idle player may be a standby process, and killing it would not disturb the run.
             busy = [member for member in found if not member.is_idle_player]
             if role is None or any(member.role == role for member in busy):
                 return busy
@@ -244,6 +247,7 @@ class Chaos:
             time.sleep(0.01)
 
     def _kill(self, role: str | None) -> None:
+        """Kill a random process of a role, of a random role if it is None or has no process."""
         found = self._victims(role)
         there = sorted({member.role for member in found})
         if not there:
@@ -260,23 +264,24 @@ class Chaos:
             self._bring_back()
 
     def _bring_back(self) -> None:
-        """See everybody of the run gone, and resume it."""
+        """Wait until all processes of the run are gone, then resume it."""
         subject = self.subject
         while subject.look() is None:
             time.sleep(0.01)
         self.result.orphans.append(subject.time_until_gone(3 * ORPHANS_MAY_LIVE))
         self._note_recoveries()
-        self.unrecovered = self.unrecovered[-1:]  # who was dead before came back with the driver
+        self.unrecovered = self.unrecovered[-1:]  # the resumed run replaces all processes lost before
         subject.resume()
         self.result.resumed += 1
 
     def _note_recoveries(self) -> None:
+        """Set the recovery time of all kills whose loss a logged round has made good."""
         for kill in list(self.unrecovered):
             since = [seen for seen in self.subject.lines if seen.at > kill.at and "Time/sps" in seen.values]
             if kill.role != "driver":
                 counter = COUNTED_AS[kill.role]
                 since = [seen for seen in since if seen.values[counter] > kill.counted]
-            if kill.role in ("player", "env worker"):  # it is counted before it is back
+            if kill.role in ("player", "env worker"):  # the restart is counted before the player is back
                 first = next((seen for seen in since if seen.values["Time/recovery"] > 0), None)
             else:
                 first = since[0] if since else None
@@ -285,19 +290,19 @@ class Chaos:
                 self.unrecovered.remove(kill)
 
 
-# ---------------------------------------------------------------------------------------------- judging
+# -------------------------------------------------------------------------------------------- verdict
 
 
 def judge(part: Part, calm: Subject | None, disturbed: Disturbed) -> Verdict:
-    """What came of a part."""
+    """Check a disturbed run and compare it with the undisturbed one."""
     subject = disturbed.subject
     verdict = examine(subject.run_dir)
     lines = record.read_metrics(subject.run_dir)
-    verdict.expect("nobody outlives a driver", max(disturbed.orphans) <= ORPHANS_MAY_LIVE, True)
-    told = sum(subject.newest(counter) for counter in set(COUNTED_AS.values()))
+    verdict.expect("no process outlives a driver", max(disturbed.orphans) <= ORPHANS_MAY_LIVE, True)
+    counted = sum(subject.newest(counter) for counter in set(COUNTED_AS.values()))
     verdict.figures |= {
         "kills": dict(Counter(kill.role for kill in disturbed.kills)),
-        "losses told of": told,
+        "losses counted": counted,
         "recovery": _recoveries(disturbed.kills),
         "orphans_seconds": [round(seconds, 2) for seconds in disturbed.orphans],
         "resumed": disturbed.resumed,
@@ -311,7 +316,7 @@ def judge(part: Part, calm: Subject | None, disturbed: Disturbed) -> Verdict:
 
 
 def _compare(part: Part, calm: list[Json], verdict: Verdict) -> None:
-    """Hold what was learned, and how fast, against the run that was left alone."""
+    """Compare return and throughput with those of the undisturbed run."""
     figures = verdict.figures
     figures |= {"undisturbed_return": mean_return(calm), "undisturbed_steps_per_second": _rate(calm)}
     figures["throughput"] = round(figures["steps_per_second"] / figures["undisturbed_steps_per_second"], 3)
@@ -325,7 +330,7 @@ def _compare(part: Part, calm: list[Json], verdict: Verdict) -> None:
 
 
 def _rate(lines: list[Json]) -> float:
-    """Policy steps per second, from the first line of metrics to the last."""
+    """Return policy steps per second between the first and the last line of metrics."""
     steps = [line for line in lines if "step" in line and "time" in line]
     return float((steps[-1]["step"] - steps[0]["step"]) / (steps[-1]["time"] - steps[0]["time"]))
 
@@ -366,11 +371,12 @@ def print_part(part: Part, verdict: Verdict) -> None:
 
 
 def _number(value: float | None) -> str:
+    """Format a number, a missing one as a dash."""
     return "-" if value is None else f"{value:.1f}"
 
 
-def play(part: Part, minutes: float, seed: int, folder: Path) -> Verdict:
-    """One part, undisturbed and disturbed.
+def run_part(part: Part, minutes: float, seed: int, folder: Path) -> Verdict:
+    """Run a part undisturbed and disturbed.
 
     Raises:
         RuntimeError: a run failed.
@@ -386,10 +392,10 @@ def play(part: Part, minutes: float, seed: int, folder: Path) -> Verdict:
 def disturb(
     part: Part, words: Sequence[str], schedule: Schedule, rng: random.Random, run_dir: Path, calm: Subject | None = None
 ) -> Verdict:
-    """A run that is disturbed, and what came of it.
+    """Run a part with kills and judge it.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the run failed.
     """
     subject = Subject(run_dir, words)
     try:
@@ -398,21 +404,22 @@ def disturb(
         subject.end()
 
 
-def play_short(seed: int, folder: Path) -> Verdict:
-    """Half a minute of SAC in which one of each role is killed."""
+def run_short(seed: int, folder: Path) -> Verdict:
+    """Run half a minute of SAC and kill one process of each role."""
     part, rng = PARTS["sac"], random.Random(seed)
     words = (*part.words, "run.total_steps=8000", f"run.seed={seed}")
     return disturb(part, words, one_of_each(rng, 2.0, ROLES), rng, folder / "short")
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks chaos", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--minutes", type=float, default=3.0, help="of each part's undisturbed run, about")
-    parser.add_argument("--seed", type=int, default=0, help="of the runs and of the kills")
+    parser.add_argument("--minutes", type=float, default=3.0, help="approximate length of each part's undisturbed run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the runs and of the kills")
     parser.add_argument("--short", action="store_true", help="half a minute of SAC, each role killed once")
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
-    parser.add_argument("--keep", type=Path, help="folder in which the runs are kept")
+    parser.add_argument("--keep", type=Path, help="folder in which to leave the runs")
     given = parser.parse_args(args)
     with tempfile.TemporaryDirectory(prefix="sheeprl_chaos_") as temporary:
         folder = given.keep.resolve() if given.keep else Path(temporary)
@@ -423,7 +430,7 @@ def main(args: Sequence[str] | None = None) -> None:
             part = PARTS[name]
             try:
                 short = given.short
-                verdict = play_short(given.seed, folder) if short else play(part, given.minutes, given.seed, folder)
+                verdict = run_short(given.seed, folder) if short else run_part(part, given.minutes, given.seed, folder)
             except RuntimeError as error:
                 verdicts[name] = Verdict(wrong=[str(error)])
                 print(f"\n{part.title}: {error}", flush=True)

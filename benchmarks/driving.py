@@ -1,6 +1,6 @@
-"""Times what the driver and the way of the weights cost: fragments kept account of, weights brought to many players.
+"""Measure the overhead of the driver per fragment, and of sending new weights to many players.
 
-`python -m benchmarks driving`; `--only books` needs no Ray.
+`python -m benchmarks driving`; `--only driver` needs no Ray.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from benchmarks.harness.bounds import Bound
 from benchmarks.harness.record import Json
 
 PLAYERS = 1000
-RUN_ROUNDS = 10  # of a run in which the driver is measured
+RUN_ROUNDS = 10  # of a run that measures the driver
 PLAYERS_OF_WEIGHTS = 16
-WIDTH = 3160  # of two hidden layers, which makes 10M parameters
+WIDTH = 3160  # of both hidden layers, for 10M parameters
 PARAMETERS = 5 * WIDTH + WIDTH * (WIDTH + 1) + 2 * (WIDTH + 1)
 
 
-# ----------------------------------------------------------------------------------------------- books
+# ---------------------------------------------------------------------------------------------- driver
 
 
 def fragments_per_second(clock: Callable[[], float], shards: int) -> float:
-    """Of a run whose players, replay and trainers answer at once."""
+    """Measure a run whose players, replay and trainers answer at once."""
 
-    async def main() -> None:
+    async def train() -> None:
+        """Train to the end of the run."""
         await make_run(PLAYERS, RUN_ROUNDS, shards).train()
 
     began = clock()
-    asyncio.run(main())
+    asyncio.run(train())
     return PLAYERS * RUN_ROUNDS / (clock() - began)
 
 
 def stats(rounds: int) -> Json:
-    """The driver's own work with 1,000 players."""
+    """Measure the driver with 1,000 players."""
     measured = turns.in_turn(
         {
             "one shard": functools.partial(fragments_per_second, time.perf_counter, 1),
@@ -52,39 +53,42 @@ def stats(rounds: int) -> Json:
     bounds = [Bound.of("fragments per second", measured["one shard"], at_least=4000)]
     title = f"{PLAYERS} players that answer at once, fragments of 64 rows of 4 environments, fragments per second"
     turns.print_rounds(title, measured, bounds)
-    return turns.as_json("books", title, measured, bounds)
+    return turns.as_json("driver", title, measured, bounds)
 
 
 # --------------------------------------------------------------------------------------------- weights
 
 
 def copy_into(held: dict[str, Any], array: Any) -> None:
-    """The least that a process can do with weights: copy them once."""
+    """Copy an array into memory of the process, the minimum that a worker must do with weights."""
     if "flat" not in held:
         held["flat"] = np.zeros_like(array)
     np.copyto(held["flat"], array)
 
 
 class Pushes:
-    """A trainer and players as a run has them, and, beside them, processes that copy one array.
+    """Trainer and players of a run, and processes that only copy one array, for comparison.
 
     Raises:
         RuntimeError: Ray can't be started.
     """
 
     def __init__(self) -> None:
+        """Start Ray and all processes."""
         import ray
 
         from sheeprl.actors.ray.actors import PlayerActor, TrainerActor
         from sheeprl.config import checks
 
         class Copier:
-            """Copies."""
+            """Process that copies an array."""
 
             def __init__(self) -> None:
+                """Start without memory."""
                 self.held: dict[str, Any] = {}
 
             def copy(self, array: Any) -> None:
+                """Copy the array."""
                 copy_into(self.held, array)
 
         tree = {
@@ -106,21 +110,21 @@ class Pushes:
         ray.get(self.trainer.join.remote(*ray.get(self.trainer.address.remote())))
 
     def put_and_copy(self) -> float:
-        """Seconds of one `ray.put` of the weights as one array, and one copy in each of as many processes."""
+        """Return the seconds of one `ray.put` of the weights as one array and a copy in each process."""
         began = time.perf_counter()
         ref = self.ray.put(self.flat)
         self.ray.get([copier.copy.remote(ref) for copier in self.copiers])
         return time.perf_counter() - began
 
     def play(self, weights: Any = None) -> float:
-        """Seconds until all players have played a row."""
+        """Return the seconds until all players have collected a row."""
         began = time.perf_counter()
         args = (1, weights, 0, "explore", 0.0, False)
         self.ray.get([player.collect.options(num_returns=2).remote(*args)[0] for player in self.players])
         return time.perf_counter() - began
 
     def push(self) -> float:
-        """Seconds until all players have played a row with the trainer's weights, as a run hands them over."""
+        """Return the seconds until all players have collected a row with new weights, as in a run."""
         began = time.perf_counter()
         _, weights = self.trainer.weights.options(num_returns=2).remote()
         self.play(weights)
@@ -128,7 +132,7 @@ class Pushes:
 
 
 def weights(rounds: int) -> Json:
-    """The way of 10M parameters to 16 players on one node."""
+    """Measure the transfer of 10M parameters to 16 players on one node."""
     pushes = Pushes()
     try:
         measured = turns.in_turn(
@@ -144,10 +148,11 @@ def weights(rounds: int) -> Json:
     return turns.as_json("weights", title, measured, bounds)
 
 
-CASES: dict[str, Callable[[int], Json]] = {"books": stats, "weights": weights}
+CASES: dict[str, Callable[[int], Json]] = {"driver": stats, "weights": weights}
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Run the cases."""
     turns.measure_cases("driving", (__doc__ or "").splitlines()[0], CASES, 7, args)
 
 

@@ -1,4 +1,4 @@
-"""Trains a gate's task with several seeds, evaluates the final policies and writes down whether the gate is met.
+"""Train with several seeds, evaluate the final policies and compare their mean return with a required one.
 
 `python -m benchmarks learning ppo_cartpole --mode coupled`
 """
@@ -20,19 +20,19 @@ from pathlib import Path
 from benchmarks.harness import record
 from benchmarks.harness.record import Json
 
-MIN_SEEDS = 3  # below that there is no verdict
+MIN_SEEDS = 3  # fewer seeds give no verdict
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A result that an algorithm must reach.
+    """Mean return that an algorithm must reach.
 
     Args:
-        name: of the gate.
-        config: a file in the repository.
-        episodes: that each seed's final policy is evaluated on.
-        threshold: that the mean over the seeds of their mean returns must reach.
-        overrides: on top of the file.
+        name: name of the gate.
+        config: configuration file in the repository.
+        episodes: evaluation episodes of each seed's final policy.
+        threshold: required mean over the seeds of their mean returns.
+        overrides: overrides of the file.
     """
 
     name: str
@@ -55,18 +55,18 @@ GATES = {
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed reached.
+    """Result of one seed.
 
     Args:
-        seed: of the run; the evaluation's start seeds are derived from it.
+        seed: seed of the run, from which the evaluation's seeds are derived.
         mean: mean return of the final policy.
         std: standard deviation of its returns.
-        policy_steps: it was trained for.
-        gradient_steps: it was trained for.
+        policy_steps: policy steps of the training.
+        gradient_steps: gradient steps of the training.
         wall_time: seconds of the run's loop.
         process_time: seconds of the whole process, start-up included.
         curve: pairs of policy steps and the mean return of the training episodes that ended since the last pair.
-        commit: of the code; "" is that of the whole result.
+        commit: commit of the code; "" stands for that of the whole result.
     """
 
     seed: int
@@ -81,11 +81,11 @@ class SeedResult:
 
 
 class StepFailedError(RuntimeError):
-    """A command of the benchmark failed; the message says which, and ends with what it printed."""
+    """Raised when a command fails; the message names it and ends with its output."""
 
 
 def sheeprl(*words: str) -> str:
-    """Run a command of this checkout's sheeprl; what it printed on stdout.
+    """Run a command of this checkout's `sheeprl` and return its stdout.
 
     Raises:
         StepFailedError: its exit code isn't 0.
@@ -108,7 +108,7 @@ def run_seed(gate: Gate, mode: str, seed: int, overrides: Sequence[str], run_dir
     end = next(line for line in reversed(lines) if line.get("event") == "end")
     evaluation = json.loads(sheeprl("eval", str(run_dir), "--episodes", str(gate.episodes), "--json"))
     if evaluation["policy_steps"] != end["policy_steps"] or len(evaluation["returns"]) != gate.episodes:
-        raise StepFailedError(f"{run_dir}: it isn't the final policy, or not all episodes, that was evaluated")
+        raise StepFailedError(f"{run_dir}: the evaluation isn't of the final policy or has missing episodes")
     return SeedResult(
         seed,
         round(evaluation["mean_return"], 3),
@@ -122,7 +122,7 @@ def run_seed(gate: Gate, mode: str, seed: int, overrides: Sequence[str], run_dir
 
 
 def learning_curve(lines: Sequence[Json], key: str = "Rewards/rew_avg") -> list[tuple[int, float]]:
-    """Policy steps and value of a metric, where there is one."""
+    """Return policy steps and value of a metric on the lines that have it."""
     return [(line["step"], round(line[key], 3)) for line in lines if line.get(key) is not None]
 
 
@@ -134,18 +134,18 @@ def run_gate(
     threads: int | None = None,
     others: Callable[[], list[SeedResult]] = list,
 ) -> Json:
-    """Run all seeds, one after the other, and judge them together with others that are there by then."""
+    """Run all seeds one after the other, and judge them together with other seeds that have results by then."""
     settings = [*overrides, *([] if threads is None else [f"trainer.threads={threads}"])]
     results: list[SeedResult] = []
-    described = record.describe(gate.config)  # before the runs: the code that they start with
+    described = record.describe(gate.config)  # before the runs, so it names the code that they use
     for seed in seeds:
         folder = Path(tempfile.mkdtemp(prefix=f"{gate.name}_{mode}_{seed}_"))
         results.append(run_seed(gate, mode, seed, settings, folder / "run"))
-        shutil.rmtree(folder)  # a failed run's stays, to be looked at
+        shutil.rmtree(folder)  # the folder of a failed run remains for inspection
         print_row(results[-1])
     results = sorted([*results, *others()], key=lambda result: result.seed)
     mean = statistics.fmean(result.mean for result in results)
-    # Changed arguments or too few seeds make a trial, which says nothing about the gate.
+    # A trial with changed arguments or too few seeds gets no verdict.
     counts = len(results) >= MIN_SEEDS and not overrides
     return {
         "gate": asdict(gate) | {"overrides": list(gate.overrides)},
@@ -160,7 +160,7 @@ def run_gate(
 
 
 def seeds_of(path: Path) -> list[SeedResult]:
-    """The seeds of a result that is there, each with the commit of its code; none if there is no result."""
+    """Return the seeds of an existing result, each with the commit of its code; none without a result."""
     if not path.exists():
         return []
     result = json.loads(path.read_text(encoding="utf-8"))
@@ -168,6 +168,7 @@ def seeds_of(path: Path) -> list[SeedResult]:
 
 
 def print_row(result: SeedResult) -> None:
+    """Print the result of a seed."""
     print(
         f"{result.seed:>6}  {result.mean:>10.1f} ± {result.std:<8.1f}  {result.policy_steps:>12,}  "
         f"{result.gradient_steps:>14,}  {result.wall_time:>8.0f} s",
@@ -176,6 +177,7 @@ def print_row(result: SeedResult) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks learning", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("gate", choices=GATES, help="what to run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings on top: a trial, without a verdict")
@@ -186,9 +188,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
     given = parser.parse_intermixed_args(args)
     if given.overrides and given.out.resolve() == record.RESULTS:
-        parser.error("changed settings make a trial; give it an --out of its own")
+        parser.error("changed settings make a trial; use another --out")
     if len(set(given.seeds)) < len(given.seeds):
-        parser.error("a seed is there twice")
+        parser.error("--seeds contains a seed twice")
     gate = GATES[given.gate]
     path = given.out / f"{gate.name}_{given.mode}.json"
     others = (lambda: [seed for seed in seeds_of(path) if seed.seed not in given.seeds]) if given.add else list

@@ -1,7 +1,7 @@
-"""Times SAC's updates beside their matrix products alone, and the time that the trainer waits while playing is ahead.
+"""Measure SAC's updates relative to their matrix products, and the trainer's idle time while collection is ahead.
 
-The products are those of one update's networks, in float32, at the rate that the machine really gives for these shapes
-with as many threads. Both take turns, so that a machine whose speed drifts drifts for both.
+The products are those of one update's networks, in float32 and with the same number of threads, measured on the same
+machine. Both take turns, so changes of the machine's speed affect both.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from benchmarks.harness.record import Json
 
 WORKLOAD = WORKLOADS["sac_halfcheetah"]
 MODES = ("decoupled", "coupled")
-AT_LEAST, HOPE = 0.5, 0.7  # of the products' rate
+AT_LEAST, TARGET = 0.5, 0.7  # of the products' rate
 IDLE_AT_MOST = 0.03  # of the trainer's time while the replay is ahead
 
 
 @dataclass
 class Attempt:
-    """One placement with one number of threads, beside the products with as many.
+    """One placement with one number of threads, and the products with as many.
 
     Args:
-        program: SheepRL in that placement.
-        threads: of both.
-        runs: round by round.
+        program: SheepRL in this placement.
+        threads: number of threads of both.
+        runs: timings, round by round.
         products: seconds of one update's products, round by round.
     """
 
@@ -42,7 +42,7 @@ class Attempt:
     products: list[float] = field(default_factory=list)
 
     def round(self, steps: int) -> None:
-        """Time both once, the products before and after the run: what they can do is what they did when undisturbed."""
+        """Run once, with the products before and after; the faster products count, because they were undisturbed."""
         before = self.time_products()
         self.runs.append(self.program.run(WORKLOAD, self.threads, steps))
         self.products.append(min(before, self.time_products()))
@@ -53,29 +53,29 @@ class Attempt:
         )
 
     def time_products(self) -> float:
-        """Seconds of one update's products, in a process of their own."""
+        """Return the seconds of one update's products, measured in a separate process."""
         command = [sys.executable, "-m", "benchmarks.harness.products", "--threads", str(self.threads)]
         _, printed = timed(command, record.environment(self.threads), record.ROOT)
         return float(json.loads(printed)["seconds"])
 
     @property
     def parts(self) -> list[float]:
-        """Updates per second of the loop over those of products alone, round by round."""
+        """Return updates per second of the loop relative to those of products alone, round by round."""
         return [run.rate * seconds for run, seconds in zip(self.runs, self.products, strict=True)]
 
     @property
     def updating_parts(self) -> list[float]:
-        """The same of the time spent on updating only, round by round."""
+        """Return the same relative to the time spent on updating, round by round."""
         rates = (run.updates / max(run.where["updating"], 1e-9) for run in self.runs)
         return [rate * seconds for rate, seconds in zip(rates, self.products, strict=True)]
 
     @property
     def idle(self) -> list[float]:
-        """Part of the time that the trainer waited while players did, which means that the replay was ahead."""
+        """Return the fraction of time that the trainer waited while collection was ahead, round by round."""
         return [run.idle_while_ahead for run in self.runs if run.idle_while_ahead is not None]
 
     def as_json(self) -> Json:
-        """All that was measured."""
+        """Return all measurements."""
         return {
             "program": self.program.name,
             "threads": self.threads,
@@ -89,11 +89,13 @@ class Attempt:
 
 
 def bounds(attempts: Sequence[Attempt]) -> list[Bound]:
-    """What is promised beside what the best of them reached."""
+    """Return the bounds with the values of the best attempt."""
     best = max(attempts, key=lambda attempt: statistics.median(attempt.parts))
     named = f"{best.program.mode}, {best.threads} threads"
     found = [
-        Bound.of(f"updates/s over those of matrix products alone ({named})", best.parts, at_least=AT_LEAST, hope=HOPE),
+        Bound.of(
+            f"updates/s over those of matrix products alone ({named})", best.parts, at_least=AT_LEAST, target=TARGET
+        ),
         Bound.of(f"the same while updating ({named})", best.updating_parts),
     ]
     if ahead := [attempt for attempt in attempts if attempt.idle and attempt.program.mode == "decoupled"]:
@@ -104,7 +106,7 @@ def bounds(attempts: Sequence[Attempt]) -> list[Bound]:
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks limit", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="policy steps, to shorten the work")
@@ -114,11 +116,12 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
     given = parser.parse_args(args)
     if (given.steps or given.set) and given.out.resolve() == record.RESULTS:
-        parser.error("shortened or changed work is a trial; give it an --out of its own")
+        parser.error("shortened or changed work is a trial; use another --out")
     return given
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
     given = parse(args)
     described = record.describe(WORKLOAD.config) | {"rounds": given.rounds, "load_before": load()}
     workload = replace(WORKLOAD, steps=given.steps or WORKLOAD.steps)

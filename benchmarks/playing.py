@@ -1,10 +1,10 @@
-"""Times players: their own cost per vector step beside CleanRL's loop, and how policy steps per second grow with them.
+"""Measure players: the cost of a vector step relative to CleanRL's loop, and scaling with the number of players.
 
 `python -m benchmarks playing`; `--only step` needs no Ray.
 
-The cost of a step is measured on environments that cost nothing, in turn with a loop that does what CleanRL's PPO does
-at every step, written anew. How players scale is measured in whole runs on an environment that sleeps, start-up left
-out: one player and many take turns. Machines that do something else meanwhile show it in the many.
+The cost of a step is measured on environments that cost nothing, in turn with a loop that does the same work as
+CleanRL's PPO. Scaling is measured in whole runs, without their start-up, on an environment that sleeps; runs with one
+player and with many take turns. Other load on the machine slows down mainly the runs with many.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ from sheeprl.config import checks
 
 ENVS = 4
 ROLLOUT = 128
-ROLLOUTS = 16  # of one measurement
-SECONDS = 20.0  # that a run on sleeping environments plays
-SKIPPED = 3  # lines of metrics in which players may still be starting
+ROLLOUTS = 16  # per measurement
+SECONDS = 20.0  # of collection in a run on sleeping environments
+SKIPPED = 3  # lines of metrics during which players may still start
 
 
 # ------------------------------------------------------------------------------------------------ steps
 
 
 class Free(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """Four CartPoles that cost nothing: always the same arrays."""
+    """Vector of four CartPoles that cost nothing: it always returns the same arrays."""
 
     def __init__(self) -> None:
+        """Allocate the arrays."""
         self.num_envs = ENVS
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
         self.single_observation_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
@@ -54,73 +55,75 @@ class Free(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.reward, self.flag = np.ones(ENVS), np.zeros(ENVS, np.bool_)
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """At once."""
+        """Return the constant observation."""
         return self.obs, {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """At once."""
+        """Return the constant arrays."""
         return self.obs, self.reward, self.flag, self.flag, {}
 
 
 class SeparateNetworks(nn.Module):
-    """An actor and a critic of two layers of 64, both of which CleanRL asks at every step."""
+    """Actor and critic of two layers of 64; CleanRL calls both at every step."""
 
     def __init__(self) -> None:
+        """Build both networks."""
         super().__init__()
         self.actor, self.critic = self._network(2), self._network(1)
 
     @staticmethod
     def _network(outputs: int) -> nn.Sequential:
+        """Build a network of two hidden layers."""
         return nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
 
     def decide(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Action, its log probability, entropy and value."""
+        """Return action, log-probability, entropy and value."""
         distribution = torch.distributions.Categorical(logits=self.actor(obs))
         action = distribution.sample()
         return action, distribution.log_prob(action), distribution.entropy(), self.critic(obs)
 
 
 def cleanrl_loop(agent: SeparateNetworks, envs: Free) -> None:
-    """One rollout as CleanRL's PPO collects it: tensors made beforehand, filled step by step."""
+    """Collect one rollout like CleanRL's PPO, into tensors allocated before."""
     shape = (ROLLOUT, ENVS)
-    kept = {name: torch.zeros(shape) for name in ("action", "logprob", "reward", "done", "value")}
+    stored = {name: torch.zeros(shape) for name in ("action", "logprob", "reward", "done", "value")}
     observations = torch.zeros((*shape, 4))
     obs, done = torch.Tensor(envs.reset()[0]), torch.zeros(ENVS)
     for step in range(ROLLOUT):
-        observations[step], kept["done"][step] = obs, done
+        observations[step], stored["done"][step] = obs, done
         with torch.no_grad():
             action, logprob, _, value = agent.decide(obs)
-            kept["value"][step] = value.flatten()
-        kept["action"][step], kept["logprob"][step] = action, logprob
+            stored["value"][step] = value.flatten()
+        stored["action"][step], stored["logprob"][step] = action, logprob
         found, reward, terminated, truncated, _ = envs.step(action.cpu().numpy())
-        kept["reward"][step] = torch.tensor(reward).view(-1)
+        stored["reward"][step] = torch.tensor(reward).view(-1)
         obs, done = torch.Tensor(found), torch.Tensor(np.logical_or(terminated, truncated))
 
 
 def make_player() -> Player:
-    """A player of PPO on free environments, which has begun."""
+    """Return a PPO player that has made its environments, which cost nothing."""
     tree = {"algo": {"name": "ppo", "hidden_sizes": [64, 64]}, "env": {"id": "CartPole-v1", "num_envs": ENVS}}
     found = checks.check(tree | {"run": {"mode": "coupled"}})
-    made = Player(found.config, found.spaces, 0)
+    ours = Player(found.config, found.spaces, 0)
     make_vector_env = player.make_vector_env
     try:
         player.make_vector_env = lambda *args: Free()
-        made.collect(1, None, 0, "explore")
+        ours.collect(1, None, 0, "explore")
     finally:
         player.make_vector_env = make_vector_env
-    return made
+    return ours
 
 
 def per_step(clock: Callable[[], float], rollout: Callable[[], Any]) -> float:
-    """Microseconds of a vector step."""
-    began = clock()
+    """Return the microseconds of a vector step."""
+    started = clock()
     for _ in range(ROLLOUTS):
         rollout()
-    return (clock() - began) / (ROLLOUTS * ROLLOUT) * 1e6
+    return (clock() - started) / (ROLLOUTS * ROLLOUT) * 1e6
 
 
 def step(rounds: int) -> Json:
-    """A player's own cost."""
+    """Measure the cost of a player's step."""
     torch.set_num_threads(1)
     ours, theirs = make_player(), functools.partial(cleanrl_loop, SeparateNetworks(), Free())
     play = functools.partial(ours.collect, ROLLOUT, None, 0, "explore")
@@ -136,7 +139,7 @@ def step(rounds: int) -> Json:
     ratios = turns.ratios(measured["SheepRL"], measured["CleanRL's loop"])
     cpu = turns.ratios(measured["SheepRL, CPU time"], measured["CleanRL's loop, CPU time"])
     bounds = [
-        Bound.of("time of a step over CleanRL's", ratios, at_most=0.5, hope=0.25),
+        Bound.of("time of a step over CleanRL's", ratios, at_most=0.5, target=0.25),
         Bound.of("the same, CPU time", cpu),
     ]
     title = f"a vector step of {ENVS} environments that cost nothing, policy of 2 x 64, microseconds"
@@ -148,7 +151,7 @@ def step(rounds: int) -> Json:
 
 
 def steps_per_second(players: int, sleep: float, rows: int) -> float:
-    """Of a run whose environments sleep, while all its players play and the replay takes their rows in."""
+    """Measure a run whose environments sleep, after all players have started."""
     words = (
         *("sac", "env.id=benchmarks.cases.sleeping:Sleeping-v0", f"env.kwargs={{sleep: {sleep}}}", "env.num_envs=1"),
         *(f"players.num={players}", f"players.fragment_rows={rows}", f"log.every={players * rows}"),
@@ -158,19 +161,19 @@ def steps_per_second(players: int, sleep: float, rows: int) -> float:
     )
     with tempfile.TemporaryDirectory() as folder:
         lines = ran(words, Path(folder) / "run").lines
-    # Not the last one: before a run's checkpoint it is tried once, for some seconds, whether environments can be kept.
+    # Without the last line: before the first checkpoint, a run tests for seconds if environments can be saved.
     return rate([line for line in lines if "Time/sps" in line.values][SKIPPED:-1])
 
 
 def rate(lines: Sequence[Seen]) -> float:
-    """Policy steps per second between the first and the last line."""
+    """Return policy steps per second between the first and the last line."""
     first, last = lines[0].values, lines[-1].values
     return float((last["step"] - first["step"]) / (last["time"] - first["time"]))
 
 
 def scaling(many: int, sleep: float, rows: int, rounds: int) -> Json:
-    """How much of `many` times the steps of one player that many players bring."""
-    # Ray lets its workers give way to other programs, which are no part of what is measured.
+    """Measure how close `many` players come to `many` times the speed of one."""
+    # By default Ray lowers the priority of its workers.
     os.environ.setdefault("RAY_worker_niceness", "0")
     measured = turns.in_turn(
         {
@@ -180,12 +183,12 @@ def scaling(many: int, sleep: float, rows: int, rounds: int) -> Json:
         rounds,
         warm_up=False,
     )
-    one, all_of_them = measured.values()
-    # Not round by round: what a single player brings hardly differs.
+    one, many_players = measured.values()
+    # Use the median over all rounds: the speed of a single player hardly varies.
     linear = many * statistics.median(one)
     bounds = [
-        Bound.of("of linear", [each / linear for each in all_of_them], at_least=0.93, hope=0.98),
-        Bound.of("of what the sleep alone would allow", [each * sleep / many for each in all_of_them]),
+        Bound.of("of linear", [each / linear for each in many_players], at_least=0.93, target=0.98),
+        Bound.of("of what the sleep alone would allow", [each * sleep / many for each in many_players]),
     ]
     title = f"players of one environment that sleeps {sleep * 1000:g} ms a step, policy steps per second"
     turns.print_rounds(title, measured, bounds)
@@ -200,6 +203,7 @@ CASES: dict[str, Callable[[int], Json]] = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Run the cases."""
     turns.measure_cases("playing", (__doc__ or "").splitlines()[0], CASES, 5, args)
 
 

@@ -1,4 +1,4 @@
-"""Draws the learning curves of the committed results, both placements in one figure a gate.
+"""Draw the learning curves of the committed results, both placements in one figure a gate.
 
 `python -m benchmarks plot` reads `benchmarks/results/<gate>_<mode>.json` and writes `docs/images/<gate>.png`;
 for `ppo_cartpole` also `overview.png`, the README's first figure, with the seconds of `speed.json`.
@@ -38,7 +38,7 @@ STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.3
 
 
 def half_width(values: np.ndarray) -> np.ndarray:
-    """Half the 95 % confidence interval of the mean over the first axis, the seeds; 0 for a single one."""
+    """Return half the 95 % confidence interval of the mean over the first axis, the seeds; 0 for a single one."""
     seeds = len(values)
     if seeds < 2:
         return np.zeros(values.shape[1:])
@@ -46,7 +46,7 @@ def half_width(values: np.ndarray) -> np.ndarray:
 
 
 def on_grid(curves: Sequence[Sequence[Sequence[float]]]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps that all curves cover, `[POINTS]`, and their values there, `[seeds, POINTS]`."""
+    """Return the steps that all curves cover, `[POINTS]`, and their values there, `[seeds, POINTS]`."""
     arrays = [np.asarray(curve, dtype=float) for curve in curves]
     first, last = max(a[0, 0] for a in arrays), min(a[-1, 0] for a in arrays)
     steps = np.linspace(first, last, POINTS)
@@ -54,7 +54,7 @@ def on_grid(curves: Sequence[Sequence[Sequence[float]]]) -> tuple[np.ndarray, np
 
 
 def draw_mode(axes: plt.Axes, result: Json) -> None:
-    """One placement: mean return while training with its interval, and the final policies' evaluation at the end."""
+    """Draw one placement: mean return in training with its interval, and the evaluation of the final policies."""
     color, line, marker = MODES[result["mode"]]
     per_seed = result["per_seed"]
     steps, values = on_grid([seed["curve"] for seed in per_seed])
@@ -68,7 +68,7 @@ def draw_mode(axes: plt.Axes, result: Json) -> None:
 
 
 def limits(axes: plt.Axes, results: Sequence[Json], threshold: float) -> None:
-    """Show what the seeds reached; an interval of few seeds may be far wider."""
+    """Set the y limits to the range of the seeds; an interval of few seeds may be far wider."""
     values = [value for result in results for seed in result["per_seed"] for _, value in seed["curve"]]
     values += [seed["mean"] for result in results for seed in result["per_seed"]] + [threshold]
     margin = 0.05 * (max(values) - min(values))
@@ -135,6 +135,7 @@ def draw_overview(results: Sequence[Json], speed: Json, path: Path) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Draw all figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks plot", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("gates", nargs="*", metavar="GATE", help="default: all that have results")
     parser.add_argument("--results", type=Path, default=record.RESULTS)

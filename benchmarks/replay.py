@@ -1,10 +1,10 @@
-"""Times the replay buffer beside NumPy by hand, the memory's own speed, Ray's store and other libraries' buffers.
+"""Measure the replay buffer, NumPy by hand, copies in memory, Ray's store and other libraries' buffers.
 
 `python -m benchmarks replay --peers-python PATH` where PATH is the Python of an environment with these libraries;
 `--only uniform add` runs some of the cases.
 
-Every program is a process of its own with one thread, prepared once; then they take turns, round by round. A ratio is
-the median of the rounds' ratios. A program that can't run is reported as missing, with the reason.
+Every program is a separate process with one thread. It is prepared once; then the programs take turns. A ratio is the
+median of the rounds' ratios. A program that can't run is reported as missing, with the reason.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One question.
+    """One measurement of all programs.
 
     Args:
-        title: for the table.
-        peers: those that answer it too.
-        prioritized: whether they draw by priority.
-        processes_anew: start a new process for every round, where a process can be measured only once.
+        title: title in the table.
+        peers: other libraries to measure.
+        prioritized: True if samples are drawn by priority.
+        new_processes: start a new process for every round, because a process can be measured only once.
     """
 
     title: str
     peers: tuple[str, ...] = ()
     prioritized: bool = False
-    processes_anew: bool = False
+    new_processes: bool = False
 
 
 CASES = {
@@ -61,21 +61,21 @@ CASES = {
     "sequences": Case("64 sequences of 64 images of 64 x 64 x 3 out of 100k, bytes per second"),
     "add": Case("adding a fragment of 64 x 4 rows after so many rows, seconds"),
     "actor": Case("chunks of 64 batches of 256 transitions through a Ray actor, bytes per second"),
-    "memory": Case("resident memory of 1M transitions (17 + 6 floats), bytes", processes_anew=True),
-    "memory_prioritized": Case("the same with priorities, bytes", processes_anew=True),
+    "memory": Case("resident memory of 1M transitions (17 + 6 floats), bytes", new_processes=True),
+    "memory_prioritized": Case("the same with priorities, bytes", new_processes=True),
     "memmap": Case("memory-mapped, 4 times as large as the memory allowed, bytes per second"),
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says about how the programs are run.
+    """Settings from the command line.
 
     Args:
         peers_python: Python of the environment with the other libraries.
         limit: bytes of memory, for the memory-mapped case.
         limit_with: words before a command that put it under that limit; none for `RLIMIT_DATA`.
-        folder: for memory-mapped files.
+        folder: folder of memory-mapped files.
     """
 
     peers_python: str
@@ -89,11 +89,11 @@ class Settings:
 
 @dataclass
 class Comparison:
-    """One case, all its programs.
+    """One case with all its programs.
 
     Args:
-        name: of the case.
-        settings: how they are run.
+        name: name of the case.
+        settings: settings from the command line.
     """
 
     name: str
@@ -103,11 +103,11 @@ class Comparison:
 
     @property
     def case(self) -> Case:
-        """The question."""
+        """Return the case."""
         return CASES[self.name]
 
     def run(self, rounds: int) -> None:
-        """Prepare all programs, and measure them in turn."""
+        """Prepare all programs and measure them in turn."""
         self.programs = [Program(OURS, self.our_command())]
         self.programs += [Program(PEERS[peer], self.peer_command(peer)) for peer in self.case.peers]
         try:
@@ -120,7 +120,7 @@ class Comparison:
                 worker.close()
 
     def measure(self, program: Program) -> None:
-        """One round of one program; should it fail, it is missing from then on."""
+        """Measure one round of a program; after an error it counts as missing."""
         if program.missing:
             return
         try:
@@ -133,11 +133,11 @@ class Comparison:
             program.missing = str(error)
             self._workers.pop(program.name, None)
             print(f"  {self.name}: {program.name} is missing: {error}", flush=True)
-        if self.case.processes_anew and program.name in self._workers:
+        if self.case.new_processes and program.name in self._workers:
             self._workers.pop(program.name).close()
 
     def our_command(self) -> tuple[str, ...]:
-        """Of SheepRL's process."""
+        """Return the command of SheepRL's process."""
         command = (sys.executable, "-m", "benchmarks.cases.replay_cases", self.name)
         if self.name != "memmap":
             return command
@@ -147,18 +147,18 @@ class Comparison:
         return (*command, *given, "--rlimit")
 
     def peer_command(self, peer: str) -> tuple[str, ...]:
-        """Of another library's process."""
+        """Return the command of another library's process."""
         flags = ("--prioritized",) if self.case.prioritized else ()
         return (self.settings.peers_python, "-m", "benchmarks.peers.replay_buffers", peer, *flags)
 
     def bounds(self) -> list[Bound]:
-        """What is promised about this case, beside what was measured."""
+        """Return the bounds of this case with the measured values."""
         if not self.programs[0].rounds:
             return []
         return BOUNDS[self.name]({program.name: program for program in self.programs if program.rounds})
 
     def as_json(self) -> Json:
-        """All that was measured."""
+        """Return all measurements."""
         result: Json = {"case": self.name, "title": self.case.title}
         if self.name == "memmap":
             result["limit"] = describe_limit(self.settings)
@@ -169,7 +169,7 @@ class Comparison:
 
 
 def describe_limit(settings: Settings) -> Json:
-    """How the memory is limited, and whether a process that takes more than that is really stopped."""
+    """Return the memory limit, and True if a process that exceeds it is stopped."""
     take = f"held = bytearray({settings.limit}); held[::4096] = bytes([1]) * len(held[::4096])"
     set_limit = f"import resource; resource.setrlimit(resource.RLIMIT_DATA, ({settings.limit},) * 2); "
     words = (*settings.limit_with, sys.executable, "-c", take if settings.limit_with else set_limit + take)
@@ -182,7 +182,7 @@ def describe_limit(settings: Settings) -> Json:
 
 
 def print_table(comparison: Comparison) -> None:
-    """Medians and spread of every figure, and the bounds."""
+    """Print medians and spread of every figure, and the bounds."""
     print(f"\n{comparison.name}: {comparison.case.title}")
     for program in comparison.programs:
         if program.missing:
@@ -197,7 +197,7 @@ def print_table(comparison: Comparison) -> None:
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks replay", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=5)
@@ -215,6 +215,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
     given = parse(args)
     limit = given.limit_mib * MIB
     words = tuple(word.format(bytes=limit) for word in given.limit_with.split())

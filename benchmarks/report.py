@@ -24,13 +24,13 @@ NOTES = record.ROOT / "benchmarks" / "notes.md"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: the result of one benchmark.
+    """Section of the page: the result of one benchmark.
 
     Args:
-        name: of the benchmark and of its file.
-        title: of the section.
-        text: what is measured.
-        comparisons: whether figures without a bound are shown too.
+        name: name of the benchmark and of its file.
+        title: title of the section.
+        text: description of the measurement.
+        comparisons: True if figures without a bound are shown too.
     """
 
     name: str
@@ -80,11 +80,11 @@ SECTIONS = (
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured on one machine.
+    """Results of one machine.
 
     Args:
-        name: of the folder; empty for the results that the project is judged by.
-        files: by name.
+        name: name of the folder; empty for the main results.
+        files: contents of the files by name.
     """
 
     name: str
@@ -92,13 +92,13 @@ class Results:
 
     @classmethod
     def of(cls, folder: Path, name: str = "") -> Results:
-        """Those of a folder."""
+        """Read the results in a folder."""
         paths = sorted(folder.glob("*.json"))
         return cls(name, {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths})
 
 
 def read(folder: Path = record.RESULTS) -> list[Results]:
-    """All results: the folder's own, and those of other machines."""
+    """Read all results: those of the folder, and those of other machines in its subfolders."""
     others = (path for path in sorted(folder.iterdir()) if path.is_dir()) if folder.is_dir() else ()
     return [Results.of(folder), *(Results.of(path, path.name) for path in others)]
 
@@ -107,7 +107,7 @@ def read(folder: Path = record.RESULTS) -> list[Results]:
 
 
 def page(results: Sequence[Results], notes: str) -> str:
-    """The whole page."""
+    """Return the whole page."""
     main, *others = results
     lines = [
         "# Performance",
@@ -132,7 +132,7 @@ def page(results: Sequence[Results], notes: str) -> str:
 
 
 def section_lines(section: Section, results: Results, level: int) -> list[str]:
-    """One benchmark's part of the page."""
+    """Return the section of one benchmark."""
     result = results.files.get(section.name)
     lines = [f"{'#' * level} {section.title}", "", section.text, ""]
     if result is None:
@@ -146,7 +146,7 @@ def section_lines(section: Section, results: Results, level: int) -> list[str]:
 
 
 def cases(result: Json) -> Iterator[Json]:
-    """The parts of a result that may have bounds: the whole and each of its cases."""
+    """Yield the parts of a result that can have bounds: the whole result and each of its cases."""
     if result.get("bounds"):
         yield result
     yield from result.get("cases", [])
@@ -187,7 +187,7 @@ def standard_terms(name: str) -> str:
 
 
 def programs_table(workload: Json) -> list[str]:
-    """Seconds of every program with the threads that suit it best, and how many times as fast SheepRL is."""
+    """Return the table of every program's seconds with its best number of threads, and SheepRL's relative speed."""
     lines = [
         f"{workload['title']}:",
         "",
@@ -211,7 +211,7 @@ def programs_table(workload: Json) -> list[str]:
 
 
 def best_timings(workload: Json) -> list[Json]:
-    """Of each program, the timings with the number of threads that suits its loop best."""
+    """Return the timings of each program with its best number of threads."""
     found: dict[str, Json] = {}
     for timings in workload["timings"]:
         best = found.get(timings["program"])
@@ -221,17 +221,17 @@ def best_timings(workload: Json) -> list[Json]:
 
 
 def placement_of(program: str) -> str:
-    """`coupled` or `decoupled`."""
+    """Return `coupled` or `decoupled`."""
     return program.removeprefix("SheepRL ").partition(",")[0]
 
 
 def spread_of(rounds: Sequence[float]) -> str:
-    """Least and most in brackets, where there was more than one round."""
+    """Return minimum and maximum in brackets, "" for a single round."""
     return f" [{min(rounds):.1f}, {max(rounds):.1f}]" if len(rounds) > 1 else ""
 
 
 def provenance(name: str, result: Json) -> str:
-    """Where the figures of a result come from, which is named as its file in the folder of results."""
+    """Return the line that names commit, command and machine of a result, and links to its file."""
     machine, versions = result.get("machine", {}), result.get("versions", {})
     parts = [
         f"`{result.get('command', '')}`",
@@ -271,7 +271,7 @@ def learning(results: Results) -> list[str]:
 
 
 def gates_of(results: Results) -> list[Json]:
-    """Results that are of a gate."""
+    """Return the results of learning gates."""
     return [result for result in results.files.values() if isinstance(result.get("gate"), dict)]
 
 
@@ -314,7 +314,7 @@ def is_target_missed(bound: Json) -> bool:
 
 
 def figures(results: Results) -> list[str]:
-    """Links to the figures that can be drawn."""
+    """Return links to the figures that can be drawn."""
     captions = {
         "performance_ratios": ("How many times as fast as other libraries", has_ratios(results)),
         "performance_where": ("Where the time of SheepRL's runs goes", has_where(results)),
@@ -325,7 +325,7 @@ def figures(results: Results) -> list[str]:
 
 
 def has_ratios(results: Results) -> bool:
-    """Whether programs were compared."""
+    """Return True if programs were compared."""
     return any(workload.get("ratios") for workload in workloads(results))
 
 
@@ -335,18 +335,18 @@ def has_where(results: Results) -> bool:
 
 
 def has_scaling(results: Results) -> bool:
-    """Whether several numbers of players were tried."""
+    """Return True if several numbers of players were measured."""
     return bool(scaling_curves(results))
 
 
 def workloads(results: Results) -> Iterable[Json]:
-    """Whole runs that were timed."""
+    """Return the measured workloads."""
     found: list[Json] = results.files.get("speed", {}).get("workloads", [])
     return found
 
 
 def scaling_curves(results: Results) -> dict[str, dict[int, float]]:
-    """By title, the policy steps per second by number of players: medians of `1 player`, `8 players` and so on."""
+    """Return the policy steps per second by number of players, by title; the values are medians."""
     return {
         case["title"]: {int(players.split()[0]): value for players, value in case["median"].items()}
         for case in results.files.get("playing", {}).get("cases", [])
@@ -355,7 +355,7 @@ def scaling_curves(results: Results) -> dict[str, dict[int, float]]:
 
 
 def number(value: float) -> str:
-    """Three significant digits, in full."""
+    """Format a number with three significant digits, without an exponent."""
     if value and abs(value) < 1e-3:
         return f"{value:.2e}"
     digits = f"{float(f'{value:.3g}'):,.4f}".rstrip("0").rstrip(".")
@@ -366,6 +366,7 @@ def number(value: float) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Write the page and the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page isn't up to date")
     parser.add_argument("--text-only", action="store_true", help="draw no figures, for which matplotlib is needed")

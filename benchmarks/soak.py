@@ -1,10 +1,10 @@
-"""Lets a run go at full rate for long, and looks at what its processes hold in memory meanwhile.
+"""Run SAC for a long time and measure the memory growth of its processes.
 
 `python -m benchmarks soak --minutes 30`
 
-Once the replay has been full for a while, everything that the run needs is there: from then on memory must stay as it
-is. A line is fitted to what each role's processes hold in RAM, without pages of files, and to the shared memory that
-the object store uses; the slope says what an hour more would take.
+Once the replay has been full for a while, memory must stay constant. A line is fitted to the resident memory of each
+role's processes, without pages of files, and to the shared memory of the object store. Its slope is the growth per
+hour.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from benchmarks.harness.processes import Member, memory_of
 from benchmarks.harness.record import Json
 from benchmarks.harness.subject import Subject
 
-LOOK = 5.0  # seconds between two looks
-SETTLED = 0.25  # of the time after which memory must not grow any more
-MOST = 64 * 2**20  # bytes an hour that may be noise: of allocators, and of tables that grow with the run's metrics
+LOOK = 5.0  # seconds between two measurements
+SETTLED = 0.25  # fraction of the time after which memory must be constant
+MOST = 64 * 2**20  # bytes an hour of tolerated growth: noise of allocators, and tables of the run's metrics
 
 WORDS = (
     "configs/sac.yaml",
@@ -38,37 +38,39 @@ WORDS = (
 
 
 class Soak:
-    """What was seen of a run.
+    """Memory of a run over time.
 
     Args:
         subject: the run.
     """
 
     def __init__(self, subject: Subject) -> None:
+        """Start without measurements."""
         self.subject = subject
-        self.seen: dict[str, list[tuple[float, float]]] = defaultdict(list)  # seconds and bytes, by who holds them
+        self.seen: dict[str, list[tuple[float, float]]] = defaultdict(list)  # (seconds, bytes) by role
 
     def watch(self, minutes: float) -> None:
-        """Look at the run for so long.
+        """Measure the run for some minutes.
 
         Raises:
             RuntimeError: it ended.
         """
         began = time.monotonic()
         while (now := time.monotonic() - began) < 60 * minutes:
-            self._look(now)
+            self._measure(now)
             if (code := self.subject.wait(LOOK)) is not None:
                 raise RuntimeError(f"exit code {code}\n{self.subject.last_words()}")
 
-    def _look(self, now: float) -> None:
+    def _measure(self, now: float) -> None:
+        """Measure the memory of all roles and of the object store."""
         members = self.subject.members()
-        for name, own in _named(members).items():
+        for name, own in _by_role(members).items():
             held = [memory_of(member.process) for member in own]
             self.seen[name].append((now, sum(each.resident - each.mapped for each in held if each is not None)))
         self.seen["object store"].append((now, store_bytes(members)))
 
     def slopes(self) -> Json:
-        """Bytes held in the end, and how many more an hour would bring, by who holds them."""
+        """Return the final bytes and their growth per hour, by role."""
         found: Json = {}
         for name, points in self.seen.items():
             seconds, held = np.array(points).T
@@ -78,7 +80,8 @@ class Soak:
         return found
 
 
-def _named(members: Sequence[Member]) -> dict[str, list[Member]]:
+def _by_role(members: Sequence[Member]) -> dict[str, list[Member]]:
+    """Return the processes of each role."""
     named: dict[str, list[Member]] = defaultdict(list)
     for member in members:
         if member.role in ("driver", "player", "shard", "trainer", "raylet", "gcs_server"):
@@ -87,7 +90,7 @@ def _named(members: Sequence[Member]) -> dict[str, list[Member]]:
 
 
 def store_bytes(members: Sequence[Member]) -> int:
-    """Shared memory that the object store has touched: its file is mapped by the raylet that belongs to the run."""
+    """Return the shared memory that the object store has used, from the file that the run's raylet maps."""
     for member in members:
         if member.role != "raylet":
             continue
@@ -98,7 +101,7 @@ def store_bytes(members: Sequence[Member]) -> int:
 
 
 def _store_files(pid: int) -> list[str]:
-    """Files of the object store that a process has open; they have no name any more."""
+    """Return the object store's files that a process has open; these files are unlinked."""
     folder = Path(f"/proc/{pid}/fd")
     try:
         return [str(each) for each in folder.iterdir() if "plasma" in os.readlink(each)]
@@ -107,6 +110,7 @@ def _store_files(pid: int) -> list[str]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks soak", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")

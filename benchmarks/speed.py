@@ -1,11 +1,11 @@
-"""Times SheepRL, decoupled and coupled, beside other libraries at the same work, in turn on one machine.
+"""Measure SheepRL, decoupled and coupled, and other libraries at the same work, in turn on one machine.
 
-The loop's time leaves out start-up (for SheepRL the `wall_time` of the end event, for the others what lies around
-their training loop), the process's time is all of it, from the command to the prompt. Every program is timed with each
-number of threads asked for, and its best counts; a number that is far behind in a round is left out of those after
-it. A ratio is the median of the rounds' ratios.
+The loop's time excludes start-up: for SheepRL it is the `wall_time` of the end event, for other libraries the time of
+their training loop. The process's time is the whole time of the command. Every program is measured with each number of
+threads, and its best number counts; a number that is far slower is dropped from later rounds. A ratio is the median of
+the rounds' ratios.
 
-SheepRL's compiled graphs are kept in a folder that is warmed up before; "first time" is with an empty one.
+SheepRL's cache of compiled graphs is filled before; "first time" is with an empty one.
 """
 
 from __future__ import annotations
@@ -35,56 +35,56 @@ from benchmarks.harness.record import Json
 from benchmarks.peers.environments import python_of
 
 MODES = ("decoupled", "coupled")
-FAR_BEHIND = 1.2  # times the seconds of a program's best number of threads
+FAR_BEHIND = 1.2  # multiple of the seconds with a program's best number of threads
 
 
 @dataclass(frozen=True)
-class Promise:
-    """How many times as fast as a peer SheepRL is to be, in the placement that suits it better.
+class Requirement:
+    """Required speed of SheepRL relative to a peer, in the placement that is faster.
 
     Args:
-        workload: at which work.
-        kind: `loop`, `process`, or `first time`: a process with no compiled graphs there.
-        peer: beside whom.
-        at_least: the bound.
-        hope: what would be better still.
+        workload: name of the workload.
+        kind: `loop`, `process`, or `first time`, a process with an empty cache of compiled graphs.
+        peer: key of the other library.
+        at_least: required ratio.
+        target: value to aim for.
     """
 
     workload: str
     kind: str
     peer: str
     at_least: float
-    hope: float | None = None
+    target: float | None = None
 
 
-PROMISES = (
-    *(Promise("ppo_cartpole", "loop", peer, 3.0, 5.0) for peer in ("sb3", "sheeprl_084")),
-    *(Promise("ppo_cartpole", "process", peer, 1.5, 2.5) for peer in ("sb3", "sheeprl_084")),
-    *(Promise("ppo_cartpole", "first time", peer, 1.0) for peer in ("sb3", "sheeprl_084")),
-    *(Promise("sac_halfcheetah", "loop", peer, 1.8, 2.6) for peer in ("sb3", "sheeprl_084")),
-    Promise("sac_halfcheetah", "loop", "rllib", 15.0),
+REQUIREMENTS = (
+    *(Requirement("ppo_cartpole", "loop", peer, 3.0, 5.0) for peer in ("sb3", "sheeprl_084")),
+    *(Requirement("ppo_cartpole", "process", peer, 1.5, 2.5) for peer in ("sb3", "sheeprl_084")),
+    *(Requirement("ppo_cartpole", "first time", peer, 1.0) for peer in ("sb3", "sheeprl_084")),
+    *(Requirement("sac_halfcheetah", "loop", peer, 1.8, 2.6) for peer in ("sb3", "sheeprl_084")),
+    Requirement("sac_halfcheetah", "loop", "rllib", 15.0),
 )
 
 
 @dataclass
 class Timings:
-    """All runs of one program at one workload with one number of threads."""
+    """Runs of one program on one workload with one number of threads."""
 
     program: SheepRL | Peer
     threads: int
     runs: list[Timing] = field(default_factory=list)
-    left_out: bool = False  # because another number of threads suits the program far better
+    left_out: bool = False  # because another number of threads is far faster
 
     def of(self, kind: str) -> list[float]:
-        """Seconds of the loop or the process, run by run."""
+        """Return the seconds of the loop or the process, run by run."""
         return [run.process if kind == "process" else run.loop for run in self.runs]
 
     def median(self, kind: str) -> float:
-        """The middle one of them."""
+        """Return the median of these seconds."""
         return statistics.median(self.of(kind))
 
     def as_json(self) -> Json:
-        """Every run, and their median."""
+        """Return every run and the medians."""
         result: Json = {"program": self.program.name, "threads": self.threads}
         for kind in ("loop", "process"):
             result |= {kind: [round(seconds, 3) for seconds in self.of(kind)]}
@@ -98,35 +98,36 @@ class Timings:
 
     @property
     def typical(self) -> Timing:
-        """The run whose loop is nearest the median."""
+        """Return the run whose loop time is nearest to the median."""
         return min(self.runs, key=lambda run: abs(run.loop - self.median("loop")))
 
 
 class Comparison:
-    """One workload, all programs, several rounds.
+    """One workload with all programs and several rounds.
 
     Args:
-        workload: what is done.
-        ours: SheepRL in its placements, the first of them first.
+        workload: work of all programs.
+        ours: SheepRL in its placements; the first one sets the number of gradient steps.
         peers: the other libraries.
-        threads: numbers to try.
+        threads: numbers of threads to measure.
     """
 
     def __init__(
         self, workload: Workload, ours: Sequence[SheepRL], peers: Sequence[Peer], threads: Sequence[int]
     ) -> None:
+        """Make the timings of every program and number of threads."""
         self.workload = workload
         self.peers = peers
         self.timings = [Timings(program, number) for program in (*ours, *peers) for number in threads]
 
     def warm_up(self) -> None:
-        """Have every placement of SheepRL compile what it needs."""
+        """Compile the graphs of every placement of SheepRL."""
         for timings in self.timings:
             if isinstance(timings.program, SheepRL):
                 timings.program.warm_up(self.workload, timings.threads)
 
     def round(self) -> None:
-        """Run every program once, and leave numbers of threads that don't suit out of the rounds to come."""
+        """Run every program once, and drop numbers of threads that are far slower from later rounds."""
         for timings in self.timings:
             if timings.left_out:
                 continue
@@ -144,7 +145,7 @@ class Comparison:
         """Run one program once.
 
         Raises:
-            BenchmarkError: it didn't take as many gradient steps as the first one did.
+            BenchmarkError: it took another number of gradient steps than the first program.
         """
         program, steps = timings.program, self.workload.steps
         if isinstance(program, Peer):
@@ -157,17 +158,17 @@ class Comparison:
         return timing
 
     def best(self, name: str, kind: str = "loop") -> Timings:
-        """A program's timings with the number of threads that suits it best."""
+        """Return a program's timings with its best number of threads."""
         own = [timings for timings in self.timings if timings.program.name == name and not timings.left_out]
         return min(own, key=lambda timings: timings.median(kind))
 
     @property
     def names(self) -> list[str]:
-        """Of the programs, each once."""
+        """Return the names of the programs, each once."""
         return list(dict.fromkeys(timings.program.name for timings in self.timings))
 
     def ratios(self, name: str, peer: Peer, kind: str) -> list[float] | None:
-        """How many times as fast as a peer a program is, round by round; None where that can't be said.
+        """Return the speed of a program relative to a peer, round by round; None if it isn't comparable.
 
         A peer that ends after some updates has updates per second, but no process to compare.
         """
@@ -179,13 +180,13 @@ class Comparison:
         return [b.process / a.process for a, b in zip(own.runs, other.runs, strict=True)]
 
     def bounds(self) -> Iterator[Bound]:
-        """What is promised of this workload, beside what was measured."""
+        """Yield the requirements of this workload with the measured values."""
         peers = {peer.key: peer for peer in self.peers}
-        for promise in PROMISES:
-            if promise.workload != self.workload.name or promise.peer not in peers:
+        for requirement in REQUIREMENTS:
+            if requirement.workload != self.workload.name or requirement.peer not in peers:
                 continue
-            peer, cold = peers[promise.peer], promise.kind == "first time"
-            kind = "process" if cold else promise.kind
+            peer, cold = peers[requirement.peer], requirement.kind == "first time"
+            kind = "process" if cold else requirement.kind
             found: dict[str, list[float]] = {}
             for name, other, what in self.pairs():
                 if (other, what, "first" in name) == (peer, kind, cold) and (ratios := self.ratios(name, peer, kind)):
@@ -193,11 +194,11 @@ class Comparison:
             if found:
                 best = max(found, key=lambda name: statistics.median(found[name]))
                 work, placement = self.workload.title.partition(",")[0], best.split()[1].rstrip(",")
-                name = f"{work}, {promise.kind}: times as fast as {peer.name} ({placement})"
-                yield Bound.of(name, found[best], at_least=promise.at_least, hope=promise.hope)
+                name = f"{work}, {requirement.kind}: times as fast as {peer.name} ({placement})"
+                yield Bound.of(name, found[best], at_least=requirement.at_least, target=requirement.target)
 
     def as_json(self) -> Json:
-        """All timings, and each of SheepRL's placements beside every peer."""
+        """Return all timings, and the ratio of each SheepRL placement to every peer."""
         pairs = []
         for name, peer, kind in self.pairs():
             if ratios := self.ratios(name, peer, kind):
@@ -216,7 +217,7 @@ class Comparison:
         }
 
     def pairs(self) -> Iterator[tuple[str, Peer, str]]:
-        """What is compared: a placement, a peer, and the loop or the process."""
+        """Yield the comparisons: a placement, a peer, and the loop or the process."""
         ours = dict.fromkeys(timings.program.name for timings in self.timings if isinstance(timings.program, SheepRL))
         for name in ours:
             for peer in self.peers:
@@ -228,7 +229,7 @@ class Comparison:
 
 
 def print_table(comparison: Comparison) -> None:
-    """Each program's best: medians and spread, SheepRL's ratios to every peer, and what was promised."""
+    """Print each program's best timings, SheepRL's ratios to every peer, and the requirements."""
     print(f"\n{comparison.workload.title}")
     print(f"{'program':<29} {'threads':>7}  {'loop: median [min, max] s':>28}  {'process':>28}  {'updates/s':>9}")
     for name in comparison.names:
@@ -246,7 +247,7 @@ def print_table(comparison: Comparison) -> None:
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks speed", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=5)
@@ -267,20 +268,20 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the result")
     given = parser.parse_args(args)
     if (given.steps or given.set or given.device != "cpu") and given.out.resolve() == record.RESULTS:
-        parser.error("shortened or changed work, or another device, needs an --out of its own")
+        parser.error("shortened or changed work, or another device, needs another --out")
     return given
 
 
 def compared(given: argparse.Namespace, cache: Path) -> list[Comparison]:
-    """What the command line asks for."""
+    """Return the comparisons that the command line selects."""
     pythons = dict(word.split("=", 1) for word in given.peer_python)
     peers = [replace(PEERS[key], python=pythons.get(key) or python_of(key), device=given.device) for key in given.peers]
     extra = (f"trainer.accelerator={given.device}", *given.set)
     comparisons = []
     for workload in (WORKLOADS[name] for name in given.workloads):
         ours = [SheepRL(mode, cache, extra) for mode in given.modes]
-        promised = {promise.kind for promise in PROMISES if promise.workload == workload.name}
-        if "first time" in promised and not given.warm:
+        kinds = {requirement.kind for requirement in REQUIREMENTS if requirement.workload == workload.name}
+        if "first time" in kinds and not given.warm:
             ours += [SheepRL(mode, None, extra) for mode in given.modes]
         shortened = replace(workload, steps=given.steps or workload.steps)
         comparisons.append(Comparison(shortened, ours, peers, given.threads))
@@ -288,7 +289,7 @@ def compared(given: argparse.Namespace, cache: Path) -> list[Comparison]:
 
 
 def measure(comparisons: Sequence[Comparison], rounds: int) -> Iterator[int]:
-    """Warm up, then let all programs take turns; after each round, how many there were."""
+    """Warm up, then run all programs in turn; yield the number of rounds after each."""
     for comparison in comparisons:
         print(f"warming up, {comparison.workload.title}", flush=True)
         comparison.warm_up()
@@ -300,13 +301,14 @@ def measure(comparisons: Sequence[Comparison], rounds: int) -> Iterator[int]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
     given = parse(args)
     described = record.describe("configs", "benchmarks/peers") | {"load_before": load(), "device": given.device}
     path = given.out / "speed.json"
     with temporary_cache() as cache:
         try:
             comparisons = compared(given, cache)
-            for rounds in measure(comparisons, given.rounds):  # a benchmark that is cut off has measured something too
+            for rounds in measure(comparisons, given.rounds):  # an interrupted benchmark leaves the rounds before
                 found = [bound.as_json() for comparison in comparisons for bound in comparison.bounds()]
                 workloads = [comparison.as_json() for comparison in comparisons]
                 record.write(path, described | {"rounds": rounds, "bounds": found, "workloads": workloads})

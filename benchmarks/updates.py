@@ -1,6 +1,6 @@
-"""Times gradient steps alone: one operation after the other beside compiled, in float32 and in bfloat16.
+"""Measure gradient steps: eager and compiled, in float32 and in bfloat16.
 
-Every learner is given the same made-up data, in turn, and hands out the policy's weights after every call, as in a run.
+All learners take turns on the same dummy data and return the policy's weights after every call, as in a run.
 `python -m benchmarks updates --device cuda --out benchmarks/results/h100`
 """
 
@@ -31,17 +31,17 @@ from sheeprl.config.loading import validate
 from sheeprl.config.schema import Config
 
 OBSERVATION = spaces.Box(-np.inf, np.inf, (17,), np.float32)  # HalfCheetah's, as its six actions
-LASTS = 1.0  # seconds of a measurement, at least
+LASTS = 1.0  # minimum seconds of a measurement
 
 
 @dataclass(frozen=True)
 class Case:
-    """Gradient steps of one kind.
+    """Gradient steps of one algorithm and size.
 
     Args:
-        title: for the table.
-        algo: its arguments.
-        action: what the agent does.
+        title: title in the table.
+        algo: arguments of the algorithm.
+        action: action space.
         steps: gradient steps of a call.
     """
 
@@ -75,14 +75,14 @@ EAGER, COMPILED = "one operation after the other", "compiled"
 
 
 def resolved(case: Case, device: str, threads: int, is_compiled: bool, precision: str) -> Config:
-    """The configuration of a learner."""
+    """Return the configuration of a learner."""
     trainer = {"accelerator": device, "threads": threads, "compile": is_compiled, "precision": precision}
     tree = {"algo": case.algo, "env": {"id": "none", "num_envs": 4}, "trainer": trainer, "run": {"mode": "coupled"}}
     return defaults.fill_in(validate(tree))
 
 
 def data_of(case: Case, config: Config, learner: Learner) -> tuple[int | None, Rows]:
-    """`order` and block of a call, of numbers that are not all alike."""
+    """Return `order` and block of a call, filled with random numbers."""
     order, block = dummy_batches(config, learner.algorithm, case.steps)
     rng = np.random.default_rng(0)
     noisy = (key for key, values in block.items() if values.dtype == np.float32)
@@ -90,13 +90,14 @@ def data_of(case: Case, config: Config, learner: Learner) -> tuple[int | None, R
 
 
 def timed(learner: Learner, case: Case, order: int | None, block: Rows) -> Callable[[], float]:
-    """What measures the microseconds of a gradient step."""
+    """Return a function that measures the microseconds of a gradient step."""
 
     def measure() -> float:
+        """Measure one round."""
         began, taken = time.perf_counter(), 0
         while (seconds := time.perf_counter() - began) < LASTS or not taken:
             learner.update(case.steps, 0.0, order, block)
-            learner.weights()  # on the CPU, so that all of the steps are over
+            learner.weights()  # copied to the CPU, so all steps have finished
             taken += case.steps
         return 1e6 * seconds / taken
 
@@ -104,7 +105,7 @@ def timed(learner: Learner, case: Case, order: int | None, block: Rows) -> Calla
 
 
 def measure_case(name: str, device: str, threads: int, precisions: Sequence[str], rounds: int) -> Json:
-    """All ways of taking the steps, in turn."""
+    """Measure eager and compiled steps in all precisions, in turn."""
     case, programs = CASES[name], dict[str, Callable[[], float]]()
     for precision, is_compiled in itertools.product(precisions, (False, True)):
         config = resolved(case, device, threads, is_compiled, precision)
@@ -123,7 +124,7 @@ def measure_case(name: str, device: str, threads: int, precisions: Sequence[str]
 
 
 def compared(measured: Rounds, precisions: Sequence[str]) -> list[Bound]:
-    """Times as fast as one another, and steps per second."""
+    """Return the ratios of eager and compiled steps and of the precisions, and the steps per second."""
     found = []
     for precision in precisions:
         eager, fast = (measured[f"{way}, {precision}, µs"] for way in (EAGER, COMPILED))
@@ -137,6 +138,7 @@ def compared(measured: Rounds, precisions: Sequence[str]) -> list[Bound]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks updates", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

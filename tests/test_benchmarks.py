@@ -1,5 +1,6 @@
-"""The benchmarks' entry, and the page that is made of their results. Nothing is measured here."""
+"""Entry point of the benchmarks, their bounds and the generated page. No benchmark runs here."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from benchmarks import learning, speed
 from benchmarks.__main__ import benchmarks, main, summary_of
+from benchmarks.cases.fakes import ENVS, ROWS, make_run
 from benchmarks.harness.bounds import Bound
 from benchmarks.harness.products import HALFCHEETAH, of_sac
 from benchmarks.harness.programs import (
@@ -27,16 +29,18 @@ from benchmarks.report import NOTES, PAGE, Results, page, read
 from benchmarks.speed import Comparison, Timings
 
 
-def test_every_module_with_a_main_that_takes_words_is_a_benchmark():
+def test_every_module_with_a_main_function_is_a_benchmark():
+    """Modules with `main(args)` are benchmarks, helpers aren't."""
     names = benchmarks()
     assert {"learning", "speed", "replay", "chaos", "soak", "plot"} <= set(names)
     assert not {"record", "worker", "replay_cases", "__main__"} & set(names)
     assert all(summary.endswith(".") for summary in names.values())
-    assert summary_of('"""What it does.\n\nMore."""\ndef main(args=None): ...') == "What it does."
+    assert summary_of('"""Measures speed.\n\nMore."""\ndef main(args=None): ...') == "Measures speed."
     assert summary_of('"""A helper."""\ndef main(): ...') is None
 
 
 def test_the_list_imports_no_benchmark():
+    """`--list` imports neither a benchmark nor a heavy library."""
     code = "import sys; from benchmarks.__main__ import main; main(['--list']); print(*sys.modules)"
     heavy = {"torch", "ray", "numpy", "matplotlib"} | {f"benchmarks.{name}" for name in benchmarks()}
     printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -45,19 +49,31 @@ def test_the_list_imports_no_benchmark():
     assert not heavy & set(modules.split())
 
 
-def test_an_unknown_name_is_told_with_the_nearest(capsys):
+def test_an_unknown_name_is_rejected_with_the_nearest(capsys):
+    """An unknown name gives exit code 2 and names the nearest benchmark."""
     assert main(["sped"]) == 2
     assert "did you mean speed?" in capsys.readouterr().err
 
 
-def test_a_benchmark_is_given_its_arguments(capsys):
+def test_a_benchmark_gets_its_arguments(capsys):
+    """Words after the name are the benchmark's arguments."""
     with pytest.raises(SystemExit) as ended:
         main(["learning", "--help"])
     assert ended.value.code == 0
     assert "usage: python -m benchmarks learning" in capsys.readouterr().out
 
 
+def test_a_run_of_fakes_takes_all_steps():
+    """The run that measures the driver collects and trains as configured, with one or more shards."""
+    for shards in (1, 2):
+        run = make_run(players=4, rounds=2, shards=shards, gradient_steps=4)
+        asyncio.run(run.train())
+        assert run.counters.policy_steps == 4 * 2 * ROWS * ENVS
+        assert run.counters.gradient_steps == 2 * 4
+
+
 def test_the_products_of_an_update_are_those_of_its_networks():
+    """The matrix products of an update are those of its networks and add up to the known operations."""
     assert of_sac(batch=8, obs=3, action=2, hidden=(), critics=1) == [
         (8, 3, 4),  # the next actions
         *[(8, 5, 1), (8, 5, 1), (1, 8, 5)],  # their target, the critic's loss, its weights' gradients
@@ -68,13 +84,15 @@ def test_the_products_of_an_update_are_those_of_its_networks():
 
 
 def metrics_line(step, seconds, updates, **parts):
+    """Return a line of metrics of a run, without waits unless `parts` has them."""
     zero = dict.fromkeys(("player_idle", "trainer_idle", "trainer_wait_batch", "checkpoint_stall"), 0.0)
     zero = {f"Time/{name}": value for name, value in zero.items()} | {"Time/sps_env_interaction": 200.0}
-    told = {"step": step, "Time/sps": 100 / seconds, "Time/sps_train": 50.0, "Params/gradient_steps": updates}
-    return {**told, **zero, **parts}
+    counters = {"step": step, "Time/sps": 100 / seconds, "Time/sps_train": 50.0, "Params/gradient_steps": updates}
+    return {**counters, **zero, **parts}
 
 
-def test_where_the_time_of_a_run_went_is_read_from_its_metrics():
+def test_the_time_breakdown_is_read_from_the_metrics():
+    """The time breakdown and the idle fraction are computed from a run's metrics."""
     lines = [
         metrics_line(100, 4.0, 100, **{"Time/trainer_idle": 0.5, "Time/compiling": 0.25}),
         {"step": 150, "Test/cumulative_reward": 1.0},
@@ -95,16 +113,19 @@ def test_where_the_time_of_a_run_went_is_read_from_its_metrics():
 
 
 class Fixed:
-    """A program whose runs take the seconds that it is told."""
+    """Program whose runs take given seconds, by number of threads."""
 
     def __init__(self, name, seconds):
+        """Store the seconds."""
         self.name, self.seconds = name, seconds
 
     def run(self, workload, threads, steps):
+        """Return the timing without running anything."""
         return Timing(self.seconds[threads], self.seconds[threads] + 5, steps, steps)
 
 
-def test_the_better_number_of_threads_counts_and_the_other_is_left_out():
+def test_the_best_number_of_threads_counts():
+    """The best number of threads counts, and far slower ones are dropped from later rounds."""
     comparison = Comparison(WORKLOADS["sac_halfcheetah"], [Fixed("SheepRL coupled", {1: 10.0, 2: 11.0})], [], [1, 2])
     comparison.timings += [Timings(Fixed("other", {1: 40.0, 2: 20.0}), number) for number in (1, 2)]
     for _ in range(3):
@@ -114,7 +135,8 @@ def test_the_better_number_of_threads_counts_and_the_other_is_left_out():
     assert comparison.ratios("SheepRL coupled", Fixed("other", {}), "loop") == [2.0] * 3
 
 
-def test_the_better_placement_is_what_a_promise_is_held_to(monkeypatch):
+def test_the_better_placement_counts(monkeypatch):
+    """A requirement is compared with the faster placement."""
     monkeypatch.setattr(
         SheepRL, "run", lambda self, *_: Timing({"coupled": 10.0, "decoupled": 8.0}[self.mode], 9, 90, 90)
     )
@@ -122,16 +144,18 @@ def test_the_better_placement_is_what_a_promise_is_held_to(monkeypatch):
     ours = [SheepRL(mode, Path("cache")) for mode in ("decoupled", "coupled")]
     comparison = Comparison(WORKLOADS["ppo_cartpole"], [*ours, SheepRL("coupled", None)], [PEERS["sb3"]], [1])
     comparison.round()
-    told = [(bound.name, bound.value, bound.met) for bound in comparison.bounds()]
-    assert told[0] == ("PPO CartPole-v1, loop: times as fast as Stable-Baselines3 (decoupled)", 3.0, True)
-    assert told[1][1:] == (30 / 9, True)
-    assert told[2][0] == "PPO CartPole-v1, first time: times as fast as Stable-Baselines3 (coupled)"
+    bounds = [(bound.name, bound.value, bound.met) for bound in comparison.bounds()]
+    assert bounds[0] == ("PPO CartPole-v1, loop: times as fast as Stable-Baselines3 (decoupled)", 3.0, True)
+    assert bounds[1][1:] == (30 / 9, True)
+    assert bounds[2][0] == "PPO CartPole-v1, first time: times as fast as Stable-Baselines3 (coupled)"
 
 
-def test_a_benchmark_that_is_cut_off_has_the_rounds_before(monkeypatch, tmp_path):
+def test_an_interrupted_benchmark_has_the_rounds_before(monkeypatch, tmp_path):
+    """A benchmark that fails leaves the result of the rounds before."""
     seconds = iter([10.0, 20.0, 10.0, 30.0])
 
     def run(self, workload, threads, steps):
+        """Return the next timing; fail after the last one."""
         try:
             return Timing(next(seconds), 9, 90, 90)
         except StopIteration:
@@ -149,14 +173,17 @@ def test_a_benchmark_that_is_cut_off_has_the_rounds_before(monkeypatch, tmp_path
 
 
 def test_seeds_can_be_added_to_a_result(monkeypatch, tmp_path):
+    """`--add` merges seeds into a result with the commit of each; without it the result is replaced."""
+
     def run_seed(gate, mode, seed, overrides, run_dir):
+        """Return a result without training."""
         return learning.SeedResult(seed, 490.0 + seed, 1.0, 100_000, 10, 1.0, 2.0, [(100, 50.0)])
 
     monkeypatch.setattr(learning, "run_seed", run_seed)
     path = tmp_path / "ppo_cartpole_coupled.json"
     for seed in (1, 0):
         learning.main(["ppo_cartpole", "--mode", "coupled", "--add", "--seeds", str(seed), "--out", str(tmp_path)])
-        assert json.loads(path.read_text())["met"] is None  # too few for a verdict
+        assert json.loads(path.read_text())["met"] is None  # too few seeds for a verdict
     first = json.loads(path.read_text())["commit"]
     monkeypatch.setattr(learning.record, "commit", lambda: "later")
     learning.main(["ppo_cartpole", "--mode", "coupled", "--add", "--seeds", "2", "--out", str(tmp_path)])
@@ -168,12 +195,16 @@ def test_seeds_can_be_added_to_a_result(monkeypatch, tmp_path):
 
 
 def test_seeds_can_be_added_by_two_commands_at_a_time(monkeypatch, tmp_path):
+    """Two commands can add seeds to one result at the same time."""
+
     def main(seed):
+        """Add a seed."""
         learning.main(["ppo_cartpole", "--mode", "coupled", "--add", "--seeds", str(seed), "--out", str(tmp_path)])
 
     def run_seed(gate, mode, seed, overrides, run_dir):
+        """Return a result; the first command runs the second one before it ends."""
         if seed == 0:
-            main(1)  # begins later and ends before
+            main(1)  # starts later and ends earlier
         return learning.SeedResult(seed, 490.0, 1.0, 100_000, 10, 1.0, 2.0, [(100, 50.0)])
 
     monkeypatch.setattr(learning, "run_seed", run_seed)
@@ -182,6 +213,7 @@ def test_seeds_can_be_added_by_two_commands_at_a_time(monkeypatch, tmp_path):
 
 
 def test_a_program_that_did_other_work_ends_the_benchmark():
+    """A program with another number of gradient steps ends the benchmark."""
     other = Fixed("other", {1: 1.0})
     other.run = lambda workload, threads, steps: Timing(1.0, 1.0, 7, 7)
     comparison = Comparison(WORKLOADS["sac_halfcheetah"], [Fixed("SheepRL coupled", {1: 10.0}), other], [], [1])
@@ -189,21 +221,24 @@ def test_a_program_that_did_other_work_ends_the_benchmark():
         comparison.round()
 
 
-def test_a_bound_says_whether_it_is_met():
-    bound = Bound.of("ratio", [2.0, 3.0, 4.0], at_least=2.5, hope=5.0)
+def test_a_bound_has_a_verdict():
+    """A bound has the median, the spread and the verdict."""
+    bound = Bound.of("ratio", [2.0, 3.0, 4.0], at_least=2.5, target=5.0)
     assert (bound.value, bound.spread, bound.met) == (3.0, (2.0, 4.0), True)
-    assert str(bound) == "ratio: 3 [2, 4], must be ≥ 2.5, hoped ≥ 5: met"
+    assert str(bound) == "ratio: 3 [2, 4], required ≥ 2.5, target ≥ 5: met"
     assert Bound("idle", 0.04, at_most=0.03).as_json() == {"name": "idle", "value": 0.04, "at_most": 0.03, "met": False}
     assert Bound("alone", 1.0).met is None
 
 
-def test_the_page_is_what_the_committed_results_make():
+def test_the_page_equals_the_committed_results():
+    """The committed page equals the one generated from the committed results."""
     assert PAGE.read_text(encoding="utf-8") == page(read(), NOTES.read_text(encoding="utf-8")), (
         "run: python -m benchmarks report"
     )
 
 
-def test_the_page_of_no_results_says_that_nothing_is_measured():
+def test_the_page_without_results_names_the_commands():
+    """Without results, the page names the commands that measure them."""
     text = page([Results("")], "Nothing was tried.")
     assert "Not measured yet: `python -m benchmarks speed`." in text
     assert "images/" not in text
@@ -211,6 +246,7 @@ def test_the_page_of_no_results_says_that_nothing_is_measured():
 
 
 def some_speed():
+    """Return a small result of `benchmarks.speed`."""
     timings = {"threads": 1, "loop": [9.0, 10.0, 12.0], "process": [20.0], "loop_median": 10.0, "process_median": 20.0}
     timings |= {"updates": 10240, "where": {"updating": 8.0, "start-up": 2.0}}
     slow = {**timings, "program": "SheepRL coupled", "threads": 2, "loop_median": 30.0}
@@ -229,6 +265,7 @@ def some_speed():
 
 
 def test_the_page_shows_required_target_and_measured_values():
+    """The page has required, target and measured values, missed ones and figures."""
     text = page([Results("", {"speed": some_speed()}), Results("gpu", {"speed": some_speed()})], "")
     assert "| PPO | ≥ 3 | ≥ 5 | 2.5 | 2 to 3 | **not met** |" in text
     assert "| idle | ≤ 0.03 |  | 0.0125 |  | met |" in text
@@ -241,19 +278,23 @@ def test_the_page_shows_required_target_and_measured_values():
     assert "## On another machine: gpu" in text
 
 
-def test_the_page_says_which_gates_were_not_met():
+def test_the_page_lists_missed_gates():
+    """The page lists a gate that isn't met."""
+
     def result(met):
+        """Return a result of a gate."""
         return {"gate": {"name": "walk", "threshold": 5000}, "mode": "coupled", "seeds": [0, 1, 2]} | {
             "mean": 4180.465,
             "met": met,
         }
 
-    told = "- Learning, walk, coupled: 4,180, required ≥ 5000"
-    assert told in page([Results("", {"walk_coupled": result(False)})], "")
-    assert told not in page([Results("", {"walk_coupled": result(True)})], "")
+    row = "- Learning, walk, coupled: 4,180, required ≥ 5000"
+    assert row in page([Results("", {"walk_coupled": result(False)})], "")
+    assert row not in page([Results("", {"walk_coupled": result(True)})], "")
 
 
-def test_the_figures_of_what_there_is_are_drawn(tmp_path):
+def test_figures_with_results_are_drawn(tmp_path):
+    """Each figure with results is drawn."""
     pytest.importorskip("matplotlib")
     from benchmarks.reports.figures import draw
 
@@ -264,10 +305,12 @@ def test_the_figures_of_what_there_is_are_drawn(tmp_path):
     assert all((tmp_path / name).stat().st_size > 1000 for name in drawn)
 
 
-def test_the_environment_of_a_peer_is_made_once(tmp_path, monkeypatch):
+def test_the_environment_of_a_peer_is_created_once(tmp_path, monkeypatch):
+    """A peer's environment is created once, and again after its requirements change."""
     called = []
 
     def call(*command):
+        """Record a command and create its folder."""
         called.append(command)
         (tmp_path / "peers" / "sb3").mkdir(parents=True, exist_ok=True)
 
@@ -283,7 +326,8 @@ def test_the_environment_of_a_peer_is_made_once(tmp_path, monkeypatch):
     assert len(called) == 4
 
 
-def test_a_peer_finds_nothing_of_this_package(monkeypatch):
+def test_a_peer_cannot_import_this_package(monkeypatch):
+    """A peer's environment variables don't lead to this package or a Ray cluster."""
     monkeypatch.setenv("PYTHONPATH", "here")
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     variables = environments.bare_environment(threads=2)
@@ -295,13 +339,15 @@ GATES = sorted(RESULTS.glob("*coupled.json"))
 
 
 @pytest.mark.parametrize("path", GATES, ids=lambda path: path.stem)
-def test_the_readme_has_what_the_gates_reached(path):
+def test_the_readme_has_the_results_of_the_gates(path):
+    """The README has the measured mean return of every gate."""
     mean = json.loads(path.read_text())["mean"]
     assert f"| {mean:.1f} |".replace("-", "−") in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("path", GATES, ids=lambda path: path.stem)
 def test_the_readme_of_an_algorithm_has_its_results(path):
+    """The README of an algorithm has the result and the command of each of its gates."""
     result = json.loads(path.read_text())
     gate = result["gate"]["name"]
     mean = f"{result['mean']:.1f}".replace("-", "−")
@@ -311,6 +357,7 @@ def test_the_readme_of_an_algorithm_has_its_results(path):
 
 @pytest.mark.parametrize("algo", ["ppo", "sac"])
 def test_the_readme_of_an_algorithm_shows_no_other_results(algo):
+    """The README of an algorithm has one row per committed result."""
     text = (ROOT / "sheeprl" / "algos" / algo / "README.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if "python -m benchmarks learning" in line]
     assert len(rows) == sum(path.stem.startswith(f"{algo}_") for path in GATES)

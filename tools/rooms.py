@@ -42,7 +42,7 @@ def arrows() -> dict[str, set[str]]:
 
 
 def picture() -> str:
-    """Return the rooms as a Mermaid diagram, one row a floor, with the arrows that no longer path implies."""
+    """Return the rooms as a Mermaid diagram, one row a floor, without arrows that a longer path implies."""
     found = arrows()
     lines = ["```mermaid", "flowchart TD"]
     for floor in FLOORS:

@@ -1,4 +1,4 @@
-"""What must be true of a run that was disturbed, by its own books and by the rows that it left."""
+"""Checks of a disturbed run: its counters against the rows in its replay buffer."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from sheeprl.checkpoint.run_dir import checkpoints, read_config
 
 @dataclass
 class Rows:
-    """What the replay holds.
+    """Statistics of the rows in a replay buffer.
 
     Args:
-        rows: how many.
-        decisions: of them, those that somebody acted on.
-        doubles: rows whose stamp another one has as well.
-        gaps: rows that are lacking before the newest of their environment.
-        torn: rows whose next one isn't what the environment showed next.
+        rows: number of rows.
+        decisions: rows with an action, so all but end rows.
+        doubles: rows with a duplicate stamp.
+        gaps: rows missing before the newest one of their environment.
+        torn: rows whose successor isn't the environment's next observation.
     """
 
     rows: int = 0
@@ -39,20 +39,20 @@ class Rows:
 
 @dataclass
 class Verdict:
-    """What was found, and what is wrong with it."""
+    """Measured values, and a message for each wrong one."""
 
     figures: Json = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
     def expect(self, what: str, found: Any, wanted: Any) -> None:
-        """Two things that must be equal."""
+        """Record a value and add a message if it differs from the expected one."""
         self.figures[what] = found
         if found != wanted:
             self.wrong.append(f"{what}: {found}, should be {wanted}")
 
 
 def examine(run_dir: Path) -> Verdict:
-    """Compare a finished run's books with its rows."""
+    """Compare the counters of a finished run with its rows."""
     tree, verdict = read_config(run_dir), Verdict()
     lines = read_metrics(run_dir)
     end = lines[-1]
@@ -69,12 +69,13 @@ def examine(run_dir: Path) -> Verdict:
 
 
 def _round_rows(tree: Json) -> int:
+    """Return the rows that all players collect in one round."""
     rows: int = tree["players"]["fragment_rows"] or tree["algo"]["rollout_steps"]
     return rows * int(tree["players"]["num"]) * int(tree["env"]["num_envs"])
 
 
 def _due_gradient_steps(tree: Json, counters: Json) -> int:
-    """Gradient steps after so many policy steps or rounds."""
+    """Return the gradient steps that are due after the counted policy steps or rounds."""
     algo = tree["algo"]
     if "replay_ratio" in algo:
         steps = max(0, counters["policy_steps"] - algo["learning_starts"])
@@ -84,24 +85,24 @@ def _due_gradient_steps(tree: Json, counters: Json) -> int:
 
 
 def _examine_rows(run_dir: Path, tree: Json, counters: Json, lost: int, verdict: Verdict) -> None:
-    """All that was acknowledged is there once, or counted as lost."""
+    """Check that every acknowledged row is stored once or counted as lost."""
     if "replay_ratio" not in tree["algo"]:
-        return  # what a rollout held is gone
+        return  # rollouts aren't stored
     found, mapped = read_rows(run_dir, tree), tree["buffer"]["memmap"]
     played = counters["version"] * _round_rows(tree)
-    verdict.expect("rows there twice", found.doubles, 0)
+    verdict.expect("duplicate rows", found.doubles, 0)
     verdict.expect("rows with a wrong successor", found.torn, 0)
     if mapped:
         verdict.expect("rows", found.rows, played)
         verdict.expect("decisions", found.decisions, counters["policy_steps"])
-        verdict.expect("rows lacking in between", found.gaps, 0)
+        verdict.expect("missing rows", found.gaps, 0)
     else:
         verdict.expect("rows and lost rows", found.rows + lost, played)
-    verdict.figures |= {"rows": found.rows, "rows played": played, "rows told as lost": lost}
+    verdict.figures |= {"rows": found.rows, "rows played": played, "rows counted as lost": lost}
 
 
 def read_rows(run_dir: Path, tree: Json) -> Rows:
-    """Look through all shards of a run that has ended; through the last checkpoint's, if they aren't mapped."""
+    """Count the rows in all shards of a finished run; without memory maps, those of the last checkpoint."""
     folder = run_dir / "buffer" if tree["buffer"]["memmap"] else checkpoints(run_dir)[-1] / "buffer"
     capacity = tree["buffer"]["size"] // tree["buffer"]["shards"]
     found, nonces, counts = Rows(), [], []
@@ -119,7 +120,7 @@ def read_rows(run_dir: Path, tree: Json) -> Rows:
 
 
 def _read_shard(buffer: ReplayBuffer, found: Rows) -> tuple[Any, Any]:
-    """Nonces and counts of a shard's rows, which are counted."""
+    """Return nonces and counts of a shard's rows, and add the rows to `found`."""
     storage = buffer.storage
     slots = np.arange(storage.size)
     slots = slots[storage.is_real(slots)]
@@ -135,7 +136,7 @@ def _read_shard(buffer: ReplayBuffer, found: Rows) -> tuple[Any, Any]:
 
 
 def _compare(nonce: Any, count: Any, found: Rows) -> None:
-    """Count stamps that are there twice, and those that are lacking before the newest of their environment."""
+    """Count duplicate stamps, and missing ones before the newest of each environment."""
     stamps = np.unique(np.stack([nonce, count], 1), axis=0)
     found.doubles = len(nonce) - len(stamps)
     for each in np.unique(stamps[:, 0]):
@@ -144,13 +145,13 @@ def _compare(nonce: Any, count: Any, found: Rows) -> None:
 
 
 def _newest(lines: list[Json], key: str) -> int:
-    """The newest value of a metric that isn't written while it is 0."""
+    """Return the newest value of a metric that is logged only if it isn't 0."""
     values = [line[key] for line in lines if key in line]
     return int(values[-1]) if values else 0
 
 
 def mean_return(lines: list[Json]) -> float | None:
-    """Over the last quarter of a run; None if no episode ended there."""
+    """Return the mean return over the last quarter of a run, None if no episode ended in it."""
     steps = [line["step"] for line in lines if "Rewards/rew_avg" in line]
     if not steps:
         return None

@@ -1,4 +1,4 @@
-"""Players, a replay and trainers that answer at once and do nothing, so that what is left is the driver's own work."""
+"""Players, replay and trainers that return constants at once, so that only the driver's work takes time."""
 
 from __future__ import annotations
 
@@ -6,132 +6,161 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sheeprl.actors.handle import LocalHandle
 from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
-from sheeprl.algos.args import OffPolicy
+from sheeprl.algos.args import AlgoArgs, OffPolicy
+from sheeprl.buffer.memmap import Array
+from sheeprl.config.schema import Config
 from sheeprl.driver.players import PlayerGroup, PlayerState
 from sheeprl.driver.replay import ReplayClient
-from sheeprl.driver.settings import Plan
 from sheeprl.driver.trainers import LearnerGroup, Snapshot
+from sheeprl.envs.config import EnvConfig
 from sheeprl.metrics.reporter import Progress
 from sheeprl.run import Run
 
 ENVS = 4
 ROWS = 64
+NEVER = 10**9  # policy steps that no run reaches
 
 
-class PlayerStandIn:
-    """Brings fragments of 64 rows of 4 environments, in which an episode ends."""
+class FakeArgs(AlgoArgs):
+    """Arguments of an algorithm with a given way to read its data."""
+
+    off_policy: Any
+
+    def data(self) -> OffPolicy:
+        """Return how the data is read."""
+        data: OffPolicy = self.off_policy
+        return data
+
+
+class FakePlayer:
+    """Returns fragments of 64 rows of 4 environments in which one episode ends."""
 
     def __init__(self) -> None:
+        """Store the policy steps of a fragment."""
         self.steps = ROWS * ENVS
 
     def collect(
         self, rows: int, weights: Any, version: int, mode: str, progress: float, *checkpointing: Any
     ) -> tuple[FragmentInfo, None]:
-        """At once."""
+        """Return the statistics of a fragment without rows."""
         state = b"" if checkpointing[0] else None
         return FragmentInfo(version, self.steps, self.steps, (100.0,), (100,), 0.01, state), None
 
 
-class ReplayStandIn:
-    """Counts what it is given."""
+class FakeReplay:
+    """Counts rows."""
 
     def __init__(self) -> None:
+        """Start empty."""
         self.rows = 0
 
     def status(self) -> BufferStatus:
-        """So much."""
+        """Return the status for the counted rows."""
         return BufferStatus(self.rows, self.rows, float(self.rows), 100, {}, self.rows)
 
     def add(self, fragment: Any) -> BufferStatus:
-        """Nothing is copied."""
+        """Count the rows of a fragment."""
         self.rows += ROWS * ENVS
         return self.status()
 
     def sample(self, n_batches: int, progress: float) -> tuple[int, None]:
-        """Nothing is drawn."""
+        """Return no samples."""
         return n_batches, None
 
     def sample_part(self, count: int, progress: float) -> tuple[int, None]:
-        """Nor here."""
+        """Return no samples."""
         return count, None
 
 
-class TrainersStandIn:
+class FakeTrainers:
     """Counts gradient steps."""
 
     def __init__(self) -> None:
+        """Start at zero."""
         self.gradient_steps = 0
 
     def update(self, steps: int, progress: float, order: int | None, *blocks: Any) -> tuple[UpdateInfo, list[Any]]:
-        """Nothing is learned."""
+        """Count the gradient steps."""
         self.gradient_steps += steps
         return UpdateInfo(self.gradient_steps, {"Loss/value_loss": 1.0}, 0.01, 0.0), []
 
     def weights(self) -> tuple[int, None]:
-        """There are none."""
+        """Return no weights."""
         return self.gradient_steps, None
 
-    def snapshot(self) -> tuple[int, None]:
-        """Of nothing."""
-        return self.gradient_steps, None
+    def snapshot(self) -> tuple[int, Array]:
+        """Return an empty state."""
+        return self.gradient_steps, np.zeros(0, np.uint8)
 
 
 class NoReporter:
-    """Says nothing."""
+    """Reporter that ignores everything."""
 
     def progress(self, progress: Progress) -> None:
-        """Nothing."""
+        """Ignore the progress."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Ignore the metrics."""
 
     def message(self, text: str, level: str = "info") -> None:
-        """Nothing."""
+        """Ignore the message."""
 
     def event(self, name: str, /, **values: float | str | None) -> None:
-        """Nothing."""
+        """Ignore the event."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-class NoKeeper:
-    """Keeps nothing."""
+class NoStore:
+    """Checkpoint store that writes nothing."""
 
     keeps_buffer = False
     newest_buffer = None
 
     def begin(self, policy_steps: int) -> str:
-        """Nowhere."""
+        """Return the working directory."""
         return str(Path())
 
-    async def finish(self, folder: str, stats: Any, snapshot: Snapshot, players: Mapping[int, PlayerState]) -> None:
-        """Nothing."""
+    async def finish(
+        self, folder: str, stats: Mapping[str, Any], snapshot: Snapshot, players: Mapping[int, PlayerState]
+    ) -> None:
+        """Write nothing."""
 
     def abandon(self, folder: str) -> None:
-        """Nothing."""
+        """Delete nothing."""
 
 
 def make_run(players: int, rounds: int, shards: int = 1, gradient_steps: int = 16) -> Run:
-    """A run whose pieces are all stand-ins.
+    """Return a run without real workers.
 
     Args:
-        players: how many.
-        rounds: until it ends.
-        shards: of the replay.
-        gradient_steps: of a round.
+        players: number of players.
+        rounds: rounds of the run.
+        shards: number of replay shards.
+        gradient_steps: gradient steps per round.
     """
     round_steps = players * ROWS * ENVS
     data = OffPolicy(batch_size=256, replay_ratio=gradient_steps / round_steps, fragment_rows=ROWS)
-    plan = Plan(data, rounds * round_steps, players, ROWS, max_staleness=1, envs=ENVS, log_every=round_steps)
-    handles: Sequence[LocalHandle] = [LocalHandle(ReplayStandIn()) for _ in range(shards)]
+    config = Config(
+        algo=FakeArgs(name="fake", off_policy=data),
+        env=EnvConfig(id="Fake-v0", num_envs=ENVS),
+        run={"total_steps": rounds * round_steps, "max_staleness": 1},
+        players={"num": players, "fragment_rows": ROWS},
+        checkpoint={"every": NEVER, "snapshot_every": NEVER},
+        eval={"episodes": 0},
+        log={"every": round_steps},
+    )
+    handles: Sequence[LocalHandle] = [LocalHandle(FakeReplay()) for _ in range(shards)]
     return Run(
-        plan,
-        PlayerGroup(players, lambda number, incarnation: LocalHandle(PlayerStandIn()), []),
+        config,
+        PlayerGroup(players, lambda number, incarnation: LocalHandle(FakePlayer()), []),
         ReplayClient(handles, data.batch_size),
-        LearnerGroup(LocalHandle(TrainersStandIn())),
+        LearnerGroup(LocalHandle(FakeTrainers())),
         NoReporter(),
-        NoKeeper(),
+        NoStore(),
     )

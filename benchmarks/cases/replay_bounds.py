@@ -1,4 +1,4 @@
-"""What is promised of the replay buffer, case by case, and whether the figures keep it."""
+"""Requirements of the replay buffer, by case."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MIB = 2**20
 
 @dataclass
 class Program:
-    """What one program answered.
+    """Measurements of one program.
 
     Args:
-        name: for the table.
-        command: that starts it.
+        name: name in the table.
+        command: command that starts it.
         rounds: its figures, round by round.
-        versions: of what it runs.
-        missing: why it could not run.
+        versions: versions of its packages.
+        missing: reason why it could not run, "" if it could.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Program:
     missing: str = ""
 
     def values(self, figure: str) -> list[float]:
-        """One figure, round by round."""
+        """Return one figure, round by round."""
         return [figures[figure] for figures in self.rounds]
 
     def as_json(self) -> Json:
-        """Every round, and the medians."""
+        """Return all rounds and their medians."""
         result: Json = {"program": self.name} | ({"versions": self.versions} if self.versions else {})
         if self.missing:
             return result | {"missing": self.missing}
@@ -50,26 +50,26 @@ class Program:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one."""
+    """Return the median."""
     return statistics.median(values)
 
 
-# --------------------------------------------------------------------------------------- what is promised
+# ----------------------------------------------------------------------------------------- requirements
 
 Programs = Mapping[str, Program]
 
 
 def ratio(above: Program, above_figure: str, below: Program, below_figure: str) -> float:
-    """Median over the rounds of one figure over another."""
+    """Return the median over the rounds of the ratio of two figures."""
     pairs = zip(above.values(above_figure), below.values(below_figure), strict=False)
     return median([a / b for a, b in pairs])
 
 
 def times_as_fast(programs: Programs, chunk: str, single: str) -> list[Bound]:
-    """How many times as fast SheepRL is as each other library, per batch of 256.
+    """Return the speed of SheepRL relative to each other library, per batch of 256.
 
     Args:
-        programs: all of them.
+        programs: all programs by name.
         chunk: SheepRL's figure of chunks of 64 batches.
         single: SheepRL's figure of single batches.
     """
@@ -88,7 +88,7 @@ def times_as_fast(programs: Programs, chunk: str, single: str) -> list[Bound]:
 
 
 def uniform(programs: Programs) -> list[Bound]:
-    """At most twice the time of NumPy by hand; 100 times as fast as RLlib's."""
+    """Require at most twice the time of NumPy by hand, and 100 times the speed of RLlib."""
     ours = programs[OURS]
     bounds = [
         Bound("chunks of 64, time over that of numpy.take by hand", ratio(ours, "draw", ours, "by_hand"), at_most=2),
@@ -102,7 +102,7 @@ def uniform(programs: Programs) -> list[Bound]:
 
 
 def prioritized(programs: Programs) -> list[Bound]:
-    """At most 4 times the time of uniform drawing."""
+    """Require at most 4 times the time of uniform sampling."""
     ours = programs[OURS]
     name = "chunks of 64 with the update, time over that of uniform ones"
     bounds = [
@@ -113,7 +113,7 @@ def prioritized(programs: Programs) -> list[Bound]:
 
 
 def sequences(programs: Programs) -> list[Bound]:
-    """At least 60 % of the speed at which NumPy copies 1 GB between two arrays that are there already."""
+    """Require at least 60 % of the speed at which NumPy copies 1 GB between two existing arrays."""
     ours = programs[OURS]
     bounds = [Bound("speed over that of copying 1 GB in place", ratio(ours, "draw", ours, "copy_1gb"), at_least=0.6)]
     others = {
@@ -127,7 +127,7 @@ def sequences(programs: Programs) -> list[Bound]:
 
 
 def add(programs: Programs) -> list[Bound]:
-    """Flat: the slowest level takes at most 1.5 times as long as the fastest, each at its median over the rounds."""
+    """Require that the slowest level takes at most 1.5 times as long as the fastest, by their medians."""
     levels = [level for level in programs[OURS].rounds[0] if level.isdigit()]
     medians = [median(programs[OURS].values(level)) for level in levels]
     overwriting = median(programs[OURS].values("overwriting"))
@@ -138,7 +138,7 @@ def add(programs: Programs) -> list[Bound]:
 
 
 def actor(programs: Programs) -> list[Bound]:
-    """At least half of what `ray.put` and `ray.get` of the same bytes move."""
+    """Require at least half the throughput of `ray.put` and `ray.get` of the same bytes."""
     ours = programs[OURS]
     name = "speed over that of ray.put + ray.get of one array"
     return [
@@ -148,16 +148,17 @@ def actor(programs: Programs) -> list[Bound]:
 
 
 def memory(programs: Programs) -> list[Bound]:
-    """One copy of each row, 16 bytes a transition and 64 MiB."""
+    """Require at most one copy of each row, 16 bytes a transition and 64 MiB."""
     return _memory(programs, per_row=16)
 
 
 def memory_prioritized(programs: Programs) -> list[Bound]:
-    """One copy of each row, 40 bytes a transition and 64 MiB."""
+    """Require at most one copy of each row, 40 bytes a transition and 64 MiB."""
     return _memory(programs, per_row=40)
 
 
 def _memory(programs: Programs, per_row: int) -> list[Bound]:
+    """Require at most one copy of each row, `per_row` bytes a transition and 64 MiB."""
     grown, raw = (median(programs[OURS].values(figure)) for figure in ("grown", "raw"))
     return [
         Bound("MiB grown", grown / MIB, at_most=(raw + per_row * 1_000_000) / MIB + 64),
@@ -166,7 +167,7 @@ def _memory(programs: Programs, per_row: int) -> list[Bound]:
 
 
 def memmap(programs: Programs) -> list[Bound]:
-    """Nothing but that it works; the throughput is reported."""
+    """Report the throughput without a requirement."""
     ours = programs[OURS]
     return [
         Bound(f"MB/s: {figure}", median(ours.values(figure)) / 1e6) for figure in ("add", "sample", "sample_from_disk")

@@ -1,4 +1,4 @@
-"""SheepRL's side of `benchmarks.replay`: one case is prepared, then measured once a line on stdin.
+"""SheepRL's side of `benchmarks.replay`: prepare one case, then measure it on request.
 
 Linux only: resident memory is read from `/proc`.
 """
@@ -43,7 +43,7 @@ MIB = 2**20
 
 
 def fragment_rows(rng: np.random.Generator, rows: int, envs: int = ENVS, image: bool = False) -> Arrays:
-    """A random fragment `[rows + 1, envs]` whose episodes last 1000 rows on average."""
+    """Return a random fragment `[rows + 1, envs]` whose episodes last 1000 rows on average."""
     shape = (rows + 1, envs)
     ended = rng.random(shape) < 1 / EPISODE
     is_first = np.zeros(shape, bool)
@@ -64,12 +64,12 @@ def fragment_rows(rng: np.random.Generator, rows: int, envs: int = ENVS, image: 
 
 
 def row_bytes(rows: Arrays) -> int:
-    """Bytes of one copy of one row."""
+    """Return the bytes of one copy of one row."""
     return sum(values[0, 0].nbytes for values in rows.values())
 
 
 def as_fragment(rows: Arrays) -> TensorDict:
-    """A TensorDict that shares the arrays' memory."""
+    """Return a TensorDict that shares the arrays' memory."""
     from sheeprl.buffer.tensordicts import unflatten
 
     return unflatten(rows, batch_dims=2)
@@ -82,7 +82,7 @@ def fill(buffer: ReplayBuffer, fragment: TensorDict, until: int) -> None:
 
 
 def filled(stored: int, **options: Any) -> ReplayBuffer:
-    """A full buffer of small transitions, as a player of 4 environments fills it in fragments of 64 rows."""
+    """Return a full buffer of small transitions, added like a player of 4 environments does, 64 rows at a time."""
     from sheeprl.buffer import ReplayBuffer
     from sheeprl.buffer.samplers import Transitions
 
@@ -92,7 +92,7 @@ def filled(stored: int, **options: Any) -> ReplayBuffer:
 
 
 def block_bytes(block: Arrays) -> int:
-    """Bytes of what was drawn."""
+    """Return the bytes of a block of samples."""
     return sum(values.nbytes for values in block.values())
 
 
@@ -100,7 +100,7 @@ def block_bytes(block: Arrays) -> int:
 
 
 def by_hand(rows: Arrays, rng: np.random.Generator, batches: int) -> Arrays:
-    """What uniform sampling would be if neither episodes' ends nor streams were: random numbers and `numpy.take`."""
+    """Sample uniformly with random numbers and `numpy.take`, ignoring the ends of episodes and streams."""
     stored = len(rows["reward"])
     index = rng.integers(stored - 1, size=(batches, BATCH))
     after = index + 1
@@ -112,12 +112,13 @@ def by_hand(rows: Arrays, rng: np.random.Generator, batches: int) -> Arrays:
 
 
 def uniform() -> Callable[[], Figures]:
-    """Seconds per batch of 256 out of 1M: drawn, sampled (as a TensorDict), and by hand; by chunks of 64 and singly."""
+    """Measure seconds per batch of 256 out of 1M: drawn, sampled as a TensorDict, and by hand; in chunks and singly."""
     buffer = filled(STORED)
     rng = np.random.default_rng(1)
     rows = {name: values[:, 0] for name, values in fragment_rows(rng, STORED - 1, envs=1).items()}
 
     def measure() -> Figures:
+        """Measure one round."""
         return {
             "by_hand": seconds_per_call(lambda: by_hand(rows, rng, CHUNK)) / CHUNK,
             "draw": seconds_per_call(lambda: buffer.draw(BATCH, n_batches=CHUNK)) / CHUNK,
@@ -131,7 +132,7 @@ def uniform() -> Callable[[], Figures]:
 
 
 def prioritized() -> Callable[[], Figures]:
-    """Seconds per batch of 256 out of 1M, by priority and with the update of what was drawn, beside uniform."""
+    """Measure seconds per batch of 256 out of 1M, by priority with and without the update, and uniformly."""
     from sheeprl.buffer.priorities import Prioritized
 
     plain = filled(STORED)
@@ -139,12 +140,14 @@ def prioritized() -> Callable[[], Figures]:
     priorities = np.random.default_rng(1).random((CHUNK, BATCH)) + 0.01
 
     def draw_and_update(batches: int) -> None:
+        """Draw batches and update the priorities of their samples."""
         block = buffer.draw(BATCH, n_batches=batches)
         buffer.update_priorities(block["index"], priorities[:batches])
 
     draw_and_update(CHUNK)
 
     def measure() -> Figures:
+        """Measure one round."""
         return {
             "uniform": seconds_per_call(lambda: plain.draw(BATCH, n_batches=CHUNK)) / CHUNK,
             "draw": seconds_per_call(lambda: buffer.draw(BATCH, n_batches=CHUNK)) / CHUNK,
@@ -156,7 +159,7 @@ def prioritized() -> Callable[[], Figures]:
 
 
 def sequences() -> Callable[[], Figures]:
-    """Bytes per second of 64 sequences of 64 images of 64 x 64 x 3 out of 100k, and of copying as many and 1 GB."""
+    """Measure bytes per second of 64 sequences of 64 images out of 100k, and of copying as many bytes and 1 GB."""
     from sheeprl.buffer import ReplayBuffer
     from sheeprl.buffer.sequences import Sequences
 
@@ -167,6 +170,7 @@ def sequences() -> Callable[[], Figures]:
     to_batch, to_large = np.ones_like(batch), np.ones_like(large)
 
     def measure() -> Figures:
+        """Measure one round."""
         return {
             "copy_1gb": large.nbytes / seconds_per_call(lambda: np.copyto(to_large, large)),
             "copy_batch": size / seconds_per_call(lambda: np.copyto(to_batch, batch)),
@@ -183,13 +187,14 @@ def sequences() -> Callable[[], Figures]:
 
 
 def add() -> Callable[[], Figures]:
-    """Median seconds per add of a 64 x 4 fragment after so many rows, and once old rows are overwritten."""
+    """Measure seconds per add of a 64 x 4 fragment at several fill levels, and after old rows are overwritten."""
     from sheeprl.buffer import ReplayBuffer
     from sheeprl.buffer.samplers import Transitions
 
     fragment = as_fragment(fragment_rows(np.random.default_rng(0), 64))
 
     def measure() -> Figures:
+        """Measure one round."""
         buffer = ReplayBuffer(LEVELS[-1] + 100_000, Transitions(), seed=0)
         figures = {}
         for level in LEVELS:
@@ -206,16 +211,17 @@ def add() -> Callable[[], Figures]:
 
 
 class ChunkActor(ReplayActor):
-    """A run's replay actor around a full buffer."""
+    """Replay actor of a run, with a full buffer."""
 
     def __init__(self) -> None:
+        """Fill the buffer."""
         from sheeprl.actors.replay import Replay
 
         self.replay = Replay(filled(STORED), BATCH)
 
 
 def actor() -> Callable[[], Figures]:
-    """Bytes per second of chunks from an actor, two requests under way, and of putting and getting as many."""
+    """Measure bytes per second of chunks from an actor with two requests in progress, and of put and get."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
@@ -224,6 +230,7 @@ def actor() -> Callable[[], Figures]:
     remote = actor_class.remote()
 
     def request() -> Any:
+        """Request a chunk from the actor."""
         return remote.sample.options(num_returns=2).remote(CHUNK, 0.0)[1]
 
     block = {name: values.copy() for name, values in ray.get(request()).unpack().items()}
@@ -232,10 +239,12 @@ def actor() -> Callable[[], Figures]:
     under_way = [request(), request()]
 
     def next_chunk() -> None:
+        """Get the oldest requested chunk and request another one."""
         under_way.append(request())
         ray.get(under_way.pop(0)).unpack()
 
     def measure() -> Figures:
+        """Measure one round."""
         return {
             "put_get_array": size / seconds_per_call(lambda: ray.get(ray.put(flat)), seconds=2),
             "actor": size / mean_seconds(next_chunk, seconds=3),
@@ -247,7 +256,7 @@ def actor() -> Callable[[], Figures]:
 
 
 def mean_seconds(function: Callable[[], object], seconds: float) -> float:
-    """Mean time of a call over `seconds`: what a pipeline, whose calls wait for each other's work, delivers."""
+    """Return the mean time of a call over `seconds`, for a pipeline whose calls wait for each other."""
     for _ in range(4):
         function()
     count, began = 0, time.perf_counter()
@@ -261,13 +270,13 @@ def mean_seconds(function: Callable[[], object], seconds: float) -> float:
 
 
 def status_bytes(field: str) -> int:
-    """A field of `/proc/self/status`, such as `VmRSS`."""
+    """Return a field of `/proc/self/status` in bytes, such as `VmRSS`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def memory(with_priorities: bool = False) -> Callable[[], Figures]:
-    """Growth of the resident memory from an empty process, all modules loaded, to 1M rows stored. Once a process."""
+    """Measure the growth of resident memory from all modules loaded to 1M rows stored. Once a process."""
     options: dict[str, Any] = {}
     if with_priorities:
         from sheeprl.buffer.priorities import Prioritized
@@ -278,6 +287,7 @@ def memory(with_priorities: bool = False) -> Callable[[], Figures]:
     row = row_bytes(fragment_rows(np.random.default_rng(0), 64))
 
     def measure() -> Figures:
+        """Fill the buffer and measure the growth."""
         before = status_bytes("VmRSS")
         buffer = filled(STORED, **options)
         grown = status_bytes("VmRSS") - before
@@ -288,16 +298,16 @@ def memory(with_priorities: bool = False) -> Callable[[], Figures]:
 
 
 def memory_prioritized() -> Callable[[], Figures]:
-    """`memory`, with priorities."""
+    """Measure `memory` with priorities."""
     return memory(with_priorities=True)
 
 
 def memmap(limit: int, folder: Path, by_rlimit: bool) -> Callable[[], Figures]:
-    """Bytes per second into and out of a memory-mapped buffer of 4 times the memory that the process may have.
+    """Measure bytes per second into and out of a memory-mapped buffer of 4 times the process's memory limit.
 
     Args:
         limit: bytes.
-        folder: where the files are made.
+        folder: folder of the files.
         by_rlimit: set `RLIMIT_DATA` here, which counts private memory and not the pages of mapped files.
     """
     if by_rlimit:
@@ -310,6 +320,7 @@ def memmap(limit: int, folder: Path, by_rlimit: bool) -> Callable[[], Figures]:
     stored = 4 * limit // row + 1
 
     def measure() -> Figures:
+        """Measure one round."""
         with tempfile.TemporaryDirectory(prefix="replay_", dir=folder) as place:
             buffer = ReplayBuffer(stored, Transitions(), seed=0, memmap=place)
             began = time.perf_counter()
@@ -364,6 +375,7 @@ CASES: dict[str, Callable[[], Callable[[], Figures]]] = {
 
 
 def main() -> None:
+    """Prepare the case named on the command line and serve measurements."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("case", choices=(*CASES, "memmap"))
     parser.add_argument("--limit", type=int, default=2**30, help="bytes of memory, for memmap")

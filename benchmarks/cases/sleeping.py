@@ -1,4 +1,4 @@
-"""An environment that sleeps, for benchmarks of how players scale: `benchmarks.cases.sleeping:Sleeping-v0`."""
+"""Environment that sleeps, for benchmarks of scaling: `benchmarks.cases.sleeping:Sleeping-v0`."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ Array = npt.NDArray[np.float32]
 
 
 class Sleeping(gymnasium.Env[Array, Array]):
-    """Costs time, but of the CPU as little as can be.
+    """Environment whose steps take time but almost no CPU.
 
     Args:
-        sleep: seconds of every step.
+        sleep: seconds per step.
     """
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     def __init__(self, sleep: float) -> None:
+        """Store the time of a step."""
         self.sleep = sleep
         self.steps = 0
         self.obs = np.zeros(3, np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """At once."""
+        """Return the constant observation."""
         super().reset(seed=seed)
         self.steps = 0
         return self.obs, {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """After a while."""
+        """Sleep and return the constant observation."""
         time.sleep(self.sleep)
         self.steps += 1
         return self.obs, 1.0, self.steps == EPISODE, False, {}

@@ -1,9 +1,8 @@
-"""Environments whose observations say where they come from, so that a buffer can be searched for what is lost.
+"""Environments with stamped observations, which show if a buffer has lost or duplicated rows.
 
-Importing this module registers them: `benchmarks.cases.stamped:StampedPendulum-v0`. Behind what the environment itself
-shows, an observation holds a stamp: 48 random bits that the environment drew when it was made, and how many
-observations it had shown before. The numbers are scaled so far down that a network can't see them; a float32 still has
-them exactly.
+Importing this module registers them: `benchmarks.cases.stamped:StampedPendulum-v0`. Each observation ends with a stamp:
+48 random bits drawn when the environment was made, and the number of earlier observations. The stamp is scaled down so
+far that it doesn't affect a network, but a float32 represents it exactly.
 """
 
 from __future__ import annotations
@@ -25,14 +24,15 @@ Array = npt.NDArray[Any]
 
 
 class Stamp(gymnasium.Wrapper[Array, Any, Array, Any]):
-    """Adds the stamp, and sleeps if told to.
+    """Adds a stamp to each observation, and sleeps in each step.
 
     Args:
-        env: with a one-dimensional observation.
-        sleep: seconds of every step.
+        env: environment with one-dimensional observations.
+        sleep: seconds per step.
     """
 
     def __init__(self, env: gymnasium.Env[Array, Any], sleep: float = 0.0) -> None:
+        """Draw the random bits and extend the observation space."""
         super().__init__(env)
         own = env.observation_space
         assert isinstance(own, gymnasium.spaces.Box)
@@ -45,24 +45,25 @@ class Stamp(gymnasium.Wrapper[Array, Any, Array, Any]):
         self.shown = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """The env's own, stamped."""
+        """Reset the environment and stamp the observation."""
         obs, info = self.env.reset(seed=seed, options=options)
         return self._stamped(obs), info
 
     def step(self, action: Any) -> tuple[Array, SupportsFloat, bool, bool, dict[str, Any]]:
-        """The env's own, stamped."""
+        """Step the environment and stamp the observation."""
         time.sleep(self.sleep)
         obs, reward, terminated, truncated, info = self.env.step(action)
         return self._stamped(obs), reward, terminated, truncated, info
 
     def _stamped(self, obs: Array) -> Array:
+        """Return the observation with the next stamp."""
         stamp = np.array([*self.nonce, self.shown], np.float64) * SCALE
         self.shown += 1
         return np.concatenate([obs, stamp]).astype(np.float32)
 
 
 def read_stamps(obs: Array) -> tuple[Array, Array]:
-    """Who made the observations `[N, *]` and which ones of theirs these are: `[N]` nonces and `[N]` counts."""
+    """Return the stamps of observations `[N, *]`: `[N]` nonces of the environments and `[N]` counts."""
     parts = np.rint(obs[:, -WIDTH:].astype(np.float64) / SCALE).astype(np.int64)
     nonce = parts[:, 0]
     for part in range(1, NONCES):
@@ -71,16 +72,17 @@ def read_stamps(obs: Array) -> tuple[Array, Array]:
 
 
 def _make(env_id: str, sleep: float = 0.0, **arguments: Any) -> Stamp:
+    """Make a stamped environment."""
     return Stamp(gymnasium.make(env_id, **arguments), sleep)
 
 
 def pendulum(sleep: float = 0.0, **arguments: Any) -> Stamp:
-    """Pendulum-v1, stamped."""
+    """Make a stamped Pendulum-v1."""
     return _make("Pendulum-v1", sleep, **arguments)
 
 
 def cartpole(sleep: float = 0.0, **arguments: Any) -> Stamp:
-    """CartPole-v1, stamped."""
+    """Make a stamped CartPole-v1."""
     return _make("CartPole-v1", sleep, **arguments)
 
 

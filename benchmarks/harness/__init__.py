@@ -1,1 +1,1 @@
-"""Run programs in turn, watch them from outside and record what was measured."""
+"""Run programs in turn, observe their processes and record the measurements."""

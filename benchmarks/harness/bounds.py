@@ -1,6 +1,6 @@
-"""Figures that a benchmark promises to keep on one side of a bound; `python -m benchmarks report` tabulates them.
+"""Required, target and measured values; `python -m benchmarks report` tabulates them.
 
-A result that has them lists them under `bounds`, at the top or with each of its cases.
+A result lists its bounds under `bounds`, at the top level or in each of its cases.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from benchmarks.harness.record import Json
 
 @dataclass(frozen=True)
 class Bound:
-    """A figure that is to stay on one side of a bound; without a bound it is for comparison only.
+    """Measured figure with a required bound; without a bound it is for comparison only.
 
     Args:
-        name: what it is a figure of.
-        value: what was reached, the median where it was measured several times.
-        at_most: the bound, if it is from above.
-        at_least: the bound, if it is from below.
-        hope: what would be better still, on the same side.
-        spread: least and most of the rounds.
+        name: name of the figure.
+        value: measured value, the median of several rounds.
+        at_most: required upper bound.
+        at_least: required lower bound.
+        target: value to aim for, beyond the required bound.
+        spread: minimum and maximum of the rounds.
     """
 
     name: str
     value: float
     at_most: float | None = None
     at_least: float | None = None
-    hope: float | None = None
+    target: float | None = None
     spread: tuple[float, float] | None = None
 
     @classmethod
@@ -40,31 +40,32 @@ class Bound:
         *,
         at_most: float | None = None,
         at_least: float | None = None,
-        hope: float | None = None,
+        target: float | None = None,
     ) -> Bound:
-        """The median and the spread of several rounds."""
-        return cls(name, statistics.median(rounds), at_most, at_least, hope, (min(rounds), max(rounds)))
+        """Return the median and the spread of several rounds."""
+        return cls(name, statistics.median(rounds), at_most, at_least, target, (min(rounds), max(rounds)))
 
     @property
     def met(self) -> bool | None:
-        """Whether it does; None where there is no bound."""
+        """Return True if the figure meets the bound, None without a bound."""
         if self.at_most is not None:
             return self.value <= self.at_most
         return None if self.at_least is None else self.value >= self.at_least
 
     def __str__(self) -> str:
+        """Return the figure with its spread, the bound and the verdict."""
         spread = "" if self.spread is None else f" [{self.spread[0]:.3g}, {self.spread[1]:.3g}]"
         if self.met is None:
             return f"{self.name}: {self.value:.3g}{spread}"
         sign, limit = ("≤", self.at_most) if self.at_most is not None else ("≥", self.at_least)
-        hope = "" if self.hope is None else f", hoped {sign} {self.hope:g}"
-        return (
-            f"{self.name}: {self.value:.3g}{spread}, must be {sign} {limit:g}{hope}: {'met' if self.met else 'NOT MET'}"
-        )
+        target = "" if self.target is None else f", target {sign} {self.target:g}"
+        verdict = "met" if self.met else "NOT MET"
+        return f"{self.name}: {self.value:.3g}{spread}, required {sign} {limit:g}{target}: {verdict}"
 
     def as_json(self) -> Json:
-        """As it stands in the result."""
-        limits = {"at_most": self.at_most, "at_least": self.at_least, "hope": self.hope}
+        """Return the figure as the results store it."""
+        # The committed results name the target "hope".
+        limits = {"at_most": self.at_most, "at_least": self.at_least, "hope": self.target}
         result: Json = {"name": self.name, "value": rounded(self.value)}
         if self.spread is not None:
             result["spread"] = [rounded(value) for value in self.spread]
@@ -73,5 +74,5 @@ class Bound:
 
 
 def rounded(value: float) -> float:
-    """Five significant digits."""
+    """Round to five significant digits."""
     return float(f"{value:.5g}")

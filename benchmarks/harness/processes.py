@@ -1,4 +1,4 @@
-"""The processes of a run: found below its driver, named by what they do, measured and killed. Reads Linux's /proc."""
+"""Processes of a run: find them below its driver, name their roles, measure and kill them. Reads Linux's /proc."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROLES = {"ray::PlayerActor": "player", "ray::ReplayActor": "shard", "ray::TrainerActor": "trainer"}
-"""By what Ray makes of an actor's title; behind it stands the method that is being carried out."""
+"""Roles by the prefix of Ray's process titles, which is followed by the method that runs."""
 SERVICES = ("raylet", "gcs_server")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process, not to be mistaken for a later one of its number.
+    """Process, distinguished from later ones with the same number.
 
     Args:
-        pid: its number.
-        started: when, in the kernel's ticks.
+        pid: process number.
+        started: start time in the kernel's ticks.
     """
 
     pid: int
     started: int
 
     def alive(self) -> bool:
-        """Whether it still runs; a zombie doesn't."""
+        """Return True if the process runs; a zombie doesn't."""
         stat = _stat(self.pid)
         return stat is not None and stat.started == self.started and stat.state not in "ZX"
 
     def kill(self) -> bool:
-        """SIGKILL; whether there was anyone to kill."""
+        """Send SIGKILL; return False if the process is gone."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return False
         try:
-            if not self.alive():  # the number was given away before it was opened
+            if not self.alive():  # another process got the number before it was opened
                 return False
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         except ProcessLookupError:
@@ -53,8 +53,8 @@ class Member:
     """A process of a run.
 
     Args:
-        process: which.
-        role: driver, player, env worker, shard, trainer, the name of a service of Ray's, or other.
+        process: the process.
+        role: driver, player, env worker, shard, trainer, the name of a Ray service, or other.
         title: its command line.
     """
 
@@ -64,7 +64,7 @@ class Member:
 
     @property
     def is_idle_player(self) -> bool:
-        """Whether it is a player that does nothing right now, or a process kept ready to become one."""
+        """Return True for a player between two calls and for a standby process."""
         return self.title == "ray::PlayerActor"
 
 
@@ -73,9 +73,9 @@ class Memory:
     """Bytes that a process has in RAM.
 
     Args:
-        resident: all its pages.
-        unique: those that nobody else has.
-        mapped: pages of files that it has mapped, which the system takes back when it needs them.
+        resident: all pages.
+        unique: pages that no other process shares.
+        mapped: pages of memory-mapped files, which the system can reclaim.
     """
 
     resident: int
@@ -84,13 +84,13 @@ class Memory:
 
 
 def process_of(pid: int) -> Process | None:
-    """The process that has this number now."""
+    """Return the process that has a number now."""
     stat = _stat(pid)
     return Process(pid, stat.started) if stat else None
 
 
 def members(driver: int) -> list[Member]:
-    """The driver's process and all below it, oldest first."""
+    """Return the driver's process and all its descendants, oldest first."""
     stats = {stat.pid: stat for stat in map(_stat, _pids()) if stat is not None and stat.state not in "ZX"}
     children: dict[int, list[int]] = {}
     for stat in stats.values():
@@ -109,7 +109,7 @@ def members(driver: int) -> list[Member]:
 
 
 def memory_of(process: Process) -> Memory | None:
-    """What it has in RAM; None if it is gone or not ours to look at."""
+    """Return the memory of a process, None if it is gone or unreadable."""
     kibibytes = {"Rss": 0, "Private_Clean": 0, "Private_Dirty": 0, "Pss_File": 0}
     try:
         lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
@@ -126,7 +126,7 @@ def memory_of(process: Process) -> Memory | None:
 
 
 def _role(title: str, above: str) -> str:
-    """What a process does, by its title and its parent's role. A worker of an env has its player's title."""
+    """Return the role of a process from its title and its parent's role. An env worker has its player's title."""
     if above in ("player", "env worker"):
         return "env worker"
     for begin, role in ROLES.items():
@@ -138,6 +138,8 @@ def _role(title: str, above: str) -> str:
 
 @dataclass(frozen=True)
 class _Stat:
+    """Fields of `/proc/PID/stat`."""
+
     pid: int
     state: str
     parent: int
@@ -145,19 +147,22 @@ class _Stat:
 
 
 def _stat(pid: int) -> _Stat | None:
+    """Read the fields of a process, None if it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    fields = text[text.rindex(")") + 2 :].split()  # behind the name, which may hold anything
+    fields = text[text.rindex(")") + 2 :].split()  # after the name, which may contain any character
     return _Stat(pid, fields[0], int(fields[1]), int(fields[19]))
 
 
 def _pids() -> list[int]:
+    """Return the numbers of all processes."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def _title(pid: int) -> str:
+    """Return the command line of a process, "" if it is gone."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     return ""

@@ -1,4 +1,4 @@
-"""What `benchmarks.speed` and `benchmarks.limit` time: workloads, and the programs that do them, each in a process."""
+"""Workloads of `benchmarks.speed` and `benchmarks.limit`, and the programs that run them, each in a process."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from benchmarks.harness import record
 from benchmarks.harness.record import Json
 from benchmarks.peers.environments import HERE, bare_environment, python_of
 
-# Not part of the work that is compared: the other programs neither evaluate nor write checkpoints.
+# The other programs neither evaluate nor write checkpoints.
 BARE = ("eval.episodes=0", "checkpoint.every=1000000000", "buffer.checkpoint=false", "log.level=warning")
 
 
 class BenchmarkError(RuntimeError):
-    """A program failed, or programs didn't do the same work."""
+    """Raised when a program fails, or when programs do different work."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Something that every program does in the same way.
+    """Work that every program does in the same way.
 
     Args:
-        name: that the peers' scripts know it by.
-        title: for the table.
-        config: a file in the repository.
-        overrides: on top of it; what makes the work the same is said again, whatever the file says.
+        name: name in the peers' scripts.
+        title: title in the table.
+        config: configuration file in the repository.
+        overrides: overrides of the file; they fix all settings that make the work equal.
         steps: policy steps.
-        rollout: policy steps and updates of a rollout; none where every policy step brings an update.
+        rollout: policy steps and updates of a rollout; None if every policy step has an update.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Workload:
     rollout: tuple[int, int] | None = None
 
     def steps_of_peer(self, done: Timing) -> int:
-        """Policy steps with which another program takes as many gradient steps as SheepRL did.
+        """Return the policy steps after which another program has taken as many gradient steps as SheepRL did.
 
-        SheepRL doesn't count an episode's end as a policy step, so that on-policy it may play one rollout more to reach
-        the same number of them.
+        SheepRL doesn't count an episode's end row as a policy step, so on-policy it may collect one more rollout to
+        reach the same number of steps.
         """
         if self.rollout is None:
             return done.policy_steps
@@ -82,16 +82,16 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class Timing:
-    """One program's run.
+    """Measurements of one program's run.
 
     Args:
         loop: seconds without start-up.
-        process: seconds from the command to the prompt.
-        updates: gradient steps, by the program's own counter.
-        policy_steps: by its own counter.
-        where: seconds by what they were spent on, where the program tells.
-        versions: of what it ran.
-        idle_while_ahead: part of the time that the trainer waited while players waited for it, where the program tells.
+        process: seconds of the whole command.
+        updates: gradient steps, counted by the program.
+        policy_steps: policy steps, counted by the program.
+        where: seconds by activity, if the program reports them.
+        versions: versions of the program's packages.
+        idle_while_ahead: fraction of time that the trainer waited while players waited for it, if reported.
     """
 
     loop: float
@@ -104,12 +104,12 @@ class Timing:
 
     @property
     def rate(self) -> float:
-        """Updates per second of the loop."""
+        """Return the updates per second of the loop."""
         return self.updates / self.loop
 
 
 def timed(command: Sequence[str], variables: Mapping[str, str], folder: Path) -> tuple[float, str]:
-    """Seconds that a command took, and what it printed on stdout.
+    """Run a command; return its seconds and its stdout.
 
     Raises:
         BenchmarkError: its exit code isn't 0.
@@ -128,11 +128,11 @@ def timed(command: Sequence[str], variables: Mapping[str, str], folder: Path) ->
 
 @dataclass(frozen=True)
 class SheepRL:
-    """Ours, in one of its two placements.
+    """SheepRL in one of its two placements.
 
     Args:
         mode: `run.mode`.
-        cache: folder of compiled graphs, kept from run to run; None for an empty one each time, as on a machine on
+        cache: cache folder of compiled graphs, shared by all runs; None for a new one in each run, as on a machine on
             which SheepRL never ran.
         extra: further settings.
     """
@@ -143,11 +143,11 @@ class SheepRL:
 
     @property
     def name(self) -> str:
-        """For the table."""
+        """Return the name in the table."""
         return f"SheepRL {self.mode}" + ("" if self.cache else ", first time")
 
     def run(self, workload: Workload, threads: int, steps: int) -> Timing:
-        """Do the work."""
+        """Run the workload."""
         with tempfile.TemporaryDirectory(prefix="sheeprl_speed_") as folder:
             run_dir = Path(folder) / "run"
             words = (*workload.overrides, *BARE, f"run.total_steps={steps}", f"run.mode={self.mode}")
@@ -163,26 +163,26 @@ class SheepRL:
         return Timing(loop, process, end["gradient_steps"], end["policy_steps"], where, idle_while_ahead=idle)
 
     def warm_up(self, workload: Workload, threads: int) -> None:
-        """Fill the cache with what this workload compiles."""
+        """Fill the cache with the compiled graphs of a workload."""
         if self.cache is not None:
             with_compile = SheepRL(self.mode, self.cache, (*self.extra, "trainer.compile=true"))
             with_compile.run(workload, threads, max(512, workload.steps // 8))
 
 
 def caching_in(folder: Path) -> dict[str, str]:
-    """Environment variables that have compiled graphs kept in a folder, ours and PyTorch's own."""
+    """Return the environment variables that make SheepRL and PyTorch cache compiled graphs in a folder."""
     return {"SHEEPRL_CACHE": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch")}
 
 
 @contextmanager
 def temporary_cache() -> Iterator[Path]:
-    """A folder for compiled graphs, for as long as a benchmark lasts."""
+    """Yield a folder for compiled graphs, and remove it at the end."""
     with tempfile.TemporaryDirectory(prefix="sheeprl_cache_") as folder:
         yield Path(folder)
 
 
 def windows(lines: Sequence[Json]) -> Iterator[tuple[float, int, Json]]:
-    """Seconds, gradient steps and metrics of what lies between each two lines of a run's metrics."""
+    """Yield seconds, gradient steps and metrics between each two lines of a run's metrics."""
     steps = updates = 0
     for line in lines:
         if "Time/sps" not in line or line["step"] <= steps:
@@ -193,7 +193,7 @@ def windows(lines: Sequence[Json]) -> Iterator[tuple[float, int, Json]]:
 
 
 def where_it_went(lines: Sequence[Json], loop: float, coupled: bool = False) -> dict[str, float]:
-    """Seconds of a run's loop by what its learner did, by the run's own timers. What is left is book-keeping."""
+    """Return the seconds of a run's loop by activity of the learner, from the run's timers. `other` is the rest."""
     breakdown: Counter[str] = Counter()
     for seconds, updates, line in windows(lines):
         breakdown["updating"] += updates / line["Time/sps_train"] if updates else 0.0
@@ -207,13 +207,13 @@ def where_it_went(lines: Sequence[Json], loop: float, coupled: bool = False) -> 
     return dict(breakdown) | {"other": max(0.0, loop - sum(breakdown.values()))}
 
 
-PLAYERS_WAIT = 0.05  # part of the time that players must have waited for the trainer to have been ahead of it
+PLAYERS_WAIT = 0.05  # fraction of time that players wait for the trainer if collection is ahead
 
 
 def idle_while_ahead(lines: Sequence[Json]) -> float | None:
-    """Part of the time that the trainer waited, for rounds or batches, while playing was ahead; None if it never was.
+    """Return the fraction of time that the trainer waited while collection was ahead; None if it never was.
 
-    The first window doesn't count: it holds the start, when there is nothing to learn from yet.
+    The first window is ignored, because training can't start without data.
     """
     waited = total = 0.0
     for seconds, _, line in list(windows(lines))[1:]:
@@ -231,10 +231,10 @@ class Peer:
     """Another library.
 
     Args:
-        key: of its script and of its environment.
-        name: for the table.
-        limited_to: by workload, the number of updates after which it may end, if it is slow; its rate counts then.
-        python: of an environment that has it; None for the benchmark's own.
+        key: name of its script and of its environment.
+        name: name in the table.
+        limited_to: number of updates after which a slow library ends, by workload; then its rate is compared.
+        python: Python of an environment that has it; None for the one that the benchmark creates.
         device: `cpu` or `cuda`.
     """
 
@@ -245,7 +245,7 @@ class Peer:
     device: str = "cpu"
 
     def run(self, workload: Workload, threads: int, steps: int) -> Timing:
-        """Do the work."""
+        """Run the workload."""
         words = ["--steps", str(steps), "--threads", str(threads), "--device", self.device]
         if workload.name in self.limited_to:
             words += ["--updates", str(self.limited_to[workload.name])]
@@ -267,5 +267,5 @@ PEERS = {
 
 
 def load() -> float:
-    """How busy the machine is, for the record."""
+    """Return the load average of the last minute."""
     return round(os.getloadavg()[0], 2)

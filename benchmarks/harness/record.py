@@ -1,4 +1,4 @@
-"""What stands in every result: the code, the versions and the machine that it was measured with."""
+"""Contents of every result: code, versions and machine of the measurement."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Json = dict[str, Any]
 
 
 def describe(*configs: str) -> Json:
-    """Command, commit, versions and machine of this process.
+    """Return command, commit, versions and machine of this process.
 
     Args:
-        configs: the files in the repository, beside the package's own, that the result depends on.
+        configs: files in the repository that the result depends on, in addition to the package.
     """
     return {
         "command": command_line(),
@@ -34,7 +34,7 @@ def describe(*configs: str) -> Json:
 
 
 def command_line() -> str:
-    """What was typed, less the folders of this machine."""
+    """Return the command of this process, without the folders of this machine."""
     module = Path(sys.argv[0]).stem
     called = ["benchmarks"] if module == "__main__" else ["benchmarks", module]
     words = (f"PATH/{Path(word).name}" if Path(word).is_absolute() else word for word in sys.argv[1:])
@@ -42,30 +42,30 @@ def command_line() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out."""
+    """Return the commit that is checked out."""
     return _git("rev-parse", "HEAD").strip() or "unknown"
 
 
 def modified_files(*paths: str) -> list[str]:
-    """Files below some paths that differ from the commit; none when the result is wholly of it."""
+    """Return the files below some paths that differ from the commit."""
     return [line[3:] for line in _git("status", "--porcelain", "--", *paths).splitlines()]
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+    """Return the versions of the installed ones among some packages."""
     installed = {found.name: found.version for found in distributions()}
     return {package: installed[package] for package in packages if package in installed}
 
 
 def machine() -> Json:
-    """Cores that this process may use, and their model; GPUs, if there are any."""
+    """Return number and model of the cores that this process may use, and the GPUs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = {"cores": cores, "cpu": _cpu_model(), "system": platform.platform()}
     return found | ({"gpus": gpus} if (gpus := _gpu_models()) else {})
 
 
 def environment(threads: int | None = None) -> dict[str, str]:
-    """Environment variables for a subprocess: this checkout's code, and a number of threads if one is given."""
+    """Return the environment of a subprocess, with this checkout's code and a number of threads if given."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     if threads is not None:
@@ -74,7 +74,7 @@ def environment(threads: int | None = None) -> dict[str, str]:
 
 
 def read_metrics(run_dir: Path) -> list[Json]:
-    """The lines of a run's `metrics.jsonl`."""
+    """Return the lines of a run's `metrics.jsonl`."""
     with (run_dir / "metrics.jsonl").open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
@@ -86,6 +86,7 @@ def write(path: Path, result: Json) -> None:
 
 
 def _dumps(value: Any, indent: str = "") -> str:
+    """Format a value as JSON with one line per list of numbers."""
     below = indent + "  "
     if isinstance(value, dict) and value:
         items = (f"{below}{json.dumps(key)}: {_dumps(item, below)}" for key, item in value.items())
@@ -96,6 +97,7 @@ def _dumps(value: Any, indent: str = "") -> str:
 
 
 def _cpu_model() -> str:
+    """Return the model of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -105,6 +107,7 @@ def _cpu_model() -> str:
 
 
 def _gpu_models() -> list[str]:
+    """Return the models of all GPUs."""
     try:
         words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
@@ -113,6 +116,7 @@ def _gpu_models() -> list[str]:
 
 
 def _git(*words: str) -> str:
+    """Return the output of a git command, "" if it fails."""
     try:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):

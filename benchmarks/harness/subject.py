@@ -1,4 +1,4 @@
-"""A run that is watched from outside: started as a user starts it, followed by the metrics that it writes."""
+"""A run as a subprocess: started by the command line and observed through its metrics and processes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from benchmarks.harness import record
 from benchmarks.harness.processes import Member, Process, members
 from benchmarks.harness.record import Json
 
-LOOK = 0.1  # seconds between two looks at a run
-CENSUS = 0.5  # seconds between two looks at which processes it has
+LOOK = 0.1  # seconds between two polls of a run
+CENSUS = 0.5  # seconds between two searches for its processes
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A line of metrics.
+    """Line of metrics with the time at which it was read.
 
     Args:
-        at: when it was seen, by the monotonic clock.
-        values: what it says.
+        at: time at which it was read, on the monotonic clock.
+        values: its metrics.
     """
 
     at: float
@@ -32,34 +32,36 @@ class Seen:
 
 
 class Subject:
-    """A run in `run_dir`, through as many drivers as it takes.
+    """Run in `run_dir`, started as a subprocess and resumed if its driver is killed.
 
     Args:
-        run_dir: its folder, not there yet.
-        words: what follows `sheeprl run`, besides the folder.
+        run_dir: new run folder.
+        words: arguments of `sheeprl run`, except the folder.
     """
 
     def __init__(self, run_dir: Path, words: Sequence[str]) -> None:
+        """Start the driver."""
         self.run_dir = run_dir
         self.lines: list[Seen] = []
-        self.everybody: set[Process] = set()  # every process that it ever had
-        self.said = run_dir.with_suffix(".log")
+        self.all_processes: set[Process] = set()  # all processes that the run ever had
+        self.log = run_dir.with_suffix(".log")
         self._read = 0  # bytes of metrics
-        self._counted = 0.0  # when processes were looked for last
+        self._counted = 0.0  # time of the last search for processes
         self._driver = self._start("run", *words, f"run.dir={run_dir}")
 
     def resume(self) -> None:
-        """Go on with a run whose driver is gone."""
+        """Resume a run whose driver is gone."""
         self._driver = self._start("resume", str(self.run_dir))
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start a driver that appends its output to the log."""
         self.began, self.under_way = time.monotonic(), False
-        with self.said.open("ab") as said:
+        with self.log.open("ab") as log:
             command = [sys.executable, "-m", "sheeprl", *words]
-            return subprocess.Popen(command, cwd=record.ROOT, env=record.environment(), stdout=said, stderr=said)
+            return subprocess.Popen(command, cwd=record.ROOT, env=record.environment(), stdout=log, stderr=log)
 
     def look(self) -> int | None:
-        """See what it has written, and who belongs to it; the driver's exit code once it has ended."""
+        """Read new metrics and record the run's processes; return the driver's exit code if it has ended."""
         code = self._driver.poll()
         self._follow()
         if code is None and time.monotonic() - self._counted > CENSUS:
@@ -67,25 +69,25 @@ class Subject:
         return code
 
     def wait(self, seconds: float) -> int | None:
-        """Follow it for some time; the driver's exit code if it ends meanwhile."""
+        """Follow the run for `seconds`; return the driver's exit code if it ends before."""
         until = time.monotonic() + seconds
         while (code := self.look()) is None and time.monotonic() < until:
             time.sleep(LOOK)
         return code
 
     def members(self) -> list[Member]:
-        """The processes that it has now."""
+        """Return the current processes of the run."""
         found = members(self._driver.pid)
-        self.everybody |= {member.process for member in found}
+        self.all_processes |= {member.process for member in found}
         self._counted = time.monotonic()
         return found
 
     def survivors(self) -> list[Process]:
-        """The processes that it ever had and that still run."""
-        return [process for process in self.everybody if process.alive()]
+        """Return the processes that the run ever had and that are still alive."""
+        return [process for process in self.all_processes if process.alive()]
 
     def time_until_gone(self, most: float) -> float:
-        """Seconds until nobody of a run whose driver has ended is left; infinite if some are after `most` seconds."""
+        """Return the seconds until all processes of an ended run are gone; infinity after `most` seconds."""
         began = time.monotonic()
         while self.survivors():
             if time.monotonic() - began > most:
@@ -94,7 +96,7 @@ class Subject:
         return time.monotonic() - began
 
     def end(self) -> None:
-        """Leave nobody behind, whatever happened."""
+        """Kill all processes of the run."""
         if self._driver.poll() is None:
             self.members()
             self._driver.kill()
@@ -103,17 +105,18 @@ class Subject:
             process.kill()
 
     def last_words(self, count: int = 5) -> str:
-        """The last lines that it printed."""
-        return "\n".join(self.said.read_text(errors="replace").splitlines()[-count:])
+        """Return the last lines of the output."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
     def newest(self, key: str, before: float = float("inf")) -> float:
-        """The newest value of a metric, of those seen before some moment; 0 if there is none."""
+        """Return the newest value of a metric seen before a time; 0 if there is none."""
         return next((seen.values[key] for seen in reversed(self.lines) if seen.at < before and key in seen.values), 0)
 
     def _follow(self) -> None:
+        """Read new lines of metrics."""
         path = self.run_dir / "metrics.jsonl"
         size = path.stat().st_size if path.exists() else 0
-        if size < self._read:  # a resumed run goes on from the line of its checkpoint
+        if size < self._read:  # a resumed run truncates the file to its checkpoint
             self._read = size
         if size == self._read:
             return
@@ -128,10 +131,10 @@ class Subject:
 
 
 def ran(words: Sequence[str], run_dir: Path) -> Subject:
-    """A run that was left alone until its end.
+    """Run to the end and return the finished run.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the run failed.
     """
     subject = Subject(run_dir, words)
     try:

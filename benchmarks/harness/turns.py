@@ -1,4 +1,4 @@
-"""Measures programs in turn, so that what else the machine does meets all of them alike."""
+"""Measure programs in turn, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Rounds = dict[str, list[float]]
 
 
 def in_turn(programs: Mapping[str, Callable[[], float]], rounds: int, warm_up: bool = True) -> Rounds:
-    """What each program measured, round by round; after a round that doesn't count, unless programs start anew."""
+    """Measure each program once a round. With `warm_up`, the first round isn't counted."""
     measured: Rounds = {name: [] for name in programs}
     for number in range(rounds + warm_up):
         for name, program in programs.items():
@@ -27,12 +27,12 @@ def in_turn(programs: Mapping[str, Callable[[], float]], rounds: int, warm_up: b
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """Of each round."""
+    """Return the ratio of each round."""
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
 def print_rounds(title: str, measured: Rounds, bounds: Sequence[Bound] = ()) -> None:
-    """Medians with least and most, and what was promised."""
+    """Print medians with minimum and maximum, and the bounds."""
     print(f"\n{title}")
     width = max(map(len, measured))
     for name, values in measured.items():
@@ -42,7 +42,7 @@ def print_rounds(title: str, measured: Rounds, bounds: Sequence[Bound] = ()) -> 
 
 
 def as_json(case: str, title: str, measured: Rounds, bounds: Sequence[Bound] = ()) -> Json:
-    """All that was measured."""
+    """Return all measurements as the results store them."""
     return {
         "case": case,
         "title": title,
@@ -55,14 +55,14 @@ def as_json(case: str, title: str, measured: Rounds, bounds: Sequence[Bound] = (
 def measure_cases(
     name: str, about: str, cases: Mapping[str, Callable[[int], Json]], rounds: int, args: Sequence[str] | None
 ) -> None:
-    """The command of a benchmark that consists of cases, each of which takes a number of rounds.
+    """Run the command of a benchmark that consists of cases.
 
     Args:
-        name: of the benchmark.
-        about: what it does, in a line.
-        cases: by name.
-        rounds: unless something else is asked for.
-        args: of the command line.
+        name: name of the benchmark.
+        about: its description, one line.
+        cases: functions that measure a number of rounds, by name.
+        rounds: default number of rounds.
+        args: arguments of the command line.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=about)
     parser.add_argument("--only", nargs="+", choices=cases, default=list(cases), metavar="CASE", help=", ".join(cases))
@@ -75,5 +75,5 @@ def measure_cases(
     measured: list[Json] = []
     for case in given.only:
         measured.append(cases[case](given.rounds))
-        record.write(path, described | {"cases": measured})  # what there is, should a later one fail
+        record.write(path, described | {"cases": measured})  # an error in a later case leaves the cases before
     print(f"\n{path}")

@@ -1,7 +1,6 @@
-"""A process that prepares something once and measures it once a line: the two ends of it. Standard library only.
+"""A process that prepares a measurement once and repeats it on request: client and server. Standard library only.
 
-Programs that are compared keep their filled buffers and take turns, so that a machine whose speed drifts drifts for
-all of them.
+Compared programs fill their buffers once and then take turns, so changes of the machine's speed affect all of them.
 """
 
 from __future__ import annotations
@@ -23,23 +22,24 @@ Json = dict[str, Any]
 
 
 class WorkerError(RuntimeError):
-    """A process ended without an answer; the message is the last that it said."""
+    """Raised when a process ends without an answer; the message is the last line that it printed."""
 
 
 class Worker:
-    """The end that asks.
+    """Client of a process that measures.
 
     Args:
-        command: of a process that calls `serve`.
-        variables: its environment.
-        folder: where it runs.
+        command: command of a process that calls `serve`.
+        variables: its environment variables.
+        folder: its working directory.
 
     Raises:
-        WorkerError: it could not prepare itself.
+        WorkerError: the preparation failed.
     """
 
     def __init__(self, command: Sequence[str], variables: Mapping[str, str], folder: Path) -> None:
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in `close`
+        """Start the process and wait until it is prepared."""
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in `close`
         try:
             self._process = subprocess.Popen(
                 command,
@@ -47,7 +47,7 @@ class Worker:
                 env=variables,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._said,
+                stderr=self._stderr,
                 text=True,
             )
         except OSError as error:
@@ -55,14 +55,14 @@ class Worker:
         self.about = self._answer()
 
     def measure(self) -> Figures:
-        """One round."""
+        """Measure one round."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the missing answer says more
+        with contextlib.suppress(BrokenPipeError):  # `_answer` raises an error with the cause
             print("measure", file=self._process.stdin, flush=True)
         return self._answer()
 
     def close(self) -> None:
-        """Let the process end."""
+        """End the process."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -70,30 +70,31 @@ class Worker:
             self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self._process.kill()
-        self._said.close()
+        self._stderr.close()
 
     def _answer(self) -> Json:
+        """Return the next answer of the process."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(MARK):
                 answer: Json = json.loads(line[len(MARK) :])
                 return answer
         code = self._process.wait()
-        self._said.seek(0)
-        lines = [line.strip() for line in self._said if line.strip()] or ["nothing on stderr"]
+        self._stderr.seek(0)
+        lines = [line.strip() for line in self._stderr if line.strip()] or ["nothing on stderr"]
         self.close()
         raise WorkerError(f"exit code {code}: {lines[-1][:300]}")
 
 
-MARK = "answer "  # so that what libraries print on stdout isn't taken for one
+MARK = "answer "  # distinguishes answers from the output of libraries
 
 
 def serve(prepare: Callable[[], Callable[[], Figures]], about: Callable[[], Json] = dict) -> None:
-    """The end that answers: prepare, then measure at every line on stdin, until it is closed.
+    """Prepare, then measure at every line on stdin until it is closed.
 
     Args:
-        prepare: gives the function that measures.
-        about: what is said once when all is prepared.
+        prepare: returns the function that measures.
+        about: returns the first answer, after the preparation.
     """
     measure = prepare()
     print(MARK + json.dumps(about()), flush=True)
@@ -102,7 +103,7 @@ def serve(prepare: Callable[[], Callable[[], Figures]], about: Callable[[], Json
 
 
 def seconds_per_call(function: Callable[[], object], seconds: float = 0.5, least: int = 5) -> float:
-    """Median time of a call, after one that isn't counted: for `seconds`, but `least` calls at least."""
+    """Return the median time of a call over `seconds` and at least `least` calls, after a warm-up call."""
     function()
     times: list[float] = []
     end = time.perf_counter() + seconds
@@ -114,6 +115,6 @@ def seconds_per_call(function: Callable[[], object], seconds: float = 0.5, least
 
 
 def one_thread(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """An environment in which numeric libraries use one thread."""
+    """Return an environment in which numeric libraries use one thread."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return dict(variables) | {name: "1" for name in names}

@@ -1,1 +1,1 @@
-"""Other libraries' side of the comparisons: scripts that run in environments of their own."""
+"""Other libraries' side of the comparisons: scripts that run in separate environments."""

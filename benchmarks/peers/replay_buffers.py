@@ -1,6 +1,6 @@
-"""Other libraries' replay buffers for `benchmarks.replay`: one of them is filled, then timed once a line on stdin.
+"""Other libraries' replay buffers for `benchmarks.replay`: fill one of them, then measure it on request.
 
-It stands alone, so that the environment it runs in needs nothing of SheepRL.
+The module is independent of SheepRL, so its environment needs only the library.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ EPISODE = 1000
 ALPHA, BETA = 0.6, 0.4
 
 Call = Callable[[int], object]
-"""Draws so many transitions, and updates their priorities where there are any."""
+"""Function that samples a number of transitions, and updates their priorities if the buffer is prioritized."""
 
 
 def transitions(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """`count` random transitions."""
+    """Return `count` random transitions."""
     return {
         "obs": rng.standard_normal((count, OBS), np.float32),
         "action": rng.standard_normal((count, ACTION), np.float32),
@@ -40,7 +40,7 @@ def transitions(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
 
 
 def sb3(stored: int, prioritized: bool) -> Call:
-    """Stable-Baselines3, 4 environments."""
+    """Fill the buffer of Stable-Baselines3 with 4 environments."""
     from gymnasium.spaces import Box
     from stable_baselines3.common.buffers import ReplayBuffer
 
@@ -57,7 +57,7 @@ def sb3(stored: int, prioritized: bool) -> Call:
 
 
 def cpprb(stored: int, prioritized: bool) -> Call:
-    """Cpprb, with `next_obs` stored."""
+    """Fill the buffer of cpprb, with `next_obs` stored."""
     import cpprb as library
 
     rng = np.random.default_rng(0)
@@ -78,6 +78,7 @@ def cpprb(stored: int, prioritized: bool) -> Call:
     priorities = rng.random(BATCH * CHUNK) + 0.01
 
     def sample_and_update(count: int) -> None:
+        """Sample and update the priorities of the samples."""
         batch = buffer.sample(count, beta=BETA)
         buffer.update_priorities(batch["indexes"], priorities[:count])
 
@@ -85,7 +86,7 @@ def cpprb(stored: int, prioritized: bool) -> Call:
 
 
 def torchrl(stored: int, prioritized: bool, memmap: bool = False) -> Call:
-    """TorchRL's buffer of TensorDicts, in memory or memory-mapped."""
+    """Fill TorchRL's buffer of TensorDicts, in memory or memory-mapped."""
     import torch
     from tensordict import TensorDict
     from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
@@ -96,7 +97,7 @@ def torchrl(stored: int, prioritized: bool, memmap: bool = False) -> Call:
     storage: Any
     if memmap:
         folder = tempfile.TemporaryDirectory(prefix="replay_peer_")
-        KEPT.append(folder)
+        FOLDERS.append(folder)
         storage = LazyMemmapStorage(stored, scratch_dir=folder.name)
     else:
         storage = LazyTensorStorage(stored)
@@ -107,15 +108,16 @@ def torchrl(stored: int, prioritized: bool, memmap: bool = False) -> Call:
         buffer = TensorDictReplayBuffer(storage=storage)
     part = stored // 10
     for _ in range(10):
-        given = {name: torch.from_numpy(values) for name, values in transitions(rng, part).items()}
-        after = {"observation": given.pop("next_obs")}
-        after |= {name: given.pop(name)[:, None] for name in ("reward", "terminated", "truncated")}
-        buffer.extend(TensorDict({"observation": given.pop("obs"), **given, "next": after}, batch_size=[part]))
+        columns = {name: torch.from_numpy(values) for name, values in transitions(rng, part).items()}
+        after = {"observation": columns.pop("next_obs")}
+        after |= {name: columns.pop(name)[:, None] for name in ("reward", "terminated", "truncated")}
+        buffer.extend(TensorDict({"observation": columns.pop("obs"), **columns, "next": after}, batch_size=[part]))
     if not prioritized:
         return buffer.sample
     priorities = torch.from_numpy(rng.random(BATCH * CHUNK, np.float32) + 0.01)
 
     def sample_and_update(count: int) -> None:
+        """Sample and update the priorities of the samples."""
         batch = buffer.sample(count)
         buffer.update_priority(batch["index"], priorities[:count])
 
@@ -123,14 +125,14 @@ def torchrl(stored: int, prioritized: bool, memmap: bool = False) -> Call:
 
 
 def torchrl_memmap(stored: int, prioritized: bool) -> Call:
-    """TorchRL's memory-mapped storage."""
+    """Fill TorchRL's memory-mapped storage."""
     return torchrl(stored, prioritized, memmap=True)
 
 
 def rllib(stored: int, prioritized: bool) -> Call:
-    """RLlib's buffer of episodes, these of 1000 steps and of arrays, as its environment runners send them.
+    """Fill RLlib's buffer with episodes of 1000 steps as arrays, which its environment runners send.
 
-    It is asked for one-step transitions as its SAC asks, which gives them as a list of episodes.
+    Like RLlib's SAC it samples one-step transitions, which it returns as a list of episodes.
     """
     from ray.rllib.env.single_agent_episode import SingleAgentEpisode
     from ray.rllib.utils.replay_buffers import EpisodeReplayBuffer, PrioritizedEpisodeReplayBuffer
@@ -152,6 +154,7 @@ def rllib(stored: int, prioritized: bool) -> Call:
     priorities = rng.random(BATCH * CHUNK) + 0.01
 
     def sample_and_update(count: int) -> None:
+        """Sample and update the priorities of the samples."""
         buffer.sample(num_items=count, n_step=1, beta=BETA)
         buffer.update_priorities(priorities[:count])
 
@@ -160,18 +163,19 @@ def rllib(stored: int, prioritized: bool) -> Call:
 
 # ---------------------------------------------------------------------------------------------- timing
 
-KEPT: list[object] = []  # folders that live as long as the process
+FOLDERS: list[object] = []  # folders that live as long as the process
 LIBRARIES = {"sb3": sb3, "cpprb": cpprb, "torchrl": torchrl, "torchrl_memmap": torchrl_memmap, "rllib": rllib}
 AT_ONCE = ("sb3", "cpprb", "torchrl", "torchrl_memmap")
-"""Those for which 64 batches in one call are natural enough to be timed."""
+"""Libraries for which sampling 64 batches by one call is common enough to be measured."""
 PACKAGES = {"sb3": "stable-baselines3", "cpprb": "cpprb", "rllib": "ray"}
 
 
 def prepare(library: str, stored: int, prioritized: bool) -> Callable[[], Figures]:
-    """Fill a buffer; what comes back gives seconds per batch of 256."""
+    """Fill a buffer; return a function that measures seconds per batch of 256."""
     call = LIBRARIES[library](stored, prioritized)
 
     def measure() -> Figures:
+        """Measure one round."""
         figures = {"batch": seconds_per_call(lambda: call(BATCH))}
         if library in AT_ONCE:
             figures["chunk"] = seconds_per_call(lambda: call(BATCH * CHUNK)) / CHUNK
@@ -181,6 +185,7 @@ def prepare(library: str, stored: int, prioritized: bool) -> Callable[[], Figure
 
 
 def main() -> None:
+    """Fill the buffer named on the command line and serve measurements."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("library", choices=LIBRARIES)
     parser.add_argument("--stored", type=int, default=1_000_000)

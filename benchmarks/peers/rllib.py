@@ -1,7 +1,7 @@
-"""RLlib's side of `benchmarks.speed`: one workload, timed. Prints one JSON object on stdout.
+"""RLlib's side of `benchmarks.speed`: run one workload and print its timing as JSON.
 
-It stands alone, so that the environment it runs in needs nothing of SheepRL. Sampling and learning are in this process,
-RLlib's fastest way on two cores. As it is slow, it may be told to end after some updates, and has a rate then.
+The module is independent of SheepRL, so its environment needs only RLlib. Sampling and learning run in this process,
+which is RLlib's fastest setting on two cores. Because it is slow, `--updates` can end it early; then its rate counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PACKAGES = ("ray", "torch", "gymnasium", "numpy")
 
 
 def build_ppo(seed: int) -> Any:
-    """PPO on CartPole-v1, one rollout of 128 rows and 4 environments an iteration."""
+    """Return the configuration of PPO on CartPole-v1, with a rollout of 128 rows and 4 environments an iteration."""
     model = DefaultModelConfig(fcnet_hiddens=[64, 64], fcnet_activation="tanh", vf_share_layers=False)
     config = PPOConfig().environment("CartPole-v1").debugging(seed=seed)
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=4, rollout_fragment_length=128)
@@ -49,7 +49,7 @@ def build_ppo(seed: int) -> Any:
 
 
 def build_sac(seed: int) -> Any:
-    """SAC on HalfCheetah-v5; a batch of 256 for every step sampled is one update a policy step."""
+    """Return the configuration of SAC on HalfCheetah-v5, with one update per policy step."""
     model = DefaultModelConfig(
         fcnet_hiddens=[256, 256], fcnet_activation="relu", head_fcnet_hiddens=[], head_fcnet_activation=None
     )
@@ -77,6 +77,7 @@ BUILDERS = {"ppo_cartpole": build_ppo, "sac_halfcheetah": build_sac}
 
 
 def main() -> None:
+    """Run the workload and print its timing as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("workload", choices=BUILDERS)
     parser.add_argument("--steps", type=int, required=True)

@@ -1,6 +1,6 @@
-"""Stable-Baselines3's side of `benchmarks.speed`: one workload, timed. Prints one JSON object on stdout.
+"""Stable-Baselines3's side of `benchmarks.speed`: run one workload and print its timing as JSON.
 
-It stands alone, so that the environment it runs in needs nothing of SheepRL.
+The module is independent of SheepRL, so its environment needs only Stable-Baselines3.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PACKAGES = ("stable-baselines3", "torch", "gymnasium", "numpy")
 
 
 def build_ppo(num_envs: int, seed: int, device: str) -> tuple[Any, torch.optim.Optimizer]:
-    """PPO on CartPole-v1, and the optimizer whose steps count."""
+    """Return PPO on CartPole-v1, and the optimizer whose steps are counted."""
     model = PPO(
         "MlpPolicy",
         make_vec_env("CartPole-v1", num_envs, seed=seed),
@@ -39,7 +39,7 @@ def build_ppo(num_envs: int, seed: int, device: str) -> tuple[Any, torch.optim.O
 
 
 def build_sac(num_envs: int, seed: int, device: str) -> tuple[Any, torch.optim.Optimizer]:
-    """SAC on HalfCheetah-v5, and the optimizer whose steps count."""
+    """Return SAC on HalfCheetah-v5, and the optimizer whose steps are counted."""
     model = SAC(
         "MlpPolicy",
         make_vec_env("HalfCheetah-v5", num_envs, seed=seed),
@@ -50,7 +50,7 @@ def build_sac(num_envs: int, seed: int, device: str) -> tuple[Any, torch.optim.O
         gamma=0.99,
         tau=0.005,
         train_freq=1,
-        gradient_steps=-1,  # as many as policy steps were just played
+        gradient_steps=-1,  # one per policy step of the last vector step
         seed=seed,
         device=device,
     )
@@ -61,6 +61,7 @@ BUILDERS = {"ppo_cartpole": build_ppo, "sac_halfcheetah": build_sac}
 
 
 def main() -> None:
+    """Run the workload and print its timing as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("workload", choices=BUILDERS)
     parser.add_argument("--steps", type=int, required=True)
@@ -74,6 +75,7 @@ def main() -> None:
     updates = 0
 
     def count(*_: Any) -> None:
+        """Count an update."""
         nonlocal updates
         updates += 1
 

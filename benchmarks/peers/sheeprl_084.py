@@ -1,10 +1,10 @@
-"""The original SheepRL's side of `benchmarks.speed`: one workload, timed. Prints one JSON object on stdout.
+"""The original SheepRL's side of `benchmarks.speed`: run one workload and print its timing as JSON.
 
-It stands alone, and runs in an environment of its own: the original has the name of this package.
+The module runs in a separate environment, because the original package has the same name as this one.
 
-The loop is what lies between the reset of its vector environment and the closing of it. Its environments are stepped
-in its own process, its faster way on the machines this was tried on, its logging is off, and PPO has the two towers of
-two layers that the other programs have.
+The loop's time is the time between the first reset and the closing of its vector environment. Its environments run in
+its process, which is faster on the measured machines. Logging is off, and PPO has the two networks of two layers that
+the other programs have.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WORKLOADS = {
     ),
     "sac_halfcheetah": (
         *("exp=sac", "env=mujoco", "env.id=HalfCheetah-v5", *COMMON),
-        # It counts the gradient steps owed from one vector step before: 104 gives as many of them as 100 elsewhere.
+        # Its due gradient steps count from one vector step before, so 104 gives as many as 100 does elsewhere.
         *("algo.replay_ratio=1.0", "algo.learning_starts=104", "algo.per_rank_batch_size=256", "algo.gamma=0.99"),
         *("algo.tau=0.005", "algo.hidden_size=256", "buffer.size=1000000", "buffer.checkpoint=False"),
     ),
@@ -53,32 +53,37 @@ WORKLOADS = {
 
 
 class Watch:
-    """Sees when the vector environment is reset first and when it is closed, its steps, and those of optimizers."""
+    """Records the first reset and the closing of the vector environment, its steps, and the optimizers' steps."""
 
     def __init__(self) -> None:
+        """Register the hooks."""
         self.began = self.ended = 0.0
         self.policy_steps = 0
         self.steps: Counter[int] = Counter()  # by optimizer; SAC has three, each of which takes one an update
         register_optimizer_step_post_hook(lambda optimizer, *_: self.steps.update([id(optimizer)]))
-        self._look_at(gymnasium.vector.SyncVectorEnv)
+        self._wrap(gymnasium.vector.SyncVectorEnv)
 
     @property
     def updates(self) -> int:
-        """Gradient steps."""
+        """Return the number of gradient steps."""
         return max(self.steps.values(), default=0)
 
-    def _look_at(self, envs: Any) -> None:
+    def _wrap(self, envs: Any) -> None:
+        """Wrap the methods of a vector environment class."""
         reset, step, close = envs.reset, envs.step, envs.close
 
         def reset_seen(env: Any, *args: Any, **kwargs: Any) -> Any:
+            """Record the first reset."""
             self.began = self.began or time.perf_counter()
             return reset(env, *args, **kwargs)
 
         def step_seen(env: Any, actions: Any) -> Any:
+            """Count the policy steps."""
             self.policy_steps += env.num_envs
             return step(env, actions)
 
         def close_seen(env: Any, *args: Any, **kwargs: Any) -> Any:
+            """Record the closing."""
             self.ended = self.ended or time.perf_counter()
             return close(env, *args, **kwargs)
 
@@ -86,6 +91,7 @@ class Watch:
 
 
 def main() -> None:
+    """Run the workload and print its timing as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--steps", type=int, required=True)
@@ -105,7 +111,7 @@ def main() -> None:
         ]
         words += ["algo.compile.enabled=True", "algo.compile.mode=default"] if given.compile else []
         sys.argv = ["sheeprl", *words]
-        from sheeprl.cli import run  # only now, so that what its import does to PyTorch is what its command does
+        from sheeprl.cli import run  # imported here, because the import changes settings of PyTorch as the command does
 
         run()
     versions = {package: version(package) for package in PACKAGES}

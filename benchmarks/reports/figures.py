@@ -1,4 +1,4 @@
-"""The figures of docs/performance.md."""
+"""Figures of docs/performance.md."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PARTS = {
 
 
 def draw(results: Results, folder: Path) -> Iterator[Path]:
-    """Draw those for which there are results; where they are."""
+    """Draw all figures that have results; yield their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, tuple[bool, Callable[[Results], plt.Figure]]] = {
         "performance_ratios": (has_ratios(results), ratios),
@@ -54,14 +54,14 @@ def draw(results: Results, folder: Path) -> Iterator[Path]:
 
 
 def plain(axis: mpl.axis.Axis, ticks: Sequence[float]) -> None:
-    """Ticks with their numbers in full."""
+    """Write the ticks' numbers in full."""
     axis.set_major_locator(mpl.ticker.FixedLocator(ticks))
     axis.set_minor_locator(mpl.ticker.NullLocator())
     axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def ratios(results: Results) -> plt.Figure:
-    """Bars from 1 on: how many times as fast as each peer, both placements, with the spread of the rounds."""
+    """Draw bars from 1 on: speed relative to each peer, in both placements, with the spread of the rounds."""
     rows: dict[str, dict[str, Json]] = {}
     for workload in workloads(results):
         for pair in workload.get("ratios", []):
@@ -90,7 +90,7 @@ def ratios(results: Results) -> plt.Figure:
 
 
 def where(results: Results) -> plt.Figure:
-    """Stacked bars: what a run's time was spent on, by its own timers."""
+    """Draw stacked bars of the time breakdown of a run, from its timers."""
     bars = {
         f"{workload['workload']}\n{timings['program'].removeprefix('SheepRL ')}": timings["where"]
         for workload in workloads(results)
@@ -112,7 +112,7 @@ def where(results: Results) -> plt.Figure:
 
 
 def scaling(results: Results) -> plt.Figure:
-    """Policy steps per second by number of players, with what would be linear."""
+    """Draw policy steps per second by number of players, and the linear ideal."""
     figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
     for title, curve in scaling_curves(results).items():
         players = sorted(curve)

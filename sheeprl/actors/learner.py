@@ -25,7 +25,7 @@ from sheeprl.buffer.tensordicts import flatten
 from sheeprl.config.schema import Config
 from sheeprl.learning.batches import Batches, Minibatches, Samples, Share
 from sheeprl.learning.compile.allreduce import sum_over_ranks
-from sheeprl.learning.compile.cache import CompiledSteps, CompileError, RefusedError
+from sheeprl.learning.compile.cache import CompiledSteps, CompileError, NonFiniteGradientError
 from sheeprl.learning.flat_parameters import FlatParameters
 from sheeprl.learning.metrics import Table, means_of
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
@@ -219,9 +219,9 @@ class Learner(LearnerInterface):
             return
         try:
             self._tables += self.compiled.settle()
-        except RefusedError as refused:
-            self.gradient_steps -= refused.steps
-            self._raise_non_finite(refused.phase, refused.metrics)
+        except NonFiniteGradientError as error:
+            self.gradient_steps -= error.steps
+            self._raise_non_finite(error.phase, error.metrics)
 
     def _raise_non_finite(self, phase: Phase, metrics: Tensors) -> NoReturn:
         """Raise an error that names the metrics that aren't finite and the gradient step."""

@@ -160,7 +160,7 @@ class Phase:
         noise: function that draws the random numbers of the loss.
         scalars: numbers that change over the run, such as an annealed clip. The loss gets them as tensors in `carry`.
         lr_scale: factor on the optimizer's learning rate.
-        averages: target networks to update after the step.
+        target_updates: target networks to update after the step.
     """
 
     optimizer: str
@@ -168,7 +168,7 @@ class Phase:
     noise: NoiseFunction | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     lr_scale: float = 1.0
-    averages: Sequence[TargetUpdate] = ()
+    target_updates: Sequence[TargetUpdate] = ()
 
 
 @dataclass(frozen=True)

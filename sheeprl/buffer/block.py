@@ -22,11 +22,12 @@ SPARE = 2  # free blocks per pool: a consumer reads one sample while the next is
 class Pool:
     """Memory for blocks, reused once no array views it.
 
-    Every call of `take` returns an array of its own over pooled memory. All views keep that array alive; when it is
+    Every call of `take` returns a new array over pooled memory. All views keep that array alive; when it is
     freed, the memory returns to the pool. Reuse saves the operating system from clearing new pages.
     """
 
     def __init__(self) -> None:
+        """Start without memory."""
         self._free: deque[Bytes] = deque(maxlen=SPARE)  # the most recently used last
 
     def take(self, size: int) -> Bytes:
@@ -61,6 +62,7 @@ class Block:
     """
 
     def __init__(self, pool: Pool, kinds: Kinds, filled: Mapping[str, Array] | None = None) -> None:
+        """Allocate the arrays and copy `filled` into them."""
         filled = filled or {}
         layout = [(name, (*shape, *like.shape[1:]), like.dtype) for name, (shape, like) in kinds.items()]
         layout += [(name, values.shape, values.dtype) for name, values in filled.items()]

@@ -27,6 +27,7 @@ class Changes:
     """
 
     def __init__(self, capacity: int) -> None:
+        """Track no array yet."""
         self._capacity = capacity
         self._flags: dict[str, npt.NDArray[np.bool_]] = {}
         self._chunk_rows: dict[str, int] = {}

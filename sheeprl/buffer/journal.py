@@ -28,8 +28,8 @@ _RECORD = np.dtype(
         ("sequence", "<i8"),
         ("rows", "<i4"),
         ("envs", "<i4"),
-        ("anew", "u1"),
-        ("whole", "u1"),
+        ("new_streams", "u1"),
+        ("committed", "u1"),
         ("checksum", "<u4"),
     ]
 )
@@ -69,6 +69,7 @@ class Journal:
     dtype = _RECORD
 
     def __init__(self, folder: Path, records: np.ndarray[Any, Any]) -> None:
+        """Store folder and records; call `begin` or `read` before the first entry."""
         self.folder = folder
         self.records = records
         self.epoch = 0
@@ -94,13 +95,13 @@ class Journal:
         record["epoch"], record["total"] = self.epoch, entry.total
         record["player"], record["incarnation"] = entry.key
         record["sequence"], record["rows"], record["envs"] = entry.sequence, entry.rows, entry.envs
-        record["anew"] = entry.new_streams
+        record["new_streams"] = entry.new_streams
         record["checksum"] = _checksum(record)
         self.records[self.count : self.count + 1] = record
 
     def commit(self) -> None:
         """Commit the entry written last."""
-        self.records["whole"][self.count] = 1
+        self.records["committed"][self.count] = 1
         self.count += 1
 
     def read(self) -> tuple[dict[str, Any] | None, list[JournalEntry]]:
@@ -128,7 +129,7 @@ class Journal:
         """Yield the valid entries of this epoch, up to the first uncommitted one."""
         for record in self.records:
             uncommitted = np.array([record], _RECORD)
-            uncommitted["whole"] = 0
+            uncommitted["committed"] = 0
             if record["epoch"] != self.epoch or int(record["checksum"]) != _checksum(uncommitted):
                 return
             entry = JournalEntry(
@@ -137,8 +138,8 @@ class Journal:
                 sequence=int(record["sequence"]),
                 rows=int(record["rows"]),
                 envs=int(record["envs"]),
-                new_streams=bool(record["anew"]),
-                committed=bool(record["whole"]),
+                new_streams=bool(record["new_streams"]),
+                committed=bool(record["committed"]),
             )
             yield entry
             if not entry.committed:

@@ -100,6 +100,7 @@ class MemoryMapped:
     """
 
     def __init__(self, folder: Path, attach: bool = False) -> None:
+        """Create or lock the folder."""
         self.folder = folder
         if attach and not has_buffer(folder):
             raise FileNotFoundError(f"{folder} holds no buffer to attach")

@@ -21,6 +21,7 @@ class Newest:
     """
 
     def __init__(self, since: int = 0) -> None:
+        """Start without ranges."""
         self._seen = since  # arrival number of the first row that is in no range yet
         self._ranges: list[tuple[int, int]] = []  # remaining arrival numbers as (begin, end), oldest range first
 

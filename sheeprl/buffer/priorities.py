@@ -57,6 +57,7 @@ class Priorities:
     """
 
     def __init__(self, prioritized: Prioritized, decides: bool = True) -> None:
+        """Store the settings; `attach` adds the arrays."""
         self.prioritized = prioritized
         self.decides = decides
         self.highest = 1.0  # to the power of alpha

@@ -91,6 +91,7 @@ class ReplayBuffer:
         non_finite: NonFinite = "refuse",
         memmap: Path | str | None = None,
     ) -> None:
+        """Build the storage and the sampler."""
         self._set_up(sampler, seed, prioritized, online_fraction, non_finite)
         if capacity < 1:  # before files are created
             raise ValueError(f"capacity={capacity}: must be at least 1")

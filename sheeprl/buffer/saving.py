@@ -41,6 +41,7 @@ class Saver:
     """
 
     def __init__(self, storage: Storage) -> None:
+        """Start without a saved folder; the first save writes all chunks."""
         self.storage = storage
         self._last: tuple[_OpenFolder, dict[tuple[str, int], Chunk]] | None = (
             None  # folder, and chunks by array and number

@@ -22,6 +22,7 @@ class Ages:
     """
 
     def __init__(self, sequences: Sequences) -> None:
+        """Count no anchors yet."""
         self.sequences = sequences
         self.count = 0
 

@@ -83,6 +83,7 @@ class Storage:
     """
 
     def __init__(self, capacity: int, memory: Memory | None = None, extensions: tuple[Extension, ...] = ()) -> None:
+        """Start empty; the first fragment defines the arrays."""
         if capacity < 1:
             raise ValueError(f"capacity={capacity}: must be at least 1")
         self.capacity = capacity

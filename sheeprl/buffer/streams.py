@@ -92,6 +92,7 @@ class Streams:
     """Registry of all streams: their lengths, their next fragments and their slots in the pool of bootstrap rows."""
 
     def __init__(self) -> None:
+        """Start without streams."""
         self.groups: dict[StreamKey, StreamGroup] = {}
         self.length: Slots = np.zeros(0, np.int64)  # [streams] rows added to each stream
         self.pool_size = 0  # slots in the pool of bootstrap rows

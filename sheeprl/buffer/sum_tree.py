@@ -23,6 +23,7 @@ class SumTree:
     """
 
     def __init__(self, leaves: Weights) -> None:
+        """Allocate all levels and compute their sums."""
         self.leaves = leaves
         self.levels: list[Weights] = []  # from pairs of leaves to the top
         size = len(leaves)

@@ -37,6 +37,7 @@ class DamagedCheckpointError(ValueError):
     """
 
     def __init__(self, file: Path | str, problem: str) -> None:
+        """Store file and defect."""
         super().__init__(file, problem)
         self.file, self.problem = file, problem
 
@@ -73,7 +74,7 @@ class Manifest:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether a folder has a manifest; its files may still be damaged (see `verify`)."""
+    """Return True if a folder has a manifest; its files may still be damaged (see `verify`)."""
     return (folder / MANIFEST).is_file()
 
 

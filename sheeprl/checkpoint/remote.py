@@ -69,6 +69,7 @@ class RemoteStore:
     """
 
     def __init__(self, url: str) -> None:
+        """Open the file system."""
         self.url = url.rstrip("/")
         self.scheme = check_url(url)
         # Without a cache of listings: changes by other processes must be visible.
@@ -303,7 +304,7 @@ class RemoteStore:
         return [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == kind]
 
     def _is_complete(self, name: str) -> bool:
-        """Return whether a checkpoint has a manifest."""
+        """Return True if a checkpoint has a manifest."""
         # fs.exists returns False for every error; a resumed run might then start from scratch.
         try:
             return bool(self._call(self.fs.info, self._path(name, MANIFEST))["type"] == "file")
@@ -404,7 +405,7 @@ def _retry(call: Callable[[], Any], waits: Sequence[float]) -> Any:
 
 
 def _is_name(name: str) -> bool:
-    """Return whether a name is that of a checkpoint."""
+    """Return True if a name is that of a checkpoint."""
     return re.fullmatch(r"step_\d+", name, re.ASCII) is not None
 
 

@@ -47,6 +47,7 @@ class CheckpointWriter:
         shards: int = 1,
         on_problem: Callable[[str], None] = lambda text: None,
     ) -> None:
+        """Open the remote store, if the configuration names one."""
         self.run_dir, self.folder = run_dir, run_dir / "checkpoints"
         self.config = config
         self.shards = shards
@@ -58,7 +59,7 @@ class CheckpointWriter:
 
     @property
     def keeps_buffer(self) -> bool:
-        """Return whether each checkpoint includes the replay."""
+        """Return True if each checkpoint includes the replay."""
         return self._keeps_buffer
 
     @property

@@ -45,7 +45,7 @@ def fill_in(config: Config) -> Config:
 
 
 def pays_to_compile(config: Config, rollout: int) -> bool:
-    """Return whether the run has enough gradient steps to recover the time for compiling them.
+    """Return True if the run has enough gradient steps to recover the time for compiling them.
 
     Args:
         config: the run's configuration.
@@ -63,7 +63,7 @@ def pays_to_compile(config: Config, rollout: int) -> bool:
 
 
 def has_compiler() -> bool:
-    """Return whether a C++ compiler is installed; CPU graphs and the launchers of CUDA kernels need one."""
+    """Return True if a C++ compiler is installed; CPU graphs and the launchers of CUDA kernels need one."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
 
 

@@ -90,10 +90,10 @@ class FlatParameters:
             name: vectors[slot.vector][slot.start : slot.stop].view(slot.shape) for name, slot in self.slots.items()
         }
 
-    def spans(self, agent: nn.Module, average: TargetUpdate) -> list[Span]:
+    def spans(self, agent: nn.Module, update: TargetUpdate) -> list[Span]:
         """Return the slices of a target update; adjacent parameters form one slice."""
         spans: list[Span] = []
-        names = zip(_names(agent, average.target), _names(agent, average.online), strict=True)
+        names = zip(_names(agent, update.target), _names(agent, update.online), strict=True)
         for target_name, online_name in names:
             target, online = self.slots[target_name], self.slots[online_name]
             target_start, online_start = target.start, online.start

@@ -82,21 +82,21 @@ class Rule:
     Args:
         step: formula of the update.
         factors: function that computes the formula's factors.
-        remembers: names of the state tensors that the formula reads and replaces.
-        counts: the optimizer also stores the number of its steps, as `step`. This tensor stays on the CPU and isn't a
-            part of the graph, because only `factors` needs it.
+        state_names: names of the state tensors that the formula reads and replaces.
+        counts_steps: the optimizer also stores the number of its steps, as `step`. This tensor stays on the CPU and
+            isn't a part of the graph, because only `factors` needs it.
         unsupported: options of torch's optimizer that the formula doesn't implement.
     """
 
     step: Formula
     factors: Factors
-    remembers: tuple[str, ...]
-    counts: bool
+    state_names: tuple[str, ...]
+    counts_steps: bool
     unsupported: tuple[str, ...]
 
-    def is_begun(self, state: Mapping[str, Any]) -> bool:
+    def has_state(self, state: Mapping[str, Any]) -> bool:
         """Return True if the state is complete: torch creates it in the optimizer's first step."""
-        return {*self.remembers, *(["step"] if self.counts else [])} <= state.keys()
+        return {*self.state_names, *(["step"] if self.counts_steps else [])} <= state.keys()
 
 
 RULES: dict[type[Optimizer], Rule] = {

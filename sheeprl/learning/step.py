@@ -1,7 +1,8 @@
-"""One gradient step: every phase's loss, its gradient, the optimizer's step and the targets that follow.
+"""One gradient step: for every phase the loss, its gradient, the optimizer step and the target updates.
 
-The same function is carried out as it stands and traced into one graph. All that it reads and changes is given to it
-(`Tensors` by name, in groups), so that nothing of a run can end up in a graph as a constant.
+`GradientStep.take` has two uses. The learner calls it directly (eager mode) with an `OptimizerStepper`, and
+`compile.tracing` traces the same function into a graph with a `RuleStepper`. All tensors that the step reads or changes
+are arguments. A tensor from elsewhere would become a constant of the graph.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from sheeprl.learning.flat_parameters import FlatParameters, Span
 
 @dataclass
 class Group:
-    """The parameters of one optimizer.
+    """Parameter group of an agent, and its optimizer.
 
     Args:
-        vectors: their numbers among the agent's vectors, in the optimizer's order.
-        optimizer: over these vectors.
-        learning_rates: of the optimizer's own groups.
-        max_grad_norm: clip of the gradient's norm; None doesn't clip.
+        vectors: numbers of the group's vectors in `FlatParameters.vectors`, in the optimizer's order.
+        optimizer: optimizer of these vectors.
+        learning_rates: initial learning rate of each of the optimizer's `param_groups`.
+        max_grad_norm: maximum norm of the group's gradient; None disables clipping.
     """
 
     vectors: list[int]
@@ -38,26 +39,26 @@ class Group:
     max_grad_norm: float | None
 
     def settings(self) -> list[tuple[dict[str, Any], float]]:
-        """What the optimizer's own groups say, and their learning rate, for each of the vectors."""
+        """Return for each vector the optimizer's settings and the initial learning rate."""
         groups = zip(self.optimizer.param_groups, self.learning_rates, strict=True)
         return [(settings, rate) for settings, rate in groups for _ in settings["params"]]
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what an optimizer had remembered, but not how it was set, which may have been changed since."""
-        own = [dict(settings) for settings in self.optimizer.param_groups]
+        """Load the state of a saved optimizer, but not its settings: a resumed run may have changed them."""
+        current = [dict(settings) for settings in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state)
-        for settings, before in zip(self.optimizer.param_groups, own, strict=True):
+        for settings, before in zip(self.optimizer.param_groups, current, strict=True):
             settings.update({name: value for name, value in before.items() if name not in ("params", "lr")})
 
 
 @dataclass
 class Outcome:
-    """What a gradient step gives.
+    """Result of a gradient step.
 
     Args:
-        norms: of each phase's gradient, before clipping.
-        metrics: of all phases.
-        losses: of the phases that give something to write back.
+        norms: norm of each phase's gradient before clipping, scalars.
+        metrics: metrics of all phases by name, scalars.
+        losses: losses that have values or priorities to write back.
     """
 
     norms: list[Tensor] = field(default_factory=list)
@@ -66,53 +67,67 @@ class Outcome:
 
 
 class Ranks(Protocol):
-    """How tensors of all ranks become one."""
+    """Process group of the trainer."""
 
     world: int
+    """Number of ranks."""
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over the ranks."""
+        """Return the sum of a tensor over the ranks."""
         ...
 
 
 class Stepper(Protocol):
-    """Applies what a phase found. Where its gradient isn't finite, nothing may change."""
+    """Changes parameters and buffers in place. It must change nothing if a gradient isn't finite."""
 
     def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
-        """Step the phase's group."""
+        """Take the optimizer step of the phase's group.
+
+        Args:
+            phase: phase of the gradients.
+            loss: loss of the phase.
+            gradients: clipped gradient of each vector of the group.
+            norm: norm of the gradients before clipping, scalar.
+        """
         ...
 
     def polyak_update(self, span: Span, tau: float) -> None:
-        """Move a part of a target vector towards what it follows."""
+        """Update a slice of a target vector: θ_target ← θ_target + τ (θ_online − θ_target)."""
         ...
 
     def set_buffer(self, name: str, value: Tensor) -> None:
-        """Put a value into the agent's buffer of that name."""
+        """Set a buffer of the agent."""
         ...
 
 
 class BoundLoss(nn.Module):
-    """A loss as a module's forward pass, so that it can be called with parameters other than the agent's own."""
+    """Module whose forward pass is a loss. `functional_call` can then replace the agent's parameters.
+
+    Args:
+        agent: module with all networks.
+        loss: loss function of the agent.
+    """
 
     def __init__(self, agent: nn.Module, loss: LossFunction) -> None:
+        """Register the agent as a submodule."""
         super().__init__()
         self.agent = agent
         self.loss = loss
 
     def forward(self, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
-        """The loss of the agent as it is called."""
+        """Compute the loss with the agent's current parameters."""
         return self.loss(self.agent, batch, noise, carry)
 
 
 class GradientStep:
-    """The phases of a gradient step, in order.
+    """Computes the phases of a gradient step, in order.
 
     Args:
-        agent: all networks.
-        flat: their parameters.
-        groups: the optimizers and what they step.
-        ranks: among which gradients are averaged.
-        autocast: makes a context of the precision that losses are computed in.
+        agent: module with all networks.
+        flat: flat vectors of its parameters.
+        groups: parameter groups by name.
+        ranks: ranks over which gradients are averaged.
+        autocast: function that returns the precision context of the losses.
     """
 
     def __init__(
@@ -123,10 +138,11 @@ class GradientStep:
         ranks: Ranks,
         autocast: Callable[[], Any],
     ) -> None:
+        """Store the parts; nothing is computed."""
         self.agent, self.flat, self.groups = agent, flat, groups
         self.ranks = ranks
         self.autocast = autocast
-        self._losses: dict[LossFunction, BoundLoss] = {}
+        self._bound_losses: dict[LossFunction, BoundLoss] = {}
         self._spans: dict[tuple[str, str], list[Span]] = {}
 
     def take(
@@ -139,33 +155,33 @@ class GradientStep:
         scalars: Sequence[Tensors],
         stepper: Stepper,
     ) -> Outcome:
-        """Take a step.
+        """Take a gradient step.
 
         Args:
-            phases: what it consists of.
-            vectors: of the agent's parameters; `stepper` changes these.
-            buffers: of the agent, by name; `stepper` changes these.
-            batch: for the losses.
-            noise: of each phase.
-            scalars: of each phase, as tensors.
-            stepper: who applies what was found.
+            phases: phases of the step.
+            vectors: flat vectors of the agent's parameters; the stepper changes them.
+            buffers: buffers of the agent by name; the stepper changes them.
+            batch: batch of the losses.
+            noise: noise of each phase.
+            scalars: `Phase.scalars` of each phase, as tensors.
+            stepper: applies gradients, target updates and buffers.
         """
         outcome, carried = Outcome(), Tensors()
         for number, phase in enumerate(phases):
             carry = {**carried, **scalars[number]}
             loss, gradients = self.differentiate(phase, vectors, buffers, batch, noise[number], carry)
             norm = torch.linalg.vector_norm(torch.cat(gradients) if len(gradients) > 1 else gradients[0])
-            stepper.step(phase, loss, self.clipped(phase, gradients, norm), norm)
-            for average in phase.averages:
-                for span in self._spans_of(average):
-                    stepper.polyak_update(span, average.tau)
+            stepper.step(phase, loss, self.clip(phase, gradients, norm), norm)
+            for update in phase.target_updates:
+                for span in self._spans_of(update):
+                    stepper.polyak_update(span, update.tau)
             for name, value in loss.buffers.items():
                 stepper.set_buffer(name, self.ranks.sum(value) / self.ranks.world)
             carried.update(loss.carry)
             outcome.norms.append(norm)
             outcome.metrics.update(loss.metrics)
             if loss.write or loss.priority is not None:
-                # In the dtypes that are stored: NumPy doesn't know the bfloat16 of mixed precision.
+                # Cast to the stored dtypes: NumPy has no bfloat16, which mixed precision may return.
                 write = {name: value.to(batch[name].dtype) for name, value in loss.write.items()}
                 outcome.losses.append(Loss(loss.value, write=write, priority=loss.priority))
         return outcome
@@ -179,54 +195,60 @@ class GradientStep:
         noise: Tensors,
         carry: Tensors,
     ) -> tuple[Loss, list[Tensor]]:
-        """A phase's loss, and the mean over the ranks of its gradients, one for each vector of its group."""
-        own = self.groups[phase.optimizer].vectors
+        """Compute the loss of a phase and its gradients.
+
+        Returns:
+            The loss, and for each vector of the phase's group the gradient, averaged over the ranks.
+        """
+        numbers = self.groups[phase.optimizer].vectors
         with torch.enable_grad():
             parameters = self.flat.views([vector.detach() for vector in vectors])
-            # By parameter, not by vector: that would add up as many vectors of zeros, each with one parameter in it.
-            trained = [[parameters[name].requires_grad_() for name in self.flat.names_in(number)] for number in own]
+            # Differentiate by parameter. By vector, autograd would add one zero-padded vector per parameter.
+            trained = [[parameters[name].requires_grad_() for name in self.flat.names_in(number)] for number in numbers]
             tensors = {f"agent.{name}": values for name, values in {**parameters, **buffers}.items()}
             with self.autocast():
                 loss: Loss = functional_call(self._bound(phase.loss), tensors, (batch, noise, carry))
-            found = iter(
+            by_parameter = iter(
                 torch.autograd.grad(
                     loss.value, list(itertools.chain(*trained)), allow_unused=True, materialize_grads=True
                 )
             )
-        gradients = [torch.cat([next(found).flatten() for _ in part]) for part in trained]
+        gradients = [torch.cat([next(by_parameter).flatten() for _ in part]) for part in trained]
         if self.ranks.world == 1:
             return loss, gradients
         mean = self.ranks.sum(torch.cat(gradients)) / self.ranks.world
         return loss, list(torch.split(mean, [len(gradient) for gradient in gradients]))
 
     def _bound(self, loss: LossFunction) -> BoundLoss:
-        if loss not in self._losses:
-            self._losses[loss] = BoundLoss(self.agent, loss)
-        return self._losses[loss]
+        """Return the module of a loss, the same one in every step."""
+        if loss not in self._bound_losses:
+            self._bound_losses[loss] = BoundLoss(self.agent, loss)
+        return self._bound_losses[loss]
 
-    def _spans_of(self, average: TargetUpdate) -> list[Span]:
-        names = (average.online, average.target)
+    def _spans_of(self, update: TargetUpdate) -> list[Span]:
+        """Return the slices of a target update, computed once."""
+        names = (update.online, update.target)
         if names not in self._spans:
-            self._spans[names] = self.flat.spans(self.agent, average)
+            self._spans[names] = self.flat.spans(self.agent, update)
         return self._spans[names]
 
-    def clipped(self, phase: Phase, gradients: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
-        """Gradients of a norm that is not above the group's limit."""
-        most = self.groups[phase.optimizer].max_grad_norm
-        if most is None:
+    def clip(self, phase: Phase, gradients: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
+        """Return the gradients scaled to the maximum norm of the phase's group, as `clip_grad_norm_` does."""
+        max_norm = self.groups[phase.optimizer].max_grad_norm
+        if max_norm is None:
             return list(gradients)
-        factor = (most / (norm + 1e-6)).clamp(max=1.0)
+        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         return [gradient * factor for gradient in gradients]
 
 
 class OptimizerStepper:
-    """Asks torch's optimizers, one operation after the other.
+    """Stepper of eager mode: calls torch's optimizers.
 
     Args:
-        vectors: of the agent's parameters.
-        buffers: of the agent.
-        groups: the optimizers.
-        refuse: raises, given a phase whose gradient is not finite and its metrics.
+        vectors: flat vectors of the agent's parameters.
+        buffers: buffers of the agent by name.
+        groups: parameter groups by name.
+        raise_non_finite: raises an error for a phase whose gradient isn't finite; gets the phase and its metrics.
     """
 
     def __init__(
@@ -236,11 +258,12 @@ class OptimizerStepper:
         groups: Mapping[str, Group],
         raise_non_finite: Callable[[Phase, Tensors], NoReturn],
     ) -> None:
+        """Store the tensors and the groups."""
         self.vectors, self.buffers, self.groups = vectors, buffers, groups
         self.raise_non_finite = raise_non_finite
 
     def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
-        """Step the phase's group."""
+        """Take the optimizer step of the phase's group. A norm that isn't finite raises instead."""
         if not torch.isfinite(norm):
             self.raise_non_finite(phase, loss.metrics)
         group = self.groups[phase.optimizer]
@@ -252,10 +275,10 @@ class OptimizerStepper:
 
     @torch.no_grad()
     def polyak_update(self, span: Span, tau: float) -> None:
-        """Move a part of a target vector towards what it follows."""
+        """Update a slice of a target vector: θ_target ← θ_target + τ (θ_online − θ_target)."""
         self.vectors[span.target][span.target_slice].lerp_(self.vectors[span.online][span.online_slice], tau)
 
     @torch.no_grad()
     def set_buffer(self, name: str, value: Tensor) -> None:
-        """Put a value into the agent's buffer of that name."""
+        """Set a buffer of the agent."""
         self.buffers[name].copy_(value)

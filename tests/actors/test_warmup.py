@@ -76,8 +76,8 @@ def test_a_warmed_up_learner_has_compiled_and_learns_the_same(fabric, monkeypatc
     """After a warm-up, updates don't compile and give the same parameters."""
     found = checked(*RUNS[which])
     plain, warmed_up = (Learner(found.config, found.spaces, fabric) for _ in range(2))
-    made, make = [], CompiledSteps._make
-    monkeypatch.setattr(CompiledSteps, "_make", lambda self, *args: made.append(self) or make(self, *args))
+    made, make = [], CompiledSteps._compile
+    monkeypatch.setattr(CompiledSteps, "_compile", lambda self, *args: made.append(self) or make(self, *args))
     before, stored = warmed_up.snapshot()[1], len(list(folder.rglob("*.pt2")))
     warmed_up.warm_up()
     assert len(made) == 1

@@ -17,23 +17,28 @@ class SubclassOfPPO(PPO):
 
 @pytest.mark.parametrize("name", ["ppo", "sheeprl.algos.ppo.args:PPOArgs", "sheeprl.algos.ppo.ppo:PPO"])
 def test_name_and_both_paths_build_the_algorithm(name):
+    """The registered name and the paths of both classes build the same algorithm."""
     algorithm = build_algorithm(PPOArgs(name=name, gamma=0.5), SPACES)
     assert type(algorithm) is PPO
     assert algorithm.args.gamma == 0.5 and algorithm.spaces is SPACES
 
 
 def test_path_of_a_subclass_builds_the_subclass():
+    """The path of a subclass builds the subclass with its parent's arguments."""
     args = PPOArgs(name=f"{__name__}:SubclassOfPPO")
     assert algorithm_class(args) is SubclassOfPPO
     assert SubclassOfPPO.args_class() is PPOArgs
 
 
 def test_path_of_another_class_is_rejected():
+    """The path of a class that is no algorithm raises an error."""
     with pytest.raises(TypeError, match="Actor is not an Algorithm"):
         algorithm_class(PPOArgs(name="sheeprl.algos.ppo.agent:Actor"))
 
 
 def test_algorithm_without_arguments_class_is_rejected():
+    """An algorithm that names no arguments class raises an error."""
+
     class Unbound(Algorithm):
         """Algorithm that names no arguments class."""
 

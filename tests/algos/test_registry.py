@@ -8,6 +8,7 @@ from sheeprl.algos.registry import UnknownAlgorithmError
 
 
 def test_name_and_both_paths_lead_to_the_arguments_class():
+    """The registered name and both paths return the arguments class."""
     assert registry.args_class("ppo") is PPOArgs
     assert registry.args_class("sheeprl.algos.ppo.args:PPOArgs") is PPOArgs
     assert registry.args_class("sheeprl.algos.ppo.ppo:PPO") is PPOArgs
@@ -23,10 +24,12 @@ def test_name_and_both_paths_lead_to_the_arguments_class():
     ],
 )
 def test_wrong_names_and_paths_are_rejected(name, message):
+    """Unknown names and paths raise an error that gives the cause."""
     with pytest.raises(UnknownAlgorithmError, match=message):
         registry.args_class(name)
 
 
 def test_path_needs_a_class():
+    """A path without a class raises an error."""
     with pytest.raises(UnknownAlgorithmError, match=r"not of the form package\.module:Class"):
         registry.load_object("sheeprl.algos.ppo.ppo")

@@ -64,6 +64,7 @@ class BuffersAgainstModel(RuleBasedStateMachine):
     mapped = False
 
     def __init__(self):
+        """Draw the configuration and create an empty buffer and model."""
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.made = 0

@@ -117,6 +117,7 @@ class Twin:
     """A memory-mapped buffer and its model."""
 
     def __init__(self, folder, sampler=None, **settings):
+        """Create an empty buffer and model."""
         self.folder, self.sampler, self.settings = folder, sampler or Transitions(), settings
         self.buffer = ReplayBuffer(13, self.sampler, memmap=folder, **settings)
         self.model = Model(13)

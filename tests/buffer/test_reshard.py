@@ -25,6 +25,7 @@ class Source:
     """Source of fragments whose observations number the rows of each environment."""
 
     def __init__(self):
+        """Start without fragments."""
         self.incarnations = defaultdict(int)
         self.sequences = defaultdict(int)
         self.rows = defaultdict(int)

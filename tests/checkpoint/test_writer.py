@@ -1,4 +1,4 @@
-"""Checkpoints of whole runs: what is kept, what a damaged one leads to, and who may go on with a run."""
+"""Checkpoints of whole runs: contents, removal of old ones, damage, full disks and resuming."""
 
 import json
 import os
@@ -33,18 +33,21 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copied(finished, tmp_path):
+    """Return a copy of the finished run, which a test may change."""
     shutil.copytree(finished, tmp_path / "run")
     return tmp_path / "run"
 
 
 def config_of(folder):
+    """Return the configuration of a run folder."""
     from sheeprl.checkpoint.run_dir import read_config
     from sheeprl.config.loading import validate
 
     return validate(read_config(folder))
 
 
-def test_a_checkpoint_has_everything_and_says_so(finished):
+def test_a_checkpoint_has_all_files_and_a_description(finished):
+    """The newest checkpoint has all files, and its manifest describes it."""
     newest = checkpoints(finished)[-1]
     described = manifest.verify(newest)
     assert {"agent.pt", "state.json", "config.yaml", "player_0.pt", "buffer/shard_0/buffer.json"} <= set(
@@ -57,23 +60,25 @@ def test_a_checkpoint_has_everything_and_says_so(finished):
     assert {"sheeprl", "torch", "python"} <= set(described.versions)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(copied):
+def test_a_damaged_checkpoint_is_skipped_by_name(copied):
+    """If any file of the newest checkpoint is damaged, the previous one is used and the file is named."""
     *_, before, newest = checkpoints(copied)
     config = config_of(copied)
     for path in sorted(path for path in newest.rglob("*") if path.is_file()):
         damages = [cuts(path), flips(path, 3)] if path.stat().st_size else []
         for damage in damages:
             for _ in damage:
-                said = []
-                assert newest_start(copied, config, said.append).checkpoint == before, path
-                assert str(path) in said[0] and len(said) == 1
+                messages = []
+                assert newest_start(copied, config, messages.append).checkpoint == before, path
+                assert str(path) in messages[0] and len(messages) == 1
         if path.name != "manifest.json":
             with deleted(path):
-                assert newest_start(copied, config, said.append).checkpoint == before, path
-    assert newest_start(copied, config, said.append).checkpoint == newest
+                assert newest_start(copied, config, messages.append).checkpoint == before, path
+    assert newest_start(copied, config, messages.append).checkpoint == newest
 
 
-def test_resume_goes_on_from_the_one_before(copied, capsys):
+def test_resume_falls_back_to_the_previous_checkpoint(copied, capsys):
+    """A run with a damaged newest checkpoint resumes from the previous one."""
     *_, before, newest = checkpoints(copied)
     path = newest / "agent.pt"
     path.write_bytes(path.read_bytes()[:-1])
@@ -84,19 +89,22 @@ def test_resume_goes_on_from_the_one_before(copied, capsys):
 
 
 def test_a_folder_without_a_manifest_is_no_checkpoint(copied):
+    """A folder without a manifest isn't listed as a checkpoint."""
     *_, before, newest = checkpoints(copied)
     (newest / "manifest.json").unlink()
     assert checkpoints(copied)[-1] == before
 
 
-def test_when_all_are_damaged_nothing_is_started(copied):
+def test_resume_fails_if_all_checkpoints_are_damaged(copied):
+    """If all checkpoints are damaged, resuming raises an error that names the file."""
     for path in checkpoints(copied):
         (path / "state.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"state\.json"):
         run(copied, "sac", *SHORT, "run.resume=true")
 
 
-def test_metrics_that_are_made_again_are_not_there_twice(copied):
+def test_resume_moves_undone_metrics_to_another_file(copied):
+    """Metrics after the resumed checkpoint move to another file, so no step is logged twice."""
     newest = checkpoints(copied)[-1]
     (newest / "agent.pt").unlink()
     before = lines(copied)
@@ -108,7 +116,8 @@ def test_metrics_that_are_made_again_are_not_there_twice(copied):
     assert [line["event"] for line in lines(copied) if "event" in line] == ["end", "resume", "end"]
 
 
-def test_the_best_are_kept_besides_the_newest(tmp_path):
+def test_the_newest_and_the_best_checkpoints_remain(tmp_path):
+    """The newest `keep_last` and the best `keep_best` checkpoints remain."""
     config = load_config("ppo", ["checkpoint.keep_last=2", "checkpoint.keep_best=2"])
     for step, mean_return in enumerate([3.0, 9.0, None, 7.0, 1.0, 8.0]):
         folder = tmp_path / "checkpoints" / f"step_{step}"
@@ -118,13 +127,15 @@ def test_the_best_are_kept_besides_the_newest(tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == ["step_1", "step_4", "step_5"]
 
 
-def test_two_processes_do_not_run_the_same_run(copied):
+def test_a_run_folder_has_a_single_user(copied):
+    """A second process can't use a locked run folder."""
     with locked(copied), pytest.raises(ConfigError, match="another process is using it"):
         run(copied, "sac", *SHORT, "run.resume=true")
     run(copied, "sac", *SHORT, "run.resume=true")
 
 
-def test_the_clock_demands_checkpoints_too(tmp_path):
+def test_checkpoints_are_written_by_time_too(tmp_path):
+    """`checkpoint.every_minutes` makes checkpoints due between those by steps."""
     run(tmp_path / "run", "sac", COUPLED, "run.total_steps=600", "checkpoint.every=100000", "checkpoint.keep_last=99",
         "checkpoint.every_minutes=0.004")  # fmt: skip
     found = checkpoints(tmp_path / "run")
@@ -133,7 +144,8 @@ def test_the_clock_demands_checkpoints_too(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes into any folder")
-def test_a_folder_that_cannot_be_written_fails_the_run_and_keeps_the_last_checkpoint(copied):
+def test_a_read_only_folder_fails_the_run_and_leaves_the_last_checkpoint(copied):
+    """A run whose checkpoint folder isn't writable fails; its last checkpoint stays valid."""
     newest = checkpoints(copied)[-1]
     os.chmod(copied / "checkpoints", 0o500)
     try:
@@ -144,7 +156,8 @@ def test_a_folder_that_cannot_be_written_fails_the_run_and_keeps_the_last_checkp
     assert newest_start(copied, config_of(copied), print).checkpoint == newest
 
 
-def test_a_full_disk_is_told_and_the_last_whole_checkpoint_stays(small_disk):  # noqa: F811
+def test_a_full_disk_fails_the_run_and_leaves_the_last_checkpoint(small_disk):  # noqa: F811
+    """On a full disk the run fails; its last checkpoint stays valid and can be resumed."""
     disk = small_disk(16)
     folder = disk.folder / "run"
     run(folder, "sac", *SHORT)
@@ -159,7 +172,8 @@ def test_a_full_disk_is_told_and_the_last_whole_checkpoint_stays(small_disk):  #
     assert result.gradient_steps == result.policy_steps - 50
 
 
-def test_a_read_only_disk_is_told_and_the_last_whole_checkpoint_stays(small_disk):  # noqa: F811
+def test_a_read_only_disk_is_rejected_and_leaves_the_last_checkpoint(small_disk):  # noqa: F811
+    """A run on a read-only disk fails at its start; its last checkpoint can be resumed later."""
     disk = small_disk(16)
     folder = disk.folder / "run"
     run(folder, "sac", *SHORT)
@@ -175,6 +189,7 @@ def test_a_read_only_disk_is_told_and_the_last_whole_checkpoint_stays(small_disk
 
 
 def test_a_killed_driver_is_resumed(tmp_path):
+    """A run whose process was killed resumes from its newest checkpoint."""
     words = [*SHORT, f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=1000000"]
     process = subprocess.Popen([sys.executable, "-m", "sheeprl", "run", "sac", *words])
     deadline = time.monotonic() + 120

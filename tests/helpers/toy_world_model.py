@@ -133,7 +133,7 @@ class ToyWorldModel(Algorithm[ToyWorldModelArgs]):
         """Return the phases world model and behavior, with its target update."""
         target_update = TargetUpdate("critic", "critic_target", tau=0.05)
         world = Phase("world", self.world_loss)
-        return [world, Phase("behavior", self.behavior_loss, self.behavior_noise, averages=(target_update,))]
+        return [world, Phase("behavior", self.behavior_loss, self.behavior_noise, target_updates=(target_update,))]
 
     def observe(self, policy: Policy, batch: TensorDict) -> Tensor:
         """Latents `[L, N, H]` of all rows but the first, which is the context and says where to begin."""

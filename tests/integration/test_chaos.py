@@ -5,13 +5,13 @@ import random
 import pytest
 
 from benchmarks.cases.chaos_checks import Verdict
-from benchmarks.chaos import PARTS, ROLES, play_short
+from benchmarks.chaos import PARTS, ROLES, run_short
 
 
 @pytest.mark.slow
 def test_one_of_each_role_is_killed(tmp_path):
     """The run survives the death of one process per role."""
-    verdict = play_short(random.SystemRandom().randrange(2**16), tmp_path)
+    verdict = run_short(random.SystemRandom().randrange(2**16), tmp_path)
     assert not verdict.wrong
     assert verdict.figures["kills"] == dict.fromkeys(ROLES, 1)
     assert verdict.figures["rows"] == verdict.figures["rows played"] >= 8000

@@ -21,6 +21,7 @@ def build_agent():
 
 
 def test_stepping_a_vector_steps_its_modules():
+    """A change of a vector changes the parameters of its modules only."""
     agent = build_agent()
     before = {name: values.clone() for name, values in agent.state_dict().items()}
     flat = FlatParameters(agent, {"critic": ["critic", "encoder"], "decoder": ["decoder"]})
@@ -35,6 +36,7 @@ def test_stepping_a_vector_steps_its_modules():
 
 
 def test_parameters_of_two_groups_form_one_vector():
+    """Parameters that two groups train form one vector of both groups."""
     flat = FlatParameters(build_agent(), {"critic": ["critic", "encoder"], "decoder": ["encoder", "decoder"]})
     (shared,) = set(flat.of_group("critic")) & set(flat.of_group("decoder"))
     assert len(flat.vectors[shared]) == 2 * 3 + 3
@@ -45,6 +47,7 @@ def test_parameters_of_two_groups_form_one_vector():
 
 
 def test_target_with_its_networks_layout_updates_in_one_slice():
+    """A target network with the layout of its online network has a single span."""
     agent = build_agent()
     flat = FlatParameters(agent, {"critic": ["critic", "encoder"], "decoder": ["decoder"]})
     (span,) = flat.spans(agent, TargetUpdate("critic", "target", 0.1))
@@ -55,6 +58,7 @@ def test_target_with_its_networks_layout_updates_in_one_slice():
 
 
 def test_target_of_a_network_with_shared_parameters():
+    """A target update covers parameters that its network shares with another one."""
     agent = nn.Module()
     shared = nn.Linear(2, 3)
     agent.policy, agent.critic = nn.Sequential(shared, nn.Linear(3, 1)), nn.Sequential(shared, nn.Linear(3, 1))
@@ -70,6 +74,7 @@ def test_target_of_a_network_with_shared_parameters():
 
 
 def test_gradients_of_a_recurrent_network_reach_its_vector():
+    """The gradient through an LSTM called with views equals that of a normal call."""
     agent = build_agent()
     flat = FlatParameters(agent, {"decoder": ["decoder"]})
     (number,) = flat.of_group("decoder")

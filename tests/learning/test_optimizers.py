@@ -19,6 +19,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_rule_equals_torch(name):
+    """Each update rule gives the vectors and the state of torch's optimizer."""
     generator = torch.Generator().manual_seed(0)
     vector = torch.nn.Parameter(torch.randn(50, generator=generator))
     optimizer = KNOWN[name]([vector])
@@ -35,7 +36,7 @@ def test_rule_equals_torch(name):
         if state is None:  # torch creates its state in the first step
             stepped, state = (
                 vector.detach().clone(),
-                {key: optimizer.state[vector][key].clone() for key in rule.remembers},
+                {key: optimizer.state[vector][key].clone() for key in rule.state_names},
             )
         torch.testing.assert_close(stepped, vector.detach(), rtol=1e-6, atol=1e-7)
         for key, value in state.items():
@@ -52,5 +53,6 @@ def test_rule_equals_torch(name):
     ],
 )
 def test_unsupported_optimizer_is_rejected(build, message):
+    """An unknown optimizer or an unsupported option raises an error that names it."""
     with pytest.raises(NoRuleError, match=message):
         rule_of(build([torch.nn.Parameter(torch.zeros(1))]))

@@ -10,6 +10,7 @@ from sheeprl.models.encoder import to_vector, vector_size
 
 
 def test_dict_of_mixed_observations():
+    """A Dict observation becomes one vector in the order of its space."""
     space = spaces.Dict(
         {
             "position": spaces.Box(-1.0, 1.0, (2, 2)),
@@ -31,6 +32,7 @@ def test_dict_of_mixed_observations():
 
 
 def test_batch_axes_are_preserved():
+    """Batch axes stay in front of the vector."""
     box, discrete = spaces.Box(-1.0, 1.0, (2, 3)), spaces.Discrete(4)
     assert to_vector(box, torch.zeros(5, 7, 2, 3), batch_dims=2).shape == (5, 7, 6)
     assert to_vector(discrete, torch.zeros(5, 7), batch_dims=2).shape == (5, 7, 4)

@@ -8,6 +8,7 @@ from sheeprl.models.mlp import mlp, orthogonal_
 
 
 def test_mlp_equals_its_layers_called_one_by_one():
+    """An MLP alternates linear layers and activations and calls them in order."""
     network = mlp(3, (4, 5), 2, "silu")
     inputs = torch.randn(6, 3)
     expected = inputs
@@ -18,11 +19,13 @@ def test_mlp_equals_its_layers_called_one_by_one():
 
 
 def test_mlp_without_hidden_layers_is_linear():
+    """An MLP without hidden layers is one linear layer."""
     (layer,) = mlp(3, (), 2)
     assert (layer.in_features, layer.out_features) == (3, 2)
 
 
 def test_orthogonal_initialization():
+    """Weights are orthogonal with the given gains, biases are 0."""
     network = orthogonal_(mlp(4, (4,), 4), gain=2.0, output_gain=0.5)
     for layer, gain in ((network[0], 2.0), (network[-1], 0.5)):
         product = layer.weight @ layer.weight.T

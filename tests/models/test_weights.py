@@ -8,6 +8,7 @@ from sheeprl.models.weights import from_arrays, to_arrays
 
 
 def test_read_only_arrays_restore_parameters_and_buffers():
+    """Read-only arrays restore all parameters and buffers."""
     source, target = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     with torch.no_grad():
         source.weight.fill_(2.0)
@@ -20,6 +21,7 @@ def test_read_only_arrays_restore_parameters_and_buffers():
 
 
 def test_copies_dont_change_with_the_module():
+    """Copied arrays stay constant while the module changes; shared ones follow it."""
     module = nn.Linear(2, 1)
     before = module.weight.detach().clone()
     copied, shared = to_arrays(module), to_arrays(module, copy=False)
@@ -30,5 +32,6 @@ def test_copies_dont_change_with_the_module():
 
 
 def test_missing_array_is_rejected():
+    """A missing array raises an error that names it."""
     with pytest.raises(KeyError, match="bias"):
         from_arrays(nn.Linear(2, 1), {"weight": torch.zeros(1, 2).numpy()})

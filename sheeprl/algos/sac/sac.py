@@ -69,7 +69,7 @@ class SAC(Algorithm[SACArgs]):
     def phases(self, step: Step) -> Sequence[Phase]:
         """Return the phases critics (with the target update), actor and, if it is learned, temperature."""
         target_update = TargetUpdate("critic", "critic_target", self.args.tau)
-        critic = Phase("critic", self.critic_loss, self.noise, averages=(target_update,))
+        critic = Phase("critic", self.critic_loss, self.noise, target_updates=(target_update,))
         actor = Phase("actor", self.actor_loss, self.noise)
         return [critic, actor, Phase("alpha", self.alpha_loss)] if self.args.learn_alpha else [critic, actor]
 

@@ -1,7 +1,10 @@
-"""A graph in which ranks' tensors are summed, cut into the parts between these sums.
+"""Cut a graph at its sums over ranks, so that each part between two sums becomes a library.
 
-A compiled library runs without letting other Python threads go on, which those that carry out a sum need: so no sum may
-be in the midst of a library.
+A compiled library holds Python's global lock (GIL) while it runs. A sum inside of it could wait forever, because the
+backend's threads need the lock too. So sums stay outside. With a single rank the graph has no sums and isn't cut.
+
+`open_graph` makes three kinds of parts: compiled libraries, sums, and short parts that run eagerly, because calling a
+library would cost more than it saves.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.split_module import split_module
 
 Library = Callable[[list[Tensor]], list[Tensor]]
-WORTH_COMPILING = 8  # operations of a part; fewer are carried out one after the other
+"""Compiled code of a graph: from input tensors, some of which it changes in place, to output tensors."""
+MIN_OPERATIONS = 8  # of a part that is compiled; shorter parts run eagerly
 
 
 @torch.library.custom_op("sheeprl::sum_over_ranks", mutates_args=())
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum of all ranks' values; one node of a graph that is traced."""
+    """Return the sum of a tensor over all ranks. As a custom operator it is a single node in a traced graph."""
     total = value.clone()
     dist.all_reduce(total)
     return total
@@ -30,6 +34,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 @sum_over_ranks.register_fake
 def _(value: Tensor) -> Tensor:
+    """Return a tensor of the result's shape, for tracing."""
     return torch.empty_like(value)
 
 
@@ -37,122 +42,127 @@ SUM = torch.ops.sheeprl.sum_over_ranks.default
 
 
 def has_sums(graph: GraphModule) -> bool:
-    """Whether ranks' tensors are summed in a graph."""
+    """Return True if a graph contains a sum over ranks."""
     return any(node.target is SUM for node in graph.graph.nodes)
 
 
-def opened(graph: GraphModule, open_part: Callable[[GraphModule, list[Tensor]], Library]) -> Library:
-    """What carries out a graph: one library, or several and what lies between them.
+def open_graph(graph: GraphModule, open_part: Callable[[GraphModule, list[Tensor]], Library]) -> Library:
+    """Return a function that runs a graph: one library, or several with the sums between them.
 
     Args:
-        graph: of operations on tensors that have no values yet.
-        open_part: makes a library of a part, given tensors as it will be called with.
+        graph: traced graph; its nodes carry fake tensors as `meta["val"]`.
+        open_part: function that compiles or loads a part of the graph, given example inputs.
     """
     if not has_sums(graph):
         return open_part(graph, _examples(graph))
-    whole = _cut(graph)
-    for name, part in list(whole.named_children()):
+    module = _split_at_sums(graph)
+    for name, part in list(module.named_children()):
         assert isinstance(part, GraphModule)
         operations = [node.target for node in part.graph.nodes if node.op == "call_function"]
-        if len(operations) >= WORTH_COMPILING and SUM not in operations:
-            setattr(whole, name, _Compiled(open_part(part, _examples(part)), _gives_one(part)))
+        if len(operations) >= MIN_OPERATIONS and SUM not in operations:
+            setattr(module, name, _LibraryModule(open_part(part, _examples(part)), _returns_tensor(part)))
 
     def run(tensors: list[Tensor]) -> list[Tensor]:
+        """Run all parts in order."""
         with torch.no_grad():
-            return list(whole(*tensors))
+            return list(module(*tensors))
 
     return run
 
 
-def _cut(graph: GraphModule) -> GraphModule:
-    """A module that calls the parts in turn, every sum a part of its own."""
+def _split_at_sums(graph: GraphModule) -> GraphModule:
+    """Return a module with one submodule per part, which it calls in order. Each sum is a separate part."""
     number, numbers = 0, dict[Node, int]()
     for node in graph.graph.nodes:
         number += node.target is SUM
         numbers[node] = number
         number += node.target is SUM
-    _keep_views_within(graph, numbers)
+    _duplicate_views(graph, numbers)
     return split_module(graph, graph, lambda node: numbers[node])
 
 
-def _keep_views_within(graph: GraphModule, numbers: dict[Node, int]) -> None:
-    """Make views anew in every part that uses them.
+def _duplicate_views(graph: GraphModule, numbers: dict[Node, int]) -> None:
+    """Repeat a view in every part that uses it, so that no part gets a view from another part.
 
-    A part that was given a tensor and a view of it would take them for two, of which one doesn't follow the other.
+    A compiled part assumes that its inputs don't share memory. If it got a tensor and a view of it, a change of the
+    tensor would not show in the view.
 
     Args:
-        graph: is changed.
-        numbers: the part of each node; so are those of new nodes.
+        graph: graph to change in place.
+        numbers: number of the part of each node; new nodes are added.
     """
-    made: dict[tuple[Node, int], Node] = {}
+    duplicates: dict[tuple[Node, int], Node] = {}
 
-    def within(node: Node, part: int, before: Node) -> Node:
-        """What stands for a node in a part."""
+    def replacement(node: Node, part: int, before: Node) -> Node:
+        """Return the node that a part must use in place of `node`; insert a new one at `before`."""
         if node.op != "call_function" or numbers[node] == part:
             return node
-        if (node, part) in made:
-            return made[node, part]
-        if _writes(node):  # it gives the tensor that it has changed
+        if (node, part) in duplicates:
+            return duplicates[node, part]
+        if _writes(node):  # an in-place operation returns the tensor that it changed
             (changed, *_) = node.all_input_nodes
-            return within(changed, part, before)
+            return replacement(changed, part, before)
         if not _is_view(node):
             return node
         with graph.graph.inserting_before(before):
-            again = made[node, part] = graph.graph.node_copy(node, lambda arg: within(arg, part, before))
-        numbers[again] = part
-        return again
+            duplicate = graph.graph.node_copy(node, lambda arg: replacement(arg, part, before))
+        duplicates[node, part] = duplicate
+        numbers[duplicate] = part
+        return duplicate
 
     for node in list(graph.graph.nodes):
         if node.op == "call_function":
             for arg in node.all_input_nodes:
-                node.replace_input_with(arg, within(arg, numbers[node], node))
+                node.replace_input_with(arg, replacement(arg, numbers[node], node))
     graph.recompile()
 
 
 def _writes(node: Node) -> bool:
-    """Whether an operation changes what it is given."""
+    """Return True if an operation changes an input in place."""
     return any(arg.alias_info is not None and arg.alias_info.is_write for arg in _schema(node).arguments)
 
 
 def _is_view(node: Node) -> bool:
-    """Whether an operation gives another look at what it is given."""
-    if node.target is operator.getitem:  # one of several results
+    """Return True if the result of an operation shares memory with an input."""
+    if node.target is operator.getitem:  # selects one of several results
         return _is_view(node.all_input_nodes[0])
     return any(result.alias_info is not None for result in _schema(node).returns)
 
 
 def _schema(node: Node) -> Any:
+    """Return the operator's schema; a node without one is treated like a sum, which neither writes nor is a view."""
     return getattr(node.target, "_schema", SUM._schema)
 
 
 def _examples(graph: GraphModule) -> list[Tensor]:
-    """Tensors like those that a graph is called with."""
-    shapes = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+    """Return zeros in the shapes, strides, dtypes and devices of a graph's inputs."""
+    inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     return [
         torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device).zero_()
-        for value in shapes
+        for value in inputs
     ]
 
 
-def _gives_one(graph: GraphModule) -> bool:
-    """Whether it returns a tensor, not several."""
+def _returns_tensor(graph: GraphModule) -> bool:
+    """Return True if a graph returns a single tensor, False if it returns several."""
     (output,) = (node for node in graph.graph.nodes if node.op == "output")
     return isinstance(output.args[0], Node)
 
 
-class _Compiled(nn.Module):
-    """A part as a library.
+class _LibraryModule(nn.Module):
+    """Module that calls the library of a part.
 
     Args:
-        library: which.
-        gives_one: whether the part returns a tensor, not several.
+        library: compiled part.
+        returns_tensor: True if the part returns a single tensor, False if it returns several.
     """
 
-    def __init__(self, library: Library, gives_one: bool) -> None:
+    def __init__(self, library: Library, returns_tensor: bool) -> None:
+        """Store the library."""
         super().__init__()
-        self.library, self.gives_one = library, gives_one
+        self.library, self.returns_tensor = library, returns_tensor
 
     def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run it."""
+        """Run the library."""
         outputs = self.library(list(tensors))
-        return outputs[0] if self.gives_one else tuple(outputs)
+        return outputs[0] if self.returns_tensor else tuple(outputs)

@@ -1,4 +1,12 @@
-"""The gradient steps of a run, each kind of them compiled once and kept in a folder that survives."""
+"""Compiled gradient steps of a run, by variant; each variant is compiled or loaded when it is first taken.
+
+A variant is a list of phases and the shapes, strides and dtypes of the input tensors. A run has few: an algorithm that
+updates its actor in every second step has two, and a shorter last minibatch adds one. This cache is in memory. The
+cache of libraries on disk, which later runs use too, belongs to `compile.cpu` and `compile.cuda_graph`.
+
+Compiled steps run asynchronously on a CUDA device. So `take` doesn't check that gradients are finite; the graph only
+skips the writes. `settle` waits for the steps, checks them and updates the optimizers' step counters.
+"""
 
 from __future__ import annotations
 
@@ -22,227 +30,244 @@ from sheeprl.utils.errors import one_line
 from sheeprl.utils.gc_control import not_collected
 from sheeprl.utils.tensors import Tree, flattened, moved
 
-MOST_KINDS = 16  # of gradient steps: each takes some 20 s to compile, and its library stays in memory
+MAX_VARIANTS = 16  # of gradient steps: each takes about 20 s to compile, and its library stays in memory
 
 
 class CompileError(RuntimeError):
-    """A step can't be compiled; it says why in a line."""
+    """Raised when a gradient step can't be compiled; the message gives the reason in one line."""
 
 
 @dataclass(frozen=True)
-class LibraryRequest:
-    """A step that was asked for, of which it isn't known yet whether its gradients were finite.
+class PendingStep:
+    """Step that was started; it is unknown yet if its gradients are finite.
 
     Args:
-        made: the step as it was compiled.
-        phases: of the step.
-        report: norms of their gradients and metrics, on the device.
+        compiled: the compiled step.
+        phases: phases of the step.
+        report: norms of the phases' gradients, then metrics, on the step's device.
     """
 
-    made: CompiledStep
+    compiled: CompiledStep
     phases: Sequence[Phase]
     report: Tensor
 
 
-class RefusedError(RuntimeError):
-    """A step wasn't taken from a phase on, nor were any after it.
+class NonFiniteGradientError(RuntimeError):
+    """Raised when a gradient isn't finite. Neither this phase nor any phase after it changed a parameter.
 
     Args:
-        phase: whose gradient wasn't finite.
-        metrics: of the step.
-        steps: how many weren't taken, this one among them.
+        phase: first phase whose gradient isn't finite.
+        metrics: metrics of its gradient step.
+        steps: number of gradient steps not taken, including this one.
     """
 
     def __init__(self, phase: Phase, metrics: Tensors, steps: int) -> None:
+        """Store phase, metrics and number of steps."""
         super().__init__(f"the gradient of {phase.optimizer!r} isn't finite")
         self.phase, self.metrics, self.steps = phase, metrics, steps
 
 
-class Count:
-    """How many steps an optimizer has taken, kept beside it until it is to be told.
+class StepCounter:
+    """Number of steps that an optimizer has taken.
+
+    Adam's bias correction needs this number for each step's inputs. Reading it from the optimizer's state before each
+    step would be slow, so this object counts and writes the number back later.
 
     Args:
-        group: the optimizer.
-        states: what it remembers of each of its vectors.
+        group: parameter group of the optimizer.
+        states: optimizer state of each of the group's vectors.
 
     Raises:
-        NoRuleError: what it does isn't known.
+        NoRuleError: the optimizer has no update rule in `learning.optimizers`.
     """
 
     def __init__(self, group: Group, states: Sequence[dict[str, Any]]) -> None:
+        """Read the number from the optimizer's state."""
         self.rule, self.settings, self.states = rule_of(group.optimizer), group.settings(), states
-        self.steps = [float(state["step"]) if self.rule.counts else 0.0 for state in states]
+        self.steps = [float(state["step"]) if self.rule.counts_steps else 0.0 for state in states]
 
     def factors(self, phase: Phase, ahead: int) -> list[float]:
-        """What the formula needs for each vector, in a phase that takes the step so far ahead of what was counted."""
-        found: list[float] = []
+        """Return the factors of the update rule for all vectors, one after the other.
+
+        Args:
+            phase: phase that scales the learning rate.
+            ahead: position of the step after the counted ones, from 1.
+        """
+        factors: list[float] = []
         for steps, (settings, rate) in zip(self.steps, self.settings, strict=True):
-            found += self.rule.factors(rate * phase.lr_scale, steps + ahead, settings)
-        return found
+            factors += self.rule.factors(rate * phase.lr_scale, steps + ahead, settings)
+        return factors
 
     def add(self, steps: int) -> None:
-        """Count some more."""
+        """Add a number of steps, which is negative for steps that weren't taken."""
         self.steps = [counted + steps for counted in self.steps]
 
-    def tell(self) -> None:
-        """Let the optimizer know."""
-        if self.rule.counts:
+    def write_back(self) -> None:
+        """Write the number into the optimizer's state."""
+        if self.rule.counts_steps:
             for state, steps in zip(self.states, self.steps, strict=True):
                 state["step"].fill_(steps)
 
 
 class CompiledSteps:
-    """The gradient steps of a run, each kind of them compiled when it is first taken.
+    """Compiled gradient steps of a run.
 
     Args:
-        step: what they consist of.
-        assemble: makes batches.
+        step: gradient step to compile.
+        assemble: function that makes a batch from the input tensors.
     """
 
     def __init__(self, step: GradientStep, assemble: Assemble) -> None:
+        """Start without compiled steps."""
         self.step, self.assemble = step, assemble
         self.device = step.flat.vectors[0].device
-        self.seconds = 0.0  # that compiling has taken
-        self.notes: list[str] = []  # for the run's log
+        self.seconds = 0.0  # total time spent on compiling and loading
+        self.notes: list[str] = []  # messages for the log of the run
         self.while_compiling: Callable[[], AbstractContextManager[None]] = nullcontext
-        self._is_healthy = torch.ones((), dtype=torch.bool, device=self.device)
-        self._asked: list[LibraryRequest] = []
-        self._counts: dict[str, Count] = {}
-        self._made: dict[tuple[Any, ...], CompiledStep] = {}
-        self._stale: set[tuple[Any, ...]] = set()  # those that use a state which the optimizers don't have any more
+        self._all_finite = torch.ones((), dtype=torch.bool, device=self.device)
+        self._pending: list[PendingStep] = []
+        self._counters: dict[str, StepCounter] = {}  # by group, from the first step after `settle` on
+        self._compiled: dict[tuple[Any, ...], CompiledStep] = {}  # by variant
+        self._stale: set[tuple[Any, ...]] = set()  # variants bound to optimizer state that was replaced
 
     def is_ready(self, phases: Sequence[Phase]) -> bool:
-        """Whether the optimizers hold what a graph changes. They make it in their own first step."""
+        """Return True if the optimizers have state to bind a graph to; they create it in their first eager step."""
         names = {phase.optimizer for phase in phases}
-        if names <= self._counts.keys():
+        if names <= self._counters.keys():
             return True
         try:
             return all(
-                rule_of(self.step.groups[name].optimizer).is_begun(state)
+                rule_of(self.step.groups[name].optimizer).has_state(state)
                 for name in names
                 for state in self._states(name)
             )
         except NoRuleError:
-            return True  # which `take` will tell
+            return True  # `take` raises the error
 
     def _states(self, name: str) -> list[dict[str, Any]]:
-        """What an optimizer remembers of each of its vectors."""
+        """Return the optimizer state of each vector of a group."""
         group = self.step.groups[name]
         return [group.optimizer.state[self.step.flat.vectors[number]] for number in group.vectors]
 
     def take(self, phases: Sequence[Phase], tensors: Tree, noise: Sequence[Tensors]) -> list[Loss]:
-        """Take a step. If a gradient isn't finite, this one and all further ones change nothing more.
+        """Take a step. If a gradient isn't finite, this step and all later ones change nothing more.
 
         Args:
-            phases: what it consists of.
-            tensors: for `assemble`.
-            noise: of each phase.
+            phases: phases of the step.
+            tensors: input of `assemble`.
+            noise: noise of each phase.
 
         Returns:
-            What is to be written back. The rest comes of `settle`.
+            The losses that have values to write back. `settle` returns the metrics.
 
         Raises:
-            CompileError: it can't be compiled. Nothing was changed.
+            CompileError: the step can't be compiled. Nothing was changed.
         """
-        given = {"batch": tensors, "noise": noise, "numbers": torch.tensor(self._numbers(phases), dtype=torch.float32)}
-        inputs = flattened(given)
-        key = (*map(_kind, phases), *((values.shape, values.stride(), values.dtype) for values in inputs))
-        made = self._made.get(key)
-        if made is None:
-            made = self._made[key] = self._timed(phases, moved(given, self.device))
-        if key in self._stale:
-            made.rebind()
-            self._stale.remove(key)
-        report, losses = made.take(inputs)
-        self._asked.append(LibraryRequest(made, phases, report))
+        tree = {"batch": tensors, "noise": noise, "numbers": torch.tensor(self._numbers(phases), dtype=torch.float32)}
+        inputs = flattened(tree)
+        variant = (*map(_signature, phases), *((values.shape, values.stride(), values.dtype) for values in inputs))
+        compiled = self._compiled.get(variant)
+        if compiled is None:
+            compiled = self._compiled[variant] = self._compile_timed(phases, moved(tree, self.device))
+        if variant in self._stale:
+            compiled.rebind()
+            self._stale.remove(variant)
+        report, losses = compiled.take(inputs)
+        self._pending.append(PendingStep(compiled, phases, report))
         for phase in phases:
-            self._counts[phase.optimizer].add(1)
+            self._counters[phase.optimizer].add(1)
         return losses
 
     def _numbers(self, phases: Sequence[Phase]) -> list[float]:
-        """All phases' scalars and what the optimizers' formulas need, in order; see `CompiledStep`."""
-        stepped, numbers = Counter[str](), list[float]()
+        """Return for each phase its scalars, then the factors of the update rule; see `CompiledStep`."""
+        steps, numbers = Counter[str](), list[float]()
         for phase in phases:
             name = phase.optimizer
-            stepped[name] += 1
-            if name not in self._counts:
+            steps[name] += 1
+            if name not in self._counters:
                 try:
-                    self._counts[name] = Count(self.step.groups[name], self._states(name))
+                    self._counters[name] = StepCounter(self.step.groups[name], self._states(name))
                 except NoRuleError as error:
                     raise CompileError(one_line(error)) from error
             numbers += phase.scalars.values()
-            numbers += self._counts[name].factors(phase, stepped[name])
+            numbers += self._counters[name].factors(phase, steps[name])
         return numbers
 
     def settle(self) -> list[Table]:
-        """Metrics of all steps since the last call, for which it waits.
+        """Wait for all steps since the last call and return their metrics, one table per variant.
 
         Raises:
-            RefusedError: some weren't taken.
+            NonFiniteGradientError: a gradient wasn't finite, so some steps weren't taken.
         """
-        asked, self._asked = self._asked, []
-        alike: dict[int, list[int]] = {}
-        for number, step in enumerate(asked):
-            alike.setdefault(id(step.made), []).append(number)
-        reports = [torch.stack([asked[number].report for number in numbers]) for numbers in alike.values()]
-        found, refused = list[Table](), list[tuple[int, int, Table]]()
-        for numbers, report in zip(alike.values(), moved(reports, torch.device("cpu")), strict=True):
-            step = asked[numbers[0]]
+        pending, self._pending = self._pending, []
+        by_variant: dict[int, list[int]] = {}
+        for number, step in enumerate(pending):
+            by_variant.setdefault(id(step.compiled), []).append(number)
+        reports = [torch.stack([pending[number].report for number in numbers]) for numbers in by_variant.values()]
+        tables, failures = list[Table](), list[tuple[int, int, Table]]()
+        for numbers, report in zip(by_variant.values(), moved(reports, torch.device("cpu")), strict=True):
+            step = pending[numbers[0]]
             norms, metrics = report[:, : len(step.phases)], report[:, len(step.phases) :]
-            found.append(Table(step.made.metrics, metrics))
-            for place, phase in torch.nonzero(~torch.isfinite(norms)).tolist()[:1]:
-                refused.append((numbers[place], phase, Table(step.made.metrics, metrics[place : place + 1])))
+            tables.append(Table(step.compiled.metrics, metrics))
+            for row, phase in torch.nonzero(~torch.isfinite(norms)).tolist()[:1]:
+                failures.append((numbers[row], phase, Table(step.compiled.metrics, metrics[row : row + 1])))
         try:
-            if refused:
-                number, place, table = min(refused, key=lambda one: one[0])
-                steps = [asked[number].phases[place:], *(later.phases for later in asked[number + 1 :])]
-                for phase in (phase for phases in steps for phase in phases):
-                    self._counts[phase.optimizer].add(-1)
-                raise RefusedError(asked[number].phases[place], table.last(), len(steps))
+            if failures:
+                first, place, table = min(failures, key=lambda failure: failure[0])
+                not_taken = [pending[first].phases[place:], *(later.phases for later in pending[first + 1 :])]
+                for phase in (phase for phases in not_taken for phase in phases):
+                    self._counters[phase.optimizer].add(-1)
+                raise NonFiniteGradientError(pending[first].phases[place], table.last(), len(not_taken))
         finally:
-            for count in self._counts.values():
-                count.tell()
-            self._counts = {}
-        return found
+            for counter in self._counters.values():
+                counter.write_back()
+            self._counters = {}
+        return tables
 
     def rebind(self) -> None:
-        """Use the optimizers' state as it will be at the next step, after another was loaded."""
-        self._stale = set(self._made)
-        self._asked, self._counts = [], {}
-        self._is_healthy.fill_(True)
+        """Bind all compiled steps to the optimizers' new state, after another one was loaded."""
+        self._stale = set(self._compiled)
+        self._pending, self._counters = [], {}
+        self._all_finite.fill_(True)
 
-    def _timed(self, phases: Sequence[Phase], given: Tree) -> CompiledStep:
-        """Compile a step, and say how long that took."""
-        if len(self._made) == MOST_KINDS:
-            raise CompileError(f"they come in more than {MOST_KINDS} kinds, by shapes of batches or by losses")
-        began = time.perf_counter()
-        made = self._make(phases, given)
-        seconds = time.perf_counter() - began
+    def _compile_timed(self, phases: Sequence[Phase], inputs: Tree) -> CompiledStep:
+        """Compile a step and add the time to `seconds`; note it for the log unless it was loaded from the cache."""
+        if len(self._compiled) == MAX_VARIANTS:
+            raise CompileError(
+                f"the run has more than {MAX_VARIANTS} variants of gradient steps; use fewer batch shapes and phases"
+            )
+        started = time.perf_counter()
+        compiled = self._compile(phases, inputs)
+        seconds = time.perf_counter() - started
         self.seconds += seconds
-        if made.is_new:
-            self.notes.append(f"compiled the gradient step in {seconds:.0f} s; it is kept in {cache_folder()}")
-        return made
+        if compiled.is_new:
+            self.notes.append(f"compiled the gradient step in {seconds:.0f} s; cached in {cache_folder()}")
+        return compiled
 
-    def _make(self, phases: Sequence[Phase], given: Tree) -> CompiledStep:
-        """Compile a step, on all ranks or on none: steps that differ in the last bits would drive them apart."""
+    def _compile(self, phases: Sequence[Phase], inputs: Tree) -> CompiledStep:
+        """Compile a step or load it from the cache.
+
+        All ranks compile the step or none does. An eager step differs from a compiled one in the last bits, so mixed
+        ranks would drift apart.
+        """
         if self.device.type not in ("cpu", "cuda"):
-            raise CompileError(f"that is for CPU and CUDA, and they are taken on {self.device}")
-        made: CompiledStep | CompileError
+            raise CompileError(f"only CPU and CUDA devices are supported, not {self.device}; use trainer.compile=false")
+        compiled: CompiledStep | CompileError
         try:
             make_cache_folder()
             with self.while_compiling(), quiet(), not_collected():
-                made = CompiledStep(self.step, phases, self.assemble, given, self._is_healthy, cache_folder())
-        except Exception as error:  # tracer and compiler may fail in any way
-            made = CompileError(one_line(error)[:300])
-            made.__cause__ = error
-        failures = self.step.ranks.sum(torch.tensor(float(isinstance(made, CompileError)), device=self.device))
-        if isinstance(made, CompileError):
-            raise made
+                compiled = CompiledStep(self.step, phases, self.assemble, inputs, self._all_finite, cache_folder())
+        except Exception as error:  # tracer and compiler can raise any error
+            compiled = CompileError(one_line(error)[:300])
+            compiled.__cause__ = error
+        failures = self.step.ranks.sum(torch.tensor(float(isinstance(compiled, CompileError)), device=self.device))
+        if isinstance(compiled, CompileError):
+            raise compiled
         if failures > 0:
-            raise CompileError("another rank can't compile them")
-        return made
+            raise CompileError("another rank can't compile the gradient step")
+        return compiled
 
 
-def _kind(phase: Phase) -> tuple[Any, ...]:
-    """What of a phase is a part of the graph."""
-    return phase.optimizer, phase.loss, tuple(phase.scalars), tuple(phase.averages)
+def _signature(phase: Phase) -> tuple[Any, ...]:
+    """Return the part of a phase that its graph depends on."""
+    return phase.optimizer, phase.loss, tuple(phase.scalars), tuple(phase.target_updates)

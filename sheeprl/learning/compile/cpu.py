@@ -1,6 +1,9 @@
-"""Shared libraries of compiled graphs for the CPU, kept in a folder that survives.
+"""Compile a graph into a shared library for the CPU, and cache libraries in a folder.
 
-Whoever finds a library of the same operations in the folder loads it, which takes milliseconds instead of seconds.
+`open_library` computes the fingerprint of a graph, a hash of everything that its library depends on. If the folder has
+a file of this name, it is loaded within milliseconds. If not, AOTInductor compiles the graph to C++ within about 20 s,
+and the library is stored and loaded. All runs and all ranks of a machine share the folder, and never overwrite a file
+by a partial one: a library is renamed into place when it is complete.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from sheeprl.learning.compile.allreduce import Library
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept: `SHEEPRL_CACHE`, or a folder of the user's."""
+    """Return the folder of compiled libraries: below `SHEEPRL_CACHE` if set, else below the user's cache folder."""
     root = (
         os.environ.get("SHEEPRL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sheeprl"
     )
@@ -49,17 +52,30 @@ def make_cache_folder() -> None:
 
 
 def open_library(graph: GraphModule, examples: Sequence[Tensor], folder: Path) -> tuple[Library, bool]:
-    """The library of a graph, and whether it had to be made: it wasn't in the folder, or damaged."""
+    """Load the library of a graph from the folder; compile it first if it is missing or damaged.
+
+    Args:
+        graph: traced graph.
+        examples: inputs of the shapes, strides and dtypes of later calls.
+        folder: cache folder.
+
+    Returns:
+        The library, and True if it was compiled.
+    """
     path = folder / f"{fingerprint(graph, examples)}.pt2"
     if path.exists():
-        with contextlib.suppress(Exception):  # which may be anything, from a file that was cut short
+        with contextlib.suppress(Exception):  # a truncated file can raise any error
             return load_library(path), False
     compile_graph(graph, examples, path)
     return load_library(path), True
 
 
 def fingerprint(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
-    """What decides how a graph's library looks: operations, constants, inputs, versions, threads and the processor."""
+    """Return a hash of all that a library depends on.
+
+    These are the operations and constants of the graph, the layout of its inputs, the version of torch, the number of
+    threads and the processor.
+    """
     parts = [graph.code, torch.__version__, torch.get_num_threads(), processor()]
     parts += [(value.shape, value.stride(), value.dtype, value.device) for value in inputs]
     digest = hashlib.sha256(repr(parts).encode())
@@ -71,33 +87,40 @@ def fingerprint(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
 
 
 def processor() -> str:
-    """What the processor can do: libraries are made for the one at hand, and a folder may be seen from many."""
+    """Return a description of the processor's instruction set; several kinds of machines may share the folder."""
     try:
-        told = Path("/proc/cpuinfo").read_text()
-    except OSError:  # no Linux
-        told = ""
-    flags = next((line for line in told.splitlines() if line.lower().startswith(("flags", "features"))), "")
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        cpuinfo = ""
+    flags = next((line for line in cpuinfo.splitlines() if line.lower().startswith(("flags", "features"))), "")
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {flags}"
 
 
 def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> None:
-    """Make a library of a graph; whole or not at all, whoever else makes it at the same time."""
+    """Compile a graph into a library at `path`. The file appears atomically, also if other processes write it too."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
         program = torch.export.export(graph, tuple(inputs), strict=False)
         try:
-            made = _package(program, Path(folder) / path.name, trusting=True)
-        except Exception:  # a compiler that doesn't know the processor's newest instructions
-            made = _package(program, Path(folder) / path.name, trusting=False)
-        os.replace(made, path)
+            package = _package(program, Path(folder) / path.name, probe_cpu=False)
+        except Exception:  # the compiler may not support the newest instructions of the processor
+            package = _package(program, Path(folder) / path.name, probe_cpu=True)
+        os.replace(package, path)
 
 
-def _package(program: ExportedProgram, path: Path, trusting: bool) -> str:
-    """Compile a program, for the processor as it says it is, or for what of that was tried, which takes ten seconds."""
-    settings = {"pattern_matcher": False}  # which would make one operation again of what SPLIT has made two of
-    if trusting:
+def _package(program: ExportedProgram, path: Path, probe_cpu: bool) -> str:
+    """Compile a program into a package and return its path.
+
+    Args:
+        program: exported graph.
+        path: file to write.
+        probe_cpu: compile and run a test program for each vector instruction set, which takes 10 s. If False, trust
+            the flags of the processor.
+    """
+    settings = {"pattern_matcher": False}  # it would undo `tracing.DECOMPOSITIONS`
+    if not probe_cpu:
         settings["cpp.vec_isa_ok"] = True
-    # To precompile them takes longer than to compile a library with them, and most runs need one library.
+    # Precompiling the headers takes longer than compiling a single library, and most runs need one.
     settings["aot_inductor.precompile_headers"] = False
     with inductor.config.patch(_known(settings)):
         return str(inductor.aoti_compile_and_package(program, package_path=str(path)))
@@ -114,25 +137,25 @@ def _known(settings: dict[str, bool]) -> dict[str, bool]:
 
 
 def load_library(path: Path) -> Library:
-    """What calls a library: from the tensors of its inputs to those of its outputs."""
-    # That a processor does what its kind does needn't be tried; trying it takes seconds.
+    """Load a library from a file."""
+    # Trust the processor's flags here too: probing it takes seconds.
     with removed_afterwards(), inductor.config.patch(_known({"cpp.vec_isa_ok": True})):
         library: Library = _loader(str(path)).boxed_run
     return library
 
 
 def _loader(path: str) -> Any:
-    """PyTorch's own loader of libraries."""
+    """Return PyTorch's loader of a package."""
     try:
-        # What `aoti_load_package` ends with, but for the compiler, which it imports: that takes 20 times as long.
+        # `aoti_load_package` makes the same call, but imports the compiler first, which takes 20 times as long.
         return torch._C._aoti.AOTIModelPackageLoader(path, "model", False, 1, -1)
-    except (AttributeError, TypeError):  # PyTorch 2.6 makes it in another way
+    except (AttributeError, TypeError):  # PyTorch 2.6 has another signature
         return inductor.aoti_load_package(path).loader
 
 
 @contextlib.contextmanager
 def removed_afterwards() -> Iterator[None]:
-    """Remove what the loader unpacks, which it does itself only at an end of the process that is no kill."""
+    """Remove the files that the loader unpacks. It removes them at exit only, so a killed process would leak them."""
     before = os.environ.get("TMPDIR")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TMPDIR"] = folder

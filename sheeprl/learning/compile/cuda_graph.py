@@ -1,6 +1,13 @@
-"""A gradient step on a CUDA device: kernels that Inductor makes, recorded once and started together from then on.
+"""Compile a graph into CUDA kernels, capture them as one CUDA graph and launch it for each step.
 
-A step of small networks is some hundred kernels of a few microseconds each, less than it takes to start one of them.
+A step of small networks is some hundred kernels of a few microseconds each, and the CPU needs longer to launch a kernel
+than the device to run it. A CUDA graph launches all of them by one call. It reads from and writes to fixed addresses:
+
+1. `open_kernels` compiles the graph by Inductor or loads it from Inductor's cache.
+2. The first call of `CudaGraphLibrary` allocates tensors for the inputs and captures the kernels on them
+   (`CapturedGraph`).
+3. Each call copies its inputs to these tensors and launches the graph. `InputTransfer` copies inputs from the CPU
+   asynchronously, so the CPU prepares the next steps while the device runs this one.
 """
 
 from __future__ import annotations
@@ -17,132 +24,154 @@ from torch.fx import GraphModule
 
 from sheeprl.learning.compile.allreduce import Library
 
-ALIGNMENT = 16  # bytes, as Inductor's kernels expect of their inputs
-PARCELS = 8  # transfers that may be under way while the next steps are prepared
-WARM_UPS = 3  # steps before recording: kernels are loaded, and libraries choose theirs, when they are first called
+ALIGNMENT = 16  # bytes, which Inductor's kernels require of their inputs
+STAGING_BUFFERS = 8  # transfers that can be in progress while the CPU prepares further steps
+WARM_UP_RUNS = 3  # before capturing: on their first runs, kernels are loaded and libraries select algorithms
 
 
 def open_kernels(graph: GraphModule, examples: Sequence[Tensor], folder: Path) -> tuple[Library, bool]:
-    """What carries out a graph on the device of its inputs, and whether it had to be made.
+    """Compile a graph for the device of its inputs, or load its kernels from Inductor's cache.
 
-    Inductor keeps what it has made in its own way: in the folder, unless the user has told it where.
+    Args:
+        graph: traced graph.
+        examples: inputs of the shapes, strides and dtypes of later calls.
+        folder: cache folder, unless `TORCHINDUCTOR_CACHE_DIR` names another one.
+
+    Returns:
+        The library, and True if it was compiled.
     """
-    # Parts of torch that may be elsewhere in another version: then steps aren't compiled, and that is said.
+    # These modules are private to torch. If another version has moved them, the error disables compilation.
     from torch._dynamo.utils import counters
     from torch._guards import TracingContext, tracing
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, default_cache_dir()):  # which importing it has set
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, default_cache_dir()):  # importing Inductor sets the default
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "torch")
-    missed = counters["inductor"]["fxgraph_cache_miss"]
-    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):  # it looks up graphs with one of those only
+    misses = counters["inductor"]["fxgraph_cache_miss"]
+    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):  # Inductor's cache needs a shape environment
         run = inductor.compile(graph, list(examples))
 
     def library(tensors: list[Tensor]) -> list[Tensor]:
+        """Run the kernels."""
         return list(run(*tensors))
 
-    return library, counters["inductor"]["fxgraph_cache_miss"] > missed
+    return library, counters["inductor"]["fxgraph_cache_miss"] > misses
 
 
-class Recorded:
-    """A library's kernels as one CUDA graph.
-
-    Args:
-        library: only asks for work on the device, of which it waits for nothing.
-        kept: tensors that it changes in place; the first that it is given, always the same ones.
-    """
-
-    def __init__(self, library: Library, kept: Sequence[Tensor]) -> None:
-        self.library, self.kept = library, list(kept)
-        self._recording: Recording | None = None
-
-    def __call__(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """Call the library with what it keeps and what it is given, some of it on the CPU."""
-        if self._recording is None:
-            self._recording = Recording(self.library, self.kept, given)
-        return self._recording.replay(given)
-
-
-class Recording:
-    """Kernels, and where they read what each replay is given.
+class CudaGraphLibrary:
+    """Library whose kernels are captured as a CUDA graph on the first call and launched on every call.
 
     Args:
-        library: what is recorded.
-        kept: tensors that it changes in place.
-        given: of the first replay.
+        library: compiled graph. It must not wait for the device.
+        state: tensors that the library changes in place; its first inputs, the same ones in every call.
     """
 
-    def __init__(self, library: Library, kept: list[Tensor], given: Sequence[Tensor]) -> None:
-        device = kept[0].device
-        self._sent = [number for number, values in enumerate(given) if values.device != device]
-        self._copied = [number for number, values in enumerate(given) if values.device == device]
-        self._mail = Mail([given[number] for number in self._sent], device)
-        self._copies = [given[number].clone() for number in self._copied]
-        self._last = [given[number] for number in self._copied]  # never what lies in the object store
-        inputs = list(given)
-        for numbers, tensors in ((self._sent, self._mail.arrived), (self._copied, self._copies)):
+    def __init__(self, library: Library, state: Sequence[Tensor]) -> None:
+        """Store library and state; nothing is captured yet."""
+        self.library, self.state = library, list(state)
+        self._captured: CapturedGraph | None = None
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run the library on its state and on inputs, which may be on the CPU."""
+        if self._captured is None:
+            self._captured = CapturedGraph(self.library, self.state, inputs)
+        return self._captured.launch(inputs)
+
+
+class CapturedGraph:
+    """Captured kernels, and the device memory from which they read their inputs.
+
+    Args:
+        library: compiled graph to capture.
+        state: tensors that the library changes in place.
+        inputs: inputs of the first launch.
+    """
+
+    def __init__(self, library: Library, state: list[Tensor], inputs: Sequence[Tensor]) -> None:
+        """Allocate memory for the inputs and capture the kernels; the state doesn't change."""
+        device = state[0].device
+        self._from_cpu = [number for number, values in enumerate(inputs) if values.device != device]
+        self._on_device = [number for number, values in enumerate(inputs) if values.device == device]
+        self._transfer = InputTransfer([inputs[number] for number in self._from_cpu], device)
+        self._copies = [inputs[number].clone() for number in self._on_device]
+        # A reference to an input is safe here: tensors on the device are never in Ray's object store.
+        self._last = [inputs[number] for number in self._on_device]
+        static = list(inputs)
+        for numbers, tensors in ((self._from_cpu, self._transfer.received), (self._on_device, self._copies)):
             for number, values in zip(numbers, tensors, strict=True):
-                inputs[number] = values
-        self._mail.send([given[number] for number in self._sent])
-        aside, here = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                library([values.clone() for values in kept] + inputs)
-        here.wait_stream(aside)
+                static[number] = values
+        self._transfer.send([inputs[number] for number in self._from_cpu])
+        side_stream, stream = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
+        side_stream.wait_stream(stream)
+        with torch.cuda.stream(side_stream):
+            for _ in range(WARM_UP_RUNS):
+                library([values.clone() for values in state] + static)
+        stream.wait_stream(side_stream)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads of this process may use the device meanwhile, for transfers. Recorded kernels aren't run.
+        # "thread_local" permits other threads of this process to use the device, for transfers. Capturing runs nothing.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._results = library(kept + inputs)
+            self._outputs = library(state + static)
 
-    def replay(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """Run the kernels."""
-        self._mail.send([given[number] for number in self._sent])
-        there = [given[number] for number in self._copied]
-        new = [place for place, last in enumerate(self._last) if there[place] is not last]
-        if new:  # a rollout is the same for many steps
-            torch._foreach_copy_([self._copies[place] for place in new], [there[place] for place in new])
-            self._last = there
+    def launch(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Copy the inputs to the captured addresses, launch the graph and return its outputs."""
+        self._transfer.send([inputs[number] for number in self._from_cpu])
+        on_device = [inputs[number] for number in self._on_device]
+        changed = [place for place, last in enumerate(self._last) if on_device[place] is not last]
+        if changed:  # many minibatches share the tensors of one rollout
+            torch._foreach_copy_([self._copies[place] for place in changed], [on_device[place] for place in changed])
+            self._last = on_device
         self._graph.replay()
-        return [values.clone() for values in self._results]  # the next replay writes to the same places
+        return [values.clone() for values in self._outputs]  # the next launch overwrites the outputs
 
 
-class Mail:
-    """Tensors on the CPU on their way to the device, always to the same places there: as one transfer, not waited for.
+class InputTransfer:
+    """Asynchronous transfer of tensors from the CPU to fixed memory on the device.
+
+    The tensors are packed into one pinned staging buffer and sent by one copy. Several buffers take turns, so the CPU
+    waits only if the oldest of their transfers is unfinished.
 
     Args:
-        like: tensors of the same shapes.
-        device: a CUDA device.
+        like: tensors with the shapes and dtypes of all transfers.
+        device: CUDA device.
     """
 
     def __init__(self, like: Sequence[Tensor], device: torch.device) -> None:
+        """Allocate device memory and staging buffers."""
         sizes = [math.ceil(values.nbytes / ALIGNMENT) * ALIGNMENT for values in like]
-        self._there = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
-        self.arrived = _places(self._there, sizes, like)
-        self._parcels = [self._parcel(sizes, like) for _ in range(PARCELS)]
-        self._turn = 0
+        self._device_memory = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+        self.received = _views(self._device_memory, sizes, like)
+        self._buffers = [self._staging_buffer(sizes, like) for _ in range(STAGING_BUFFERS)]
+        self._next = 0
 
-    def _parcel(self, sizes: Sequence[int], like: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], torch.cuda.Event]:
-        """Memory that a transfer is from, places in it, and what tells when it is done."""
-        here = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
-        return here, _places(here, sizes, like), torch.cuda.Event()  # type: ignore[no-untyped-call]
+    def _staging_buffer(
+        self, sizes: Sequence[int], like: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor], torch.cuda.Event]:
+        """Return pinned memory, views of it for the tensors, and the event that its last transfer records."""
+        memory = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
+        return memory, _views(memory, sizes, like), torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def send(self, tensors: Sequence[Tensor]) -> None:
-        """Begin the transfer."""
+        """Start the transfer of tensors to `received`."""
         if not tensors:
             return
-        here, places, done = self._parcels[self._turn]
-        self._turn = (self._turn + 1) % PARCELS
+        memory, views, done = self._buffers[self._next]
+        self._next = (self._next + 1) % STAGING_BUFFERS
         done.synchronize()
-        torch._foreach_copy_(places, list(tensors))
-        self._there.copy_(here, non_blocking=True)
+        torch._foreach_copy_(views, list(tensors))
+        self._device_memory.copy_(memory, non_blocking=True)
         done.record()
 
 
-def _places(memory: Tensor, sizes: Sequence[int], like: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors like those, one after the other in bytes of memory."""
+def _views(memory: Tensor, sizes: Sequence[int], like: Sequence[Tensor]) -> list[Tensor]:
+    """Return views of bytes of memory with the shapes and dtypes of tensors.
+
+    Args:
+        memory: `[sum(sizes)]` uint8.
+        sizes: bytes reserved for each tensor.
+        like: tensors with the shapes and dtypes.
+    """
     parts = torch.split(memory, list(sizes))
     return [
         part[: values.nbytes].view(values.dtype).view(values.shape) for part, values in zip(parts, like, strict=True)

@@ -1,7 +1,11 @@
-"""A gradient step as one graph: phases, gradients, clipping, optimizer and averages as one list of tensor operations.
+"""Trace a gradient step into one graph, and run what was compiled from it.
 
-For the CPU, Inductor makes a shared library of it (`libraries`); for CUDA, kernels that are started together
-(`recorded`).
+The graph holds the whole step: losses, gradients, clipping, optimizer steps and target updates. `make_fx` runs
+`GradientStep.take` on fake tensors, which have a shape but no values, and records each operation as a node. Python code
+disappears: loops are unrolled, and a number that isn't an input becomes a constant. A condition on a value fails.
+
+A graph takes tensors in a fixed order: first those that the step changes in place (`CompiledStep._state`), then the
+inputs of each call (batch, noise, numbers). It returns one report tensor, then the values to write back.
 """
 
 from __future__ import annotations
@@ -17,30 +21,31 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sheeprl.algos.base import Loss, Phase, Tensors
-from sheeprl.learning.compile.allreduce import Library, has_sums, opened
+from sheeprl.learning.compile.allreduce import Library, has_sums, open_graph
 from sheeprl.learning.compile.cpu import open_library
-from sheeprl.learning.compile.cuda_graph import Recorded, open_kernels
+from sheeprl.learning.compile.cuda_graph import CudaGraphLibrary, open_kernels
 from sheeprl.learning.flat_parameters import Span
 from sheeprl.learning.optimizers import rule_of
 from sheeprl.learning.step import GradientStep, Group, Outcome
 from sheeprl.utils.tensors import Tree, flattened, moved, unflattened
 
 Assemble = Callable[[Tree], TensorDict]
-"""From the tensors that a step is given, to the batch that losses see."""
+"""Function that makes the batch of the losses from the input tensors of a step."""
 
 
 class RuleStepper:
-    """Applies the optimizers' formulas to the tensors of a graph that is being traced.
+    """Stepper of a traced step: applies the optimizers' update rules of `learning.optimizers`.
 
-    From the first gradient on that isn't finite, everything is put back as it was; in all later steps, too.
+    A graph can't raise an error for a gradient that isn't finite. Instead, this stepper clears the flag `all_finite`.
+    While the flag is false, every write keeps the old value, in this step and in all later ones.
 
     Args:
-        is_healthy: whether all gradients have been finite; changes with the first that isn't.
-        vectors: of the agent's parameters.
-        buffers: of the agent.
-        states: of the optimizers, by group, for each of its vectors.
-        groups: the optimizers.
-        factors: of each phase, for each vector of its group, see `learning.rules`.
+        all_finite: boolean scalar; true while all gradients have been finite.
+        vectors: flat vectors of the agent's parameters.
+        buffers: buffers of the agent by name.
+        states: optimizer state of each vector, by group.
+        groups: parameter groups by name.
+        factors: factors of the update rule, for each phase and each vector of its group, scalars.
     """
 
     def __init__(
@@ -52,47 +57,50 @@ class RuleStepper:
         groups: Mapping[str, Group],
         factors: Sequence[Sequence[Sequence[Tensor]]],
     ) -> None:
+        """Store the tensors of the graph."""
         self.all_finite = all_finite
         self.vectors, self.buffers, self.states, self.groups = vectors, buffers, states, groups
-        self.factors = iter(factors)
+        self._phase_factors = iter(factors)
 
     def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
-        """Step the phase's group."""
+        """Take the optimizer step of the phase's group, if all gradients have been finite."""
         self.all_finite.logical_and_(torch.isfinite(norm))
-        group, states, factors = self.groups[phase.optimizer], self.states[phase.optimizer], next(self.factors)
+        group, states, factors = self.groups[phase.optimizer], self.states[phase.optimizer], next(self._phase_factors)
         rule, settings = rule_of(group.optimizer), [settings for settings, _ in group.settings()]
         for place, (number, gradient) in enumerate(zip(group.vectors, gradients, strict=True)):
             state = states[place]
-            vector, new = rule.step(self.vectors[number], gradient, state, settings[place], factors[place])
-            self._put(self.vectors[number], vector)
-            for name, value in new.items():
-                self._put(state[name], value)
+            vector, new_state = rule.step(self.vectors[number], gradient, state, settings[place], factors[place])
+            self._write(self.vectors[number], vector)
+            for name, value in new_state.items():
+                self._write(state[name], value)
 
     def polyak_update(self, span: Span, tau: float) -> None:
-        """Move a part of a target vector towards what it follows."""
+        """Update a slice of a target vector: θ_target ← θ_target + τ (θ_online − θ_target)."""
         target, online = self.vectors[span.target], self.vectors[span.online]
         old = target[span.target_slice]
-        self._put(old, old + tau * (online[span.online_slice] - old))
+        self._write(old, old + tau * (online[span.online_slice] - old))
 
     def set_buffer(self, name: str, value: Tensor) -> None:
-        """Put a value into the agent's buffer of that name."""
-        self._put(self.buffers[name], value)
+        """Set a buffer of the agent."""
+        self._write(self.buffers[name], value)
 
-    def _put(self, old: Tensor, new: Tensor) -> None:
+    def _write(self, old: Tensor, new: Tensor) -> None:
+        """Overwrite a tensor, if all gradients have been finite."""
         old.copy_(torch.where(self.all_finite, new, old))
 
 
 class CompiledStep:
-    """A gradient step as a library that was compiled for inputs of one shape.
+    """Gradient step, compiled for one list of phases and inputs of one shape.
 
     Args:
-        step: what it consists of.
-        phases: of that step.
-        assemble: makes the batch.
-        given: what each call gives, here on the device, later anywhere: `batch`, `noise` of each phase, and `numbers`,
-            of each phase its scalars and then the optimizer's factors for each of its vectors.
-        is_healthy: scalar; whether all gradients have been finite.
-        folder: where libraries are kept.
+        step: gradient step to trace.
+        phases: phases of the step.
+        assemble: function that makes the batch from the input tensors.
+        inputs: example inputs on the device of the step: `batch`, `noise` of each phase, and `numbers`, which holds for
+            each phase its scalars, then the factors of the update rule for each vector of its group. Inputs of later
+            calls may be on the CPU.
+        all_finite: boolean scalar; true while all gradients have been finite. The step changes it in place.
+        folder: cache folder of compiled libraries.
     """
 
     def __init__(
@@ -100,57 +108,65 @@ class CompiledStep:
         step: GradientStep,
         phases: Sequence[Phase],
         assemble: Assemble,
-        given: Tree,
+        inputs: Tree,
         all_finite: Tensor,
         folder: Path,
     ) -> None:
+        """Trace the step, and compile its graph or load it from the cache."""
         self._step, self._phases, self._assemble = step, phases, assemble
         self._groups = {phase.optimizer: step.groups[phase.optimizer] for phase in phases}
-        self._is_healthy, self._folder = all_finite, folder
-        self.metrics: list[str] = []
-        self.is_new = False
-        self._writes: list[list[str]] = []
-        # Nothing of `given` may be kept: it lies in the object store, which would never get the memory back.
-        graph = self._trace({**self._state(), **given})
-        self._library = opened(graph, self._open)
-        # Sums over the ranks are not recorded: they wait for each other.
-        self._is_recorded = all_finite.device.type == "cuda" and not has_sums(graph)
+        self._all_finite, self._folder = all_finite, folder
+        self.metrics: list[str] = []  # names in the report, after the norms
+        self.is_new = False  # true if a part of the graph was not in the cache
+        self._writes: list[list[str]] = []  # keys that each loss writes back
+        # Store no reference to `inputs`: they may be in Ray's object store, which could then never free them.
+        graph = self._trace({**self._state(), **inputs})
+        self._library = open_graph(graph, self._open)
+        # A graph with sums over ranks isn't captured, because each sum waits for the other ranks.
+        self._is_captured = all_finite.device.type == "cuda" and not has_sums(graph)
         self.rebind()
 
     def _open(self, graph: GraphModule, examples: list[Tensor]) -> Library:
-        """What carries out a part of the graph."""
-        open_part = open_library if self._is_healthy.device.type == "cpu" else open_kernels
+        """Compile a part of the graph or load it from the cache."""
+        open_part = open_library if self._all_finite.device.type == "cpu" else open_kernels
         library, is_new = open_part(graph, examples, self._folder)
         self.is_new |= is_new
         return library
 
     def rebind(self) -> None:
-        """Use the optimizers' state as it is now."""
-        changed, library, device = flattened(self._state()), self._library, self._is_healthy.device
+        """Bind the step to the optimizers' current state tensors; `load_state_dict` replaces them by new ones."""
+        state, library, device = flattened(self._state()), self._library, self._all_finite.device
         self._run: Library = (
-            Recorded(library, changed) if self._is_recorded else lambda given: library(changed + moved(given, device))
+            CudaGraphLibrary(library, state)
+            if self._is_captured
+            else lambda inputs: library(state + moved(inputs, device))
         )
 
     def _state(self) -> dict[str, Any]:
-        """What the step changes, in place."""
+        """Return the tensors that the step changes in place."""
         flat = self._step.flat
         states = {
             name: [
-                {key: group.optimizer.state[flat.vectors[number]][key] for key in rule_of(group.optimizer).remembers}
+                {key: group.optimizer.state[flat.vectors[number]][key] for key in rule_of(group.optimizer).state_names}
                 for number in group.vectors
             ]
             for name, group in self._groups.items()
         }
         vectors, buffers = [vector.detach() for vector in flat.vectors], dict(self._step.agent.named_buffers())
-        return {"is_healthy": self._is_healthy, "vectors": vectors, "buffers": buffers, "states": states}
+        return {"all_finite": self._all_finite, "vectors": vectors, "buffers": buffers, "states": states}
 
     def take(self, inputs: list[Tensor]) -> tuple[Tensor, list[Loss]]:
-        """Take the step: norms of the phases' gradients and metrics as one tensor, and what is to be written back."""
+        """Take the step.
+
+        Returns:
+            Report `[phases + metrics]`, the norm of each phase's gradient and the metrics named in `metrics`; and the
+            losses that have values to write back.
+        """
         report, *written = self._run(inputs)
         return report, self._losses(written)
 
     def _losses(self, written: Sequence[Tensor]) -> list[Loss]:
-        """What losses gave to write back."""
+        """Return losses with the values to write back, without a value to minimize."""
         values = iter(written)
         losses = []
         for names in self._writes:
@@ -160,23 +176,28 @@ class CompiledStep:
         return losses
 
     def _trace(self, inputs: Tree) -> GraphModule:
-        """The step as a list of tensor operations."""
+        """Return the graph of the step.
+
+        Args:
+            inputs: the step's state and inputs; only their shapes, dtypes and devices matter.
+        """
 
         def function(*tensors: Tensor) -> list[Tensor]:
+            """Take the step on tensors in the order of `inputs`."""
             rebuilt = unflattened(inputs, iter(tensors))
             vectors, buffers = rebuilt["vectors"], rebuilt["buffers"]
-            scalars, factors = self._named(rebuilt["numbers"])
-            stepper = RuleStepper(rebuilt["is_healthy"], vectors, buffers, rebuilt["states"], self._groups, factors)
+            scalars, factors = self._unpack_numbers(rebuilt["numbers"])
+            stepper = RuleStepper(rebuilt["all_finite"], vectors, buffers, rebuilt["states"], self._groups, factors)
             batch = self._assemble(rebuilt["batch"])
             return self._outputs(
                 self._step.take(self._phases, vectors, buffers, batch, rebuilt["noise"], scalars, stepper)
             )
 
-        with torch.no_grad():  # on tensors without values: what looks at a value can't be a part of a graph
-            return make_fx(function, SPLIT, tracing_mode="fake")(*flattened(inputs))
+        with torch.no_grad():
+            return make_fx(function, DECOMPOSITIONS, tracing_mode="fake")(*flattened(inputs))
 
-    def _named(self, numbers: Tensor) -> tuple[list[Tensors], list[list[Sequence[Tensor]]]]:
-        """Scalars, and factors for each vector of the group, of each phase."""
+    def _unpack_numbers(self, numbers: Tensor) -> tuple[list[Tensors], list[list[Sequence[Tensor]]]]:
+        """Return for each phase its scalars by name, and the factors for each vector of its group."""
         values, scalars, factors = iter(numbers.unbind()), list[Tensors](), list[list[Sequence[Tensor]]]()
         for phase in self._phases:
             scalars.append({name: next(values) for name in phase.scalars})
@@ -186,6 +207,7 @@ class CompiledStep:
         return scalars, factors
 
     def _outputs(self, outcome: Outcome) -> list[Tensor]:
+        """Return the graph's outputs: the report, then the values to write back. Store their names."""
         self.metrics = list(outcome.metrics)
         scalars = [*outcome.norms, *outcome.metrics.values()]
         outputs = [torch.stack([scalar.detach().float().reshape(()) for scalar in scalars])]
@@ -197,15 +219,15 @@ class CompiledStep:
         return outputs
 
 
-def product_and_sum(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """A product to which something is added, as two operations.
+def addmm(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Compute β · added + α · left @ right as a product and a sum.
 
-    As one it would begin by copying what is added to where the result is to be, which here is a pass over memory of its
-    own. As two the sum is taken together with what follows it, an activation for instance.
+    The single operation first copies `added` into the result, which is another pass over memory. Inductor fuses the
+    separate sum with the next operation, such as an activation.
     """
     product = torch.mm(left, right)
     return (product if alpha == 1 else alpha * product) + (added if beta == 1 else beta * added)
 
 
-SPLIT = {torch.ops.aten.addmm.default: product_and_sum}
-PRIORITY = " priority"  # no key that could be stored
+DECOMPOSITIONS = {torch.ops.aten.addmm.default: addmm}
+PRIORITY = " priority"  # can't be a stored key

@@ -24,6 +24,7 @@ def policy_inputs(num_envs):
 
 
 def test_discrete_actor():
+    """Log-probability, entropy and greedy action equal those of torch's Categorical."""
     algorithm = build_ppo(spaces.Discrete(3))
     policy = algorithm.build_agent().policy
     inputs = policy_inputs(6)
@@ -37,6 +38,7 @@ def test_discrete_actor():
 
 
 def test_multi_discrete_actor():
+    """Log-probability and entropy are sums over the action's components."""
     policy = Actor(VECTOR, spaces.MultiDiscrete([2, 4]), PPOArgs(name="ppo"))
     output = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
     action = torch.stack([torch.arange(8) % 2, torch.arange(8) % 4], -1)
@@ -48,6 +50,7 @@ def test_multi_discrete_actor():
 
 
 def test_multi_discrete_actions_are_sampled_independently():
+    """Sampled pairs have the frequencies of the product distribution (χ² test)."""
     policy = Actor(VECTOR, spaces.MultiDiscrete([2, 3]), PPOArgs(name="ppo"))
     joint = tensor([0.3, 0.7])[:, None] * tensor([0.2, 0.3, 0.5])
     output = tensor([0.3, 0.7, 0.2, 0.3, 0.5]).log().expand(20_000, 5)
@@ -58,6 +61,7 @@ def test_multi_discrete_actions_are_sampled_independently():
 
 
 def test_continuous_actor():
+    """Sampled actions have the policy's mean and standard deviation; greedy ones are the mean."""
     algorithm = build_ppo(spaces.Box(-1.0, 1.0, (2,)), log_std_init=-0.5)
     policy = algorithm.build_agent().policy
     with torch.no_grad():

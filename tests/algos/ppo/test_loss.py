@@ -23,17 +23,20 @@ def gae(reward, value, terminated=(), truncated=(), gamma=0.5, gae_lambda=0.5):
 
 
 def test_gae_without_end_rows():
+    """Advantages inside of one episode equal hand-computed values."""
     # Rewards are received on arrival, so the reward of row 0 belongs to the previous fragment.
     # δ1 = 6 + 0.5·8 − 2 = 8; δ0 = 2 + 0.5·2 − 4 = −1; A1 = 8; A0 = −1 + 0.25·8
     assert gae(reward=[99, 2, 6], value=[4, 2, 8]) == [1, 8]
 
 
 def test_gae_does_not_bootstrap_a_terminated_episode():
+    """The value of a terminated episode's end row is ignored."""
     # δ1 = 6 − 2 = 4, independent of V of the end row; A0 = −1 + 0.25·4
     assert gae(reward=[99, 2, 6], value=[4, 2, 1000], terminated=[2]) == [0, 4]
 
 
 def test_gae_bootstraps_a_truncated_episode_from_its_end_row():
+    """A truncated episode bootstraps from the value of its end row."""
     # Equal to the case without end rows: the value of the end row replaces the returns that follow.
     assert gae(reward=[99, 2, 6], value=[4, 2, 8], truncated=[2]) == [1, 8]
 
@@ -52,15 +55,18 @@ def test_gae_bootstraps_a_truncated_episode_from_its_end_row():
     ],
 )
 def test_gae_with_an_end_row_in_the_middle(terminated, truncated, expected):
+    """An end row separates the advantages of two episodes."""
     assert gae([99, 2, 6, 0, 2], [4, 2, 16, 8, 4], terminated, truncated) == expected
 
 
 def test_gae_of_a_fragment_that_starts_with_an_end_row():
+    """The flags of the first row don't affect later rows."""
     # Row 0 was the bootstrap row of the previous fragment; its flags don't concern row 1.
     assert gae(reward=[5, 0, 4], value=[7, 2, 4], terminated=[0]) == [0, 4]
 
 
 def test_gae_of_two_environments():
+    """Environments have independent advantages."""
     reward = tensor([[99.0, 99.0], [2, 2], [6, 6]])
     value = tensor([[4.0, 4.0], [2, 2], [8, 8]])
     terminated = tensor([[False, False], [False, False], [False, True]])
@@ -70,6 +76,7 @@ def test_gae_of_two_environments():
 
 
 def test_gae_with_lambda_0_is_the_td_error_and_with_1_the_discounted_return():
+    """λ = 0 gives the TD error, λ = 1 the discounted return minus the value."""
     reward, value = [0, 1, 2, 3], [10, 20, 30, 40]
     assert gae(reward, value, gamma=0.5, gae_lambda=0.0) == [1 + 10 - 10, 2 + 15 - 20, 3 + 20 - 30]
     assert gae(reward, value, gamma=0.5, gae_lambda=1.0) == [1 + 1 + 0.75 + 5 - 10, 2 + 1.5 + 10 - 20, 3 + 20 - 30]
@@ -105,6 +112,7 @@ SIXTEENTHS = st.integers(0, 16).map(lambda number: number / 16)  # exact floatin
 )
 @settings(deadline=None, max_examples=80)
 def test_gae_is_the_weighted_sum_of_n_step_returns(data, gamma, gae_lambda):
+    """GAE equals its definition by n-step returns, for random data."""
     reward, value, ends = zip(*data, strict=True)
     terminated, truncated = zip(*ends, strict=True)
     end_rows = [[t for t, flag in enumerate(flags) if flag] for flags in (terminated, truncated)]
@@ -115,6 +123,7 @@ def test_gae_is_the_weighted_sum_of_n_step_returns(data, gamma, gae_lambda):
 
 
 def test_clipped_policy_loss():
+    """The clipped loss equals hand-computed values on both sides of the clip."""
     # ratios 1.5 and 0.5 on positive advantages give 1.2 (clipped) and 0.5; 1.1 and 0.7 on −2 and −1 give
     # −2.2 and −0.8 (clipped), the smaller of the two terms each. −(1.2 + 0.5 − 2.2 − 0.8) / 4 = 0.325
     logprob = tensor([1.5, 0.5, 1.1, 0.7]).log() - 3
@@ -124,6 +133,7 @@ def test_clipped_policy_loss():
 
 
 def test_clipped_policy_loss_has_no_gradient_where_it_is_clipped():
+    """Clipped samples have no gradient, the others have the hand-computed one."""
     logprob = tensor([1.5, 0.5, 1.1, 0.7]).log().requires_grad_()
     advantage = tensor([1.0, 1, -2, -1])
     clipped_policy_loss(logprob, torch.zeros(4), advantage, torch.full((4,), 0.25), tensor(0.2)).backward()
@@ -132,15 +142,18 @@ def test_clipped_policy_loss_has_no_gradient_where_it_is_clipped():
 
 
 def test_value_loss():
+    """The value loss is half the weighted squared error."""
     # 0.5·(1 − 0)² + 0.25·(2 − 2)² + 0.25·(4 − 1)²
     assert value_loss(tensor([1.0, 2, 4]), tensor([0.0, 2, 1]), tensor([0.5, 0.25, 0.25])).item() == 2.75
 
 
 def test_entropy_loss():
+    """The entropy loss is the negative weighted entropy."""
     assert entropy_loss(tensor([1.0, 3.0, 50.0]), tensor([0.5, 0.5, 0.0])).item() == -2
 
 
 def test_approximate_kl():
+    """The estimate equals hand-computed values and is 0 for equal policies."""
     # ratio 2: 1 − ln 2; ratio ½: −½ + ln 2
     logprob, old = tensor([math.log(2.0), 0.0]), tensor([0.0, math.log(2.0)])
     assert approximate_kl(logprob, old, tensor([1.0, 0.0])).item() == pytest.approx(1 - math.log(2))

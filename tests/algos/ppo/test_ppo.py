@@ -26,10 +26,12 @@ def policy_inputs(num_envs):
 
 
 def test_act_draws_from_its_generator_only():
+    """Actions depend on the generator passed in, not on torch's global one."""
     algorithm = build_ppo(spaces.Discrete(50))
     policy, inputs = algorithm.build_agent().policy, policy_inputs(20)
 
     def act(seed, global_seed):
+        """Return the actions for one seed of each generator."""
         torch.manual_seed(global_seed)
         return algorithm.act(policy, inputs, {}, "explore", torch.Generator().manual_seed(seed)).action.tolist()
 
@@ -37,6 +39,7 @@ def test_act_draws_from_its_generator_only():
 
 
 def test_prepare_rollout_adds_advantages_returns_and_mask():
+    """A prepared rollout has T rows with hand-computed advantages, returns and mask."""
     algorithm = build_ppo(gamma=0.5, gae_lambda=0.5)
     agent = algorithm.build_agent()
     for parameter in agent.critic.parameters():
@@ -66,6 +69,7 @@ def test_prepare_rollout_adds_advantages_returns_and_mask():
 
 
 def test_loss_is_the_weighted_sum_of_its_terms():
+    """The total loss and its metrics equal hand-computed values."""
     algorithm = build_ppo(value_coef=0.25, entropy_coef=0.5)
     agent = algorithm.build_agent()
     for parameter in agent.parameters():
@@ -92,10 +96,12 @@ def test_loss_is_the_weighted_sum_of_its_terms():
 
 @pytest.mark.parametrize(("anneal", "clip", "lr_scale"), [(False, 0.2, 1.0), (True, 0.05, 0.25)])
 def test_anneal_decays_clip_and_learning_rate(anneal, clip, lr_scale):
+    """`anneal` decays the clip and the learning rate linearly."""
     (phase,) = build_ppo(anneal=anneal).phases(Step(gradient_step=0, progress=0.75))
     assert phase.scalars["clip"] == pytest.approx(clip) and phase.lr_scale == lr_scale
 
 
 @pytest.mark.parametrize(("normalize", "keys"), [(True, ("advantage",)), (False, ())])
 def test_normalize_advantage_standardizes_advantages(normalize, keys):
+    """`normalize_advantage` makes the learner standardize the advantages."""
     assert build_ppo(normalize_advantage=normalize).data().standardize == keys

@@ -16,6 +16,7 @@ def build_agent():
 
 
 def test_actor_clamps_log_std():
+    """The actor clamps the log standard deviation to [−20, 2]."""
     policy = build_agent().policy
     with torch.no_grad():
         policy.network[-1].weight.zero_()
@@ -26,6 +27,7 @@ def test_actor_clamps_log_std():
 
 
 def test_target_critics_start_as_copies_without_gradients():
+    """Target critics start as copies without gradients, and the twin critics differ."""
     agent = build_agent()
     pairs = list(zip(agent.critic.parameters(), agent.critic_target.parameters(), strict=True))
     assert all(torch.equal(online, target) and not target.requires_grad for online, target in pairs)

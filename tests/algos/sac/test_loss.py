@@ -6,6 +6,7 @@ from sheeprl.algos.sac.loss import actor_loss, alpha_loss, critic_loss, critic_t
 
 
 def test_critic_target():
+    """The target equals hand-computed values and doesn't bootstrap after termination."""
     target = critic_target(
         reward=tensor([1.0, 2.0, 0.0]),
         terminated=tensor([False, True, False]),
@@ -19,6 +20,7 @@ def test_critic_target():
 
 
 def test_critic_loss():
+    """The critic loss is the weighted squared error, summed over both critics."""
     # Q_1: ½·((1 − 0)² + (3 − 2)²) = 1; Q_2: ½·((2 − 0)² + (5 − 2)²) = 6.5
     q, target = tensor([[1.0, 3.0], [2.0, 5.0]]), tensor([0.0, 2.0])
     assert critic_loss(q, target, tensor([0.5, 0.5])).item() == 7.5
@@ -26,12 +28,14 @@ def test_critic_loss():
 
 
 def test_actor_loss():
+    """The actor loss is the weighted mean of α log π − min Q."""
     # ½·((0.5·2 − 1) + (0.5·−4 − 3)) = −2.5
     q, logprob = tensor([[1.0, 5.0], [2.0, 3.0]]), tensor([2.0, -4.0])
     assert actor_loss(q, logprob, tensor(0.5), tensor([0.5, 0.5])).item() == -2.5
 
 
 def test_alpha_loss():
+    """The alpha loss and its gradient equal hand-computed values."""
     # −½·(0.5·(1 − 2) + 0.5·(−3 − 2)) = 1.5, gradient 3: the entropy is above its target, so alpha decreases
     log_alpha = tensor(0.5, requires_grad=True)
     loss = alpha_loss(log_alpha, tensor([1.0, -3.0]), -2.0, tensor([0.5, 0.5]))

@@ -25,11 +25,13 @@ def policy_inputs(num_envs):
 
 
 def test_target_entropy():
+    """The target entropy defaults to minus the number of action dimensions."""
     assert build_sac(3).target_entropy == -3
     assert build_sac(3, target_entropy=-0.5).target_entropy == -0.5
 
 
 def test_act_explore_and_greedy():
+    """Greedy actions are tanh of the mean; explored ones have the policy's distribution."""
     algorithm = build_sac()
     policy, inputs = algorithm.build_agent().policy, policy_inputs(4000)
     greedy = algorithm.act(policy, inputs, {}, "greedy", torch.Generator())
@@ -41,6 +43,7 @@ def test_act_explore_and_greedy():
 
 
 def test_act_random_is_uniform():
+    """Random actions are uniform in [−1, 1] (χ² test)."""
     algorithm = build_sac()
     action = algorithm.act(None, policy_inputs(8000), {}, "random", torch.Generator().manual_seed(0)).action
     assert action.shape == (8000, 2) and action.dtype == torch.float32
@@ -51,6 +54,7 @@ def test_act_random_is_uniform():
 
 
 def test_act_draws_from_its_generator_only():
+    """Actions depend on the generator passed in, not on torch's global one."""
     algorithm = build_sac()
     policy, inputs = algorithm.build_agent().policy, policy_inputs(3)
     for mode in ("explore", "random"):
@@ -63,11 +67,12 @@ def test_act_draws_from_its_generator_only():
 
 @pytest.mark.parametrize(("learn_alpha", "order"), [(True, ["critic", "actor", "alpha"]), (False, ["critic", "actor"])])
 def test_phases_and_target_update(learn_alpha, order):
+    """A gradient step updates critic, actor and alpha; the critic's phase updates its target."""
     phases = build_sac(learn_alpha=learn_alpha, tau=0.25).phases(Step(0, 0.0))
     assert [phase.optimizer for phase in phases] == order
-    (update,) = phases[0].averages
+    (update,) = phases[0].target_updates
     assert (update.online, update.target, update.tau) == ("critic", "critic_target", 0.25)
-    assert not any(phase.averages for phase in phases[1:])
+    assert not any(phase.target_updates for phase in phases[1:])
 
 
 def constant_critic_(critic, values):
@@ -95,6 +100,7 @@ def batch():
 
 
 def test_losses_of_constant_networks():
+    """The three losses equal hand-computed values for constant networks."""
     algorithm = build_sac(gamma=0.5, alpha=2.0)
     agent = algorithm.build_agent()
     constant_critic_(agent.critic, (3.0, 7.0))

@@ -1,4 +1,4 @@
-"""Compiled gradient steps against the same ones taken one operation after the other."""
+"""Compiled gradient steps compared with eager ones."""
 
 import os
 import tempfile
@@ -45,29 +45,33 @@ ACTIONS = {"ppo": gym_spaces.Discrete(3), "sac": gym_spaces.Box(-1.0, 1.0, (2,))
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory):
-    """Where these tests keep what they compile."""
+    """Return the cache folder of these tests."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHEEPRL_CACHE", str(folder))
         yield folder
 
 
-def make(fabric, algo, compiled=True):
+def make_learner(fabric, algo, compiled=True):
+    """Return a learner of an algorithm with a small network."""
     tree = {"algo": {"name": algo, **ARGS[algo]}, "env": {"id": "none"}, "trainer": {"threads": 1, "compile": compiled}}
     return Learner(defaults.fill_in(validate(tree)), Spaces(OBS, ACTIONS[algo]), fabric)
 
 
-def block(algo, seed):
+def make_block(algo, seed):
+    """Return the data of one update: a rollout for PPO, six batches for SAC."""
     return rollout(seed=seed, ends=[(1, 0)]) if algo == "ppo" else transitions(seed=seed, batches=6)
 
 
 def update(learner, algo, seed):
-    return learner.update(6, seed / 10, None, block(algo, seed))
+    """Take six gradient steps on seeded data."""
+    return learner.update(6, seed / 10, None, make_block(algo, seed))
 
 
 @pytest.mark.parametrize("algo", ["ppo", pytest.param("sac", marks=pytest.mark.slow)])
-def test_a_compiled_learner_learns_what_an_eager_one_does(fabric, algo, folder):
-    eager, compiled = make(fabric, algo, compiled=False), make(fabric, algo)
+def test_compiled_and_eager_learners_agree(fabric, algo, folder):
+    """Compiled and eager learners agree closely, and a second compiled one is bit-identical."""
+    eager, compiled = make_learner(fabric, algo, compiled=False), make_learner(fabric, algo)
     for seed in range(3):
         expected, found = update(eager, algo, seed)[0], update(compiled, algo, seed)[0]
         assert found.metrics == pytest.approx(expected.metrics, rel=1e-4, abs=1e-6)
@@ -75,21 +79,21 @@ def test_a_compiled_learner_learns_what_an_eager_one_does(fabric, algo, folder):
         assert len(found.notes) == (seed == 0)
     for name, values in eager.agent.state_dict().items():
         torch.testing.assert_close(compiled.agent.state_dict()[name], values, rtol=1e-4, atol=1e-6)
-    # Another learner finds what this one has compiled, and has the same bits.
-    kept = set(folder.rglob("*.pt2"))
-    again = make(fabric, algo)
+    # Another learner loads the compiled libraries and is bit-identical.
+    libraries = set(folder.rglob("*.pt2"))
+    again = make_learner(fabric, algo)
     for seed in range(3):
         assert not update(again, algo, seed)[0].notes
     assert_same(again.agent, compiled.agent.state_dict())
-    assert set(folder.rglob("*.pt2")) == kept
+    assert set(folder.rglob("*.pt2")) == libraries
 
 
-def check_that_a_restored_one_goes_on(fabric, algo):
-    """To the bit."""
-    learner, restored = make(fabric, algo), make(fabric, algo)
+def check_restored_learner(fabric, algo):
+    """Check that a learner restored from a snapshot stays bit-identical to the original."""
+    learner, restored = make_learner(fabric, algo), make_learner(fabric, algo)
     for seed in range(2):
         update(learner, algo, seed)
-        update(restored, algo, seed + 5)  # has compiled, and learned something else
+        update(restored, algo, seed + 5)  # compiled, with other parameters
     restored.restore(learner.snapshot()[1])
     for seed in range(2, 4):
         update(learner, algo, seed)
@@ -98,16 +102,18 @@ def check_that_a_restored_one_goes_on(fabric, algo):
 
 
 @pytest.mark.parametrize("algo", ARGS)
-def test_a_restored_one_goes_on_to_the_bit(fabric, algo):
-    check_that_a_restored_one_goes_on(fabric, algo)
+def test_a_restored_learner_is_bit_identical(fabric, algo):
+    """A restored learner, compiled before, continues bit-identically."""
+    check_restored_learner(fabric, algo)
 
 
 @pytest.mark.parametrize("algo", ARGS)
-def test_a_loss_that_is_not_finite_is_refused_and_nothing_changed(fabric, algo):
-    learner = make(fabric, algo)
+def test_a_non_finite_loss_raises_and_changes_nothing(fabric, algo):
+    """A loss that isn't finite raises an error and changes neither agent nor optimizers."""
+    learner = make_learner(fabric, algo)
     update(learner, algo, 0)
     before, snapshot = parameters_of(learner.agent), learner.snapshot()[1]
-    bad = block(algo, 1)
+    bad = make_block(algo, 1)
     bad["reward"][:] = np.nan
     with pytest.raises(NonFiniteError, match=r"Loss/value_loss is nan.* at gradient step 6"):
         learner.update(6, 0.0, None, bad)
@@ -119,12 +125,13 @@ def test_a_loss_that_is_not_finite_is_refused_and_nothing_changed(fabric, algo):
     assert len(snapshot) == len(learner.snapshot()[1])
 
 
-def test_steps_after_one_that_was_refused_change_nothing(fabric):
-    learner = make(fabric, "sac")
+def test_steps_after_a_non_finite_one_change_nothing(fabric):
+    """After a step with a gradient that isn't finite, later steps of the update change nothing."""
+    learner = make_learner(fabric, "sac")
     update(learner, "sac", 0)
-    good, bad = (block("sac", seed) for seed in (1, 1))
+    good, bad = (make_block("sac", seed) for seed in (1, 1))
     bad["reward"][2:3] = np.nan
-    twin = make(fabric, "sac")
+    twin = make_learner(fabric, "sac")
     update(twin, "sac", 0)
     twin.update(2, 0.1, None, {name: values[:2] for name, values in good.items()})
     with pytest.raises(NonFiniteError, match="at gradient step 8"):
@@ -141,22 +148,24 @@ def test_steps_after_one_that_was_refused_change_nothing(fabric):
     assert_same(learner.agent, parameters_of(twin.agent))
 
 
-class Halves:
-    """Stands for the first of two ranks, the other of which brings nothing."""
+class TwoRanks:
+    """First of two ranks. The second one contributes zeros."""
 
     world = 2
 
     def __init__(self, fabric):
+        """Start with zero sums."""
         self.sums = 0
 
     def sum(self, value):
+        """Count the sum and return this rank's value."""
         self.sums += 1
         return sum_over_ranks(value.detach())
 
 
 @pytest.fixture
-def alone():
-    """A process group of nobody else."""
+def process_group():
+    """Make this process the only rank of a process group."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -164,12 +173,13 @@ def alone():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ["ppo", "sac"])
-def test_ranks_sum_between_the_parts_of_a_graph(fabric, monkeypatch, alone, algo):
-    monkeypatch.setattr(learner_module, "FabricRanks", Halves)
+def test_sums_over_ranks_run_between_libraries(fabric, monkeypatch, process_group, algo):
+    """With two ranks, sums run between libraries and the result equals that of eager steps."""
+    monkeypatch.setattr(learner_module, "FabricRanks", TwoRanks)
     opened = []
     open_part = CompiledStep._open
     monkeypatch.setattr(CompiledStep, "_open", lambda *args: opened.append(args[1]) or open_part(*args))
-    learners = [make(fabric, algo, compiled) for compiled in (True, False)]
+    learners = [make_learner(fabric, algo, compiled) for compiled in (True, False)]
     for learner in learners:
         for seed in range(3):
             update(learner, algo, seed)
@@ -180,38 +190,46 @@ def test_ranks_sum_between_the_parts_of_a_graph(fabric, monkeypatch, alone, algo
 
 
 @pytest.mark.slow
-def test_what_another_rank_cannot_compile_none_compiles(fabric, monkeypatch, alone):
-    class Other(Halves):
+def test_no_rank_compiles_if_another_one_fails(fabric, monkeypatch, process_group):
+    """If another rank fails to compile, this rank runs eagerly too."""
+
+    class Other(TwoRanks):
+        """Ranks of which the other one fails to compile."""
+
         def sum(self, value):
+            """Return one failure more than this rank has."""
             return super().sum(value) + (1.0 if value.ndim == 0 and not isinstance(value, FakeTensor) else 0.0)
 
     monkeypatch.setattr(learner_module, "FabricRanks", Other)
-    learner = make(fabric, "sac")
+    learner = make_learner(fabric, "sac")
     (note,) = update(learner, "sac", 0)[0].notes
-    assert note == "gradient steps aren't compiled: another rank can't compile them"
+    assert note == "gradient steps aren't compiled: another rank can't compile the gradient step"
     assert learner.compiled is None and learner.gradient_steps == 6
 
 
-# ------------------------------------------------------------------------- what losses give, and what can't be compiled
+# ------------------------------------------------------ outputs of losses, and steps that can't be compiled
 
 
-def learner_of(fabric, algorithm, monkeypatch):
-    made = Spaces(OBS, gym_spaces.Discrete(2))
-    monkeypatch.setattr(learner_module, "build_algorithm", lambda args, spaces: algorithm(args, made))
-    return make(fabric, "sac")
+def make_learner_of(fabric, algorithm, monkeypatch):
+    """Return a learner of a test algorithm."""
+    discrete = Spaces(OBS, gym_spaces.Discrete(2))
+    monkeypatch.setattr(learner_module, "build_algorithm", lambda args, spaces: algorithm(args, discrete))
+    return make_learner(fabric, "sac")
 
 
-class Everything(Remembering):
-    """Writes back, gives priorities, keeps statistics, carries."""
+class UsesAllOutputs(Remembering):
+    """Uses every output of a loss: `write`, `priority`, `buffers` and `carry`."""
 
     def second(self, agent, batch, noise, carry):
+        """Return the loss with values and priorities to write back."""
         loss = super().second(agent, batch, noise, carry)
         return Loss(loss.value, loss.metrics, write=loss.write, priority=batch["reward"].abs())
 
 
 @pytest.mark.slow
-def test_what_losses_give_comes_out_of_the_graph(fabric, monkeypatch):
-    learner = learner_of(fabric, Everything, monkeypatch)
+def test_all_outputs_of_losses_leave_the_graph(fabric, monkeypatch):
+    """A compiled step returns values and priorities to write back, and sets buffers."""
+    learner = make_learner_of(fabric, UsesAllOutputs, monkeypatch)
     data = transitions(batches=4, size=4)
     info, writes = learner.update(4, 0.0, None, data)
     assert learner.compiled is not None and len(info.notes) == 1
@@ -226,21 +244,24 @@ def test_what_losses_give_comes_out_of_the_graph(fabric, monkeypatch):
     assert learner.agent.policy.weight.item() == pytest.approx(1 - 4 * 0.5)
 
 
-class Twice(Carrying):
-    """Its optimizer, which counts its steps, takes two in each gradient step."""
+class SharedOptimizer(Carrying):
+    """Both phases share one optimizer, so it takes two steps in each gradient step."""
 
     def optimizers(self):
+        """Return one group with Adam, which counts its steps."""
         return {
             "both": OptimizerSpec(("policy", "head"), lambda parameters: Adam(parameters, lr=0.1, betas=(0.5, 0.8)))
         }
 
     def phases(self, step):
+        """Return both phases with the same optimizer."""
         return [replace(phase, optimizer="both") for phase in super().phases(step)]
 
 
 @pytest.mark.slow
-def test_an_optimizer_may_take_several_steps_in_one(fabric, monkeypatch):
-    learner, eager = (learner_of(fabric, Twice, monkeypatch) for _ in range(2))
+def test_an_optimizer_can_step_twice_per_gradient_step(fabric, monkeypatch):
+    """An optimizer can take several steps in one gradient step."""
+    learner, eager = (make_learner_of(fabric, SharedOptimizer, monkeypatch) for _ in range(2))
     eager.compiled = None
     for one in (learner, eager):
         one.update(4, 0.0, None, transitions(batches=4, size=4))
@@ -249,28 +270,34 @@ def test_an_optimizer_may_take_several_steps_in_one(fabric, monkeypatch):
         assert getattr(learner.agent, name).weight.item() == pytest.approx(getattr(eager.agent, name).weight.item())
 
 
-class Backwards(Carrying):
-    """Its optimizer has its parameters in another order than it was given them, each with a rate of its own."""
+class ReversedGroups(Carrying):
+    """Its optimizer has the parameters in reverse order, each in a group with another learning rate."""
 
     def build_agent(self):
+        """Return an agent whose head is float64, so it gets a separate vector."""
         agent = super().build_agent()
-        agent.head.double()  # so that it gets a vector of its own
+        agent.head.double()  # another dtype, so a separate vector
         return agent
 
     def optimizers(self):
+        """Return one group whose optimizer reverses the parameters."""
+
         def build(parameters):
+            """Return SGD with one reversed group per parameter."""
             groups = [{"params": [each], "lr": 10.0**-number} for number, each in enumerate(parameters)]
             return SGD(groups[::-1], lr=1.0)
 
         return {"both": OptimizerSpec(("policy", "head"), build)}
 
     def phases(self, step):
+        """Return both phases with the same optimizer."""
         return [replace(phase, optimizer="both") for phase in super().phases(step)]
 
 
 @pytest.mark.slow
-def test_an_optimizer_may_have_its_parameters_in_an_order_of_its_own(fabric, monkeypatch):
-    learner, eager = (learner_of(fabric, Backwards, monkeypatch) for _ in range(2))
+def test_an_optimizer_can_reorder_its_parameters(fabric, monkeypatch):
+    """An optimizer can hold its parameters in another order than it got them."""
+    learner, eager = (make_learner_of(fabric, ReversedGroups, monkeypatch) for _ in range(2))
     eager.compiled = None
     for one in (learner, eager):
         assert len(one.step.groups["both"].vectors) == 2
@@ -280,72 +307,82 @@ def test_an_optimizer_may_have_its_parameters_in_an_order_of_its_own(fabric, mon
         assert getattr(learner.agent, name).weight.item() == pytest.approx(getattr(eager.agent, name).weight.item())
 
 
-def test_steps_that_always_differ_are_not_compiled_for_ever(fabric, monkeypatch):
-    monkeypatch.setattr(cache, "MOST_KINDS", 1)
-    learner = make(fabric, "sac")
+def test_too_many_variants_end_compilation(fabric, monkeypatch):
+    """A run with more variants of steps than the maximum continues eagerly."""
+    monkeypatch.setattr(cache, "MAX_VARIANTS", 1)
+    learner = make_learner(fabric, "sac")
     update(learner, "sac", 0)
     (note,) = learner.update(2, 0.0, None, transitions(batches=2, size=12))[0].notes
-    assert note == "gradient steps aren't compiled: they come in more than 1 kinds, by shapes of batches or by losses"
+    assert "more than 1 variants of gradient steps; use fewer batch shapes and phases" in note
+    assert note.startswith("gradient steps aren't compiled: ")
     assert learner.gradient_steps == 8
 
 
-class Undecided(Carrying):
-    """Its loss looks at a number."""
+class ValueDependent(Carrying):
+    """The loss branches on a value of the batch, so it can't be traced."""
 
     def first(self, agent, batch, noise, carry):
+        """Return a loss whose sign depends on the rewards."""
         sign = 1.0 if batch["reward"].sum() > 0 else -1.0
         return Loss(sign * agent.policy.weight.squeeze(), carry={"latent": torch.tensor(3.0)})
 
 
-class Unknown(Carrying):
-    """Its optimizer is one that only torch knows."""
+class UnknownOptimizer(Carrying):
+    """One optimizer has no update rule in SheepRL."""
 
     def optimizers(self):
+        """Return a group with Adagrad and one with SGD."""
         return {
             "first": OptimizerSpec(("policy", "unused"), lambda parameters: Adagrad(parameters, lr=0.5)),
             "second": OptimizerSpec(("head",), lambda parameters: SGD(parameters, lr=1.0)),
         }
 
 
-@pytest.mark.parametrize(("algorithm", "told"), [(Undecided, "data-dependent"), (Unknown, "Adagrad is none of")])
-def test_what_cannot_be_compiled_runs_and_says_so_once(fabric, monkeypatch, algorithm, told):
-    learner = learner_of(fabric, algorithm, monkeypatch)
+@pytest.mark.parametrize(
+    ("algorithm", "reason"), [(ValueDependent, "data-dependent"), (UnknownOptimizer, "Adagrad is none of")]
+)
+def test_a_step_that_cannot_be_compiled_runs_eagerly(fabric, monkeypatch, algorithm, reason):
+    """A step that can't be compiled runs eagerly, and one note gives the reason."""
+    learner = make_learner_of(fabric, algorithm, monkeypatch)
     data = transitions(batches=3, size=4)
     (note,) = learner.update(3, 0.0, None, data)[0].notes
-    assert note.startswith("gradient steps aren't compiled") and told in note
+    assert note.startswith("gradient steps aren't compiled") and reason in note
     found = learner.agent.policy.weight.item()
     assert learner.update(1, 0.0, None, transitions(seed=1, size=4))[0].notes == ()
     assert learner.gradient_steps == 4 and learner.agent.policy.weight.item() != found
     monkeypatch.setattr(defaults, "pays_to_compile", lambda *_: False)
-    eager = learner_of(fabric, algorithm, monkeypatch)
+    eager = make_learner_of(fabric, algorithm, monkeypatch)
     eager.compiled = None
     eager.update(3, 0.0, None, data)
     assert eager.agent.policy.weight.item() == found
 
 
-def test_a_module_is_left_as_it_was(fabric):
-    learner = make(fabric, "sac")
+def test_compilation_leaves_the_modules_unchanged(fabric):
+    """After compiled steps, the agent still has parameters and is in training mode."""
+    learner = make_learner(fabric, "sac")
     update(learner, "sac", 0)
     assert all(isinstance(parameter, nn.Parameter) for parameter in learner.agent.parameters())
     assert learner.agent.critic.training
 
 
 @pytest.mark.slow
-def test_a_library_that_was_cut_short_is_made_anew(fabric, folder):
-    learner = make(fabric, "ppo")
+def test_a_truncated_library_is_compiled_again(fabric, folder):
+    """A truncated library in the cache folder is compiled again."""
+    learner = make_learner(fabric, "ppo")
     update(learner, "ppo", 0)
     for path in folder.rglob("*.pt2"):
         path.write_bytes(path.read_bytes()[:1000])
-    again = make(fabric, "ppo")
+    again = make_learner(fabric, "ppo")
     (note,) = update(again, "ppo", 0)[0].notes
     assert note.startswith("compiled")
     assert_same(again.agent, learner.agent.state_dict())
 
 
-def test_what_is_unpacked_to_load_a_library_is_removed(fabric, tmp_path, monkeypatch):
+def test_unpacked_files_of_a_library_are_removed(fabric, tmp_path, monkeypatch):
+    """Loading a library leaves no temporary files."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    learner = make(fabric, "ppo")
+    learner = make_learner(fabric, "ppo")
     update(learner, "ppo", 0)
     assert learner.compiled is not None
     assert not list(tmp_path.iterdir())
