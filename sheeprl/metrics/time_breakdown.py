@@ -15,6 +15,8 @@ from sheeprl.config.schema import Config
 
 NOTABLE = 0.15  # fraction of the time from which a wait is reported
 CHECKPOINTS_NOTABLE = 0.1  # the same for checkpoints
+SHORT = 10.0  # seconds below which a run needs no advice
+LONG = 60.0  # seconds from which the longer start-up of decoupled mode can pay
 MUCH_SOONER = 0.8  # fraction of the time below which coupled mode is suggested
 
 
@@ -50,7 +52,7 @@ class TimeBreakdown:
 
 def suggest(breakdown: TimeBreakdown, config: Config) -> str | None:
     """Return the trainer's bottleneck and a change that would help, None without a notable bottleneck."""
-    if breakdown.elapsed <= 0:
+    if breakdown.elapsed < SHORT:
         return None
     if not config.is_coupled and (coupled := _coupled_seconds(breakdown, config)) < MUCH_SOONER * breakdown.elapsed:
         return f"run.mode=coupled would take about {_percent(1 - coupled / breakdown.elapsed)} less time"
@@ -68,12 +70,15 @@ def suggest(breakdown: TimeBreakdown, config: Config) -> str | None:
         or_shards = "" if config.is_coupled else " or buffer.shards"
         return f"trainer {wait} {_percent(part)}: raise trainer.prefetch{or_shards}"
     bottleneck = "playing takes" if config.is_coupled else f"trainer {wait}"
-    return f"{bottleneck} {_percent(part)}: {_suggest_for_players(config)}"
+    return f"{bottleneck} {_percent(part)}: {_suggest_for_players(breakdown, config)}"
 
 
-def _suggest_for_players(config: Config) -> str:
+def _suggest_for_players(breakdown: TimeBreakdown, config: Config) -> str:
     """Return a change that speeds up collection."""
     if config.is_coupled:
+        overlap = min(breakdown.updating, breakdown.playing)  # decoupled mode saves at most this
+        if breakdown.elapsed < LONG or breakdown.elapsed - overlap > MUCH_SOONER * breakdown.elapsed:
+            return "set env.vectorization=async if steps are slow"
         mode = "run.mode=decoupled" if _can_overlap(config) else "run.mode=decoupled and run.max_staleness=1"
         return f"set {mode}, or env.vectorization=async if steps are slow"
     if not _can_overlap(config):

@@ -89,6 +89,17 @@ def machine(monkeypatch):
             overlapping(threads=3, accelerator="cuda"),
             "trainer updates 90 %: raise trainer.devices",
         ),
+        (TimeBreakdown(9, updating=3, playing=6), COUPLED, None),  # too short
+        (
+            TimeBreakdown(50, updating=20, playing=30),
+            COUPLED,
+            "playing takes 60 %: set env.vectorization=async if steps are slow",
+        ),
+        (
+            TimeBreakdown(100, updating=10, playing=90),
+            COUPLED,
+            "playing takes 90 %: set env.vectorization=async if steps are slow",
+        ),
         (TimeBreakdown(100, updating=90, players_idle=120), SMALL_NETWORKS, None),
         (
             TimeBreakdown(100, updating=30, playing=30, waiting_for_players=60),
