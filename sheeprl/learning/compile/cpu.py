@@ -140,7 +140,8 @@ def load_library(path: Path) -> Library:
     """Load a library from a file."""
     # Trust the processor's flags here too: probing it takes seconds.
     with removed_afterwards(), inductor.config.patch(_known({"cpp.vec_isa_ok": True})):
-        library: Library = _loader(str(path)).boxed_run
+        loader = _loader(str(path))
+    library: Library = loader.boxed_run if hasattr(loader, "boxed_run") else loader.run  # PyTorch 2.6 has `run` only
     return library
 
 
