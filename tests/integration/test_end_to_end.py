@@ -353,12 +353,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
 def test_an_evaluation_that_never_ends_obeys_a_signal(tmp_path, mode):
     words = [f"run.mode={mode}", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, "trainer.threads=1", "run.total_steps=200"]
     words += ["env.id=tests.helpers.run_envs:Walk-v0", "env.kwargs={endless: true}", "env.num_envs=1"]
-    words += ["eval.episodes=1", "eval.max_episode_steps=null"]
+    words += ["eval.episodes=1", "eval.max_episode_steps=null", "log.every=200"]
     process = subprocess.Popen(
         [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
     )
-    _wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and checkpoints(tmp_path / "run"), process)
-    time.sleep(2.0)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    _wait_for(lambda: metrics.exists() and metrics.stat().st_size, process)  # at the end, before the evaluation
+    time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
