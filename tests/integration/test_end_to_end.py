@@ -361,7 +361,7 @@ def start():
     yield run_in_background
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.mark.slow
