@@ -12,7 +12,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +122,10 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
         RunFailedError: the run could not go on.
     """
     startup = StartupTimer()
-    with exclusive("the run"), StopSignals() as signals, rank_variables.only_own():
+    signals = StopSignals()
+    # Rank 0 handles the signals.
+    handling = signals if rank_variables.local_rank() == 0 else nullcontext()
+    with exclusive("the run"), handling, rank_variables.only_own():
         from sheeprl.config.checks import check
 
         resolved = check(tree)

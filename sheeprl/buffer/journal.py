@@ -19,6 +19,7 @@ import numpy as np
 METADATA_FILE = "book.json"
 RECORDS = 32_768
 
+# The names are part of the file format: buffers of older versions are attached by them.
 _RECORD = np.dtype(
     [
         ("epoch", "<u8"),
@@ -28,8 +29,8 @@ _RECORD = np.dtype(
         ("sequence", "<i8"),
         ("rows", "<i4"),
         ("envs", "<i4"),
-        ("new_streams", "u1"),
-        ("committed", "u1"),
+        ("anew", "u1"),
+        ("whole", "u1"),
         ("checksum", "<u4"),
     ]
 )
@@ -95,13 +96,13 @@ class Journal:
         record["epoch"], record["total"] = self.epoch, entry.total
         record["player"], record["incarnation"] = entry.key
         record["sequence"], record["rows"], record["envs"] = entry.sequence, entry.rows, entry.envs
-        record["new_streams"] = entry.new_streams
+        record["anew"] = entry.new_streams
         record["checksum"] = _checksum(record)
         self.records[self.count : self.count + 1] = record
 
     def commit(self) -> None:
         """Commit the entry written last."""
-        self.records["committed"][self.count] = 1
+        self.records["whole"][self.count] = 1
         self.count += 1
 
     def read(self) -> tuple[dict[str, Any] | None, list[JournalEntry]]:
@@ -129,7 +130,7 @@ class Journal:
         """Yield the valid entries of this epoch, up to the first uncommitted one."""
         for record in self.records:
             uncommitted = np.array([record], _RECORD)
-            uncommitted["committed"] = 0
+            uncommitted["whole"] = 0
             if record["epoch"] != self.epoch or int(record["checksum"]) != _checksum(uncommitted):
                 return
             entry = JournalEntry(
@@ -138,8 +139,8 @@ class Journal:
                 sequence=int(record["sequence"]),
                 rows=int(record["rows"]),
                 envs=int(record["envs"]),
-                new_streams=bool(record["new_streams"]),
-                committed=bool(record["committed"]),
+                new_streams=bool(record["anew"]),
+                committed=bool(record["whole"]),
             )
             yield entry
             if not entry.committed:

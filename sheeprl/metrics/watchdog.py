@@ -152,7 +152,8 @@ class _Guard:
     def look(self) -> None:
         """Note the first service that died."""
         for name, pid in self.about.get("services", {}).items():
-            if self.dead is None and not is_alive(pid):
+            # The services may end with the driver; then they aren't the cause.
+            if self.dead is None and not is_alive(pid) and os.getppid() == self.parent and is_alive(self.parent):
                 self.dead = name
 
     def end_family(self) -> None:

@@ -1,6 +1,7 @@
 """Memory-mapped buffers: recovery after kills, attaching, and full disks."""
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -507,3 +508,15 @@ def test_disk_space_is_reserved_at_once(tmp_path):
     buffer.add(rows_of([0, 1]))
     reserved = sum(path.stat().st_blocks * 512 for path in tmp_path.glob("*.bin"))
     assert reserved >= 10_000 * buffer.storage.row_bytes
+
+
+def test_the_layout_of_the_files_is_unchanged(tmp_path):
+    """The names and dtypes in the folder stay the same, so that buffers of older versions can be attached."""
+    buffer = ReplayBuffer(8, memmap=tmp_path)
+    buffer.add(rows_of([1, 2]))
+    buffer.close()
+    layout = json.loads((tmp_path / "layout.json").read_text())
+    assert {name.partition(" ")[0] for name in layout} == {"row", "index", "tail", "journal"}
+    names = [name for name, _ in layout["journal"]["dtype"]]
+    assert names == ["epoch", "total", "player", "incarnation", "sequence", "rows", "envs", "anew", "whole", "checksum"]
+    assert (tmp_path / "book.json").exists()

@@ -390,17 +390,32 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
     assert len(checkpoints(folder)) == 1
 
 
+@pytest.fixture
+def start():
+    """Function that starts a run, which ends with the test."""
+    started = []
+
+    def run_in_background(*words):
+        command = [sys.executable, "-m", "sheeprl", "run", "sac", *words]
+        started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        return started[0]
+
+    yield run_in_background
+    for process in started:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
-def test_an_evaluation_that_never_ends_obeys_a_signal(tmp_path, mode):
+def test_an_evaluation_that_never_ends_obeys_a_signal(tmp_path, start, mode):
     words = [f"run.mode={mode}", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, "trainer.threads=1", "run.total_steps=200"]
     words += ["env.id=tests.helpers.run_envs:Walk-v0", "env.kwargs={endless: true}", "env.num_envs=1"]
-    words += ["eval.episodes=1", "eval.max_steps=null"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
-    )
-    _wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and checkpoints(tmp_path / "run"), process)
-    time.sleep(2.0)
+    words += ["eval.episodes=1", "eval.max_steps=null", "log.every=200"]
+    process = start(*words)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    _wait_for(lambda: metrics.exists() and metrics.stat().st_size, process)  # at the end, before the evaluation
+    time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
@@ -410,13 +425,9 @@ def test_an_evaluation_that_never_ends_obeys_a_signal(tmp_path, mode):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
-def test_a_killed_driver_leaves_its_end_in_the_folder(tmp_path, mode):
+def test_a_killed_driver_leaves_its_end_in_the_folder(tmp_path, start, mode):
     words = [f"run.mode={mode}", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=1000000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sheeprl", "run", "sac", *words, "checkpoint.every=100"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(*words, "checkpoint.every=100")
     _wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and checkpoints(tmp_path / "run"), process)
     process.kill()
     _, errors = process.communicate(timeout=60)
@@ -427,13 +438,9 @@ def test_a_killed_driver_leaves_its_end_in_the_folder(tmp_path, mode):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["raylet", "ray::DashboardAg"])
-def test_the_death_of_ray_ends_the_run_with_its_cause(tmp_path, name):
+def test_the_death_of_ray_ends_the_run_with_its_cause(tmp_path, start, name):
     words = ["run.mode=decoupled", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=1000000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sheeprl", "run", "sac", *words, "checkpoint.every=100"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(*words, "checkpoint.every=100")
     _wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and checkpoints(tmp_path / "run"), process)
     family = psutil.Process(process.pid).children(recursive=True)
     next(each for each in family if each.name().startswith(name)).kill()
