@@ -14,7 +14,7 @@ __all__ = ["describe_cut", "evaluate_checkpoint"]
 
 
 def evaluate_checkpoint(
-    path: str, episodes: int, seed: int | None = None, video: bool = False, max_steps: int | None = None
+    path: str, episodes: int, seed: int | None = None, video: bool = False, step_limit: int | None = None
 ) -> Evaluation:
     """Evaluate the policy of a checkpoint or of a run's newest checkpoint.
 
@@ -23,7 +23,7 @@ def evaluate_checkpoint(
         episodes: number of episodes.
         seed: the start seeds are derived from it; default `run.seed`.
         video: record the episodes of one environment in the folder `videos` of the run.
-        max_steps: steps after which an episode is cut; default `eval.max_steps`.
+        step_limit: steps after which an episode is cut; default `eval.step_limit`.
 
     Raises:
         ConfigError: the checkpoint doesn't exist, or its environment can't be created.
@@ -31,10 +31,10 @@ def evaluate_checkpoint(
             interface or its spaces exclude.
     """
     with exclusive("the evaluation"), StopSignals():
-        return _evaluate(path, episodes, seed, video, max_steps)
+        return _evaluate(path, episodes, seed, video, step_limit)
 
 
-def _evaluate(path: str, episodes: int, seed: int | None, video: bool, max_steps: int | None) -> Evaluation:
+def _evaluate(path: str, episodes: int, seed: int | None, video: bool, step_limit: int | None) -> Evaluation:
     """Evaluate a policy, alone in this process."""
     with importing():
         import torch
@@ -70,7 +70,7 @@ def _evaluate(path: str, episodes: int, seed: int | None, video: bool, max_steps
         raise ConfigError([f"{checkpoint / 'agent.pt'}: can't be loaded: {first_line}"]) from error
     policy = agent.get_submodule("policy").eval()
     seeds = eval_seeds(config.run.seed if seed is None else seed, episodes)
-    most = config.eval.max_steps if max_steps is None else max_steps
+    most = config.eval.step_limit if step_limit is None else step_limit
     try:
         played = play_episodes(algorithm, policy, envs, seeds, most, StepWatch(config.players.step_timeout))
     except ResultError as error:

@@ -77,7 +77,7 @@ def test_episodes_that_do_not_end_are_cut_and_reported():
     evaluation = play_episodes(Remembering(envs[0]), None, envs, [1, 2, 3, 4], max_steps=5)
     assert evaluation.lengths == [3, 5, 3, 5] and evaluation.cut == 2
     assert describe_cut(evaluation) == (
-        "2 of 4 evaluation episodes didn't end within 5 steps and were cut (eval.max_steps=5)"
+        "2 of 4 evaluation episodes didn't end within 5 steps and were cut (eval.step_limit=5)"
     )
 
 

@@ -40,7 +40,7 @@ def describe_cut(evaluation: Evaluation) -> str:
     most = max(evaluation.lengths)
     return (
         f"{evaluation.cut} of {len(evaluation.returns)} evaluation episodes didn't end within {most} steps and were "
-        f"cut (eval.max_steps={most})"
+        f"cut (eval.step_limit={most})"
     )
 
 

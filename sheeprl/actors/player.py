@@ -279,7 +279,7 @@ class Player(PlayerInterface):
                 f"{error}; evaluation needs an environment besides those of training: if it can't be made, set "
                 "eval.episodes=0 and use sheeprl eval after the run"
             ) from error
-        seeds, most = eval_seeds(self.config.run.seed, episodes), self.config.eval.max_steps
+        seeds, most = eval_seeds(self.config.run.seed, episodes), self.config.eval.step_limit
         play = partial(play_episodes, self.algorithm, policy, envs, seeds, most, self.watch)
         return self._guard("evaluation", play)
 

@@ -55,12 +55,12 @@ def evaluate(
         int | None, typer.Option(callback=at_least(0), metavar="int", help="seed of the episodes; default run.seed")
     ] = None,
     video: Annotated[bool, typer.Option("--video", help="record the episodes (extra: video)")] = False,
-    max_steps: Annotated[
+    step_limit: Annotated[
         int | None,
         typer.Option(
             callback=at_least(1),
             metavar="int",
-            help="steps after which an episode is cut; default eval.max_steps of the run",
+            help="steps after which an episode is cut; default eval.step_limit of the run",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
@@ -71,7 +71,7 @@ def evaluate(
     with _only_result_on_stdout() as stdout:
         from sheeprl.evaluate import describe_cut, evaluate_checkpoint
 
-        result = evaluate_checkpoint(resolve_run(path), episodes, seed, video, max_steps)
+        result = evaluate_checkpoint(resolve_run(path), episodes, seed, video, step_limit)
         if result.cut:
             typer.echo(f"warning: {describe_cut(result)}", err=True)
         if as_json:

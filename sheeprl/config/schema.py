@@ -137,7 +137,7 @@ class EvalConfig(Section):
 
     every: Count | None = Field(None, description="policy steps between evaluations; default only at the end")
     episodes: Natural = Field(10, description="episodes per evaluation; 0 disables evaluation")
-    max_steps: Count | None = Field(
+    step_limit: Count | None = Field(
         100_000, description="steps after which an evaluation episode is cut, with a warning; null for no limit"
     )
 

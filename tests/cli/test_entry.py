@@ -466,7 +466,7 @@ def test_eval_prints_mean_and_deviation(sheeprl, evaluations):
 
 
 def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
-    words = ["--episodes", "2", "--seed", "3", "--video", "--max-steps", "500"]
+    words = ["--episodes", "2", "--seed", "3", "--video", "--step-limit", "500"]
     done = sheeprl("eval", "logs/mine", "--json", *words)
     assert done.code == 0 and evaluations == [("logs/mine", 2, 3, True, 500)]
     assert json.loads(done.out) == {

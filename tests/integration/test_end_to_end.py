@@ -411,7 +411,7 @@ def start():
 def test_an_evaluation_that_never_ends_obeys_a_signal(tmp_path, start, mode):
     words = [f"run.mode={mode}", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, "trainer.threads=1", "run.total_steps=200"]
     words += ["env.id=tests.helpers.run_envs:Walk-v0", "env.kwargs={endless: true}", "env.num_envs=1"]
-    words += ["eval.episodes=1", "eval.max_steps=null", "log.every=200"]
+    words += ["eval.episodes=1", "eval.step_limit=null", "log.every=200"]
     process = start(*words)
     metrics = tmp_path / "run" / "metrics.jsonl"
     _wait_for(lambda: metrics.exists() and metrics.stat().st_size, process)  # at the end, before the evaluation
