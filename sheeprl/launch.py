@@ -142,6 +142,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
         )
 
         async def main() -> Result:
+            """Start the actors and run the driver."""
             starting = asyncio.ensure_future(fleet.start(first_incarnations(config, place), _say))
             await control.wait_unless_services_die(starting)
             starting.result()

@@ -64,6 +64,7 @@ class Run:
         clock: Clock | None = None,
         leaving: Callable[[], Awaitable[set[int]]] | None = None,
     ) -> None:
+        """Store the workers and make the parts of the driver."""
         self.config, self.data = config, config.algo.data()
         self.players, self.replay, self.trainers = players, replay, trainers
         self.reporter = reporter

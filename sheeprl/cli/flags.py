@@ -111,6 +111,7 @@ class Flags:
     """
 
     def __init__(self, args: type[AlgoArgs]) -> None:
+        """Store the arguments."""
         self.args, self.model = args, config_class(args)
         self.every = flags_of(args)
         self.by_key = {flag.key: flag for flag in self.every}

@@ -82,6 +82,7 @@ class _Reader:
     """
 
     def __init__(self, words: Sequence[str], flags: Flags, listing: str) -> None:
+        """Store the arguments."""
         self.words, self.flags, self.listing = words, flags, listing
         self.position = 0
         self.result = Words()

@@ -31,6 +31,7 @@ class ResultError(ValueError):
     """Raised when an environment returns something that is not what its interface or its spaces declare."""
 
     def __init__(self, reason: object) -> None:
+        """Store the arguments."""
         super().__init__(" ".join(str(reason).split()))
 
 
@@ -129,6 +130,7 @@ def _discrete_check(space: spaces.Discrete, key: str) -> Check:
     first, stop = int(space.start), int(space.start) + int(space.n)
 
     def check(obs: Any) -> Any:
+        """Check and convert an observation."""
         value = obs if type(obs) is int or type(obs) is np.int64 else _converted(obs, space, (), key)
         if not first <= value < stop:
             raise ResultError(f"the observation{key} is {value}, which isn't in {space}")
@@ -143,6 +145,7 @@ def _array_check(space: Space[Any], shape: tuple[int, ...], key: str) -> Check:
     low, high = _limits(space)
 
     def check(obs: Any) -> Any:
+        """Check and convert an observation."""
         if type(obs) is not ndarray or (obs.dtype is not dtype and obs.dtype != dtype) or obs.shape != shape:
             obs = _converted(obs, space, shape, key)
         if low is not None:
@@ -243,6 +246,7 @@ class CheckedSyncVectorEnv(SyncVectorEnv):
     """
 
     def __init__(self, makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> None:
+        """Store the arguments."""
         super().__init__(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         self._joined: Any = create_empty_array(self.single_observation_space, self.num_envs)
         self._ended = [False] * self.num_envs
@@ -280,6 +284,7 @@ class CheckedVectorEnv(gymnasium.vector.VectorWrapper):
     """Outermost wrapper of a native vector: checks its results, and reduces infos to the numbers of episodes."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """Store the arguments."""
         super().__init__(env)
         self._check = observation_check(env.single_observation_space, (env.num_envs,))
 

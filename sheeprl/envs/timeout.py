@@ -28,6 +28,7 @@ class StopRequest:
     """A request that the operations on the environments of this process end, such as a signal makes."""
 
     def __init__(self) -> None:
+        """Store the arguments."""
         self.made_at = math.inf
         self.patience = 0.0
         self.on_change: Callable[[], None] | None = None  # set while operations run

@@ -192,6 +192,7 @@ def _real_numbers(space: spaces.Box) -> Callable[[Array], Array]:
     middle, half = high / 2 + low / 2, high / 2 - low / 2  # the sum of two bounds may overflow
 
     def scale(action: Array) -> Array:
+        """Scale an action of the agent."""
         scaled = (middle + half * np.clip(action, -1.0, 1.0)).astype(space.dtype)
         # Rounding may leave the bounds by one unit in the last place.
         return np.asarray(np.clip(scaled, space.low, space.high))
@@ -210,6 +211,7 @@ def _whole_numbers(space: spaces.Box) -> Callable[[Array], Array]:
     count = span.astype(np.float64) + 1
 
     def scale(action: Array) -> Array:
+        """Scale an action of the agent."""
         part = (np.clip(action.astype(np.float64), -1.0, 1.0) + 1) / 2
         number = np.minimum(np.floor(part * count), MAX_UINT64).astype(np.uint64)
         return np.asarray(first + np.minimum(number, span)).view(np.int64)

@@ -37,6 +37,7 @@ class Watchdog:
     """
 
     def __init__(self, run_dir: Path | None = None, resume: str = "", start_over: str = "") -> None:
+        """Store the arguments."""
         # In a separate session, so that Ctrl-C reaches the driver only, which then stops in order.
         command = [sys.executable, "-c", RUN_SCRIPT, __file__, str(os.getpid())]
         self._process: subprocess.Popen[bytes] | None = None
@@ -118,6 +119,7 @@ class _Guard:
     """
 
     def __init__(self, parent: int) -> None:
+        """Store the arguments."""
         self.parent = parent
         self.about: dict[str, Any] = {}
         self.family: set[psutil.Process] = set()

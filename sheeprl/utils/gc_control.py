@@ -53,7 +53,7 @@ def _freeze() -> None:
 
 
 def _unfreeze() -> None:
-    """Let Python collect the modules at exit if it would otherwise report them."""
+    """Allow Python to collect the modules at exit if it would otherwise report them."""
     if _reports_leaks():
         gc.unfreeze()
 

@@ -26,6 +26,7 @@ class _Use:
     """The lock of this process, and the owner of its signals."""
 
     def __init__(self) -> None:
+        """Store the arguments."""
         self.lock = threading.Lock()
         self.signals: StopSignals | None = None
 
@@ -70,6 +71,7 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, number: int) -> None:
+        """Store the arguments."""
         super().__init__(number)
         self.number = number
 
@@ -90,6 +92,7 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
+        """Store the arguments."""
         self.before_exit: Callable[[int], None] = lambda number: None
         self.on_received: Callable[[int], None] = lambda number: None
         self.is_stuck: Callable[[], bool] = lambda: False
@@ -98,6 +101,7 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
+        """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.getsignal(number) for number in SIGNALS}
             self.install()
@@ -115,6 +119,7 @@ class StopSignals:
                 signal.signal(number, self._handle)
 
     def __exit__(self, *error: object) -> None:
+        """Restore the previous handlers."""
         if self._previous and _use.signals is self:
             _use.signals = None
             signal.set_wakeup_fd(self._previous_fd)
@@ -124,7 +129,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def calling(self, on_first: Callable[[int], None]) -> Iterator[None]:
-        """Let the first signal call a function within the block, which may run in another thread."""
+        """Call a function at the first signal within the block. The function may run in another thread."""
         self.install()
         self.on_first = on_first
         try:
@@ -134,7 +139,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Let the first signal raise within the block, at once if it has come before.
+        """Raise at the first signal within the block, or at once if it has come before.
 
         Raises:
             Interrupted: a signal has come.
@@ -186,7 +191,7 @@ class StopSignals:
         os._exit(128 + number)
 
     def _leave_to_parent(self) -> None:
-        """Let a forked process end on SIGTERM, and ignore Ctrl-C, which reaches it together with the run."""
+        """Restore SIGTERM in a forked process and ignore its Ctrl-C, which the parent handles."""
         if self._previous:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -195,7 +200,7 @@ class StopSignals:
 
 @contextlib.contextmanager
 def ending_with_parent() -> Iterator[None]:
-    """Let this process end within the block when the process that started it ends; on Linux only."""
+    """End this process if its parent ends within the block; on Linux only."""
     set_parent_death_signal = 1
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, number: None
     prctl(set_parent_death_signal, signal.SIGKILL)
@@ -222,6 +227,7 @@ def _run_in_thread(function: Callable[[], T]) -> T:
     outcome: Future[T] = Future()
 
     def work() -> None:
+        """Run the function and store its result."""
         try:
             outcome.set_result(function())
         except BaseException as error:
