@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("sheeprl", "torch", "lightning", "ray", "tensordict", "gymnasium", "mujoco", "numpy")
+PACKAGES = ("sheeprl-ray", "torch", "lightning-fabric", "ray", "tensordict", "gymnasium", "mujoco", "numpy")
 
 Json = dict[str, Any]
 

@@ -7,9 +7,9 @@ import os
 import warnings
 from typing import Any
 
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from sheeprl.actors.learner import Learner

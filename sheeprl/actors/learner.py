@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from tensordict import TensorDict
 from torch import Tensor
 

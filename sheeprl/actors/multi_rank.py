@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import torch.distributed
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from sheeprl.actors.handle import AllRanks, LocalHandle, LocalRef, Ref, method_name
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch.distributed as dist
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from sheeprl.actors.multi_rank import RankDispatcher, RankHandle
 

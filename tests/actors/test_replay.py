@@ -20,7 +20,7 @@ assert shard.add(Fragment(0, 0, 0, rows)).size == 4
 assert shard.sample(1, 0.0)[0] == 2
 shard.save(sys.argv[1])
 shard.restore(sys.argv[1])
-print(sorted({"torch", "tensordict", "lightning"} & set(sys.modules)))
+print(sorted({"torch", "tensordict", "lightning_fabric"} & set(sys.modules)))
 """
 
 

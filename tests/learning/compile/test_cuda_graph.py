@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from sheeprl.actors.learner import NonFiniteError
 from sheeprl.learning.compile.cuda_graph import CudaGraphLibrary
