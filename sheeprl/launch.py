@@ -72,6 +72,8 @@ def train(config: Config) -> Result:
         ConfigError: the configuration doesn't fit the environment or the machine.
         RunFailedError: the run failed.
     """
+    if not isinstance(config, Config):
+        raise ConfigError([f"train() needs a Config, not {type(config).__name__}; use train(load_config({config!r}))"])
     return train_tree(config.model_dump())
 
 

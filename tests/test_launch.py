@@ -4,8 +4,8 @@ import pytest
 
 from sheeprl.config import defaults
 from sheeprl.config.loading import validate
-from sheeprl.launch import _with_accelerator, train_tree
-from sheeprl.utils.errors import RunFailedError
+from sheeprl.launch import _with_accelerator, train, train_tree
+from sheeprl.utils.errors import ConfigError, RunFailedError
 from sheeprl.utils.process import exclusive
 
 
@@ -21,3 +21,9 @@ def test_a_second_run_in_a_process_is_refused():
     """A second run in a process is refused."""
     with exclusive("the run"), pytest.raises(RunFailedError, match="this process already has a run"):
         train_tree({"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}})
+
+
+def test_train_refuses_a_name():
+    """`train` refuses the name of a configuration and says how to load it."""
+    with pytest.raises(ConfigError, match=r"needs a Config, not str; use train\(load_config\('ppo'\)\)"):
+        train("ppo")

@@ -81,6 +81,11 @@ def args_class(name: str) -> type[AlgoArgs]:
     """
     found = load_named(name)
     if isinstance(found, type) and issubclass(found, AlgoArgs):
+        if found.algorithm and "algorithm" not in vars(found):
+            raise UnknownAlgorithmError(
+                f"{name!r} inherits algorithm={found.algorithm!r}, which doesn't read its own arguments; name the "
+                "Algorithm's class, or set `algorithm` in the class of arguments"
+            )
         return found
     from sheeprl.algos.base import Algorithm  # imports torch, as the path to an Algorithm has done already
 

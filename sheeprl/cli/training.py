@@ -206,7 +206,8 @@ def _check(tree: Tree) -> int:
     from sheeprl.config.checks import check
 
     config = check(tree).config
-    check_run_dir(config)
+    if not config.run.resume:
+        check_run_dir(config)
     _say(
         f"valid: {config.algo.name} on {config.env.id}, run.mode={config.run.mode}, "
         f"{config.run.total_steps:,} policy steps; nothing was started"

@@ -247,7 +247,10 @@ def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
             f"or use {round_rows}"
         )
     if data.batch_size and data.batch_size > round_rows:
-        yield f"algo.batch_size={data.batch_size}: larger than a rollout of {round_rows} rows"
+        yield (
+            f"algo.batch_size={data.batch_size}: larger than a rollout of {round_rows} rows (algo.rollout_steps x "
+            f"env.num_envs x players.num); use at most {round_rows}, or raise algo.rollout_steps or env.num_envs"
+        )
     elif data.standardize and math.ceil(round_rows / data.minibatches(round_rows)) == 1:
         which = "algo.batch_size=1" if round_rows > 1 else f"algo.rollout_steps={rows}"
         yield (

@@ -436,7 +436,7 @@ class Collector:
         reasons = [each.info.unsaved for each in fragments if each.info.unsaved]
         if reasons and not self._reported_unsaved:
             self._reported_unsaved = True
-            self.reporter.message(f"after a resume, episodes restart: {reasons[0]}")
+            self.reporter.message(f"a resume of this run would start new episodes: {reasons[0]}")
         size = sum(len(state.data) for state in self.checkpointing.player_states.values())
         if size >= LARGE_STATES and not self._reported_size:
             self._reported_size = True

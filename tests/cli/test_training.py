@@ -218,6 +218,14 @@ def test_resume_takes_the_newest_run_and_prefixes(sheeprl, training, monkeypatch
     assert requests == [(run_dir, ["run.total_steps=9", "algo.clip=0.1", "run.seed=1"])]
 
 
+def test_a_resume_can_be_checked_without_starting(sheeprl, monkeypatch, run_dir):
+    tree = {**TREE, "run": {"resume": True, "dir": run_dir, "total_steps": 200000, "mode": "coupled"}}
+    monkeypatch.setattr("sheeprl.checkpoint.resume.resume_tree", lambda *what: tree)
+    done = sheeprl("resume", run_dir, "--dry-run")
+    assert (done.code, done.errors) == (0, [])
+    assert done.out.strip().endswith("200,000 policy steps; nothing was started")
+
+
 def test_further_ranks_resume_the_run_that_was_the_newest_one(sheeprl, training, monkeypatch, run_dir):
     monkeypatch.setattr("sheeprl.checkpoint.resume.resume_tree", lambda *what: TREE)
     monkeypatch.setattr("sys.argv", ["sheeprl", "resume", "@last", "--seed", "3"])

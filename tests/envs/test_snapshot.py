@@ -170,7 +170,9 @@ def test_environments_of_unknown_families_are_not_stepped_as_a_test(env, setting
 def test_an_unknown_family_is_saved_on_request(monkeypatch):
     """The reason names the setting that saves environments of unknown families."""
     monkeypatch.setattr("sheeprl.actors.player.why_not_snapshotable", lambda make: pytest.fail("it was stepped"))
-    assert player("tests.helpers.run_envs:Opaque-v0").unsaved.endswith("; checkpoint.envs=true tests and saves it")
+    assert player("tests.helpers.run_envs:Opaque-v0").unsaved.endswith(
+        "; checkpoint.envs=true tests and saves its state"
+    )
 
 
 def test_a_player_without_a_snapshot_is_unchanged():

@@ -10,6 +10,7 @@ from sheeprl.algos import registry
 from sheeprl.algos.build import algorithm_class
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.config.loading import load_config
+from sheeprl.utils.errors import ConfigError
 from tests.helpers.runs import lines, run, saved
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "change_one_line.md"
@@ -50,3 +51,21 @@ def test_a_subclass_is_registered_by_an_entry_point(modules, monkeypatch):
     monkeypatch.setattr(registry, "registered", lambda: found)
     config = load_config("ppo", ["algo.name=mine"])
     assert algorithm_class(config.algo).__name__ == "MyPPO" and isinstance(config.algo, PPOArgs)
+
+
+def test_arguments_whose_algorithm_is_inherited_are_refused(modules):
+    """A class of arguments that would build another algorithm is refused."""
+    with pytest.raises(ConfigError, match=r"inherits algorithm=.sheeprl\.algos\.ppo\.ppo:PPO."):
+        load_config("ppo", ["algo.name=my_args:MyArgs", "algo.reward_scale=0.1"])
+
+
+def test_the_environment_of_the_page_trains(tmp_path, monkeypatch):
+    """The code of docs/own_environment.md trains, and logs its success rate."""
+    page = (PAGE.parent / "own_environment.md").read_text()
+    ((title, code),) = re.findall(r'```python title="(.*?)"\n(.*?)```', page, re.DOTALL)
+    (tmp_path / title).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = re.search(r"^sheeprl train ppo --env (\S+) (.*)$", page, re.MULTILINE)
+    run(tmp_path / "run", "ppo", *SHORT, *words[2].split(), env=words[1])
+    rates = [line["Episode/success"] for line in lines(tmp_path / "run") if "Episode/success" in line]
+    assert rates and all(0 <= rate <= 1 for rate in rates)
