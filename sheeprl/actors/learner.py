@@ -174,6 +174,10 @@ class Learner(LearnerInterface):
     def _gradient_step(self, tensors: Tree, progress: float, writes: Writes) -> None:
         """Take one gradient step: one pass over the phases."""
         phases = self.algorithm.phases(Step(self.gradient_steps, progress))
+        for phase in phases:
+            if phase.optimizer not in self.step.groups:
+                known = ", ".join(self.step.groups)
+                raise ValueError(f"phases() names the group {phase.optimizer!r}, but optimizers() has {known}")
         samples = self.batches.samples(tensors)
         noise = [self._noise(phase, samples) for phase in phases]
         losses = self._compiled_step(phases, tensors, noise)

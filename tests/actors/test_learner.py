@@ -270,6 +270,17 @@ def test_a_minibatch_of_one_decision_is_learned_from(fabric):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_an_unknown_group_of_a_phase_is_named(fabric, monkeypatch):
+    """A phase with an unknown parameter group is named, together with the known groups."""
+    learner = make_ppo(fabric, rollout_steps=2, batch_size=2)
+    phases = learner.algorithm.phases
+    monkeypatch.setattr(
+        learner.algorithm, "phases", lambda step: [replace(each, optimizer="agnt") for each in phases(step)]
+    )
+    with pytest.raises(ValueError, match=r"names the group 'agnt', but optimizers\(\) has "):
+        learner.update(1, 0.0, None, rollout(steps=2, envs=1, ends=[(0, 0)]))
+
+
 def test_advantages_can_stay_unscaled(fabric):
     """Advantages stay unscaled without normalization."""
     learner = make_ppo(fabric, normalize_advantage=False, gamma=0.9, gae_lambda=0.8)
