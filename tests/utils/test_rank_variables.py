@@ -16,7 +16,7 @@ LEFT = {
     "NODE_RANK": "1",
     "LT_DEVICES": "2",
     "TORCHELASTIC_USE_AGENT_STORE": "True",
-    rank_variables.STARTED_BY: "1",
+    rank_variables.STARTED_BY: "0",
 }
 
 
