@@ -253,14 +253,14 @@ def check_updates(leg: Leg) -> None:
 
 
 def check_prefetch(leg: Leg) -> None:
-    """No more blocks are asked for ahead of updates than allowed, nor updates ahead of their answers."""
+    """Check that at most `prefetch` blocks are requested ahead of updates, and updates ahead of their results."""
     prefetch = leg.world.schedule.prefetch
-    asked: Counter[str] = Counter()
+    requested: Counter[str] = Counter()
     ended: Counter[str] = Counter()
     for event in leg.world.events:
-        (asked if event.what == "requested" else ended)[event.method] += 1
-        assert asked["sample"] - asked["update"] <= prefetch + 1 + leg.world.buffer.losses * (prefetch + 1)
-        assert asked["update"] - ended["update"] <= prefetch + 1
+        (requested if event.what == "requested" else ended)[event.method] += 1
+        assert requested["sample"] - requested["update"] <= prefetch + 1 + leg.world.buffer.losses * (prefetch + 1)
+        assert requested["update"] - ended["update"] <= prefetch + 1
 
 
 def check_that_nothing_overlaps(leg: Leg) -> None:
@@ -323,10 +323,10 @@ def check_reports(leg: Leg) -> None:
         step, line = lines[-1]
         assert (step, line["Params/gradient_steps"]) == (world.buffer.policy_steps, world.learner.gradient_steps)
     if leg.outcome == "done":
-        asked = sum(event[:3:2] == ("requested", "evaluate") for event in world.events)
+        requested = sum(event[:3:2] == ("requested", "evaluate") for event in world.events)
         due = passed(schedule.eval_every, published)
         at_the_end = bool(schedule.eval_episodes) and published[-1].policy_steps not in due
-        assert asked == len(due) + at_the_end
+        assert requested == len(due) + at_the_end
 
 
 @settings(max_examples=300, deadline=None)

@@ -43,9 +43,9 @@ def dummy_batches(config: Config, algorithm: Algorithm[Any], steps: int) -> tupl
 
 def _with_small_replay(config: Config) -> Config:
     """Return the configuration with a replay of one shard in memory that just holds the dummy data."""
-    size, rows = config.buffer.size, config.players.fragment_rows
-    assert size is not None and rows is not None
-    most = FRAGMENTS * rows * config.env.num_envs if config.algo.data().is_off_policy else size
+    size = config.buffer.size
+    assert size is not None
+    most = FRAGMENTS * config.fragment_rows * config.env.num_envs if config.algo.data().is_off_policy else size
     return config.model_copy(
         update={"buffer": config.buffer.model_copy(update={"size": min(size, most), "shards": 1, "memmap": False})}
     )
@@ -55,7 +55,7 @@ def _fill(replay: Replay, config: Config, algorithm: Algorithm[Any]) -> None:
     """Add a fragment per player for a rollout, or else the fragments for one sample, which batches may repeat."""
     rows = dummy_rows(config, algorithm)
     if not algorithm.data().is_off_policy:
-        for player in range(config.players.num or 1):
+        for player in range(config.num_players):
             replay.add(Fragment(player, 0, 0, rows))
         return
     for sequence in range(FRAGMENTS):
@@ -66,8 +66,7 @@ def _fill(replay: Replay, config: Config, algorithm: Algorithm[Any]) -> None:
 @torch.inference_mode()
 def dummy_rows(config: Config, algorithm: Algorithm[Any]) -> Rows:
     """Return `[T + 1, B, *]` rows of a fragment in which each environment ends an episode."""
-    assert config.players.fragment_rows is not None
-    envs, count, space = config.env.num_envs, config.players.fragment_rows, algorithm.spaces.observation
+    envs, count, space = config.env.num_envs, config.fragment_rows, algorithm.spaces.observation
     policy = algorithm.build_agent().get_submodule("policy").eval()
     generator, state = torch.Generator().manual_seed(0), Tensors()
     obs, never = dummy_observations(space, envs), np.zeros(envs, np.bool_)

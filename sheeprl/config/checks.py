@@ -151,7 +151,7 @@ def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     if not config.is_coupled and cluster_address(config) is not None:
         return
     available, row = psutil.virtual_memory().total, observation_bytes(spaces.observation)
-    rows, envs, players = config.players.fragment_rows or 1, config.env.num_envs, config.players.num or 1
+    rows, envs, players = config.fragment_rows, config.env.num_envs, config.num_players
     data, size = config.algo.data(), min(config.buffer.size or 0, config.run.total_steps)
     if row * rows * envs * players > available:
         yield (
@@ -181,7 +181,7 @@ def _size_mistakes(config: Config) -> Iterator[str]:
 
 def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
     """Yield a mistake for each setting that the number of ranks excludes."""
-    trainer, players = config.trainer, config.players.num or 1
+    trainer, players = config.trainer, config.num_players
     ranks = trainer.ranks
     if batch % ranks:
         yield f"algo.batch_size={batch}: must be a multiple of the number of ranks, {ranks}"
@@ -208,7 +208,7 @@ def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
 
 def _shard_mistakes(config: Config) -> Iterator[str]:
     """Yield a mistake if the run can't use the number of replay shards."""
-    shards, players = config.buffer.shards, config.players.num or 1
+    shards, players = config.buffer.shards, config.num_players
     if shards == 1:
         return
     if config.is_coupled:
@@ -234,7 +234,7 @@ def _replay_setting_mistakes(config: Config) -> Iterator[str]:
 
 def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
     """Yield a mistake for each size that is incompatible with the rollout."""
-    rows, envs, players, size = data.rollout_steps, config.env.num_envs, config.players.num or 1, config.buffer.size
+    rows, envs, players, size = data.rollout_steps, config.env.num_envs, config.num_players, config.buffer.size
     round_rows = rows * envs * players
     if config.players.fragment_rows != rows:
         yield (
@@ -267,14 +267,13 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
         yield f"algo.batch_size={data.batch_size}: larger than buffer.size={size}"
     elif data.batch_size > total:
         yield f"algo.batch_size={data.batch_size}: larger than run.total_steps={total}"
-    players = config.players.num or 1
+    players = config.num_players
     shards = config.trainer.ranks if config.is_coupled else config.buffer.shards
-    round_rows = (config.players.fragment_rows or 1) * config.env.num_envs * players
-    shard_rows = round_rows // players * math.ceil(players / shards)
+    shard_rows = config.round_rows // players * math.ceil(players / shards)
     if data.learning_starts >= total:
         yield f"algo.learning_starts={data.learning_starts}: must be less than run.total_steps={total}"
-    if size < round_rows:
-        yield f"buffer.size={size}: smaller than one round; use at least {round_rows}"
+    if size < config.round_rows:
+        yield f"buffer.size={size}: smaller than one round; use at least {config.round_rows}"
     elif size // shards < shard_rows:
         least = shards * shard_rows
         yield f"buffer.size={size}: each of {shards} shards gets up to {shard_rows} rows a round; use at least {least}"

@@ -13,7 +13,7 @@ from sheeprl.config.loading import validate
 
 @dataclass
 class Done:
-    """What a command left behind."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -42,7 +42,7 @@ def sheeprl(capsys, monkeypatch):
 
 @dataclass
 class Training:
-    """Stands in for training: keeps the tree, then checks it and ends as told."""
+    """Fake training: store the tree, check it and return the given result."""
 
     trees: list = field(default_factory=list)
     error: BaseException | None = None

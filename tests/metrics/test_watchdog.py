@@ -43,7 +43,7 @@ def driver():
 
 
 def is_gone(process):
-    """Whether it ends within some seconds; whoever isn't waited for by a parent stays as a zombie."""
+    """Return whether the process ends within some seconds. A process without a waiting parent stays as a zombie."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
