@@ -1,4 +1,4 @@
-"""Evaluate a saved policy without exploration, from fixed start seeds."""
+"""Evaluate a saved policy from fixed start seeds."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def _evaluate(path: str, episodes: int, seed: int | None, video: bool, step_limi
     with importing():
         import torch
 
+        from sheeprl.algos.base import Mode
         from sheeprl.algos.build import build_algorithm
         from sheeprl.checkpoint.resume import read_counters
         from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
@@ -52,9 +53,10 @@ def _evaluate(path: str, episodes: int, seed: int | None, video: bool, step_limi
         raise ConfigError([f"episodes={episodes}: must be at least 1"])
     run_dir, checkpoint = find_checkpoint(path)
     config = validate(read_config(run_dir))
+    env = config.eval_env
     try:
-        filmed = [make_env(config.env, "rgb_array") for _ in range(video)]  # the first, which selects how to render
-        envs = make_eval_envs(config.env, min(episodes, LANES) - video, least=1 - video)
+        filmed = [make_env(env, "rgb_array") for _ in range(video)]  # the first, which selects how to render
+        envs = make_eval_envs(env, min(episodes, LANES) - video, least=1 - video)
         envs += [record_video(env, str(run_dir / "videos"), every_episode=True) for env in filmed]
     except EnvSettingsError as error:
         raise ConfigError([str(error)]) from error
@@ -72,7 +74,9 @@ def _evaluate(path: str, episodes: int, seed: int | None, video: bool, step_limi
     seeds = eval_seeds(config.run.seed if seed is None else seed, episodes)
     most = config.eval.step_limit if step_limit is None else step_limit
     try:
-        played = play_episodes(algorithm, policy, envs, seeds, most, StepWatch(config.players.step_timeout))
+        watch = StepWatch(config.players.step_timeout)
+        mode: Mode = "explore" if config.eval.explore else "greedy"
+        played = play_episodes(algorithm, policy, envs, seeds, most, watch, mode)
     except ResultError as error:
-        raise RunFailedError(f"{config.env.id}, evaluation: {error}") from error
+        raise RunFailedError(f"{env.id}, evaluation: {error}") from error
     return replace(played, policy_steps=read_counters(checkpoint).policy_steps)

@@ -141,6 +141,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             fleet.learner,
             fleet.make_trainers,
             fleet.players_leaving,
+            fleet.make_evaluator,
         )
 
         async def main() -> Result:
@@ -319,6 +320,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         control.watchdog.has_end_event(cause)
         reporter.close()
         run.players.close()
+        run.evaluator.close()
     if config.log.level in ("debug", "info"):
         lines = closing_lines(config, place.run_dir, status, counters, run.breakdown, place.startup.seconds, wall_time)
         _say("\n".join(lines))
@@ -344,7 +346,8 @@ def _make_run(config: Config, workers: Workers, place: RunDir, reporter: FileRep
         warms_up=bool(config.trainer.compile) and not config.is_coupled,
     )
     workers.replay.newest_save = lambda: store.newest_buffer
-    return Run(config, players, workers.replay, trainers, reporter, store, stats, clock, leaving=workers.leaving)
+    parts = config, players, workers.replay, trainers, reporter, store, stats, clock
+    return Run(*parts, workers.leaving, workers.make_evaluator)
 
 
 async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> None:

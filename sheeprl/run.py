@@ -18,23 +18,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from sheeprl.actors.evaluation import Evaluation, describe_cut
-from sheeprl.actors.handle import LostError, awaited, later
-from sheeprl.actors.interfaces import PlayerInterface
+from sheeprl.actors.handle import Handle, LostError
 from sheeprl.config.schema import Config
 from sheeprl.driver.checkpointing import CheckpointScheduler, CheckpointStore
 from sheeprl.driver.clock import Clock, WallClock
 from sheeprl.driver.collection import Collector
+from sheeprl.driver.evaluation import Evaluator
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.players import PlayerGroup
 from sheeprl.driver.replay import ReplayClient
 from sheeprl.driver.trainers import LearnerGroup
 from sheeprl.driver.updates import UpdateScheduler
-from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import Counters, RunStats
 from sheeprl.metrics.reporter import Progress, Reporter
 from sheeprl.metrics.time_breakdown import TimeBreakdown, in_short
-from sheeprl.utils.errors import RunFailedError, one_line, require
+from sheeprl.utils.errors import RunFailedError, require
 
 
 class Run:
@@ -50,6 +48,7 @@ class Run:
         stats: counters to continue from; None starts at zero.
         clock: source of time; None for real time.
         leaving: returns the numbers of players on nodes that are being drained.
+        make_evaluator: makes a worker for evaluations during training; None if the first player evaluates.
     """
 
     def __init__(
@@ -63,6 +62,7 @@ class Run:
         stats: RunStats | None = None,
         clock: Clock | None = None,
         leaving: Callable[[], Awaitable[set[int]]] | None = None,
+        make_evaluator: Callable[[int], Handle] | None = None,
     ) -> None:
         """Store the workers and make the parts of the driver."""
         self.config, self.data = config, config.algo.data()
@@ -94,9 +94,8 @@ class Run:
             self.updates.weights,
             leaving,
         )
-        self.evaluations: set[asyncio.Task[None]] = set()
+        self.evaluator = Evaluator(config, self.stats, players, self.collector, reporter, make_evaluator)
         self.has_begun = False  # rounds have been requested
-        self.is_evaluator_busy = False  # the first player is in an evaluation that was given up
 
     def stop(self, patience: float = 10.0) -> None:
         """Stop after the rounds in progress, and save a checkpoint.
@@ -127,11 +126,11 @@ class Run:
             raise
         finally:
             watching.cancel()
-        await asyncio.gather(*self.evaluations)
+        await self.evaluator.finish()
         stopped = self.counters.policy_steps < self.config.run.total_steps
         if not stopped:
             if self.stats.evaluated_at != self.counters.policy_steps and self.config.eval.episodes:
-                await self.evaluate()
+                await self.evaluator.evaluate()
             self.log_metrics()
         await self.checkpointing.written(self.log_error)
         await self.write_last_checkpoint()
@@ -142,7 +141,7 @@ class Run:
             lost = self.trainers.handle
             try:
                 await self.updates.run_due_updates()  # which rebuilt trainers may still miss
-                idle = [number for number in self.collector.idle_players if number or not self.is_evaluator_busy]
+                idle = [number for number in self.collector.idle_players if number or not self.evaluator.is_player_busy]
                 return await self.checkpointing.write_last(idle)
             except RunFailedError as error:
                 if not isinstance(error.__cause__, LostError):
@@ -176,43 +175,13 @@ class Run:
         if self.stats.is_due("log", self.config.log.every):
             self.log_metrics()
         if self.config.eval.episodes and self.stats.is_due("evaluate", self.config.eval.every):
-            self.evaluations.add(asyncio.ensure_future(self.evaluate()))
+            self.evaluator.begin()
         due_snapshot = self.stats.is_due("snapshot", self.config.checkpoint.snapshot_every)
         by_steps = self.stats.is_due("checkpoint", self.config.checkpoint.every)
         if self.checkpointing.is_due(self.collector.newest_round, self.collector.rounds_added) or by_steps:
             await self.checkpointing.begin(self.log_error)
         elif due_snapshot and self.trainers.make is not None:
             self.trainers.take_snapshot()  # the next call to the trainers raises its failure
-
-    async def evaluate(self) -> None:
-        """Run greedy episodes on the first player with the newest weights, and log their returns."""
-        published, step = self.collector.published, self.counters.policy_steps
-        assert published is not None
-        before, self.stats.evaluated_at = self.stats.evaluated_at, step
-        try:
-            player = await self.players.get(0)
-            weights = later(published.weights)
-            playing = player.call(PlayerInterface.evaluate, weights, self.config.eval.episodes)
-            result: Evaluation | None = await self.collector.wait_unless_stopped(awaited(playing))
-            if result is None:
-                self.is_evaluator_busy = True
-                raise StoppedError
-        except StoppedError:
-            self.stats.evaluated_at = before
-            self.reporter.message(f"the evaluation at step {step} is given up, since the run stops", "warning")
-            return
-        except Exception as error:
-            self.reporter.message(f"the evaluation at step {step} failed: {one_line(error)}", "error")
-            return
-        self.reporter.metrics(
-            step, {"Test/cumulative_reward": result.mean_return, "Test/cumulative_reward_std": result.std_return}
-        )
-        self.reporter.message(
-            f"evaluation at step {step}: return {result.mean_return:.1f} ± {result.std_return:.1f} "
-            f"over {len(result.returns)} episodes"
-        )
-        if cut := describe_cut(result):
-            self.reporter.message(cut, "warning")
 
     async def save_last_resort(self) -> None:
         """Save a checkpoint of a failed run, if its workers still respond."""

@@ -14,7 +14,7 @@ from sheeprl.envs.timeout import StepWatch
 from sheeprl.utils import seeding
 
 if TYPE_CHECKING:
-    from sheeprl.algos.base import Algorithm
+    from sheeprl.algos.base import Algorithm, Mode
 LANES = 16  # environments that share a call of the policy
 
 
@@ -86,8 +86,9 @@ def play_episodes(
     seeds: list[int],
     max_steps: int | None = None,
     watch: StepWatch | None = None,
+    mode: Mode = "greedy",
 ) -> Evaluation:
-    """Play one greedy episode per seed, distributed over the environments, and close the environments.
+    """Play one episode per seed, distributed over the environments, and close the environments.
 
     Args:
         algorithm: algorithm of the policy.
@@ -96,6 +97,7 @@ def play_episodes(
         seeds: seed of each episode's reset.
         max_steps: steps after which an episode is cut; None for no limit.
         watch: interrupts operations on the environments that hang.
+        mode: mode of `Algorithm.act`.
 
     Returns:
         Returns and lengths of the episodes.
@@ -109,7 +111,7 @@ def play_episodes(
     watch = watch or StepWatch(None)
     with OwnGenerators(seeds[0]).in_use(), watch.watching():
         try:
-            lanes = _play_lanes(algorithm, policy, envs, list(enumerate(seeds)), max_steps, watch)
+            lanes = _play_lanes(algorithm, policy, envs, list(enumerate(seeds)), max_steps, watch, mode)
         finally:
             watch.begin()  # an environment's close may hang, too
             for env in envs:
@@ -127,6 +129,7 @@ def _play_lanes(
     numbered: list[tuple[int, int]],
     max_steps: int | None,
     watch: StepWatch,
+    mode: Mode,
 ) -> list[_Lane]:
     """Play all episodes and return the lanes, which hold the results."""
     import torch
@@ -135,7 +138,7 @@ def _play_lanes(
 
     lanes = [_Lane(env, numbered[i :: len(envs)], max_steps, watch) for i, env in enumerate(envs)]
     to_env = transforms.ActionTransform(envs[0].action_space)
-    generator = torch.Generator().manual_seed(0)  # greedy actions don't use it, but `act` requires one
+    generator = torch.Generator().manual_seed(numbered[0][1])
     state: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
         while any(lane.number >= 0 for lane in lanes):
@@ -143,7 +146,7 @@ def _play_lanes(
             obs = _stack([lane.obs for lane in lanes], algorithm.spaces.observation)
             reward = torch.tensor([lane.reward for lane in lanes])
             row = PolicyInput(obs, reward, torch.tensor([lane.is_first for lane in lanes]))
-            output = algorithm.act(policy, row, state, "greedy", generator)
+            output = algorithm.act(policy, row, state, mode, generator)
             state = output.rnn_state
             for lane, action in zip(lanes, to_env(output.action.numpy()), strict=True):
                 if lane.number >= 0:

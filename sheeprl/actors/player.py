@@ -112,7 +112,7 @@ class Player(PlayerInterface):
     def _start(self) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
         """Make and reset the environments."""
         envs = make_vector_env(self.config.env, self._video_folder)
-        check_spaces(envs, self.spaces, self.config.env.id)
+        check_spaces(envs.single_observation_space, envs.single_action_space, self.spaces, self.config.env.id)
         self._to_env = transforms.ActionTransform(envs.single_action_space)
         seeds: Any = self._seeds(seeding.Role.ENV, envs.num_envs)
         self.watch.begin()
@@ -268,19 +268,20 @@ class Player(PlayerInterface):
         self._episode_return, self._episode_length = playing["episode_return"], playing["episode_length"]
 
     def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
-        """Play greedy episodes on separate environments, from fixed start seeds."""
+        """Play episodes on the environments of evaluations, from fixed start seeds."""
         torch.set_num_threads(1)
         policy = self.algorithm.build_agent().get_submodule("policy").eval()
         weights_of.from_arrays(policy, weights)
         try:
-            envs = make_eval_envs(self.config.env, min(episodes, LANES))
+            envs = make_eval_envs(self.config.eval_env, min(episodes, LANES))
         except EnvSettingsError as error:
             raise EnvSettingsError(
                 f"{error}; evaluation needs an environment besides those of training: if it can't be made, set "
                 "eval.episodes=0 and use sheeprl eval after the run"
             ) from error
-        seeds, most = eval_seeds(self.config.run.seed, episodes), self.config.eval.step_limit
-        play = partial(play_episodes, self.algorithm, policy, envs, seeds, most, self.watch)
+        seeds, settings = eval_seeds(self.config.run.seed, episodes), self.config.eval
+        mode: Mode = "explore" if settings.explore else "greedy"
+        play = partial(play_episodes, self.algorithm, policy, envs, seeds, settings.step_limit, self.watch, mode)
         return self._guard("evaluation", play)
 
     def close(self) -> None:

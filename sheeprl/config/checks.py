@@ -16,6 +16,7 @@ from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.config.defaults import DEFAULT_REPLAY, fill_in, has_compiler
 from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Config
+from sheeprl.config.suggestions import describe_error
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.transforms import Spaces
 from sheeprl.utils import rank_variables
@@ -46,6 +47,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     spaces, env_mistakes = _probe(config.env, warnings)
     if spaces is not None:
         env_mistakes += [*_space_mistakes(config, spaces), *_memory_mistakes(config, spaces)]
+        env_mistakes += _eval_env_mistakes(config, spaces)
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
@@ -97,6 +99,35 @@ def _probe(config: EnvConfig, warnings: list[str]) -> tuple[Spaces | None, list[
             return spaces_of(env), []
     except EnvSettingsError as error:
         return None, [str(error)]
+
+
+def _eval_env_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
+    """Yield a mistake for each setting of `eval.env` that evaluations can't use."""
+    from sheeprl.envs.make import EnvSettingsError, check_spaces, make_eval_envs
+    from sheeprl.envs.snapshot import close_quietly
+
+    if not config.eval.env:
+        return
+    if useless := sorted({"num_envs", "vectorization", "capture_video"} & config.eval.env.keys()):
+        yield f"eval.env.{useless[0]}: has no effect on evaluations; leave it out"
+        return
+    try:
+        env = config.eval_env
+        (made,) = make_eval_envs(env, most=1)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            at = {**detail, "loc": ("env", *detail["loc"])}
+            yield from (f"eval.{line}" for line in describe_error(at, type(config)))
+        return
+    except EnvSettingsError as error:
+        yield f"eval.{error}"
+        return
+    try:
+        check_spaces(made.observation_space, made.action_space, spaces, env.id)
+    except EnvSettingsError as error:
+        yield f"eval.{error}"
+    finally:
+        close_quietly(made)
 
 
 def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:

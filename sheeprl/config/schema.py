@@ -133,12 +133,17 @@ class CheckpointConfig(Section):
 
 
 class EvalConfig(Section):
-    """Evaluation with the greedy policy."""
+    """Evaluation of the policy on environments besides those of training."""
 
     every: Count | None = Field(None, description="policy steps between evaluations; default only at the end")
     episodes: Natural = Field(10, description="episodes per evaluation; 0 disables evaluation")
     step_limit: Count | None = Field(
         100_000, description="steps after which an evaluation episode is cut, with a warning; null for no limit"
+    )
+    explore: bool = Field(False, description="act with the exploration noise of training")
+    env: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings of env that evaluations change, as in {kwargs: {difficulty: hard}}",
     )
 
 
@@ -176,6 +181,18 @@ class Config(Section):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     log: LogConfig = Field(default_factory=LogConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
+
+    @property
+    def eval_env(self) -> EnvConfig:
+        """Return the environment of evaluations: `env` with the settings of `eval.env`.
+
+        Raises:
+            ValidationError: `eval.env` has mistakes.
+        """
+        changes = dict(self.eval.env)
+        if isinstance(changes.get("kwargs"), dict):
+            changes["kwargs"] = {**self.env.kwargs, **changes["kwargs"]}
+        return EnvConfig.model_validate({**self.env.to_tree(), **changes}) if changes else self.env
 
     @property
     def is_coupled(self) -> bool:

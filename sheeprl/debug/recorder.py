@@ -251,12 +251,12 @@ def recorded(
     record = Record(run_dir, report)
     record.begin(config, checkpoint)
     try:
-        yield _wrapped(record, workers)
+        yield _wrapped(record, config, workers)
     finally:
         record.flush()
 
 
-def _wrapped(record: Record, workers: Workers) -> Workers:
+def _wrapped(record: Record, config: Config, workers: Workers) -> Workers:
     """Return workers whose handles record their calls."""
 
     def wrap(handle: Handle, role: str, number: int, incarnation: int) -> Handle:
@@ -264,6 +264,7 @@ def _wrapped(record: Record, workers: Workers) -> Workers:
         return RecordedHandle(record, handle, record.make(role, number, incarnation))
 
     replay, make_shard, make_learner = workers.replay, workers.replay.make_shard, workers.make_learner
+    make_evaluator = workers.make_evaluator
     replay.handles = [wrap(handle, "shard", number, 0) for number, handle in enumerate(replay.handles)]
     if make_shard is not None:
         replay.make_shard = lambda number, life: wrap(make_shard(number, life), "shard", number, life)
@@ -273,11 +274,17 @@ def _wrapped(record: Record, workers: Workers) -> Workers:
         assert make_learner is not None
         return wrap(await make_learner(incarnation), "learner", 0, incarnation)
 
+    def make_recorded_evaluator(incarnation: int) -> Handle:
+        """Make a worker for evaluations whose calls are recorded."""
+        assert make_evaluator is not None
+        return wrap(make_evaluator(incarnation), "player", config.num_players, incarnation)
+
     return replace(
         workers,
         make_player=lambda number, life: wrap(workers.make_player(number, life), "player", number, life),
         learner=wrap(workers.learner, "learner", 0, 0),
         make_learner=make_recorded_learner if make_learner is not None else None,
+        make_evaluator=make_recorded_evaluator if make_evaluator is not None else None,
     )
 
 

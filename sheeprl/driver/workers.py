@@ -21,6 +21,7 @@ class Workers:
         learner: handle of the trainer group.
         make_learner: builds another group for a lost one, if it can be replaced.
         leaving: numbers of players whose node is being drained.
+        make_evaluator: makes a worker that only evaluates, if the run can have one; gets the number of earlier ones.
     """
 
     make_player: Callable[[int, int], Handle]
@@ -28,3 +29,4 @@ class Workers:
     learner: Handle
     make_learner: Callable[[int], Awaitable[Handle]] | None = None
     leaving: Callable[[], Awaitable[set[int]]] | None = None
+    make_evaluator: Callable[[int], Handle] | None = None

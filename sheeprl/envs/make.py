@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
+from gymnasium import Space
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from sheeprl.envs import hints, transforms
@@ -101,15 +102,13 @@ def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> Vecto
         raise DifferentSpacesError(_different_spaces(config.id, detail)) from error
 
 
-def check_spaces(envs: VectorEnv[Any, Any, Any], spaces: Spaces, env_id: str) -> None:
-    """Check that an environment has the spaces of the instance that was made before the start.
+def check_spaces(observation: Space[Any], action: Space[Any], spaces: Spaces, env_id: str) -> None:
+    """Check that the spaces of an environment are those of the instance that was made before the start.
 
     Raises:
         DifferentSpacesError: it has others, apart from the bounds.
     """
-    own = Spaces(
-        transforms.observation_space(envs.single_observation_space), transforms.action_space(envs.single_action_space)
-    )
+    own = Spaces(transforms.observation_space(observation), transforms.action_space(action))
     for one, other in ((own.observation, spaces.observation), (own.action, spaces.action)):
         if transforms.without_bounds(one) != transforms.without_bounds(other):
             raise DifferentSpacesError(_different_spaces(env_id, f" ({one} and {other})"))

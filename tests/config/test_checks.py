@@ -116,3 +116,29 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
         "algo.normalize_advantage=false"
     )
     check(load_config("ppo", [*overrides, "algo.normalize_advantage=false"]).model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("eval.env.foo=1", "eval.env.foo: unknown setting"),
+        ("eval.env.max_episode_steps=-3", "eval.env.max_episode_steps=-3: must be at least 1"),
+        ("eval.env.num_envs=3", "eval.env.num_envs: has no effect on evaluations; leave it out"),
+        ("eval.env.kwargs.sky=blue", "eval.env.id=CartPole-v1: "),
+        ("eval.env.id=Pendulum-v1", "eval.env.id=Pendulum-v1: its instances have different observation or action"),
+    ],
+)
+def test_settings_that_evaluations_can_not_use(override, said):
+    """A mistake in `eval.env` is reported before the run starts, under its own key."""
+    (mistake,) = mistakes_of("ppo", override)
+    assert mistake.startswith(said)
+
+
+def test_evaluations_may_have_another_environment_of_the_same_spaces():
+    """`eval.env` changes only what it names, and merges the arguments of the environment."""
+    tree = {"kwargs": {"sutton_barto_reward": True}, "max_episode_steps": 7}
+    config = load_config("ppo", ["env.max_episode_steps=9", "env.kwargs.render_mode=rgb_array"])
+    changed = config.model_copy(update={"eval": config.eval.model_copy(update={"env": tree})})
+    env = check(changed.model_dump(mode="json")).config.eval_env
+    assert env.kwargs == {"render_mode": "rgb_array", "sutton_barto_reward": True}
+    assert (env.max_episode_steps, env.id, env.num_envs) == (7, config.env.id, config.env.num_envs)

@@ -106,6 +106,29 @@ def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd, caplog):
 
 
 @pytest.mark.slow
+def test_a_killed_evaluator_is_replaced_and_players_are_not_affected(tmp_path, monkeypatch, capfd):
+    """Evaluations during a run play on their own actor; its death costs one of them."""
+    made = []
+    make_evaluator = cluster.Fleet.make_evaluator
+
+    def kill_the_first(self, incarnation):
+        """Kill the first evaluator before its first call."""
+        handle = make_evaluator(self, incarnation)
+        made.append(incarnation)
+        if incarnation == 0:
+            ray.kill(handle.actor)
+        return handle
+
+    monkeypatch.setattr(cluster.Fleet, "make_evaluator", kill_the_first)
+    overrides = ["run.total_steps=3000", "eval.every=1000", "eval.episodes=2"]
+    result = run(tmp_path / "run", "ppo", DECOUPLED, *overrides)
+    found = lines(result.run_dir)
+    assert made == [0, 1]
+    assert "the evaluation at step 1" in (capfd.readouterr().err) and found[-1]["restarts"] == 0
+    assert len([line for line in found if "Test/cumulative_reward" in line]) == 2
+
+
+@pytest.mark.slow
 def test_a_standby_process_replaces_the_second_lost_player(tmp_path, monkeypatch):
     """A standby process replaces the second lost player."""
     pools, publish, take = [], Run.publish, StandbyPool.take

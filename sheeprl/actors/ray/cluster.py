@@ -183,6 +183,14 @@ class Fleet:
         node.add_done_callback(consume_exception)  # the next call to a lost player raises, too
         return player
 
+    def make_evaluator(self, incarnation: int) -> Handle:
+        """Start the actor of a player that only evaluates; its number follows those of the players."""
+        # Without a CPU of its own, since a run has to fit the machine with or without evaluations.
+        actor = _actor(PlayerActor, num_cpus=0, memory=1)
+        evaluator = RayHandle(actor.remote(self.config, self.spaces))
+        evaluator.call(PlayerActor.assign, self.config.num_players, incarnation, None)
+        return evaluator
+
     async def players_leaving(self) -> set[int]:
         """Return the players on nodes that are being drained, such as a spot machine before its end."""
         draining = internals.draining_nodes()

@@ -1,0 +1,108 @@
+"""Evaluations of the newest policy: on a worker that only evaluates, or on the first player."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from sheeprl.actors.evaluation import Evaluation, describe_cut
+from sheeprl.actors.handle import Handle, LostError, awaited, later
+from sheeprl.actors.interfaces import PlayerInterface
+from sheeprl.config.schema import Config
+from sheeprl.driver.collection import Collector
+from sheeprl.driver.players import PlayerGroup
+from sheeprl.envs.timeout import StoppedError
+from sheeprl.metrics.counters import RunStats
+from sheeprl.metrics.reporter import Reporter
+from sheeprl.utils.errors import one_line
+
+
+class Evaluator:
+    """Evaluates the policy during and after training.
+
+    Args:
+        config: configuration of the run.
+        stats: counters of the run.
+        players: the group of all players.
+        collector: knows the newest weights and whether the run stops.
+        reporter: receives metrics and messages.
+        make: makes a worker for evaluations, which then don't delay the players; gets the number of earlier workers.
+            None if the first player evaluates between two fragments.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        stats: RunStats,
+        players: PlayerGroup,
+        collector: Collector,
+        reporter: Reporter,
+        make: Callable[[int], Handle] | None = None,
+    ) -> None:
+        """Store the arguments; the first evaluation during training makes the worker."""
+        self.config, self.stats, self.players = config, stats, players
+        self.collector, self.reporter, self.make = collector, reporter, make
+        self.handle: Handle | None = None
+        self.incarnations = 0
+        self.is_player_busy = False  # the first player is in an evaluation that was given up
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        """Start an evaluation beside training."""
+        if self.handle is None and self.make is not None:
+            self.handle = self.make(self.incarnations)
+            self.incarnations += 1
+        self._tasks.add(asyncio.ensure_future(self.evaluate()))
+
+    async def finish(self) -> None:
+        """Wait for all evaluations that `begin` started."""
+        await asyncio.gather(*self._tasks)
+
+    async def evaluate(self) -> None:
+        """Play episodes with the newest weights and log their returns.
+
+        Without a worker for evaluations, such as at the end of a run, the first player plays them.
+        """
+        published, step, handle = self.collector.published, self.stats.counters.policy_steps, self.handle
+        assert published is not None
+        before, self.stats.evaluated_at = self.stats.evaluated_at, step
+        try:
+            player = handle or await self.players.get(0)
+            playing = player.call(PlayerInterface.evaluate, later(published.weights), self.config.eval.episodes)
+            result: Evaluation | None = await self.collector.wait_unless_stopped(awaited(playing))
+            if result is None:
+                self.is_player_busy |= handle is None
+                raise StoppedError
+        except StoppedError:
+            self.stats.evaluated_at = before
+            self.reporter.message(f"the evaluation at step {step} is given up, since the run stops", "warning")
+            return
+        except Exception as error:
+            if isinstance(error, LostError):
+                self._drop(handle)
+            self.reporter.message(f"the evaluation at step {step} failed: {one_line(error)}", "error")
+            return
+        self._report(result, step)
+
+    def _drop(self, handle: Handle | None) -> None:
+        """Release a lost worker; the next evaluation makes another one."""
+        if handle is not None and handle is self.handle:
+            handle.close()
+            self.handle = None
+
+    def _report(self, result: Evaluation, step: int) -> None:
+        """Log the result of an evaluation."""
+        self.reporter.metrics(
+            step, {"Test/cumulative_reward": result.mean_return, "Test/cumulative_reward_std": result.std_return}
+        )
+        self.reporter.message(
+            f"evaluation at step {step}: return {result.mean_return:.1f} ± {result.std_return:.1f} "
+            f"over {len(result.returns)} episodes"
+        )
+        if cut := describe_cut(result):
+            self.reporter.message(cut, "warning")
+
+    def close(self) -> None:
+        """Release the worker."""
+        if self.handle is not None:
+            self.handle.close()
