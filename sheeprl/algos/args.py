@@ -111,7 +111,7 @@ class AlgoArgs(Section):
     """Description of the algorithm for `sheeprl algos`, in one line."""
     observations: ClassVar[tuple[str, ...]] = ("vector",)
     """Supported kinds of observations: `vector`, `pixels`."""
-    actions: ClassVar[tuple[str, ...]] = ("discrete", "multi-discrete", "continuous")
+    actions: ClassVar[tuple[str, ...]] = ("discrete", "multi-discrete", "multi-binary", "continuous")
     """Supported kinds of actions."""
     bounded_actions: ClassVar[bool] = False
     """Continuous actions must have finite bounds."""

@@ -10,13 +10,15 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional
 
-from sheeprl.envs.transforms import vector_size
+from sheeprl.envs.transforms import ACTION_MASK, vector_size
 
 __all__ = ["to_vector", "vector_size"]
 
 
 def to_vector(space: gymnasium.Space[Any], obs: Any, batch_dims: int = 1) -> Tensor:
-    """Observations as one float vector each: Boxes flattened, choices one-hot, Dicts joined in the space's order.
+    """Return one float vector per observation: Boxes flattened, choices one-hot, Dicts joined in the space's order.
+
+    An action mask is left out.
 
     Args:
         space: the observation space.
@@ -27,7 +29,7 @@ def to_vector(space: gymnasium.Space[Any], obs: Any, batch_dims: int = 1) -> Ten
         `[*batch, vector_size(space)]` float tensor.
     """
     if isinstance(space, spaces.Dict):
-        parts = [to_vector(part, obs[name], batch_dims) for name, part in space.items()]
+        parts = [to_vector(part, obs[name], batch_dims) for name, part in space.items() if name != ACTION_MASK]
         return torch.cat(parts, -1)
     if isinstance(space, spaces.Discrete):
         return functional.one_hot(obs.long() - int(space.start), int(space.n)).float()

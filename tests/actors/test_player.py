@@ -292,6 +292,7 @@ def test_weights_are_copied(player):
         ("bounded", [[1.0, 1.0], [-7.0, 9.0]], [[2, 10], [-2, 10]]),
         ("unbounded", [[-30.0, 4.0], [0.0, 1e6]], [[-30, 4], [0, 1e6]]),
         ("matrix", [[-1.0, 0.0, 0.5, 9.0], [0.0] * 4], [[-3, 0, 1.5, 3], [0] * 4]),
+        ("bits", [[1, 0, 0, 1], [0] * 4], [[1, 0, 0, 1], [0] * 4]),
     ],
 )
 def test_actions_are_converted_for_the_environment(kind, chosen, received):

@@ -148,6 +148,7 @@ class Echo(gymnasium.Env):
         "bounded": spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32)),
         "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float64),
         "matrix": spaces.Box(-3.0, 3.0, (2, 2), np.float32),
+        "bits": spaces.MultiBinary((2, 2)),
     }
 
     def __init__(self, kind="discrete"):
