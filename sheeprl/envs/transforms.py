@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,38 @@ def vector_size(space: Space[Any]) -> int:
 
 def pixel_keys(space: Space[Any]) -> list[str]:
     """Return the flat keys of pictures: Boxes with three or more axes, and Boxes of bytes with two."""
-    return [key for key, leaf in flat_spaces(space).items() if is_picture(leaf) and key != f"obs/{ACTION_MASK}"]
+    return [key for key, leaf in flat_spaces(space).items() if is_picture(leaf) and not _is_mask(key)]
+
+
+def _is_mask(key: str) -> bool:
+    """Return True for the flat key of an action mask."""
+    return key.rpartition("/")[2] == ACTION_MASK
+
+
+def input_spaces(space: Space[Any]) -> dict[str, Space[Any]]:
+    """Return the parts of an observation that networks may read, by key, without an action mask.
+
+    A key is that of the Dict, such as `state`; a slash joins the levels of a nested Dict. The only part of an
+    observation without keys has the key `obs`.
+    """
+    parts = flat_spaces(space)
+    return {key.removeprefix("obs/"): part for key, part in parts.items() if not _is_mask(key)}
+
+
+def input_keys(
+    space: Space[Any], mlp_keys: Collection[str] | None = None, cnn_keys: Collection[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Return the keys of vectors and of pictures that an encoder reads, in the order of the space.
+
+    Args:
+        space: observation space.
+        mlp_keys: permitted keys of vectors; None for all of them.
+        cnn_keys: permitted keys of pictures; None for all of them.
+    """
+    parts = input_spaces(space)
+    vectors = [key for key, part in parts.items() if not is_picture(part) and (mlp_keys is None or key in mlp_keys)]
+    pictures = [key for key, part in parts.items() if is_picture(part) and (cnn_keys is None or key in cnn_keys)]
+    return vectors, pictures
 
 
 def is_picture(space: Space[Any]) -> bool:
