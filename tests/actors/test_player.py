@@ -315,6 +315,15 @@ def test_every_kind_of_action_space_works(kind, mode):
     assert info.policy_steps == 40
 
 
+@pytest.mark.parametrize("kind", ["discrete", "multi-discrete", "multi-binary"])
+@pytest.mark.parametrize("mode", ["explore", "greedy"])
+def test_players_honour_action_masks(kind, mode):
+    """Players honour the masks of every kind of action; they are stored with the observation."""
+    player = make_player("Masked-v0", kwargs={"kind": kind})
+    _, fragment = player.collect(50, None, 0, mode)  # Masked raises for forbidden choices
+    assert fragment["obs/action_mask"].shape == (51, 2, {"discrete": 4, "multi-discrete": 5, "multi-binary": 6}[kind])
+
+
 def test_a_scaled_action_stays_within_the_bounds():
     """A scaled action stays within the bounds."""
     space = gymnasium.spaces.Box(np.array([-0.3], np.float32), np.array([0.7], np.float32))
