@@ -321,7 +321,8 @@ def test_players_honour_action_masks(kind, mode):
     """Players honour the masks of every kind of action; they are stored with the observation."""
     player = make_player("Masked-v0", kwargs={"kind": kind})
     _, fragment = player.collect(50, None, 0, mode)  # Masked raises for forbidden choices
-    assert fragment["obs/action_mask"].shape == (51, 2, {"discrete": 4, "multi-discrete": 5, "multi-binary": 6}[kind])
+    choices = {"discrete": 4, "multi-discrete": 5, "multi-binary": 6}[kind]
+    assert fragment.rows["obs/action_mask"].shape == (51, 2, choices)
 
 
 def test_a_scaled_action_stays_within_the_bounds():
