@@ -104,7 +104,8 @@ class Actions:
 
     def greedy(self, output: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the most likely actions."""
-        output = self.masked(output, mask)
+        if mask is not None:
+            output = self.masked(output, mask)
         if self.is_single:
             return output.argmax(-1)
         if self.is_continuous:
@@ -117,7 +118,8 @@ class Actions:
         self, output: Tensor, action: Tensor, *, log_std: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Return the log probability, or log density, of actions: `[N]`."""
-        output = self.masked(output, mask)
+        if mask is not None:
+            output = self.masked(output, mask)
         if self.is_single:
             return distributions.categorical_logprob(output, action)
         if self.is_continuous:
@@ -129,7 +131,8 @@ class Actions:
 
     def entropy(self, output: Tensor, *, log_std: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the entropy of the distribution: `[N]`."""
-        output = self.masked(output, mask)
+        if mask is not None:
+            output = self.masked(output, mask)
         if self.is_single:
             return distributions.categorical_entropy(output)
         if self.is_continuous:

@@ -29,8 +29,6 @@ class Actor(nn.Module):
         args: sizes and activation of the layers, and the initial log standard deviation.
     """
 
-    log_std: nn.Parameter | None
-
     def __init__(self, observation: Any, action: Any, args: PPOArgs) -> None:
         """Build the network with orthogonal weights; the small output gain makes the first policy nearly uniform."""
         super().__init__()
@@ -46,11 +44,16 @@ class Actor(nn.Module):
     def forward(self, obs: Any) -> Tensor:
         """Return the logits of all choices, or the means: `[N, *]` observations to `[N, outputs]`."""
         output: Tensor = self.network(to_vector(self.space, obs))
-        return self.actions.masked(output, action_mask(obs))
+        return output if isinstance(obs, Tensor) else self.actions.masked(output, action_mask(obs))
+
+    @property
+    def _log_std(self) -> nn.Parameter | None:
+        """Parameter `log_std`; its attribute is found only after a slow lookup."""
+        return self._parameters["log_std"]
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
         """Sample actions, `[N]` or `[N, n]`, from the output of `forward`."""
-        return self.actions.sample(output, generator, log_std=self.log_std)
+        return self.actions.sample(output, generator, log_std=self._log_std)
 
     def greedy(self, output: Tensor) -> Tensor:
         """Return the most likely actions, `[N]` or `[N, n]`."""
@@ -58,11 +61,11 @@ class Actor(nn.Module):
 
     def logprob(self, output: Tensor, action: Tensor) -> Tensor:
         """Return the log probability, or log density, of actions: `[N]`."""
-        return self.actions.logprob(output, action, log_std=self.log_std)
+        return self.actions.logprob(output, action, log_std=self._log_std)
 
     def entropy(self, output: Tensor) -> Tensor:
         """Return the entropy of the policy: `[N]`."""
-        return self.actions.entropy(output, log_std=self.log_std)
+        return self.actions.entropy(output, log_std=self._log_std)
 
 
 class Critic(nn.Module):
