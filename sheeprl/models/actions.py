@@ -44,7 +44,7 @@ class Actions:
 
     An action mask `[N, sum of choices]` is true for permitted choices; a MultiBinary has two choices per component,
     0 and 1. Forbidden choices have probability 0 and gradient 0. At least one choice of each component must be
-    permitted: the first choice is sampled if none is, and a bit without one is sampled as if both were permitted.
+    permitted, except in rows without an action, such as final observations: their results are finite, but meaningless.
 
     Args:
         space: action space of an agent (`Spaces.action`).
