@@ -291,9 +291,20 @@ def _machine_mistakes(config: Config) -> Iterator[str]:
 
         found = torch.cuda.device_count() if trainer.accelerator == "cuda" else int(torch.backends.mps.is_available())
         if found < trainer.devices:
-            yield (
-                f"trainer.accelerator={trainer.accelerator}: this machine has {found} such devices, but "
-                f"trainer.devices={trainer.devices}; use trainer.accelerator=cpu"
-            )
+            yield too_few_gpus(config, found)
     if config.env.capture_video and importlib.util.find_spec("moviepy") is None:
         yield f"env.capture_video=true: needs moviepy; run {install_command('video')}"
+
+
+def too_few_gpus(config: Config, found: int) -> str:
+    """Return the mistake of a run whose ranks need more GPUs than this machine has."""
+    trainer = config.trainer
+    kind = "CUDA" if trainer.accelerator == "cuda" else "MPS"
+    advice = ["trainer.accelerator=cpu"]
+    if found:
+        advice.insert(0, f"trainer.devices={found}")
+    if not config.is_coupled:
+        advice.append("join a cluster with ray.address")
+    has = f"{found or 'no'} {kind} GPU{'s' * (found != 1)}"
+    cause = f"trainer.devices={trainer.devices}" if found else f"trainer.accelerator={trainer.accelerator}"
+    return f"{cause}: this machine has {has}; use {' or '.join(advice)}"

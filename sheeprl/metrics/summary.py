@@ -30,7 +30,7 @@ def core_warning(config: Config) -> str | None:
     """Return a warning if the run's processes and threads exceed the cores of this machine; None on a cluster."""
     players, cores, threads = config.num_players, available_cores(), config.trainer.threads_per_node
     if config.is_coupled:
-        shared, lower = "", "trainer.threads"
+        shared, lower = "", "trainer.devices" if threads == config.trainer.devices else "trainer.threads"
         needed: float = threads
     else:
         shared, lower = f"{_count(players, 'player')} and ", "players.num or trainer.threads"

@@ -161,6 +161,32 @@ def test_a_dry_run_finds_the_mistakes_of_the_environment_and_the_folder(sheeprl,
     assert done.code == 2 and "already contains a run; resume it" in done.errors[0]
 
 
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_a_dry_run_finds_missing_devices_and_folders_that_can_not_be_written(sheeprl, tmp_path, monkeypatch, mode):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "file").touch()
+    words = ["run", "sac", "--dry-run", f"run.mode={mode}"]
+    done = sheeprl(*words, "trainer.accelerator=cuda", "trainer.devices=2")
+    assert done.code == 2 and len(done.errors) == 1
+    assert done.errors[0].startswith(
+        "trainer.devices=2: this machine has 1 CUDA GPU; use trainer.devices=1 or trainer.accelerator=cpu"
+    )
+    done = sheeprl(*words, f"run.dir={tmp_path}/file/run", "buffer.memmap=true", f"buffer.dir={tmp_path}/file/rows")
+    assert done.code == 2 and len(done.errors) == 2
+    assert done.errors[0].startswith(f"run.dir={tmp_path}/file/run: can't be written: ")
+    assert done.errors[1].startswith(f"buffer.dir={tmp_path}/file/rows: can't be written: ")
+    done = sheeprl(*words, f"run.dir={tmp_path}/a/b")
+    assert done.code == 0 and not (tmp_path / "a").exists()
+
+
+def test_a_dry_run_warns_of_more_ranks_than_cores(sheeprl, monkeypatch):
+    monkeypatch.setattr("sheeprl.metrics.summary.available_cores", lambda: 2)
+    done = sheeprl("run", "ppo", "--dry-run", "run.mode=coupled", "trainer.devices=4", "trainer.threads=1")
+    assert "warning: 4 threads of the trainer share 2 cores: lower trainer.devices" in done.out
+
+
 # -------------------------------------------------------------------------------------------- config
 
 
