@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -123,10 +124,14 @@ def replay(
     ] = None,
 ) -> None:
     """Re-execute a recorded run in one process, and compare it bit by bit with the recording."""
+    from sheeprl.checkpoint.run_dir import is_locked
     from sheeprl.checkpoint.runs import resolve_run
     from sheeprl.debug.replayer import replay_run
 
-    replayed = replay_run(resolve_run(run_dir), until_step, out, typer.echo)
+    folder = resolve_run(run_dir)
+    if is_locked(Path(folder).expanduser()):
+        typer.echo("warning: the run is in progress; only the calls recorded so far are re-executed", err=True)
+    replayed = replay_run(folder, until_step, out, typer.echo)
     if replayed.difference is not None:
         print_error(f"re-execution differs: {replayed.difference}")
         raise typer.Exit(FAILED)

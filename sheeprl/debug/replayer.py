@@ -209,6 +209,12 @@ def _given(legs: Sequence[Leg]) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(data), frozenset(read)
 
 
+def _fragments(legs: Sequence[Leg]) -> int:
+    """Return the number of recorded fragments whose outcome is known."""
+    calls = [call for leg in legs for call in leg.calls.values() if call.method == "collect"]
+    return sum(any(answer.how in ("answer", "error") for answer in call.answers) for call in calls)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Result or exception of a re-executed call."""
@@ -291,7 +297,8 @@ class Reexecution:
             self.saved |= _paths(call)
         if time.monotonic() - self._reported > REPORT_INTERVAL:
             self._reported = time.monotonic()
-            self.report(f"no difference in {self.fragments:,} fragments and {self.gradient_steps:,} gradient steps")
+            done, recorded = f"{self.fragments:,}", f"{_fragments(self.legs):,}"
+            self.report(f"identical so far: {done} of {recorded} fragments, {self.gradient_steps:,} gradient steps")
 
     def store(self, what: Any, value: Any) -> None:
         """Store the bytes of a result that a later call receives, under their digest in the record.
@@ -488,13 +495,16 @@ def replay_run(
         report: called with progress messages.
 
     Raises:
-        ConfigError: the folder has no valid record, or this machine can't run its configuration.
+        ConfigError: the folder has no valid record, or one without fragments, or this machine can't run its
+            configuration.
         RunFailedError: data or a file that the record refers to is missing, or this process has a run.
     """
     folder = Path(run_dir).expanduser().resolve()
     if not folder.is_dir():
         raise ConfigError([f"{run_dir}: no such folder"])
     legs = read_record(folder)
+    if not _fragments(legs):
+        raise ConfigError([f"{folder / RECORD}: holds no collected fragment, so there is nothing to compare"])
     temporary = tempfile.TemporaryDirectory(prefix="sheeprl_replay_")
     with exclusive("the re-execution"), StopSignals(), rank_variables.only_own(), temporary as scratch:
         reexecution = Reexecution(folder, legs, Path(scratch), report, until_step)

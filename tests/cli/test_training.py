@@ -1,10 +1,12 @@
 """The commands with settings: what they start from, and what they do with it."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+from sheeprl.checkpoint.run_dir import locked
 from sheeprl.cli.flags import OWN_FLAGS, Flags
 from sheeprl.config.loading import load_config
 from sheeprl.config.peer_names import PEERS
@@ -267,6 +269,19 @@ def test_resume_shows_the_settings_of_the_run(sheeprl, run_dir):
 def test_resume_refuses_unknown_flags(sheeprl, training, run_dir):
     done = sheeprl("resume", "@last", "--total_timesteps", "9")
     assert done.errors == ["--total_timesteps: unknown flag; use --total_steps (list: sheeprl resume @last -h all)"]
+
+
+def test_replay_says_that_the_run_is_in_progress(sheeprl, monkeypatch, run_dir):
+    (tmp := Path(run_dir) / "record.jsonl").write_text('["begin", {"config": ""}]\n')
+    done = sheeprl("replay", "@last")
+    assert done.code == 2 and done.errors == [
+        f"{tmp.resolve()}: holds no collected fragment, so there is nothing to compare"
+    ]
+    with locked(Path(run_dir)):
+        done = sheeprl("replay", "@last")
+    assert done.code == 2 and done.errors[0].startswith(
+        "warning: the run is in progress; only the calls recorded so far"
+    )
 
 
 def test_ls_lists_the_runs(sheeprl, run_dir):
