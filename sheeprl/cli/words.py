@@ -124,13 +124,13 @@ class _Reader:
             raise ConfigError([f"{spelled}: {_unknown(spelled, self.flags)} (list: {self.listing})"])
         if negated:
             if text is not None:
-                raise ConfigError([f"{spelled}={text}: takes no value; use --{flag.shown[-1]}={text}"])
+                raise ConfigError([f"{spelled}={text}: takes no value; use --{flag.name}={text}"])
             return self._set(flag.key, False, spelled, flag)
         if text is None and self._next_is_value(unless_setting=flag.is_switch):
             text = self.words[self.position]
             self.position += 1
         if text is not None:
-            return self._set(flag.key, _value(flag, text, f"--{flag.names[0]}"), spelled, flag)
+            return self._set(flag.key, _value(flag, text, f"--{flag.name}"), spelled, flag)
         if flag.is_switch:
             return self._set(flag.key, True, spelled, flag)
         raise ConfigError([f"{spelled}: needs a value, as in {spelled} {example(flag)}"])
@@ -145,7 +145,7 @@ class _Reader:
     def _set(self, key: str, value: Any, spelled: str, flag: Flag | None = None) -> None:
         """Note a setting; the last value wins, if the name is the same."""
         if self.spellings.setdefault(key, spelled) != spelled:
-            shown = f"--{flag.names[0]}" if flag else key
+            shown = f"--{flag.name}" if flag else key
             raise ConfigError([f"{shown}: set twice, under two names"])
         self.result.given.append(Given(key, value, spelled))
 

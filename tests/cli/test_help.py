@@ -25,6 +25,22 @@ def test_help_shows_the_fifteen_settings_that_matter_and_an_example(sheeprl, arg
     assert f"Example: sheeprl {name} --env " in done.out and f"sheeprl {name} -h all" in done.out
 
 
+@pytest.mark.parametrize("args", [PPOArgs, SACArgs])
+def test_help_cuts_no_name_on_a_terminal_of_80_columns(sheeprl, monkeypatch, args):
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    out = sheeprl(args.algorithm.split(".")[2], "-h", "all").out
+    rows = [line for line in out.splitlines() if line.startswith("│ --")]
+    assert max(map(len, out.splitlines())) == 80
+    assert {flag.name for flag in Flags(args).every} <= {row.split()[1].removeprefix("--") for row in rows}
+
+
+@pytest.mark.parametrize("words", [["-h"], ["-h", "all"], ["-h", "env"], ["--num_envs", "2"]])
+def test_help_and_messages_use_the_same_name(sheeprl, words):
+    done = sheeprl("ppo", *words)
+    text = done.out + done.err
+    assert "--env" in text and "--env_id" not in text and "--id" not in text
+
+
 @pytest.mark.parametrize("command", ["train", "run", "resume", "config"])
 def test_help_without_an_algorithm_shows_fifteen_settings_too(sheeprl, command):
     own = {"--help", "--dry-run", "--diff"}

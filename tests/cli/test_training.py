@@ -132,7 +132,7 @@ def test_every_name_of_another_library_gets_its_hint_as_a_flag(sheeprl, training
         ("--clip-coef", "use --clip"),
         ("--num-gpus", "use --devices (one rank each; with trainer.accelerator=cuda)"),
         ("--n_critics", "SAC has two critics"),
-        ("--env.name", "use --env_id"),
+        ("--env.name", "use --env"),
         ("--total_timesteps", "use --total_steps"),
     ],
 )
