@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sheeprl.algos import registry
+from sheeprl.cli.words import ENV_ID
 from sheeprl.config.loading import find_config, get_value, read_tree, shipped_folder
 from sheeprl.config.schema import Tree
 from sheeprl.config.suggestions import nearest
@@ -113,6 +114,8 @@ def _content(tree: Tree) -> str:
 def _unknown(name: str) -> str:
     """Return the mistake of a NAME that names nothing."""
     algorithms = list(registry.registered())
+    if re.fullmatch(ENV_ID, name):
+        return f"{name}: is an environment, not a configuration or an algorithm; use sheeprl train ppo --env {name}"
     try:
         find_config(name)
     except ConfigError as error:

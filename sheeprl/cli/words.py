@@ -1,4 +1,4 @@
-"""Read the words of a command line: flags such as `--seed 3` and overrides such as `run.seed=3` alike."""
+"""Read the settings on a command line: flags such as `--seed 3` and words such as `run.seed=3` alike."""
 
 from __future__ import annotations
 
@@ -18,6 +18,24 @@ from sheeprl.config.yaml_io import Dumper, parse_yaml
 from sheeprl.utils.errors import ConfigError
 
 KEY = r"[A-Za-z_]\w*(\.\w+)*"
+
+ENV_ID = r"([\w.]+:)?[\w./-]+-v\d+"
+"""Id of an environment with its version, such as `ALE/Pong-v5`."""
+
+SHORT = {
+    "a": "name the algorithm first, as in sheeprl train ppo",
+    "c": "use sheeprl run CONFIG",
+    "d": "run.dir",
+    "e": "env.id",
+    "f": "run.dir",
+    "i": "use sheeprl resume RUN",
+    "n": "run.total_steps",
+    "o": "run.dir",
+    "q": "log.level=warning",
+    "s": "run.seed",
+    "v": "log.level=debug",
+}
+"""One-letter flags of other programs: the setting, or what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +127,13 @@ class _Reader:
             value = _value(flag, text, name)
             self._set(name, value, name)
         elif equals and re.fullmatch(rf"[+~]+{KEY}", name):
-            raise ConfigError([f"{word!r}: isn't an override; use {word.lstrip('+~')}"])
+            raise ConfigError([f"{word!r}: isn't a setting; use {word.lstrip('+~')}"])
+        elif re.fullmatch(ENV_ID, word):
+            if "env.id" not in self.spellings:  # one message suffices
+                self.result.given.append(Given("env.id", word, word))
+            raise ConfigError([f"{word!r}: not a flag; did you mean --env {word}?"])
         elif equals or "." in word:
-            raise ConfigError([f"{word!r}: isn't an override; use key=value, as in run.seed=1"])
+            raise ConfigError([f"{word!r}: isn't a setting; use key=value, as in run.seed=1"])
         else:
             raise ConfigError([f"{word!r}: not a flag; set settings as in --num_envs 8 (list: {self.listing})"])
 
@@ -136,7 +158,7 @@ class _Reader:
         raise ConfigError([f"{spelled}: needs a value, as in {spelled} {example(flag)}"])
 
     def _next_is_value(self, unless_setting: bool = True) -> bool:
-        """Return whether the next word is the value of a flag: neither a flag nor, if required, an override."""
+        """Return whether the next word is the value of a flag: neither a flag nor, if required, a setting."""
         if self.position == len(self.words):
             return False
         word = self.words[self.position]
@@ -170,12 +192,21 @@ def _value(flag: Flag | None, text: str, shown: str) -> Any:
 def _unknown(spelled: str, flags: Flags) -> str:
     """Return the reason why a flag is unknown, with what to use instead."""
     name = spelled.lstrip("-").replace("-", "_")
+    if not spelled.startswith("--") and (short := _unknown_short(name, flags)):
+        return short
     if positive := name.startswith("no_") and flags.find(name.removeprefix("no_"))[0]:
         return f"isn't a switch; use {flags.name_of(positive.key)} {example(positive)}"
     namesakes = [flags.name_of(key) for key in flags.by_key if key.rpartition(".")[2] == name]
     if namesakes:
         return f"ambiguous; use one of {', '.join(namesakes)}"
     return f"unknown flag{hint(name, flags.model, flags.name_of)}"
+
+
+def _unknown_short(letter: str, flags: Flags) -> str:
+    """Return the reason why a one-letter flag is unknown, with what to use instead; "" for unfamiliar letters."""
+    if (use := SHORT.get(letter)) is None:
+        return ""
+    return f"unknown flag; {use if ' ' in use else 'use ' + flags.name_of(use)}"
 
 
 def example(flag: Flag) -> str:
@@ -250,7 +281,7 @@ def take_name(words: list[str], is_name: Callable[[str], bool]) -> str | None:
 
 
 def _bare(words: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Yield the position of each word that is neither a flag nor an override, and the word before it."""
+    """Yield the position of each word that is neither a flag nor a setting, and the word before it."""
     for position, word in enumerate(words):
         if not word.startswith("-") and not re.match(KEY + "=", word):
             yield position, words[position - 1] if position else ""

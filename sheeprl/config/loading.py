@@ -95,7 +95,7 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
-            mistakes.append(f"{override!r}: isn't an override; use key=value, as in run.seed=1")
+            mistakes.append(f"{override!r}: isn't a setting; use key=value, as in run.seed=1")
             continue
         try:
             set_value(tree, key, parse_yaml(text, f"the value of {key}"))

@@ -82,7 +82,7 @@ _row(
     cleanrl="total_timesteps",
     rllib="num_env_steps_sampled_lifetime timesteps_total",
     old="algo/total_steps",
-    other="total_frames",
+    other="total_frames timesteps num_timesteps num_env_steps num_frames",
 )
 _row(
     "run.total_steps",
@@ -127,6 +127,12 @@ _row(
     rllib="restore",
 )
 _row("", "use sheeprl run CONFIG --dry-run", old="dry_run")
+_row(
+    "",
+    "name the algorithm first, as in sheeprl train ppo",
+    zoo="algo",
+    other="algorithm algo_name agent",
+)
 
 # -------------------------------------------------------------------------------------- environment
 
@@ -137,7 +143,7 @@ _row(
     cleanrl="env_id",
     rllib="environment env",
     old="env.id",
-    other="env_name env.name env.env_id gym_id",
+    other="env_name env.name env.env_id gym_id environment_id environment_name task",
 )
 _row(
     "env.num_envs",
@@ -514,9 +520,10 @@ _row(
     "cpu, cuda, mps or auto",
     sb3="device",
     zoo="device",
-    cleanrl="cuda",
     old="fabric.accelerator",
 )
+_row("trainer.accelerator=cuda", cleanrl="cuda", other="gpu use_cuda use_gpu")
+_row("trainer.accelerator=cpu", cleanrl="no_cuda", other="cpu no_gpu use_cpu disable_cuda cpu_only")
 _row(
     "trainer.devices",
     "one rank each; with trainer.accelerator=cuda",

@@ -175,7 +175,7 @@ def test_a_missing_file_is_a_mistake_of_the_input(sheeprl, training):
 def test_overrides_of_the_wrong_form_are_all_told(sheeprl, training):
     done = sheeprl("run", "ppo", "run.seed", "env.kwargs={a: ")
     assert done.code == 2 and len(done.errors) == 2 and training.trees == []
-    assert done.errors[0] == "'run.seed': isn't an override; use key=value, as in run.seed=1"
+    assert done.errors[0] == "'run.seed': isn't a setting; use key=value, as in run.seed=1"
     assert done.errors[1].startswith("the value of env.kwargs:1: not valid YAML")
 
 

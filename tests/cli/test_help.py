@@ -142,6 +142,21 @@ def test_help_without_a_command(sheeprl, words):
         (["run.seed=3"], "no command 'run.seed=3'; use sheeprl train NAME run.seed=3"),
         (["sac_halfcheetah"], "no command 'sac_halfcheetah'; did you mean sheeprl run sac_halfcheetah?"),
         (["my_ppo:MyPPO"], "no command 'my_ppo:MyPPO'; use sheeprl train my_ppo:MyPPO"),
+        (["CartPole-v1"], "no command 'CartPole-v1'; use sheeprl train ppo --env CartPole-v1"),
+        (["-v"], "-v: unknown flag; use -V or sheeprl version"),
+        (["--versoin"], "--versoin: unknown flag; did you mean --version? (list: sheeprl -h)"),
+        (
+            ["--algo", "ppo"],
+            "--algo: unknown flag; flags follow the command, as in sheeprl train ppo --env CartPole-v1 "
+            "(list: sheeprl -h)",
+        ),
+        (["run", "ppo", "CartPole-v1"], "'CartPole-v1': not a flag; did you mean --env CartPole-v1?"),
+        (["ppo", "CartPole-v1"], "'CartPole-v1': not a flag; did you mean --env CartPole-v1?"),
+        (
+            ["train", "CartPole-v1"],
+            "CartPole-v1: is an environment, not a configuration or an algorithm; use sheeprl train ppo "
+            "--env CartPole-v1",
+        ),
         (["help", "trian"], "no command 'trian'; did you mean train? (list: sheeprl --help)"),
     ],
 )
