@@ -65,6 +65,15 @@ def evaluate(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="env.key=value",
+            help="settings of the environment that differ from the run's, such as env.kwargs.gravity=9.8 or env.id of "
+            "an environment with the same spaces",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Evaluate a saved policy and print its mean return ± standard deviation."""
     from sheeprl.checkpoint.runs import resolve_run
@@ -72,7 +81,7 @@ def evaluate(
     with _only_result_on_stdout() as stdout:
         from sheeprl.evaluate import describe_cut, evaluate_checkpoint
 
-        result = evaluate_checkpoint(resolve_run(path), episodes, seed, video, step_limit)
+        result = evaluate_checkpoint(resolve_run(path), episodes, seed, video, step_limit, settings or [])
         if result.cut:
             typer.echo(f"warning: {describe_cut(result)}", err=True)
         if as_json:

@@ -80,7 +80,7 @@ def _run(words: list[str], session: Session) -> int:
         _check_first(words)
         return _call(help_texts.make_app(), words or ["--help"])
     if not _has_settings(command):
-        return _call(help_texts.make_app(), words)
+        return _call(help_texts.make_app(), [_hyphenated(word) for word in words])
     rest = words[1:]
     if position := next((place for place, word in enumerate(rest, 1) if word in HELP_FLAGS), None):
         return _settings_help(command, rest[: position - 1], rest[position:])
@@ -92,6 +92,12 @@ def _call(app: Callable[..., object], words: list[str]) -> int:
     """Call the application of typer and return the exit code."""
     code = app(args=words, prog_name="sheeprl", standalone_mode=False)
     return code if isinstance(code, int) else 0
+
+
+def _hyphenated(word: str) -> str:
+    """Return an option with hyphens for underscores, which the other commands accept alike; other words unchanged."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
 
 
 def _has_settings(command: str) -> bool:

@@ -461,14 +461,14 @@ def evaluations(monkeypatch):
 
 def test_eval_prints_mean_and_deviation(sheeprl, evaluations):
     done = sheeprl("eval", "logs/mine")
-    assert done.code == 0 and evaluations == [("logs/mine", 10, None, False, None)]
+    assert done.code == 0 and evaluations == [("logs/mine", 10, None, False, None, [])]
     assert done.out == "return 2.50 ± 0.50 over 2 episodes, after 1000 policy steps\n"
 
 
 def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
-    words = ["--episodes", "2", "--seed", "3", "--video", "--step-limit", "500"]
+    words = ["--episodes", "2", "--seed", "3", "--video", "--step_limit", "500", "env.kwargs.a=1"]
     done = sheeprl("eval", "logs/mine", "--json", *words)
-    assert done.code == 0 and evaluations == [("logs/mine", 2, 3, True, 500)]
+    assert done.code == 0 and evaluations == [("logs/mine", 2, 3, True, 500, ["env.kwargs.a=1"])]
     assert json.loads(done.out) == {
         "mean_return": 2.5,
         "std_return": 0.5,
@@ -478,6 +478,11 @@ def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
         "cut": 0,
     }
     assert "hello" in done.err
+
+
+def test_eval_names_the_setting_of_a_flag(sheeprl, evaluations):
+    done = sheeprl("eval", "logs/mine", "--max_episode_steps", "5")
+    assert done.errors == ["--max-episode-steps: unknown flag; use env.max_episode_steps=VALUE (list: sheeprl eval -h)"]
 
 
 TALKATIVE = """

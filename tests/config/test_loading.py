@@ -423,7 +423,7 @@ def test_an_override_of_the_wrong_form_is_refused(override):
     with pytest.raises(ConfigError) as caught:
         apply_overrides({}, [override, "also wrong"])
     assert len(caught.value.mistakes) == 2
-    assert caught.value.mistakes[0] == f"{override!r}: isn't an override; use key=value, as in run.seed=1"
+    assert caught.value.mistakes[0] == f"{override!r}: isn't a setting; use key=value, as in run.seed=1"
 
 
 def test_an_override_whose_value_is_not_yaml_names_the_key():
