@@ -150,22 +150,30 @@ def replay(
     )
 
 
-def list_runs() -> None:
-    """List the runs in the working folder and its folder logs, the newest first."""
+def list_runs(
+    folder: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FOLDER", help="list the runs below it; default: the working folder and logs", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """List the runs in a folder with their status, the newest first."""
     from sheeprl.checkpoint.run_dir import base_folder, read_config
     from sheeprl.checkpoint.runs import find_runs
 
-    rows = [("run", "started", "algorithm", "environment", "policy steps saved")]
-    for run in find_runs():
+    rows = [("run", "started", "status", "algorithm", "environment", "policy steps saved")]
+    for run in find_runs(folder):
         try:
             tree = read_config(run.folder)
         except ConfigError:  # a damaged file must not hide the other runs
             tree = {}
         algorithm, env = (str(get_value(tree, key) or "?") for key in ("algo.name", "env.id"))
         steps = "none" if run.policy_steps is None else f"{run.policy_steps:,}"
-        rows.append((run.name, run.started_at, algorithm, env, steps))
+        name = run.name if folder is None else run.path
+        rows.append((name, run.started_at, run.status, algorithm, env, steps))
     if len(rows) == 1:
-        typer.echo(f"no run in {base_folder()}; start one with sheeprl train ppo")
+        typer.echo(f"no run in {folder or base_folder()}; start one with sheeprl train ppo")
     else:
         _print_table(rows)
 

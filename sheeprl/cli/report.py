@@ -90,5 +90,8 @@ def usage_mistake(error: Any) -> str:
 def _setting_hint(option: str, command: str) -> str:
     """Return how `eval` sets a setting of the environment, "" for other options and commands."""
     flag, _ = Flags(AlgoArgs).find(option.lstrip("-"))
-    is_env = command.endswith(" eval") and flag is not None and flag.section == "env"
-    return f"; use {flag.key}=VALUE" if is_env and flag is not None else ""
+    if flag is None or flag.section != "env" or not command.endswith(" eval"):
+        return ""
+    from sheeprl.evaluate import SETTINGS
+
+    return f"; use {flag.key}=VALUE" if flag.key in SETTINGS else f"; an evaluation takes {', '.join(SETTINGS)}"

@@ -288,8 +288,11 @@ def test_ls_lists_the_runs(sheeprl, run_dir):
     done = sheeprl("ls")
     head, row = done.out.splitlines()
     assert head.split("  ")[0] == "run" and row.split() == [
-        *("ppo/CartPole-v1/2026-11-29_10-00-00_0", *row.split()[1:3], "ppo", "CartPole-v1", "none")
+        *("ppo/CartPole-v1/2026-11-29_10-00-00_0", *row.split()[1:3], "failed", "ppo", "CartPole-v1", "none")
     ]
+    for folder in ("logs/ppo", run_dir):
+        assert sheeprl("ls", folder).out.splitlines()[1].split()[0] == run_dir
+    assert sheeprl("ls", "nowhere").errors == ["nowhere: no such folder"]
 
 
 def test_ls_without_runs_says_how_to_start_one(sheeprl, tmp_path, monkeypatch):
