@@ -107,8 +107,9 @@ def _shipped_base(name: str, env: str | None) -> Base:
 
 
 def _content(tree: Tree) -> str:
-    """Return the algorithm and the environment of a configuration."""
-    return f"{get_value(tree, 'algo.name')} on {get_value(tree, 'env.id')}"
+    """Return the algorithm and the environment of a configuration, as far as it has them."""
+    algorithm, env = get_value(tree, "algo.name"), get_value(tree, "env.id")
+    return f"{algorithm or 'no algo.name'}{f' on {env}' if env else ', no env.id'}"
 
 
 def _unknown(name: str) -> str:
