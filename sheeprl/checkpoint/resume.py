@@ -234,7 +234,7 @@ def fetch_run(url: str, overrides: Sequence[str] = ()) -> Path:
 
     Args:
         url: the URL of the run in the remote store.
-        overrides: `group.key=value`; `run.dir` names the new folder.
+        overrides: settings, each as `section.key=value`; `run.dir` names the new folder.
 
     Raises:
         ConfigError: the store has no checkpoint of the run, or the folder already contains a run.
@@ -262,10 +262,10 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         run_dir: the run folder, or its URL in a remote store.
-        overrides: `group.key=value`.
+        overrides: settings, each as `section.key=value`.
 
     Raises:
-        ConfigError: the run or its checkpoint doesn't exist, or an override changes a fixed setting.
+        ConfigError: the run or its checkpoint doesn't exist, or a setting can't change.
     """
     if "://" in run_dir:
         run_dir = str(fetch_run(run_dir, overrides))

@@ -92,7 +92,7 @@ def make_app(
         command: the command on the command line.
         flags: the settings in the help of this command.
         epilog: the text below its options.
-        panel: the title above the settings; None for one title per group.
+        panel: the title above the settings; None for one title per section.
     """
     settings = {"help_option_names": ["-h", "--help"]}
     app = typer.Typer(

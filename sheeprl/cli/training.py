@@ -132,7 +132,7 @@ def print_config(words: list[str], session: Session) -> int:
 
 
 def _differences(config: Config) -> list[str]:
-    """Return the settings that differ from their defaults, as overrides with the default in a comment."""
+    """Return the settings that differ from their defaults, as key=value with the default in a comment."""
     tree, lines = config.model_dump(mode="json"), []
     for key, field in leaves(config_class(type(config.algo))):
         value = get_value(tree, key)

@@ -53,7 +53,7 @@ class Given:
     spelled: str
 
     @property
-    def override(self) -> str:
+    def assignment(self) -> str:
         """Return the setting as `key=value`."""
         text = yaml.dump(self.value, Dumper=Dumper, default_flow_style=True, width=10**6)
         return f"{self.key}={text.strip().removesuffix('...').strip()}"
@@ -75,7 +75,7 @@ class Words:
         """
         if self.mistakes:
             raise ConfigError(self.mistakes)
-        return [setting.override for setting in self.given]
+        return [setting.assignment for setting in self.given]
 
     def apply(self, tree: Tree) -> None:
         """Set the settings in a tree, and note the mistakes that this shows."""
@@ -83,7 +83,7 @@ class Words:
             self._apply(setting, tree)
 
     def _apply(self, setting: Given, tree: Tree) -> None:
-        """Set a setting in a tree, and note the mistake if a group of its key is a value."""
+        """Set a setting in a tree, and note the mistake if a section of its key is a value."""
         try:
             set_value(tree, setting.key, setting.value)
         except ConfigError as error:

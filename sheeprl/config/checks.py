@@ -53,7 +53,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
 
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
-    """Return the mistakes in the `env` group of an otherwise unusable tree."""
+    """Return the mistakes in the `env` section of an otherwise unusable tree."""
     try:
         env = EnvConfig.model_validate(tree.get("env"))
     except ValidationError:

@@ -22,7 +22,7 @@ class Use:
     """Settings to use instead.
 
     Args:
-        settings: dotted keys; `group.name=value` if only this value corresponds; none if nothing does.
+        settings: dotted keys; `section.name=value` if only this value corresponds; none if nothing does.
         note: the difference in unit or meaning, or the reason why there is no setting.
     """
 
@@ -35,7 +35,7 @@ class Peer:
     """Name of a setting in other libraries.
 
     Args:
-        name: the name, with its group if only that form means the settings.
+        name: the name, with its section if only that form means the settings.
         uses: what to use instead; an algorithm has the settings of one of them, and the first of these counts.
         libraries: the libraries that use the name, with the form that they use and the uses that they mean.
     """
@@ -54,7 +54,7 @@ def _row(settings: str, note: str = "", **names: str) -> None:
     Args:
         settings: the settings here; empty if there is none.
         note: the difference in unit or meaning.
-        names: the names in each library. `group.name` matches only so; in `group/name` the group may be left out.
+        names: the names in each library. `section.name` matches only so; in `section/name` the section may be left out.
     """
     use = Use(tuple(settings.split()), note)
     for library, spelled in names.items():

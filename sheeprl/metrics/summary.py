@@ -76,7 +76,7 @@ def _eval_envs(config: Config) -> str:
     from sheeprl.actors.evaluation import LANES
 
     most = min(config.eval.episodes, LANES)
-    return f" and {most} more in evaluations" if most else ""
+    return f" (and {most} for evaluation)" if most else ""
 
 
 def _count(number: int, noun: str) -> str:

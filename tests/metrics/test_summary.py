@@ -66,7 +66,7 @@ def test_the_opening_line_describes_the_run(cores):
     cores(4)
     config = resolved(players={"num": 2}, trainer={"accelerator": "cpu", "compile": False})
     assert summary.opening_line(config) == (
-        "ppo on CartPole-v1, decoupled: 2 players with 4 environments and 10 more in evaluations, 1 rank on cpu with "
+        "ppo on CartPole-v1, decoupled: 2 players with 4 environments (and 10 for evaluation), 1 rank on cpu with "
         "1 thread"
     )
 
