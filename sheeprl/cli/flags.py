@@ -27,12 +27,6 @@ FIRST = {
 }
 """Settings that help shows first, besides those of the algorithm, with their names as flags."""
 
-FIRST_OF_ALGORITHMS = (
-    *("learning_rate", "actor_lr", "critic_lr", "gamma", "batch_size", "rollout_steps", "replay_ratio"),
-    *("learning_starts", "epochs", "clip", "hidden_sizes"),
-)
-"""Arguments of algorithms that help shows first, by importance."""
-
 FILL = (
     *("eval.every", "checkpoint.every", "log.every", "trainer.devices"),
     *("env.vectorization", "env.kwargs", "log.level"),
@@ -131,7 +125,7 @@ class Flags:
     def first(self) -> list[Flag]:
         """Return the fifteen flags that help shows first: general ones, then those of the algorithm."""
         own = [flag.key for flag in self.every if flag.section == "algo"]
-        important = [f"algo.{name}" for name in FIRST_OF_ALGORITHMS]
+        important = [f"algo.{name}" for name in self.args.help_first]
         own.sort(key=lambda key: important.index(key) if key in important else len(important))
         return [self.by_key[key] for key in [*FIRST, *own, *FILL][:FIFTEEN]]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.algos.args import AlgoArgs, OffPolicy, OnPolicy
 from sheeprl.config.defaults import DEFAULT_REPLAY, fill_in, has_compiler
 from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Config
@@ -256,8 +256,15 @@ def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
         yield (
             f"{which}: {config.algo.name} standardizes {' and '.join(data.standardize)} over each minibatch, for which "
             "one row is too few; use at least 2"
-            + (", or algo.normalize_advantage=false" if hasattr(config.algo, "normalize_advantage") else "")
+            + "".join(f", or algo.{name}=false" for name in _standardizing(config.algo))
         )
+
+
+def _standardizing(args: AlgoArgs) -> list[str]:
+    """Return the algorithm's switches without which nothing is standardized."""
+    switches = [name for name in type(args).model_fields if getattr(args, name) is True]
+    without = {name: args.model_copy(update={name: False}).data() for name in switches}
+    return [name for name, data in without.items() if isinstance(data, OnPolicy) and not data.standardize]
 
 
 def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:

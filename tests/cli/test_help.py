@@ -26,6 +26,12 @@ def test_help_shows_the_fifteen_settings_that_matter_and_an_example(sheeprl, arg
 
 
 @pytest.mark.parametrize("args", [PPOArgs, SACArgs])
+def test_an_algorithm_names_the_arguments_that_help_shows_first(args):
+    assert [flag.key for flag in Flags(args).first()][-7:] == [f"algo.{name}" for name in args.help_first]
+    assert set(args.help_first) <= set(args.model_fields)
+
+
+@pytest.mark.parametrize("args", [PPOArgs, SACArgs])
 def test_help_cuts_no_name_on_a_terminal_of_80_columns(sheeprl, monkeypatch, args):
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
     out = sheeprl(args.algorithm.split(".")[2], "-h", "all").out

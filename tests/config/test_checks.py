@@ -1,8 +1,14 @@
 """Settings that don't fit each other are told before anything starts."""
 
+from pathlib import Path
+
 import pytest
 
 from sheeprl import ConfigError, load_config
+from sheeprl.algos.args import OffPolicyArgs, OnPolicyArgs
+from sheeprl.algos.ppo.args import PPOArgs
+from sheeprl.algos.sac.args import SACArgs
+from sheeprl.config import checks
 from sheeprl.config.checks import check
 
 
@@ -116,3 +122,10 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
         "algo.normalize_advantage=false"
     )
     check(load_config("ppo", [*overrides, "algo.normalize_advantage=false"]).model_dump(mode="json"))
+
+
+def test_checks_name_no_argument_of_one_algorithm():
+    source = Path(checks.__file__).read_text(encoding="utf-8")
+    own = {name for args in (PPOArgs, SACArgs) for name in args.model_fields}
+    general = {*OnPolicyArgs.model_fields, *OffPolicyArgs.model_fields}
+    assert not [name for name in own - general if f"algo.{name}" in source]
