@@ -164,7 +164,8 @@ def _args_of(tree: Tree) -> tuple[type[AlgoArgs] | None, list[str]]:
     if name is None and (algo is None or isinstance(algo, dict)):
         return None, [f"algo.name: is missing; use one of {', '.join(registry.registered())}"]
     if not isinstance(name, str):
-        return None, [f"algo={algo!r}: must be a section of settings with a name, as in `algo: {{name: ppo}}`"]
+        example = algo if isinstance(algo, str) and algo in registry.registered() else "ppo"
+        return None, [f"algo={shown(algo)}: must be a section of settings with a name; use algo.name={example}"]
     try:
         return registry.args_class(name), []
     except registry.UnknownAlgorithmError as error:

@@ -214,7 +214,7 @@ _row(
 
 _row(
     "players.num",
-    "each player steps env.num_envs environments",
+    "each player runs env.num_envs environments",
     rllib="num_workers num_env_runners num_rollout_workers",
 )
 _row(
@@ -607,7 +607,7 @@ _row(
     "0 disables evaluation",
     old="algo/run_test",
 )
-_row("", "episodes of an evaluation are played side by side", zoo="n_eval_envs", rllib="evaluation_num_env_runners")
+_row("", "an evaluation runs up to 16 environments", zoo="n_eval_envs", rllib="evaluation_num_env_runners")
 _row(
     "log.every",
     "policy steps over all environments",

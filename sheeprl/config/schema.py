@@ -119,7 +119,7 @@ class CheckpointConfig(Section):
     envs: bool | Literal["auto"] = Field(
         "auto",
         description="save the state of environments, so that a resumed run continues their episodes; tested at "
-        "the start by stepping two extra environments side by side; auto: for Gymnasium's and Atari's environments",
+        "the start with two extra environments; auto: for Gymnasium's and Atari's environments",
     )
     mirror: str | None = Field(
         None,

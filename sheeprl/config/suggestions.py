@@ -183,8 +183,8 @@ def _describe_value(key: str, detail: Mapping[str, Any], model: type[Config]) ->
     message = _MESSAGES.get(kind)
     if kind == "model_type" and key == "env":
         return f"env={shown(given)}: must be a section of settings; use env.id={shown(given)}"
-    if kind == "model_type" and isinstance(given, str) and (name := re.match(r"(\w+):(?=\S)", given)):
-        return f"{key}={shown(given)}: must be a section of settings; write a space after the colon of {name[1]}"
+    if kind == "model_type" and isinstance(given, str) and (parts := re.match(r"(\w+)(?::| +)(?=\S)(.+)", given)):
+        return f"{key}={shown(given)}: must be a section of settings; did you mean {parts[1]}: {parts[2]}?"
     if message is None:
         bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
         limit = next((f"must be {words} {context[name]:g}" for name, words in bounds.items() if name in context), None)

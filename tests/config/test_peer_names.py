@@ -76,3 +76,8 @@ def test_a_name_in_a_group_gets_a_hint(key, hint):
 def test_an_environment_without_its_group_gets_the_setting():
     tree = {"algo": {"name": "ppo"}, "env": "CartPole-v1"}
     assert inspect(tree)[1][0] == "env=CartPole-v1: must be a section of settings; use env.id=CartPole-v1"
+
+
+def test_an_algorithm_without_its_section_gets_the_setting():
+    tree = {"algo": "sac", "env": {"id": "CartPole-v1"}}
+    assert inspect(tree)[1][0] == "algo=sac: must be a section of settings with a name; use algo.name=sac"

@@ -64,7 +64,9 @@ def test_a_long_line_is_cut():
     assert len(caught.value.mistakes[0]) < 200
 
 
-def test_a_section_without_a_space_after_the_colon():
-    """A section without a space after the colon is text."""
-    tree = parse_yaml("algo: {name: ppo}\nenv: {id: CartPole-v1}\nrun:\n  seed:3\n", "mine.yaml")
-    assert inspect(tree)[1] == ["run=seed:3: must be a section of settings; write a space after the colon of seed"]
+@pytest.mark.parametrize("line", ["seed:3", "seed 3"])
+def test_a_single_setting_without_a_colon_or_without_its_space_is_text(line):
+    """A single setting without a colon, or without the space after it, is text."""
+    tree = parse_yaml(f"algo: {{name: ppo}}\nenv: {{id: CartPole-v1}}\nrun:\n  {line}\n", "mine.yaml")
+    (mistake,) = inspect(tree)[1]
+    assert mistake.endswith(f"{line}: must be a section of settings; did you mean seed: 3?")
