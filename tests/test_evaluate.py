@@ -150,6 +150,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_settings_of_the_environment_differ_from_those_of_the_run(checkpoint):
+    """Settings of the environment differ from those of the run."""
     changed = evaluate_checkpoint(checkpoint, 2, settings=["env.max_episode_steps=5", "env.id=CartPole-v0"])
     assert changed.lengths == [5, 5]
     with pytest.raises(ConfigError, match="nonsense"):
@@ -169,6 +170,7 @@ def test_settings_of_the_environment_differ_from_those_of_the_run(checkpoint):
     ],
 )
 def test_settings_that_an_evaluation_refuses(checkpoint, setting, said):
+    """Settings that an evaluation refuses."""
     with pytest.raises(ConfigError) as caught:
         evaluate_checkpoint(checkpoint, 2, settings=[setting])
     assert caught.value.mistakes[0].startswith(said)

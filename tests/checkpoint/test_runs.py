@@ -51,6 +51,7 @@ def test_runs_are_listed_once_with_the_newest_first(runs):
     ],
 )
 def test_the_status_is_that_of_the_end_event_and_of_the_lock(tmp_path, metrics, status):
+    """The status is that of the end event and of the lock."""
     make_run(tmp_path / "run", 100)
     (tmp_path / "run" / "metrics.jsonl").write_text(metrics)
     (run,) = find_runs(str(tmp_path))
@@ -63,6 +64,7 @@ def test_the_status_is_that_of_the_end_event_and_of_the_lock(tmp_path, metrics, 
 
 
 def test_runs_below_a_folder(runs, tmp_path):
+    """Runs below a folder."""
     assert [run.path for run in find_runs("runs")] == ["runs/grip"]
     assert [run.path for run in find_runs(str(tmp_path / "runs/grip"))] == ["runs/grip"]
     assert len(find_runs("logs")) == 3 and find_runs("configs") == []

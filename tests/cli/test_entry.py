@@ -481,6 +481,7 @@ def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
 
 
 def test_eval_names_the_setting_of_a_flag(sheeprl, evaluations):
+    """Eval names the setting of a flag."""
     done = sheeprl("eval", "logs/mine", "--max_episode_steps", "5")
     assert done.errors == ["--max-episode-steps: unknown flag; use env.max_episode_steps=VALUE (list: sheeprl eval -h)"]
 

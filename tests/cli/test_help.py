@@ -27,12 +27,14 @@ def test_help_shows_the_fifteen_settings_that_matter_and_an_example(sheeprl, arg
 
 @pytest.mark.parametrize("args", [PPOArgs, SACArgs])
 def test_an_algorithm_names_the_arguments_that_help_shows_first(args):
+    """An algorithm names the arguments that help shows first."""
     assert [flag.key for flag in Flags(args).first()][-7:] == [f"algo.{name}" for name in args.help_first]
     assert set(args.help_first) <= set(args.model_fields)
 
 
 @pytest.mark.parametrize("args", [PPOArgs, SACArgs])
 def test_help_cuts_no_name_on_a_terminal_of_80_columns(sheeprl, monkeypatch, args):
+    """Help cuts no name on a terminal of 80 columns."""
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
     out = sheeprl(args.algorithm.split(".")[2], "-h", "all").out
     rows = [line for line in out.splitlines() if line.startswith("│ --")]
@@ -42,6 +44,7 @@ def test_help_cuts_no_name_on_a_terminal_of_80_columns(sheeprl, monkeypatch, arg
 
 @pytest.mark.parametrize("words", [["-h"], ["-h", "all"], ["-h", "env"], ["--num_envs", "2"]])
 def test_help_and_messages_use_the_same_name(sheeprl, words):
+    """Help and messages use the same name."""
     done = sheeprl("ppo", *words)
     text = done.out + done.err
     assert "--env" in text and "--env_id" not in text and "--id" not in text

@@ -69,6 +69,7 @@ def test_another_name_is_refused_with_what_there_is(name, ending):
 
 
 def test_a_file_without_algorithm_or_environment_says_so(tmp_path):
+    """A file without algorithm or environment says so."""
     path = tmp_path / "mine.yaml"
     for text, content in (
         ("run: {seed: 1}", "no algo.name, no env.id"),

@@ -165,6 +165,7 @@ def test_a_dry_run_finds_the_mistakes_of_the_environment_and_the_folder(sheeprl,
 
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
 def test_a_dry_run_finds_missing_devices_and_folders_that_can_not_be_written(sheeprl, tmp_path, monkeypatch, mode):
+    """A dry run finds missing devices and folders that can't be written."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.delitem(sys.modules, "ray", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -184,6 +185,7 @@ def test_a_dry_run_finds_missing_devices_and_folders_that_can_not_be_written(she
 
 
 def test_a_dry_run_warns_of_more_ranks_than_cores(sheeprl, monkeypatch):
+    """A dry run warns of more ranks than cores."""
     monkeypatch.setattr("sheeprl.metrics.summary.available_cores", lambda: 2)
     done = sheeprl("run", "ppo", "--dry-run", "run.mode=coupled", "trainer.devices=4", "trainer.threads=1")
     assert "warning: 4 threads of the trainer share 2 cores: lower trainer.devices" in done.out
@@ -272,6 +274,7 @@ def test_resume_refuses_unknown_flags(sheeprl, training, run_dir):
 
 
 def test_replay_says_that_the_run_is_in_progress(sheeprl, monkeypatch, run_dir):
+    """Replay says that the run is in progress."""
     (tmp := Path(run_dir) / "record.jsonl").write_text('["begin", {"config": ""}]\n')
     done = sheeprl("replay", "@last")
     assert done.code == 2 and done.errors == [

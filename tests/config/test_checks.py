@@ -125,6 +125,7 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
 
 
 def test_checks_name_no_argument_of_one_algorithm():
+    """Checks name no argument of one algorithm."""
     source = Path(checks.__file__).read_text(encoding="utf-8")
     own = {name for args in (PPOArgs, SACArgs) for name in args.model_fields}
     general = {*OnPolicyArgs.model_fields, *OffPolicyArgs.model_fields}

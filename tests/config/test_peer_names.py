@@ -79,5 +79,6 @@ def test_an_environment_without_its_group_gets_the_setting():
 
 
 def test_an_algorithm_without_its_section_gets_the_setting():
+    """An algorithm without its section gets the setting."""
     tree = {"algo": "sac", "env": {"id": "CartPole-v1"}}
     assert inspect(tree)[1][0] == "algo=sac: must be a section of settings with a name; use algo.name=sac"

@@ -66,6 +66,7 @@ def test_the_address_of_a_dashboard_is_refused(mistakes):
 
 
 def test_a_local_ray_has_the_gpus_of_this_machine(mistakes, monkeypatch):
+    """A local ray has the gpus of this machine."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     cuda = {"trainer": {"accelerator": "cuda"}}
     (mistake,) = mistakes(cuda)
