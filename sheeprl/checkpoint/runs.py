@@ -15,13 +15,12 @@ from typing import Any
 
 from sheeprl.checkpoint.files import CONFIG, LOCK, METRICS
 from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked
+from sheeprl.metrics.summary import STATUS_NAMES
 from sheeprl.utils.errors import ConfigError
 
 LAST = "@last"
 LOGS_DEPTH = 4  # folders below logs that are searched: algorithm, environment, run
 LAST_BYTES = 2**16  # enough for the last line of a run's metrics
-STATUS = {"done": "finished", "interrupted": "stopped", "failed": "failed"}
-"""Status of a run by the status in its end event."""
 OTHER_DEPTH = 2  # folders below the working folder that are searched for runs with run.dir
 
 
@@ -64,7 +63,7 @@ class FoundRun:
         """
         if is_locked(self.folder):
             return "running"
-        return STATUS.get(str(last_event(self.folder).get("status")), "failed")
+        return STATUS_NAMES.get(str(last_event(self.folder).get("status")), "failed")
 
     @property
     def started_at(self) -> str:

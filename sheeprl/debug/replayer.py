@@ -133,7 +133,9 @@ def read_record(run_dir: Path) -> list[Leg]:
     """
     path = run_dir / RECORD
     if not path.is_file():
-        raise ConfigError([f"{run_dir}: has no {RECORD}; `sheeprl replay` needs a run with log.record=true"])
+        raise ConfigError(
+            [f"{run_dir}: has no {RECORD}; `sheeprl replay` needs a run with log.record=true that has begun"]
+        )
     lines = path.read_bytes().split(b"\n")
     legs: list[Leg] = []
     number = 0

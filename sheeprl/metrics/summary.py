@@ -10,6 +10,9 @@ from sheeprl.metrics.counters import Counters
 from sheeprl.metrics.time_breakdown import TimeBreakdown, describe, suggest
 from sheeprl.utils.errors import shell_command
 
+STATUS_NAMES = {"done": "finished", "interrupted": "stopped", "failed": "failed"}
+"""Words of messages for the status in a run's end event."""
+
 
 def opening_line(config: Config) -> str:
     """Describe algorithm, environment, workers and device of a run."""
@@ -66,8 +69,8 @@ def closing_lines(
     return [
         f"time: {describe(breakdown, config)}; start-up {startup_seconds:.1f} s"
         + (f"; {suggestion}" if suggestion else ""),
-        f"{status}: {counters.policy_steps:,} policy steps and {counters.gradient_steps:,} gradient steps in "
-        f"{seconds:.0f} s; {command}",
+        f"{STATUS_NAMES.get(status, status)}: {counters.policy_steps:,} policy steps and "
+        f"{counters.gradient_steps:,} gradient steps in {seconds:.0f} s; {command}",
     ]
 
 

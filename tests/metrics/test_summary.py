@@ -71,8 +71,11 @@ def test_the_opening_line_describes_the_run(cores):
     )
 
 
-@pytest.mark.parametrize(("status", "command"), [("done", "eval"), ("interrupted", "resume"), ("failed", "resume")])
-def test_the_closing_lines_end_with_the_next_command(status, command):
+@pytest.mark.parametrize(
+    ("status", "shown", "command"),
+    [("done", "finished", "eval"), ("interrupted", "stopped", "resume"), ("failed", "failed", "resume")],
+)
+def test_the_closing_lines_end_with_the_next_command(status, shown, command):
     """The closing lines have the time breakdown, the result and the next command."""
     breakdown = TimeBreakdown(4.0, updating=2.0)
     lines = summary.closing_lines(
@@ -80,5 +83,5 @@ def test_the_closing_lines_end_with_the_next_command(status, command):
     )
     assert lines == [
         "time: updating 50 %, other 50 %; players idle 0 %; start-up 3.2 s",
-        f"{status}: 1,000 policy steps and 20 gradient steps in 4 s; sheeprl {command} 'my runs/a'",
+        f"{shown}: 1,000 policy steps and 20 gradient steps in 4 s; sheeprl {command} 'my runs/a'",
     ]
