@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from sheeprl.actors.evaluation import LANES, Evaluation, describe_cut, eval_seeds, play_episodes
 from sheeprl.envs.timeout import StepWatch
 from sheeprl.utils.gc_control import importing
 from sheeprl.utils.process import StopSignals, exclusive
 
-__all__ = ["describe_cut", "evaluate_checkpoint"]
+if TYPE_CHECKING:
+    from sheeprl.config.schema import Config
+    from sheeprl.envs.transforms import Spaces
+
+__all__ = ["SETTINGS", "describe_cut", "evaluate_checkpoint"]
+
+SETTINGS = ("env.id", "env.kwargs", "env.wrappers", "env.max_episode_steps", "eval.explore")
+"""Settings that an evaluation can change."""
+
+OPTIONS = {
+    "env.capture_video": "--video",
+    "eval.episodes": "--episodes",
+    "eval.step_limit": "--step-limit",
+    "run.seed": "--seed",
+}
+"""Settings for which an evaluation has options."""
 
 
 def evaluate_checkpoint(
-    path: str, episodes: int, seed: int | None = None, video: bool = False, step_limit: int | None = None
+    path: str,
+    episodes: int,
+    seed: int | None = None,
+    video: bool = False,
+    step_limit: int | None = None,
+    settings: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate the policy of a checkpoint or of a run's newest checkpoint.
 
@@ -24,17 +46,21 @@ def evaluate_checkpoint(
         seed: the start seeds are derived from it; default `run.seed`.
         video: record the episodes of one environment in the folder `videos` of the run.
         step_limit: steps after which an episode is cut; default `eval.step_limit`.
+        settings: settings of the environment that differ from those of the run, each as `env.key=value`.
 
     Raises:
-        ConfigError: the checkpoint doesn't exist, or its environment can't be created.
+        ConfigError: the checkpoint doesn't exist, its environment can't be created, or a setting is wrong or changes
+            the environment's spaces.
         RunFailedError: this process has a run or another evaluation, or the environment returned something that its
             interface or its spaces exclude.
     """
     with exclusive("the evaluation"), StopSignals():
-        return _evaluate(path, episodes, seed, video, step_limit)
+        return _evaluate(path, episodes, seed, video, step_limit, settings)
 
 
-def _evaluate(path: str, episodes: int, seed: int | None, video: bool, step_limit: int | None) -> Evaluation:
+def _evaluate(
+    path: str, episodes: int, seed: int | None, video: bool, step_limit: int | None, settings: Sequence[str]
+) -> Evaluation:
     """Evaluate a policy, alone in this process."""
     with importing():
         import torch
@@ -52,8 +78,9 @@ def _evaluate(path: str, episodes: int, seed: int | None, video: bool, step_limi
     if episodes < 1:
         raise ConfigError([f"episodes={episodes}: must be at least 1"])
     run_dir, checkpoint = find_checkpoint(path)
-    config = validate(read_config(run_dir))
-    env = config.eval_env
+    trained = validate(read_config(run_dir))
+    config = _changed(trained, settings)
+    env = config.env
     try:
         filmed = [make_env(env, "rgb_array") for _ in range(video)]  # the first, which selects how to render
         envs = make_eval_envs(env, min(episodes, LANES) - video, least=1 - video)
@@ -62,7 +89,10 @@ def _evaluate(path: str, episodes: int, seed: int | None, video: bool, step_limi
         raise ConfigError([str(error)]) from error
     if wrappers := with_statistics(envs[0]):
         print(f"warning: {describe(wrappers)}", file=sys.stderr)
-    algorithm = build_algorithm(config.algo, spaces_of(envs[0]))
+    spaces = spaces_of(envs[0])
+    if config.env != trained.env:
+        _check_spaces(trained, config, spaces)
+    algorithm = build_algorithm(config.algo, spaces)
     agent = algorithm.build_agent()
     try:
         state = torch.load(checkpoint / "agent.pt", map_location="cpu", weights_only=True)
@@ -80,3 +110,68 @@ def _evaluate(path: str, episodes: int, seed: int | None, video: bool, step_limi
     except ResultError as error:
         raise RunFailedError(f"{env.id}, evaluation: {error}") from error
     return replace(played, policy_steps=read_counters(checkpoint).policy_steps)
+
+
+def _changed(config: Config, settings: Sequence[str]) -> Config:
+    """Return a run's configuration with the environment of its evaluations, and with other settings of it.
+
+    Raises:
+        ConfigError: a setting is wrong, or isn't one of the environment.
+    """
+    from sheeprl.config.loading import apply_overrides, validate
+    from sheeprl.utils.errors import ConfigError
+
+    tree = config.to_tree() | {"env": config.eval_env.to_tree()}
+    tree["eval"]["env"] = {}
+    known = [*SETTINGS, *OPTIONS, "env.num_envs", "env.vectorization"]
+    mistakes = []
+    for key in [setting.partition("=")[0] for setting in settings if "=" in setting]:
+        part = next((name for name in known if f"{key}.".startswith(f"{name}.")), None)
+        if part in OPTIONS:
+            mistakes.append(f"{key}: use {OPTIONS[part]}")
+        elif part not in SETTINGS and (part or not key.startswith("env.")):
+            mistakes.append(f"{key}: can't change in an evaluation; it takes {', '.join(SETTINGS)}")
+    try:
+        apply_overrides(tree, settings)
+    except ConfigError as error:
+        mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+    return validate(tree)
+
+
+def _check_spaces(trained: Config, config: Config, spaces: Spaces) -> None:
+    """Check that a changed environment has the spaces with which the policy was trained.
+
+    Raises:
+        ConfigError: it has other spaces.
+    """
+    from sheeprl.envs.make import EnvSettingsError, make_env, spaces_of
+    from sheeprl.envs.snapshot import close_quietly
+    from sheeprl.envs.transforms import without_bounds
+    from sheeprl.utils.errors import ConfigError
+
+    try:
+        env = make_env(trained.env)
+    except EnvSettingsError:  # not on this machine; loading the agent checks the sizes
+        return
+    before = spaces_of(env)
+    close_quietly(env)
+    pairs: list[tuple[str, Any, Any]] = [
+        ("observations", without_bounds(before.observation), without_bounds(spaces.observation)),
+        ("actions", before.action, spaces.action),
+    ]
+    changed = [f"env.{name}" for name in type(config.env).model_fields if _differs(name, trained, config)]
+    mistakes = [
+        f"{' and '.join(changed)}: the {name} are {after}, but the policy was trained with {old}; use an environment "
+        f"with the spaces of {trained.env.id}"
+        for name, old, after in pairs
+        if old != after
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _differs(name: str, one: Config, other: Config) -> bool:
+    """Return whether a setting of the environment differs."""
+    return bool(getattr(one.env, name) != getattr(other.env, name))

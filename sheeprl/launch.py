@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy
 from sheeprl.checkpoint.resume import RunDir, clear_other_layout, first_incarnations, open_run_dir
-from sheeprl.checkpoint.run_dir import checkpoints, lock_run_dir, replay_folder, video_folder, write_config
+from sheeprl.checkpoint.run_dir import (
+    checkpoints,
+    folder_mistakes,
+    lock_run_dir,
+    replay_folder,
+    video_folder,
+    write_config,
+)
 from sheeprl.config.schema import Config
 from sheeprl.driver.control import START_OVER, Control
 from sheeprl.driver.workers import Workers
@@ -98,6 +105,27 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
                 _say(f"warning: {warning}")
         train = _train_coupled if resolved.config.is_coupled else _train_decoupled
         return train(resolved.config, resolved.spaces, startup, Control(signals))
+
+
+def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
+    """Check a nested mapping of settings, the folders and the devices of this machine, and start nothing.
+
+    Returns:
+        The resolved configuration, and one warning a line.
+
+    Raises:
+        ConfigError: the settings have mistakes, all of which it lists.
+    """
+    from sheeprl.actors.ray import environment
+    from sheeprl.config.checks import check
+
+    resolved = check(tree)
+    config = resolved.config
+    mistakes = [*folder_mistakes(config), *(() if config.is_coupled else environment.mistakes(config))]
+    if mistakes:
+        raise ConfigError(mistakes)
+    warnings = [*resolved.warnings, *filter(None, [core_warning(config)])]
+    return config, warnings
 
 
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from sheeprl import ConfigError
 from sheeprl.actors.evaluation import describe_cut, eval_seeds, play_episodes
 from sheeprl.algos.base import PolicyOutput
 from sheeprl.envs.timeout import StepWatch, StoppedError, StopRequest
 from sheeprl.envs.transforms import action_space, observation_space
+from sheeprl.evaluate import evaluate_checkpoint
 from tests.helpers.envs import Counting
+from tests.helpers.runs import run
 
 SEEDS = [11, 5, 23, 8, 2, 40, 17]
 
@@ -136,3 +139,38 @@ def test_eval_seeds_are_fixed_and_all_different():
     assert eval_seeds(7, 20)[:5] == eval_seeds(7, 5)  # more episodes keep the first ones
     assert len(set(eval_seeds(7, 1000))) == 1000
     assert not set(eval_seeds(7, 20)) & set(eval_seeds(8, 20))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Return the folder of a run."""
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    run(folder, "ppo", "run.mode=coupled", "run.total_steps=64", "algo.rollout_steps=32", "env.num_envs=2")
+    return str(folder)
+
+
+def test_settings_of_the_environment_differ_from_those_of_the_run(checkpoint):
+    """Settings of the environment differ from those of the run."""
+    changed = evaluate_checkpoint(checkpoint, 2, settings=["env.max_episode_steps=5", "env.id=CartPole-v0"])
+    assert changed.lengths == [5, 5]
+    with pytest.raises(ConfigError, match="nonsense"):
+        evaluate_checkpoint(checkpoint, 2, settings=["env.kwargs.nonsense=3"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("env.id=Pendulum-v1", "env.id: the observations are Box"),
+        ("env.wrappers=[gymnasium.wrappers:FrameStackObservation]", "env.wrappers"),
+        ("env.wrapers=[]", "env.wrapers: unknown setting; did you mean env.wrappers?"),
+        ("env.num_envs=3", "env.num_envs: can't change in an evaluation; it takes env.id, env.kwargs, env.wrappers, "),
+        ("algo.gamma=3", "algo.gamma: can't change in an evaluation; it takes env.id, "),
+        ("eval.episodes=3", "eval.episodes: use --episodes"),
+        ("gravity", "'gravity': isn't a setting; use key=value"),
+    ],
+)
+def test_settings_that_an_evaluation_refuses(checkpoint, setting, said):
+    """Settings that an evaluation refuses."""
+    with pytest.raises(ConfigError) as caught:
+        evaluate_checkpoint(checkpoint, 2, settings=[setting])
+    assert caught.value.mistakes[0].startswith(said)

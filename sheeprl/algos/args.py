@@ -121,6 +121,8 @@ class AlgoArgs(Section):
     """Supported kinds of actions."""
     bounded_actions: ClassVar[bool] = False
     """Continuous actions must have finite bounds."""
+    help_first: ClassVar[tuple[str, ...]] = ()
+    """Arguments that `sheeprl NAME -h` shows first, by importance."""
 
     name: str = Field(description="algorithm: a registered name, or package.module:Class")
 

@@ -24,6 +24,7 @@ from sheeprl.checkpoint.run_dir import (
 )
 from sheeprl.config.loading import apply_overrides, get_value, inspect
 from sheeprl.config.schema import Config, structural_keys
+from sheeprl.config.suggestions import shown
 from sheeprl.driver.players import PlayerState
 from sheeprl.metrics.counters import Counters
 from sheeprl.metrics.time_breakdown import StartupTimer
@@ -233,7 +234,7 @@ def fetch_run(url: str, overrides: Sequence[str] = ()) -> Path:
 
     Args:
         url: the URL of the run in the remote store.
-        overrides: `group.key=value`; `run.dir` names the new folder.
+        overrides: settings, each as `section.key=value`; `run.dir` names the new folder.
 
     Raises:
         ConfigError: the store has no checkpoint of the run, or the folder already contains a run.
@@ -261,10 +262,10 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         run_dir: the run folder, or its URL in a remote store.
-        overrides: `group.key=value`.
+        overrides: settings, each as `section.key=value`.
 
     Raises:
-        ConfigError: the run or its checkpoint doesn't exist, or an override changes a fixed setting.
+        ConfigError: the run or its checkpoint doesn't exist, or a setting can't change.
     """
     if "://" in run_dir:
         run_dir = str(fetch_run(run_dir, overrides))
@@ -284,6 +285,18 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     changed = [key for key in changed if get_value(tree, key) != get_value(before, key)]
     # The texts are equal if both values contain NaN, which isn't equal to itself.
     if changed := [key for key in changed if repr(get_value(tree, key)) != repr(get_value(before, key))]:
-        raise ConfigError([f"{key}: can't change in a resumed run; use {get_value(before, key)!r}" for key in changed])
+        raise ConfigError([_fixed(key, tree, before, folder) for key in changed])
     tree.setdefault("run", {}).update(dir=str(folder), resume=True)
     return tree
+
+
+def _fixed(key: str, tree: dict[str, Any], before: dict[str, Any], folder: Path) -> str:
+    """Return the mistake of a setting that a resumed run can't change."""
+    value, old = get_value(tree, key), get_value(before, key)
+    if key == "run.dir":
+        advice = f"leave it out: the run continues in {folder}; to continue in a copy, copy that folder and resume it"
+    elif key == "run.resume" or old is None:
+        advice = "leave it out"
+    else:
+        advice = f"leave it out, or use {shown(old)}"
+    return f"{key}={shown(value)}: can't change in a resumed run; {advice}"

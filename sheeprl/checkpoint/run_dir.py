@@ -21,6 +21,7 @@ from sheeprl.checkpoint.files import CONFIG, LOCK, write_atomically
 from sheeprl.config.schema import Config
 from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.utils.errors import ConfigError, shell_command
+from sheeprl.utils.folders import why_not_writable
 
 
 @contextmanager
@@ -112,6 +113,27 @@ def check_run_dir(config: Config) -> None:
         raise ConfigError([f"run.dir={named}: exists and isn't an empty folder; use another run.dir"])
 
 
+def folder_mistakes(config: Config) -> Iterator[str]:
+    """Yield a mistake for each folder that a run can't use; create and lock nothing."""
+    named = config.run.dir
+    folder = base_folder() / "logs" if named is None else named_folder(named)
+    if config.run.resume:
+        if is_locked(folder):
+            yield _in_use(folder)
+    else:
+        try:
+            check_run_dir(config)
+        except ConfigError as error:
+            yield from error.mistakes
+            return
+    if reason := why_not_writable(folder):
+        yield f"run.dir={named or folder}: can't be written: {reason}; use another run.dir"
+    if config.buffer.memmap and config.buffer.dir is not None:
+        buffer = Path(config.buffer.dir).expanduser().resolve()
+        if reason := why_not_writable(buffer):
+            yield f"buffer.dir={config.buffer.dir}: can't be written: {reason}; use another buffer.dir"
+
+
 def _make_numbered(folder: Path) -> Path:
     """Create a folder, with a number after its name if a run of the same second has the name."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -154,17 +176,46 @@ def locked(run_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError([f"run.dir={run_dir}: isn't writable: {error.strerror}"]) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                [f"run.dir={run_dir}: another process is using it; stop that process or use another run.dir"]
-            ) from error
-        except OSError:  # the file system has no locks
-            pass
+        if not _take_lock(descriptor):
+            raise ConfigError([_in_use(run_dir)])
         yield
     finally:
         os.close(descriptor)
+
+
+def is_locked(run_dir: Path) -> bool:
+    """Return True if a process uses the run folder; False if its file system has no locks."""
+    try:
+        descriptor = os.open(run_dir / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _take_lock(descriptor, fcntl.LOCK_SH, tries=1)
+    finally:
+        os.close(descriptor)
+
+
+def _take_lock(descriptor: int, kind: int = fcntl.LOCK_EX, tries: int = 5) -> bool:
+    """Lock a file and return True; return False if another process has the lock.
+
+    Several tries, since `is_locked` has the lock for a moment.
+    """
+    for again in reversed(range(tries)):
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if not again:
+                return False
+            time.sleep(0.02)
+        except OSError:  # the file system has no locks
+            break
+    return True
+
+
+def _in_use(run_dir: Path) -> str:
+    """Return the mistake of a folder that another process uses."""
+    return f"run.dir={run_dir}: another process is using it; stop that process or use another run.dir"
 
 
 def find_checkpoint(path: str) -> tuple[Path, Path]:

@@ -5,18 +5,22 @@ This module imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sheeprl.checkpoint.files import CONFIG, LOCK, METRICS
-from sheeprl.checkpoint.run_dir import base_folder, checkpoints
+from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked
+from sheeprl.metrics.summary import STATUS_NAMES
 from sheeprl.utils.errors import ConfigError
 
 LAST = "@last"
 LOGS_DEPTH = 4  # folders below logs that are searched: algorithm, environment, run
+LAST_BYTES = 2**16  # enough for the last line of a run's metrics
 OTHER_DEPTH = 2  # folders below the working folder that are searched for runs with run.dir
 
 
@@ -35,6 +39,8 @@ class FoundRun:
     @property
     def name(self) -> str:
         """Return the path below the working folder, or below its folder `logs`."""
+        if not self.folder.is_relative_to(base_folder()):
+            return str(self.folder)
         path = self.folder.relative_to(base_folder())
         return str(path.relative_to("logs")) if path.parts[0] == "logs" and len(path.parts) > 1 else str(path)
 
@@ -45,15 +51,43 @@ class FoundRun:
         return int(found[-1].name[5:]) if found else None
 
     @property
+    def path(self) -> str:
+        """Return the path, relative to the working folder if the run is below it."""
+        return os.path.relpath(self.folder) if self.folder.is_relative_to(Path.cwd()) else str(self.folder)
+
+    @property
+    def status(self) -> str:
+        """Return `running`, or how the run ended: `finished`, `stopped` or `failed`.
+
+        A run that was killed has no end event; it failed.
+        """
+        if is_locked(self.folder):
+            return "running"
+        return STATUS_NAMES.get(str(last_event(self.folder).get("status")), "failed")
+
+    @property
     def started_at(self) -> str:
         """Return the time of the start, for a list."""
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(self.started))
 
 
-def find_runs() -> list[FoundRun]:
-    """Return the runs in `logs` and in folders of the working folder, the newest first."""
+def find_runs(below: str | None = None) -> list[FoundRun]:
+    """Return the runs in a folder, the newest first.
+
+    Args:
+        below: the folder, or that of a single run; None for `logs` and the folders of the working folder.
+
+    Raises:
+        ConfigError: the folder doesn't exist.
+    """
     base = base_folder()
-    folders = dict.fromkeys([*_search(base / "logs", LOGS_DEPTH), *_search(base, OTHER_DEPTH)])
+    if below is None:
+        folders = dict.fromkeys([*_search(base / "logs", LOGS_DEPTH), *_search(base, OTHER_DEPTH)])
+    else:
+        folder = Path(below).expanduser().absolute()
+        if not folder.is_dir():
+            raise ConfigError([f"{below}: no such folder"])
+        folders = dict.fromkeys([folder] if is_run(folder) else _search(folder, LOGS_DEPTH))
     found = [FoundRun(folder, (folder / CONFIG).stat().st_mtime) for folder in folders]
     return sorted(found, key=lambda run: (-run.started, run.name))
 
@@ -92,7 +126,7 @@ def resolve_run(name: str) -> str:
     runs = find_runs()
     if not runs:
         raise ConfigError([f"{name}: no run in {base_folder()}; run the command in the folder that contains logs"])
-    return _shown(runs[0]) + name.removeprefix(LAST)
+    return runs[0].path + name.removeprefix(LAST)
 
 
 def _by_prefix(name: str) -> str:
@@ -104,9 +138,15 @@ def _by_prefix(name: str) -> str:
     if len(matches) > 1:
         several = ", ".join(run.name for run in matches[:5]) + (", …" if len(matches) > 5 else "")
         raise ConfigError([f"{name}: {len(matches)} runs start so ({several}); use a longer prefix or @last"])
-    return _shown(matches[0]) if matches and start else name
+    return matches[0].path if matches and start else name
 
 
-def _shown(run: FoundRun) -> str:
-    """Return the path of a run, relative to the working folder if the run is below it."""
-    return os.path.relpath(run.folder) if run.folder.is_relative_to(Path.cwd()) else str(run.folder)
+def last_event(run_dir: Path) -> dict[str, Any]:
+    """Return the last line of a run's metrics if it is an event, else an empty mapping."""
+    try:
+        with (run_dir / METRICS).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
+            event = json.loads(file.read().splitlines()[-1])
+    except (OSError, ValueError, IndexError):  # no file, no line, or an incomplete one
+        return {}
+    return event if isinstance(event, dict) and "event" in event else {}

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -64,6 +65,15 @@ def evaluate(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="env.key=value",
+            help="settings of the environment that differ from the run's, such as env.kwargs.gravity=9.8 or env.id of "
+            "an environment with the same spaces",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Evaluate a saved policy and print its mean return ± standard deviation."""
     from sheeprl.checkpoint.runs import resolve_run
@@ -71,7 +81,7 @@ def evaluate(
     with _only_result_on_stdout() as stdout:
         from sheeprl.evaluate import describe_cut, evaluate_checkpoint
 
-        result = evaluate_checkpoint(resolve_run(path), episodes, seed, video, step_limit)
+        result = evaluate_checkpoint(resolve_run(path), episodes, seed, video, step_limit, settings or [])
         if result.cut:
             typer.echo(f"warning: {describe_cut(result)}", err=True)
         if as_json:
@@ -123,10 +133,14 @@ def replay(
     ] = None,
 ) -> None:
     """Re-execute a recorded run in one process, and compare it bit by bit with the recording."""
+    from sheeprl.checkpoint.run_dir import is_locked
     from sheeprl.checkpoint.runs import resolve_run
     from sheeprl.debug.replayer import replay_run
 
-    replayed = replay_run(resolve_run(run_dir), until_step, out, typer.echo)
+    folder = resolve_run(run_dir)
+    if is_locked(Path(folder).expanduser()):
+        typer.echo("warning: the run is in progress; only the calls recorded so far are re-executed", err=True)
+    replayed = replay_run(folder, until_step, out, typer.echo)
     if replayed.difference is not None:
         print_error(f"re-execution differs: {replayed.difference}")
         raise typer.Exit(FAILED)
@@ -136,22 +150,30 @@ def replay(
     )
 
 
-def list_runs() -> None:
-    """List the runs in the working folder and its folder logs, the newest first."""
+def list_runs(
+    folder: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FOLDER", help="list the runs below it; default: the working folder and logs", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """List the runs in a folder with their status, the newest first."""
     from sheeprl.checkpoint.run_dir import base_folder, read_config
     from sheeprl.checkpoint.runs import find_runs
 
-    rows = [("run", "started", "algorithm", "environment", "policy steps saved")]
-    for run in find_runs():
+    rows = [("run", "started", "status", "algorithm", "environment", "policy steps saved")]
+    for run in find_runs(folder):
         try:
             tree = read_config(run.folder)
         except ConfigError:  # a damaged file must not hide the other runs
             tree = {}
         algorithm, env = (str(get_value(tree, key) or "?") for key in ("algo.name", "env.id"))
         steps = "none" if run.policy_steps is None else f"{run.policy_steps:,}"
-        rows.append((run.name, run.started_at, algorithm, env, steps))
+        name = run.name if folder is None else run.path
+        rows.append((name, run.started_at, run.status, algorithm, env, steps))
     if len(rows) == 1:
-        typer.echo(f"no run in {base_folder()}; start one with sheeprl train ppo")
+        typer.echo(f"no run in {folder or base_folder()}; start one with sheeprl train ppo")
     else:
         _print_table(rows)
 

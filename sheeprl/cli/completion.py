@@ -66,7 +66,7 @@ def complete_run(incomplete: str) -> list[str]:
 
 
 def complete_setting(incomplete: str) -> list[str]:
-    """Return the overrides `key=` that begin so, and the values after `key=`."""
+    """Return the settings `key=` that begin so, and the values after `key=`."""
     model = flags_for(words_to_complete() or []).model
     key, equals, _ = incomplete.partition("=")
     if not equals:

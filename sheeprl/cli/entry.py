@@ -14,7 +14,7 @@ from sheeprl.cli.completion import flags_for, words_to_complete
 from sheeprl.cli.names import is_algorithm, shipped_files
 from sheeprl.cli.report import report
 from sheeprl.cli.training import Session
-from sheeprl.cli.words import take_switch
+from sheeprl.cli.words import ENV_ID, take_switch
 from sheeprl.config.suggestions import nearest
 from sheeprl.utils.errors import ConfigError, shell_command
 from sheeprl.utils.gc_control import leave_to_the_end
@@ -27,6 +27,7 @@ WITH_SETTINGS: dict[str, Callable[[list[str], Session], int]] = {
 }
 
 HELP_FLAGS = ("-h", "--help")
+PROGRAM_FLAGS = (*HELP_FLAGS, "-V", "--version", "--sheeprl_help", "--install-completion", "--show-completion")
 
 OTHER_WORDS = {
     "list": "use sheeprl ls for runs, sheeprl algos or sheeprl configs",
@@ -76,9 +77,10 @@ def _run(words: list[str], session: Session) -> int:
     command = next((word for word in words if not word.startswith("-")), None)
     _check_command(command)
     if command is None or words[0] != command:
+        _check_first(words)
         return _call(help_texts.make_app(), words or ["--help"])
     if not _has_settings(command):
-        return _call(help_texts.make_app(), words)
+        return _call(help_texts.make_app(), [_hyphenated(word) for word in words])
     rest = words[1:]
     if position := next((place for place, word in enumerate(rest, 1) if word in HELP_FLAGS), None):
         return _settings_help(command, rest[: position - 1], rest[position:])
@@ -90,6 +92,12 @@ def _call(app: Callable[..., object], words: list[str]) -> int:
     """Call the application of typer and return the exit code."""
     code = app(args=words, prog_name="sheeprl", standalone_mode=False)
     return code if isinstance(code, int) else 0
+
+
+def _hyphenated(word: str) -> str:
+    """Return an option with hyphens for underscores, which the other commands accept alike; other words unchanged."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
 
 
 def _has_settings(command: str) -> bool:
@@ -132,6 +140,25 @@ def _settings_help(command: str, before: list[str], after: list[str]) -> int:
     return _call(help_texts.settings_app(command, flags, topic, listing), [command, "--help"])
 
 
+def _check_first(words: list[str]) -> None:
+    """Check that a flag before the command is one of the program.
+
+    Raises:
+        ConfigError: it belongs after a command.
+    """
+    if not words or words[0].partition("=")[0] in PROGRAM_FLAGS:
+        return
+    name = words[0].partition("=")[0]
+    if name == "-v":
+        raise ConfigError(["-v: unknown flag; use -V or sheeprl version"])
+    known = [flag.removeprefix("--") for flag in PROGRAM_FLAGS]
+    hint = (
+        nearest(name.lstrip("-"), known, "--")
+        or "; flags follow the command, as in sheeprl train ppo --env CartPole-v1"
+    )
+    raise ConfigError([f"{name}: unknown flag{hint} (list: sheeprl -h)"])
+
+
 def _check_command(command: str | None) -> None:
     """Check that a command exists.
 
@@ -148,6 +175,8 @@ def _check_command(command: str | None) -> None:
         reason = f"; use sheeprl train {value if name == 'exp' else 'NAME ' + command}"
     elif is_algorithm(command):
         reason = f"; use sheeprl train {command}"
+    elif re.fullmatch(ENV_ID, command):
+        reason = f"; use sheeprl train ppo --env {command}"
     elif command in OTHER_WORDS:
         reason = f"; {OTHER_WORDS[command]}"
     else:

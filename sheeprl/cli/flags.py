@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -12,9 +11,6 @@ from pydantic.fields import FieldInfo
 
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.config.schema import config_class, leaves
-
-NICKNAMES = {"env.id": "env"}
-"""Names besides those that follow from the key."""
 
 OWN_FLAGS = ("config", "help", "dry_run", "diff", "traceback")
 """Flags of the commands themselves; no setting is named so."""
@@ -29,13 +25,7 @@ FIRST = {
     "players.num": "players_num",
     "trainer.accelerator": "accelerator",
 }
-"""Settings that help shows first, besides those of the algorithm, by the name that it shows."""
-
-FIRST_OF_ALGORITHMS = (
-    *("learning_rate", "actor_lr", "critic_lr", "gamma", "batch_size", "rollout_steps", "replay_ratio"),
-    *("learning_starts", "epochs", "clip", "hidden_sizes"),
-)
-"""Arguments of algorithms that help shows first, by importance."""
+"""Settings that help shows first, besides those of the algorithm, with their names as flags."""
 
 FILL = (
     *("eval.every", "checkpoint.every", "log.every", "trainer.devices"),
@@ -56,23 +46,24 @@ class Flag:
     """Accepted names without dashes, the shortest first; hyphens may replace underscores."""
 
     @property
-    def group(self) -> str:
-        """Return the group of the setting."""
+    def section(self) -> str:
+        """Return the section of the setting."""
         return self.key.partition(".")[0]
 
     @property
-    def shown(self) -> tuple[str, ...]:
-        """Return the names in the help text; a very short name also appears with its group (`--id, --env_id`)."""
+    def name(self) -> str:
+        """Return the name in help and messages; a very short one has its section (`buffer_size`)."""
+        if self.key == "env.id" or FIRST.get(self.key) in self.names:
+            return FIRST[self.key]
         leaf = self.names[0]
-        short = (len(leaf) <= 4 or leaf == "checkpoint") and self.group != "algo"
-        return self.names[:2] if short else self.names[:1]
+        short = (len(leaf) <= 4 or leaf == "checkpoint") and self.section != "algo"
+        return self.names[1] if short else leaf
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Return the accepted names that help doesn't show."""
-        nickname = [NICKNAMES[self.key]] if self.key in NICKNAMES else []
-        every = dict.fromkeys([*self.names, *(name.replace("_", "-") for name in self.names), *nickname])
-        return tuple(name for name in every if name not in self.shown)
+        """Return the other accepted names."""
+        every = dict.fromkeys([*self.names, *(name.replace("_", "-") for name in (*self.names, self.name))])
+        return tuple(name for name in every if name != self.name)
 
     @property
     def is_switch(self) -> bool:
@@ -115,7 +106,7 @@ class Flags:
         self.args, self.model = args, config_class(args)
         self.every = flags_of(args)
         self.by_key = {flag.key: flag for flag in self.every}
-        self._by_name = {_plain(name): flag for flag in self.every for name in (*flag.names, *flag.aliases)}
+        self._by_name = {_plain(name): flag for flag in self.every for name in (flag.name, *flag.aliases)}
 
     def find(self, name: str) -> tuple[Flag | None, bool]:
         """Return the flag of a name without dashes, None if there is none; and whether `no-` precedes the name."""
@@ -129,13 +120,12 @@ class Flags:
         """Return a key as its flag, with dashes; a key that has no flag as it is."""
         key, equals, value = key.partition("=")
         flag = self.by_key.get(key)
-        name = FIRST[key] if key in FIRST and key != "env.id" else flag and flag.shown[-1]
-        return f"--{name}{equals}{value}" if flag else f"{key}{equals}{value}"
+        return f"--{flag.name}{equals}{value}" if flag else f"{key}{equals}{value}"
 
     def first(self) -> list[Flag]:
         """Return the fifteen flags that help shows first: general ones, then those of the algorithm."""
-        own = [flag.key for flag in self.every if flag.group == "algo"]
-        important = [f"algo.{name}" for name in FIRST_OF_ALGORITHMS]
+        own = [flag.key for flag in self.every if flag.section == "algo"]
+        important = [f"algo.{name}" for name in self.args.help_first]
         own.sort(key=lambda key: important.index(key) if key in important else len(important))
         return [self.by_key[key] for key in [*FIRST, *own, *FILL][:FIFTEEN]]
 
@@ -154,16 +144,11 @@ def flags_of(args: type[AlgoArgs]) -> list[Flag]:
     """Return a flag for every setting, named by its key, and by `leaf` and `group_leaf` where these are unique."""
     settings = [(key, field) for key, field in leaves(config_class(args)) if key != "algo.name"]
     claims = Counter(name for key, _ in settings for name in dict.fromkeys(_candidates(key)))
-    claims.update([*OWN_FLAGS, *NICKNAMES.values()] * 2)
+    claims.update([*OWN_FLAGS, FIRST["env.id"]] * 2)
     return [
         Flag(key, field, tuple(name for name in _candidates(key) if "." in name or claims[name] == 1))
         for key, field in settings
     ]
-
-
-def dashed(names: Sequence[str]) -> list[str]:
-    """Return the names with leading dashes."""
-    return [f"--{name}" for name in names]
 
 
 def type_name(annotation: Any) -> str:

@@ -11,8 +11,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from sheeprl.algos import registry
 from sheeprl.cli import commands
-from sheeprl.cli.completion import complete_name, complete_run, complete_setting, values_of
-from sheeprl.cli.flags import FIRST, Flag, Flags, dashed, type_name
+from sheeprl.cli.completion import complete_name, complete_run, complete_setting, values_of, words_to_complete
+from sheeprl.cli.flags import Flag, Flags, type_name
 from sheeprl.cli.names import shipped_files
 from sheeprl.cli.report import EXIT_CODES
 from sheeprl.config.schema import Config
@@ -29,6 +29,8 @@ sheeprl COMMAND -h                       help with an example; sheeprl -h exit: 
 
 --traceback on every command shows the traceback of an unexpected error."""
 TRACEBACK = "--traceback shows the traceback of an unexpected error."
+
+SWITCHES = "A setting that is true|false is also a switch: --capture_video, --no-capture_video."
 
 SECTIONS = tuple(Config.model_fields)
 TOPICS = ("all", *SECTIONS)
@@ -90,7 +92,7 @@ def make_app(
         command: the command on the command line.
         flags: the settings in the help of this command.
         epilog: the text below its options.
-        panel: the title above the settings; None for one title per group.
+        panel: the title above the settings; None for one title per section.
     """
     settings = {"help_option_names": ["-h", "--help"]}
     app = typer.Typer(
@@ -157,7 +159,7 @@ def settings_app(command: str, flags: Flags, topic: str | None, listing: str) ->
     if topic is None:
         chosen = flags.first()
     elif topic in TOPICS:
-        chosen = [flag for flag in flags.every if topic in ("all", flag.group)]
+        chosen = [flag for flag in flags.every if topic in ("all", flag.section)]
     else:
         mistake = f"-h {topic}: no such section{nearest(topic, TOPICS)} (use {', '.join(TOPICS)} or exit)"
         raise ConfigError([mistake])
@@ -165,7 +167,8 @@ def settings_app(command: str, flags: Flags, topic: str | None, listing: str) ->
     example = EXAMPLES.get(command, f"sheeprl {command} --env {env} --seed 3 run.total_steps=50000")
     more = f"{listing} -h all: all {len(flags.every)} settings; -h SECTION: those of {', '.join(SECTIONS)}"
     panel = None if topic else "The settings that matter"
-    return make_app(command, chosen, f"Example: {example}\n\nMore: {more}\n\n{TRACEBACK}", panel)
+    epilog = "\n\n".join([f"Example: {example}", f"More: {more}", SWITCHES, TRACEBACK])
+    return make_app(command, chosen, epilog, panel)
 
 
 def _described(command: str, flags: Sequence[Flag], panel: str | None) -> Callable[..., None]:
@@ -226,17 +229,21 @@ def _own_options(command: str) -> Iterator[inspect.Parameter]:
 
 
 def _parameters(flag: Flag, panel: str | None) -> Iterator[inspect.Parameter]:
-    """Yield the shown option of a flag; booleans are switches."""
-    names = dashed([FIRST[flag.key]] if panel and flag.key in FIRST else flag.shown)
-    common: dict[str, Any] = {"help": flag.help, "show_default": False, "rich_help_panel": panel or flag.group}
-    values = values_of(flag)
-    if flag.is_switch and values == ["true", "false"]:
-        option = typer.Option("/".join([names[0], names[0].replace("--", "--no-", 1)]), *names[1:], **common)
+    """Yield the shown option of a flag; the shell also completes the negative name of a switch."""
+    kind, values = type_name(flag.field.annotation), values_of(flag)
+    if values == ["true", "false"] and words_to_complete() is not None:
+        option = typer.Option(f"--{flag.name}/--no-{flag.name}", help=flag.help)
         yield _parameter(flag.parameter, Annotated[bool | None, option])
-    else:
-        kind = type_name(flag.field.annotation)
-        option = typer.Option(*names, metavar=kind, autocompletion=(lambda: values) if values else None, **common)
-        yield _parameter(flag.parameter, Annotated[str | None, option])
+        return
+    option = typer.Option(
+        f"--{flag.name}",
+        help=flag.help,
+        show_default=False,
+        rich_help_panel=panel or flag.section,
+        metavar=kind,
+        autocompletion=(lambda: values) if values else None,
+    )
+    yield _parameter(flag.parameter, Annotated[str | None, option])
 
 
 # -------------------------------------------------------------------------------------- the program

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sheeprl.algos import registry
+from sheeprl.cli.words import ENV_ID
 from sheeprl.config.loading import find_config, get_value, read_tree, shipped_folder
 from sheeprl.config.schema import Tree
 from sheeprl.config.suggestions import nearest
@@ -106,13 +107,16 @@ def _shipped_base(name: str, env: str | None) -> Base:
 
 
 def _content(tree: Tree) -> str:
-    """Return the algorithm and the environment of a configuration."""
-    return f"{get_value(tree, 'algo.name')} on {get_value(tree, 'env.id')}"
+    """Return the algorithm and the environment of a configuration, as far as it has them."""
+    algorithm, env = get_value(tree, "algo.name"), get_value(tree, "env.id")
+    return f"{algorithm or 'no algo.name'}{f' on {env}' if env else ', no env.id'}"
 
 
 def _unknown(name: str) -> str:
     """Return the mistake of a NAME that names nothing."""
     algorithms = list(registry.registered())
+    if re.fullmatch(ENV_ID, name):
+        return f"{name}: is an environment, not a configuration or an algorithm; use sheeprl train ppo --env {name}"
     try:
         find_config(name)
     except ConfigError as error:

@@ -9,7 +9,9 @@ from typing import Any
 
 import typer
 
+from sheeprl.algos.args import AlgoArgs
 from sheeprl.algos.registry import DuplicateAlgorithmError
+from sheeprl.cli.flags import Flags
 from sheeprl.config.suggestions import nearest
 from sheeprl.utils.errors import ConfigError, RunFailedError
 
@@ -72,7 +74,7 @@ def usage_mistake(error: Any) -> str:
         return f"{parameter.metavar or parameter.name}: is missing; {usage}"
     if kind == "NoSuchOption":
         known = [name.lstrip("-") for name in error.possibilities or ()]
-        hint = nearest(error.option_name.lstrip("-"), known, "--")
+        hint = nearest(error.option_name.lstrip("-"), known, "--") or _setting_hint(error.option_name, command)
         return f"{error.option_name}: unknown flag{hint} (list: {command} -h)"
     if kind == "BadOptionUsage":
         return f"{error.option_name}: needs a value"
@@ -83,3 +85,13 @@ def usage_mistake(error: Any) -> str:
         words = error.message.partition("(")[2].partition(")")[2].strip(" ()")
         return f"{words}: unexpected; {usage}"
     return str(error.format_message())
+
+
+def _setting_hint(option: str, command: str) -> str:
+    """Return how `eval` sets a setting of the environment, "" for other options and commands."""
+    flag, _ = Flags(AlgoArgs).find(option.lstrip("-"))
+    if flag is None or flag.section != "env" or not command.endswith(" eval"):
+        return ""
+    from sheeprl.evaluate import SETTINGS
+
+    return f"; use {flag.key}=VALUE" if flag.key in SETTINGS else f"; an evaluation takes {', '.join(SETTINGS)}"

@@ -132,7 +132,7 @@ def print_config(words: list[str], session: Session) -> int:
 
 
 def _differences(config: Config) -> list[str]:
-    """Return the settings that differ from their defaults, as overrides with the default in a comment."""
+    """Return the settings that differ from their defaults, as key=value with the default in a comment."""
     tree, lines = config.model_dump(mode="json"), []
     for key, field in leaves(config_class(type(config.algo))):
         value = get_value(tree, key)
@@ -202,12 +202,11 @@ def _refuse(settings: Words, tree: Tree, flags: Flags) -> None:
 
 def _check(tree: Tree) -> int:
     """Check a tree against the schema, the environment and the machine, and start nothing."""
-    from sheeprl.checkpoint.run_dir import check_run_dir
-    from sheeprl.config.checks import check
+    from sheeprl.launch import check_tree
 
-    config = check(tree).config
-    if not config.run.resume:
-        check_run_dir(config)
+    config, warnings = check_tree(tree)
+    for warning in warnings:
+        _say(f"warning: {warning}")
     _say(
         f"valid: {config.algo.name} on {config.env.id}, run.mode={config.run.mode}, "
         f"{config.run.total_steps:,} policy steps; nothing was started"

@@ -1,4 +1,4 @@
-"""Read the words of a command line: flags such as `--seed 3` and overrides such as `run.seed=3` alike."""
+"""Read the settings on a command line: flags such as `--seed 3` and words such as `run.seed=3` alike."""
 
 from __future__ import annotations
 
@@ -19,6 +19,24 @@ from sheeprl.utils.errors import ConfigError
 
 KEY = r"[A-Za-z_]\w*(\.\w+)*"
 
+ENV_ID = r"([\w.]+:)?[\w./-]+-v\d+"
+"""Id of an environment with its version, such as `ALE/Pong-v5`."""
+
+SHORT = {
+    "a": "name the algorithm first, as in sheeprl train ppo",
+    "c": "use sheeprl run CONFIG",
+    "d": "run.dir",
+    "e": "env.id",
+    "f": "run.dir",
+    "i": "use sheeprl resume RUN",
+    "n": "run.total_steps",
+    "o": "run.dir",
+    "q": "log.level=warning",
+    "s": "run.seed",
+    "v": "log.level=debug",
+}
+"""One-letter flags of other programs: the setting, or what to do instead."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -35,7 +53,7 @@ class Given:
     spelled: str
 
     @property
-    def override(self) -> str:
+    def assignment(self) -> str:
         """Return the setting as `key=value`."""
         text = yaml.dump(self.value, Dumper=Dumper, default_flow_style=True, width=10**6)
         return f"{self.key}={text.strip().removesuffix('...').strip()}"
@@ -57,7 +75,7 @@ class Words:
         """
         if self.mistakes:
             raise ConfigError(self.mistakes)
-        return [setting.override for setting in self.given]
+        return [setting.assignment for setting in self.given]
 
     def apply(self, tree: Tree) -> None:
         """Set the settings in a tree, and note the mistakes that this shows."""
@@ -65,7 +83,7 @@ class Words:
             self._apply(setting, tree)
 
     def _apply(self, setting: Given, tree: Tree) -> None:
-        """Set a setting in a tree, and note the mistake if a group of its key is a value."""
+        """Set a setting in a tree, and note the mistake if a section of its key is a value."""
         try:
             set_value(tree, setting.key, setting.value)
         except ConfigError as error:
@@ -109,9 +127,13 @@ class _Reader:
             value = _value(flag, text, name)
             self._set(name, value, name)
         elif equals and re.fullmatch(rf"[+~]+{KEY}", name):
-            raise ConfigError([f"{word!r}: isn't an override; use {word.lstrip('+~')}"])
+            raise ConfigError([f"{word!r}: isn't a setting; use {word.lstrip('+~')}"])
+        elif re.fullmatch(ENV_ID, word):
+            if "env.id" not in self.spellings:  # one message suffices
+                self.result.given.append(Given("env.id", word, word))
+            raise ConfigError([f"{word!r}: not a flag; did you mean --env {word}?"])
         elif equals or "." in word:
-            raise ConfigError([f"{word!r}: isn't an override; use key=value, as in run.seed=1"])
+            raise ConfigError([f"{word!r}: isn't a setting; use key=value, as in run.seed=1"])
         else:
             raise ConfigError([f"{word!r}: not a flag; set settings as in --num_envs 8 (list: {self.listing})"])
 
@@ -124,19 +146,19 @@ class _Reader:
             raise ConfigError([f"{spelled}: {_unknown(spelled, self.flags)} (list: {self.listing})"])
         if negated:
             if text is not None:
-                raise ConfigError([f"{spelled}={text}: takes no value; use --{flag.shown[-1]}={text}"])
+                raise ConfigError([f"{spelled}={text}: takes no value; use --{flag.name}={text}"])
             return self._set(flag.key, False, spelled, flag)
         if text is None and self._next_is_value(unless_setting=flag.is_switch):
             text = self.words[self.position]
             self.position += 1
         if text is not None:
-            return self._set(flag.key, _value(flag, text, f"--{flag.names[0]}"), spelled, flag)
+            return self._set(flag.key, _value(flag, text, f"--{flag.name}"), spelled, flag)
         if flag.is_switch:
             return self._set(flag.key, True, spelled, flag)
         raise ConfigError([f"{spelled}: needs a value, as in {spelled} {example(flag)}"])
 
     def _next_is_value(self, unless_setting: bool = True) -> bool:
-        """Return whether the next word is the value of a flag: neither a flag nor, if required, an override."""
+        """Return whether the next word is the value of a flag: neither a flag nor, if required, a setting."""
         if self.position == len(self.words):
             return False
         word = self.words[self.position]
@@ -145,7 +167,7 @@ class _Reader:
     def _set(self, key: str, value: Any, spelled: str, flag: Flag | None = None) -> None:
         """Note a setting; the last value wins, if the name is the same."""
         if self.spellings.setdefault(key, spelled) != spelled:
-            shown = f"--{flag.names[0]}" if flag else key
+            shown = f"--{flag.name}" if flag else key
             raise ConfigError([f"{shown}: set twice, under two names"])
         self.result.given.append(Given(key, value, spelled))
 
@@ -170,12 +192,21 @@ def _value(flag: Flag | None, text: str, shown: str) -> Any:
 def _unknown(spelled: str, flags: Flags) -> str:
     """Return the reason why a flag is unknown, with what to use instead."""
     name = spelled.lstrip("-").replace("-", "_")
+    if not spelled.startswith("--") and (short := _unknown_short(name, flags)):
+        return short
     if positive := name.startswith("no_") and flags.find(name.removeprefix("no_"))[0]:
         return f"isn't a switch; use {flags.name_of(positive.key)} {example(positive)}"
     namesakes = [flags.name_of(key) for key in flags.by_key if key.rpartition(".")[2] == name]
     if namesakes:
         return f"ambiguous; use one of {', '.join(namesakes)}"
     return f"unknown flag{hint(name, flags.model, flags.name_of)}"
+
+
+def _unknown_short(letter: str, flags: Flags) -> str:
+    """Return the reason why a one-letter flag is unknown, with what to use instead; "" for unfamiliar letters."""
+    if (use := SHORT.get(letter)) is None:
+        return ""
+    return f"unknown flag; {use if ' ' in use else 'use ' + flags.name_of(use)}"
 
 
 def example(flag: Flag) -> str:
@@ -250,7 +281,7 @@ def take_name(words: list[str], is_name: Callable[[str], bool]) -> str | None:
 
 
 def _bare(words: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Yield the position of each word that is neither a flag nor an override, and the word before it."""
+    """Yield the position of each word that is neither a flag nor a setting, and the word before it."""
     for position, word in enumerate(words):
         if not word.startswith("-") and not re.match(KEY + "=", word):
             yield position, words[position - 1] if position else ""

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.algos.args import AlgoArgs, OffPolicy, OnPolicy
 from sheeprl.config.defaults import DEFAULT_REPLAY, fill_in, has_compiler
 from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Config
@@ -55,7 +55,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
 
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
-    """Return the mistakes in the `env` group of an otherwise unusable tree."""
+    """Return the mistakes in the `env` section of an otherwise unusable tree."""
     try:
         env = EnvConfig.model_validate(tree.get("env"))
     except ValidationError:
@@ -311,8 +311,15 @@ def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
         yield (
             f"{which}: {config.algo.name} standardizes {' and '.join(data.standardize)} over each minibatch, for which "
             "one row is too few; use at least 2"
-            + (", or algo.normalize_advantage=false" if hasattr(config.algo, "normalize_advantage") else "")
+            + "".join(f", or algo.{name}=false" for name in _standardizing(config.algo))
         )
+
+
+def _standardizing(args: AlgoArgs) -> list[str]:
+    """Return the algorithm's switches without which nothing is standardized."""
+    switches = [name for name in type(args).model_fields if getattr(args, name) is True]
+    without = {name: args.model_copy(update={name: False}).data() for name in switches}
+    return [name for name, data in without.items() if isinstance(data, OnPolicy) and not data.standardize]
 
 
 def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
@@ -346,9 +353,20 @@ def _machine_mistakes(config: Config) -> Iterator[str]:
 
         found = torch.cuda.device_count() if trainer.accelerator == "cuda" else int(torch.backends.mps.is_available())
         if found < trainer.devices:
-            yield (
-                f"trainer.accelerator={trainer.accelerator}: this machine has {found} such devices, but "
-                f"trainer.devices={trainer.devices}; use trainer.accelerator=cpu"
-            )
+            yield too_few_gpus(config, found)
     if config.env.capture_video and importlib.util.find_spec("moviepy") is None:
         yield f"env.capture_video=true: needs moviepy; run {install_command('video')}"
+
+
+def too_few_gpus(config: Config, found: int) -> str:
+    """Return the mistake of a run whose ranks need more GPUs than this machine has."""
+    trainer = config.trainer
+    kind = "CUDA" if trainer.accelerator == "cuda" else "MPS"
+    advice = ["trainer.accelerator=cpu"]
+    if found:
+        advice.insert(0, f"trainer.devices={found}")
+    if not config.is_coupled:
+        advice.append("join a cluster with ray.address")
+    has = f"{found or 'no'} {kind} GPU{'s' * (found != 1)}"
+    cause = f"trainer.devices={trainer.devices}" if found else f"trainer.accelerator={trainer.accelerator}"
+    return f"{cause}: this machine has {has}; use {' or '.join(advice)}"

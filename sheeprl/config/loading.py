@@ -1,4 +1,4 @@
-"""Read configuration files, apply overrides and validate the result."""
+"""Read configuration files, apply settings on top and validate the result."""
 
 from __future__ import annotations
 
@@ -56,23 +56,23 @@ def read_tree(name: str) -> Tree:
         raise ConfigError([f"{path}: can't be read: {error}"]) from error
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else "a list" if isinstance(tree, list) else "a single value"
-        raise ConfigError([f"{path}: contains {found}, not groups of settings such as `env:` and `algo:`"])
+        raise ConfigError([f"{path}: contains {found}, not sections of settings such as `env:` and `algo:`"])
     return tree
 
 
 def set_value(tree: Tree, key: str, value: Any) -> None:
-    """Set the value of a dotted key, and create missing groups.
+    """Set the value of a dotted key, and create missing sections.
 
     Raises:
-        ConfigError: a part of the key isn't a group.
+        ConfigError: a part of the key isn't a section.
     """
-    *groups, leaf = key.split(".")
-    for group in groups:
-        below = tree.get(group)
+    *sections, leaf = key.split(".")
+    for section in sections:
+        below = tree.get(section)
         if below is None:
-            below = tree[group] = {}
+            below = tree[section] = {}
         if not isinstance(below, dict):
-            raise ConfigError([f"{group}={shown(below)}: must be a group of settings to contain {key}"])
+            raise ConfigError([f"{section}={shown(below)}: must be a section of settings to contain {key}"])
         tree = below
     tree[leaf] = value
 
@@ -86,16 +86,16 @@ def get_value(tree: Tree, key: str) -> Any:
 
 
 def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
-    """Apply `key=value` overrides; values are YAML.
+    """Apply settings of the form `key=value`; values are YAML.
 
     Raises:
-        ConfigError: an override has another form.
+        ConfigError: a setting has another form.
     """
     mistakes = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
-            mistakes.append(f"{override!r}: isn't an override; use key=value, as in run.seed=1")
+            mistakes.append(f"{override!r}: isn't a setting; use key=value, as in run.seed=1")
             continue
         try:
             set_value(tree, key, parse_yaml(text, f"the value of {key}"))
@@ -106,11 +106,11 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
 
 
 def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration, apply overrides and validate it.
+    """Read a configuration, apply settings on top and validate it.
 
     Args:
         name: a YAML file, or the name of a shipped configuration such as `ppo`.
-        overrides: `group.key=value`; values are YAML.
+        overrides: settings, each as `section.key=value`; values are YAML.
 
     Raises:
         ConfigError: lists every mistake that can be found without creating the environment.
@@ -138,8 +138,8 @@ def inspect(tree: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
     Defaults replace wrong values, so that later checks can still find other mistakes. Return None instead of a Config
     if that is impossible (an unknown algorithm, no `env.id`).
     """
-    # A missing group, or one whose settings are all commented out, counts as empty.
-    tree = {"env": {}} | {group: {} if below is None else below for group, below in _plain_copy(dict(tree)).items()}
+    # A missing section, or one whose settings are all commented out, counts as empty.
+    tree = {"env": {}} | {name: {} if below is None else below for name, below in _plain_copy(dict(tree)).items()}
     args, mistakes = _args_of(tree)
     model = config_class(args or AlgoArgs)
     if args is None:
@@ -164,7 +164,8 @@ def _args_of(tree: Tree) -> tuple[type[AlgoArgs] | None, list[str]]:
     if name is None and (algo is None or isinstance(algo, dict)):
         return None, [f"algo.name: is missing; use one of {', '.join(registry.registered())}"]
     if not isinstance(name, str):
-        return None, [f"algo={algo!r}: must be a group of settings with a name, as in `algo: {{name: ppo}}`"]
+        example = algo if isinstance(algo, str) and algo in registry.registered() else "ppo"
+        return None, [f"algo={shown(algo)}: must be a section of settings with a name; use algo.name={example}"]
     try:
         return registry.args_class(name), []
     except registry.UnknownAlgorithmError as error:
@@ -173,7 +174,7 @@ def _args_of(tree: Tree) -> tuple[type[AlgoArgs] | None, list[str]]:
 
 
 def _plain_copy(value: Any, levels: int = 3) -> Any:
-    """Return a copy of the upper levels of a tree: groups, their settings, and sections or arguments in these."""
+    """Return a copy of the upper levels of a tree: sections, their settings, and the arguments in these."""
     if levels and (type(value) is dict or (isinstance(value, Mapping) and not isinstance(value, dict))):
         return {key: _plain_copy(below, levels - 1) for key, below in value.items()}
     return list(value) if type(value) is list else value

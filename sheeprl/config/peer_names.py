@@ -22,7 +22,7 @@ class Use:
     """Settings to use instead.
 
     Args:
-        settings: dotted keys; `group.name=value` if only this value corresponds; none if nothing does.
+        settings: dotted keys; `section.name=value` if only this value corresponds; none if nothing does.
         note: the difference in unit or meaning, or the reason why there is no setting.
     """
 
@@ -35,7 +35,7 @@ class Peer:
     """Name of a setting in other libraries.
 
     Args:
-        name: the name, with its group if only that form means the settings.
+        name: the name, with its section if only that form means the settings.
         uses: what to use instead; an algorithm has the settings of one of them, and the first of these counts.
         libraries: the libraries that use the name, with the form that they use and the uses that they mean.
     """
@@ -54,7 +54,7 @@ def _row(settings: str, note: str = "", **names: str) -> None:
     Args:
         settings: the settings here; empty if there is none.
         note: the difference in unit or meaning.
-        names: the names in each library. `group.name` matches only so; in `group/name` the group may be left out.
+        names: the names in each library. `section.name` matches only so; in `section/name` the section may be left out.
     """
     use = Use(tuple(settings.split()), note)
     for library, spelled in names.items():
@@ -82,7 +82,7 @@ _row(
     cleanrl="total_timesteps",
     rllib="num_env_steps_sampled_lifetime timesteps_total",
     old="algo/total_steps",
-    other="total_frames",
+    other="total_frames timesteps num_timesteps num_env_steps num_frames",
 )
 _row(
     "run.total_steps",
@@ -127,6 +127,12 @@ _row(
     rllib="restore",
 )
 _row("", "use sheeprl run CONFIG --dry-run", old="dry_run")
+_row(
+    "",
+    "name the algorithm first, as in sheeprl train ppo",
+    zoo="algo",
+    other="algorithm algo_name agent",
+)
 
 # -------------------------------------------------------------------------------------- environment
 
@@ -137,7 +143,7 @@ _row(
     cleanrl="env_id",
     rllib="environment env",
     old="env.id",
-    other="env_name env.name env.env_id gym_id",
+    other="env_name env.name env.env_id gym_id environment_id environment_name task",
 )
 _row(
     "env.num_envs",
@@ -208,7 +214,7 @@ _row(
 
 _row(
     "players.num",
-    "each player steps env.num_envs environments",
+    "each player runs env.num_envs environments",
     rllib="num_workers num_env_runners num_rollout_workers",
 )
 _row(
@@ -514,9 +520,10 @@ _row(
     "cpu, cuda, mps or auto",
     sb3="device",
     zoo="device",
-    cleanrl="cuda",
     old="fabric.accelerator",
 )
+_row("trainer.accelerator=cuda", cleanrl="cuda", other="gpu use_cuda use_gpu")
+_row("trainer.accelerator=cpu", cleanrl="no_cuda", other="cpu no_gpu use_cpu disable_cuda cpu_only")
 _row(
     "trainer.devices",
     "one rank each; with trainer.accelerator=cuda",
@@ -600,7 +607,7 @@ _row(
     "0 disables evaluation",
     old="algo/run_test",
 )
-_row("", "episodes of an evaluation are played side by side", zoo="n_eval_envs", rllib="evaluation_num_env_runners")
+_row("", "an evaluation runs up to 16 environments", zoo="n_eval_envs", rllib="evaluation_num_env_runners")
 _row(
     "log.every",
     "policy steps over all environments",

@@ -1,4 +1,4 @@
-"""Settings of a run: one frozen tree, read from YAML and overrides.
+"""Settings of a run: one frozen tree, read from YAML and the command line.
 
 This module imports neither torch nor Ray. `sheeprl.config.checks` checks the settings against the environment.
 """
@@ -25,7 +25,11 @@ Tree = dict[str, Any]
 class RunConfig(Section):
     """Length, seed, folder and mode of the run."""
 
-    total_steps: Count = Field(100_000, description="policy steps to train for (one step: one action in one env)")
+    total_steps: Count = Field(
+        100_000,
+        description="policy steps to train for (one step: one action in one environment); the run ends after the round "
+        "that reaches them",
+    )
     seed: Natural = Field(0, description="seed from which all random generators are derived")
     dir: str | None = Field(None, description="run folder; default logs/<algo>/<env id>/<time>_<seed>")
     mode: Literal["decoupled", "coupled"] = Field(
@@ -115,7 +119,7 @@ class CheckpointConfig(Section):
     envs: bool | Literal["auto"] = Field(
         "auto",
         description="save the state of environments, so that a resumed run continues their episodes; tested at "
-        "the start by stepping two extra environments side by side; auto: for Gymnasium's and Atari's environments",
+        "the start with two extra environments; auto: for Gymnasium's and Atari's environments",
     )
     mirror: str | None = Field(
         None,
@@ -253,7 +257,7 @@ def structural_keys(model: type[Section]) -> list[str]:
 
 @cache
 def config_class(args: type[AlgoArgs]) -> type[Config]:
-    """Return a subclass of Config with the `algo` group typed by one algorithm's arguments."""
+    """Return a subclass of Config with the `algo` section typed by one algorithm's arguments."""
     return create_model("Config", __base__=Config, algo=(args, Field(default_factory=dict)))
 
 

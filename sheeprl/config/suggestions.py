@@ -71,12 +71,12 @@ def hint(name: str, model: type[Section], shown: Callable[[str], str] = str) -> 
     """Return what to use instead of an unknown setting, or an empty string.
 
     Args:
-        name: a dotted key, or a name without its group.
+        name: a dotted key, or a name without its section.
         model: the settings of the run.
         shown: converts a key to the form of the message, such as a flag.
     """
     known = [key for key, _ in leaves(model)]
-    group, _, leaf = name.rpartition(".")
+    section, _, leaf = name.rpartition(".")
     peer, whole = peer_names.find(name)
     if peer and whole and "." in name:
         return _peer_hint(peer, known, shown)
@@ -87,7 +87,7 @@ def hint(name: str, model: type[Section], shown: Callable[[str], str] = str) -> 
         return f"; algo.{leaf} is a setting of {' and '.join(owners)}"
     if peer:
         return _peer_hint(peer, known, shown)
-    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
+    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
     everywhere = {key.rpartition(".")[2]: key for key in reversed(known)}
     grouped = {key.replace(".", "_"): key for key in known}
     for names, likely in ((siblings, closest), (everywhere, closest), (grouped, mistyped)):
@@ -138,19 +138,19 @@ _MESSAGES = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "tuple_type": "must be a list",
-    "dict_type": "must be a group of settings",
-    "model_type": "must be a group of settings",
+    "dict_type": "must be a mapping such as {name: value}",
+    "model_type": "must be a section of settings",
 }
 
 
 def describe_error(detail: Mapping[str, Any], model: type[Config]) -> list[str]:
-    """Return the lines of an error: one for each unknown setting of a group, else one."""
+    """Return the lines of an error: one for each unknown setting of a section, else one."""
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] != "extra_forbidden":
         return [_describe_value(key, detail, model)]
     given = detail["input"]
-    if given == {} and (group := closest(key, model.model_fields)):
-        return [f"{key}: unknown setting; did you mean {group}?"]
+    if given == {} and (section := closest(key, model.model_fields)):
+        return [f"{key}: unknown setting; did you mean {section}?"]
     return [f"{unknown}: unknown setting{hint(unknown, model)}" for unknown in _leaves_of(key, given)]
 
 
@@ -182,7 +182,9 @@ def _describe_value(key: str, detail: Mapping[str, Any], model: type[Config]) ->
         return f"{key}={shown(given)}: must be {allowed}{hint}"
     message = _MESSAGES.get(kind)
     if kind == "model_type" and key == "env":
-        return f"env={shown(given)}: must be a group of settings; use env.id={shown(given)}"
+        return f"env={shown(given)}: must be a section of settings; use env.id={shown(given)}"
+    if kind == "model_type" and isinstance(given, str) and (parts := re.match(r"(\w+)(?::| +)(?=\S)(.+)", given)):
+        return f"{key}={shown(given)}: must be a section of settings; did you mean {parts[1]}: {parts[2]}?"
     if message is None:
         bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
         limit = next((f"must be {words} {context[name]:g}" for name, words in bounds.items() if name in context), None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from sheeprl.config.yaml_errors import describe_yaml_error
 from sheeprl.utils.errors import ConfigError, one_line
 
 
@@ -19,14 +20,15 @@ class Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Reject duplicate keys; YAML would silently use the last one."""
-        seen: set[Any] = set()
+        seen: dict[Any, int] = {}
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
-            seen.add(key)
+                problem = f"the name {key} is already in line {seen[key]}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep=deep)
 
 
@@ -55,14 +57,11 @@ def parse_yaml(text: str, source: str) -> Any:
     """Parse YAML.
 
     Raises:
-        ConfigError: the text isn't YAML; the message contains the line number.
+        ConfigError: the text isn't YAML; the message has the place, the line and the cause.
     """
     try:
         return yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError([f"{where}: not valid YAML: {problem}"]) from error
+        raise ConfigError([describe_yaml_error(error, text, source)]) from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:  # a tag that doesn't fit its value
         raise ConfigError([f"{source}: not valid YAML: {one_line(error)}"]) from error

@@ -133,7 +133,9 @@ def read_record(run_dir: Path) -> list[Leg]:
     """
     path = run_dir / RECORD
     if not path.is_file():
-        raise ConfigError([f"{run_dir}: has no {RECORD}; `sheeprl replay` needs a run with log.record=true"])
+        raise ConfigError(
+            [f"{run_dir}: has no {RECORD}; `sheeprl replay` needs a run with log.record=true that has begun"]
+        )
     lines = path.read_bytes().split(b"\n")
     legs: list[Leg] = []
     number = 0
@@ -207,6 +209,12 @@ def _given(legs: Sequence[Leg]) -> tuple[frozenset[str], frozenset[str]]:
     data = {name for call in calls for arg in call.args if (name := _name_of(arg))}
     read = {path for call in calls if call.method != "save" for path in _paths(call)}
     return frozenset(data), frozenset(read)
+
+
+def _fragments(legs: Sequence[Leg]) -> int:
+    """Return the number of recorded fragments whose outcome is known."""
+    calls = [call for leg in legs for call in leg.calls.values() if call.method == "collect"]
+    return sum(any(answer.how in ("answer", "error") for answer in call.answers) for call in calls)
 
 
 @dataclass(frozen=True)
@@ -291,7 +299,8 @@ class Reexecution:
             self.saved |= _paths(call)
         if time.monotonic() - self._reported > REPORT_INTERVAL:
             self._reported = time.monotonic()
-            self.report(f"no difference in {self.fragments:,} fragments and {self.gradient_steps:,} gradient steps")
+            done, recorded = f"{self.fragments:,}", f"{_fragments(self.legs):,}"
+            self.report(f"identical so far: {done} of {recorded} fragments, {self.gradient_steps:,} gradient steps")
 
     def store(self, what: Any, value: Any) -> None:
         """Store the bytes of a result that a later call receives, under their digest in the record.
@@ -488,13 +497,16 @@ def replay_run(
         report: called with progress messages.
 
     Raises:
-        ConfigError: the folder has no valid record, or this machine can't run its configuration.
+        ConfigError: the folder has no valid record, or one without fragments, or this machine can't run its
+            configuration.
         RunFailedError: data or a file that the record refers to is missing, or this process has a run.
     """
     folder = Path(run_dir).expanduser().resolve()
     if not folder.is_dir():
         raise ConfigError([f"{run_dir}: no such folder"])
     legs = read_record(folder)
+    if not _fragments(legs):
+        raise ConfigError([f"{folder / RECORD}: holds no collected fragment, so there is nothing to compare"])
     temporary = tempfile.TemporaryDirectory(prefix="sheeprl_replay_")
     with exclusive("the re-execution"), StopSignals(), rank_variables.only_own(), temporary as scratch:
         reexecution = Reexecution(folder, legs, Path(scratch), report, until_step)

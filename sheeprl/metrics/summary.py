@@ -10,6 +10,9 @@ from sheeprl.metrics.counters import Counters
 from sheeprl.metrics.time_breakdown import TimeBreakdown, describe, suggest
 from sheeprl.utils.errors import shell_command
 
+STATUS_NAMES = {"done": "finished", "interrupted": "stopped", "failed": "failed"}
+"""Words of messages for the status in a run's end event."""
+
 
 def opening_line(config: Config) -> str:
     """Describe algorithm, environment, workers and device of a run."""
@@ -30,7 +33,7 @@ def core_warning(config: Config) -> str | None:
     """Return a warning if the run's processes and threads exceed the cores of this machine; None on a cluster."""
     players, cores, threads = config.num_players, available_cores(), config.trainer.threads_per_node
     if config.is_coupled:
-        shared, lower = "", "trainer.threads"
+        shared, lower = "", "trainer.devices" if threads == config.trainer.devices else "trainer.threads"
         needed: float = threads
     else:
         shared, lower = f"{_count(players, 'player')} and ", "players.num or trainer.threads"
@@ -66,8 +69,8 @@ def closing_lines(
     return [
         f"time: {describe(breakdown, config)}; start-up {startup_seconds:.1f} s"
         + (f"; {suggestion}" if suggestion else ""),
-        f"{status}: {counters.policy_steps:,} policy steps and {counters.gradient_steps:,} gradient steps in "
-        f"{seconds:.0f} s; {command}",
+        f"{STATUS_NAMES.get(status, status)}: {counters.policy_steps:,} policy steps and "
+        f"{counters.gradient_steps:,} gradient steps in {seconds:.0f} s; {command}",
     ]
 
 
@@ -76,7 +79,7 @@ def _eval_envs(config: Config) -> str:
     from sheeprl.actors.evaluation import LANES
 
     most = min(config.eval.episodes, LANES)
-    return f" and {most} more in evaluations" if most else ""
+    return f" (and {most} for evaluation)" if most else ""
 
 
 def _count(number: int, noun: str) -> str:

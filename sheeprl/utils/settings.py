@@ -14,7 +14,7 @@ STORABLE_CONTAINERS = (list, tuple, set)
 
 
 class Section(BaseModel):
-    """Frozen, strictly typed group of settings that rejects unknown keys.
+    """Frozen, strictly typed section of settings that rejects unknown keys.
 
     A setting that is a mapping, such as `env.kwargs`, may contain anything that YAML can store.
     """

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from sheeprl.checkpoint.run_dir import locked
 from sheeprl.checkpoint.runs import find_runs, resolve_run
 from sheeprl.utils.errors import ConfigError
 
@@ -36,6 +37,39 @@ def test_runs_are_listed_once_with_the_newest_first(runs):
         "ppo/CartPole-v1/2026-11-29_10-00-00_0",
         "runs/grip",
     ]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "status"),
+    [
+        ('{"step": 8}\n{"event": "end", "status": "done"}\n', "finished"),
+        ('{"event": "end", "status": "interrupted"}\n', "stopped"),
+        ('{"event": "end", "status": "failed", "cause": "x"}\n', "failed"),
+        ('{"event": "end", "status": "done"}\n{"event": "resume", "step": 8}\n{"step": 16}\n', "failed"),
+        ('{"step": 8}\n{"st', "failed"),
+        ("", "failed"),
+    ],
+)
+def test_the_status_is_that_of_the_end_event_and_of_the_lock(tmp_path, metrics, status):
+    """The status is that of the end event and of the lock."""
+    make_run(tmp_path / "run", 100)
+    (tmp_path / "run" / "metrics.jsonl").write_text(metrics)
+    (run,) = find_runs(str(tmp_path))
+    assert run.status == status
+    with locked(run.folder):
+        assert run.status == "running"
+    assert run.status == status
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert run.status == "failed"
+
+
+def test_runs_below_a_folder(runs, tmp_path):
+    """Runs below a folder."""
+    assert [run.path for run in find_runs("runs")] == ["runs/grip"]
+    assert [run.path for run in find_runs(str(tmp_path / "runs/grip"))] == ["runs/grip"]
+    assert len(find_runs("logs")) == 3 and find_runs("configs") == []
+    with pytest.raises(ConfigError, match="nowhere: no such folder"):
+        find_runs("nowhere")
 
 
 @pytest.mark.parametrize(

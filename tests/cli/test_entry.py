@@ -95,7 +95,7 @@ def test_an_algorithm_s_help_tells_every_setting(sheeprl, args, flag):
     assert done.code == 0
     text = " ".join(done.out.split())
     for setting in flags_of(args):
-        assert f"--{setting.names[0]}" in done.out
+        assert f"--{setting.name} " in done.out
         assert setting.field.description.split(";")[0][:20] in text, setting.key
 
 
@@ -103,17 +103,17 @@ def test_help_tells_types_and_defaults_in_panels_with_the_algorithm_s_first(shee
     lines = sheeprl("ppo", "-h", "all").out.splitlines()
 
     def line_of(flag):
-        (line,) = [line for line in lines if f"{flag} " in line]
+        (line,) = [line for line in lines if line.startswith(f"│ {flag} ")]
         return line
 
     assert " float " in line_of("--learning_rate") and "[default: 0.0003]" in line_of("--learning_rate")
-    assert " --no-anneal " in line_of("--anneal") and "[default: false]" in line_of("--anneal")
+    assert " true|false " in line_of("--anneal") and "[default: false]" in line_of("--anneal")
     assert " true|false|auto " in line_of("--compile")
     assert " [int, ...] " in line_of("--hidden_sizes") and "[default: [64, 64]]" in line_of("--hidden_sizes")
     assert " sync|async|native " in line_of("--vectorization")
     assert " int " in line_of("--fragment_rows") and "[default" not in line_of("--fragment_rows")  # its text says how
     assert " [default: none]" in line_of("--max_episode_steps") and "[default: auto]" in sheeprl("ppo", "-h", "all").out
-    assert " text " in line_of("--env_id") and "[required]" in line_of("--env_id")
+    assert " text " in line_of("--env") and "[required]" in line_of("--env")
     titles = [line.split("─ ")[1].split(" ─")[0] for line in lines if line.startswith("╭")]
     assert titles == [
         "Options",
@@ -175,8 +175,8 @@ def test_a_missing_file_is_a_mistake_of_the_input(sheeprl, training):
 def test_overrides_of_the_wrong_form_are_all_told(sheeprl, training):
     done = sheeprl("run", "ppo", "run.seed", "env.kwargs={a: ")
     assert done.code == 2 and len(done.errors) == 2 and training.trees == []
-    assert done.errors[0] == "'run.seed': isn't an override; use key=value, as in run.seed=1"
-    assert done.errors[1].startswith("the value of env.kwargs:1: not valid YAML")
+    assert done.errors[0] == "'run.seed': isn't a setting; use key=value, as in run.seed=1"
+    assert done.errors[1].startswith("the value of env.kwargs: not valid YAML")
 
 
 @pytest.mark.parametrize("words", [["run"], ["train"], ["config"], ["resume"], ["eval"], ["replay"], ["algos", "y"]])
@@ -324,11 +324,11 @@ def test_a_flag_may_be_written_in_every_form(sheeprl, training, flag):
 def test_every_setting_has_flags_of_its_own(args):
     flags = flags_of(args)
     assert {flag.key for flag in flags} == {key for key, _ in leaves(config_class(args))} - {"algo.name"}
-    accepted = [name for flag in flags for name in (*flag.shown, *flag.aliases)]
+    accepted = [name for flag in flags for name in (flag.name, *flag.aliases)]
     assert [name for name, count in Counter(accepted).items() if count > 1] == []
     assert not {"config", "help", "name"} & set(accepted)
     for flag in flags:
-        assert flag.key in flag.names and flag.shown[0] == flag.names[0]
+        assert flag.key in flag.names and flag.name in (*flag.names, "env")
 
 
 def test_leaves_that_several_groups_have_need_the_longer_form(sheeprl, training):
@@ -361,14 +361,14 @@ def test_names_that_clash_leave_the_dotted_form(monkeypatch):
 
 def test_a_missing_environment_is_told_with_its_flag(sheeprl, training):
     done = sheeprl("ppo")
-    assert (done.code, done.errors) == (2, ["env.id: is missing; set --env_id"])
+    assert (done.code, done.errors) == (2, ["env.id: is missing; set --env"])
 
 
 def test_values_are_checked_by_the_tree_all_at_once(sheeprl, training):
     done = sheeprl("ppo", "--num_envs", "0", "--anneal", "maybe", "--mode", "decopled")
     assert done.code == 2
     assert set(done.errors) == {
-        "env.id: is missing; set --env_id",
+        "env.id: is missing; set --env",
         "env.num_envs=0: must be at least 1",
         "algo.anneal=maybe: must be true or false",
         "run.mode=decopled: must be decoupled or coupled; did you mean decoupled?",
@@ -385,7 +385,7 @@ def test_unknown_flags_and_stray_words_are_all_told(sheeprl, training):
         "--zzz: unknown flag",
         "'stray': not a flag; set settings as in --num_envs 8",
     ]
-    assert done.errors[3].startswith("the value of --kwargs:1: not valid YAML")
+    assert done.errors[3].startswith("the value of --kwargs: not valid YAML")
     assert len(done.errors) == 4
 
 
@@ -461,14 +461,14 @@ def evaluations(monkeypatch):
 
 def test_eval_prints_mean_and_deviation(sheeprl, evaluations):
     done = sheeprl("eval", "logs/mine")
-    assert done.code == 0 and evaluations == [("logs/mine", 10, None, False, None)]
+    assert done.code == 0 and evaluations == [("logs/mine", 10, None, False, None, [])]
     assert done.out == "return 2.50 ± 0.50 over 2 episodes, after 1000 policy steps\n"
 
 
 def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
-    words = ["--episodes", "2", "--seed", "3", "--video", "--step-limit", "500"]
+    words = ["--episodes", "2", "--seed", "3", "--video", "--step_limit", "500", "env.kwargs.a=1"]
     done = sheeprl("eval", "logs/mine", "--json", *words)
-    assert done.code == 0 and evaluations == [("logs/mine", 2, 3, True, 500)]
+    assert done.code == 0 and evaluations == [("logs/mine", 2, 3, True, 500, ["env.kwargs.a=1"])]
     assert json.loads(done.out) == {
         "mean_return": 2.5,
         "std_return": 0.5,
@@ -478,6 +478,12 @@ def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
         "cut": 0,
     }
     assert "hello" in done.err
+
+
+def test_eval_names_the_setting_of_a_flag(sheeprl, evaluations):
+    """Eval names the setting of a flag."""
+    done = sheeprl("eval", "logs/mine", "--max_episode_steps", "5")
+    assert done.errors == ["--max-episode-steps: unknown flag; use env.max_episode_steps=VALUE (list: sheeprl eval -h)"]
 
 
 TALKATIVE = """

@@ -25,6 +25,31 @@ def test_help_shows_the_fifteen_settings_that_matter_and_an_example(sheeprl, arg
     assert f"Example: sheeprl {name} --env " in done.out and f"sheeprl {name} -h all" in done.out
 
 
+@pytest.mark.parametrize("args", [PPOArgs, SACArgs])
+def test_an_algorithm_names_the_arguments_that_help_shows_first(args):
+    """An algorithm names the arguments that help shows first."""
+    assert [flag.key for flag in Flags(args).first()][-7:] == [f"algo.{name}" for name in args.help_first]
+    assert set(args.help_first) <= set(args.model_fields)
+
+
+@pytest.mark.parametrize("args", [PPOArgs, SACArgs])
+def test_help_cuts_no_name_on_a_terminal_of_80_columns(sheeprl, monkeypatch, args):
+    """Help cuts no name on a terminal of 80 columns."""
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    out = sheeprl(args.algorithm.split(".")[2], "-h", "all").out
+    rows = [line for line in out.splitlines() if line.startswith("│ --")]
+    assert max(map(len, out.splitlines())) == 80
+    assert {flag.name for flag in Flags(args).every} <= {row.split()[1].removeprefix("--") for row in rows}
+
+
+@pytest.mark.parametrize("words", [["-h"], ["-h", "all"], ["-h", "env"], ["--num_envs", "2"]])
+def test_help_and_messages_use_the_same_name(sheeprl, words):
+    """Help and messages use the same name."""
+    done = sheeprl("ppo", *words)
+    text = done.out + done.err
+    assert "--env" in text and "--env_id" not in text and "--id" not in text
+
+
 @pytest.mark.parametrize("command", ["train", "run", "resume", "config"])
 def test_help_without_an_algorithm_shows_fifteen_settings_too(sheeprl, command):
     own = {"--help", "--dry-run", "--diff"}
@@ -126,6 +151,21 @@ def test_help_without_a_command(sheeprl, words):
         (["run.seed=3"], "no command 'run.seed=3'; use sheeprl train NAME run.seed=3"),
         (["sac_halfcheetah"], "no command 'sac_halfcheetah'; did you mean sheeprl run sac_halfcheetah?"),
         (["my_ppo:MyPPO"], "no command 'my_ppo:MyPPO'; use sheeprl train my_ppo:MyPPO"),
+        (["CartPole-v1"], "no command 'CartPole-v1'; use sheeprl train ppo --env CartPole-v1"),
+        (["-v"], "-v: unknown flag; use -V or sheeprl version"),
+        (["--versoin"], "--versoin: unknown flag; did you mean --version? (list: sheeprl -h)"),
+        (
+            ["--algo", "ppo"],
+            "--algo: unknown flag; flags follow the command, as in sheeprl train ppo --env CartPole-v1 "
+            "(list: sheeprl -h)",
+        ),
+        (["run", "ppo", "CartPole-v1"], "'CartPole-v1': not a flag; did you mean --env CartPole-v1?"),
+        (["ppo", "CartPole-v1"], "'CartPole-v1': not a flag; did you mean --env CartPole-v1?"),
+        (
+            ["train", "CartPole-v1"],
+            "CartPole-v1: is an environment, not a configuration or an algorithm; use sheeprl train ppo "
+            "--env CartPole-v1",
+        ),
         (["help", "trian"], "no command 'trian'; did you mean train? (list: sheeprl --help)"),
     ],
 )

@@ -66,3 +66,15 @@ def test_another_name_is_refused_with_what_there_is(name, ending):
         find_base(name)
     (mistake,) = caught.value.mistakes
     assert mistake.startswith(f"{name}: isn't a file or a shipped configuration (ppo, ") and mistake.endswith(ending)
+
+
+def test_a_file_without_algorithm_or_environment_says_so(tmp_path):
+    """A file without algorithm or environment says so."""
+    path = tmp_path / "mine.yaml"
+    for text, content in (
+        ("run: {seed: 1}", "no algo.name, no env.id"),
+        ("algo: {name: ppo}", "ppo, no env.id"),
+        ("env: {id: CartPole-v1}", "no algo.name on CartPole-v1"),
+    ):
+        path.write_text(text)
+        assert find_base(str(path)).description == f"configuration {path} ({content})"

@@ -1,10 +1,12 @@
 """The commands with settings: what they start from, and what they do with it."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+from sheeprl.checkpoint.run_dir import locked
 from sheeprl.cli.flags import OWN_FLAGS, Flags
 from sheeprl.config.loading import load_config
 from sheeprl.config.peer_names import PEERS
@@ -130,7 +132,7 @@ def test_every_name_of_another_library_gets_its_hint_as_a_flag(sheeprl, training
         ("--clip-coef", "use --clip"),
         ("--num-gpus", "use --devices (one rank each; with trainer.accelerator=cuda)"),
         ("--n_critics", "SAC has two critics"),
-        ("--env.name", "use --env_id"),
+        ("--env.name", "use --env"),
         ("--total_timesteps", "use --total_steps"),
     ],
 )
@@ -159,6 +161,34 @@ def test_a_dry_run_finds_the_mistakes_of_the_environment_and_the_folder(sheeprl,
     (tmp_path / "config.yaml").touch()
     done = sheeprl("run", "ppo", "--dry-run", f"run.dir={tmp_path}")
     assert done.code == 2 and "already contains a run; resume it" in done.errors[0]
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_a_dry_run_finds_missing_devices_and_folders_that_can_not_be_written(sheeprl, tmp_path, monkeypatch, mode):
+    """A dry run finds missing devices and folders that can't be written."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "file").touch()
+    words = ["run", "sac", "--dry-run", f"run.mode={mode}"]
+    done = sheeprl(*words, "trainer.accelerator=cuda", "trainer.devices=2")
+    assert done.code == 2 and len(done.errors) == 1
+    assert done.errors[0].startswith(
+        "trainer.devices=2: this machine has 1 CUDA GPU; use trainer.devices=1 or trainer.accelerator=cpu"
+    )
+    done = sheeprl(*words, f"run.dir={tmp_path}/file/run", "buffer.memmap=true", f"buffer.dir={tmp_path}/file/rows")
+    assert done.code == 2 and len(done.errors) == 2
+    assert done.errors[0].startswith(f"run.dir={tmp_path}/file/run: can't be written: ")
+    assert done.errors[1].startswith(f"buffer.dir={tmp_path}/file/rows: can't be written: ")
+    done = sheeprl(*words, f"run.dir={tmp_path}/a/b")
+    assert done.code == 0 and not (tmp_path / "a").exists()
+
+
+def test_a_dry_run_warns_of_more_ranks_than_cores(sheeprl, monkeypatch):
+    """A dry run warns of more ranks than cores."""
+    monkeypatch.setattr("sheeprl.metrics.summary.available_cores", lambda: 2)
+    done = sheeprl("run", "ppo", "--dry-run", "run.mode=coupled", "trainer.devices=4", "trainer.threads=1")
+    assert "warning: 4 threads of the trainer share 2 cores: lower trainer.devices" in done.out
 
 
 # -------------------------------------------------------------------------------------------- config
@@ -243,12 +273,29 @@ def test_resume_refuses_unknown_flags(sheeprl, training, run_dir):
     assert done.errors == ["--total_timesteps: unknown flag; use --total_steps (list: sheeprl resume @last -h all)"]
 
 
+def test_replay_says_that_the_run_is_in_progress(sheeprl, monkeypatch, run_dir):
+    """Replay says that the run is in progress."""
+    (tmp := Path(run_dir) / "record.jsonl").write_text('["begin", {"config": ""}]\n')
+    done = sheeprl("replay", "@last")
+    assert done.code == 2 and done.errors == [
+        f"{tmp.resolve()}: holds no collected fragment, so there is nothing to compare"
+    ]
+    with locked(Path(run_dir)):
+        done = sheeprl("replay", "@last")
+    assert done.code == 2 and done.errors[0].startswith(
+        "warning: the run is in progress; only the calls recorded so far"
+    )
+
+
 def test_ls_lists_the_runs(sheeprl, run_dir):
     done = sheeprl("ls")
     head, row = done.out.splitlines()
     assert head.split("  ")[0] == "run" and row.split() == [
-        *("ppo/CartPole-v1/2026-11-29_10-00-00_0", *row.split()[1:3], "ppo", "CartPole-v1", "none")
+        *("ppo/CartPole-v1/2026-11-29_10-00-00_0", *row.split()[1:3], "failed", "ppo", "CartPole-v1", "none")
     ]
+    for folder in ("logs/ppo", run_dir):
+        assert sheeprl("ls", folder).out.splitlines()[1].split()[0] == run_dir
+    assert sheeprl("ls", "nowhere").errors == ["nowhere: no such folder"]
 
 
 def test_ls_without_runs_says_how_to_start_one(sheeprl, tmp_path, monkeypatch):

@@ -1,12 +1,16 @@
 """Settings that don't fit each other are told before anything starts."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gymnasium import spaces
 
 from sheeprl import ConfigError, load_config
-from sheeprl.algos.args import EncoderArgs
+from sheeprl.algos.args import EncoderArgs, OffPolicyArgs, OnPolicyArgs
 from sheeprl.algos.ppo.args import PPOArgs
+from sheeprl.algos.sac.args import SACArgs
+from sheeprl.config import checks
 from sheeprl.config.checks import check
 from sheeprl.envs.transforms import Spaces
 
@@ -225,3 +229,11 @@ def test_the_arguments_of_an_algorithm_are_checked_against_the_spaces(monkeypatc
     """Every algorithm may name mistakes of its own."""
     monkeypatch.setattr(PPOArgs, "space_mistakes", lambda args, found: [f"algo.clip={args.clip}: {found.action}"])
     assert mistakes_of("ppo", "env.id=CartPole-v1") == ["algo.clip=0.2: Discrete(2)"]
+
+
+def test_checks_name_no_argument_of_one_algorithm():
+    """Checks name no argument of one algorithm."""
+    source = Path(checks.__file__).read_text(encoding="utf-8")
+    own = {name for args in (PPOArgs, SACArgs) for name in args.model_fields}
+    general = {*OnPolicyArgs.model_fields, *OffPolicyArgs.model_fields}
+    assert not [name for name in own - general if f"algo.{name}" in source]

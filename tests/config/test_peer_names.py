@@ -38,7 +38,7 @@ def test_every_name_gets_a_hint(algorithm):
     known = {key for key, _ in leaves(MODELS[algorithm])}
     for name in unknown:
         hint = lines[name]
-        here = [[key for key in use.settings if key in known] for use in PEERS[name].uses]
+        here = [[key for key in use.settings if key.partition("=")[0] in known] for use in PEERS[name].uses]
         meant = next((keys for keys in here if keys), None)
         if meant:
             assert all(key in hint for key in meant), (name, hint)
@@ -75,4 +75,10 @@ def test_a_name_in_a_group_gets_a_hint(key, hint):
 
 def test_an_environment_without_its_group_gets_the_setting():
     tree = {"algo": {"name": "ppo"}, "env": "CartPole-v1"}
-    assert inspect(tree)[1][0] == "env=CartPole-v1: must be a group of settings; use env.id=CartPole-v1"
+    assert inspect(tree)[1][0] == "env=CartPole-v1: must be a section of settings; use env.id=CartPole-v1"
+
+
+def test_an_algorithm_without_its_section_gets_the_setting():
+    """An algorithm without its section gets the setting."""
+    tree = {"algo": "sac", "env": {"id": "CartPole-v1"}}
+    assert inspect(tree)[1][0] == "algo=sac: must be a section of settings with a name; use algo.name=sac"

@@ -113,6 +113,17 @@ def test_an_incomplete_last_line_is_ignored(record, tmp_path):
     assert re_execute(tmp_path / "torn").difference is None
 
 
+def test_a_record_without_fragments_is_refused(tmp_path):
+    """A record without fragments has nothing to compare, as that of a run that only starts."""
+    (tmp_path / RECORD).write_text(
+        '["begin", {"config": ""}]\n["make", 1, "player", 0, 0]\n["call", 1, 1, "collect", []]\n'
+    )
+    with pytest.raises(
+        ConfigError, match=r"record\.jsonl: holds no collected fragment, so there is nothing to compare"
+    ):
+        re_execute(tmp_path)
+
+
 def test_a_run_without_a_record_names_the_setting(tmp_path):
     """The error for a run without a record names the setting."""
     run(tmp_path / "run", "sac", "run.total_steps=60")

@@ -126,7 +126,7 @@ def test_one_instance_suffices_for_an_evaluation(tmp_path, capsys):
     tree = tree_of(tmp_path, "OneInstance", "env.num_envs=1", "eval.episodes=3", "log.level=info")
     train(validate(tree))
     output = capsys.readouterr()
-    assert "1 player with 1 environment and 3 more in evaluations, " in output.out
+    assert "1 player with 1 environment (and 3 for evaluation), " in output.out
     assert "the port is in use; evaluation needs an environment besides those of training" in output.out + output.err
     assert evaluate_checkpoint(str(tmp_path), episodes=3).returns == [3.0] * 3
 

@@ -66,13 +66,16 @@ def test_the_opening_line_describes_the_run(cores):
     cores(4)
     config = resolved(players={"num": 2}, trainer={"accelerator": "cpu", "compile": False})
     assert summary.opening_line(config) == (
-        "ppo on CartPole-v1, decoupled: 2 players with 4 environments and 10 more in evaluations, 1 rank on cpu with "
+        "ppo on CartPole-v1, decoupled: 2 players with 4 environments (and 10 for evaluation), 1 rank on cpu with "
         "1 thread"
     )
 
 
-@pytest.mark.parametrize(("status", "command"), [("done", "eval"), ("interrupted", "resume"), ("failed", "resume")])
-def test_the_closing_lines_end_with_the_next_command(status, command):
+@pytest.mark.parametrize(
+    ("status", "shown", "command"),
+    [("done", "finished", "eval"), ("interrupted", "stopped", "resume"), ("failed", "failed", "resume")],
+)
+def test_the_closing_lines_end_with_the_next_command(status, shown, command):
     """The closing lines have the time breakdown, the result and the next command."""
     breakdown = TimeBreakdown(4.0, updating=2.0)
     lines = summary.closing_lines(
@@ -80,5 +83,5 @@ def test_the_closing_lines_end_with_the_next_command(status, command):
     )
     assert lines == [
         "time: updating 50 %, other 50 %; players idle 0 %; start-up 3.2 s",
-        f"{status}: 1,000 policy steps and 20 gradient steps in 4 s; sheeprl {command} 'my runs/a'",
+        f"{shown}: 1,000 policy steps and 20 gradient steps in 4 s; sheeprl {command} 'my runs/a'",
     ]

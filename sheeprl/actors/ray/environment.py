@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from sheeprl.config.checks import too_few_gpus
 from sheeprl.config.defaults import cluster_address
 from sheeprl.config.schema import Config
+from sheeprl.utils.folders import why_not_writable
 
 # Longest path below the temporary folder, of a socket.
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
@@ -35,13 +37,14 @@ def configure(config: Config) -> None:
 
 
 def mistakes(config: Config) -> Iterator[str]:
-    """Yield a mistake for each variable with which Ray can't be started or joined."""
+    """Yield a mistake for each variable or setting with which Ray can't be started or joined."""
     if "ray" in sys.modules:
         return
     address = cluster_address(config)
     if address is None:
         yield from _folder_mistakes()
         yield from _token_mistakes()
+        yield from _gpu_mistakes(config)
     elif address.startswith(("http://", "https://")):
         yield (
             f"{source(config)}={address}: is the address of a dashboard, to which jobs are submitted; use the address "
@@ -66,6 +69,25 @@ def token_advice() -> str:
     return "; if it requires a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token"
 
 
+def _gpu_mistakes(config: Config) -> Iterator[str]:
+    """Yield a mistake if a local Ray has fewer GPUs than the run requests; its CPUs are logical, and always suffice."""
+    trainer, players = config.trainer, config.players
+    ranks = trainer.ranks if trainer.accelerator == "cuda" else 0
+    each, number = players.gpus, config.num_players
+    if not ranks and not each:
+        return
+    import torch
+
+    found = torch.cuda.device_count()
+    if ranks > found:
+        yield too_few_gpus(config, found)
+    elif ranks + number * each > found:
+        yield (
+            f"players.gpus={each:g}: {number} players and {ranks} ranks need {ranks + number * each:g} GPUs, but this "
+            f"machine has {found}; lower players.gpus or players.num, or join a cluster with ray.address"
+        )
+
+
 def _folder_mistakes() -> Iterator[str]:
     """Yield a mistake if Ray can't use its temporary folder."""
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
@@ -78,7 +100,7 @@ def _folder_mistakes() -> Iterator[str]:
             f"{name}={folder}: is too long for the paths of Ray's sockets ({len(os.fsencode(folder))} bytes, at most "
             f"{most}); set RAY_TMPDIR to a shorter folder, such as RAY_TMPDIR=/tmp"
         )
-    elif problem := _why_not_writable(Path(folder) / "ray"):
+    elif problem := why_not_writable(Path(folder) / "ray"):
         yield f"{name}={folder}: Ray can't write there ({problem}); set RAY_TMPDIR to another folder, such as /tmp"
 
 
@@ -98,19 +120,10 @@ def _token_mistakes() -> Iterator[str]:
     token = Path(home) / ".ray" / "auth_token"
     if os.access(token, os.R_OK):
         return
-    problem = "no home folder" if home == "~" else _why_not_writable(token.parent)
+    problem = "no home folder" if home == "~" else why_not_writable(token.parent)
     if problem or token.exists():
         yield (
             f"HOME={os.environ.get('HOME', '')}: Ray can't store its token in ~/.ray/auth_token "
             f"({problem or 'permission denied'}); set HOME to a folder that can be written, or RAY_AUTH_TOKEN to a "
             f"long random text, {others}"
         )
-
-
-def _why_not_writable(folder: Path) -> str:
-    """Return why a folder that Ray makes can't be written, "" if it can."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    return "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"

@@ -15,6 +15,9 @@ class PPOArgs(OnPolicyArgs):
 
     algorithm: ClassVar[str] = "sheeprl.algos.ppo.ppo:PPO"
     summary: ClassVar[str] = "Proximal Policy Optimization: clipped surrogate, GAE, minibatch epochs"
+    help_first: ClassVar[tuple[str, ...]] = (
+        *("learning_rate", "gamma", "batch_size", "rollout_steps", "epochs", "clip", "hidden_sizes"),
+    )
 
     learning_rate: Positive = Field(3e-4, description="learning rate of Adam")
     adam_eps: Positive = Field(1e-5, description="epsilon of Adam")

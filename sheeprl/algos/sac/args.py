@@ -17,6 +17,9 @@ class SACArgs(OffPolicyArgs):
     summary: ClassVar[str] = "Soft Actor-Critic: twin critics, squashed Gaussian policy, learned temperature"
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
     bounded_actions: ClassVar[bool] = True
+    help_first: ClassVar[tuple[str, ...]] = (
+        *("actor_lr", "critic_lr", "gamma", "batch_size", "replay_ratio", "learning_starts", "hidden_sizes"),
+    )
 
     actor_lr: Positive = Field(3e-4, description="learning rate of Adam for the actor")
     critic_lr: Positive = Field(3e-4, description="learning rate of Adam for the critics")

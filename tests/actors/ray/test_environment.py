@@ -18,10 +18,10 @@ def mistakes(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    def find(**variables):
+    def find(settings=(), **variables):
         for name, value in variables.items():
             monkeypatch.setenv(name, str(value))
-        tree = {"algo": {"name": "ppo"}, "env": {"id": "none"}}
+        tree = {"algo": {"name": "ppo"}, "env": {"id": "none"}, **dict(settings)}
         return list(environment.mistakes(fill_in(validate(tree))))
 
     return find
@@ -63,3 +63,19 @@ def test_the_address_of_a_dashboard_is_refused(mistakes):
     (mistake,) = mistakes(RAY_ADDRESS="http://127.0.0.1:8265")
     assert mistake.startswith("RAY_ADDRESS=http://127.0.0.1:8265: is the address of a dashboard")
     assert mistake.endswith("unset RAY_ADDRESS to start a local Ray")
+
+
+def test_a_local_ray_has_the_gpus_of_this_machine(mistakes, monkeypatch):
+    """A local ray has the gpus of this machine."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    cuda = {"trainer": {"accelerator": "cuda"}}
+    (mistake,) = mistakes(cuda)
+    assert mistake == (
+        "trainer.accelerator=cuda: this machine has no CUDA GPUs; use trainer.accelerator=cpu or join a cluster with "
+        "ray.address"
+    )
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert mistakes(cuda) == []
+    (mistake,) = mistakes({**cuda, "players": {"gpus": 0.5}})
+    assert mistake.startswith("players.gpus=0.5: 1 players and 1 ranks need 1.5 GPUs, but this machine has 1; lower")
+    assert mistakes({**cuda, "trainer": {"accelerator": "cuda", "devices": 8}}, RAY_ADDRESS="10.0.0.1:6379") == []
