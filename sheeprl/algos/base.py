@@ -106,6 +106,8 @@ class Loss:
             `OffPolicy.writes_back`.
         priority: detached `[N]`, new priority of each sample; a sequence's applies to its last row. Requires
             `OffPolicy.prioritized`; ignored where the buffer samples uniformly.
+        stop: boolean scalar. If it is true on any rank, this gradient step changes nothing and the round takes no
+            further one. The metrics of this step are logged. On-policy, and by the first phase of a step only.
     """
 
     value: Tensor
@@ -114,6 +116,7 @@ class Loss:
     buffers: Tensors = field(default_factory=dict)
     write: Tensors = field(default_factory=dict)
     priority: Tensor | None = None
+    stop: Tensor | None = None
 
 
 LossFunction = Callable[[Any, "TensorDict", Tensors, Tensors], Loss]
