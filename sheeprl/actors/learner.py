@@ -158,6 +158,7 @@ class Learner(LearnerInterface):
                         break
             finally:  # steps taken before an error count, too
                 self._settle()
+            self._set_buffers(self.batches.buffers())
         except NonFiniteError as error:
             self._failure = error
             raise
@@ -166,6 +167,23 @@ class Learner(LearnerInterface):
         compiling = self.compiled.seconds - compiled_for if self.compiled else 0.0
         seconds = time.perf_counter() - started
         return UpdateInfo(self.gradient_steps, means, seconds, started, notes, compiling), writes
+
+    @torch.no_grad()
+    def _set_buffers(self, values: Tensors) -> None:
+        """Set buffers of the agent to the mean of the given values over the ranks.
+
+        Raises:
+            ValueError: the agent has no such buffer, or its state doesn't contain it, so checkpoints would miss it.
+        """
+        if not values:
+            return
+        buffers, saved = dict(self.agent.named_buffers()), self.agent.state_dict()
+        for name, value in values.items():
+            if name not in buffers or name not in saved:
+                raise ValueError(f"prepare_rollout() returned the buffer {name!r}; register it with persistent=True")
+            if self.world > 1:  # counts are integers: exact up to 2 ** 53
+                value = self.step.ranks.sum(value if value.is_floating_point() else value.double()) / self.world
+            buffers[name].copy_(value)
 
     def _seed(self, seed: int) -> None:
         """Seed Torch's global generators. `torch.manual_seed` is slow because it checks every kind of device."""
