@@ -678,7 +678,8 @@ def test_a_phase_sees_earlier_steps_and_carries(make_learner_of):
     assert learner.agent.policy.weight.item() == 0.0
     # slopes 0.5·3 + 10 = 11.5 and 0·3 + 11 = 11, at a quarter of the rate 1
     assert learner.agent.head.weight.item() == pytest.approx(1 - (11.5 + 11) / 4)
-    assert info.metrics == {"Loss/second": pytest.approx((11.5 * 1 + 11 * (1 - 11.5 / 4)) / 2)}
+    second = pytest.approx((11.5 * 1 + 11 * (1 - 11.5 / 4)) / 2)
+    assert info.metrics == {"Loss/second": second, "Grads/first": 1.0, "Grads/second": (11.5 + 11) / 2}
     assert len(writes) == 2
     for write, batch in zip(writes, range(2), strict=True):
         assert write.index.tolist() == block["index"][batch].tolist()
