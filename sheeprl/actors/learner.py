@@ -27,7 +27,9 @@ from sheeprl.learning.batches import Batches, Minibatches, Samples, Share
 from sheeprl.learning.compile.allreduce import sum_over_ranks
 from sheeprl.learning.compile.cache import CompiledSteps, CompileError, NonFiniteGradientError
 from sheeprl.learning.flat_parameters import FlatParameters
+from sheeprl.learning.forbidden_modules import check_modules
 from sheeprl.learning.metrics import Table, means_of, norm_names
+from sheeprl.learning.optimizers import check_elementwise
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding
@@ -74,7 +76,9 @@ class Learner(LearnerInterface):
         seed = config.run.seed
         self.algorithm = build_algorithm(config.algo, spaces)
         torch.manual_seed(seeding.seeds(seed, seeding.Role.AGENT)[0])
-        self.agent = fabric.to_device(self.algorithm.build_agent())
+        agent = self.algorithm.build_agent()
+        check_modules(agent)
+        self.agent = fabric.to_device(agent)
         self.gradient_steps = 0
         # Every rank draws the minibatches and the noise of the whole group and takes its part. So the results don't
         # depend on the number of ranks.
@@ -96,13 +100,14 @@ class Learner(LearnerInterface):
         """Flatten the parameters into a few vectors and build the optimizers over them.
 
         Raises:
-            ValueError: an optimizer doesn't contain each of its parameters once.
+            ValueError: an optimizer doesn't contain each of its parameters once, or isn't elementwise.
         """
         specs = self.algorithm.optimizers()
         flat = FlatParameters(self.agent, {name: spec.modules for name, spec in specs.items()})
         groups = {}
         for name, spec in specs.items():
             optimizer = spec.build([flat.vectors[number] for number in flat.of_group(name)])
+            check_elementwise(name, optimizer)
             rates = [float(group["lr"]) for group in optimizer.param_groups]
             groups[name] = Group(flat.stepped_by(optimizer), optimizer, rates, spec.max_grad_norm)
             if sorted(groups[name].vectors) != sorted(flat.of_group(name)):
@@ -295,7 +300,11 @@ class Learner(LearnerInterface):
 
         Args:
             copy: True if the next update must not change the returned arrays.
+
+        Raises:
+            MovedParameterError: the agent's parameters aren't those that training changes.
         """
+        self.step.flat.check()
         return self.gradient_steps, weights_of.to_arrays(self.agent.get_submodule("policy"), copy)
 
     def warm_up(self) -> None:

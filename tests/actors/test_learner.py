@@ -21,6 +21,7 @@ from sheeprl.algos.base import Algorithm, Loss, OptimizerSpec, Phase, PolicyOutp
 from sheeprl.config import defaults
 from sheeprl.config.loading import validate
 from sheeprl.learning.batches import join_parts
+from sheeprl.learning.flat_parameters import MovedParameterError
 
 OBS = spaces.Box(-1.0, 1.0, (3,))
 
@@ -706,6 +707,40 @@ def test_priorities_are_returned_with_their_rows(make_learner_of):
     for write, reward in zip(writes, block["reward"], strict=True):
         assert write.priority.dtype == np.float32
         assert write.priority == pytest.approx(reward, rel=0.01)
+
+
+def test_an_agent_that_would_be_trained_wrongly_is_refused(make_learner_of):
+    """A recurrent module of torch, and an optimizer that isn't elementwise, are refused by name."""
+
+    class Recurrent(Carrying):
+        """Algorithm with torch's LSTM."""
+
+        def build_agent(self):
+            """Return the agent with an LSTM."""
+            agent = super().build_agent()
+            agent.memory = nn.LSTM(1, 1)
+            return agent
+
+    class SecondOrder(Carrying):
+        """Algorithm with LBFGS."""
+
+        def optimizers(self):
+            """Return LBFGS for one group."""
+            return {**super().optimizers(), "second": OptimizerSpec(("head",), torch.optim.LBFGS)}
+
+    with pytest.raises(ValueError, match=r"the agent's 'memory' is a torch\.nn\.LSTM"):
+        make_learner_of(Recurrent)
+    with pytest.raises(ValueError, match="builds LBFGS for 'second'"):
+        make_learner_of(SecondOrder)
+
+
+def test_weights_that_training_would_not_change_are_not_handed_out(fabric):
+    """Weights are refused once a parameter has left its vector."""
+    learner = make_ppo(fabric)
+    learner.weights()
+    learner.agent.critic.network[0].weight.data = torch.zeros_like(learner.agent.critic.network[0].weight)
+    with pytest.raises(MovedParameterError, match=r"'critic\.network\.0\.weight' was replaced"):
+        learner.weights()
 
 
 class Remembering(Carrying):

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adam, RMSprop
 
 from sheeprl.actors import learner as learner_module
 from sheeprl.actors.learner import NonFiniteError
@@ -13,6 +13,7 @@ from sheeprl.algos.base import Loss, OptimizerSpec, Phase
 from sheeprl.config import defaults
 from sheeprl.learning.compile import tracing
 from sheeprl.learning.compile.allreduce import sum_over_ranks
+from sheeprl.models.optimizers import RMSpropTF
 from tests.actors.test_learner import assert_same, fabric, make_learner, parameters_of, rollout
 from tests.actors.test_learner import spaces as gym_spaces
 from tests.helpers.graphs import run_graph
@@ -197,3 +198,34 @@ def test_a_phase_names_each_group_once(make, groups):
     Wrong.groups = groups
     with pytest.raises(ValueError, match="name at least one, and each only once"):
         make(Wrong, False).update(1, 0.0, None, rollout())
+
+
+@pytest.mark.skipif(not defaults.has_compiler(), reason="no C++ compiler")
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda parameters: SGD(parameters, lr=0.1, momentum=0.9, nesterov=True),
+        lambda parameters: RMSprop(parameters, lr=0.01, centered=True, momentum=0.5),
+        lambda parameters: RMSpropTF(parameters, lr=0.01, eps=1e-5),
+    ],
+)
+def test_traced_optimizers_equal_eager_ones(make, build):
+    """Steps of these optimizers are traced, with their whole state, and equal the eager steps, also when restored."""
+
+    class Chosen(Joint):
+        """Toy with this optimizer for both groups."""
+
+        def optimizers(self):
+            """Return one optimizer per group."""
+            return {name: OptimizerSpec(part, build) for name, part in zip(RATES, self.modules, strict=True)}
+
+    eager, traced, restored = make(Chosen, False), make(Chosen, True), make(Chosen, True)
+    for learner in (eager, traced):
+        assert learner.update(4, 0.0, None, rollout())[0].notes == ()
+    restored.restore(traced.snapshot()[1])
+    for learner in (eager, traced, restored):
+        learner.update(4, 0.0, None, rollout(seed=1))
+    assert traced.compiled is not None
+    assert_same(restored.agent, parameters_of(traced.agent))
+    for name, values in eager.agent.state_dict().items():
+        torch.testing.assert_close(traced.agent.state_dict()[name], values, rtol=1e-5, atol=1e-6)

@@ -139,9 +139,9 @@ class CompiledSteps:
             return True
         try:
             return all(
-                rule_of(self.step.groups[name].optimizer).has_state(state)
+                rule_of(self.step.groups[name].optimizer).has_state(state, settings)
                 for name in names
-                for state in self._states(name)
+                for state, (settings, _) in zip(self._states(name), self.step.groups[name].settings(), strict=True)
             )
         except NoRuleError:
             return True  # `take` raises the error

@@ -161,8 +161,11 @@ class CompiledStep:
         flat = self._step.flat
         states = {
             name: [
-                {key: group.optimizer.state[flat.vectors[number]][key] for key in rule_of(group.optimizer).state_names}
-                for number in group.vectors
+                {
+                    key: group.optimizer.state[flat.vectors[number]][key]
+                    for key in rule_of(group.optimizer).names(settings)
+                }
+                for number, (settings, _) in zip(group.vectors, group.settings(), strict=True)
             ]
             for name, group in self._groups.items()
         }
