@@ -236,8 +236,9 @@ class Learner(LearnerInterface):
             taken = self.compiled.take(phases, tensors, noise)
         except CompileError as error:
             self._settle()
-            self.compiled = None
-            self._notes.append(f"gradient steps aren't compiled: {error}")
+            some = "some " if self.compiled.any_compiled else ""  # the others stay compiled
+            self.compiled = self.compiled if some else None
+            self._notes.append(f"{some}gradient steps aren't compiled: {error}")
             return None
         self._notes += self.compiled.notes
         self.compiled.notes = []

@@ -283,16 +283,16 @@ def join_parts(parts: Sequence[Rows], order: int, n_batches: int) -> Rows:
     """
     sample_axis = parts[0]["index"].ndim - 2  # after removal of the first axis, of size 1
     counts = [part["index"].shape[-1] for part in parts]
+    batch_size = sum(counts) // n_batches
     shuffled = np.random.Generator(np.random.PCG64(order)).permutation(sum(counts))
-    places = np.split(shuffled, np.cumsum(counts)[:-1])
+    places = [divmod(place, batch_size) for place in np.split(shuffled, np.cumsum(counts)[:-1])]
     block: Rows = {}
     for name, first in parts[0].items():
         axis = 0 if name == "importance" else sample_axis  # a sequence has one importance weight
-        shape = list(first.shape[1:])
-        shape[axis] = sum(counts)
-        joined = np.empty(shape, first.dtype)
+        shape = first.shape[1:]
+        # A batch is contiguous. Other strides would depend on `n_batches`, and compiled steps depend on strides.
+        block[name] = np.empty((n_batches, *shape[:axis], batch_size, *shape[axis + 1 :]), first.dtype)
+        samples = np.moveaxis(block[name], 0, axis)
         for part, place in zip(parts, places, strict=True):
-            joined[(slice(None),) * axis + (place,)] = part[name][0]
-        split = joined.reshape(*shape[:axis], n_batches, -1, *shape[axis + 1 :])
-        block[name] = np.moveaxis(split, axis, 0)
+            samples[(slice(None),) * axis + place] = part[name][0]
     return block

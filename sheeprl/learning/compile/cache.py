@@ -131,6 +131,8 @@ class CompiledSteps:
         self._counters: dict[str, StepCounter] = {}  # by group, from the first step after `settle` on
         self._compiled: dict[tuple[Any, ...], CompiledStep] = {}  # by variant
         self._stale: set[tuple[Any, ...]] = set()  # variants bound to optimizer state that was replaced
+        self._eager: set[tuple[Any, ...]] = set()  # variants that can't be compiled
+        self._is_full = False  # the run has more variants than are compiled
 
     def is_ready(self, phases: Sequence[Phase]) -> bool:
         """Return True if the optimizers have state to bind a graph to; they create it in their first eager step."""
@@ -151,7 +153,12 @@ class CompiledSteps:
         group = self.step.groups[name]
         return [group.optimizer.state[self.step.flat.vectors[number]] for number in group.vectors]
 
-    def take(self, phases: Sequence[Phase], tensors: Tree, noise: Sequence[Tensors]) -> tuple[list[Loss], bool]:
+    @property
+    def any_compiled(self) -> bool:
+        """Return True if a variant was compiled."""
+        return bool(self._compiled)
+
+    def take(self, phases: Sequence[Phase], tensors: Tree, noise: Sequence[Tensors]) -> tuple[list[Loss], bool] | None:
         """Take a step. If a gradient isn't finite, this step and all later ones change nothing more.
 
         Args:
@@ -161,17 +168,23 @@ class CompiledSteps:
 
         Returns:
             The losses that have values to write back, and True if the step changed nothing because of `Loss.stop`.
-            `settle` returns the metrics.
+            `settle` returns the metrics. None if the step must run eagerly, because this variant can't be compiled.
 
         Raises:
-            CompileError: the step can't be compiled. Nothing was changed.
+            CompileError: the step can't be compiled, found at its first call. Nothing was changed.
         """
         tree = {"batch": tensors, "noise": noise, "numbers": torch.tensor(self._numbers(phases), dtype=torch.float32)}
         inputs = flattened(tree)
         variant = (*map(_signature, phases), *((values.shape, values.stride(), values.dtype) for values in inputs))
         compiled = self._compiled.get(variant)
         if compiled is None:
-            compiled = self._compiled[variant] = self._compile_timed(phases, moved(tree, self.device))
+            if variant in self._eager or self._is_full:
+                return None
+            try:
+                compiled = self._compiled[variant] = self._compile_timed(phases, moved(tree, self.device))
+            except CompileError:
+                self._eager.add(variant)
+                raise
         if variant in self._stale:
             compiled.rebind()
             self._stale.remove(variant)
@@ -245,7 +258,8 @@ class CompiledSteps:
 
     def _compile_timed(self, phases: Sequence[Phase], inputs: Tree) -> CompiledStep:
         """Compile a step and add the time to `seconds`; note it for the log unless it was loaded from the cache."""
-        if len(self._compiled) == MAX_VARIANTS:
+        if len(self._compiled) + len(self._eager) == MAX_VARIANTS:
+            self._is_full = True
             raise CompileError(
                 f"the run has more than {MAX_VARIANTS} variants of gradient steps; use fewer batch shapes and phases"
             )
