@@ -27,7 +27,9 @@ from sheeprl.learning.batches import Batches, Minibatches, Samples, Share
 from sheeprl.learning.compile.allreduce import sum_over_ranks
 from sheeprl.learning.compile.cache import CompiledSteps, CompileError, NonFiniteGradientError
 from sheeprl.learning.flat_parameters import FlatParameters
-from sheeprl.learning.metrics import Table, means_of
+from sheeprl.learning.forbidden_modules import check_modules
+from sheeprl.learning.metrics import Table, means_of, norm_names
+from sheeprl.learning.optimizers import check_elementwise
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding
@@ -74,7 +76,9 @@ class Learner(LearnerInterface):
         seed = config.run.seed
         self.algorithm = build_algorithm(config.algo, spaces)
         torch.manual_seed(seeding.seeds(seed, seeding.Role.AGENT)[0])
-        self.agent = fabric.to_device(self.algorithm.build_agent())
+        agent = self.algorithm.build_agent()
+        check_modules(agent)
+        self.agent = fabric.to_device(agent)
         self.gradient_steps = 0
         # Every rank draws the minibatches and the noise of the whole group and takes its part. So the results don't
         # depend on the number of ranks.
@@ -96,18 +100,20 @@ class Learner(LearnerInterface):
         """Flatten the parameters into a few vectors and build the optimizers over them.
 
         Raises:
-            ValueError: an optimizer doesn't contain each of its parameters once.
+            ValueError: an optimizer doesn't contain each of its parameters once, or isn't elementwise.
         """
         specs = self.algorithm.optimizers()
         flat = FlatParameters(self.agent, {name: spec.modules for name, spec in specs.items()})
         groups = {}
         for name, spec in specs.items():
             optimizer = spec.build([flat.vectors[number] for number in flat.of_group(name)])
+            check_elementwise(name, optimizer)
             rates = [float(group["lr"]) for group in optimizer.param_groups]
             groups[name] = Group(flat.stepped_by(optimizer), optimizer, rates, spec.max_grad_norm)
             if sorted(groups[name].vectors) != sorted(flat.of_group(name)):
                 raise ValueError(f"the optimizer {name!r} must contain each parameter that it is built with once")
-        return GradientStep(self.agent, flat, groups, FabricRanks(self.fabric), self.fabric.autocast)
+        ranks, may_stop = FabricRanks(self.fabric), not self.algorithm.data().is_off_policy
+        return GradientStep(self.agent, flat, groups, ranks, self.fabric.autocast, may_stop)
 
     def _make_batches(self) -> Batches:
         """Return the reader of the algorithm's batches."""
@@ -126,7 +132,7 @@ class Learner(LearnerInterface):
     # ---------------------------------------------------------------------------------------- learning
 
     def update(self, steps: int, progress: float, order: int | None, *blocks: Rows) -> tuple[UpdateInfo, Writes]:
-        """Take `steps` gradient steps.
+        """Take `steps` gradient steps, or fewer if a loss stops the round.
 
         Args:
             steps: number of gradient steps.
@@ -153,9 +159,11 @@ class Learner(LearnerInterface):
         try:
             try:
                 for tensors in self.batches.read(steps, order, blocks):
-                    self._gradient_step(tensors, progress, writes)
+                    if self._gradient_step(tensors, progress, writes):
+                        break
             finally:  # steps taken before an error count, too
                 self._settle()
+            self._set_buffers(self.batches.buffers())
         except NonFiniteError as error:
             self._failure = error
             raise
@@ -165,44 +173,79 @@ class Learner(LearnerInterface):
         seconds = time.perf_counter() - started
         return UpdateInfo(self.gradient_steps, means, seconds, started, notes, compiling), writes
 
+    @torch.no_grad()
+    def _set_buffers(self, values: Tensors) -> None:
+        """Set buffers of the agent to the mean of the given values over the ranks.
+
+        Raises:
+            ValueError: the agent has no such buffer, or its state doesn't contain it, so checkpoints would miss it.
+        """
+        if not values:
+            return
+        buffers, saved = dict(self.agent.named_buffers()), self.agent.state_dict()
+        for name, value in values.items():
+            if name not in buffers or name not in saved:
+                raise ValueError(f"prepare_rollout() returned the buffer {name!r}; register it with persistent=True")
+            if self.world > 1:  # counts are integers: exact up to 2 ** 53
+                value = self.step.ranks.sum(value if value.is_floating_point() else value.double()) / self.world
+            buffers[name].copy_(value)
+
     def _seed(self, seed: int) -> None:
         """Seed Torch's global generators. `torch.manual_seed` is slow because it checks every kind of device."""
         torch.default_generator.manual_seed(seed)
         if self.fabric.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _gradient_step(self, tensors: Tree, progress: float, writes: Writes) -> None:
-        """Take one gradient step: one pass over the phases."""
+    def _gradient_step(self, tensors: Tree, progress: float, writes: Writes) -> bool:
+        """Take one gradient step: one pass over the phases. Return True if a loss stopped the round before the step."""
         phases = self.algorithm.phases(Step(self.gradient_steps, progress))
         for phase in phases:
-            if phase.optimizer not in self.step.groups:
-                known = ", ".join(self.step.groups)
-                raise ValueError(f"phases() names the group {phase.optimizer!r}, but optimizers() has {known}")
+            self._check_groups(phase)
         samples = self.batches.samples(tensors)
         noise = [self._noise(phase, samples) for phase in phases]
-        losses = self._compiled_step(phases, tensors, noise)
-        if losses is None:
-            losses = self._eager_step(phases, tensors, noise)
+        taken = self._compiled_step(phases, tensors, noise)
+        if taken is None:
+            taken = self._eager_step(phases, tensors, noise)
+        losses, was_stopped = taken
+        if was_stopped:
+            return True
         writes += [_write(self.batches.index(tensors), loss) for loss in losses]
         self.gradient_steps += 1
+        return False
 
-    def _compiled_step(self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors]) -> list[Loss] | None:
-        """Take the step with the compiled graph; return None if it must run eagerly."""
+    def _check_groups(self, phase: Phase) -> None:
+        """Check the parameter groups of a phase.
+
+        Raises:
+            ValueError: the phase names an unknown group, no group, or a group twice.
+        """
+        known = self.step.groups
+        for name in phase.groups:
+            if name not in known:
+                raise ValueError(f"phases() names the group {name!r}, but optimizers() has {', '.join(known)}")
+        if len(set(phase.groups)) != len(phase.groups) or not phase.groups:
+            raise ValueError(f"phases() names the groups {phase.groups}; name at least one, and each only once")
+
+    def _compiled_step(
+        self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors]
+    ) -> tuple[list[Loss], bool] | None:
+        """Take the step with the compiled graph, as `_eager_step` does; return None if it must run eagerly."""
         if self.compiled is None or not self.compiled.is_ready(phases):
             return None
         try:
-            losses = self.compiled.take(phases, tensors, noise)
+            taken = self.compiled.take(phases, tensors, noise)
         except CompileError as error:
             self._settle()
-            self.compiled = None
-            self._notes.append(f"gradient steps aren't compiled: {error}")
+            some = "some " if self.compiled.any_compiled else ""  # the others stay compiled
+            self.compiled = self.compiled if some else None
+            self._notes.append(f"{some}gradient steps aren't compiled: {error}")
             return None
         self._notes += self.compiled.notes
         self.compiled.notes = []
-        return losses
+        return taken
 
-    def _eager_step(self, phases: Sequence[Phase], tensors: Any, noise: Any) -> list[Loss]:
-        """Take the step eagerly; return the losses of the phases."""
+    def _eager_step(self, phases: Sequence[Phase], tensors: Any, noise: Any) -> tuple[list[Loss], bool]:
+        """Take the step eagerly; return the losses to write back, and True if `Loss.stop` left all unchanged."""
         self._settle()
         step = self.step
         scalars = [{name: torch.tensor(value) for name, value in phase.scalars.items()} for phase in phases]
@@ -210,8 +253,9 @@ class Learner(LearnerInterface):
         buffers = dict(self.agent.named_buffers())
         stepper = OptimizerStepper(step.flat.vectors, buffers, step.groups, self._raise_non_finite)
         outcome = step.take(phases, step.flat.vectors, buffers, self.batches.assemble(tensors), noise, scalars, stepper)
-        self._tables.append(Table.of(outcome.metrics))
-        return outcome.losses
+        names = [*norm_names(phases), *outcome.metrics]
+        self._tables.append(Table.of(names, [*outcome.norms, *outcome.metrics.values()]))
+        return outcome.losses, outcome.stop is not None and bool(outcome.stop)
 
     def _settle(self) -> None:
         """Collect the results of the compiled steps. A check after each step would stall the device.
@@ -230,7 +274,8 @@ class Learner(LearnerInterface):
     def _raise_non_finite(self, phase: Phase, metrics: Tensors) -> NoReturn:
         """Raise an error that names the metrics that aren't finite and the gradient step."""
         bad = [f"{name} is {value.item()}" for name, value in metrics.items() if not torch.isfinite(value).all()]
-        what = " and ".join(bad) or f"the gradient of the loss of {phase.optimizer!r} is not finite"
+        groups = " and ".join(map(repr, phase.groups))
+        what = " and ".join(bad) or f"the gradient of the loss of {groups} is not finite"
         raise NonFiniteError(f"{what} at gradient step {self.gradient_steps}")
 
     def _noise(self, phase: Phase, samples: int) -> Tensors:
@@ -256,7 +301,11 @@ class Learner(LearnerInterface):
 
         Args:
             copy: True if the next update must not change the returned arrays.
+
+        Raises:
+            MovedParameterError: the agent's parameters aren't those that training changes.
         """
+        self.step.flat.check()
         return self.gradient_steps, weights_of.to_arrays(self.agent.get_submodule("policy"), copy)
 
     def warm_up(self) -> None:

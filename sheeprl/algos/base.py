@@ -37,6 +37,7 @@ __all__ = [
     "Phase",
     "PolicyInput",
     "PolicyOutput",
+    "PreparedRollout",
     "Spaces",
     "Step",
     "TargetUpdate",
@@ -106,6 +107,8 @@ class Loss:
             `OffPolicy.writes_back`.
         priority: detached `[N]`, new priority of each sample; a sequence's applies to its last row. Requires
             `OffPolicy.prioritized`; ignored where the buffer samples uniformly.
+        stop: boolean scalar. If it is true on any rank, this gradient step changes nothing and the round takes no
+            further one. The metrics of this step are logged. On-policy, and by the first phase of a step only.
     """
 
     value: Tensor
@@ -114,6 +117,21 @@ class Loss:
     buffers: Tensors = field(default_factory=dict)
     write: Tensors = field(default_factory=dict)
     priority: Tensor | None = None
+    stop: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PreparedRollout:
+    """Training rows of a rollout, and the running statistics that it changes.
+
+    Args:
+        rows: `[T, B]` rows with a boolean `mask`; see `Algorithm.prepare_rollout`.
+        buffers: detached tensors by buffer name of the agent. After the last gradient step of the round, the buffer is
+            set to their mean over the trainer group, so losses use the statistics that the players used.
+    """
+
+    rows: TensorDict
+    buffers: Tensors = field(default_factory=dict)
 
 
 LossFunction = Callable[[Any, "TensorDict", Tensors, Tensors], Loss]
@@ -151,24 +169,30 @@ class TargetUpdate:
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of a gradient step: one loss, minimized over one parameter group. Other parameters get no gradient.
+    """Part of a gradient step: one loss, minimized over parameter groups. Other parameters get no gradient.
 
     Args:
-        optimizer: name of the parameter group, a key of `Algorithm.optimizers()`.
+        optimizer: name of the parameter group, a key of `Algorithm.optimizers()`, or a tuple of names. All gradients of
+            the phase are those before the groups' steps; each group clips its own. `Grads/<group>` logs their norms.
         loss: the pure loss function. It is compiled once, so it must be the same object in every step: a method or a
             function of a module.
         noise: function that draws the random numbers of the loss.
         scalars: numbers that change over the run, such as an annealed clip. The loss gets them as tensors in `carry`.
-        lr_scale: factor on the optimizer's learning rate.
+        lr_scale: factor on the optimizers' learning rate.
         target_updates: target networks to update after the step.
     """
 
-    optimizer: str
+    optimizer: str | tuple[str, ...]
     loss: LossFunction
     noise: NoiseFunction | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     lr_scale: float = 1.0
     target_updates: Sequence[TargetUpdate] = ()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Return the names of the parameter groups."""
+        return (self.optimizer,) if isinstance(self.optimizer, str) else self.optimizer
 
 
 @dataclass(frozen=True)
@@ -240,12 +264,12 @@ class Algorithm(ABC, Generic[ArgsT]):
             generator: the only permitted source of random numbers.
         """
 
-    def prepare_rollout(self, agent: Any, rollout: TensorDict) -> TensorDict:
+    def prepare_rollout(self, agent: Any, rollout: TensorDict) -> TensorDict | PreparedRollout:
         """Convert a rollout `[T + 1, B]` into training rows `[T, B]`. On-policy only.
 
         The last row of the rollout is the bootstrap row: the observation after the last action. Called once a round,
-        without gradients, before minibatches are formed. The result must have a boolean `mask`, true on rows with an
-        action, so on all rows but end rows.
+        without gradients, before minibatches are formed. The rows must have a boolean `mask`, true on rows with an
+        action, so on all rows but end rows. Return a `PreparedRollout` to change buffers of the agent, too.
         """
         raise NotImplementedError(
             f"{type(self).__name__}.data() returns OnPolicy, which reads whole rollouts; define prepare_rollout()"
@@ -258,8 +282,10 @@ class Algorithm(ABC, Generic[ArgsT]):
         Losses get a batch with these keys:
 
         - every stored key `[N, *]` (transitions) or `[L, N, *]` (sequences); on-policy, the keys of `prepare_rollout`.
+        - `mask`, `[L, N]` booleans, with sequences on-policy: false on end rows and on padding.
         - `next_obs`, with transitions.
         - `index`, off-policy: position of each row in the buffer.
         - `sample_weight`, `[N]`: `(sample_weight * values).sum()` is the mean of `[N]` values over the trainer group.
+          With sequences on-policy it is `[L, N]`, and 0 where `mask` is false.
         - `importance`, `[N]`, with prioritized sampling: importance weights, at most 1 in the batch.
         """

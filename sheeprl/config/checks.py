@@ -301,6 +301,8 @@ def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
             f"buffer.size={size}: a rollout buffer holds one round of {rows} x {envs} x {players} rows; leave it out "
             f"or use {round_rows}"
         )
+    if data.sequence:
+        yield from _sequence_mistakes(config, data.sequence, data)
     if data.batch_size and data.batch_size > round_rows:
         yield (
             f"algo.batch_size={data.batch_size}: larger than a rollout of {round_rows} rows (algo.rollout_steps x "
@@ -320,6 +322,21 @@ def _standardizing(args: AlgoArgs) -> list[str]:
     switches = [name for name in type(args).model_fields if getattr(args, name) is True]
     without = {name: args.model_copy(update={name: False}).data() for name in switches}
     return [name for name, data in without.items() if isinstance(data, OnPolicy) and not data.standardize]
+
+
+def _sequence_mistakes(config: Config, sequence: int, data: OnPolicy) -> Iterator[str]:
+    """Yield a mistake if minibatches can't hold whole sequences of this many rows."""
+    unit, batch = sequence * config.trainer.ranks, data.batch_size or 0
+    if sequence > data.rollout_steps:
+        yield (
+            f"algo.rollout_steps={data.rollout_steps}: shorter than a training sequence of {sequence} rows; use at "
+            f"least {sequence}, or shorter sequences"
+        )
+    elif batch % unit:
+        yield (
+            f"algo.batch_size={batch}: a minibatch holds whole sequences of {sequence} rows on each of "
+            f"{config.trainer.ranks} ranks; use a multiple of {unit}, such as {math.ceil(batch / unit) * unit}"
+        )
 
 
 def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:

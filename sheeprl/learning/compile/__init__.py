@@ -14,5 +14,6 @@ take longer to start them than they take to run. One compiled graph removes most
    which later runs launch. The step changes parameters and state in place.
 7. `cache.CompiledSteps.settle` checks at the end of the update that all gradients were finite, and returns the metrics.
 
-If a step can't be compiled, `cache` raises a `CompileError`. The learner then logs the reason and stays in eager mode.
+If a step can't be compiled, `cache` raises a `CompileError`. The learner then logs the reason and takes steps of this
+variant eagerly; if no variant was compiled before, it takes all steps eagerly.
 """

@@ -44,12 +44,14 @@ class PendingStep:
     Args:
         compiled: the compiled step.
         phases: phases of the step.
-        report: norms of the phases' gradients, then metrics, on the step's device.
+        report: report of `CompiledStep.take`, on the step's device.
+        was_stopped: true if the step changed nothing, because of `Loss.stop`.
     """
 
     compiled: CompiledStep
     phases: Sequence[Phase]
     report: Tensor
+    was_stopped: bool
 
 
 class NonFiniteGradientError(RuntimeError):
@@ -63,7 +65,7 @@ class NonFiniteGradientError(RuntimeError):
 
     def __init__(self, phase: Phase, metrics: Tensors, steps: int) -> None:
         """Store phase, metrics and number of steps."""
-        super().__init__(f"the gradient of {phase.optimizer!r} isn't finite")
+        super().__init__(f"the gradient of {', '.join(phase.groups)} isn't finite")
         self.phase, self.metrics, self.steps = phase, metrics, steps
 
 
@@ -129,17 +131,19 @@ class CompiledSteps:
         self._counters: dict[str, StepCounter] = {}  # by group, from the first step after `settle` on
         self._compiled: dict[tuple[Any, ...], CompiledStep] = {}  # by variant
         self._stale: set[tuple[Any, ...]] = set()  # variants bound to optimizer state that was replaced
+        self._eager: set[tuple[Any, ...]] = set()  # variants that can't be compiled
+        self._is_full = False  # the run has more variants than are compiled
 
     def is_ready(self, phases: Sequence[Phase]) -> bool:
         """Return True if the optimizers have state to bind a graph to; they create it in their first eager step."""
-        names = {phase.optimizer for phase in phases}
+        names = {name for phase in phases for name in phase.groups}
         if names <= self._counters.keys():
             return True
         try:
             return all(
-                rule_of(self.step.groups[name].optimizer).has_state(state)
+                rule_of(self.step.groups[name].optimizer).has_state(state, settings)
                 for name in names
-                for state in self._states(name)
+                for state, (settings, _) in zip(self._states(name), self.step.groups[name].settings(), strict=True)
             )
         except NoRuleError:
             return True  # `take` raises the error
@@ -149,7 +153,12 @@ class CompiledSteps:
         group = self.step.groups[name]
         return [group.optimizer.state[self.step.flat.vectors[number]] for number in group.vectors]
 
-    def take(self, phases: Sequence[Phase], tensors: Tree, noise: Sequence[Tensors]) -> list[Loss]:
+    @property
+    def any_compiled(self) -> bool:
+        """Return True if a variant was compiled."""
+        return bool(self._compiled)
+
+    def take(self, phases: Sequence[Phase], tensors: Tree, noise: Sequence[Tensors]) -> tuple[list[Loss], bool] | None:
         """Take a step. If a gradient isn't finite, this step and all later ones change nothing more.
 
         Args:
@@ -158,39 +167,54 @@ class CompiledSteps:
             noise: noise of each phase.
 
         Returns:
-            The losses that have values to write back. `settle` returns the metrics.
+            The losses that have values to write back, and True if the step changed nothing because of `Loss.stop`.
+            `settle` returns the metrics. None if the step must run eagerly, because this variant can't be compiled.
 
         Raises:
-            CompileError: the step can't be compiled. Nothing was changed.
+            CompileError: the step can't be compiled, found at its first call. Nothing was changed.
         """
         tree = {"batch": tensors, "noise": noise, "numbers": torch.tensor(self._numbers(phases), dtype=torch.float32)}
         inputs = flattened(tree)
         variant = (*map(_signature, phases), *((values.shape, values.stride(), values.dtype) for values in inputs))
         compiled = self._compiled.get(variant)
         if compiled is None:
-            compiled = self._compiled[variant] = self._compile_timed(phases, moved(tree, self.device))
+            if variant in self._eager or self._is_full:
+                return None
+            try:
+                compiled = self._compiled[variant] = self._compile_timed(phases, moved(tree, self.device))
+            except CompileError:
+                self._eager.add(variant)
+                raise
         if variant in self._stale:
             compiled.rebind()
             self._stale.remove(variant)
         report, losses = compiled.take(inputs)
-        self._pending.append(PendingStep(compiled, phases, report))
+        # A step that may stop the round is waited for, so that no further step of the round is started.
+        was_stopped = compiled.may_stop and bool(report[-1])
+        self._pending.append(PendingStep(compiled, phases, report, was_stopped))
+        if not was_stopped:
+            self._count(phases, 1)
+        return losses, was_stopped
+
+    def _count(self, phases: Sequence[Phase], steps: int) -> None:
+        """Add a number of steps to the counters of the phases' groups."""
         for phase in phases:
-            self._counters[phase.optimizer].add(1)
-        return losses
+            for name in phase.groups:
+                self._counters[name].add(steps)
 
     def _numbers(self, phases: Sequence[Phase]) -> list[float]:
         """Return for each phase its scalars, then the factors of the update rule; see `CompiledStep`."""
         steps, numbers = Counter[str](), list[float]()
         for phase in phases:
-            name = phase.optimizer
-            steps[name] += 1
-            if name not in self._counters:
-                try:
-                    self._counters[name] = StepCounter(self.step.groups[name], self._states(name))
-                except NoRuleError as error:
-                    raise CompileError(one_line(error)) from error
             numbers += phase.scalars.values()
-            numbers += self._counters[name].factors(phase, steps[name])
+            for name in phase.groups:
+                steps[name] += 1
+                if name not in self._counters:
+                    try:
+                        self._counters[name] = StepCounter(self.step.groups[name], self._states(name))
+                    except NoRuleError as error:
+                        raise CompileError(one_line(error)) from error
+                numbers += self._counters[name].factors(phase, steps[name])
         return numbers
 
     def settle(self) -> list[Table]:
@@ -207,17 +231,19 @@ class CompiledSteps:
         tables, failures = list[Table](), list[tuple[int, int, Table]]()
         for numbers, report in zip(by_variant.values(), moved(reports, torch.device("cpu")), strict=True):
             step = pending[numbers[0]]
-            norms, metrics = report[:, : len(step.phases)], report[:, len(step.phases) :]
+            places = [place for place, phase in enumerate(step.phases) for _ in phase.groups]  # phase of each norm
+            metrics = report[:, : len(step.compiled.metrics)]
             tables.append(Table(step.compiled.metrics, metrics))
-            for row, phase in torch.nonzero(~torch.isfinite(norms)).tolist()[:1]:
-                failures.append((numbers[row], phase, Table(step.compiled.metrics, metrics[row : row + 1])))
+            for row, norm in torch.nonzero(~torch.isfinite(metrics[:, : len(places)])).tolist()[:1]:
+                losses = Table(step.compiled.metrics[len(places) :], metrics[row : row + 1, len(places) :])
+                failures.append((numbers[row], places[norm], losses))
         try:
             if failures:
                 first, place, table = min(failures, key=lambda failure: failure[0])
-                not_taken = [pending[first].phases[place:], *(later.phases for later in pending[first + 1 :])]
-                for phase in (phase for phases in not_taken for phase in phases):
-                    self._counters[phase.optimizer].add(-1)
-                raise NonFiniteGradientError(pending[first].phases[place], table.last(), len(not_taken))
+                counted = [step for step in pending[first:] if not step.was_stopped]
+                for step in counted:
+                    self._count(step.phases[place if step is pending[first] else 0 :], -1)
+                raise NonFiniteGradientError(pending[first].phases[place], table.last(), len(counted))
         finally:
             for counter in self._counters.values():
                 counter.write_back()
@@ -232,7 +258,8 @@ class CompiledSteps:
 
     def _compile_timed(self, phases: Sequence[Phase], inputs: Tree) -> CompiledStep:
         """Compile a step and add the time to `seconds`; note it for the log unless it was loaded from the cache."""
-        if len(self._compiled) == MAX_VARIANTS:
+        if len(self._compiled) + len(self._eager) == MAX_VARIANTS:
+            self._is_full = True
             raise CompileError(
                 f"the run has more than {MAX_VARIANTS} variants of gradient steps; use fewer batch shapes and phases"
             )

@@ -17,7 +17,7 @@ from sheeprl.actors.learner import Learner, NonFiniteError
 from sheeprl.algos.base import Loss, OptimizerSpec, Spaces
 from sheeprl.config import defaults
 from sheeprl.config.loading import validate
-from sheeprl.learning.compile import cache
+from sheeprl.learning.compile import cache, tracing
 from sheeprl.learning.compile.allreduce import SUM, sum_over_ranks
 from sheeprl.learning.compile.tracing import CompiledStep
 from tests.actors.test_learner import (
@@ -27,10 +27,12 @@ from tests.actors.test_learner import (
     assert_same,
     fabric,
     parameters_of,
+    parts_of_shards,
     rollout,
     transitions,
 )
 from tests.actors.test_learner import spaces as gym_spaces
+from tests.helpers.graphs import run_graph
 
 __all__ = ["fabric"]
 
@@ -307,15 +309,66 @@ def test_an_optimizer_can_reorder_its_parameters(fabric, monkeypatch):
         assert getattr(learner.agent, name).weight.item() == pytest.approx(getattr(eager.agent, name).weight.item())
 
 
-def test_too_many_variants_end_compilation(fabric, monkeypatch):
-    """A run with more variants of steps than the maximum continues eagerly."""
+def test_steps_of_too_many_variants_are_eager(fabric, monkeypatch):
+    """Variants beyond the maximum run eagerly, which is noted once; the compiled ones stay compiled."""
     monkeypatch.setattr(cache, "MAX_VARIANTS", 1)
-    learner = make_learner(fabric, "sac")
+    monkeypatch.setattr(tracing, "open_graph", run_graph)
+    learner, eager = make_learner(fabric, "sac"), make_learner(fabric, "sac", compiled=False)
+    taken = count_compiled_steps(monkeypatch)
     update(learner, "sac", 0)
     (note,) = learner.update(2, 0.0, None, transitions(batches=2, size=12))[0].notes
     assert "more than 1 variants of gradient steps; use fewer batch shapes and phases" in note
-    assert note.startswith("gradient steps aren't compiled: ")
-    assert learner.gradient_steps == 8
+    assert note.startswith("some gradient steps aren't compiled: ")
+    assert learner.update(2, 0.0, None, transitions(batches=2, size=10))[0].notes == ()
+    assert len(taken) == 5  # the first step is eager
+    assert update(learner, "sac", 1)[0].notes == () and len(taken) == 11
+    assert learner.gradient_steps == 16
+    update(eager, "sac", 0)
+    for size in (12, 10):
+        eager.update(2, 0.0, None, transitions(batches=2, size=size))
+    update(eager, "sac", 1)
+    for name, values in eager.agent.state_dict().items():
+        torch.testing.assert_close(learner.agent.state_dict()[name], values, rtol=1e-4, atol=1e-6)
+    optimizers = [[group.optimizer for group in one.step.groups.values()] for one in (learner, eager)]
+    steps = [[state["step"] for each in ours for state in each.state.values()] for ours in optimizers]
+    assert steps[0] == steps[1]
+
+
+def count_compiled_steps(monkeypatch):
+    """Return a list with an element for each compiled step that is taken from now on."""
+    taken, take = [], CompiledStep.take
+    monkeypatch.setattr(CompiledStep, "take", lambda self, inputs: taken.append(self) or take(self, inputs))
+    return taken
+
+
+def test_a_variant_that_fails_leaves_the_others(fabric, monkeypatch):
+    """If a later variant can't be compiled, only its steps are eager, and one note gives the reason."""
+    monkeypatch.setattr(tracing, "open_graph", run_graph)
+    learner = make_learner(fabric, "sac")
+    update(learner, "sac", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracing, "open_graph", lambda graph, open_part: 1 / 0)
+        (note,) = learner.update(2, 0.0, None, transitions(batches=2, size=12))[0].notes
+    assert note.startswith("some gradient steps aren't compiled: ") and "division by zero" in note
+    taken = count_compiled_steps(monkeypatch)
+    assert learner.update(2, 0.0, None, transitions(batches=2, size=12))[0].notes == ()
+    assert not taken
+    assert update(learner, "sac", 1)[0].notes == () and len(taken) == 6
+
+
+def test_chunks_of_several_shards_are_one_variant(fabric, monkeypatch):
+    """Batches that are joined from shards have the same strides, however many batches a chunk has."""
+    for sequences in (False, True):
+        parts = parts_of_shards(sequences)
+        strides = set()
+        for n_batches in (1, 2, 4):
+            learner = make_learner(fabric, "sac", compiled=False)
+            halves = [{name: values[..., :4, :] if values.ndim > 2 + sequences else values[..., :4]
+                       for name, values in part.items()} for part in parts]  # fmt: skip
+            several = halves * n_batches  # two shards give eight samples of each batch
+            for tensors in learner.batches.read(n_batches, 0, several):
+                strides.add(tuple((name, values.shape, values.stride()) for name, values in tensors["rows"].items()))
+        assert len(strides) == 1
 
 
 class ValueDependent(Carrying):
