@@ -106,6 +106,8 @@ class Loss:
             `OffPolicy.writes_back`.
         priority: detached `[N]`, new priority of each sample; a sequence's applies to its last row. Requires
             `OffPolicy.prioritized`; ignored where the buffer samples uniformly.
+        lr_scale: scalar factor on the optimizer's learning rate in this step, beside `Phase.lr_scale`. It must be the
+            same on all ranks, so compute it from buffers, not from the batch.
     """
 
     value: Tensor
@@ -114,6 +116,7 @@ class Loss:
     buffers: Tensors = field(default_factory=dict)
     write: Tensors = field(default_factory=dict)
     priority: Tensor | None = None
+    lr_scale: Tensor | None = None
 
 
 LossFunction = Callable[[Any, "TensorDict", Tensors, Tensors], Loss]

@@ -82,6 +82,7 @@ class Rule:
     Args:
         step: formula of the update.
         factors: function that computes the formula's factors.
+        rates: number of leading factors that are proportional to the learning rate.
         state_names: names of the state tensors that the formula reads and replaces.
         counts_steps: the optimizer also stores the number of its steps, as `step`. This tensor stays on the CPU and
             isn't a part of the graph, because only `factors` needs it.
@@ -90,9 +91,14 @@ class Rule:
 
     step: Formula
     factors: Factors
+    rates: int
     state_names: tuple[str, ...]
     counts_steps: bool
     unsupported: tuple[str, ...]
+
+    def scaled(self, factors: Sequence[Tensor], scale: Tensor) -> list[Tensor]:
+        """Return the factors for a learning rate that is multiplied by `scale`, a scalar."""
+        return [factor * scale if place < self.rates else factor for place, factor in enumerate(factors)]
 
     def has_state(self, state: Mapping[str, Any]) -> bool:
         """Return True if the state is complete: torch creates it in the optimizer's first step."""
@@ -100,10 +106,10 @@ class Rule:
 
 
 RULES: dict[type[Optimizer], Rule] = {
-    Adam: Rule(adam, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize", "decoupled_weight_decay")),
-    AdamW: Rule(adamw, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize")),
-    RMSprop: Rule(rmsprop, learning_rate, ("square_avg",), True, ("momentum", "centered", "maximize")),
-    SGD: Rule(sgd, learning_rate, (), False, ("momentum", "maximize")),
+    Adam: Rule(adam, corrected, 2, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize", "decoupled_weight_decay")),
+    AdamW: Rule(adamw, corrected, 2, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize")),
+    RMSprop: Rule(rmsprop, learning_rate, 1, ("square_avg",), True, ("momentum", "centered", "maximize")),
+    SGD: Rule(sgd, learning_rate, 1, (), False, ("momentum", "maximize")),
 }
 
 

@@ -269,8 +269,9 @@ class OptimizerStepper:
         group = self.groups[phase.optimizer]
         for number, gradient in zip(group.vectors, gradients, strict=True):
             self.vectors[number].grad = gradient
+        scale = phase.lr_scale if loss.lr_scale is None else phase.lr_scale * loss.lr_scale.item()
         for settings, rate in zip(group.optimizer.param_groups, group.learning_rates, strict=True):
-            settings["lr"] = rate * phase.lr_scale
+            settings["lr"] = rate * scale
         group.optimizer.step()
 
     @torch.no_grad()

@@ -68,8 +68,9 @@ class RuleStepper:
         group, states, factors = self.groups[phase.optimizer], self.states[phase.optimizer], next(self._phase_factors)
         rule, settings = rule_of(group.optimizer), [settings for settings, _ in group.settings()]
         for place, (number, gradient) in enumerate(zip(group.vectors, gradients, strict=True)):
-            state = states[place]
-            vector, new_state = rule.step(self.vectors[number], gradient, state, settings[place], factors[place])
+            state, numbers = states[place], factors[place]
+            numbers = numbers if loss.lr_scale is None else rule.scaled(numbers, loss.lr_scale)
+            vector, new_state = rule.step(self.vectors[number], gradient, state, settings[place], numbers)
             self._write(self.vectors[number], vector)
             for name, value in new_state.items():
                 self._write(state[name], value)
