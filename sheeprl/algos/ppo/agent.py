@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from sheeprl.algos.base import Spaces
-from sheeprl.algos.ppo.args import PPOArgs
+from sheeprl.algos.ppo.args import ActorCriticArgs, PPOArgs
 from sheeprl.models import distributions
 from sheeprl.models.encoder import to_vector, vector_size
 from sheeprl.models.mlp import mlp, orthogonal_
@@ -29,7 +29,7 @@ class Actor(nn.Module):
         args: sizes and activation of the layers, and the initial log standard deviation.
     """
 
-    def __init__(self, observation: Any, action: Any, args: PPOArgs) -> None:
+    def __init__(self, observation: Any, action: Any, args: ActorCriticArgs) -> None:
         """Build the network with orthogonal weights; the small output gain makes the first policy nearly uniform."""
         super().__init__()
         self.space = observation
@@ -93,7 +93,7 @@ class Critic(nn.Module):
         args: sizes and activation of the layers.
     """
 
-    def __init__(self, observation: Any, args: PPOArgs) -> None:
+    def __init__(self, observation: Any, args: ActorCriticArgs) -> None:
         """Build the network with orthogonal weights."""
         super().__init__()
         self.space = observation
@@ -107,11 +107,42 @@ class Critic(nn.Module):
         return value
 
 
-class PPOAgent(nn.Module):
+class ActorCriticAgent(nn.Module):
     """Actor and critic. Players get the actor, the submodule `policy`."""
 
-    def __init__(self, spaces: Spaces, args: PPOArgs) -> None:
+    def __init__(self, spaces: Spaces, args: ActorCriticArgs) -> None:
         """Build both networks for the given spaces."""
         super().__init__()
         self.policy = Actor(spaces.observation, spaces.action, args)
         self.critic = Critic(spaces.observation, args)
+
+
+class PPOAgent(ActorCriticAgent):
+    """Actor, critic and, with `desired_kl`, the state of the adaptive learning rate.
+
+    The divergence is a buffer because a buffer holds the mean over the trainer group, so all ranks have the same
+    learning rate. A resumed run continues with it.
+
+    - `kl`: KL(π_old, π) of the last minibatch.
+    - `lr_scale`: factor on the learning rate.
+    """
+
+    kl: Tensor
+    lr_scale: Tensor
+
+    def __init__(self, spaces: Spaces, args: PPOArgs) -> None:
+        """Build both networks for the given spaces, and the buffers."""
+        super().__init__(spaces, args)
+        if args.desired_kl is not None:
+            self.register_buffer("kl", torch.zeros(()))
+            self.register_buffer("lr_scale", torch.ones(()))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load a checkpoint that was saved with another value of `desired_kl`, too."""
+        own = dict(self.named_buffers(recurse=False))
+        for name in ("kl", "lr_scale"):
+            if name in own:
+                state_dict.setdefault(prefix + name, own[name].clone())
+            else:
+                state_dict.pop(prefix + name, None)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -52,9 +52,13 @@ def folder(tmp_path_factory):
         yield folder
 
 
-def make_learner(fabric, algo, compiled=True):
+def make_learner(fabric, algo, compiled=True, **args):
     """Return a learner of an algorithm with a small network."""
-    tree = {"algo": {"name": algo, **ARGS[algo]}, "env": {"id": "none"}, "trainer": {"threads": 1, "compile": compiled}}
+    tree = {
+        "algo": {"name": algo, **ARGS[algo], **args},
+        "env": {"id": "none"},
+        "trainer": {"threads": 1, "compile": compiled},
+    }
     return Learner(defaults.fill_in(validate(tree)), Spaces(OBS, ACTIONS[algo]), fabric)
 
 
@@ -86,6 +90,19 @@ def test_compiled_and_eager_learners_agree(fabric, algo, folder):
         assert not update(again, algo, seed)[0].notes
     assert_same(again.agent, compiled.agent.state_dict())
     assert set(folder.rglob("*.pt2")) == libraries
+
+
+def test_a_compiled_loss_can_scale_its_learning_rate(fabric):
+    """Compiled steps scale the learning rate as eager ones do."""
+    args = {"anneal": False, "desired_kl": 1e-6, "learning_rate": 1e-2, "clip_value": 0.1, "final_entropy_coef": 0.1}
+    learners = [make_learner(fabric, "ppo", compiled, **args) for compiled in (False, True)]
+    for learner in learners:
+        for seed in range(2):
+            update(learner, "ppo", seed)
+    eager, compiled = learners
+    assert compiled.compiled is not None and eager.agent.lr_scale < 0.1
+    for name, values in eager.agent.state_dict().items():
+        torch.testing.assert_close(compiled.agent.state_dict()[name], values, rtol=1e-4, atol=1e-6)
 
 
 def check_restored_learner(fabric, algo):
