@@ -35,7 +35,9 @@ def settings(algorithm):
     common += ["players.num=2", "checkpoint.keep_last=2"]
     if isinstance(data, OffPolicy):
         return env, "off_policy", [*common, *SMALL_SAC, "env.max_episode_steps=37"]
-    return env, "on_policy", [*common, "algo.rollout_steps=32", "algo.batch_size=32", "algo.epochs=2"]
+    sizes = {"rollout_steps": 32, "batch_size": 32, "epochs": 2}
+    own = [f"algo.{name}={size}" for name, size in sizes.items() if name in args.model_fields]
+    return env, "on_policy", [*common, *own]
 
 
 def interrupt(monkeypatch, method, call):

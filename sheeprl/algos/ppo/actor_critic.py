@@ -1,16 +1,18 @@
-"""Base of on-policy actor-critic algorithms: their networks, their actions and their advantages."""
+"""Base of on-policy actor-critic algorithms: networks, actions, advantages and the sum of the losses."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sheeprl.algos.base import Algorithm, Mode, PolicyInput, PolicyOutput, Tensors
+from sheeprl.algos.base import Algorithm, Loss, Mode, Phase, PolicyInput, PolicyOutput, Step, Tensors
 from sheeprl.algos.ppo.agent import Actor, ActorCriticAgent
 from sheeprl.algos.ppo.args import ActorCriticArgs
-from sheeprl.algos.ppo.loss import compute_gae, value_loss
+from sheeprl.algos.ppo.loss import compute_gae, entropy_loss, value_loss
 from sheeprl.algos.schedules import linear
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ ActorCriticArgsT = TypeVar("ActorCriticArgsT", bound=ActorCriticArgs)
 
 
 class ActorCritic(Algorithm[ActorCriticArgsT]):
-    """Part that PPO and its relatives share; a subclass adds the optimizer, the phases and the loss."""
+    """Part that PPO and its relatives share; a subclass adds the optimizer and the policy loss."""
 
     def build_agent(self) -> nn.Module:
         """Build actor and critic as separate networks."""
@@ -49,16 +51,45 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
         rows["mask"] = ~(rollout["terminated"] | rollout["truncated"])[:-1]  # end rows have no action
         return rows
 
-    def value_loss(self, value: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
-        """Return the value loss L^VF; a subclass may override it."""
-        return value_loss(value, returns, weight)
+    def phases(self, step: Step) -> Sequence[Phase]:
+        """Return the only phase, with the scheduled numbers."""
+        return [Phase("agent", self.loss, scalars=self.scalars(step.progress), lr_scale=self.lr_scale(step.progress))]
 
     def lr_scale(self, progress: float) -> float:
-        """Return the factor on the learning rate at `progress`, from 0 to 1."""
+        """Return the scheduled factor on the learning rate at `progress`, from 0 to 1."""
         start, end = self.args.learning_rate, self.args.learning_rate_end
         return linear(1.0, None if end is None else end / start, progress)
 
-    def entropy_scalars(self, progress: float) -> dict[str, float]:
-        """Return the scheduled entropy coefficient as a scalar of the phase; empty where it is constant."""
+    def scalars(self, progress: float) -> dict[str, float]:
+        """Return the scheduled numbers of the loss at `progress`; `entropy_coef` only where it isn't constant."""
         start, end = self.args.entropy_coef, self.args.final_entropy_coef
         return {} if end is None else {"entropy_coef": linear(start, end, progress)}
+
+    def loss(self, agent: Any, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
+        """Compute the policy loss + c1 L^VF − c2 S of rows `[N]`."""
+        weight: Any = batch["sample_weight"]
+        output = agent.policy(batch["obs"])
+        logprob = agent.policy.logprob(output, batch["action"])
+        pg_loss, metrics = self.policy_loss(logprob, batch, carry)
+        v_loss = self.critic_loss(agent.critic(batch["obs"]), batch)
+        ent_loss = entropy_loss(agent.policy.entropy(output), weight)
+        entropy_coef = carry.get("entropy_coef", self.args.entropy_coef)
+        metrics = {
+            "Loss/policy_loss": pg_loss.detach(),
+            "Loss/value_loss": v_loss.detach(),
+            "Loss/entropy_loss": ent_loss.detach(),
+            **metrics,
+        }
+        return Loss(pg_loss + self.args.value_coef * v_loss + entropy_coef * ent_loss, metrics)
+
+    @abstractmethod
+    def policy_loss(self, logprob: Tensor, batch: TensorDict, carry: Tensors) -> tuple[Tensor, Tensors]:
+        """Return the policy loss of the actions' log probabilities `[N]`, and metrics."""
+
+    def critic_loss(self, value: Tensor, batch: TensorDict) -> Tensor:
+        """Return the loss of the critic's values `[N]`."""
+        return self.value_loss(value, batch["returns"], batch["sample_weight"])
+
+    def value_loss(self, value: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
+        """Return the value loss L^VF; a subclass may override it."""
+        return value_loss(value, returns, weight)
