@@ -107,7 +107,8 @@ class Learner(LearnerInterface):
             groups[name] = Group(flat.stepped_by(optimizer), optimizer, rates, spec.max_grad_norm)
             if sorted(groups[name].vectors) != sorted(flat.of_group(name)):
                 raise ValueError(f"the optimizer {name!r} must contain each parameter that it is built with once")
-        return GradientStep(self.agent, flat, groups, FabricRanks(self.fabric), self.fabric.autocast)
+        ranks, may_stop = FabricRanks(self.fabric), not self.algorithm.data().is_off_policy
+        return GradientStep(self.agent, flat, groups, ranks, self.fabric.autocast, may_stop)
 
     def _make_batches(self) -> Batches:
         """Return the reader of the algorithm's batches."""
@@ -126,7 +127,7 @@ class Learner(LearnerInterface):
     # ---------------------------------------------------------------------------------------- learning
 
     def update(self, steps: int, progress: float, order: int | None, *blocks: Rows) -> tuple[UpdateInfo, Writes]:
-        """Take `steps` gradient steps.
+        """Take `steps` gradient steps, or fewer if a loss stops the round.
 
         Args:
             steps: number of gradient steps.
@@ -153,9 +154,11 @@ class Learner(LearnerInterface):
         try:
             try:
                 for tensors in self.batches.read(steps, order, blocks):
-                    self._gradient_step(tensors, progress, writes)
+                    if self._gradient_step(tensors, progress, writes):
+                        break
             finally:  # steps taken before an error count, too
                 self._settle()
+            self._set_buffers(self.batches.buffers())
         except NonFiniteError as error:
             self._failure = error
             raise
@@ -165,14 +168,31 @@ class Learner(LearnerInterface):
         seconds = time.perf_counter() - started
         return UpdateInfo(self.gradient_steps, means, seconds, started, notes, compiling), writes
 
+    @torch.no_grad()
+    def _set_buffers(self, values: Tensors) -> None:
+        """Set buffers of the agent to the mean of the given values over the ranks.
+
+        Raises:
+            ValueError: the agent has no such buffer, or its state doesn't contain it, so checkpoints would miss it.
+        """
+        if not values:
+            return
+        buffers, saved = dict(self.agent.named_buffers()), self.agent.state_dict()
+        for name, value in values.items():
+            if name not in buffers or name not in saved:
+                raise ValueError(f"prepare_rollout() returned the buffer {name!r}; register it with persistent=True")
+            if self.world > 1:  # counts are integers: exact up to 2 ** 53
+                value = self.step.ranks.sum(value if value.is_floating_point() else value.double()) / self.world
+            buffers[name].copy_(value)
+
     def _seed(self, seed: int) -> None:
         """Seed Torch's global generators. `torch.manual_seed` is slow because it checks every kind of device."""
         torch.default_generator.manual_seed(seed)
         if self.fabric.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _gradient_step(self, tensors: Tree, progress: float, writes: Writes) -> None:
-        """Take one gradient step: one pass over the phases."""
+    def _gradient_step(self, tensors: Tree, progress: float, writes: Writes) -> bool:
+        """Take one gradient step: one pass over the phases. Return True if a loss stopped the round before the step."""
         phases = self.algorithm.phases(Step(self.gradient_steps, progress))
         for phase in phases:
             if phase.optimizer not in self.step.groups:
@@ -180,18 +200,24 @@ class Learner(LearnerInterface):
                 raise ValueError(f"phases() names the group {phase.optimizer!r}, but optimizers() has {known}")
         samples = self.batches.samples(tensors)
         noise = [self._noise(phase, samples) for phase in phases]
-        losses = self._compiled_step(phases, tensors, noise)
-        if losses is None:
-            losses = self._eager_step(phases, tensors, noise)
+        taken = self._compiled_step(phases, tensors, noise)
+        if taken is None:
+            taken = self._eager_step(phases, tensors, noise)
+        losses, was_stopped = taken
+        if was_stopped:
+            return True
         writes += [_write(self.batches.index(tensors), loss) for loss in losses]
         self.gradient_steps += 1
+        return False
 
-    def _compiled_step(self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors]) -> list[Loss] | None:
-        """Take the step with the compiled graph; return None if it must run eagerly."""
+    def _compiled_step(
+        self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors]
+    ) -> tuple[list[Loss], bool] | None:
+        """Take the step with the compiled graph, as `_eager_step` does; return None if it must run eagerly."""
         if self.compiled is None or not self.compiled.is_ready(phases):
             return None
         try:
-            losses = self.compiled.take(phases, tensors, noise)
+            taken = self.compiled.take(phases, tensors, noise)
         except CompileError as error:
             self._settle()
             self.compiled = None
@@ -199,10 +225,10 @@ class Learner(LearnerInterface):
             return None
         self._notes += self.compiled.notes
         self.compiled.notes = []
-        return losses
+        return taken
 
-    def _eager_step(self, phases: Sequence[Phase], tensors: Any, noise: Any) -> list[Loss]:
-        """Take the step eagerly; return the losses of the phases."""
+    def _eager_step(self, phases: Sequence[Phase], tensors: Any, noise: Any) -> tuple[list[Loss], bool]:
+        """Take the step eagerly; return the losses to write back, and True if `Loss.stop` left all unchanged."""
         self._settle()
         step = self.step
         scalars = [{name: torch.tensor(value) for name, value in phase.scalars.items()} for phase in phases]
@@ -211,7 +237,7 @@ class Learner(LearnerInterface):
         stepper = OptimizerStepper(step.flat.vectors, buffers, step.groups, self._raise_non_finite)
         outcome = step.take(phases, step.flat.vectors, buffers, self.batches.assemble(tensors), noise, scalars, stepper)
         self._tables.append(Table.of(outcome.metrics))
-        return outcome.losses
+        return outcome.losses, outcome.stop is not None and bool(outcome.stop)
 
     def _settle(self) -> None:
         """Collect the results of the compiled steps. A check after each step would stall the device.

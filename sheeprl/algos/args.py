@@ -29,12 +29,15 @@ class OnPolicy:
         epochs: passes over each rollout.
         standardize: keys of the prepared rollout that get zero mean and unit deviation over each minibatch of the
             whole trainer group.
+        sequence: rows L of a sequence, for recurrent policies. Minibatches then hold whole sequences, with
+            `batch_size` / L sequences each. None for single rows.
     """
 
     rollout_steps: int
     batch_size: int | None
     epochs: int
     standardize: tuple[str, ...] = ()
+    sequence: int | None = None
 
     is_off_policy: ClassVar[bool] = False
     """One call takes all gradient steps of a rollout; none is left for a later round."""
@@ -55,8 +58,17 @@ class OnPolicy:
         return self.rollout_steps
 
     def minibatches(self, rows: int) -> int:
-        """Return the minibatches per epoch over a rollout of `rows` = T × B rows: ⌈rows / batch_size⌉."""
-        return math.ceil(rows / self.batch_size) if self.batch_size else 1
+        """Return the minibatches per epoch over a rollout of `rows` = T × B rows.
+
+        These are ⌈rows / batch_size⌉; with sequences of L rows, ⌈B ⌈T / L⌉ / (batch_size / L)⌉.
+        """
+        if not self.batch_size:
+            return 1
+        return math.ceil(self.pieces(rows) / (self.batch_size // (self.sequence or 1)))
+
+    def pieces(self, rows: int) -> int:
+        """Return the pieces of a rollout of `rows` = T × B rows that minibatches hold: rows, or B ⌈T / L⌉ sequences."""
+        return rows // self.rollout_steps * math.ceil(self.rollout_steps / self.sequence) if self.sequence else rows
 
     def due_gradient_steps(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
         """Return the gradient steps that are due after a round of `rows` rows: epochs × minibatches."""

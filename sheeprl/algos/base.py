@@ -37,6 +37,7 @@ __all__ = [
     "Phase",
     "PolicyInput",
     "PolicyOutput",
+    "PreparedRollout",
     "Spaces",
     "Step",
     "TargetUpdate",
@@ -108,6 +109,8 @@ class Loss:
             `OffPolicy.prioritized`; ignored where the buffer samples uniformly.
         lr_scale: scalar factor on the optimizer's learning rate in this step, beside `Phase.lr_scale`. It must be the
             same on all ranks, so compute it from buffers, not from the batch.
+        stop: boolean scalar. If it is true on any rank, this gradient step changes nothing and the round takes no
+            further one. The metrics of this step are logged. On-policy, and by the first phase of a step only.
     """
 
     value: Tensor
@@ -117,6 +120,21 @@ class Loss:
     write: Tensors = field(default_factory=dict)
     priority: Tensor | None = None
     lr_scale: Tensor | None = None
+    stop: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PreparedRollout:
+    """Training rows of a rollout, and the running statistics that it changes.
+
+    Args:
+        rows: `[T, B]` rows with a boolean `mask`; see `Algorithm.prepare_rollout`.
+        buffers: detached tensors by buffer name of the agent. After the last gradient step of the round, the buffer is
+            set to their mean over the trainer group, so losses use the statistics that the players used.
+    """
+
+    rows: TensorDict
+    buffers: Tensors = field(default_factory=dict)
 
 
 LossFunction = Callable[[Any, "TensorDict", Tensors, Tensors], Loss]
@@ -243,12 +261,12 @@ class Algorithm(ABC, Generic[ArgsT]):
             generator: the only permitted source of random numbers.
         """
 
-    def prepare_rollout(self, agent: Any, rollout: TensorDict) -> TensorDict:
+    def prepare_rollout(self, agent: Any, rollout: TensorDict) -> TensorDict | PreparedRollout:
         """Convert a rollout `[T + 1, B]` into training rows `[T, B]`. On-policy only.
 
         The last row of the rollout is the bootstrap row: the observation after the last action. Called once a round,
-        without gradients, before minibatches are formed. The result must have a boolean `mask`, true on rows with an
-        action, so on all rows but end rows.
+        without gradients, before minibatches are formed. The rows must have a boolean `mask`, true on rows with an
+        action, so on all rows but end rows. Return a `PreparedRollout` to change buffers of the agent, too.
         """
         raise NotImplementedError(
             f"{type(self).__name__}.data() returns OnPolicy, which reads whole rollouts; define prepare_rollout()"
@@ -261,8 +279,10 @@ class Algorithm(ABC, Generic[ArgsT]):
         Losses get a batch with these keys:
 
         - every stored key `[N, *]` (transitions) or `[L, N, *]` (sequences); on-policy, the keys of `prepare_rollout`.
+        - `mask`, `[L, N]` booleans, with sequences on-policy: false on end rows and on padding.
         - `next_obs`, with transitions.
         - `index`, off-policy: position of each row in the buffer.
         - `sample_weight`, `[N]`: `(sample_weight * values).sum()` is the mean of `[N]` values over the trainer group.
+          With sequences on-policy it is `[L, N]`, and 0 where `mask` is false.
         - `importance`, `[N]`, with prioritized sampling: importance weights, at most 1 in the batch.
         """

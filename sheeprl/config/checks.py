@@ -246,6 +246,8 @@ def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
             f"buffer.size={size}: a rollout buffer holds one round of {rows} x {envs} x {players} rows; leave it out "
             f"or use {round_rows}"
         )
+    if data.sequence:
+        yield from _sequence_mistakes(config, data.sequence, data)
     if data.batch_size and data.batch_size > round_rows:
         yield (
             f"algo.batch_size={data.batch_size}: larger than a rollout of {round_rows} rows (algo.rollout_steps x "
@@ -257,6 +259,21 @@ def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
             f"{which}: {config.algo.name} standardizes {' and '.join(data.standardize)} over each minibatch, for which "
             "one row is too few; use at least 2"
             + (", or algo.normalize_advantage=false" if hasattr(config.algo, "normalize_advantage") else "")
+        )
+
+
+def _sequence_mistakes(config: Config, sequence: int, data: OnPolicy) -> Iterator[str]:
+    """Yield a mistake if minibatches can't hold whole sequences of this many rows."""
+    unit, batch = sequence * config.trainer.ranks, data.batch_size or 0
+    if sequence > data.rollout_steps:
+        yield (
+            f"algo.rollout_steps={data.rollout_steps}: shorter than a training sequence of {sequence} rows; use at "
+            f"least {sequence}, or shorter sequences"
+        )
+    elif batch % unit:
+        yield (
+            f"algo.batch_size={batch}: a minibatch holds whole sequences of {sequence} rows on each of "
+            f"{config.trainer.ranks} ranks; use a multiple of {unit}, such as {math.ceil(batch / unit) * unit}"
         )
 
 

@@ -19,7 +19,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from sheeprl.algos.args import OnPolicy
-from sheeprl.algos.base import Algorithm
+from sheeprl.algos.base import Algorithm, PreparedRollout, Tensors
 from sheeprl.buffer.priorities import normalize_importance
 from sheeprl.buffer.storage import Rows
 from sheeprl.buffer.tensordicts import leaves, nested, to_tensor, unflatten
@@ -57,6 +57,10 @@ class Share:
 
 class Batches(ABC):
     """Conversion of received rows into batches, for one way to read data."""
+
+    def buffers(self) -> Tensors:
+        """Return the new values of the agent's buffers, by name, that follow from the data last read."""
+        return {}
 
     @abstractmethod
     def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
@@ -124,6 +128,8 @@ class Samples(Batches):
 class Minibatches(Batches):
     """Shuffled minibatches of a prepared rollout, all of one shape: masked rows pad the smaller ones.
 
+    A minibatch consists of pieces: single rows, or sequences of L successive rows of one environment.
+
     Args:
         algorithm: algorithm that prepares the rollout.
         data: sizes of rollout and minibatches, epochs, and keys to standardize.
@@ -145,43 +151,70 @@ class Minibatches(Batches):
         """Store the arguments."""
         self.algorithm, self.data, self.agent, self.share = algorithm, data, agent, share
         self.permute, self.autocast = permute, autocast
+        self._buffers: Tensors = {}
+
+    def buffers(self) -> Tensors:
+        """Return `PreparedRollout.buffers` of the rollout last read."""
+        return self._buffers
 
     def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
         """Yield the prepared rollout, on the device, and each minibatch's row numbers and mask, on the CPU."""
         share = self.share
         with torch.no_grad(), self.autocast():
             prepared = self.algorithm.prepare_rollout(self.agent, share.to_device(unflatten(blocks[0], batch_dims=2)))
+        self._buffers = prepared.buffers if isinstance(prepared, PreparedRollout) else {}
+        prepared = prepared.rows if isinstance(prepared, PreparedRollout) else prepared
+        row, is_action = self._pieces(prepared["mask"].cpu())
         prepared = prepared.reshape(-1)
         rows = {key: values.contiguous() for key, values in leaves(prepared).items()}
-        valid = torch.nonzero(prepared["mask"].cpu()).squeeze(-1)
+        valid = torch.nonzero(is_action.any(0)).squeeze(-1)
         world = share.ranks.world
         minibatches = self.data.minibatches(len(prepared) * (world if share.has_shard else 1))
-        place, mask = self._places(len(valid), minibatches, self._shape(len(prepared)))
+        place, mask = self._places(len(valid), minibatches, self._shape(self.data.pieces(len(prepared))))
         valid = valid if len(valid) else torch.zeros(1, dtype=torch.long)  # a placeholder; every mask excludes it
         for step in range(steps):
             number = step % minibatches
             if number == 0:
-                chosen = valid[self.permute(len(valid))[place]].unbind(0)
-            yield {"rows": rows, "chosen": chosen[number], "mask": mask[number]}
+                pieces = valid[self.permute(len(valid))[place]]  # [minibatches, N]
+                chosen, counted = _by_minibatch(row[:, pieces]), _by_minibatch(is_action[:, pieces] & mask)
+                if self.data.sequence is None:
+                    chosen, counted = chosen[:, 0], counted[:, 0]
+            yield {"rows": rows, "chosen": chosen[number], "mask": counted[number]}
 
-    def _shape(self, rows: int) -> int:
-        """Return the rows of a minibatch, of all ranks that read the same rollout of `rows` rows."""
-        batch_size, world = self.data.batch_size, self.share.ranks.world
-        if self.share.has_shard:
-            return batch_size // world if batch_size else rows
-        return batch_size or math.ceil(rows / world) * world
-
-    def _places(self, valid: int, minibatches: int, shape: int) -> tuple[Tensor, Sequence[Tensor]]:
-        """Divide a shuffled order of the valid rows into minibatches, and return this rank's part of them.
+    def _pieces(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Divide a rollout into pieces of L rows, or of one row without sequences.
 
         Args:
-            valid: number of rows with an action.
-            minibatches: minibatches per epoch.
-            shape: rows of a minibatch, padding included.
+            mask: `[T, B]`, true on rows with an action.
 
         Returns:
-            Places in the order, `[minibatches, N]`, and a mask `[N]` for each minibatch, false on its padding. The
-            padding repeats the first row of the order.
+            Row numbers `[L, pieces]` in the flattened rollout, and a mask `[L, pieces]`, true on rows with an action.
+            A piece that reaches beyond the rollout repeats the last row, where the mask is false.
+        """
+        length, (steps, envs) = self.data.sequence or 1, mask.shape
+        time = torch.arange(math.ceil(steps / length) * length).reshape(-1, length).T  # [L, pieces of one env]
+        row = time.clamp(max=steps - 1).unsqueeze(-1) * envs + torch.arange(envs)
+        is_action = mask.reshape(-1)[row] & (time < steps).unsqueeze(-1)
+        return row.flatten(1), is_action.flatten(1)
+
+    def _shape(self, pieces: int) -> int:
+        """Return the pieces of a minibatch, of all ranks that read the same rollout of `pieces` pieces."""
+        batch_size, world = (self.data.batch_size or 0) // (self.data.sequence or 1), self.share.ranks.world
+        if self.share.has_shard:
+            return batch_size // world if batch_size else pieces
+        return batch_size or math.ceil(pieces / world) * world
+
+    def _places(self, valid: int, minibatches: int, shape: int) -> tuple[Tensor, Tensor]:
+        """Divide a shuffled order of the valid pieces into minibatches, and return this rank's part of them.
+
+        Args:
+            valid: number of pieces with an action.
+            minibatches: minibatches per epoch.
+            shape: pieces of a minibatch, padding included.
+
+        Returns:
+            Places in the order, `[minibatches, N]`, and a mask `[minibatches, N]`, false on padding. The padding
+            repeats the first piece of the order.
         """
         smallest, larger = divmod(valid, minibatches)
         sizes = torch.full((minibatches, 1), smallest)
@@ -190,15 +223,17 @@ class Minibatches(Batches):
         place = torch.zeros((minibatches, shape), dtype=torch.long)
         place[mask] = torch.arange(valid)
         part = self.share.part
-        return place[:, part].contiguous(), mask[:, part].contiguous().unbind(0)
+        return place[:, part].contiguous(), mask[:, part].contiguous()
 
     def assemble(self, tensors: Tree) -> TensorDict:
-        """Return the minibatch `[N]`, with `sample_weight` and standardized keys."""
+        """Return the minibatch `[N]` or `[L, N]`, with `sample_weight`, standardized keys and a sequence's `mask`."""
         ranks, chosen, mask = self.share.ranks, tensors["chosen"], tensors["mask"]
         rows = nested({key: values[chosen] for key, values in tensors["rows"].items()})
         batch = TensorDict(rows, batch_size=chosen.shape)
         count = ranks.sum(mask.sum().float()).clamp_min(1)  # a rollout may consist of end rows only
         batch["sample_weight"] = mask * (ranks.world / count)
+        if self.data.sequence is not None:
+            batch["mask"] = mask
         for key in self.data.standardize:
             batch[key] = self._standardized(batch[key], mask, count)
         return batch
@@ -214,8 +249,9 @@ class Minibatches(Batches):
         return torch.where(count > 1, (values - mean) / (variance.sqrt() + 1e-8), values)
 
     def samples(self, tensors: Tree) -> int:
-        """Return the rows of the minibatch, padding included."""
-        return len(tensors["chosen"])
+        """Return the rows or sequences of the minibatch, padding included."""
+        chosen: Tensor = tensors["chosen"]
+        return chosen.shape[-1]
 
     def index(self, tensors: Tree) -> Tensor:
         """Refuse: rows of a rollout have no position in the replay buffer.
@@ -227,6 +263,11 @@ class Minibatches(Batches):
             "a loss of an on-policy algorithm returned Loss.write or Loss.priority, but rollouts are discarded after "
             "training; use OffPolicy data to write back"
         )
+
+
+def _by_minibatch(values: Tensor) -> Tensor:
+    """Return `[L, minibatches, N]` values as contiguous `[minibatches, L, N]`."""
+    return values.transpose(0, 1).contiguous()
 
 
 def join_parts(parts: Sequence[Rows], order: int, n_batches: int) -> Rows:

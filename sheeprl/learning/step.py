@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -59,11 +59,14 @@ class Outcome:
         norms: norm of each phase's gradient before clipping, scalars.
         metrics: metrics of all phases by name, scalars.
         losses: losses that have values or priorities to write back.
+        stop: boolean scalar, true if the step changed nothing because a rank stopped the round; None if the first
+            loss returns no `Loss.stop`.
     """
 
     norms: list[Tensor] = field(default_factory=list)
     metrics: Tensors = field(default_factory=dict)
     losses: list[Loss] = field(default_factory=list)
+    stop: Tensor | None = None
 
 
 class Ranks(Protocol):
@@ -78,14 +81,17 @@ class Ranks(Protocol):
 
 
 class Stepper(Protocol):
-    """Changes parameters and buffers in place. It must change nothing if a gradient isn't finite."""
+    """Changes parameters and buffers in place.
+
+    It must change nothing if a gradient isn't finite, nor after a loss whose `stop` is true.
+    """
 
     def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
         """Take the optimizer step of the phase's group.
 
         Args:
             phase: phase of the gradients.
-            loss: loss of the phase.
+            loss: loss of the phase; its `stop` is that of the whole trainer group.
             gradients: clipped gradient of each vector of the group.
             norm: norm of the gradients before clipping, scalar.
         """
@@ -128,6 +134,7 @@ class GradientStep:
         groups: parameter groups by name.
         ranks: ranks over which gradients are averaged.
         autocast: function that returns the precision context of the losses.
+        may_stop: True if losses may return `Loss.stop`.
     """
 
     def __init__(
@@ -137,8 +144,10 @@ class GradientStep:
         groups: Mapping[str, Group],
         ranks: Ranks,
         autocast: Callable[[], Any],
+        may_stop: bool = True,
     ) -> None:
         """Store the parts; nothing is computed."""
+        self.may_stop = may_stop
         self.agent, self.flat, self.groups = agent, flat, groups
         self.ranks = ranks
         self.autocast = autocast
@@ -170,6 +179,9 @@ class GradientStep:
         for number, phase in enumerate(phases):
             carry = {**carried, **scalars[number]}
             loss, gradients = self.differentiate(phase, vectors, buffers, batch, noise[number], carry)
+            if loss.stop is not None:
+                self._check_stop(number)
+                outcome.stop = loss.stop
             norm = torch.linalg.vector_norm(torch.cat(gradients) if len(gradients) > 1 else gradients[0])
             stepper.step(phase, loss, self.clip(phase, gradients, norm), norm)
             for update in phase.target_updates:
@@ -198,7 +210,8 @@ class GradientStep:
         """Compute the loss of a phase and its gradients.
 
         Returns:
-            The loss, and for each vector of the phase's group the gradient, averaged over the ranks.
+            The loss, and for each vector of the phase's group the gradient, averaged over the ranks. `Loss.stop` is
+            true if it is true on any rank.
         """
         numbers = self.groups[phase.optimizer].vectors
         with torch.enable_grad():
@@ -214,10 +227,32 @@ class GradientStep:
                 )
             )
         gradients = [torch.cat([next(by_parameter).flatten() for _ in part]) for part in trained]
+        if loss.stop is None:
+            return loss, self._mean(gradients)
+        # The stop travels with the gradients: another collective would cost more than one element.
+        *gradients, stop = self._mean([*gradients, loss.stop.detach().to(gradients[0].dtype).reshape(1)])
+        return replace(loss, stop=stop.squeeze(0) > 0), gradients
+
+    def _mean(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Return the mean of each gradient over the ranks."""
         if self.ranks.world == 1:
-            return loss, gradients
+            return gradients
         mean = self.ranks.sum(torch.cat(gradients)) / self.ranks.world
-        return loss, list(torch.split(mean, [len(gradient) for gradient in gradients]))
+        return list(torch.split(mean, [len(gradient) for gradient in gradients]))
+
+    def _check_stop(self, number: int) -> None:
+        """Check that the loss of a phase may return `Loss.stop`.
+
+        Args:
+            number: number of the phase, from 0.
+
+        Raises:
+            ValueError: it may not.
+        """
+        if not self.may_stop:  # the steps not taken would stay due, and the next round would take them
+            raise ValueError("an off-policy algorithm's loss returned Loss.stop; only OnPolicy rounds can be stopped")
+        if number > 0:  # earlier phases have changed their parameters
+            raise ValueError(f"the loss of phase {number + 1} returned Loss.stop; return it from the first phase")
 
     def _bound(self, loss: LossFunction) -> BoundLoss:
         """Return the module of a loss, the same one in every step."""
@@ -261,11 +296,15 @@ class OptimizerStepper:
         """Store the tensors and the groups."""
         self.vectors, self.buffers, self.groups = vectors, buffers, groups
         self.raise_non_finite = raise_non_finite
+        self._is_stopped = False
 
     def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
         """Take the optimizer step of the phase's group. A norm that isn't finite raises instead."""
         if not torch.isfinite(norm):
             self.raise_non_finite(phase, loss.metrics)
+        self._is_stopped |= loss.stop is not None and bool(loss.stop)
+        if self._is_stopped:
+            return
         group = self.groups[phase.optimizer]
         for number, gradient in zip(group.vectors, gradients, strict=True):
             self.vectors[number].grad = gradient
@@ -277,9 +316,11 @@ class OptimizerStepper:
     @torch.no_grad()
     def polyak_update(self, span: Span, tau: float) -> None:
         """Update a slice of a target vector: θ_target ← θ_target + τ (θ_online − θ_target)."""
-        self.vectors[span.target][span.target_slice].lerp_(self.vectors[span.online][span.online_slice], tau)
+        if not self._is_stopped:
+            self.vectors[span.target][span.target_slice].lerp_(self.vectors[span.online][span.online_slice], tau)
 
     @torch.no_grad()
     def set_buffer(self, name: str, value: Tensor) -> None:
         """Set a buffer of the agent."""
-        self.buffers[name].copy_(value)
+        if not self._is_stopped:
+            self.buffers[name].copy_(value)

@@ -33,13 +33,13 @@ def fabric():
     return made
 
 
-def make_learner(fabric, algo, action, seed=0, **args):
+def make_learner(fabric, algo, action, seed=0, compile=False, **args):
     """Return a learner of an algorithm."""
     tree = {
         "algo": {"name": algo, **args},
         "env": {"id": "none"},
         "run": {"seed": seed},
-        "trainer": {"threads": 1, "compile": False},
+        "trainer": {"threads": 1, "compile": compile},
     }
     return Learner(defaults.fill_in(validate(tree)), Spaces(OBS, action), fabric)
 

@@ -45,11 +45,13 @@ class PendingStep:
         compiled: the compiled step.
         phases: phases of the step.
         report: norms of the phases' gradients, then metrics, on the step's device.
+        was_stopped: true if the step changed nothing, because of `Loss.stop`.
     """
 
     compiled: CompiledStep
     phases: Sequence[Phase]
     report: Tensor
+    was_stopped: bool
 
 
 class NonFiniteGradientError(RuntimeError):
@@ -149,7 +151,7 @@ class CompiledSteps:
         group = self.step.groups[name]
         return [group.optimizer.state[self.step.flat.vectors[number]] for number in group.vectors]
 
-    def take(self, phases: Sequence[Phase], tensors: Tree, noise: Sequence[Tensors]) -> list[Loss]:
+    def take(self, phases: Sequence[Phase], tensors: Tree, noise: Sequence[Tensors]) -> tuple[list[Loss], bool]:
         """Take a step. If a gradient isn't finite, this step and all later ones change nothing more.
 
         Args:
@@ -158,7 +160,8 @@ class CompiledSteps:
             noise: noise of each phase.
 
         Returns:
-            The losses that have values to write back. `settle` returns the metrics.
+            The losses that have values to write back, and True if the step changed nothing because of `Loss.stop`.
+            `settle` returns the metrics.
 
         Raises:
             CompileError: the step can't be compiled. Nothing was changed.
@@ -173,10 +176,12 @@ class CompiledSteps:
             compiled.rebind()
             self._stale.remove(variant)
         report, losses = compiled.take(inputs)
-        self._pending.append(PendingStep(compiled, phases, report))
-        for phase in phases:
+        # A step that may stop the round is waited for, so that no further step of the round is started.
+        was_stopped = compiled.may_stop and bool(report[-1])
+        self._pending.append(PendingStep(compiled, phases, report, was_stopped))
+        for phase in () if was_stopped else phases:
             self._counters[phase.optimizer].add(1)
-        return losses
+        return losses, was_stopped
 
     def _numbers(self, phases: Sequence[Phase]) -> list[float]:
         """Return for each phase its scalars, then the factors of the update rule; see `CompiledStep`."""
@@ -208,16 +213,18 @@ class CompiledSteps:
         for numbers, report in zip(by_variant.values(), moved(reports, torch.device("cpu")), strict=True):
             step = pending[numbers[0]]
             norms, metrics = report[:, : len(step.phases)], report[:, len(step.phases) :]
+            metrics = metrics[:, : len(step.compiled.metrics)]
             tables.append(Table(step.compiled.metrics, metrics))
             for row, phase in torch.nonzero(~torch.isfinite(norms)).tolist()[:1]:
                 failures.append((numbers[row], phase, Table(step.compiled.metrics, metrics[row : row + 1])))
         try:
             if failures:
                 first, place, table = min(failures, key=lambda failure: failure[0])
-                not_taken = [pending[first].phases[place:], *(later.phases for later in pending[first + 1 :])]
-                for phase in (phase for phases in not_taken for phase in phases):
-                    self._counters[phase.optimizer].add(-1)
-                raise NonFiniteGradientError(pending[first].phases[place], table.last(), len(not_taken))
+                counted = [step for step in pending[first:] if not step.was_stopped]
+                for step in counted:
+                    for phase in step.phases[place if step is pending[first] else 0 :]:
+                        self._counters[phase.optimizer].add(-1)
+                raise NonFiniteGradientError(pending[first].phases[place], table.last(), len(counted))
         finally:
             for counter in self._counters.values():
                 counter.write_back()

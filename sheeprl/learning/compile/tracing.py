@@ -37,7 +37,8 @@ class RuleStepper:
     """Stepper of a traced step: applies the optimizers' update rules of `learning.optimizers`.
 
     A graph can't raise an error for a gradient that isn't finite. Instead, this stepper clears the flag `all_finite`.
-    While the flag is false, every write keeps the old value, in this step and in all later ones.
+    While the flag is false, every write keeps the old value, in this step and in all later ones. A true `Loss.stop`
+    does the same, but in this step only: the learner takes no further step of the round.
 
     Args:
         all_finite: boolean scalar; true while all gradients have been finite.
@@ -61,10 +62,15 @@ class RuleStepper:
         self.all_finite = all_finite
         self.vectors, self.buffers, self.states, self.groups = vectors, buffers, states, groups
         self._phase_factors = iter(factors)
+        self._stop: Tensor | None = None
+        self._may_write = all_finite
 
     def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
-        """Take the optimizer step of the phase's group, if all gradients have been finite."""
+        """Take the optimizer step of the phase's group, unless a gradient wasn't finite or a loss stops the step."""
         self.all_finite.logical_and_(torch.isfinite(norm))
+        self._stop = self._stop if loss.stop is None else loss.stop
+        if self._stop is not None:
+            self._may_write = self.all_finite & ~self._stop
         group, states, factors = self.groups[phase.optimizer], self.states[phase.optimizer], next(self._phase_factors)
         rule, settings = rule_of(group.optimizer), [settings for settings, _ in group.settings()]
         for place, (number, gradient) in enumerate(zip(group.vectors, gradients, strict=True)):
@@ -86,8 +92,8 @@ class RuleStepper:
         self._write(self.buffers[name], value)
 
     def _write(self, old: Tensor, new: Tensor) -> None:
-        """Overwrite a tensor, if all gradients have been finite."""
-        old.copy_(torch.where(self.all_finite, new, old))
+        """Overwrite a tensor, if all gradients have been finite and the step isn't stopped."""
+        old.copy_(torch.where(self._may_write, new, old))
 
 
 class CompiledStep:
@@ -118,6 +124,7 @@ class CompiledStep:
         self._groups = {phase.optimizer: step.groups[phase.optimizer] for phase in phases}
         self._all_finite, self._folder = all_finite, folder
         self.metrics: list[str] = []  # names in the report, after the norms
+        self.may_stop = False  # the report ends with a number that isn't 0 if the step was stopped
         self.is_new = False  # true if a part of the graph was not in the cache
         self._writes: list[list[str]] = []  # keys that each loss writes back
         # Store no reference to `inputs`: they may be in Ray's object store, which could then never free them.
@@ -160,8 +167,8 @@ class CompiledStep:
         """Take the step.
 
         Returns:
-            Report `[phases + metrics]`, the norm of each phase's gradient and the metrics named in `metrics`; and the
-            losses that have values to write back.
+            Report `[phases + metrics]`, the norm of each phase's gradient and the metrics named in `metrics`, with one
+            more element if `may_stop`; and the losses that have values to write back.
         """
         report, *written = self._run(inputs)
         return report, self._losses(written)
@@ -210,7 +217,8 @@ class CompiledStep:
     def _outputs(self, outcome: Outcome) -> list[Tensor]:
         """Return the graph's outputs: the report, then the values to write back. Store their names."""
         self.metrics = list(outcome.metrics)
-        scalars = [*outcome.norms, *outcome.metrics.values()]
+        self.may_stop = outcome.stop is not None
+        scalars = [*outcome.norms, *outcome.metrics.values(), *([] if outcome.stop is None else [outcome.stop])]
         outputs = [torch.stack([scalar.detach().float().reshape(()) for scalar in scalars])]
         self._writes = []
         for loss in outcome.losses:
