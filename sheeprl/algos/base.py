@@ -109,8 +109,9 @@ class Loss:
             `OffPolicy.prioritized`; ignored where the buffer samples uniformly.
         lr_scale: scalar factor on the optimizer's learning rate in this step, beside `Phase.lr_scale`. It must be the
             same on all ranks, so compute it from buffers, not from the batch.
-        stop: boolean scalar. If it is true on any rank, this gradient step changes nothing and the round takes no
-            further one. The metrics of this step are logged. On-policy, and by the first phase of a step only.
+        stop: boolean or float scalar. If it is true on any rank, or its mean over the trainer group is positive, this
+            gradient step changes nothing and the round takes no further one. The metrics of this step are logged.
+            On-policy, and by the first phase of a step only.
     """
 
     value: Tensor

@@ -16,7 +16,13 @@ PPO = [
     "algo.hidden_sizes=[32]",
     "run.total_steps=3000",
 ]
-A2C = ["algo.learning_rate=1e-2", "algo.hidden_sizes=[32]", "run.total_steps=5000", "env.num_envs=4", "trainer.compile=false"]
+A2C = [
+    "algo.learning_rate=1e-2",
+    "algo.hidden_sizes=[32]",
+    "run.total_steps=5000",
+    "env.num_envs=4",
+    "trainer.compile=false",
+]
 SAC = [
     "algo.hidden_sizes=[32]", "algo.batch_size=64", "algo.actor_lr=3e-3", "algo.critic_lr=3e-3", "algo.alpha_lr=3e-3",
     "algo.alpha=0.1", "algo.learn_alpha=false", "algo.tau=0.05", "run.total_steps=1500", "buffer.size=5000",

@@ -56,7 +56,7 @@ def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm, env, playe
     ("algorithm", "steps", "overrides"),
     [
         ("ppo", 1000, ["trainer.compile=false"]),
-        ("ppo", 2000, ["trainer.compile=false", "algo.desired_kl=0.001"]),
+        ("ppo", 2000, ["trainer.compile=false", "algo.desired_kl=0.001", "algo.target_kl=0.002"]),
         ("a2c", 1000, ["trainer.compile=false"]),
         ("sac", 150, ["trainer.compile=true"]),
     ],

@@ -60,6 +60,10 @@ class PPOArgs(ActorCriticArgs, OnPolicyArgs):
     clip_value: Positive | None = Field(
         None, description="clip range of the value around the rollout's value; null doesn't clip the value loss"
     )
+    target_kl: Positive | None = Field(
+        None,
+        description="end a round's training when a minibatch's KL divergence exceeds 1.5 times this; null never does",
+    )
     desired_kl: Positive | None = Field(
         None, description="adapt the learning rate to this KL divergence per minibatch; null doesn't adapt it"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from sheeprl.algos.schedules import linear
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
+
+MAX_KL_RATIO = 1.5  # of a minibatch's divergence to target_kl, as in Spinning Up and Stable-Baselines3
 
 
 class PPO(ActorCritic[PPOArgs]):
@@ -37,14 +40,16 @@ class PPO(ActorCritic[PPOArgs]):
         return {"clip": clip, **super().scalars(progress)}
 
     def loss(self, agent: PPOAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
-        """Compute −L^CLIP + c1 L^VF − c2 S, eq. 9, of a minibatch `[N]`; with `desired_kl` also the learning rate."""
+        """Compute −L^CLIP + c1 L^VF − c2 S, eq. 9, of a minibatch `[N]`, and adapt training to its divergence."""
         loss = super().loss(agent, batch, noise, carry)
-        if self.args.desired_kl is None:
-            return loss
-        lr_scale = self._adapted_scale(agent, self.args.desired_kl)
-        metrics = {**loss.metrics, "Loss/learning_rate": lr_scale * self.args.learning_rate}
-        buffers = {"kl": loss.metrics["Loss/approx_kl"], "lr_scale": lr_scale}
-        return Loss(loss.value, metrics, buffers=buffers, lr_scale=lr_scale)
+        kl, args = loss.metrics["Loss/approx_kl"], self.args
+        if args.target_kl is not None:
+            loss = replace(loss, stop=kl - MAX_KL_RATIO * args.target_kl)
+        if args.desired_kl is not None:
+            lr_scale = self._adapted_scale(agent, args.desired_kl)
+            metrics = {**loss.metrics, "Loss/learning_rate": lr_scale * args.learning_rate}
+            loss = replace(loss, metrics=metrics, buffers={"kl": kl, "lr_scale": lr_scale}, lr_scale=lr_scale)
+        return loss
 
     def policy_loss(self, logprob: Tensor, batch: TensorDict, carry: Tensors) -> tuple[Tensor, Tensors]:
         """Return −L^CLIP, eq. 7, and the divergence from the policy that collected the data."""

@@ -103,6 +103,16 @@ def test_clip_value_and_a_scheduled_entropy_coefficient_change_the_loss():
     assert loss.value.item() == pytest.approx(0.6 + 0.5 * value_loss - 0.2 * math.log(3))
 
 
+@pytest.mark.parametrize(("target_kl", "stops"), [(0.06, True), (0.07, False)])
+def test_target_kl_stops_the_round(target_kl, stops):
+    """A divergence above 1.5 times `target_kl` stops the round."""
+    algorithm = build_ppo(target_kl=target_kl)
+    stop = algorithm.loss(zero_agent(algorithm), make_batch(), {}, {"clip": tensor(0.2)}).stop
+    # the divergence is (ln 2 − ½) / 2 = 0.0966
+    assert stop.item() == pytest.approx((math.log(2) - 0.5) / 2 - 1.5 * target_kl, abs=1e-6)
+    assert (stop.item() > 0) == stops
+
+
 def test_desired_kl_adapts_the_learning_rate_by_the_previous_minibatch():
     """The loss scales the learning rate by the last divergence, and stores its own for the next step."""
     algorithm = build_ppo(desired_kl=0.01, learning_rate=1e-3, max_learning_rate=1.2e-3)
