@@ -5,18 +5,24 @@ This module doesn't import torch, so help and validation respond at once.
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from sheeprl.utils.settings import Count, Natural, NonNegative, Section
+from sheeprl.utils.settings import STRUCTURAL, Count, Natural, NonNegative, Section
 
 if TYPE_CHECKING:
     from sheeprl.buffer.priorities import Prioritized
     from sheeprl.buffer.sampler import Sampler
+    from sheeprl.envs.transforms import Spaces
+
+
+Keys = Annotated[tuple[str, ...] | None, Field(strict=False)]
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class AlgoArgs(Section):
     """Description of the algorithm for `sheeprl algos`, in one line."""
     observations: ClassVar[tuple[str, ...]] = ("vector",)
     """Supported kinds of observations: `vector`, `pixels`."""
-    actions: ClassVar[tuple[str, ...]] = ("discrete", "multi-discrete", "continuous")
+    actions: ClassVar[tuple[str, ...]] = ("discrete", "multi-discrete", "multi-binary", "continuous")
     """Supported kinds of actions."""
     bounded_actions: ClassVar[bool] = False
     """Continuous actions must have finite bounds."""
@@ -134,6 +140,16 @@ class AlgoArgs(Section):
     def widest_layer(self) -> int | None:
         """Width of the widest hidden layer, by the argument `hidden_sizes`; None without one."""
         return max(getattr(self, "hidden_sizes", ()), default=None)
+
+    def space_mistakes(self, spaces: Spaces) -> Iterator[str]:
+        """Yield a line for each argument that doesn't fit the spaces of the environment; none by default.
+
+        Each line names the setting and its value first, such as `algo.cnn_keys=[rgb]: …`, then what would work.
+
+        Args:
+            spaces: observation and action space of the agent.
+        """
+        yield from ()
 
     def data(self) -> OnPolicy | OffPolicy:
         """Return how training reads the collected data.
@@ -168,3 +184,49 @@ class OffPolicyArgs(AlgoArgs):
     def data(self) -> OffPolicy:
         """Return settings to read uniform samples of transitions."""
         return OffPolicy(self.batch_size, self.replay_ratio, self.learning_starts)
+
+
+class EncoderArgs(AlgoArgs):
+    """Arguments of every algorithm that reads pictures and vectors with `models.encoder.Encoder`.
+
+    Derive from it before the other base: `class MyArgs(EncoderArgs, OnPolicyArgs)`.
+    """
+
+    observations: ClassVar[tuple[str, ...]] = ("vector", "pixels")
+
+    mlp_keys: Keys = Field(
+        None,
+        description="keys of the vectors in the observation; null for all of them",
+        json_schema_extra=STRUCTURAL,
+    )
+    cnn_keys: Keys = Field(
+        None,
+        description="keys of the pictures in the observation; null for all of them",
+        json_schema_extra=STRUCTURAL,
+    )
+
+    def space_mistakes(self, spaces: Spaces) -> Iterator[str]:
+        """Yield a line for each key that isn't in the observation or is of the other kind, and if no key is left."""
+        from sheeprl.envs.transforms import input_keys, input_spaces, is_picture  # imports NumPy
+
+        yield from super().space_mistakes(spaces)
+        parts = input_spaces(spaces.observation)
+        pairs = (("mlp_keys", "cnn_keys", self.mlp_keys), ("cnn_keys", "mlp_keys", self.cnn_keys))
+        for setting, other, keys in pairs:
+            named = f"algo.{setting}=[{', '.join(keys or ())}]"
+            for key in keys or ():
+                part = parts.get(key)
+                if part is None:
+                    yield f"{named}: the observation has no key {key}{_nearest(key, parts)}"
+                elif is_picture(part) != (setting == "cnn_keys"):
+                    kind = "a picture" if is_picture(part) else "no picture"
+                    yield f"{named}: {key} of shape {part.shape} is {kind}; move it to algo.{other}"
+        if not any(input_keys(spaces.observation, self.mlp_keys, self.cnn_keys)):
+            shown = ", ".join(f"algo.{setting}={list(keys)}" for setting, _, keys in pairs if keys is not None)
+            yield f"{shown or 'env.id'}: no key of the observation is left as an input; use some of {', '.join(parts)}"
+
+
+def _nearest(key: str, known: Collection[str]) -> str:
+    """Return the advice for an unknown key: the most similar one, or all."""
+    near = difflib.get_close_matches(key, known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; use some of {', '.join(known)}"

@@ -69,8 +69,8 @@ class PolicyOutput:
     """Action for every environment, and the tensors to store with it.
 
     Args:
-        action: `[B]` int64 (Discrete), `[B, n]` int64 (MultiDiscrete) or `[B, n]` float32 (Box). The environment gets
-            Box actions clipped to the bounds; the buffer stores them unclipped.
+        action: `[B]` int64 (Discrete), `[B, n]` int64 (MultiDiscrete), `[B, n]` int8 (MultiBinary) or `[B, n]` float32
+            (Box). The environment gets Box actions clipped to the bounds; the buffer stores them unclipped.
         extras: `[B, *]` tensors to store with the row, such as `logprob`.
         rnn_state: `[B, *]` tensors that the next call gets, for recurrent policies. Don't change them in place.
     """

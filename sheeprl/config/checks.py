@@ -106,12 +106,12 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     from sheeprl.envs.transforms import dict_keys, flat_spaces, pixel_keys, without_vector_form
 
     args, env = config.algo, config.env.id
-    known = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.Box)
+    known = tuple(getattr(gymnasium.spaces, name) for name in ("Discrete", "MultiDiscrete", "MultiBinary", "Box"))
     kind = spaces.action_kind
     if not isinstance(spaces.action, known):
         yield (
-            f"env.id={env}: action space {spaces.action} isn't supported; use Discrete, MultiDiscrete or Box, or "
-            "convert it in a wrapper (env.wrappers)"
+            f"env.id={env}: action space {spaces.action} isn't supported; use Discrete, MultiDiscrete, MultiBinary or "
+            "Box, or convert it in a wrapper (env.wrappers)"
         )
     elif kind not in args.actions:
         yield f"env.id={env}: its actions are {kind}; {args.name} needs {' or '.join(args.actions)} actions"
@@ -119,18 +119,41 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
         yield f"env.id={env}: its actions have no bounds; {args.name} needs bounded actions"
     if any("/" in key for key in dict_keys(spaces.observation)):
         yield f"env.id={env}: an observation key contains a slash; rename the key in a wrapper"
+    for key, part in without_vector_form(spaces.observation):
+        yield (
+            f"env.id={env}: the observation{key} has the space {short_repr(part)}, which has no vector form; "
+            f"{_advice_against(spaces.observation)}"
+        )
+    yield from (f"env.id={env}: {mistake}" for mistake in _mask_mistakes(spaces))
+    yield from args.space_mistakes(spaces)
     if "pixels" not in args.observations:
-        for key, part in without_vector_form(spaces.observation):
-            yield (
-                f"env.id={env}: the observation{key} has the space {short_repr(part)}, which has no vector form; "
-                f"{_advice_against(spaces.observation)}"
-            )
         for key in pixel_keys(spaces.observation):
             shape, flatten = flat_spaces(spaces.observation)[key].shape, "gymnasium.wrappers:FlattenObservation"
             yield (
                 f"env.id={env}: its observations ({key}) are pixels of shape {shape}; {args.name} needs vector "
                 f"observations: use a vector version of the environment, or env.wrappers=[{flatten}] for small grids"
             )
+
+
+def _mask_mistakes(spaces: Spaces) -> Iterator[str]:
+    """Yield a mistake if the observation has an action mask that doesn't fit the actions."""
+    import gymnasium
+
+    from sheeprl.envs.transforms import ACTION_MASK, action_choices
+
+    space = spaces.observation
+    if not isinstance(space, gymnasium.spaces.Dict) or ACTION_MASK not in space.spaces:
+        return
+    mask, size = space[ACTION_MASK], sum(action_choices(spaces.action))
+    if spaces.action_kind == "continuous":
+        yield f"{ACTION_MASK} is a mask of choices, but its actions are continuous; rename the key in a wrapper"
+    elif not isinstance(mask, (gymnasium.spaces.MultiBinary, gymnasium.spaces.Box)):
+        yield f"{ACTION_MASK} has the space {short_repr(mask)}; use MultiBinary({size}) or a Box of 0 and 1"
+    elif math.prod(mask.shape) != size or len(mask.shape) != 1:
+        yield (
+            f"{ACTION_MASK} has the shape {mask.shape}, but the action space {spaces.action} has {size} choices; use "
+            f"the shape ({size},)"
+        )
 
 
 def _advice_against(space: Any) -> str:

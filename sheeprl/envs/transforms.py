@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from gymnasium import Space, spaces
 
 Array = npt.NDArray[Any]
 MAX_UINT64 = np.nextafter(2.0**64, 0.0)  # greatest float64 that converts to uint64
+ACTION_MASK = "action_mask"
+"""Observation key with the permitted choices; `models.actions.action_mask` reads it. Never an input of a network."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Spaces:
     """Observation and action space of an agent: one environment's spaces, made uniform by this module.
 
     `observation` is a Box, Discrete, MultiDiscrete or MultiBinary, or a (nested) Dict of such. `action` is a Discrete
-    from 0, a MultiDiscrete from 0, or a flat Box; a bounded Box is [-1, 1] in every direction, whatever the
-    environment's own bounds.
+    from 0, a MultiDiscrete from 0, a flat MultiBinary, or a flat Box; a bounded Box is [-1, 1] in every direction,
+    whatever the environment's own bounds.
     """
 
     observation: Space[Any]
@@ -29,8 +31,12 @@ class Spaces:
 
     @property
     def action_kind(self) -> str:
-        """Kind of the actions: `discrete`, `multi-discrete` or `continuous`."""
-        kinds = {spaces.Discrete: "discrete", spaces.MultiDiscrete: "multi-discrete"}
+        """Kind of the actions: `discrete`, `multi-discrete`, `multi-binary` or `continuous`."""
+        kinds = {
+            spaces.Discrete: "discrete",
+            spaces.MultiDiscrete: "multi-discrete",
+            spaces.MultiBinary: "multi-binary",
+        }
         return kinds.get(type(self.action), "continuous")
 
 
@@ -63,15 +69,29 @@ def without_bounds(space: Space[Any]) -> Space[Any]:
 
 
 def action_space(space: Space[Any]) -> Space[Any]:
-    """Return the space as agents see it: discrete from 0, boxes flat, bounded boxes in [-1, 1]."""
+    """Return the space as agents see it: discrete from 0, all others flat, bounded boxes in [-1, 1]."""
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
         return spaces.MultiDiscrete(space.nvec.reshape(-1))
+    if isinstance(space, spaces.MultiBinary):
+        return spaces.MultiBinary(math.prod(space.shape))
     if isinstance(space, spaces.Box):
         bound = 1.0 if space.is_bounded() else np.inf
         return spaces.Box(-bound, bound, (int(np.prod(space.shape)),), np.float32)
     return space
+
+
+def action_choices(space: Space[Any]) -> list[int]:
+    """Return the number of choices of each component of an action; empty for a Box.
+
+    Their sum is the length of an action mask. A component of a MultiBinary has two choices, 0 and 1.
+    """
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [int(count) for count in space.nvec.reshape(-1)]
+    return [2] * math.prod(space.shape) if isinstance(space, spaces.MultiBinary) else []
 
 
 def vector_size(space: Space[Any]) -> int:
@@ -81,7 +101,7 @@ def vector_size(space: Space[Any]) -> int:
         TypeError: a kind of space that has no vector form.
     """
     if isinstance(space, spaces.Dict):
-        return sum(vector_size(part) for part in space.values())
+        return sum(vector_size(part) for name, part in space.items() if name != ACTION_MASK)
     if isinstance(space, spaces.Box):
         return int(np.prod(space.shape))
     if isinstance(space, spaces.Discrete):
@@ -95,11 +115,43 @@ def vector_size(space: Space[Any]) -> int:
 
 def pixel_keys(space: Space[Any]) -> list[str]:
     """Return the flat keys of pictures: Boxes with three or more axes, and Boxes of bytes with two."""
-    return [
-        key
-        for key, leaf in flat_spaces(space).items()
-        if isinstance(leaf, spaces.Box) and len(leaf.shape) >= (2 if leaf.dtype == np.uint8 else 3)
-    ]
+    return [key for key, leaf in flat_spaces(space).items() if is_picture(leaf) and not _is_mask(key)]
+
+
+def _is_mask(key: str) -> bool:
+    """Return True for the flat key of an action mask."""
+    return key.rpartition("/")[2] == ACTION_MASK
+
+
+def input_spaces(space: Space[Any]) -> dict[str, Space[Any]]:
+    """Return the parts of an observation that networks may read, by key, without an action mask.
+
+    A key is that of the Dict, such as `state`; a slash joins the levels of a nested Dict. The only part of an
+    observation without keys has the key `obs`.
+    """
+    parts = flat_spaces(space)
+    return {key.removeprefix("obs/"): part for key, part in parts.items() if not _is_mask(key)}
+
+
+def input_keys(
+    space: Space[Any], mlp_keys: Collection[str] | None = None, cnn_keys: Collection[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Return the keys of vectors and of pictures that an encoder reads, in the order of the space.
+
+    Args:
+        space: observation space.
+        mlp_keys: permitted keys of vectors; None for all of them.
+        cnn_keys: permitted keys of pictures; None for all of them.
+    """
+    parts = input_spaces(space)
+    vectors = [key for key, part in parts.items() if not is_picture(part) and (mlp_keys is None or key in mlp_keys)]
+    pictures = [key for key, part in parts.items() if is_picture(part) and (cnn_keys is None or key in cnn_keys)]
+    return vectors, pictures
+
+
+def is_picture(space: Space[Any]) -> bool:
+    """Return True for a Box with three or more axes, and for a Box of bytes with two."""
+    return isinstance(space, spaces.Box) and len(space.shape) >= (2 if space.dtype == np.uint8 else 3)
 
 
 def without_vector_form(space: Space[Any], key: str = "") -> Iterator[tuple[str, Space[Any]]]:
@@ -156,7 +208,7 @@ class ActionTransform:
 
     Bounded boxes: clipped to [-1, 1], then scaled to the environment's bounds. Others: clipped to the bounds there are.
     Boxes of whole numbers: [-1, 1] is split into one interval of equal length per number; without bounds, rounded.
-    Discrete: shifted to its first value.
+    Discrete: shifted to its first value. MultiBinary: in its shape.
 
     Args:
         space: one environment's action space.
@@ -179,6 +231,8 @@ def _conversion(space: Space[Any]) -> Callable[[Array], Array]:
         return lambda action: np.asarray(scale(action.reshape(len(action), *space.shape)).astype(space.dtype))
     if isinstance(space, spaces.MultiDiscrete):
         return lambda action: np.asarray(action.reshape(len(action), *space.shape) + space.start, space.dtype)
+    if isinstance(space, spaces.MultiBinary):
+        return lambda action: action.reshape(len(action), *space.shape).astype(space.dtype, copy=False)
     if isinstance(space, spaces.Discrete) and (space.start or space.dtype != np.int64):
         return lambda action: (action + int(space.start)).astype(space.dtype)
     return lambda action: action

@@ -40,6 +40,35 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     return -(logprob.exp() * logprob).sum(-1)
 
 
+def masked(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return logits in which those of forbidden choices are so low that their probability and gradient are 0.
+
+    The value is half the lowest number of the dtype, so log probabilities and entropies stay finite.
+
+    Args:
+        logits: `[*, n]`.
+        mask: `[*, n]` booleans, true for permitted choices.
+    """
+    return torch.where(mask, logits, torch.finfo(logits.dtype).min / 2)
+
+
+def bernoulli_sample(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Sample independent bits, 1 with probability sigmoid(logits), by uniform noise in [0, 1): `[*]` to int8 `[*]`."""
+    return (uniform < logits.sigmoid()).to(torch.int8)
+
+
+def bernoulli_logprob(logits: Tensor, action: Tensor) -> Tensor:
+    """Return log P(action) of independent bits, summed over the last axis: `[*, n]` to `[*]`."""
+    return functional.logsigmoid(torch.where(action.bool(), logits, -logits)).sum(-1)
+
+
+def bernoulli_entropy(logits: Tensor) -> Tensor:
+    """Return −Σ_i (p_i log p_i + (1 − p_i) log(1 − p_i)) with p = sigmoid(logits): `[*, n]` to `[*]`."""
+    one = logits.sigmoid() * functional.logsigmoid(logits)
+    zero = (-logits).sigmoid() * functional.logsigmoid(-logits)
+    return -(one + zero).sum(-1)
+
+
 def normal_logprob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """Return log N(action; mean, std) of independent normals, summed over the last axis: `[*, n]` to `[*]`."""
     z = (action - mean) * torch.exp(-log_std)

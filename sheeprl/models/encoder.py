@@ -1,22 +1,121 @@
-"""Flatten observations into vectors."""
+"""Encode observations as vectors: flatten their vectors, and encode their pictures with convolutional networks."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import gymnasium
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from sheeprl.envs.transforms import vector_size
+from sheeprl.envs.transforms import ACTION_MASK, input_keys, input_spaces, vector_size
+from sheeprl.models.cnn import PictureEncoder
+from sheeprl.models.mlp import ACTIVATIONS, MLP, mlp
 
-__all__ = ["to_vector", "vector_size"]
+__all__ = ["Encoder", "to_vector", "vector_size"]
+
+
+class Encoder(nn.Module):
+    """Joins the features of all pictures, each from its own CNN, and the vectors of an observation.
+
+    Without pictures and without `mlp`, it has no parameters and equals `to_vector`. The key `action_mask` is never an
+    input. Pictures of bytes are scaled to [0, 1].
+
+    Args:
+        space: observation space.
+        mlp_keys: keys of the vectors to read; None for all of them.
+        cnn_keys: keys of the pictures to read; None for all of them.
+        features: features of each picture.
+        cnn: kind of the CNNs, see `models.cnn.pixel_encoder`.
+        mlp: sizes of the layers, each with an activation, that the joined vectors pass; empty for none.
+        activation: activation of these layers, a key of `ACTIVATIONS`.
+
+    Raises:
+        ValueError: no input is left.
+    """
+
+    def __init__(
+        self,
+        space: gymnasium.Space[Any],
+        mlp_keys: Collection[str] | None = None,
+        cnn_keys: Collection[str] | None = None,
+        *,
+        features: int = 512,
+        cnn: str = "auto",
+        mlp: Sequence[int] = (),
+        activation: str = "relu",
+    ) -> None:
+        """Build the networks with torch's default initialization."""
+        super().__init__()
+        vectors, pictures = input_keys(space, mlp_keys, cnn_keys)
+        parts = input_spaces(space)
+        if not vectors and not pictures:
+            raise ValueError(f"no key of the observation is left as an input; use some of {', '.join(parts)}")
+        self.has_vectors = bool(vectors)
+        self.vectors = _only(space, vectors)
+        self.paths = [_path(space, key) for key in pictures]
+        self.pictures = nn.ModuleList([PictureEncoder(parts[key], features, cnn) for key in pictures])
+        self.layers = _layers(vector_size(self.vectors), mlp, activation) if mlp and vectors else None
+        vector = 0 if not vectors else mlp[-1] if mlp else vector_size(self.vectors)
+        self.size = features * len(pictures) + vector
+        """Length of the encoded vectors."""
+
+    def forward(self, obs: Any, batch_dims: int = 1) -> Tensor:
+        """Encode observations: `[*batch, *]` with `batch_dims` batch axes to `[*batch, size]`."""
+        if not self.paths:
+            return self._vector(obs, batch_dims)
+        parts = [
+            picture.forward(_at(obs, path), batch_dims) for path, picture in zip(self.paths, self.pictures, strict=True)
+        ]
+        if self.has_vectors:
+            parts.append(self._vector(obs, batch_dims))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _vector(self, obs: Any, batch_dims: int) -> Tensor:
+        """Return the joined vectors after their layers."""
+        vector = to_vector(self.vectors, obs, batch_dims)
+        return vector if self.layers is None else self.layers.forward(vector)
+
+
+def _layers(inputs: int, sizes: Sequence[int], activation: str) -> MLP:
+    """Build layers of the given sizes, each with an activation."""
+    return MLP(*mlp(inputs, sizes[:-1], sizes[-1], activation), ACTIVATIONS[activation]())
+
+
+def _path(space: gymnasium.Space[Any], key: str) -> tuple[str, ...]:
+    """Return the keys that lead to a part of an observation."""
+    return tuple(key.split("/")) if isinstance(space, spaces.Dict) else ()
+
+
+def _at(obs: Any, path: tuple[str, ...]) -> Tensor:
+    """Return a part of an observation."""
+    for key in path:
+        obs = obs[key]
+    part: Tensor = obs
+    return part
+
+
+def _only(space: gymnasium.Space[Any], keys: Collection[str], prefix: str = "") -> gymnasium.Space[Any]:
+    """Return an observation space without the parts that don't have the given keys."""
+    if not isinstance(space, spaces.Dict):
+        return space if keys else spaces.Dict({})
+    parts = []  # pairs, because a Dict sorts the keys of a mapping
+    for name, part in space.items():
+        key = f"{prefix}{name}"
+        if isinstance(part, spaces.Dict) and (rest := _only(part, keys, f"{key}/")):
+            parts.append((name, rest))
+        elif key in keys:
+            parts.append((name, part))
+    return spaces.Dict(parts)
 
 
 def to_vector(space: gymnasium.Space[Any], obs: Any, batch_dims: int = 1) -> Tensor:
-    """Observations as one float vector each: Boxes flattened, choices one-hot, Dicts joined in the space's order.
+    """Return one float vector per observation: Boxes flattened, choices one-hot, Dicts joined in the space's order.
+
+    An action mask is left out.
 
     Args:
         space: the observation space.
@@ -27,7 +126,7 @@ def to_vector(space: gymnasium.Space[Any], obs: Any, batch_dims: int = 1) -> Ten
         `[*batch, vector_size(space)]` float tensor.
     """
     if isinstance(space, spaces.Dict):
-        parts = [to_vector(part, obs[name], batch_dims) for name, part in space.items()]
+        parts = [to_vector(part, obs[name], batch_dims) for name, part in space.items() if name != ACTION_MASK]
         return torch.cat(parts, -1)
     if isinstance(space, spaces.Discrete):
         return functional.one_hot(obs.long() - int(space.start), int(space.n)).float()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
+
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class MLP(nn.Sequential):
@@ -45,17 +49,19 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str = "rel
     return MLP(*layers, nn.Linear(sizes[-1], outputs))
 
 
-def orthogonal_(module: MLP, gain: float, output_gain: float) -> MLP:
+def orthogonal_(module: ModuleT, gain: float = 1.0, output_gain: float | None = None) -> ModuleT:
     """Initialize weights to orthogonal matrices, Saxe et al. 2014 (1312.6120), and biases to 0. Return the module.
 
     Args:
-        module: network to initialize in place.
-        gain: gain of the hidden layers.
-        output_gain: gain of the output layer.
+        module: network of linear and convolutional layers, which are initialized in place; others are unchanged.
+        gain: gain of all layers but the last one.
+        output_gain: gain of the last layer; None for `gain`.
     """
-    linears = [layer for layer in module if isinstance(layer, nn.Linear)]
-    for layer in linears:
-        nn.init.orthogonal_(layer.weight, output_gain if layer is linears[-1] else gain)
-        with torch.no_grad():
-            layer.bias.zero_()
+    layers = [layer for layer in module.modules() if isinstance(layer, WEIGHTED)]
+    for layer in layers:
+        is_output = layer is layers[-1] and output_gain is not None
+        nn.init.orthogonal_(layer.weight, output_gain if is_output else gain)  # type: ignore[arg-type]
+        if layer.bias is not None:
+            with torch.no_grad():
+                layer.bias.zero_()
     return module

@@ -292,6 +292,7 @@ def test_weights_are_copied(player):
         ("bounded", [[1.0, 1.0], [-7.0, 9.0]], [[2, 10], [-2, 10]]),
         ("unbounded", [[-30.0, 4.0], [0.0, 1e6]], [[-30, 4], [0, 1e6]]),
         ("matrix", [[-1.0, 0.0, 0.5, 9.0], [0.0] * 4], [[-3, 0, 1.5, 3], [0] * 4]),
+        ("bits", [[1, 0, 0, 1], [0] * 4], [[1, 0, 0, 1], [0] * 4]),
     ],
 )
 def test_actions_are_converted_for_the_environment(kind, chosen, received):
@@ -312,6 +313,16 @@ def test_every_kind_of_action_space_works(kind, mode):
     player = make_player("Echo-v0", kwargs={"kind": kind})
     info, _ = player.collect(20, None, 0, mode)  # Echo raises for actions outside its space
     assert info.policy_steps == 40
+
+
+@pytest.mark.parametrize("kind", ["discrete", "multi-discrete", "multi-binary"])
+@pytest.mark.parametrize("mode", ["explore", "greedy"])
+def test_players_honour_action_masks(kind, mode):
+    """Players honour the masks of every kind of action; they are stored with the observation."""
+    player = make_player("Masked-v0", kwargs={"kind": kind})
+    _, fragment = player.collect(50, None, 0, mode)  # Masked raises for forbidden choices
+    choices = {"discrete": 4, "multi-discrete": 5, "multi-binary": 6}[kind]
+    assert fragment.rows["obs/action_mask"].shape == (51, 2, choices)
 
 
 def test_a_scaled_action_stays_within_the_bounds():

@@ -61,7 +61,7 @@ def test_algos_is_a_table(sheeprl, words):
     assert done.code == 0
     assert head.split() == ["name", "observations", "actions", "policy", "summary"]
     table = {row.split()[0]: row for row in rows}
-    assert "discrete, multi-discrete, continuous" in table["ppo"] and " on-policy " in table["ppo"]
+    assert "discrete, multi-discrete, multi-binary, continuous" in table["ppo"] and " on-policy " in table["ppo"]
     assert " continuous " in table["sac"] and " off-policy " in table["sac"] and SACArgs.summary in table["sac"]
     assert len({row.index(args.summary) for row, args in ((table["ppo"], PPOArgs), (table["sac"], SACArgs))}) == 1
 

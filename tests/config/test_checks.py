@@ -1,9 +1,14 @@
 """Settings that don't fit each other are told before anything starts."""
 
+import numpy as np
 import pytest
+from gymnasium import spaces
 
 from sheeprl import ConfigError, load_config
+from sheeprl.algos.args import EncoderArgs
+from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.config.checks import check
+from sheeprl.envs.transforms import Spaces
 
 
 def mistakes_of(algorithm, *overrides):
@@ -116,3 +121,81 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
         "algo.normalize_advantage=false"
     )
     check(load_config("ppo", [*overrides, "algo.normalize_advantage=false"]).model_dump(mode="json"))
+
+
+# ------------------------------------------------------------------------------------------- masks
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ("{mask: short}", "action_mask has the shape (3,), but the action space Discrete(4) has 4 choices; use the"),
+        ("{mask: matrix}", "action_mask has the shape (2, 2), but the action space Discrete(4) has 4 choices"),
+        ("{mask: choice}", "action_mask has the space Discrete(4); use MultiBinary(4) or a Box of 0 and 1"),
+        ("{kind: multi-binary, mask: short}", "the action space MultiBinary(3) has 6 choices; use the shape (6,)"),
+        ("{kind: continuous}", "action_mask is a mask of choices, but its actions are continuous; rename the key"),
+    ],
+)
+def test_an_action_mask_that_does_not_fit_the_actions(kwargs, said):
+    """The line names the environment, the mask and the right size."""
+    (mistake,) = mistakes_of("ppo", "env.id=tests.helpers.envs:Masked-v0", f"env.kwargs={kwargs}")
+    assert mistake.startswith("env.id=tests.helpers.envs:Masked-v0: ") and said in mistake
+
+
+@pytest.mark.parametrize("kwargs", ["{}", "{mask: floats}", "{kind: multi-discrete}", "{kind: multi-binary}"])
+def test_an_action_mask_that_fits(kwargs):
+    """A mask may be a MultiBinary or a Box."""
+    words = ["env.id=tests.helpers.envs:Masked-v0", f"env.kwargs={kwargs}"]
+    assert "action_mask" in check(load_config("ppo", words).model_dump(mode="json")).spaces.observation.spaces
+
+
+# ------------------------------------------------------------------------------------------- keys
+
+PICTURE, STATE = spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Box(-1.0, 1.0, (2,))
+MIXED = spaces.Dict({"camera": PICTURE, "inner": spaces.Dict({"state": STATE}), "action_mask": spaces.MultiBinary(2)})
+
+
+def key_mistakes(space=MIXED, **keys):
+    """Return the mistakes in the keys of an encoder."""
+    args = EncoderArgs.model_validate({"name": "x", **keys})
+    return list(args.space_mistakes(Spaces(space, spaces.Discrete(2))))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"mlp_keys": ["inner/stat"]}, "algo.mlp_keys=[inner/stat]: the observation has no key inner/stat; did you"),
+        ({"cnn_keys": ["camera", "x"]}, "algo.cnn_keys=[camera, x]: the observation has no key x; use some of camera"),
+        (
+            {"mlp_keys": ["camera"]},
+            "algo.mlp_keys=[camera]: camera of shape (8, 8, 3) is a picture; move it to algo.cn",
+        ),
+        ({"cnn_keys": ["inner/state"]}, "inner/state of shape (2,) is no picture; move it to algo.mlp_keys"),
+        ({"cnn_keys": ["action_mask"]}, "the observation has no key action_mask"),
+        ({"mlp_keys": [], "cnn_keys": []}, "algo.mlp_keys=[], algo.cnn_keys=[]: no key of the observation is left"),
+    ],
+)
+def test_mistaken_keys_of_an_encoder(keys, said):
+    """The line names the setting, the key and what would work."""
+    assert any(said in mistake for mistake in key_mistakes(**keys))
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"mlp_keys": ["inner/state"]}, {"cnn_keys": ["camera"], "mlp_keys": []}, {"cnn_keys": []}], ids=str
+)
+def test_right_keys_of_an_encoder(keys):
+    """Without keys, the encoder reads everything."""
+    assert key_mistakes(**keys) == []
+
+
+def test_the_only_part_of_an_observation_has_the_key_obs():
+    """An observation without keys may be a picture or a vector."""
+    assert key_mistakes(PICTURE) == key_mistakes(PICTURE, cnn_keys=["obs"]) == key_mistakes(STATE) == []
+    (mistake,) = key_mistakes(PICTURE, cnn_keys=[])
+    assert mistake == "algo.cnn_keys=[]: no key of the observation is left as an input; use some of obs"
+
+
+def test_the_arguments_of_an_algorithm_are_checked_against_the_spaces(monkeypatch):
+    """Every algorithm may name mistakes of its own."""
+    monkeypatch.setattr(PPOArgs, "space_mistakes", lambda args, found: [f"algo.clip={args.clip}: {found.action}"])
+    assert mistakes_of("ppo", "env.id=CartPole-v1") == ["algo.clip=0.2: Discrete(2)"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sheeprl.envs.transforms import ActionTransform
+from sheeprl.envs.transforms import ActionTransform, Spaces, action_choices, action_space, pixel_keys, vector_size
 
 INT64, UINT64 = np.iinfo(np.int64), np.iinfo(np.uint64)
 WHOLE = [
@@ -64,3 +64,35 @@ def test_each_direction_has_its_own_numbers():
     grid = np.repeat(np.linspace(-0.99, 0.99, 10, dtype=np.float32)[:, None], 2, 1)
     expected = [[0] * 5 + [1] * 5, [-2, -2, -1, -1, 0, 0, 1, 1, 2, 2]]
     assert ActionTransform(space)(grid).T.tolist() == expected
+
+
+def test_bits_get_the_shape_and_dtype_of_the_space():
+    """Agents see a flat MultiBinary; the environment gets its own shape."""
+    space = spaces.MultiBinary((2, 3))
+    assert action_space(space) == spaces.MultiBinary(6)
+    bits = np.array([[1, 0, 0, 1, 1, 0]], np.int8)
+    action = ActionTransform(space)(bits)
+    assert action.dtype == np.int8 and action.tolist() == [[[1, 0, 0], [1, 1, 0]]]
+    assert space.contains(action[0])
+    assert Spaces(spaces.Discrete(2), action_space(space)).action_kind == "multi-binary"
+
+
+@pytest.mark.parametrize(
+    ("space", "choices"),
+    [
+        (spaces.Discrete(3, start=2), [3]),
+        (spaces.MultiDiscrete([[2, 3], [4, 5]]), [2, 3, 4, 5]),
+        (spaces.MultiBinary(3), [2, 2, 2]),
+        (spaces.Box(-1.0, 1.0, (2,)), []),
+    ],
+    ids=str,
+)
+def test_choices_of_an_action(space, choices):
+    """Their sum is the length of an action mask."""
+    assert action_choices(space) == choices
+
+
+def test_an_action_mask_is_no_input():
+    """It has no part in the vector and is no picture."""
+    space = spaces.Dict({"action_mask": spaces.Box(0, 1, (2, 2), np.uint8), "state": spaces.Box(-1.0, 1.0, (3,))})
+    assert vector_size(space) == 3 and pixel_keys(space) == []

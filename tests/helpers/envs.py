@@ -13,6 +13,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from sheeprl.envs.transforms import action_choices
+
 
 class Counting(gymnasium.Env):
     """Environment that observes `[tag, episode, step]`; the reward of step s is s plus 100 times its action.
@@ -148,6 +150,7 @@ class Echo(gymnasium.Env):
         "bounded": spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32)),
         "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float64),
         "matrix": spaces.Box(-3.0, 3.0, (2, 2), np.float32),
+        "bits": spaces.MultiBinary((2, 2)),
     }
 
     def __init__(self, kind="discrete"):
@@ -167,6 +170,63 @@ class Echo(gymnasium.Env):
             raise ValueError(f"{action!r} is not in {self.action_space}")
         received = np.asarray(action, np.float32).reshape(self.size)
         return received, float(received[0]), False, False, {}
+
+
+class Masked(gymnasium.Env):
+    """Endless environment whose observation permits random choices; it raises for forbidden ones.
+
+    Args:
+        kind: kind of the action space.
+        mask: space of the mask; None for the right one.
+    """
+
+    SPACES = {  # noqa: RUF012 - constant
+        "discrete": spaces.Discrete(4, start=1),
+        "multi-discrete": spaces.MultiDiscrete([2, 3]),
+        "multi-binary": spaces.MultiBinary(3),
+        "continuous": spaces.Box(-1.0, 1.0, (2,)),
+    }
+
+    def __init__(self, kind="discrete", mask=None):
+        """Set the spaces."""
+        self.action_space = self.SPACES[kind]
+        self.choices = action_choices(self.action_space)
+        self.observation_space = spaces.Dict(
+            {
+                "action_mask": self.MASKS[mask] if mask else spaces.MultiBinary(sum(self.choices) or 1),
+                "state": spaces.Box(-1.0, 1.0, (3,)),
+            }
+        )
+
+    MASKS = {  # noqa: RUF012 - constant
+        "short": spaces.MultiBinary(3),
+        "matrix": spaces.MultiBinary((2, 2)),
+        "choice": spaces.Discrete(4),
+        "floats": spaces.Box(0.0, 1.0, (4,)),
+    }
+
+    def reset(self, *, seed=None, options=None):
+        """Begin the episode."""
+        super().reset(seed=seed)
+        return self.observe(), {}
+
+    def step(self, action):
+        """Raise if a component of the action is forbidden."""
+        components = np.atleast_1d(action) - getattr(self.action_space, "start", 0)
+        permitted = np.split(self.mask, np.cumsum(self.choices)[:-1])
+        if not all(part[choice] for part, choice in zip(permitted, components, strict=True)):
+            raise ValueError(f"{action} is forbidden by {self.mask}")
+        return self.observe(), 1.0, False, False, {}
+
+    def observe(self):
+        """Draw the next mask, in which one choice of each component is always permitted."""
+        parts = [self.np_random.random(size) < 0.4 for size in self.choices]
+        for part in parts:
+            part[self.np_random.integers(len(part))] = True
+        self.mask = np.concatenate(parts)
+        space = self.observation_space["action_mask"]
+        state = self.np_random.uniform(-1, 1, 3).astype(np.float32)
+        return {"action_mask": self.mask.astype(space.dtype), "state": state}
 
 
 class Raising(Counting):
@@ -318,4 +378,5 @@ _register("Spoken", Spoken)
 _register("Nested", Nested)
 _register("Camera", Camera)
 _register("Echo", Echo)
+_register("Masked", Masked)
 _register("Raising", Raising)

@@ -31,3 +31,15 @@ def test_orthogonal_initialization():
         product = layer.weight @ layer.weight.T
         assert product.flatten().tolist() == pytest.approx((gain**2 * torch.eye(4)).flatten().tolist(), abs=1e-5)
         assert not layer.bias.any()
+
+
+def test_orthogonal_initialization_of_any_module():
+    """Kernels of convolutions are orthogonal as matrices; the last layer has the output gain."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 2), nn.ReLU(), nn.ModuleDict({"a": nn.Linear(6, 2, bias=False)})["a"])
+    assert orthogonal_(network, gain=2.0, output_gain=0.5) is network
+    kernel, output = network[0].weight.flatten(1), network[2].weight
+    assert torch.allclose(kernel @ kernel.T, 4 * torch.eye(4), atol=1e-5)
+    assert torch.allclose(output @ output.T, 0.25 * torch.eye(2), atol=1e-6)
+    assert torch.all(network[0].bias == 0)
+    output = orthogonal_(nn.Linear(4, 2), gain=3.0).weight
+    assert torch.allclose(output @ output.T, 9 * torch.eye(2), atol=1e-5)

@@ -1,16 +1,15 @@
-"""PPO's networks: an actor for discrete, multi-discrete or continuous actions, and a critic."""
+"""PPO's networks: an actor for every kind of actions, and a critic."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
 
 from sheeprl.algos.base import Spaces
 from sheeprl.algos.ppo.args import ActorCriticArgs, PPOArgs
-from sheeprl.models import distributions
+from sheeprl.models.actions import Actions, action_mask
 from sheeprl.models.encoder import to_vector, vector_size
 from sheeprl.models.mlp import mlp, orthogonal_
 
@@ -18,10 +17,11 @@ HIDDEN_GAIN = 2**0.5
 
 
 class Actor(nn.Module):
-    """Policy network: logits of (multi-)discrete actions, or the means of a normal distribution.
+    """Policy network: logits of choices, or the means of a normal distribution.
 
-    The standard deviation of continuous actions doesn't depend on the observation. Continuous actions aren't squashed:
-    the environment gets them clipped to its bounds, so the probability ratio is that of plain normal densities.
+    An action mask in the observation excludes choices. The standard deviation of continuous actions doesn't depend on
+    the observation. Continuous actions aren't squashed: the environment gets them clipped to its bounds, so the
+    probability ratio is that of plain normal densities.
 
     Args:
         observation: observation space.
@@ -29,18 +29,16 @@ class Actor(nn.Module):
         args: sizes and activation of the layers, and the initial log standard deviation.
     """
 
+    log_std: nn.Parameter | None
+
     def __init__(self, observation: Any, action: Any, args: ActorCriticArgs) -> None:
         """Build the network with orthogonal weights; the small output gain makes the first policy nearly uniform."""
         super().__init__()
         self.space = observation
-        if isinstance(action, spaces.Box):
-            self.choices: list[int] = []  # number of choices of each discrete action
-            outputs = action.shape[0]
-            self.log_std = nn.Parameter(torch.full((outputs,), args.log_std_init))
-        else:
-            self.choices = [int(action.n)] if isinstance(action, spaces.Discrete) else action.nvec.tolist()
-            outputs = sum(self.choices)
-        self.is_single = isinstance(action, spaces.Discrete)
+        self.actions = Actions(action)
+        outputs = self.actions.outputs
+        log_std = nn.Parameter(torch.full((outputs,), args.log_std_init)) if self.actions.is_continuous else None
+        self.register_parameter("log_std", log_std)
         self.network = orthogonal_(
             mlp(vector_size(observation), args.hidden_sizes, outputs, args.activation), HIDDEN_GAIN, output_gain=0.01
         )
@@ -48,41 +46,23 @@ class Actor(nn.Module):
     def forward(self, obs: Any) -> Tensor:
         """Return the logits of all choices, or the means: `[N, *]` observations to `[N, outputs]`."""
         output: Tensor = self.network(to_vector(self.space, obs))
-        return output
+        return self.actions.masked(output, action_mask(obs))
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
         """Sample actions, `[N]` or `[N, n]`, from the output of `forward`."""
-        if not self.choices:
-            noise = torch.randn(output.shape, generator=generator)
-            return output + self.log_std.exp() * noise
-        noise = distributions.exponential_like(output, generator)
-        if self.is_single:
-            return distributions.categorical_sample(output, noise)
-        pairs = zip(output.split(self.choices, -1), noise.split(self.choices, -1), strict=True)
-        return torch.stack([distributions.categorical_sample(*pair) for pair in pairs], -1)
+        return self.actions.sample(output, generator, log_std=self.log_std)
 
     def greedy(self, output: Tensor) -> Tensor:
         """Return the most likely actions, `[N]` or `[N, n]`."""
-        if not self.choices:
-            return output
-        if self.is_single:
-            return output.argmax(-1)
-        return torch.stack([logits.argmax(-1) for logits in output.split(self.choices, -1)], -1)
+        return self.actions.greedy(output)
 
     def logprob(self, output: Tensor, action: Tensor) -> Tensor:
         """Return the log probability, or log density, of actions: `[N]`."""
-        if not self.choices:
-            return distributions.normal_logprob(action, output, self.log_std)
-        if self.is_single:
-            return distributions.categorical_logprob(output, action)
-        pairs = zip(output.split(self.choices, -1), action.unbind(-1), strict=True)
-        return torch.stack([distributions.categorical_logprob(*pair) for pair in pairs]).sum(0)
+        return self.actions.logprob(output, action, log_std=self.log_std)
 
     def entropy(self, output: Tensor) -> Tensor:
         """Return the entropy of the policy: `[N]`."""
-        if not self.choices:
-            return distributions.normal_entropy(self.log_std.expand_as(output))
-        return torch.stack([distributions.categorical_entropy(part) for part in output.split(self.choices, -1)]).sum(0)
+        return self.actions.entropy(output, log_std=self.log_std)
 
 
 class Critic(nn.Module):

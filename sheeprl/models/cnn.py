@@ -1,0 +1,153 @@
+"""Convolutional networks: encoders of pictures, and their decoders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from torch import Tensor, nn
+
+LEAST_NATURE = 36  # smallest height and width of which three layers of NatureCNN leave a pixel
+
+
+class Conv(NamedTuple):
+    """Convolution without padding: number of channels, size of the square kernel, stride."""
+
+    channels: int
+    kernel: int
+    stride: int
+
+
+KINDS: dict[str, tuple[Conv, ...]] = {
+    "nature": (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1)),
+    "small": (Conv(16, 3, 1),),
+}
+"""Layers by the kind of a CNN.
+
+- `nature`: Mnih et al. 2015, for pictures of at least 36 x 36 pixels.
+- `small`: MinAtar's, Young and Tian 2019 (1903.03176), for grids of a few cells.
+"""
+
+
+def layers_of(kind: str, height: int, width: int) -> tuple[Conv, ...]:
+    """Return the layers of a kind of CNN; `auto` chooses it by the size of the picture.
+
+    Raises:
+        ValueError: unknown kind, or the picture is too small for it.
+    """
+    least = min(height, width)
+    if kind == "auto":
+        kind = "nature" if least >= LEAST_NATURE else "small"
+    if kind not in KINDS:
+        raise ValueError(f"cnn={kind}: unknown kind; use auto, {' or '.join(KINDS)}")
+    if kind == "nature" and least < LEAST_NATURE:
+        raise ValueError(f"cnn=nature: needs at least {LEAST_NATURE} x {LEAST_NATURE} pixels, not {height} x {width}")
+    return tuple(layer._replace(kernel=min(layer.kernel, least)) for layer in KINDS[kind])
+
+
+def pixel_encoder(kind: str, shape: Sequence[int], features: int) -> nn.Sequential:
+    """Build a CNN from `[N, C, H, W]` to `[N, features]`: convolutions and a linear layer, each with ReLU.
+
+    Args:
+        kind: `nature`, `small`, or `auto` by the size of the picture.
+        shape: (C, H, W).
+        features: size of the output.
+
+    Raises:
+        ValueError: unknown kind, or the picture is too small for it.
+    """
+    channels, height, width = shape
+    layers: list[nn.Module] = []
+    convolutions = layers_of(kind, height, width)
+    for layer in convolutions:
+        layers += [nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride), nn.ReLU()]
+        channels = layer.channels
+    height, width = _sizes(convolutions, height)[-1], _sizes(convolutions, width)[-1]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, features), nn.ReLU())
+
+
+class PixelDecoder(nn.Module):
+    """Mirror of `pixel_encoder`: a linear layer and transposed convolutions, from features to a picture.
+
+    Args:
+        features: size of the input.
+        shape: (C, H, W) of the picture.
+        kind: kind of the encoder that it mirrors.
+
+    Raises:
+        ValueError: unknown kind, or the picture is too small for it.
+    """
+
+    def __init__(self, features: int, shape: Sequence[int], kind: str = "auto") -> None:
+        """Build the layers; the last one has no activation."""
+        super().__init__()
+        channels, height, width = shape
+        convolutions = layers_of(kind, height, width)
+        heights, widths = _sizes(convolutions, height), _sizes(convolutions, width)
+        self.shape = (convolutions[-1].channels, heights[-1], widths[-1])
+        outputs = [channels, *(layer.channels for layer in convolutions[:-1])]
+        layers: list[nn.Module] = [nn.Linear(features, math.prod(self.shape)), nn.ReLU(), nn.Unflatten(-1, self.shape)]
+        for i, layer in reversed(list(enumerate(convolutions))):
+            # A convolution ignores the pixels that its stride doesn't reach.
+            rest = (heights[i] - layer.kernel) % layer.stride, (widths[i] - layer.kernel) % layer.stride
+            layers += [
+                nn.ConvTranspose2d(layer.channels, outputs[i], layer.kernel, layer.stride, output_padding=rest),
+                nn.ReLU(),
+            ]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Decode features: `[*, features]` to `[*, C, H, W]`."""
+        pictures: Tensor = self.layers(features.reshape(-1, features.shape[-1]))
+        return pictures.reshape(*features.shape[:-1], *pictures.shape[1:])
+
+
+def _sizes(layers: Sequence[Conv], size: int) -> list[int]:
+    """Return the height or width of a picture before the first layer and after each layer."""
+    sizes = [size]
+    for layer in layers:
+        sizes.append((sizes[-1] - layer.kernel) // layer.stride + 1)
+    return sizes
+
+
+class PictureEncoder(nn.Module):
+    """CNN for the pictures of an observation space.
+
+    The channels are the last axis, `[H, W, C]`, or the first one, `[C, H, W]`, if it is shorter than both others.
+    Further axes in front, such as stacked frames, become channels. A picture of two axes has one channel. Bytes are
+    scaled to [0, 1].
+
+    Args:
+        space: Box of the pictures.
+        features: size of the output.
+        kind: kind of CNN.
+    """
+
+    def __init__(self, space: gymnasium.Space[Any], features: int, kind: str = "auto") -> None:
+        """Build the CNN."""
+        super().__init__()
+        shape = tuple(space.shape or ())
+        self.axes = len(shape)
+        self.is_channels_last = len(shape) > 2 and not shape[-3] < min(shape[-2:])
+        self.scale = 1 / 255 if space.dtype == np.uint8 else None
+        if self.is_channels_last:
+            shape = (*shape[:-3], shape[-1], *shape[-3:-1])
+        self.shape = (math.prod(shape[:-2]), *shape[-2:])
+        """(C, H, W) after all axes in front became channels."""
+        self.network = pixel_encoder(kind, self.shape, features)
+
+    def forward(self, pictures: Tensor, batch_dims: int = 1) -> Tensor:
+        """Encode pictures: `[*batch, *shape]` to `[*batch, features]`."""
+        batch = pictures.shape[:batch_dims]
+        features: Tensor = self.network(self.channels_first(pictures, batch_dims))
+        return features if batch_dims == 1 else features.reshape(*batch, -1)
+
+    def channels_first(self, pictures: Tensor, batch_dims: int = 1) -> Tensor:
+        """Return pictures as the CNN gets them: `[*batch, *shape]` to float `[N, C, H, W]`."""
+        if self.is_channels_last:
+            pictures = pictures.movedim(-1, -3)
+        pictures = pictures.reshape(-1, *self.shape).float()
+        return pictures if self.scale is None else pictures * self.scale

@@ -1,0 +1,83 @@
+"""Encoders and decoders of pictures."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from sheeprl.models.cnn import PictureEncoder, PixelDecoder, pixel_encoder
+
+
+def test_nature_cnn_has_the_published_layers():
+    """The parameters are those of Mnih et al. 2015 for four frames of 84 x 84 pixels."""
+    network = pixel_encoder("nature", (4, 84, 84), 512)
+    shapes = [tuple(layer.weight.shape) for layer in network if hasattr(layer, "weight")]
+    assert shapes == [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 3136)]
+
+
+@pytest.mark.parametrize(("size", "first"), [(36, 32), (35, 16), (10, 16), (5, 16), (2, 16), (1, 16)])
+def test_the_kind_is_chosen_by_the_size(size, first):
+    """Pictures of any size have a CNN."""
+    network = pixel_encoder("auto", (3, size, size + 4), 8)
+    assert network[0].out_channels == first
+    assert network(torch.rand(2, 3, size, size + 4)).shape == (2, 8)
+
+
+def test_mistaken_kinds():
+    """The errors name the kind and what would work."""
+    with pytest.raises(ValueError, match="cnn=large: unknown kind; use auto, nature or small"):
+        pixel_encoder("large", (3, 84, 84), 8)
+    with pytest.raises(ValueError, match="cnn=nature: needs at least 36 x 36 pixels, not 84 x 10"):
+        PixelDecoder(8, (3, 84, 10), "nature")
+
+
+@pytest.mark.parametrize("shape", [(3, 84, 84), (1, 64, 96), (4, 36, 37), (3, 7, 7), (6, 10, 10), (1, 1, 2)], ids=str)
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)], ids=str)
+def test_a_decoder_returns_the_shape_of_the_picture(shape, batch):
+    """Any height and width are restored, over any batch axes."""
+    assert PixelDecoder(8, shape)(torch.rand(*batch, 8)).shape == (*batch, *shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((7, 9), (1, 7, 9)),
+        ((7, 9, 3), (3, 7, 9)),
+        ((3, 7, 9), (3, 7, 9)),
+        ((10, 10, 10), (10, 10, 10)),
+        ((4, 7, 9, 3), (12, 7, 9)),
+        ((4, 3, 7, 9), (12, 7, 9)),
+    ],
+    ids=str,
+)
+def test_channels_come_first(shape, expected):
+    """Every layout of the space becomes [C, H, W], and each pixel is in its place."""
+    encoder = PictureEncoder(spaces.Box(0, 255, shape, np.uint8), 8)
+    assert encoder.shape == expected
+    pictures = torch.randint(0, 256, (2, 5, *shape), dtype=torch.uint8)
+    if shape[-1] == 9:
+        channels = pictures.reshape(10, *expected)
+    else:
+        channels = torch.einsum("nkhwc->nkchw", pictures.reshape(10, -1, *shape[-3:])).reshape(10, *expected)
+    assert torch.allclose(encoder.channels_first(pictures, 2), channels / 255)
+    features = encoder(pictures, 2)
+    assert features.shape == (2, 5, 8)
+    assert torch.allclose(features[1, 3], encoder(pictures[1, 3:4])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.bool_, np.int16])
+def test_only_bytes_are_scaled(dtype):
+    """Pictures of other dtypes are only converted to float."""
+    encoder = PictureEncoder(spaces.Box(0, 1, (5, 5, 2), dtype), 8)
+    pictures = torch.ones(1, 5, 5, 2).to(getattr(torch, np.dtype(dtype).name))
+    assert torch.equal(encoder.channels_first(pictures), torch.ones(1, 2, 5, 5))
+
+
+def test_an_encoder_and_a_decoder_learn_a_picture():
+    """Gradients reach every parameter."""
+    encoder, decoder = PictureEncoder(spaces.Box(0, 255, (5, 5, 1), np.uint8), 8), PixelDecoder(8, (1, 5, 5))
+    both = nn.ModuleList([encoder, decoder])
+    pictures = torch.randint(0, 256, (16, 5, 5, 1), dtype=torch.uint8)
+    (decoder(encoder(pictures)) - encoder.channels_first(pictures)).square().mean().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in both.parameters())
