@@ -9,15 +9,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sheeprl.algos.base import Algorithm, Loss, Mode, Phase, PolicyInput, PolicyOutput, Step, Tensors
+from sheeprl.algos.base import (
+    Algorithm,
+    Loss,
+    Mode,
+    Phase,
+    PolicyInput,
+    PolicyOutput,
+    PreparedRollout,
+    Step,
+    Tensors,
+)
 from sheeprl.algos.ppo.agent import Actor, ActorCriticAgent
 from sheeprl.algos.ppo.args import ActorCriticArgs
-from sheeprl.algos.ppo.loss import compute_gae, entropy_loss, value_loss
+from sheeprl.algos.ppo.loss import compute_gae, discounted_return, entropy_loss, value_loss
 from sheeprl.algos.schedules import linear
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
 
+RETURN = "discounted_return"  # stored key, and key of the policy's state
+MAX_REWARD = 10.0  # largest absolute value of a normalized reward
 ActorCriticArgsT = TypeVar("ActorCriticArgsT", bound=ActorCriticArgs)
 
 
@@ -36,20 +48,34 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
         if mode == "greedy":
             return PolicyOutput(policy.greedy(output))
         action = policy.sample(output, generator)
-        return PolicyOutput(action, extras={"logprob": policy.logprob(output, action)})
+        extras = {"logprob": policy.logprob(output, action)}
+        if not self.args.normalize_reward:
+            return PolicyOutput(action, extras)
+        # After a greedy evaluation or in a new player, the sum starts from 0.
+        previous = rnn_state.get(RETURN, torch.zeros_like(inputs.reward))
+        state = {RETURN: discounted_return(previous, inputs.reward, inputs.is_first, self.args.gamma)}
+        return PolicyOutput(action, {**extras, **state}, state)
 
-    def prepare_rollout(self, agent: ActorCriticAgent, rollout: TensorDict) -> TensorDict:
-        """Compute values, advantages and returns `[T, B]` with the critic's current parameters."""
-        value = agent.critic(rollout["obs"], batch_dims=2)  # [T + 1, B]
+    def prepare_rollout(self, agent: Any, rollout: TensorDict) -> TensorDict | PreparedRollout:
+        """Compute values, advantages and returns `[T, B]` with the current parameters, and the running statistics."""
+        value = agent.critic(agent.policy.features(rollout["obs"], batch_dims=2))  # [T + 1, B]
+        reward, buffers = rollout["reward"], Tensors()
+        if agent.policy.moments is not None:
+            vector = agent.policy.vector(rollout["obs"], batch_dims=2)[:-1]
+            buffers.update(prefixed("policy.moments", agent.policy.moments.updated(vector)))
+        if agent.return_moments is not None:
+            # The statistics aren't updated before, so that all ranks divide by the same number.
+            reward = (reward / agent.return_moments.scale()).clamp(-MAX_REWARD, MAX_REWARD)
+            buffers.update(prefixed("return_moments", agent.return_moments.updated(rollout[RETURN][:-1])))
         advantage = compute_gae(
-            rollout["reward"], value, rollout["terminated"], rollout["truncated"], self.args.gamma, self.args.gae_lambda
+            reward, value, rollout["terminated"], rollout["truncated"], self.args.gamma, self.args.gae_lambda
         )
         rows = rollout[:-1].select("obs", "action", "logprob")
         rows["value"] = value[:-1]
         rows["advantage"] = advantage
         rows["returns"] = advantage + value[:-1]
         rows["mask"] = ~(rollout["terminated"] | rollout["truncated"])[:-1]  # end rows have no action
-        return rows
+        return PreparedRollout(rows, buffers) if buffers else rows
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """Return the only phase, with the scheduled numbers."""
@@ -68,10 +94,11 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
     def loss(self, agent: Any, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Compute the policy loss + c1 L^VF − c2 S of rows `[N]`."""
         weight: Any = batch["sample_weight"]
-        output = agent.policy(batch["obs"])
+        features = agent.policy.features(batch["obs"])
+        output = agent.policy.head(features, batch["obs"])
         logprob = agent.policy.logprob(output, batch["action"])
         pg_loss, metrics = self.policy_loss(logprob, batch, carry)
-        v_loss = self.critic_loss(agent.critic(batch["obs"]), batch)
+        v_loss = self.critic_loss(agent.critic(features), batch)
         ent_loss = entropy_loss(agent.policy.entropy(output), weight)
         entropy_coef = carry.get("entropy_coef", self.args.entropy_coef)
         metrics = {
@@ -93,3 +120,8 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
     def value_loss(self, value: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
         """Return the value loss L^VF; a subclass may override it."""
         return value_loss(value, returns, weight)
+
+
+def prefixed(prefix: str, buffers: Tensors) -> Tensors:
+    """Return the buffers of a submodule by their names in the agent."""
+    return {f"{prefix}.{name}": values for name, values in buffers.items()}

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from sheeprl.algos.base import Spaces
 from sheeprl.algos.ppo.args import ActorCriticArgs, PPOArgs
 from sheeprl.models.actions import Actions, action_mask
-from sheeprl.models.encoder import to_vector, vector_size
+from sheeprl.models.encoder import Encoder, to_vector, vector_size
 from sheeprl.models.mlp import mlp, orthogonal_
+from sheeprl.models.normalizer import RunningMoments
 
 HIDDEN_GAIN = 2**0.5
 
@@ -34,19 +35,41 @@ class Actor(nn.Module):
     def __init__(self, observation: Any, action: Any, args: ActorCriticArgs) -> None:
         """Build the network with orthogonal weights; the small output gain makes the first policy nearly uniform."""
         super().__init__()
-        self.space = observation
+        encoder = Encoder(observation, args.mlp_keys, args.cnn_keys, features=args.cnn_features, cnn=args.cnn)
+        self.encoder = orthogonal_(encoder, HIDDEN_GAIN)
+        self.vector_size = vector_size(encoder.vectors) if encoder.has_vectors else 0
+        self.moments = RunningMoments((self.vector_size,)) if args.normalize_obs and self.vector_size else None
         self.actions = Actions(action)
         outputs = self.actions.outputs
         log_std = nn.Parameter(torch.full((outputs,), args.log_std_init)) if self.actions.is_continuous else None
         self.register_parameter("log_std", log_std)
         self.network = orthogonal_(
-            mlp(vector_size(observation), args.hidden_sizes, outputs, args.activation), HIDDEN_GAIN, output_gain=0.01
+            mlp(encoder.size, args.hidden_sizes, outputs, args.activation), HIDDEN_GAIN, output_gain=0.01
         )
 
     def forward(self, obs: Any) -> Tensor:
         """Return the logits of all choices, or the means: `[N, *]` observations to `[N, outputs]`."""
-        output: Tensor = self.network(to_vector(self.space, obs))
-        return self.actions.masked(output, action_mask(obs))
+        return self.head(self.features(obs), obs)
+
+    def features(self, obs: Any, batch_dims: int = 1) -> Tensor:
+        """Return the inputs of actor and critic: `[*batch, *]` observations to `[*batch, features]`.
+
+        Pictures pass the CNN, which both networks share. Vectors are joined, and normalized with `normalize_obs`.
+        """
+        features: Tensor = self.encoder.forward(obs, batch_dims)
+        if self.moments is None:
+            return features
+        pictures, vector = features.tensor_split([-self.vector_size], -1)
+        vector = self.moments.normalize(vector)
+        return torch.cat([pictures, vector], -1) if pictures.shape[-1] else vector
+
+    def vector(self, obs: Any, batch_dims: int) -> Tensor:
+        """Return the joined vectors of observations before normalization: `[*batch, vector_size]`."""
+        return to_vector(self.encoder.vectors, obs, batch_dims)
+
+    def head(self, features: Tensor, obs: Any) -> Tensor:
+        """Return the output for features `[N, *]`; forbidden choices have probability 0."""
+        return self.actions.masked(self.network.forward(features), action_mask(obs))
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
         """Sample actions, `[N]` or `[N, n]`, from the output of `forward`."""
@@ -66,35 +89,37 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """State-value network V(obs).
+    """State-value network V on the features of an observation.
 
     Args:
-        observation: observation space.
+        inputs: number of features.
         args: sizes and activation of the layers.
     """
 
-    def __init__(self, observation: Any, args: ActorCriticArgs) -> None:
+    def __init__(self, inputs: int, args: ActorCriticArgs) -> None:
         """Build the network with orthogonal weights."""
         super().__init__()
-        self.space = observation
-        self.network = orthogonal_(
-            mlp(vector_size(observation), args.hidden_sizes, 1, args.activation), HIDDEN_GAIN, output_gain=1.0
-        )
+        self.network = orthogonal_(mlp(inputs, args.hidden_sizes, 1, args.activation), HIDDEN_GAIN, output_gain=1.0)
 
-    def forward(self, obs: Any, batch_dims: int = 1) -> Tensor:
-        """Return the values `[*batch]` of observations `[*batch, *]` with `batch_dims` batch axes."""
-        value: Tensor = self.network(to_vector(self.space, obs, batch_dims)).squeeze(-1)
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the values `[*batch]` of features `[*batch, inputs]`, see `Actor.features`."""
+        value: Tensor = self.network(features).squeeze(-1)
         return value
 
 
 class ActorCriticAgent(nn.Module):
-    """Actor and critic. Players get the actor, the submodule `policy`."""
+    """Actor and critic. Players get the actor, the submodule `policy`.
+
+    The encoder of the observations is a part of the actor, and the critic reads its features. It has parameters for
+    pictures only, so actor and critic share no parameters where all observations are vectors.
+    """
 
     def __init__(self, spaces: Spaces, args: ActorCriticArgs) -> None:
         """Build both networks for the given spaces."""
         super().__init__()
         self.policy = Actor(spaces.observation, spaces.action, args)
-        self.critic = Critic(spaces.observation, args)
+        self.critic = Critic(self.policy.encoder.size, args)
+        self.return_moments = RunningMoments() if args.normalize_reward else None
 
 
 class PPOAgent(ActorCriticAgent):

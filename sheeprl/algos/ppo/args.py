@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sheeprl.algos.args import AlgoArgs, OnPolicy, OnPolicyArgs
-from sheeprl.utils.settings import STRUCTURAL, Fractional, NonNegative, Positive, Sizes
+from sheeprl.algos.args import EncoderArgs, OnPolicy, OnPolicyArgs
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, NonNegative, Positive, Sizes
 
 
-class ActorCriticArgs(AlgoArgs):
+class ActorCriticArgs(EncoderArgs):
     """Arguments of `ActorCritic`: networks, advantages and coefficients of the losses."""
 
     learning_rate: Positive = Field(3e-4, description="learning rate of the optimizer")
@@ -31,6 +31,18 @@ class ActorCriticArgs(AlgoArgs):
     )
     activation: Literal["tanh", "relu", "silu"] = Field(
         "tanh", description="activation of the hidden layers", json_schema_extra=STRUCTURAL
+    )
+    cnn: Literal["auto", "nature", "small"] = Field(
+        "auto", description="CNN for pictures; auto chooses it by their size", json_schema_extra=STRUCTURAL
+    )
+    cnn_features: Count = Field(512, description="features of each picture", json_schema_extra=STRUCTURAL)
+    normalize_obs: bool = Field(
+        False, description="standardize vectors by their running mean and deviation", json_schema_extra=STRUCTURAL
+    )
+    normalize_reward: bool = Field(
+        False,
+        description="divide rewards by the running deviation of the discounted return",
+        json_schema_extra=STRUCTURAL,
     )
     log_std_init: float = Field(0.0, description="initial log standard deviation of continuous actions")
 

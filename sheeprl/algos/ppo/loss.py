@@ -41,6 +41,15 @@ def compute_gae(
     return torch.stack(advantages[::-1])
 
 
+def discounted_return(previous: Tensor, reward: Tensor, is_first: Tensor, gamma: float) -> Tensor:
+    """Return G_t = γ G_{t−1} (1 − is_first_t) + r_t, the discounted sum of an episode's past rewards.
+
+    Inputs are `[N]`: the previous sum, the reward received on arrival, and booleans. The deviation of G is the scale of
+    returns by which rewards are divided.
+    """
+    return gamma * previous * (~is_first) + reward
+
+
 def clipped_policy_loss(
     logprob: Tensor, old_logprob: Tensor, advantage: Tensor, weight: Tensor, clip: Tensor
 ) -> Tensor:
