@@ -92,6 +92,15 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, r
     check_that_nothing_differs(tmp_path, monkeypatch, algorithm, env, kind, [*overrides, f"run.mode={mode}"])
 
 
+@pytest.mark.slow
+def test_running_statistics_and_adaptive_rates_are_resumed(tmp_path, monkeypatch):
+    """The same holds for PPO with running statistics, an adaptive learning rate and stopped rounds."""
+    env, kind, overrides = settings("ppo")
+    overrides += ["run.mode=coupled", "algo.normalize_obs=true", "algo.normalize_reward=true"]
+    overrides += ["algo.desired_kl=0.001", "algo.target_kl=0.01", "algo.learning_rate=1e-3"]
+    check_that_nothing_differs(tmp_path, monkeypatch, "ppo", env, kind, overrides)
+
+
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_environments_may_draw_from_process_wide_generators(tmp_path, monkeypatch, vectorization):
     """The same holds if environments draw from process-wide generators."""

@@ -14,6 +14,7 @@ from sheeprl.algos.ppo.loss import (
     clipped_policy_loss,
     clipped_value_loss,
     compute_gae,
+    discounted_return,
     entropy_loss,
     value_loss,
 )
@@ -128,6 +129,12 @@ def test_gae_is_the_weighted_sum_of_n_step_returns(data, gamma, gae_lambda):
     for t, advantage in enumerate(advantages):
         expected = lambda_return_advantage(reward, value, terminated, truncated, gamma, gae_lambda, t)
         assert advantage == pytest.approx(expected, abs=1e-9)
+
+
+def test_discounted_return():
+    """The sum of past rewards is discounted and restarts in the first row of an episode."""
+    previous, reward, is_first = tensor([4.0, 4.0]), tensor([1.0, 0.0]), tensor([False, True])
+    assert discounted_return(previous, reward, is_first, 0.5).tolist() == [3, 0]
 
 
 def test_clipped_policy_loss():

@@ -92,15 +92,17 @@ def test_compiled_and_eager_learners_agree(fabric, algo, folder):
     assert set(folder.rglob("*.pt2")) == libraries
 
 
-def test_a_compiled_loss_can_scale_its_learning_rate(fabric):
-    """Compiled steps scale the learning rate as eager ones do."""
+def test_compiled_and_eager_steps_agree_with_options_of_ppo(fabric):
+    """Compiled steps scale the learning rate, stop and normalize as eager ones do."""
     args = {"anneal": False, "desired_kl": 1e-6, "learning_rate": 1e-2, "clip_value": 0.1, "final_entropy_coef": 0.1}
+    args |= {"normalize_obs": True, "target_kl": 0.14}  # the block's random policy has divergences of 0.05 to 0.26
     learners = [make_learner(fabric, "ppo", compiled, **args) for compiled in (False, True)]
     for learner in learners:
-        for seed in range(2):
+        for seed in range(3):
             update(learner, "ppo", seed)
     eager, compiled = learners
-    assert compiled.compiled is not None and eager.agent.lr_scale < 0.1
+    assert compiled.compiled is not None and eager.agent.lr_scale < 0.5
+    assert compiled.gradient_steps == eager.gradient_steps < 18
     for name, values in eager.agent.state_dict().items():
         torch.testing.assert_close(compiled.agent.state_dict()[name], values, rtol=1e-4, atol=1e-6)
 
