@@ -27,7 +27,9 @@ from sheeprl.learning.batches import Batches, Minibatches, Samples, Share
 from sheeprl.learning.compile.allreduce import sum_over_ranks
 from sheeprl.learning.compile.cache import CompiledSteps, CompileError, NonFiniteGradientError
 from sheeprl.learning.flat_parameters import FlatParameters
-from sheeprl.learning.metrics import Table, means_of
+from sheeprl.learning.forbidden_modules import check_modules
+from sheeprl.learning.metrics import Table, means_of, norm_names
+from sheeprl.learning.optimizers import check_elementwise
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding
@@ -74,7 +76,9 @@ class Learner(LearnerInterface):
         seed = config.run.seed
         self.algorithm = build_algorithm(config.algo, spaces)
         torch.manual_seed(seeding.seeds(seed, seeding.Role.AGENT)[0])
-        self.agent = fabric.to_device(self.algorithm.build_agent())
+        agent = self.algorithm.build_agent()
+        check_modules(agent)
+        self.agent = fabric.to_device(agent)
         self.gradient_steps = 0
         # Every rank draws the minibatches and the noise of the whole group and takes its part. So the results don't
         # depend on the number of ranks.
@@ -96,13 +100,14 @@ class Learner(LearnerInterface):
         """Flatten the parameters into a few vectors and build the optimizers over them.
 
         Raises:
-            ValueError: an optimizer doesn't contain each of its parameters once.
+            ValueError: an optimizer doesn't contain each of its parameters once, or isn't elementwise.
         """
         specs = self.algorithm.optimizers()
         flat = FlatParameters(self.agent, {name: spec.modules for name, spec in specs.items()})
         groups = {}
         for name, spec in specs.items():
             optimizer = spec.build([flat.vectors[number] for number in flat.of_group(name)])
+            check_elementwise(name, optimizer)
             rates = [float(group["lr"]) for group in optimizer.param_groups]
             groups[name] = Group(flat.stepped_by(optimizer), optimizer, rates, spec.max_grad_norm)
             if sorted(groups[name].vectors) != sorted(flat.of_group(name)):
@@ -195,9 +200,7 @@ class Learner(LearnerInterface):
         """Take one gradient step: one pass over the phases. Return True if a loss stopped the round before the step."""
         phases = self.algorithm.phases(Step(self.gradient_steps, progress))
         for phase in phases:
-            if phase.optimizer not in self.step.groups:
-                known = ", ".join(self.step.groups)
-                raise ValueError(f"phases() names the group {phase.optimizer!r}, but optimizers() has {known}")
+            self._check_groups(phase)
         samples = self.batches.samples(tensors)
         noise = [self._noise(phase, samples) for phase in phases]
         taken = self._compiled_step(phases, tensors, noise)
@@ -209,6 +212,19 @@ class Learner(LearnerInterface):
         writes += [_write(self.batches.index(tensors), loss) for loss in losses]
         self.gradient_steps += 1
         return False
+
+    def _check_groups(self, phase: Phase) -> None:
+        """Check the parameter groups of a phase.
+
+        Raises:
+            ValueError: the phase names an unknown group, no group, or a group twice.
+        """
+        known = self.step.groups
+        for name in phase.groups:
+            if name not in known:
+                raise ValueError(f"phases() names the group {name!r}, but optimizers() has {', '.join(known)}")
+        if len(set(phase.groups)) != len(phase.groups) or not phase.groups:
+            raise ValueError(f"phases() names the groups {phase.groups}; name at least one, and each only once")
 
     def _compiled_step(
         self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors]
@@ -236,7 +252,8 @@ class Learner(LearnerInterface):
         buffers = dict(self.agent.named_buffers())
         stepper = OptimizerStepper(step.flat.vectors, buffers, step.groups, self._raise_non_finite)
         outcome = step.take(phases, step.flat.vectors, buffers, self.batches.assemble(tensors), noise, scalars, stepper)
-        self._tables.append(Table.of(outcome.metrics))
+        names = [*norm_names(phases), *outcome.metrics]
+        self._tables.append(Table.of(names, [*outcome.norms, *outcome.metrics.values()]))
         return outcome.losses, outcome.stop is not None and bool(outcome.stop)
 
     def _settle(self) -> None:
@@ -256,7 +273,8 @@ class Learner(LearnerInterface):
     def _raise_non_finite(self, phase: Phase, metrics: Tensors) -> NoReturn:
         """Raise an error that names the metrics that aren't finite and the gradient step."""
         bad = [f"{name} is {value.item()}" for name, value in metrics.items() if not torch.isfinite(value).all()]
-        what = " and ".join(bad) or f"the gradient of the loss of {phase.optimizer!r} is not finite"
+        groups = " and ".join(map(repr, phase.groups))
+        what = " and ".join(bad) or f"the gradient of the loss of {groups} is not finite"
         raise NonFiniteError(f"{what} at gradient step {self.gradient_steps}")
 
     def _noise(self, phase: Phase, samples: int) -> Tensors:
@@ -282,7 +300,11 @@ class Learner(LearnerInterface):
 
         Args:
             copy: True if the next update must not change the returned arrays.
+
+        Raises:
+            MovedParameterError: the agent's parameters aren't those that training changes.
         """
+        self.step.flat.check()
         return self.gradient_steps, weights_of.to_arrays(self.agent.get_submodule("policy"), copy)
 
     def warm_up(self) -> None:

@@ -173,24 +173,30 @@ class TargetUpdate:
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of a gradient step: one loss, minimized over one parameter group. Other parameters get no gradient.
+    """Part of a gradient step: one loss, minimized over parameter groups. Other parameters get no gradient.
 
     Args:
-        optimizer: name of the parameter group, a key of `Algorithm.optimizers()`.
+        optimizer: name of the parameter group, a key of `Algorithm.optimizers()`, or a tuple of names. All gradients of
+            the phase are those before the groups' steps; each group clips its own. `Grads/<group>` logs their norms.
         loss: the pure loss function. It is compiled once, so it must be the same object in every step: a method or a
             function of a module.
         noise: function that draws the random numbers of the loss.
         scalars: numbers that change over the run, such as an annealed clip. The loss gets them as tensors in `carry`.
-        lr_scale: factor on the optimizer's learning rate.
+        lr_scale: factor on the optimizers' learning rate.
         target_updates: target networks to update after the step.
     """
 
-    optimizer: str
+    optimizer: str | tuple[str, ...]
     loss: LossFunction
     noise: NoiseFunction | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     lr_scale: float = 1.0
     target_updates: Sequence[TargetUpdate] = ()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Return the names of the parameter groups."""
+        return (self.optimizer,) if isinstance(self.optimizer, str) else self.optimizer
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ class Span:
     online_slice: slice
 
 
+class MovedParameterError(RuntimeError):
+    """Raised when a parameter of the agent isn't a view of its vector, so that training would not change it."""
+
+
 class FlatParameters:
     """Parameters of an agent, moved into flat vectors.
 
@@ -58,6 +62,8 @@ class FlatParameters:
             for group in trained_by:  # type: ignore[attr-defined]
                 self._of_group[group].append(len(self.vectors))
             self._flatten(agent, names, trained=bool(trained_by))
+        self._parameters = dict(agent.named_parameters())
+        self._addresses = [parameter.data_ptr() for parameter in self._parameters.values()]
 
     def _flatten(self, agent: nn.Module, names: Sequence[str], trained: bool) -> None:
         """Move the named parameters into a new vector."""
@@ -70,6 +76,21 @@ class FlatParameters:
             self.slots[name] = Slot(len(self.vectors), start, stop, parameter.shape)
             start = stop
         self.vectors.append(nn.Parameter(vector, requires_grad=trained))
+
+    def check(self) -> None:
+        """Check that all parameters are still views of their vectors.
+
+        Raises:
+            MovedParameterError: a parameter has been moved to other memory.
+        """
+        addresses = [parameter.data_ptr() for parameter in self._parameters.values()]
+        if addresses != self._addresses:
+            places = zip(self._parameters, addresses, self._addresses, strict=True)
+            name = next(name for name, found, expected in places if found != expected)
+            raise MovedParameterError(
+                f"the memory of the agent's parameter {name!r} was replaced, so training would not change it; don't "
+                "assign parameters or their data, and don't move modules after build_agent()"
+            )
 
     def of_group(self, group: str) -> list[int]:
         """Return the numbers of the vectors that a group trains."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sheeprl.algos.base import Phase
+
 
 @dataclass(frozen=True)
 class Table:
@@ -23,14 +25,19 @@ class Table:
     values: Tensor
 
     @classmethod
-    def of(cls, metrics: dict[str, Tensor]) -> Table:
+    def of(cls, names: Sequence[str], metrics: Sequence[Tensor]) -> Table:
         """Return the table of one step's scalar metrics."""
-        values = [value.detach().float().reshape(()) for value in metrics.values()]
-        return cls(list(metrics), torch.stack(values)[None] if values else torch.zeros(1, 0))
+        values = [value.detach().float().reshape(()) for value in metrics]
+        return cls(list(names), torch.stack(values)[None] if values else torch.zeros(1, 0))
 
     def last(self) -> dict[str, Tensor]:
         """Return the metrics of the last step."""
         return dict(zip(self.names, self.values[-1].unbind(), strict=True))
+
+
+def norm_names(phases: Sequence[Phase]) -> list[str]:
+    """Return the names of the gradient norms, for each group of each phase; a group may have several in a step."""
+    return [f"Grads/{name}" for phase in phases for name in phase.groups]
 
 
 def means_of(tables: Sequence[Table]) -> dict[str, float]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from sheeprl.models.optimizers import RMSpropTF
 
 Settings = Mapping[str, Any]
 """Settings of one of the optimizer's `param_groups`."""
@@ -63,16 +65,45 @@ def _moments(vector: Tensor, gradient: Tensor, state: State, settings: Settings,
 
 
 def rmsprop(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
-    """Step by RMSprop, Tieleman & Hinton 2012: v ← α v + (1 − α) g², θ ← θ − lr g / (√v + ε)."""
+    """Step by RMSprop, Tieleman & Hinton 2012: v ← α v + (1 − α) g², θ ← θ − lr g / (√v + ε).
+
+    Centered, as in Graves 2013 (1308.0850), eq. 38 to 45, the root is √(v − m²) with m ← α m + (1 − α) g. With momentum
+    μ, b ← μ b + g / (√v + ε) and θ ← θ − lr b.
+    """
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
     square = state["square_avg"] * settings["alpha"] + gradient * gradient * (1 - settings["alpha"])
-    return vector - factors[0] * gradient / (square.sqrt() + settings["eps"]), {"square_avg": square}
+    stepped, variance = {"square_avg": square}, square
+    if settings["centered"]:
+        mean = state["grad_avg"] + (gradient - state["grad_avg"]) * (1 - settings["alpha"])
+        stepped["grad_avg"], variance = mean, square - mean * mean
+    deviation = variance.sqrt() + settings["eps"]
+    if not settings["momentum"]:
+        return vector - factors[0] * gradient / deviation, stepped
+    stepped["momentum_buffer"] = state["momentum_buffer"] * settings["momentum"] + gradient / deviation
+    return vector - factors[0] * stepped["momentum_buffer"], stepped
+
+
+def rmsprop_tf(
+    vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]
+) -> Stepped:
+    """Step by `RMSpropTF`: v ← α v + (1 − α) g², θ ← θ − lr g / √(v + ε)."""
+    gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
+    square = state["square_avg"] * settings["alpha"] + gradient * gradient * (1 - settings["alpha"])
+    return vector - factors[0] * gradient / (square + settings["eps"]).sqrt(), {"square_avg": square}
 
 
 def sgd(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
-    """Step by stochastic gradient descent without momentum: θ ← θ − lr g."""
+    """Step by stochastic gradient descent: θ ← θ − lr g.
+
+    With momentum μ and dampening d, Sutskever et al. 2013, b ← μ b + (1 − d) g and θ ← θ − lr b; Nesterov's form steps
+    by g + μ b.
+    """
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
-    return vector - factors[0] * gradient, {}
+    if not settings["momentum"]:
+        return vector - factors[0] * gradient, {}
+    buffer = state["momentum_buffer"] * settings["momentum"] + gradient * (1 - settings["dampening"])
+    direction = gradient + settings["momentum"] * buffer if settings["nesterov"] else buffer
+    return vector - factors[0] * direction, {"momentum_buffer": buffer}
 
 
 @dataclass(frozen=True)
@@ -82,35 +113,71 @@ class Rule:
     Args:
         step: formula of the update.
         factors: function that computes the formula's factors.
-        rates: number of leading factors that are proportional to the learning rate.
         state_names: names of the state tensors that the formula reads and replaces.
         counts_steps: the optimizer also stores the number of its steps, as `step`. This tensor stays on the CPU and
             isn't a part of the graph, because only `factors` needs it.
         unsupported: options of torch's optimizer that the formula doesn't implement.
+        optional_state: further state tensors, by the option that adds them.
+        rates: number of leading factors that are proportional to the learning rate.
     """
 
     step: Formula
     factors: Factors
-    rates: int
     state_names: tuple[str, ...]
     counts_steps: bool
     unsupported: tuple[str, ...]
+    optional_state: Mapping[str, str] = field(default_factory=dict)
+    rates: int = 1
 
     def scaled(self, factors: Sequence[Tensor], scale: Tensor) -> list[Tensor]:
         """Return the factors for a learning rate that is multiplied by `scale`, a scalar."""
         return [factor * scale if place < self.rates else factor for place, factor in enumerate(factors)]
 
-    def has_state(self, state: Mapping[str, Any]) -> bool:
+    def names(self, settings: Settings) -> list[str]:
+        """Return the names of the state tensors of an optimizer with these settings."""
+        return [*self.state_names, *(name for option, name in self.optional_state.items() if settings[option])]
+
+    def has_state(self, state: Mapping[str, Any], settings: Settings) -> bool:
         """Return True if the state is complete: torch creates it in the optimizer's first step."""
-        return {*self.state_names, *(["step"] if self.counts_steps else [])} <= state.keys()
+        return {*self.names(settings), *(["step"] if self.counts_steps else [])} <= state.keys()
 
 
 RULES: dict[type[Optimizer], Rule] = {
-    Adam: Rule(adam, corrected, 2, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize", "decoupled_weight_decay")),
-    AdamW: Rule(adamw, corrected, 2, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize")),
-    RMSprop: Rule(rmsprop, learning_rate, 1, ("square_avg",), True, ("momentum", "centered", "maximize")),
-    SGD: Rule(sgd, learning_rate, 1, (), False, ("momentum", "maximize")),
+    Adam: Rule(
+        adam, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize", "decoupled_weight_decay"), rates=2
+    ),
+    AdamW: Rule(adamw, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize"), rates=2),
+    RMSprop: Rule(
+        rmsprop,
+        learning_rate,
+        ("square_avg",),
+        True,
+        ("maximize",),
+        {"momentum": "momentum_buffer", "centered": "grad_avg"},
+    ),
+    RMSpropTF: Rule(rmsprop_tf, learning_rate, ("square_avg",), False, ()),
+    SGD: Rule(sgd, learning_rate, (), False, ("maximize",), {"momentum": "momentum_buffer"}),
 }
+NOT_ELEMENTWISE = ("LBFGS", "Muon", "Adafactor", "Shampoo", "SOAP", "LAMB", "LARS")
+"""Optimizers whose step of one element depends on the other elements of the same tensor."""
+
+
+def check_elementwise(group: str, optimizer: Optimizer) -> None:
+    """Check that an optimizer treats each element of a parameter alone, because it gets flat vectors of parameters.
+
+    Args:
+        group: name of the parameter group.
+        optimizer: optimizer of the group.
+
+    Raises:
+        ValueError: the optimizer is known to treat a tensor as a whole.
+    """
+    names = {name.lower() for name in NOT_ELEMENTWISE}
+    if any(kind.__name__.lower() in names for kind in type(optimizer).__mro__):
+        raise ValueError(
+            f"optimizers() builds {type(optimizer).__name__} for {group!r}, whose steps depend on the shapes of the "
+            "parameters, but it gets flat vectors; use an elementwise optimizer, such as Adam or RMSprop"
+        )
 
 
 class NoRuleError(TypeError):

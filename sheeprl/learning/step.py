@@ -56,7 +56,7 @@ class Outcome:
     """Result of a gradient step.
 
     Args:
-        norms: norm of each phase's gradient before clipping, scalars.
+        norms: norm of the gradient before clipping, for each group of each phase, scalars.
         metrics: metrics of all phases by name, scalars.
         losses: losses that have values or priorities to write back.
         stop: boolean scalar, true if the step changed nothing because a rank stopped the round; None if the first
@@ -86,14 +86,14 @@ class Stepper(Protocol):
     It must change nothing if a gradient isn't finite, nor after a loss whose `stop` is true.
     """
 
-    def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
-        """Take the optimizer step of the phase's group.
+    def step(self, phase: Phase, loss: Loss, gradients: Sequence[Sequence[Tensor]], norms: Sequence[Tensor]) -> None:
+        """Take the optimizer step of each of the phase's groups.
 
         Args:
             phase: phase of the gradients.
             loss: loss of the phase; its `stop` is that of the whole trainer group.
-            gradients: clipped gradient of each vector of the group.
-            norm: norm of the gradients before clipping, scalar.
+            gradients: for each group, the clipped gradient of each of its vectors.
+            norms: for each group, the norm of the gradients before clipping, scalar.
         """
         ...
 
@@ -182,15 +182,18 @@ class GradientStep:
             if loss.stop is not None:
                 self._check_stop(number)
                 outcome.stop = loss.stop
-            norm = torch.linalg.vector_norm(torch.cat(gradients) if len(gradients) > 1 else gradients[0])
-            stepper.step(phase, loss, self.clip(phase, gradients, norm), norm)
+            norms = [torch.linalg.vector_norm(torch.cat(part) if len(part) > 1 else part[0]) for part in gradients]
+            clipped = [
+                self.clip(name, part, norm) for name, part, norm in zip(phase.groups, gradients, norms, strict=True)
+            ]
+            stepper.step(phase, loss, clipped, norms)
             for update in phase.target_updates:
                 for span in self._spans_of(update):
                     stepper.polyak_update(span, update.tau)
             for name, value in loss.buffers.items():
                 stepper.set_buffer(name, self.ranks.sum(value) / self.ranks.world)
             carried.update(loss.carry)
-            outcome.norms.append(norm)
+            outcome.norms += norms
             outcome.metrics.update(loss.metrics)
             if loss.write or loss.priority is not None:
                 # Cast to the stored dtypes: NumPy has no bfloat16, which mixed precision may return.
@@ -206,14 +209,15 @@ class GradientStep:
         batch: TensorDict,
         noise: Tensors,
         carry: Tensors,
-    ) -> tuple[Loss, list[Tensor]]:
+    ) -> tuple[Loss, list[list[Tensor]]]:
         """Compute the loss of a phase and its gradients.
 
         Returns:
-            The loss, and for each vector of the phase's group the gradient, averaged over the ranks. `Loss.stop` is
-            true if it is true on any rank.
+            The loss, and for each vector of each of the phase's groups the gradient, averaged over the ranks.
+            `Loss.stop` is true if it is true on any rank.
         """
-        numbers = self.groups[phase.optimizer].vectors
+        parts = [self.groups[name].vectors for name in phase.groups]
+        numbers = list(dict.fromkeys(itertools.chain(*parts)))  # groups may share a vector
         with torch.enable_grad():
             parameters = self.flat.views([vector.detach() for vector in vectors])
             # Differentiate by parameter. By vector, autograd would add one zero-padded vector per parameter.
@@ -228,10 +232,12 @@ class GradientStep:
             )
         gradients = [torch.cat([next(by_parameter).flatten() for _ in part]) for part in trained]
         if loss.stop is None:
-            return loss, self._mean(gradients)
-        # The stop travels with the gradients: another collective would cost more than one element.
-        *gradients, stop = self._mean([*gradients, loss.stop.detach().to(gradients[0].dtype).reshape(1)])
-        return replace(loss, stop=stop.squeeze(0) > 0), gradients
+            gradients = self._mean(gradients)
+        else:  # the stop travels with the gradients: another collective would cost more than one element
+            *gradients, stop = self._mean([*gradients, loss.stop.detach().to(gradients[0].dtype).reshape(1)])
+            loss = replace(loss, stop=stop.squeeze(0) > 0)
+        by_number = dict(zip(numbers, gradients, strict=True))
+        return loss, [[by_number[number] for number in part] for part in parts]
 
     def _mean(self, gradients: list[Tensor]) -> list[Tensor]:
         """Return the mean of each gradient over the ranks."""
@@ -267,9 +273,9 @@ class GradientStep:
             self._spans[names] = self.flat.spans(self.agent, update)
         return self._spans[names]
 
-    def clip(self, phase: Phase, gradients: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
-        """Return the gradients scaled to the maximum norm of the phase's group, as `clip_grad_norm_` does."""
-        max_norm = self.groups[phase.optimizer].max_grad_norm
+    def clip(self, name: str, gradients: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
+        """Return the gradients scaled to the maximum norm of the group, as `clip_grad_norm_` does."""
+        max_norm = self.groups[name].max_grad_norm
         if max_norm is None:
             return list(gradients)
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -298,20 +304,21 @@ class OptimizerStepper:
         self.raise_non_finite = raise_non_finite
         self._is_stopped = False
 
-    def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
-        """Take the optimizer step of the phase's group. A norm that isn't finite raises instead."""
-        if not torch.isfinite(norm):
+    def step(self, phase: Phase, loss: Loss, gradients: Sequence[Sequence[Tensor]], norms: Sequence[Tensor]) -> None:
+        """Take the optimizer step of each of the phase's groups. A norm that isn't finite raises instead."""
+        if not all(map(torch.isfinite, norms)):
             self.raise_non_finite(phase, loss.metrics)
         self._is_stopped |= loss.stop is not None and bool(loss.stop)
         if self._is_stopped:
             return
-        group = self.groups[phase.optimizer]
-        for number, gradient in zip(group.vectors, gradients, strict=True):
-            self.vectors[number].grad = gradient
         scale = phase.lr_scale if loss.lr_scale is None else phase.lr_scale * loss.lr_scale.item()
-        for settings, rate in zip(group.optimizer.param_groups, group.learning_rates, strict=True):
-            settings["lr"] = rate * scale
-        group.optimizer.step()
+        for name, part in zip(phase.groups, gradients, strict=True):
+            group = self.groups[name]
+            for number, gradient in zip(group.vectors, part, strict=True):
+                self.vectors[number].grad = gradient
+            for settings, rate in zip(group.optimizer.param_groups, group.learning_rates, strict=True):
+                settings["lr"] = rate * scale
+            group.optimizer.step()
 
     @torch.no_grad()
     def polyak_update(self, span: Span, tau: float) -> None:

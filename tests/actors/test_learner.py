@@ -21,6 +21,7 @@ from sheeprl.algos.base import Algorithm, Loss, OptimizerSpec, Phase, PolicyOutp
 from sheeprl.config import defaults
 from sheeprl.config.loading import validate
 from sheeprl.learning.batches import join_parts
+from sheeprl.learning.flat_parameters import MovedParameterError
 
 OBS = spaces.Box(-1.0, 1.0, (3,))
 
@@ -678,7 +679,8 @@ def test_a_phase_sees_earlier_steps_and_carries(make_learner_of):
     assert learner.agent.policy.weight.item() == 0.0
     # slopes 0.5·3 + 10 = 11.5 and 0·3 + 11 = 11, at a quarter of the rate 1
     assert learner.agent.head.weight.item() == pytest.approx(1 - (11.5 + 11) / 4)
-    assert info.metrics == {"Loss/second": pytest.approx((11.5 * 1 + 11 * (1 - 11.5 / 4)) / 2)}
+    second = pytest.approx((11.5 * 1 + 11 * (1 - 11.5 / 4)) / 2)
+    assert info.metrics == {"Loss/second": second, "Grads/first": 1.0, "Grads/second": (11.5 + 11) / 2}
     assert len(writes) == 2
     for write, batch in zip(writes, range(2), strict=True):
         assert write.index.tolist() == block["index"][batch].tolist()
@@ -705,6 +707,40 @@ def test_priorities_are_returned_with_their_rows(make_learner_of):
     for write, reward in zip(writes, block["reward"], strict=True):
         assert write.priority.dtype == np.float32
         assert write.priority == pytest.approx(reward, rel=0.01)
+
+
+def test_an_agent_that_would_be_trained_wrongly_is_refused(make_learner_of):
+    """A recurrent module of torch, and an optimizer that isn't elementwise, are refused by name."""
+
+    class Recurrent(Carrying):
+        """Algorithm with torch's LSTM."""
+
+        def build_agent(self):
+            """Return the agent with an LSTM."""
+            agent = super().build_agent()
+            agent.memory = nn.LSTM(1, 1)
+            return agent
+
+    class SecondOrder(Carrying):
+        """Algorithm with LBFGS."""
+
+        def optimizers(self):
+            """Return LBFGS for one group."""
+            return {**super().optimizers(), "second": OptimizerSpec(("head",), torch.optim.LBFGS)}
+
+    with pytest.raises(ValueError, match=r"the agent's 'memory' is a torch\.nn\.LSTM"):
+        make_learner_of(Recurrent)
+    with pytest.raises(ValueError, match="builds LBFGS for 'second'"):
+        make_learner_of(SecondOrder)
+
+
+def test_weights_that_training_would_not_change_are_not_handed_out(fabric):
+    """Weights are refused once a parameter has left its vector."""
+    learner = make_ppo(fabric)
+    learner.weights()
+    learner.agent.critic.network[0].weight.data = torch.zeros_like(learner.agent.critic.network[0].weight)
+    with pytest.raises(MovedParameterError, match=r"'critic\.network\.0\.weight' was replaced"):
+        learner.weights()
 
 
 class Remembering(Carrying):

@@ -199,3 +199,26 @@ def test_the_arguments_of_an_algorithm_are_checked_against_the_spaces(monkeypatc
     """Every algorithm may name mistakes of its own."""
     monkeypatch.setattr(PPOArgs, "space_mistakes", lambda args, found: [f"algo.clip={args.clip}: {found.action}"])
     assert mistakes_of("ppo", "env.id=CartPole-v1") == ["algo.clip=0.2: Discrete(2)"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["algo.batch_size=18"],
+            "algo.batch_size=18: a minibatch holds whole sequences of 4 rows on each of 1 ranks; use a multiple of 4, "
+            "such as 20",
+        ),
+        (
+            ["algo.sequence=8"],
+            "algo.rollout_steps=6: shorter than a training sequence of 8 rows; use at least 8, or shorter sequences",
+        ),
+    ],
+)
+def test_minibatches_hold_whole_sequences(tmp_path, overrides, said):
+    """A batch size that isn't a multiple of the sequence, and a sequence longer than the rollout, are named."""
+    sizes = ["algo.rollout_steps=6", "algo.batch_size=24", "env.num_envs=8"]
+    file = tmp_path / "toy.yaml"
+    file.write_text("algo: {name: 'tests.helpers.toy_recurrent:ToyRecurrent'}\nenv: {id: CartPole-v1}\n")
+    assert said in mistakes_of(str(file), *sizes, *overrides)
+    check(load_config(str(file), sizes).model_dump(mode="json"))

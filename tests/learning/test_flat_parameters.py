@@ -2,12 +2,13 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from sheeprl.algos.base import TargetUpdate
-from sheeprl.learning.flat_parameters import FlatParameters
+from sheeprl.learning.flat_parameters import FlatParameters, MovedParameterError
 
 
 def build_agent():
@@ -86,3 +87,15 @@ def test_gradients_of_a_recurrent_network_reach_its_vector():
     agent.decoder(inputs)[0].sum().backward()
     expected = torch.cat([parameter.grad.flatten() for parameter in agent.decoder.parameters()])
     torch.testing.assert_close(gradient, expected)
+
+
+def test_a_parameter_that_leaves_its_vector_is_named():
+    """A parameter whose memory was replaced is named, because training would not change it."""
+    agent = build_agent()
+    flat = FlatParameters(agent, {"decoder": ["decoder"]})
+    agent.load_state_dict(agent.state_dict())
+    flat.check()
+    parameter = agent.decoder.bias_ih_l0
+    parameter.data = parameter.data.clone()
+    with pytest.raises(MovedParameterError, match=r"parameter 'decoder\.bias_ih_l0' was replaced"):
+        flat.check()

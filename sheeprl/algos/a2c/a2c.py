@@ -12,6 +12,7 @@ from sheeprl.algos.a2c.args import A2CArgs
 from sheeprl.algos.a2c.loss import policy_loss
 from sheeprl.algos.base import OptimizerSpec, Tensors
 from sheeprl.algos.ppo.actor_critic import ActorCritic
+from sheeprl.models.optimizers import RMSpropTF
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -23,7 +24,8 @@ class A2C(ActorCritic[A2CArgs]):
     def optimizers(self) -> dict[str, OptimizerSpec]:
         """Return one RMSprop over both networks; their gradients are clipped together."""
         args = self.args
-        build = partial(RMSprop, lr=args.learning_rate, alpha=args.rmsprop_alpha, eps=args.rmsprop_eps)
+        kind = RMSpropTF if args.rmsprop_tf else RMSprop
+        build = partial(kind, lr=args.learning_rate, alpha=args.rmsprop_alpha, eps=args.rmsprop_eps)
         return {"agent": OptimizerSpec(("policy", "critic"), build, args.max_grad_norm)}
 
     def policy_loss(self, logprob: Tensor, batch: TensorDict, carry: Tensors) -> tuple[Tensor, Tensors]:

@@ -23,6 +23,9 @@ class A2CArgs(ActorCriticArgs):
     normalize_advantage: bool = Field(False, description="standardize advantages over each rollout")
     rmsprop_alpha: Fractional = Field(0.99, description="decay of RMSprop's mean of squared gradients")
     rmsprop_eps: Positive = Field(1e-5, description="epsilon of RMSprop")
+    rmsprop_tf: bool = Field(
+        True, description="RMSprop as in TensorFlow and A3C, with epsilon inside of the root; false uses torch's"
+    )
 
     def data(self) -> OnPolicy:
         """Return settings to train once on each whole rollout."""

@@ -44,7 +44,7 @@ class PendingStep:
     Args:
         compiled: the compiled step.
         phases: phases of the step.
-        report: norms of the phases' gradients, then metrics, on the step's device.
+        report: report of `CompiledStep.take`, on the step's device.
         was_stopped: true if the step changed nothing, because of `Loss.stop`.
     """
 
@@ -65,7 +65,7 @@ class NonFiniteGradientError(RuntimeError):
 
     def __init__(self, phase: Phase, metrics: Tensors, steps: int) -> None:
         """Store phase, metrics and number of steps."""
-        super().__init__(f"the gradient of {phase.optimizer!r} isn't finite")
+        super().__init__(f"the gradient of {', '.join(phase.groups)} isn't finite")
         self.phase, self.metrics, self.steps = phase, metrics, steps
 
 
@@ -134,14 +134,14 @@ class CompiledSteps:
 
     def is_ready(self, phases: Sequence[Phase]) -> bool:
         """Return True if the optimizers have state to bind a graph to; they create it in their first eager step."""
-        names = {phase.optimizer for phase in phases}
+        names = {name for phase in phases for name in phase.groups}
         if names <= self._counters.keys():
             return True
         try:
             return all(
-                rule_of(self.step.groups[name].optimizer).has_state(state)
+                rule_of(self.step.groups[name].optimizer).has_state(state, settings)
                 for name in names
-                for state in self._states(name)
+                for state, (settings, _) in zip(self._states(name), self.step.groups[name].settings(), strict=True)
             )
         except NoRuleError:
             return True  # `take` raises the error
@@ -179,23 +179,29 @@ class CompiledSteps:
         # A step that may stop the round is waited for, so that no further step of the round is started.
         was_stopped = compiled.may_stop and bool(report[-1])
         self._pending.append(PendingStep(compiled, phases, report, was_stopped))
-        for phase in () if was_stopped else phases:
-            self._counters[phase.optimizer].add(1)
+        if not was_stopped:
+            self._count(phases, 1)
         return losses, was_stopped
+
+    def _count(self, phases: Sequence[Phase], steps: int) -> None:
+        """Add a number of steps to the counters of the phases' groups."""
+        for phase in phases:
+            for name in phase.groups:
+                self._counters[name].add(steps)
 
     def _numbers(self, phases: Sequence[Phase]) -> list[float]:
         """Return for each phase its scalars, then the factors of the update rule; see `CompiledStep`."""
         steps, numbers = Counter[str](), list[float]()
         for phase in phases:
-            name = phase.optimizer
-            steps[name] += 1
-            if name not in self._counters:
-                try:
-                    self._counters[name] = StepCounter(self.step.groups[name], self._states(name))
-                except NoRuleError as error:
-                    raise CompileError(one_line(error)) from error
             numbers += phase.scalars.values()
-            numbers += self._counters[name].factors(phase, steps[name])
+            for name in phase.groups:
+                steps[name] += 1
+                if name not in self._counters:
+                    try:
+                        self._counters[name] = StepCounter(self.step.groups[name], self._states(name))
+                    except NoRuleError as error:
+                        raise CompileError(one_line(error)) from error
+                numbers += self._counters[name].factors(phase, steps[name])
         return numbers
 
     def settle(self) -> list[Table]:
@@ -212,18 +218,18 @@ class CompiledSteps:
         tables, failures = list[Table](), list[tuple[int, int, Table]]()
         for numbers, report in zip(by_variant.values(), moved(reports, torch.device("cpu")), strict=True):
             step = pending[numbers[0]]
-            norms, metrics = report[:, : len(step.phases)], report[:, len(step.phases) :]
-            metrics = metrics[:, : len(step.compiled.metrics)]
+            places = [place for place, phase in enumerate(step.phases) for _ in phase.groups]  # phase of each norm
+            metrics = report[:, : len(step.compiled.metrics)]
             tables.append(Table(step.compiled.metrics, metrics))
-            for row, phase in torch.nonzero(~torch.isfinite(norms)).tolist()[:1]:
-                failures.append((numbers[row], phase, Table(step.compiled.metrics, metrics[row : row + 1])))
+            for row, norm in torch.nonzero(~torch.isfinite(metrics[:, : len(places)])).tolist()[:1]:
+                losses = Table(step.compiled.metrics[len(places) :], metrics[row : row + 1, len(places) :])
+                failures.append((numbers[row], places[norm], losses))
         try:
             if failures:
                 first, place, table = min(failures, key=lambda failure: failure[0])
                 counted = [step for step in pending[first:] if not step.was_stopped]
                 for step in counted:
-                    for phase in step.phases[place if step is pending[first] else 0 :]:
-                        self._counters[phase.optimizer].add(-1)
+                    self._count(step.phases[place if step is pending[first] else 0 :], -1)
                 raise NonFiniteGradientError(pending[first].phases[place], table.last(), len(counted))
         finally:
             for counter in self._counters.values():

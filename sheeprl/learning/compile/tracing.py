@@ -25,6 +25,7 @@ from sheeprl.learning.compile.allreduce import Library, has_sums, open_graph
 from sheeprl.learning.compile.cpu import open_library
 from sheeprl.learning.compile.cuda_graph import CudaGraphLibrary, open_kernels
 from sheeprl.learning.flat_parameters import Span
+from sheeprl.learning.metrics import norm_names
 from sheeprl.learning.optimizers import rule_of
 from sheeprl.learning.step import GradientStep, Group, Outcome
 from sheeprl.utils.tensors import Tree, flattened, moved, unflattened
@@ -46,7 +47,7 @@ class RuleStepper:
         buffers: buffers of the agent by name.
         states: optimizer state of each vector, by group.
         groups: parameter groups by name.
-        factors: factors of the update rule, for each phase and each vector of its group, scalars.
+        factors: factors of the update rule, for each group of each phase and each vector of it, scalars.
     """
 
     def __init__(
@@ -61,21 +62,27 @@ class RuleStepper:
         """Store the tensors of the graph."""
         self.all_finite = all_finite
         self.vectors, self.buffers, self.states, self.groups = vectors, buffers, states, groups
-        self._phase_factors = iter(factors)
+        self._factors = iter(factors)
         self._stop: Tensor | None = None
         self._may_write = all_finite
 
-    def step(self, phase: Phase, loss: Loss, gradients: Sequence[Tensor], norm: Tensor) -> None:
-        """Take the optimizer step of the phase's group, unless a gradient wasn't finite or a loss stops the step."""
-        self.all_finite.logical_and_(torch.isfinite(norm))
+    def step(self, phase: Phase, loss: Loss, gradients: Sequence[Sequence[Tensor]], norms: Sequence[Tensor]) -> None:
+        """Take the optimizer steps of the phase's groups, unless a gradient wasn't finite or a loss stops the step."""
+        for norm in norms:
+            self.all_finite.logical_and_(torch.isfinite(norm))
         self._stop = self._stop if loss.stop is None else loss.stop
         if self._stop is not None:
             self._may_write = self.all_finite & ~self._stop
-        group, states, factors = self.groups[phase.optimizer], self.states[phase.optimizer], next(self._phase_factors)
+        for name, part in zip(phase.groups, gradients, strict=True):
+            self._step_group(name, part, loss.lr_scale)
+
+    def _step_group(self, name: str, gradients: Sequence[Tensor], lr_scale: Tensor | None) -> None:
+        """Take the optimizer step of one group, with its learning rate times `lr_scale`."""
+        group, states, factors = self.groups[name], self.states[name], next(self._factors)
         rule, settings = rule_of(group.optimizer), [settings for settings, _ in group.settings()]
         for place, (number, gradient) in enumerate(zip(group.vectors, gradients, strict=True)):
             state, numbers = states[place], factors[place]
-            numbers = numbers if loss.lr_scale is None else rule.scaled(numbers, loss.lr_scale)
+            numbers = numbers if lr_scale is None else rule.scaled(numbers, lr_scale)
             vector, new_state = rule.step(self.vectors[number], gradient, state, settings[place], numbers)
             self._write(self.vectors[number], vector)
             for name, value in new_state.items():
@@ -104,7 +111,7 @@ class CompiledStep:
         phases: phases of the step.
         assemble: function that makes the batch from the input tensors.
         inputs: example inputs on the device of the step: `batch`, `noise` of each phase, and `numbers`, which holds for
-            each phase its scalars, then the factors of the update rule for each vector of its group. Inputs of later
+            each phase its scalars, then the factors of the update rule for each vector of its groups. Inputs of later
             calls may be on the CPU.
         all_finite: boolean scalar; true while all gradients have been finite. The step changes it in place.
         folder: cache folder of compiled libraries.
@@ -121,9 +128,9 @@ class CompiledStep:
     ) -> None:
         """Trace the step, and compile its graph or load it from the cache."""
         self._step, self._phases, self._assemble = step, phases, assemble
-        self._groups = {phase.optimizer: step.groups[phase.optimizer] for phase in phases}
+        self._groups = {name: step.groups[name] for phase in phases for name in phase.groups}
         self._all_finite, self._folder = all_finite, folder
-        self.metrics: list[str] = []  # names in the report, after the norms
+        self.metrics: list[str] = []  # names in the report: norms of the gradients, then metrics of the losses
         self.may_stop = False  # the report ends with a number that isn't 0 if the step was stopped
         self.is_new = False  # true if a part of the graph was not in the cache
         self._writes: list[list[str]] = []  # keys that each loss writes back
@@ -155,8 +162,11 @@ class CompiledStep:
         flat = self._step.flat
         states = {
             name: [
-                {key: group.optimizer.state[flat.vectors[number]][key] for key in rule_of(group.optimizer).state_names}
-                for number in group.vectors
+                {
+                    key: group.optimizer.state[flat.vectors[number]][key]
+                    for key in rule_of(group.optimizer).names(settings)
+                }
+                for number, (settings, _) in zip(group.vectors, group.settings(), strict=True)
             ]
             for name, group in self._groups.items()
         }
@@ -167,8 +177,8 @@ class CompiledStep:
         """Take the step.
 
         Returns:
-            Report `[phases + metrics]`, the norm of each phase's gradient and the metrics named in `metrics`, with one
-            more element if `may_stop`; and the losses that have values to write back.
+            Report `[metrics]` of the metrics named in `metrics`, with one more element if `may_stop`; and the losses
+            that have values to write back.
         """
         report, *written = self._run(inputs)
         return report, self._losses(written)
@@ -205,18 +215,19 @@ class CompiledStep:
             return make_fx(function, DECOMPOSITIONS, tracing_mode="fake")(*flattened(inputs))
 
     def _unpack_numbers(self, numbers: Tensor) -> tuple[list[Tensors], list[list[Sequence[Tensor]]]]:
-        """Return for each phase its scalars by name, and the factors for each vector of its group."""
+        """Return for each phase its scalars by name, and for each of its groups the factors for each vector."""
         values, scalars, factors = iter(numbers.unbind()), list[Tensors](), list[list[Sequence[Tensor]]]()
         for phase in self._phases:
             scalars.append({name: next(values) for name in phase.scalars})
-            group, rule = self._groups[phase.optimizer], rule_of(self._groups[phase.optimizer].optimizer)
-            sizes = [len(rule.factors(rate, 1.0, settings)) for settings, rate in group.settings()]
-            factors.append([[next(values) for _ in range(size)] for size in sizes])
+            for group in (self._groups[name] for name in phase.groups):
+                rule = rule_of(group.optimizer)
+                sizes = [len(rule.factors(rate, 1.0, settings)) for settings, rate in group.settings()]
+                factors.append([[next(values) for _ in range(size)] for size in sizes])
         return scalars, factors
 
     def _outputs(self, outcome: Outcome) -> list[Tensor]:
         """Return the graph's outputs: the report, then the values to write back. Store their names."""
-        self.metrics = list(outcome.metrics)
+        self.metrics = [*norm_names(self._phases), *outcome.metrics]
         self.may_stop = outcome.stop is not None
         scalars = [*outcome.norms, *outcome.metrics.values(), *([] if outcome.stop is None else [outcome.stop])]
         outputs = [torch.stack([scalar.detach().float().reshape(()) for scalar in scalars])]

@@ -7,11 +7,13 @@ import torch
 from gymnasium import spaces
 from tensordict import TensorDict
 from torch import tensor
+from torch.optim import RMSprop
 
 from sheeprl.algos.a2c.a2c import A2C
 from sheeprl.algos.a2c.args import A2CArgs
 from sheeprl.algos.a2c.loss import policy_loss
 from sheeprl.algos.base import Spaces, Step
+from sheeprl.models.optimizers import RMSpropTF
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,))
 
@@ -66,3 +68,11 @@ def test_the_learning_rate_can_decay():
     step = Step(gradient_step=0, progress=0.75)
     assert build_a2c().phases(step)[0].lr_scale == 1
     assert build_a2c(learning_rate=1e-3, final_learning_rate=5e-4).phases(step)[0].lr_scale == pytest.approx(0.625)
+
+
+@pytest.mark.parametrize(("rmsprop_tf", "kind"), [(True, RMSpropTF), (False, RMSprop)])
+def test_the_kind_of_rmsprop_can_be_chosen(rmsprop_tf, kind):
+    """`rmsprop_tf` chooses TensorFlow's or torch's RMSprop."""
+    spec = build_a2c(rmsprop_tf=rmsprop_tf, rmsprop_alpha=0.9).optimizers()["agent"]
+    optimizer = spec.build([torch.nn.Parameter(torch.zeros(1))])
+    assert type(optimizer) is kind and optimizer.defaults["alpha"] == 0.9 and optimizer.defaults["eps"] == 1e-5
