@@ -106,7 +106,8 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     from sheeprl.envs.transforms import dict_keys, flat_spaces, pixel_keys, without_vector_form
 
     args, env = config.algo, config.env.id
-    known = tuple(getattr(gymnasium.spaces, name) for name in ("Discrete", "MultiDiscrete", "MultiBinary", "Box"))
+    kinds = gymnasium.spaces
+    known = (kinds.Discrete, kinds.MultiDiscrete, kinds.MultiBinary, kinds.Box)
     kind = spaces.action_kind
     if not isinstance(spaces.action, known):
         yield (

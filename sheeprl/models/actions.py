@@ -44,7 +44,7 @@ class Actions:
 
     An action mask `[N, sum of choices]` is true for permitted choices; a MultiBinary has two choices per component,
     0 and 1. Forbidden choices have probability 0 and gradient 0. At least one choice of each component must be
-    permitted: the first choice is sampled if none is, and a bit without one is sampled as if both were permitted.
+    permitted, except in rows without an action, such as final observations: their results are finite, but meaningless.
 
     Args:
         space: action space of an agent (`Spaces.action`).
@@ -104,7 +104,8 @@ class Actions:
 
     def greedy(self, output: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the most likely actions."""
-        output = self.masked(output, mask)
+        if mask is not None:
+            output = self.masked(output, mask)
         if self.is_single:
             return output.argmax(-1)
         if self.is_continuous:
@@ -117,7 +118,8 @@ class Actions:
         self, output: Tensor, action: Tensor, *, log_std: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Return the log probability, or log density, of actions: `[N]`."""
-        output = self.masked(output, mask)
+        if mask is not None:
+            output = self.masked(output, mask)
         if self.is_single:
             return distributions.categorical_logprob(output, action)
         if self.is_continuous:
@@ -129,7 +131,8 @@ class Actions:
 
     def entropy(self, output: Tensor, *, log_std: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the entropy of the distribution: `[N]`."""
-        output = self.masked(output, mask)
+        if mask is not None:
+            output = self.masked(output, mask)
         if self.is_single:
             return distributions.categorical_entropy(output)
         if self.is_continuous:

@@ -214,3 +214,16 @@ def test_continuous_actions_ignore_a_mask():
     """A mask has no meaning for a Box."""
     output = torch.zeros(1, 2)
     assert Actions(BOX).masked(output, torch.zeros(1, 2, dtype=torch.bool)) is output
+
+
+@pytest.mark.parametrize("space", [DISCRETE, MULTI, BITS], ids=str)
+def test_a_mask_without_permitted_choices_is_finite(space):
+    """Final observations often permit nothing; their rows have no action, but pass through the loss."""
+    actions = Actions(space)
+    output = outputs_of(actions, 4)[0].requires_grad_()
+    mask = torch.zeros(4, sum(actions.choices), dtype=torch.bool)
+    action = actions.sample(output, generator(), mask=mask)
+    assert all(space.contains(row.numpy()) for row in action)
+    total = actions.logprob(output, action, mask=mask) + actions.entropy(output, mask=mask)
+    total.sum().backward()
+    assert total.isfinite().all() and output.grad.isfinite().all()

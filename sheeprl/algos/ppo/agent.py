@@ -30,8 +30,6 @@ class Actor(nn.Module):
         args: sizes and activation of the layers, and the initial log standard deviation.
     """
 
-    log_std: nn.Parameter | None
-
     def __init__(self, observation: Any, action: Any, args: ActorCriticArgs) -> None:
         """Build the network with orthogonal weights; the small output gain makes the first policy nearly uniform."""
         super().__init__()
@@ -69,11 +67,17 @@ class Actor(nn.Module):
 
     def head(self, features: Tensor, obs: Any) -> Tensor:
         """Return the output for features `[N, *]`; forbidden choices have probability 0."""
-        return self.actions.masked(self.network.forward(features), action_mask(obs))
+        output: Tensor = self.network.forward(features)
+        return output if isinstance(obs, Tensor) else self.actions.masked(output, action_mask(obs))
+
+    @property
+    def _log_std(self) -> nn.Parameter | None:
+        """Parameter `log_std`; its attribute is found only after a slow lookup."""
+        return self._parameters["log_std"]
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
         """Sample actions, `[N]` or `[N, n]`, from the output of `forward`."""
-        return self.actions.sample(output, generator, log_std=self.log_std)
+        return self.actions.sample(output, generator, log_std=self._log_std)
 
     def greedy(self, output: Tensor) -> Tensor:
         """Return the most likely actions, `[N]` or `[N, n]`."""
@@ -81,11 +85,11 @@ class Actor(nn.Module):
 
     def logprob(self, output: Tensor, action: Tensor) -> Tensor:
         """Return the log probability, or log density, of actions: `[N]`."""
-        return self.actions.logprob(output, action, log_std=self.log_std)
+        return self.actions.logprob(output, action, log_std=self._log_std)
 
     def entropy(self, output: Tensor) -> Tensor:
         """Return the entropy of the policy: `[N]`."""
-        return self.actions.entropy(output, log_std=self.log_std)
+        return self.actions.entropy(output, log_std=self._log_std)
 
 
 class Critic(nn.Module):

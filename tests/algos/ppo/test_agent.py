@@ -74,3 +74,20 @@ def test_continuous_actor():
     z = (output.action - reference.mean) / reference.stddev
     assert z.mean(0).abs().max() < 0.05 and (z.std(0) - 1).abs().max() < 0.05
     assert torch.equal(algorithm.act(policy, inputs, {}, "greedy", torch.Generator()).action, policy(inputs.obs))
+
+
+def test_a_mask_in_the_observation_excludes_choices():
+    """Players and losses read it; the networks don't."""
+    space = spaces.Dict({"action_mask": spaces.MultiBinary(3), "state": VECTOR})
+    algorithm = PPO(PPOArgs(name="ppo", hidden_sizes=(8,)), Spaces(space, spaces.Discrete(3)))
+    agent = algorithm.build_agent()
+    obs = {"action_mask": tensor([[0, 1, 0], [1, 0, 1]], dtype=torch.int8).repeat(100, 1), "state": torch.rand(200, 3)}
+    inputs = PolicyInput(obs, torch.zeros(200), torch.zeros(200, dtype=torch.bool))
+    output = algorithm.act(agent.policy, inputs, {}, "explore", torch.Generator().manual_seed(0))
+    first, second = output.action[::2], output.action[1::2]
+    assert torch.all(first == 1) and sorted(set(second.tolist())) == [0, 2]
+    assert torch.all(output.extras["logprob"][::2] == 0)
+    logits = agent.policy(obs)
+    assert torch.equal(agent.policy.logprob(logits, output.action), output.extras["logprob"])
+    assert torch.all(agent.policy.entropy(logits)[::2] == 0) and torch.all(agent.policy.entropy(logits)[1::2] > 0)
+    assert agent.critic.network[0].in_features == 3
