@@ -355,7 +355,7 @@ def test_the_readme_of_an_algorithm_has_its_results(path):
     assert row in (ROOT / "sheeprl" / "algos" / gate.partition("_")[0] / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("algo", ["ppo", "sac"])
+@pytest.mark.parametrize("algo", ["a2c", "ppo", "sac"])
 def test_the_readme_of_an_algorithm_shows_no_other_results(algo):
     """The README of an algorithm has one row per committed result."""
     text = (ROOT / "sheeprl" / "algos" / algo / "README.md").read_text(encoding="utf-8")

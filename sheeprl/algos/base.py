@@ -107,8 +107,11 @@ class Loss:
             `OffPolicy.writes_back`.
         priority: detached `[N]`, new priority of each sample; a sequence's applies to its last row. Requires
             `OffPolicy.prioritized`; ignored where the buffer samples uniformly.
-        stop: boolean scalar. If it is true on any rank, this gradient step changes nothing and the round takes no
-            further one. The metrics of this step are logged. On-policy, and by the first phase of a step only.
+        lr_scale: scalar factor on the optimizer's learning rate in this step, beside `Phase.lr_scale`. It must be the
+            same on all ranks, so compute it from buffers, not from the batch.
+        stop: boolean or float scalar. If it is true on any rank, or its mean over the trainer group is positive, this
+            gradient step changes nothing and the round takes no further one. The metrics of this step are logged.
+            On-policy, and by the first phase of a step only.
     """
 
     value: Tensor
@@ -117,6 +120,7 @@ class Loss:
     buffers: Tensors = field(default_factory=dict)
     write: Tensors = field(default_factory=dict)
     priority: Tensor | None = None
+    lr_scale: Tensor | None = None
     stop: Tensor | None = None
 
 

@@ -118,6 +118,7 @@ class Rule:
             isn't a part of the graph, because only `factors` needs it.
         unsupported: options of torch's optimizer that the formula doesn't implement.
         optional_state: further state tensors, by the option that adds them.
+        rates: number of leading factors that are proportional to the learning rate.
     """
 
     step: Formula
@@ -126,6 +127,11 @@ class Rule:
     counts_steps: bool
     unsupported: tuple[str, ...]
     optional_state: Mapping[str, str] = field(default_factory=dict)
+    rates: int = 1
+
+    def scaled(self, factors: Sequence[Tensor], scale: Tensor) -> list[Tensor]:
+        """Return the factors for a learning rate that is multiplied by `scale`, a scalar."""
+        return [factor * scale if place < self.rates else factor for place, factor in enumerate(factors)]
 
     def names(self, settings: Settings) -> list[str]:
         """Return the names of the state tensors of an optimizer with these settings."""
@@ -137,8 +143,10 @@ class Rule:
 
 
 RULES: dict[type[Optimizer], Rule] = {
-    Adam: Rule(adam, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize", "decoupled_weight_decay")),
-    AdamW: Rule(adamw, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize")),
+    Adam: Rule(
+        adam, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize", "decoupled_weight_decay"), rates=2
+    ),
+    AdamW: Rule(adamw, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize"), rates=2),
     RMSprop: Rule(
         rmsprop,
         learning_rate,

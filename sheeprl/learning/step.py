@@ -311,12 +311,13 @@ class OptimizerStepper:
         self._is_stopped |= loss.stop is not None and bool(loss.stop)
         if self._is_stopped:
             return
+        scale = phase.lr_scale if loss.lr_scale is None else phase.lr_scale * loss.lr_scale.item()
         for name, part in zip(phase.groups, gradients, strict=True):
             group = self.groups[name]
             for number, gradient in zip(group.vectors, part, strict=True):
                 self.vectors[number].grad = gradient
             for settings, rate in zip(group.optimizer.param_groups, group.learning_rates, strict=True):
-                settings["lr"] = rate * phase.lr_scale
+                settings["lr"] = rate * scale
             group.optimizer.step()
 
     @torch.no_grad()

@@ -769,6 +769,24 @@ def test_agent_buffers_hold_running_statistics(make_learner_of):
     assert learner.agent.state_dict()["mean_reward"].item() != 0
 
 
+class Slowing(Remembering):
+    """Algorithm whose first loss divides its learning rate by 1 plus the buffer, and adds 1 to the buffer."""
+
+    def first(self, agent, batch, noise, carry):
+        """Return the loss with a factor on the learning rate."""
+        steps = agent.mean_reward
+        return Loss((batch["sample_weight"] * agent.policy.weight.squeeze()).sum(), buffers={"mean_reward": steps + 1},
+                    carry={"latent": torch.tensor(3.0)}, lr_scale=1 / (1 + steps))  # fmt: skip
+
+
+def test_a_loss_can_scale_its_learning_rate(make_learner_of):
+    """A loss scales the learning rate of its own step only."""
+    learner = make_learner_of(Slowing)
+    learner.update(3, 0.0, None, transitions(batches=3, size=4))
+    # the gradient is 1: 1 − 0.5 · (1 + ½ + ⅓)
+    assert learner.agent.policy.weight.item() == pytest.approx(1 - 0.5 * 11 / 6)
+
+
 def test_a_whole_rollout_can_be_one_minibatch(fabric):
     """A minibatch can be as large as the rollout."""
     learner = make_ppo(fabric, batch_size=4, epochs=1)

@@ -35,7 +35,9 @@ def settings(algorithm):
     common += ["players.num=2", "checkpoint.keep_last=2"]
     if isinstance(data, OffPolicy):
         return env, "off_policy", [*common, *SMALL_SAC, "env.max_episode_steps=37"]
-    return env, "on_policy", [*common, "algo.rollout_steps=32", "algo.batch_size=32", "algo.epochs=2"]
+    sizes = {"rollout_steps": 32, "batch_size": 32, "epochs": 2}
+    own = [f"algo.{name}={size}" for name, size in sizes.items() if name in args.model_fields]
+    return env, "on_policy", [*common, *own]
 
 
 def interrupt(monkeypatch, method, call):
@@ -88,6 +90,15 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, r
         request.getfixturevalue("cluster")
     env, kind, overrides = settings(algorithm)
     check_that_nothing_differs(tmp_path, monkeypatch, algorithm, env, kind, [*overrides, f"run.mode={mode}"])
+
+
+@pytest.mark.slow
+def test_running_statistics_and_adaptive_rates_are_resumed(tmp_path, monkeypatch):
+    """The same holds for PPO with running statistics, an adaptive learning rate and stopped rounds."""
+    env, kind, overrides = settings("ppo")
+    overrides += ["run.mode=coupled", "algo.normalize_obs=true", "algo.normalize_reward=true"]
+    overrides += ["algo.desired_kl=0.001", "algo.target_kl=0.01", "algo.learning_rate=1e-3"]
+    check_that_nothing_differs(tmp_path, monkeypatch, "ppo", env, kind, overrides)
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])

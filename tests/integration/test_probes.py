@@ -16,6 +16,13 @@ PPO = [
     "algo.hidden_sizes=[32]",
     "run.total_steps=3000",
 ]
+A2C = [
+    "algo.learning_rate=1e-2",
+    "algo.hidden_sizes=[32]",
+    "run.total_steps=5000",
+    "env.num_envs=4",
+    "trainer.compile=false",
+]
 SAC = [
     "algo.hidden_sizes=[32]", "algo.batch_size=64", "algo.actor_lr=3e-3", "algo.critic_lr=3e-3", "algo.alpha_lr=3e-3",
     "algo.alpha=0.1", "algo.learn_alpha=false", "algo.tau=0.05", "run.total_steps=1500", "buffer.size=5000",
@@ -24,7 +31,7 @@ SAC = [
 
 def learn(tmp_path, algorithm, env, *overrides):
     """Train and return the agent, its algorithm and the folder."""
-    arguments = {"ppo": PPO, "sac": [*SAC]}[algorithm]
+    arguments = {"a2c": A2C, "ppo": PPO, "sac": SAC}[algorithm]
     common = [
         "run.mode=coupled",
         f"run.dir={tmp_path / 'run'}",
@@ -50,7 +57,7 @@ def values(agent, observations, actions=None):
         return agent.critic(obs).tolist()
 
 
-@pytest.fixture(params=["ppo", "sac"])
+@pytest.fixture(params=["a2c", "ppo", "sac"])
 def algorithm(request):
     """Return the name of an algorithm."""
     return request.param
@@ -81,8 +88,8 @@ def test_discounting_over_two_steps(tmp_path, algorithm):
 
 def test_truncation_bootstraps(tmp_path, algorithm):
     """Reward 1 for ever, truncated after 5 steps: V = 1 / (1 - gamma) = 2, which no sum of 5 rewards can teach."""
-    steps = "run.total_steps=4000" if algorithm == "ppo" else "run.total_steps=2500"
-    agent, _ = learn(tmp_path, algorithm, "Endless-v0", "algo.gamma=0.5", steps, *without_entropy(algorithm))
+    steps = {"ppo": ["run.total_steps=4000"], "sac": ["run.total_steps=2500"]}.get(algorithm, [])
+    agent, _ = learn(tmp_path, algorithm, "Endless-v0", "algo.gamma=0.5", *steps, *without_entropy(algorithm))
     assert values(agent, [[0.0]], [[0.0]]) == pytest.approx([2.0], abs=0.2)
 
 

@@ -52,11 +52,18 @@ def test_coupled_and_decoupled_are_bit_identical(tmp_path, algorithm, env, playe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("algorithm", "steps", "compiled"), [("ppo", 1000, "false"), ("sac", 150, "true")])
-def test_two_ranks_learn_what_one_learns(tmp_path, algorithm, steps, compiled):
+@pytest.mark.parametrize(
+    ("algorithm", "steps", "overrides"),
+    [
+        ("ppo", 1000, ["trainer.compile=false"]),
+        ("ppo", 2000, ["trainer.compile=false", "algo.desired_kl=0.001", "algo.target_kl=0.002"]),
+        ("a2c", 1000, ["trainer.compile=false"]),
+        ("sac", 150, ["trainer.compile=true"]),
+    ],
+)
+def test_two_ranks_learn_what_one_learns(tmp_path, algorithm, steps, overrides):
     """Two ranks learn the same as one."""
-    overrides = [DECOUPLED, "run.max_staleness=0", f"run.total_steps={steps}", "players.num=2"]
-    overrides += [f"trainer.compile={compiled}"]
+    overrides = [DECOUPLED, "run.max_staleness=0", f"run.total_steps={steps}", "players.num=2", *overrides]
     for ranks in (1, 2):
         run(tmp_path / str(ranks), algorithm, *overrides, f"trainer.devices={ranks}")
     one, other = saved(tmp_path / "1"), saved(tmp_path / "2")

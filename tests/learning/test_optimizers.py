@@ -49,6 +49,15 @@ def test_rule_equals_torch(name):
             torch.testing.assert_close(value, optimizer.state[vector][key], rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", KNOWN)
+def test_scaled_factors_are_those_of_a_scaled_learning_rate(name):
+    """Scaled factors equal the factors of the scaled learning rate."""
+    optimizer = KNOWN[name]([torch.nn.Parameter(torch.zeros(1))])
+    rule, settings = rule_of(optimizer), optimizer.param_groups[0]
+    factors = rule.scaled(torch.tensor(rule.factors(0.1, 3, settings)).unbind(), torch.tensor(0.25))
+    torch.testing.assert_close(torch.stack(factors), torch.tensor(rule.factors(0.025, 3, settings)))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sheeprl.algos.base import Spaces
-from sheeprl.algos.ppo.args import PPOArgs
+from sheeprl.algos.ppo.args import ActorCriticArgs, PPOArgs
 from sheeprl.models.actions import Actions, action_mask
-from sheeprl.models.encoder import to_vector, vector_size
+from sheeprl.models.encoder import Encoder, to_vector, vector_size
 from sheeprl.models.mlp import mlp, orthogonal_
+from sheeprl.models.normalizer import RunningMoments
 
 HIDDEN_GAIN = 2**0.5
 
@@ -29,21 +30,44 @@ class Actor(nn.Module):
         args: sizes and activation of the layers, and the initial log standard deviation.
     """
 
-    def __init__(self, observation: Any, action: Any, args: PPOArgs) -> None:
+    def __init__(self, observation: Any, action: Any, args: ActorCriticArgs) -> None:
         """Build the network with orthogonal weights; the small output gain makes the first policy nearly uniform."""
         super().__init__()
-        self.space = observation
+        encoder = Encoder(observation, args.mlp_keys, args.cnn_keys, features=args.cnn_features, cnn=args.cnn)
+        self.encoder = orthogonal_(encoder, HIDDEN_GAIN)
+        self.vector_size = vector_size(encoder.vectors) if encoder.has_vectors else 0
+        self.moments = RunningMoments((self.vector_size,)) if args.normalize_obs and self.vector_size else None
         self.actions = Actions(action)
         outputs = self.actions.outputs
         log_std = nn.Parameter(torch.full((outputs,), args.log_std_init)) if self.actions.is_continuous else None
         self.register_parameter("log_std", log_std)
         self.network = orthogonal_(
-            mlp(vector_size(observation), args.hidden_sizes, outputs, args.activation), HIDDEN_GAIN, output_gain=0.01
+            mlp(encoder.size, args.hidden_sizes, outputs, args.activation), HIDDEN_GAIN, output_gain=0.01
         )
 
     def forward(self, obs: Any) -> Tensor:
         """Return the logits of all choices, or the means: `[N, *]` observations to `[N, outputs]`."""
-        output: Tensor = self.network(to_vector(self.space, obs))
+        return self.head(self.features(obs), obs)
+
+    def features(self, obs: Any, batch_dims: int = 1) -> Tensor:
+        """Return the inputs of actor and critic: `[*batch, *]` observations to `[*batch, features]`.
+
+        Pictures pass the CNN, which both networks share. Vectors are joined, and normalized with `normalize_obs`.
+        """
+        features: Tensor = self.encoder.forward(obs, batch_dims)
+        if self.moments is None:
+            return features
+        pictures, vector = features.tensor_split([-self.vector_size], -1)
+        vector = self.moments.normalize(vector)
+        return torch.cat([pictures, vector], -1) if pictures.shape[-1] else vector
+
+    def vector(self, obs: Any, batch_dims: int) -> Tensor:
+        """Return the joined vectors of observations before normalization: `[*batch, vector_size]`."""
+        return to_vector(self.encoder.vectors, obs, batch_dims)
+
+    def head(self, features: Tensor, obs: Any) -> Tensor:
+        """Return the output for features `[N, *]`; forbidden choices have probability 0."""
+        output: Tensor = self.network.forward(features)
         return output if isinstance(obs, Tensor) else self.actions.masked(output, action_mask(obs))
 
     @property
@@ -69,32 +93,65 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """State-value network V(obs).
+    """State-value network V on the features of an observation.
 
     Args:
-        observation: observation space.
+        inputs: number of features.
         args: sizes and activation of the layers.
     """
 
-    def __init__(self, observation: Any, args: PPOArgs) -> None:
+    def __init__(self, inputs: int, args: ActorCriticArgs) -> None:
         """Build the network with orthogonal weights."""
         super().__init__()
-        self.space = observation
-        self.network = orthogonal_(
-            mlp(vector_size(observation), args.hidden_sizes, 1, args.activation), HIDDEN_GAIN, output_gain=1.0
-        )
+        self.network = orthogonal_(mlp(inputs, args.hidden_sizes, 1, args.activation), HIDDEN_GAIN, output_gain=1.0)
 
-    def forward(self, obs: Any, batch_dims: int = 1) -> Tensor:
-        """Return the values `[*batch]` of observations `[*batch, *]` with `batch_dims` batch axes."""
-        value: Tensor = self.network(to_vector(self.space, obs, batch_dims)).squeeze(-1)
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the values `[*batch]` of features `[*batch, inputs]`, see `Actor.features`."""
+        value: Tensor = self.network(features).squeeze(-1)
         return value
 
 
-class PPOAgent(nn.Module):
-    """Actor and critic. Players get the actor, the submodule `policy`."""
+class ActorCriticAgent(nn.Module):
+    """Actor and critic. Players get the actor, the submodule `policy`.
 
-    def __init__(self, spaces: Spaces, args: PPOArgs) -> None:
+    The encoder of the observations is a part of the actor, and the critic reads its features. It has parameters for
+    pictures only, so actor and critic share no parameters where all observations are vectors.
+    """
+
+    def __init__(self, spaces: Spaces, args: ActorCriticArgs) -> None:
         """Build both networks for the given spaces."""
         super().__init__()
         self.policy = Actor(spaces.observation, spaces.action, args)
-        self.critic = Critic(spaces.observation, args)
+        self.critic = Critic(self.policy.encoder.size, args)
+        self.return_moments = RunningMoments() if args.normalize_reward else None
+
+
+class PPOAgent(ActorCriticAgent):
+    """Actor, critic and, with `desired_kl`, the state of the adaptive learning rate.
+
+    The divergence is a buffer because a buffer holds the mean over the trainer group, so all ranks have the same
+    learning rate. A resumed run continues with it.
+
+    - `kl`: KL(π_old, π) of the last minibatch.
+    - `lr_scale`: factor on the learning rate.
+    """
+
+    kl: Tensor
+    lr_scale: Tensor
+
+    def __init__(self, spaces: Spaces, args: PPOArgs) -> None:
+        """Build both networks for the given spaces, and the buffers."""
+        super().__init__(spaces, args)
+        if args.desired_kl is not None:
+            self.register_buffer("kl", torch.zeros(()))
+            self.register_buffer("lr_scale", torch.ones(()))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load a checkpoint that was saved with another value of `desired_kl`, too."""
+        own = dict(self.named_buffers(recurse=False))
+        for name in ("kl", "lr_scale"):
+            if name in own:
+                state_dict.setdefault(prefix + name, own[name].clone())
+            else:
+                state_dict.pop(prefix + name, None)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -41,6 +41,15 @@ def compute_gae(
     return torch.stack(advantages[::-1])
 
 
+def discounted_return(previous: Tensor, reward: Tensor, is_first: Tensor, gamma: float) -> Tensor:
+    """Return G_t = γ G_{t−1} (1 − is_first_t) + r_t, the discounted sum of an episode's past rewards.
+
+    Inputs are `[N]`: the previous sum, the reward received on arrival, and booleans. The deviation of G is the scale of
+    returns by which rewards are divided.
+    """
+    return gamma * previous * (~is_first) + reward
+
+
 def clipped_policy_loss(
     logprob: Tensor, old_logprob: Tensor, advantage: Tensor, weight: Tensor, clip: Tensor
 ) -> Tensor:
@@ -58,6 +67,16 @@ def value_loss(value: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
     return (weight * (value - returns) ** 2).sum()
 
 
+def clipped_value_loss(value: Tensor, old_value: Tensor, returns: Tensor, weight: Tensor, clip: float) -> Tensor:
+    """Return E[max((V − R)², (V_clip − R)²)] with V_clip = V_old + clip(V − V_old, −ε, ε). Inputs are `[N]`.
+
+    V_old is the value before the round's first gradient step. The loss is that of OpenAI Baselines' PPO2, without its
+    factor ½.
+    """
+    clipped = old_value + torch.clamp(value - old_value, -clip, clip)
+    return (weight * torch.maximum((value - returns) ** 2, (clipped - returns) ** 2)).sum()
+
+
 def entropy_loss(entropy: Tensor, weight: Tensor) -> Tensor:
     """Return −E[S], the negative entropy bonus, Schulman et al. 2017, eq. 9. Inputs are `[N]`."""
     return -(weight * entropy).sum()
@@ -70,3 +89,14 @@ def approximate_kl(logprob: Tensor, old_logprob: Tensor, weight: Tensor) -> Tens
     """
     log_ratio = logprob - old_logprob
     return (weight * (torch.expm1(log_ratio) - log_ratio)).sum()
+
+
+def adapted_scale(scale: Tensor, kl: Tensor, desired_kl: float, low: float, high: float) -> Tensor:
+    """Return the factor on the learning rate after a minibatch of divergence `kl`; all tensors are scalars.
+
+    It is divided by 1.5 where kl > 2 · desired_kl, multiplied by 1.5 where 0 < kl < desired_kl / 2, and limited to
+    [low, high]. This is the rule of rsl_rl (Rudin et al. 2022, 2109.11978).
+    """
+    slower = torch.clamp(scale / 1.5, min=low)
+    faster = torch.clamp(scale * 1.5, max=high)
+    return torch.where(kl > 2 * desired_kl, slower, torch.where((kl > 0) & (kl < desired_kl / 2), faster, scale))

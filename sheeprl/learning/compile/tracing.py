@@ -74,15 +74,16 @@ class RuleStepper:
         if self._stop is not None:
             self._may_write = self.all_finite & ~self._stop
         for name, part in zip(phase.groups, gradients, strict=True):
-            self._step_group(name, part)
+            self._step_group(name, part, loss.lr_scale)
 
-    def _step_group(self, name: str, gradients: Sequence[Tensor]) -> None:
-        """Take the optimizer step of one group."""
+    def _step_group(self, name: str, gradients: Sequence[Tensor], lr_scale: Tensor | None) -> None:
+        """Take the optimizer step of one group, with its learning rate times `lr_scale`."""
         group, states, factors = self.groups[name], self.states[name], next(self._factors)
         rule, settings = rule_of(group.optimizer), [settings for settings, _ in group.settings()]
         for place, (number, gradient) in enumerate(zip(group.vectors, gradients, strict=True)):
-            state = states[place]
-            vector, new_state = rule.step(self.vectors[number], gradient, state, settings[place], factors[place])
+            state, numbers = states[place], factors[place]
+            numbers = numbers if lr_scale is None else rule.scaled(numbers, lr_scale)
+            vector, new_state = rule.step(self.vectors[number], gradient, state, settings[place], numbers)
             self._write(self.vectors[number], vector)
             for name, value in new_state.items():
                 self._write(state[name], value)

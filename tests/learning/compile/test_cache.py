@@ -54,9 +54,13 @@ def folder(tmp_path_factory):
         yield folder
 
 
-def make_learner(fabric, algo, compiled=True):
+def make_learner(fabric, algo, compiled=True, **args):
     """Return a learner of an algorithm with a small network."""
-    tree = {"algo": {"name": algo, **ARGS[algo]}, "env": {"id": "none"}, "trainer": {"threads": 1, "compile": compiled}}
+    tree = {
+        "algo": {"name": algo, **ARGS[algo], **args},
+        "env": {"id": "none"},
+        "trainer": {"threads": 1, "compile": compiled},
+    }
     return Learner(defaults.fill_in(validate(tree)), Spaces(OBS, ACTIONS[algo]), fabric)
 
 
@@ -88,6 +92,21 @@ def test_compiled_and_eager_learners_agree(fabric, algo, folder):
         assert not update(again, algo, seed)[0].notes
     assert_same(again.agent, compiled.agent.state_dict())
     assert set(folder.rglob("*.pt2")) == libraries
+
+
+def test_compiled_and_eager_steps_agree_with_options_of_ppo(fabric):
+    """Compiled steps scale the learning rate, stop and normalize as eager ones do."""
+    args = {"anneal": False, "desired_kl": 1e-6, "learning_rate": 1e-2, "clip_value": 0.1, "final_entropy_coef": 0.1}
+    args |= {"normalize_obs": True, "target_kl": 0.14}  # the block's random policy has divergences of 0.05 to 0.26
+    learners = [make_learner(fabric, "ppo", compiled, **args) for compiled in (False, True)]
+    for learner in learners:
+        for seed in range(3):
+            update(learner, "ppo", seed)
+    eager, compiled = learners
+    assert compiled.compiled is not None and eager.agent.lr_scale < 0.5
+    assert compiled.gradient_steps == eager.gradient_steps < 18
+    for name, values in eager.agent.state_dict().items():
+        torch.testing.assert_close(compiled.agent.state_dict()[name], values, rtol=1e-4, atol=1e-6)
 
 
 def check_restored_learner(fabric, algo):

@@ -1,0 +1,8 @@
+"""Schedules of numbers over a run."""
+
+from __future__ import annotations
+
+
+def linear(start: float, end: float | None, progress: float) -> float:
+    """Return the value at `progress`, from 0 to 1, on the line from `start` to `end`; None for a constant `start`."""
+    return start if end is None else start * (1.0 - progress) + end * progress
