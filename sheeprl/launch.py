@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sheeprl.metrics.reporter import FileReporter
     from sheeprl.run import Run
 
-PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0}
+PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0, signal.SIGHUP: 2.0}
 """Seconds to wait for the rounds in progress after a signal, so that a resumed run is bit-identical."""
 
 STOPPING = "stopping after this round and saving a checkpoint; press Ctrl-C again to stop now without saving\n"
@@ -362,7 +362,7 @@ async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> N
 
 
 async def _train_unless_ended(run: Run, control: Control) -> None:
-    """Train. The first SIGINT or SIGTERM stops the run after a checkpoint, the second one ends it at once.
+    """Train. The first SIGINT, SIGTERM or SIGHUP stops the run after a checkpoint, the second one ends it at once.
 
     Raises:
         Interrupted: the run is stopped where it has nothing to save.

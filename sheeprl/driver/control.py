@@ -24,7 +24,7 @@ class Control:
     """Ways to end a run from outside.
 
     Args:
-        signals: SIGINT and SIGTERM of this process.
+        signals: signals that stop this process.
         environments: request that interrupts the environments of this process.
         services: ids of processes that the run depends on, by description.
     """

@@ -227,7 +227,7 @@ def test_a_failed_run_leaves_one_and_says_where_the_trace_is(sheeprl, training):
     assert done.err == "error: learner: the loss is nan; the whole trace is in logs/x/error.log\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+@pytest.mark.parametrize(("number", "code"), [(1, 129), (2, 130), (15, 143)])
 def test_an_interrupted_run_leaves_the_signal_s_code(sheeprl, training, number, code):
     training.interrupted_by = number
     assert sheeprl("run", "ppo").code == code
