@@ -28,6 +28,7 @@ from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line, shell_command
 from sheeprl.utils.gc_control import importing
 from sheeprl.utils.installation import environment_warnings
+from sheeprl.utils.output import lasting_output
 from sheeprl.utils.process import Interrupted, StopSignals, ending_with_parent, exclusive, run_in_loop
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
     signals = StopSignals()
     # Rank 0 handles the signals.
     handling = signals if rank_variables.local_rank() == 0 else nullcontext()
-    with exclusive("the run"), handling, rank_variables.only_own():
+    with exclusive("the run"), handling, lasting_output(), rank_variables.only_own():
         from sheeprl.config.checks import check
 
         resolved = check(tree)

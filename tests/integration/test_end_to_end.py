@@ -206,6 +206,27 @@ def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path, number, code):
     assert end["gradient_steps"] == end["policy_steps"] - 50
 
 
+def test_a_run_outlives_the_reader_of_its_output(tmp_path):
+    """`sheeprl run ... | head` trains to the end and exits with 0."""
+    folder = tmp_path / "run"
+    words = [
+        "run",
+        "ppo",
+        COUPLED,
+        f"run.dir={folder}",
+        "run.total_steps=300",
+        "eval.episodes=0",
+        "trainer.compile=false",
+    ]
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run([sys.executable, "-m", "sheeprl", *words], stdout=write, stderr=write, timeout=200)
+    os.close(write)
+    assert ended.returncode == 0
+    assert {"event": "output_lost", "stream": "stdout"} in lines(folder)
+    assert lines(folder)[-1]["status"] == "done" and checkpoints(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
 def test_a_second_signal_ends_the_run_immediately(tmp_path, mode):
