@@ -16,7 +16,7 @@ from sheeprl.algos import registry
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.sac.args import SACArgs
-from sheeprl.cli import flags_of
+from sheeprl.cli.flags import flags_of
 from sheeprl.config.loading import validate
 from sheeprl.config.schema import config_class, leaves
 from sheeprl.utils.settings import Section
@@ -518,3 +518,20 @@ def test_eval_of_nothing_is_a_mistake_of_the_input(sheeprl, monkeypatch):
     monkeypatch.setattr("sheeprl.evaluate.evaluate_checkpoint", evaluate)
     done = sheeprl("eval", "logs/none", "--json")
     assert (done.code, done.out, done.err) == (2, "", "error: logs/none: no such run\n")
+
+
+def test_ctrl_c_while_modules_load_is_one_line():
+    code = (
+        "import builtins, signal, sys\n"
+        "from sheeprl.cli import main\n"
+        "assert 'pydantic' not in sys.modules, 'it loads before Ctrl-C is handled'\n"
+        "load = builtins.__import__\n"
+        "def interrupted(name, *rest):\n"
+        "    if name == 'pydantic':\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    return load(name, *rest)\n"
+        "builtins.__import__ = interrupted\n"
+        "main(['run', 'ppo'])\n"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
