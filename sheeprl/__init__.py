@@ -1,10 +1,10 @@
 """SheepRL: reinforcement learning with PyTorch and Lightning Fabric, spread over machines by Ray."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from sheeprl.version import __version__
 
+TYPE_CHECKING = False  # type checkers know this name; the module typing is slow to import
 if TYPE_CHECKING:
     from sheeprl.config.loading import load_config
     from sheeprl.config.schema import Config
@@ -24,7 +24,7 @@ _MODULES = {
 """Module of each public name. It is imported at the first use, so that the command line can handle Ctrl-C before."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name at its first use.
 
     Raises:

@@ -5,14 +5,14 @@ Help must be fast. Therefore this package doesn't import torch, Ray and gymnasiu
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Sequence
 
 __all__ = ["main"]
 
+INTERRUPTED = 130  # 128 + SIGINT; the module signal is slow to import
 
-def main(args: Sequence[str] | None = None) -> None:
+
+def main(args: list[str] | None = None) -> None:
     """Run the command line; the entry point of the console script.
 
     Args:
@@ -27,4 +27,4 @@ def main(args: Sequence[str] | None = None) -> None:
         entry.main(args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(INTERRUPTED)
