@@ -134,7 +134,6 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     except cluster.ClusterError as error:
         raise RunFailedError(str(error)) from error
     place.startup.done("Ray")
-    control.signals.install()  # Ray has its own handler of SIGTERM
     if connected:
         control.watchdog.end_with_run(cluster.service_pids())
     control.services = cluster.vital_services()

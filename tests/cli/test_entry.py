@@ -239,11 +239,6 @@ def test_an_interruption_before_the_run_leaves_its_code_too(sheeprl, training):
     assert (done.code, done.err) == (130, "interrupted\n")
 
 
-def test_a_sigterm_that_ray_takes_while_it_starts_leaves_its_code_too(sheeprl, training):
-    training.error = SystemExit(15)
-    assert sheeprl("run", "ppo").code == 143
-
-
 def test_an_unexpected_error_is_one_line(sheeprl, training):
     training.error = ZeroDivisionError("division\nby zero")
     done = sheeprl("run", "ppo")

@@ -66,6 +66,12 @@ def token_advice() -> str:
     return "; if it requires a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token"
 
 
+def log_folder() -> Path:
+    """Return the folder with the logs of the local Ray that was started last."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return Path(folder) / "ray" / "session_latest" / "logs"
+
+
 def _folder_mistakes() -> Iterator[str]:
     """Yield a mistake if Ray can't use its temporary folder."""
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
