@@ -1,9 +1,41 @@
 """SheepRL: reinforcement learning with PyTorch and Lightning Fabric, spread over machines by Ray."""
 
-from sheeprl.config.loading import load_config
-from sheeprl.config.schema import Config
-from sheeprl.launch import Result, train
-from sheeprl.utils.errors import ConfigError, RunFailedError
+from importlib import import_module
+
 from sheeprl.version import __version__
 
+TYPE_CHECKING = False  # type checkers know this name; the module typing is slow to import
+if TYPE_CHECKING:
+    from sheeprl.config.loading import load_config
+    from sheeprl.config.schema import Config
+    from sheeprl.launch import Result, train
+    from sheeprl.utils.errors import ConfigError, RunFailedError
+
 __all__ = ["Config", "ConfigError", "Result", "RunFailedError", "__version__", "load_config", "train"]
+
+_MODULES = {
+    "Config": "sheeprl.config.schema",
+    "ConfigError": "sheeprl.utils.errors",
+    "Result": "sheeprl.launch",
+    "RunFailedError": "sheeprl.utils.errors",
+    "load_config": "sheeprl.config.loading",
+    "train": "sheeprl.launch",
+}
+"""Module of each public name. It is imported at the first use, so that the command line can handle Ctrl-C before."""
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name at its first use.
+
+    Raises:
+        AttributeError: the package has no such name.
+    """
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return the names of the package, with those that aren't imported yet."""
+    return sorted({*globals(), *__all__})

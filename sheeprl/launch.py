@@ -20,6 +20,7 @@ from sheeprl.algos.args import OffPolicy
 from sheeprl.checkpoint.resume import RunDir, clear_other_layout, first_incarnations, open_run_dir
 from sheeprl.checkpoint.run_dir import (
     checkpoints,
+    clear_run_dir,
     folder_mistakes,
     lock_run_dir,
     replay_folder,
@@ -27,7 +28,7 @@ from sheeprl.checkpoint.run_dir import (
     write_config,
 )
 from sheeprl.config.schema import Config
-from sheeprl.driver.control import START_OVER, Control
+from sheeprl.driver.control import Control
 from sheeprl.driver.workers import Workers
 from sheeprl.metrics.summary import closing_lines, core_warning, opening_line
 from sheeprl.metrics.time_breakdown import StartupTimer
@@ -35,6 +36,7 @@ from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line, shell_command
 from sheeprl.utils.gc_control import importing
 from sheeprl.utils.installation import environment_warnings
+from sheeprl.utils.output import lasting_output
 from sheeprl.utils.process import Interrupted, StopSignals, ending_with_parent, exclusive, run_in_loop
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from sheeprl.metrics.reporter import FileReporter
     from sheeprl.run import Run
 
-PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0}
+PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0, signal.SIGHUP: 2.0}
 """Seconds to wait for the rounds in progress after a signal, so that a resumed run is bit-identical."""
 
 STOPPING = "stopping after this round and saving a checkpoint; press Ctrl-C again to stop now without saving\n"
@@ -95,7 +97,7 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
     signals = StopSignals()
     # Rank 0 handles the signals.
     handling = signals if rank_variables.local_rank() == 0 else nullcontext()
-    with exclusive("the run"), handling, rank_variables.only_own():
+    with exclusive("the run"), handling, lasting_output(), rank_variables.only_own():
         from sheeprl.config.checks import check
 
         resolved = check(tree)
@@ -131,7 +133,7 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Train with a Ray actor for each worker."""
     place = open_run_dir(config, startup, config.buffer.shards, _say)
-    with lock_run_dir(place.run_dir), control.watched(place.run_dir):
+    with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
         clear_other_layout(config, place)
         return _train_on_ray(config, spaces, place, control)
 
@@ -154,7 +156,6 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     except cluster.ClusterError as error:
         raise RunFailedError(str(error)) from error
     place.startup.done("Ray")
-    control.signals.install()  # Ray has its own handler of SIGTERM
     if connected:
         control.watchdog.end_with_run(cluster.service_pids())
     control.services = cluster.vital_services()
@@ -203,7 +204,7 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
     place = open_run_dir(config, startup, ranks, _say)
-    with lock_run_dir(place.run_dir), control.watched(place.run_dir):
+    with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
         clear_other_layout(config, place)
         return _train_in_process(config, spaces, place, control)
 
@@ -319,17 +320,19 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         raise
     place.startup.done("checkpoint and folder")
     reporter.message(str(place.startup), "debug")
-    status, caught, cause = "failed", None, None
+    status, caught, cause, is_empty = "failed", None, None, False
     try:
         await _train_unless_ended(run, control)
         caught = control.signals.caught[0] if control.signals.caught else None
         status = "interrupted" if caught else "done"
     except RunFailedError as error:
         cause = error.reason
-        raise RunFailedError(_write_error_log(place.run_dir, error)) from error
+        raise RunFailedError(_write_error_log(place.run_dir, config, error)) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
         status = "interrupted"
-        reporter.message(f"stopped without saving a checkpoint; {_advice(place.run_dir)}", "warning")
+        is_empty = start is None and run.counters.policy_steps == 0 and not checkpoints(place.run_dir)
+        advice = "its folder is removed; start it again" if is_empty else _advice(place.run_dir, config)
+        reporter.message(f"stopped without saving a checkpoint; {advice}", "warning")
         raise
     finally:
         counters = run.counters
@@ -349,6 +352,8 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         reporter.close()
         run.players.close()
         run.evaluator.close()
+        if is_empty:
+            clear_run_dir(place.run_dir)
     if config.log.level in ("debug", "info"):
         lines = closing_lines(config, place.run_dir, status, counters, run.breakdown, place.startup.seconds, wall_time)
         _say("\n".join(lines))
@@ -393,7 +398,7 @@ async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> N
 
 
 async def _train_unless_ended(run: Run, control: Control) -> None:
-    """Train. The first SIGINT or SIGTERM stops the run after a checkpoint, the second one ends it at once.
+    """Train. The first SIGINT, SIGTERM or SIGHUP stops the run after a checkpoint, the second one ends it at once.
 
     Raises:
         Interrupted: the run is stopped where it has nothing to save.
@@ -423,9 +428,15 @@ async def _train_unless_ended(run: Run, control: Control) -> None:
         training.result()
 
 
-def _advice(run_dir: Path) -> str:
+def _advice(run_dir: Path, config: Config) -> str:
     """Return the command that resumes a run, or what to do without a checkpoint."""
-    return shell_command("resume", run_dir) if checkpoints(run_dir) else START_OVER
+    return shell_command("resume", run_dir) if checkpoints(run_dir) else _start_over(config)
+
+
+def _start_over(config: Config) -> str:
+    """Return the advice for a run without a checkpoint. A folder that `run.dir` names is used now."""
+    named = ", with another run.dir" if config.run.dir is not None else ""
+    return f"no checkpoint was written yet: start it again{named}"
 
 
 def _open_reporter(config: Config, place: RunDir) -> FileReporter:
@@ -463,12 +474,12 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     return reporter
 
 
-def _write_error_log(run_dir: Path, error: Any) -> str:
+def _write_error_log(run_dir: Path, config: Config, error: Any) -> str:
     """Write the traceback of a failure to the run's folder. Return the error message with the next command."""
     path = run_dir / "error.log"
     own = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     path.write_text(f"{error.trace}\n{own}" if error.trace else own, encoding="utf-8")
-    return f"{error.reason}; {_advice(run_dir)}; the whole trace is in {path}"
+    return f"{error.reason}; {_advice(run_dir, config)}; the whole trace is in {path}"
 
 
 def _say(text: str) -> None:

@@ -1,12 +1,17 @@
 """Start of a run: accelerator and exclusive use of the process."""
 
+import asyncio
+import signal
+
 import pytest
 
 from sheeprl.config import defaults
-from sheeprl.config.loading import validate
+from sheeprl.config.loading import load_config, validate
+from sheeprl.driver.collection import Collector
 from sheeprl.launch import _with_accelerator, train, train_tree
 from sheeprl.utils.errors import ConfigError, RunFailedError
-from sheeprl.utils.process import exclusive
+from sheeprl.utils.process import Interrupted, exclusive
+from tests.helpers.runs import QUIET
 
 
 @pytest.mark.parametrize(("accelerator", "compiles"), [("cpu", True), ("cuda", True), ("mps", False)])
@@ -27,3 +32,23 @@ def test_train_refuses_a_name():
     """`train` refuses the name of a configuration and says how to load it."""
     with pytest.raises(ConfigError, match=r"needs a Config, not str; use train\(load_config\('ppo'\)\)"):
         train("ppo")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_run_stopped_before_its_first_round_leaves_nothing(tmp_path, monkeypatch, capsys, named):
+    """Its folder is removed, and the same command starts it again."""
+
+    async def start_players(collector):
+        """Interrupt the run while its players start."""
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Collector, "start_players", start_players)
+    settings = ["run.mode=coupled", *QUIET, "log.level=warning", *([f"run.dir={tmp_path / 'run'}"] if named else [])]
+    with pytest.raises(Interrupted):
+        train(load_config("ppo", settings))
+    stopped = "warning: stopped without saving a checkpoint; its folder is removed; start it again\n"
+    assert capsys.readouterr().err.endswith(stopped)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert not (tmp_path / "run").exists()

@@ -33,7 +33,7 @@ from sheeprl.learning.optimizers import check_elementwise
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding
-from sheeprl.utils.errors import one_line
+from sheeprl.utils.errors import AlgorithmError, one_line
 from sheeprl.utils.tensors import Tree, moved
 
 WARM_UP_STEPS = 2  # gradient steps: the first one creates the optimizer state, which compilation requires
@@ -100,9 +100,18 @@ class Learner(LearnerInterface):
         """Flatten the parameters into a few vectors and build the optimizers over them.
 
         Raises:
+            AlgorithmError: an optimizer names a submodule that the agent doesn't have.
             ValueError: an optimizer doesn't contain each of its parameters once, or isn't elementwise.
         """
         specs = self.algorithm.optimizers()
+        modules = dict(self.agent.named_modules())
+        for group, module in ((group, module) for group, spec in specs.items() for module in spec.modules):
+            if module not in modules:
+                known = ", ".join(name for name in modules if name and "." not in name)
+                raise AlgorithmError(
+                    f"{type(self.algorithm).__name__}.optimizers()[{group!r}] names the submodule {module!r}, but the "
+                    f"module of build_agent() has {known}"
+                )
         flat = FlatParameters(self.agent, {name: spec.modules for name, spec in specs.items()})
         groups = {}
         for name, spec in specs.items():

@@ -18,7 +18,7 @@ from sheeprl.actors.evaluation import LANES, Evaluation, eval_seeds, play_episod
 from sheeprl.actors.interfaces import PlayerInterface
 from sheeprl.actors.messages import Fragment, FragmentInfo
 from sheeprl.actors.rollout import RolloutWriter, first_row
-from sheeprl.algos.base import Mode, Spaces, Tensors
+from sheeprl.algos.base import Mode, PolicyOutput, Spaces, Tensors
 from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
@@ -36,9 +36,10 @@ from sheeprl.envs.make import (
 )
 from sheeprl.envs.results import EPISODE, ResultError
 from sheeprl.envs.snapshot import VectorState, why_not_snapshotable
-from sheeprl.envs.timeout import StepWatch, StoppedError, StopRequest
+from sheeprl.envs.timeout import StepTimeoutError, StepWatch, StoppedError, StopRequest
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization
+from sheeprl.utils.errors import AlgorithmError, describe
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -51,12 +52,14 @@ class EnvFailedError(RuntimeError):
         reason: one line with the environment, the player, the step and the exception.
         trace: traceback of the exception.
         is_final: True if a replacement of the player would fail in the same way.
+        signature: text that is equal for two failures if the environment fails in the same way again; "" if the cause
+            may be outside of the environment.
     """
 
-    def __init__(self, reason: str, trace: str = "", is_final: bool = False) -> None:
-        """Store the reason and the traceback."""
-        super().__init__(reason, trace, is_final)
-        self.reason, self.trace, self.is_final = reason, trace, is_final
+    def __init__(self, reason: str, trace: str = "", is_final: bool = False, signature: str = "") -> None:
+        """Store the arguments."""
+        super().__init__(reason, trace, is_final, signature)
+        self.reason, self.trace, self.is_final, self.signature = reason, trace, is_final, signature
 
     def __str__(self) -> str:
         """Return the reason."""
@@ -313,20 +316,28 @@ class Player(PlayerInterface):
 
     def _failed(self, where: str, error: Exception) -> EnvFailedError:
         """Return the error for an exception of the environment; call it while the exception is handled."""
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        what = describe(error)
         env = f"{self.config.env.id} of player {self.number}"
         reason = f"{env}, {where}: {error}" if isinstance(error, ResultError) else f"{env} raised in {where}: {what}"
         is_final = isinstance(error, (InterfaceError, DifferentSpacesError))
-        return EnvFailedError(reason, traceback.format_exc(), is_final)
+        may_pass = isinstance(error, (OSError, MemoryError, EOFError))  # such as a lost connection, or a time limit
+        return EnvFailedError(reason, traceback.format_exc(), is_final, "" if may_pass else f"{where}: {what}")
 
     def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:
         """Step the environments `count` times; return `[count + 1, B, *]` rows, the last one for bootstrapping."""
         rollout = RolloutWriter(self.spaces.observation, self._tail, count, self.progress)
         act, policy, generator = self.algorithm.act, self.policy, self.generator
         for t in range(count):
-            output = act(policy, rollout.inputs[t], self.state_tensors, mode, generator)
-            self.state_tensors = output.rnn_state
-            action = self._to_env(rollout.write_action(t, output))
+            try:
+                output = act(policy, rollout.inputs[t], self.state_tensors, mode, generator)
+                if t == 0:
+                    self._check_output(output, envs)
+                self.state_tensors = output.rnn_state
+                action = self._to_env(rollout.write_action(t, output))
+            except (StoppedError, StepTimeoutError, AlgorithmError, MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                raise AlgorithmError(f"{self._act} raised {describe(error)}", traceback.format_exc()) from None
             self.watch.begin()
             try:
                 obs, reward, terminated, truncated, infos = envs.step(action)
@@ -340,6 +351,32 @@ class Player(PlayerInterface):
                 self._add_episode_numbers(infos)
         self._tail = rollout.bootstrap_row()
         return rollout.rows
+
+    @property
+    def _act(self) -> str:
+        """Name of the algorithm's function that computes actions."""
+        return f"{type(self.algorithm).__name__}.act()"
+
+    def _check_output(self, output: object, envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
+        """Check the types and the shapes of an output of `Algorithm.act`.
+
+        Raises:
+            AlgorithmError: it isn't a PolicyOutput, or a tensor has another shape than `[B, *]`.
+        """
+        if not isinstance(output, PolicyOutput):
+            kind = type(output).__name__
+            raise AlgorithmError(f"{self._act} returned {kind}; return a sheeprl.algos.base.PolicyOutput")
+        parts = {"action": output.action, **{f"extras[{name!r}]": values for name, values in output.extras.items()}}
+        for name, values in parts.items():
+            if not isinstance(values, torch.Tensor):
+                raise AlgorithmError(f"{self._act} returned {name} of type {type(values).__name__}; return a tensor")
+            found, space = list(values.shape), self.spaces.action
+            expected = [envs.num_envs, *(space.shape or () if name == "action" else found[1:])]
+            if found != expected:
+                raise AlgorithmError(
+                    f"{self._act} returned {name} of shape {found}; return {expected}, for {envs.num_envs} environments"
+                    + (f" with the actions {space}" if name == "action" else "")
+                )
 
     def _add_episode_numbers(self, infos: dict[str, Any]) -> None:
         """Keep the numbers of the episodes that ended in a step."""

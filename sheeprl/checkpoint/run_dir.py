@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import CONFIG, LOCK, write_atomically
 from sheeprl.config.schema import Config
 from sheeprl.config.yaml_io import parse_yaml
+from sheeprl.metrics.watchdog import CRASH
 from sheeprl.utils.errors import ConfigError, shell_command
 from sheeprl.utils.folders import why_not_writable
 
@@ -38,6 +40,15 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
             if [path.name for path in run_dir.iterdir()] == [LOCK]:
                 (run_dir / LOCK).unlink()
                 run_dir.rmdir()
+
+
+def clear_run_dir(run_dir: Path) -> None:
+    """Delete the files of a run that ended before its first round, except the files that this process has open."""
+    for path in run_dir.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in (LOCK, CRASH):
+            path.unlink(missing_ok=True)
 
 
 def write_config(config: Config, run_dir: Path) -> None:

@@ -18,6 +18,7 @@ from sheeprl.cli.words import ENV_ID, take_switch
 from sheeprl.config.suggestions import nearest
 from sheeprl.utils.errors import ConfigError, shell_command
 from sheeprl.utils.gc_control import leave_to_the_end
+from sheeprl.utils.output import lasting_output
 
 WITH_SETTINGS: dict[str, Callable[[list[str], Session], int]] = {
     "train": training.train,
@@ -59,11 +60,12 @@ def main(args: Sequence[str] | None = None) -> None:
     leave_to_the_end()
     words = list(sys.argv[1:] if args is None else args)
     session = Session()
-    try:
-        session.traceback = take_switch(words, "traceback")
-        code = _run(words, session)
-    except (Exception, KeyboardInterrupt) as error:
-        code = report(error, session.traceback)
+    with lasting_output():
+        try:
+            session.traceback = take_switch(words, "traceback")
+            code = _run(words, session)
+        except (Exception, KeyboardInterrupt) as error:
+            code = report(error, session.traceback)
     sys.exit(code)
 
 

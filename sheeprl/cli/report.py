@@ -22,6 +22,7 @@ Exit codes:
   0    success
   1    the run failed; one line has the cause
   2    wrong input; one line per mistake, and nothing was started
+  129  its terminal was closed (SIGHUP), after a checkpoint
   130  interrupted (Ctrl-C), after a checkpoint
   143  terminated (SIGTERM), after a checkpoint"""
 

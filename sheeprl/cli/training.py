@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -185,10 +184,6 @@ def _train(tree: Tree, settings: Words, flags: Flags, session: Session, dry_run:
         raise ConfigError([_with_flag(mistake, flags) for mistake in error.mistakes]) from error
     except Exception:
         session.traceback |= get_value(tree, "log.level") == "debug"
-        raise
-    except SystemExit as error:
-        if error.code == signal.SIGTERM:  # while Ray starts, it handles SIGTERM and exits with 15
-            return 128 + signal.SIGTERM
         raise
     return 0 if result.interrupted_by is None else 128 + result.interrupted_by
 

@@ -320,6 +320,7 @@ class Collector:
     def _report_player_back(self, number: int, seconds: float) -> None:
         """Report the first fragment after a loss and count the time since the loss."""
         self.stats.window.recovery += seconds
+        self.failures.recovered(f"player {number}")
         self.reporter.message(f"player {number} is back: a fragment after {seconds:.1f} s")
 
     def _count_lost_shard(self, number: int, error: LostError) -> None:

@@ -15,7 +15,6 @@ from sheeprl.metrics.watchdog import Watchdog, is_alive, watched
 from sheeprl.utils.errors import RunFailedError, shell_command
 from sheeprl.utils.process import StopSignals
 
-START_OVER = "no checkpoint was written yet: start it again, with another run.dir"
 SERVICE_CHECK_SECONDS = 1.0
 
 
@@ -24,7 +23,7 @@ class Control:
     """Ways to end a run from outside.
 
     Args:
-        signals: SIGINT and SIGTERM of this process.
+        signals: signals that stop this process.
         environments: request that interrupts the environments of this process.
         services: ids of processes that the run depends on, by description.
     """
@@ -45,9 +44,14 @@ class Control:
                 raise RunFailedError(f"{name} on this machine died")
 
     @contextmanager
-    def watched(self, run_dir: Path) -> Iterator[None]:
-        """Start a watchdog process for the block. It reports a hard end of this process in the run's folder."""
-        with watched(run_dir, shell_command("resume", run_dir), START_OVER) as self.watchdog:
+    def watched(self, run_dir: Path, start_over: str) -> Iterator[None]:
+        """Start a watchdog process for the block. It reports a hard end of this process in the run's folder.
+
+        Args:
+            run_dir: folder of the run.
+            start_over: advice for a run without a checkpoint.
+        """
+        with watched(run_dir, shell_command("resume", run_dir), start_over) as self.watchdog:
             self.signals.before_exit = lambda number: self.watchdog.announce(
                 f"it did not stop on {signal.Signals(number).name}", "interrupted"
             )

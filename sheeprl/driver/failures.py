@@ -24,6 +24,7 @@ class FailureBudget:
         """Start without failures."""
         self.most, self.window, self.clock, self.report = most, window, clock, report
         self._failures: dict[str, deque[tuple[float, str]]] = {}  # time and reason of each failure, per worker
+        self._signatures: dict[str, str] = {}  # of each worker's last failure since it worked
 
     def count(self, worker: str, remedy: str, error: BaseException) -> None:
         """Count a failure and report it.
@@ -34,8 +35,8 @@ class FailureBudget:
             error: the failure.
 
         Raises:
-            RunFailedError: the worker failed too often, or its replacement would fail in the same way. The message has
-                the first reason, since later failures may be its consequences.
+            RunFailedError: the worker failed too often, or its replacement failed or would fail in the same way. The
+                message has the first reason, since later failures may be its consequences.
         """
         now = self.clock()
         failures = self._failures.setdefault(worker, deque())
@@ -44,6 +45,11 @@ class FailureBudget:
         failures.append((now, one_line(error)))
         if getattr(error, "is_final", False):
             raise RunFailedError(f"{worker} failed: {one_line(error)}", getattr(error, "trace", "")) from error
+        before, signature = self._signatures.get(worker, ""), getattr(error, "signature", "")
+        self._signatures[worker] = signature
+        if signature and signature == before:
+            reason = f"{worker} failed again in the same way: {one_line(error)}"
+            raise RunFailedError(reason, getattr(error, "trace", "")) from error
         count = len(failures)
         if count <= self.most:
             return self.report(
@@ -51,3 +57,7 @@ class FailureBudget:
             )
         reason = f"{worker} failed {count} times in {self.window:g} s (ray.max_failures={self.most}): {failures[0][1]}"
         raise RunFailedError(reason, getattr(error, "trace", "")) from error
+
+    def recovered(self, worker: str) -> None:
+        """Note that a worker works again, so that its next failure isn't the last one again."""
+        self._signatures.pop(worker, None)

@@ -289,12 +289,13 @@ def _last_line(error: BaseException) -> str:
 
 
 def _in_worker(maker: Callable[[], SnapshotEnv], parent: int) -> Callable[[], SnapshotEnv]:
-    """Return a maker for a worker process that ignores Ctrl-C and ends with its parent."""
+    """Return a maker for a worker process that ends with its parent and receives no signals of its process group."""
 
     def make() -> SnapshotEnv:
         """Set the worker's signal handlers and make the environment."""
         in_worker = os.getpid() != parent  # AsyncVectorEnv also makes one env in the parent to read its spaces
         if in_worker:
+            os.setpgrp()  # the run's last fragments still need the environments
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the forked process inherits the run's handler
             if sys.platform == "linux":

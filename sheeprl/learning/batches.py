@@ -23,7 +23,8 @@ from sheeprl.algos.base import Algorithm, PreparedRollout, Tensors
 from sheeprl.buffer.priorities import normalize_importance
 from sheeprl.buffer.storage import Rows
 from sheeprl.buffer.tensordicts import leaves, nested, to_tensor, unflatten
-from sheeprl.learning.step import Ranks
+from sheeprl.learning.step import Ranks, leaf_names
+from sheeprl.utils.errors import AlgorithmError, naming_function
 from sheeprl.utils.tensors import Tree, moved
 
 
@@ -160,10 +161,14 @@ class Minibatches(Batches):
     def read(self, steps: int, order: int | None, blocks: Sequence[Rows]) -> Iterator[Tree]:
         """Yield the prepared rollout, on the device, and each minibatch's row numbers and mask, on the CPU."""
         share = self.share
-        with torch.no_grad(), self.autocast():
-            prepared = self.algorithm.prepare_rollout(self.agent, share.to_device(unflatten(blocks[0], batch_dims=2)))
+        name = f"{type(self.algorithm).__name__}.prepare_rollout()"
+        rollout = share.to_device(unflatten(blocks[0], batch_dims=2))
+        known = f"the rollout has {', '.join(blocks[0])}"
+        with torch.no_grad(), self.autocast(), naming_function(name, lambda: known):
+            prepared = self.algorithm.prepare_rollout(self.agent, rollout)
         self._buffers = prepared.buffers if isinstance(prepared, PreparedRollout) else {}
         prepared = prepared.rows if isinstance(prepared, PreparedRollout) else prepared
+        self._check_prepared(name, prepared)
         row, is_action = self._pieces(prepared["mask"].cpu())
         prepared = prepared.reshape(-1)
         rows = {key: values.contiguous() for key, values in leaves(prepared).items()}
@@ -180,6 +185,20 @@ class Minibatches(Batches):
                 if self.data.sequence is None:
                     chosen, counted = chosen[:, 0], counted[:, 0]
             yield {"rows": rows, "chosen": chosen[number], "mask": counted[number]}
+
+    def _check_prepared(self, name: str, prepared: TensorDict) -> None:
+        """Check that a prepared rollout has the mask and the keys to standardize.
+
+        Raises:
+            AlgorithmError: it doesn't.
+        """
+        names, keys = ", ".join(leaf_names(prepared)), set(prepared.keys())
+        if "mask" not in keys or prepared["mask"].dtype != torch.bool:
+            raise AlgorithmError(
+                f"{name} returned no boolean 'mask' but {names}; add a mask [T, B] that is true on rows with an action"
+            )
+        if missing := [key for key in self.data.standardize if key not in keys]:
+            raise AlgorithmError(f"{name} returned no {missing[0]!r}, which data() standardizes, but {names}")
 
     def _pieces(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Divide a rollout into pieces of L rows, or of one row without sequences.

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from sheeprl.algos.base import Loss, LossFunction, Phase, TargetUpdate, Tensors
 from sheeprl.learning.flat_parameters import FlatParameters, Span
+from sheeprl.utils.errors import AlgorithmError, naming_function
 
 
 @dataclass
@@ -49,6 +50,12 @@ class Group:
         self.optimizer.load_state_dict(state)
         for settings, before in zip(self.optimizer.param_groups, current, strict=True):
             settings.update({name: value for name, value in before.items() if name not in ("params", "lr")})
+
+
+def leaf_names(batch: TensorDict) -> list[str]:
+    """Return the names of a batch's tensors; those of nested ones are joined by dots."""
+    keys = batch.keys(include_nested=True, leaves_only=True)
+    return sorted(key if isinstance(key, str) else ".".join(key) for key in keys)
 
 
 @dataclass
@@ -224,7 +231,7 @@ class GradientStep:
             trained = [[parameters[name].requires_grad_() for name in self.flat.names_in(number)] for number in numbers]
             tensors = {f"agent.{name}": values for name, values in {**parameters, **buffers}.items()}
             with self.autocast():
-                loss: Loss = functional_call(self._bound(phase.loss), tensors, (batch, noise, carry))
+                loss = self._loss(phase, tensors, batch, noise, carry)
             by_parameter = iter(
                 torch.autograd.grad(
                     loss.value, list(itertools.chain(*trained)), allow_unused=True, materialize_grads=True
@@ -259,6 +266,36 @@ class GradientStep:
             raise ValueError("an off-policy algorithm's loss returned Loss.stop; only OnPolicy rounds can be stopped")
         if number > 0:  # earlier phases have changed their parameters
             raise ValueError(f"the loss of phase {number + 1} returned Loss.stop; return it from the first phase")
+
+    def _loss(self, phase: Phase, tensors: Tensors, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
+        """Compute the loss of a phase and check its type.
+
+        Raises:
+            AlgorithmError: the loss function failed, or its result isn't a Loss with a differentiable scalar.
+        """
+        name = f"{getattr(phase.loss, '__qualname__', phase.loss)}() of the phase {phase.optimizer!r}"
+
+        def known() -> str:
+            """Name the tensors that the loss gets."""
+            parts = {"the batch": leaf_names(batch), "noise": sorted(noise), "carry": sorted(carry)}
+            return ", ".join(f"{part} has {', '.join(names) or 'nothing'}" for part, names in parts.items())
+
+        with naming_function(name, known):
+            loss: Loss = functional_call(self._bound(phase.loss), tensors, (batch, noise, carry))
+        if not isinstance(loss, Loss):
+            raise AlgorithmError(f"{name} returned {type(loss).__name__}; return a sheeprl.algos.base.Loss")
+        if loss.value.numel() != 1:
+            shape = list(loss.value.shape)
+            raise AlgorithmError(
+                f"{name} returned a Loss.value of shape {shape}; return a scalar, such as "
+                "(batch['sample_weight'] * values).sum()"
+            )
+        if not loss.value.requires_grad:
+            raise AlgorithmError(
+                f"{name} returned a Loss.value that doesn't depend on any parameter of the group; compute it from "
+                "the agent's modules, without detach() or no_grad()"
+            )
+        return loss
 
     def _bound(self, loss: LossFunction) -> BoundLoss:
         """Return the module of a loss, the same one in every step."""

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TextIO
 
+from sheeprl.utils.output import lost_streams
+
 LEVELS = ("debug", "info", "warning", "error")
 LIVE_INTERVAL = 0.25  # seconds between updates of the live line
 PLAIN_INTERVAL = 5.0  # seconds between progress lines without a terminal
@@ -67,8 +69,9 @@ class FileReporter:
     warning or error, no progress is shown.
 
     A non-finite value is null in `metrics.jsonl`, which stays valid JSON, and unchanged in the TensorBoard events. The
-    first such value also causes a warning. If a file can't be written, the constructor and the methods raise an OSError
-    that names the file.
+    first such value also causes a warning. If stdout or stderr can't be written, the run goes on without it, and
+    `metrics.jsonl` has an `output_lost` event with the stream's name. If a file can't be written, the constructor and
+    the methods raise an OSError that names the file.
 
     Args:
         run_dir: the run folder; an existing `metrics.jsonl` is continued.
@@ -101,6 +104,7 @@ class FileReporter:
         self._latest: Progress | None = None
         self._next_shown = -math.inf
         self._warned_of_nonfinite = False
+        self._lost_streams: set[str] = set()
         self._closed = False
         run_dir.mkdir(parents=True, exist_ok=True)
         self._lines = JsonLines(run_dir / "metrics.jsonl")
@@ -116,6 +120,7 @@ class FileReporter:
         if now >= self._next_shown:
             self._next_shown = now + self._display.interval
             self._show_latest()
+            self._note_lost_streams()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append a metrics line and TensorBoard scalars; both are on disk on return."""
@@ -131,6 +136,7 @@ class FileReporter:
             return
         prefix = "" if level == "info" else f"{level}: "
         self._display.write(prefix + text, to_stderr=rank > LEVELS.index("info"))
+        self._note_lost_streams()
 
     def event(self, name: str, /, **values: float | str | None) -> None:
         """Append `{"event": name, ...}` to the metrics."""
@@ -152,6 +158,13 @@ class FileReporter:
         if self._latest is not None:
             latest, self._latest = self._latest, None
             self._display.show(latest, self._speed)
+
+    def _note_lost_streams(self) -> None:
+        """Write an event for each stream whose text is dropped from now on."""
+        for name in lost_streams():
+            if name not in self._lost_streams:
+                self._lost_streams.add(name)
+                self.event("output_lost", stream=name)
 
     def _warn_of_nonfinite(self, step: int, values: Mapping[str, float]) -> None:
         """Warn of the first non-finite values."""

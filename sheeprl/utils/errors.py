@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 import shlex
-from collections.abc import Awaitable, Sequence
+import sysconfig
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+LIBRARIES = ("site-packages", "dist-packages")
 
 
 class RunFailedError(RuntimeError):
@@ -20,6 +27,63 @@ class RunFailedError(RuntimeError):
         """Store the reason and the traceback."""
         super().__init__(reason)
         self.reason, self.trace = reason, trace
+
+
+class AlgorithmError(RuntimeError):
+    """Raised when a function of an algorithm fails or returns a wrong result. To repeat the call doesn't help.
+
+    Args:
+        reason: the function, the exception and what was expected, in one line.
+        trace: traceback of the exception.
+    """
+
+    is_final = True
+
+    def __init__(self, reason: str, trace: str = "") -> None:
+        """Store the reason and the traceback."""
+        super().__init__(reason, trace)
+        self.reason, self.trace = reason, trace
+
+    def __str__(self) -> str:
+        """Return the reason."""
+        return self.reason
+
+
+@contextmanager
+def naming_function(name: str, known: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Name an algorithm's function in the errors of the block.
+
+    Args:
+        name: name of the function.
+        known: returns what the function got, such as the keys of its batch; called after a failure.
+
+    Raises:
+        AlgorithmError: the block raised an exception other than an AlgorithmError.
+    """
+    try:
+        yield
+    except AlgorithmError:
+        raise
+    except Exception as error:
+        hint = f"; {known()}" if isinstance(error, (KeyError, AttributeError)) and known() else ""
+        raise AlgorithmError(f"{name} raised {describe(error)}{hint}", traceback.format_exc()) from error
+
+
+def describe(error: BaseException) -> str:
+    """Return the type, the message and the place of an error in the user's code, in one line."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    place = user_place(error)
+    return f"{text} ({place})" if place else text
+
+
+def user_place(error: BaseException) -> str:
+    """Return the file and the line of the innermost call in the user's code, "" if there is none."""
+    ours, standard = str(Path(__file__).parents[1]), sysconfig.get_path("stdlib")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        is_library = any(name in Path(frame.filename).parts for name in LIBRARIES)
+        if not is_library and not frame.filename.startswith((ours + os.sep, standard + os.sep, "<")):
+            return f"{frame.filename}:{frame.lineno}"
+    return ""
 
 
 def one_line(error: BaseException) -> str:

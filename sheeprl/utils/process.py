@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 from sheeprl.utils.errors import RunFailedError
 
 T = TypeVar("T")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPEAT = 0.5  # seconds within which a repeated signal counts once: `timeout` and job schedulers send it twice
 UNWIND = 10.0  # seconds for the process to end in order, before it is ended
 POLL = 0.5  # seconds between two checks after a signal
 
@@ -76,8 +78,30 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+class _Received:
+    """Numbers of the signals received, without repeats.
+
+    A signal that comes again within `REPEAT` seconds is a repeat, and so is each SIGHUP after another signal: a
+    terminal that closes sends several, and none of them means that the process should end at once.
+    """
+
+    def __init__(self) -> None:
+        """Start without signals."""
+        self.numbers: list[int] = []
+        self._times: dict[int, float] = {}  # newest time of each number
+
+    def add(self, number: int) -> bool:
+        """Add a signal, and return False if it is a repeat."""
+        before, self._times[number] = self._times.get(number), time.monotonic()
+        is_repeat = before is not None and self._times[number] - before < REPEAT
+        if is_repeat or (self.numbers and number == signal.SIGHUP):
+            return False
+        self.numbers.append(number)
+        return True
+
+
 class StopSignals:
-    """Handles SIGINT and SIGTERM within a block.
+    """Handles SIGINT, SIGTERM and SIGHUP within a block. A SIGHUP that the process ignores, as under nohup, stays so.
 
     The first signal calls `on_first` if it is set, else it raises `Interrupted`; each later signal raises. If that
     doesn't end the block, for example because the main thread is in C code, a thread ends the process. Only the main
@@ -88,7 +112,6 @@ class StopSignals:
         on_received: called with the number of each signal, in another thread, also while the main thread is in C code.
         is_stuck: returns True if the main thread hasn't stopped in time after the first signal.
         before_exit: called with the number of the signal before the thread ends the process.
-        caught: numbers of the signals so far.
     """
 
     def __init__(self) -> None:
@@ -97,13 +120,20 @@ class StopSignals:
         self.on_received: Callable[[int], None] = lambda number: None
         self.is_stuck: Callable[[], bool] = lambda: False
         self.on_first: Callable[[int], None] | None = None
-        self.caught: list[int] = []
+        self._received = _Received()
         self._previous: dict[int, Any] = {}
+
+    @property
+    def caught(self) -> list[int]:
+        """Return the numbers of the signals that the main thread has handled."""
+        return self._received.numbers
 
     def __enter__(self) -> StopSignals:
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.getsignal(number) for number in SIGNALS}
+            if self._previous[signal.SIGHUP] is signal.SIG_IGN:
+                del self._previous[signal.SIGHUP]
             self.install()
             read, self._write = os.pipe()
             os.set_blocking(self._write, False)
@@ -115,7 +145,7 @@ class StopSignals:
     def install(self) -> None:
         """Install the handlers, also after a library has replaced them; in the main thread only."""
         if self._previous and threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in self._previous:
                 signal.signal(number, self._handle)
 
     def __exit__(self, *error: object) -> None:
@@ -158,28 +188,30 @@ class StopSignals:
         Raises:
             Interrupted: the signal ends the process at once.
         """
-        self.caught.append(number)
+        if not self._received.add(number):
+            return
         if self.on_first is None or len(self.caught) > 1:
             raise Interrupted(number)
         self.on_first(number)
 
     def _watch(self, read: int) -> None:
         """End the process if the main thread doesn't handle a signal, or doesn't end soon after it should."""
-        received: list[int] = []
+        received = _Received()
         polls = 0  # not seconds, since the process may be suspended
         while True:
-            if select.select([read], [], [], POLL if received else None)[0]:
+            if select.select([read], [], [], POLL if received.numbers else None)[0]:
                 data = os.read(read, 1024)
                 if not data:
                     return os.close(read)
-                if new := [byte for byte in data if byte in SIGNALS]:
-                    received, polls = received + new, 0
+                if new := [byte for byte in data if byte in self._previous and received.add(byte)]:
+                    polls = 0
                     self.on_received(new[0])
-            stops_by_itself = self.on_first is not None and len(self.caught) == len(received) == 1
-            if not received or (stops_by_itself and not self.is_stuck()):
+            numbers = received.numbers
+            stops_by_itself = self.on_first is not None and len(self.caught) == len(numbers) == 1
+            if not numbers or (stops_by_itself and not self.is_stuck()):
                 polls = 0
-            elif len(received) > 2 or polls * POLL > UNWIND:
-                self._exit(received[-1])
+            elif len(numbers) > 2 or polls * POLL > UNWIND:
+                self._exit(numbers[-1])
             polls += 1
 
     def _exit(self, number: int) -> None:
@@ -191,10 +223,11 @@ class StopSignals:
         os._exit(128 + number)
 
     def _leave_to_parent(self) -> None:
-        """Restore SIGTERM in a forked process and ignore its Ctrl-C, which the parent handles."""
+        """Restore SIGTERM in a forked process. Ignore Ctrl-C and SIGHUP of its terminal, which the parent handles."""
         if self._previous:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -18,10 +18,12 @@ from torch.distributions.transforms import TanhTransform
 from sheeprl.actors import learner as learner_module
 from sheeprl.actors.learner import Learner, NonFiniteError
 from sheeprl.algos.base import Algorithm, Loss, OptimizerSpec, Phase, PolicyOutput, Spaces
+from sheeprl.algos.ppo.ppo import PPO
 from sheeprl.config import defaults
 from sheeprl.config.loading import validate
 from sheeprl.learning.batches import join_parts
 from sheeprl.learning.flat_parameters import MovedParameterError
+from sheeprl.utils.errors import AlgorithmError
 
 OBS = spaces.Box(-1.0, 1.0, (3,))
 
@@ -797,3 +799,55 @@ def test_a_whole_rollout_can_be_one_minibatch(fabric):
     (batch,) = seen
     assert len(batch["sample_weight"]) == 10 and int((batch["sample_weight"] > 0).sum()) == 9
     assert float(batch["sample_weight"].sum()) == pytest.approx(1.0)
+
+
+# --------------------------------------------------------------------------------------- mistakes of an author
+
+
+def missing_key(agent, batch, noise, carry):
+    """Read a tensor that the batch doesn't have."""
+    return Loss(batch["advantges"].mean())
+
+
+def vector(agent, batch, noise, carry):
+    """Return a value for each row."""
+    return Loss(agent.critic(batch["obs"]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (
+            missing_key,
+            r"^missing_key\(\) of the phase 'agent' raised KeyError: .*advantges.* \(.*test_learner.py:\d+\); "
+            r"the batch has action, advantage, .*, noise has nothing, carry has clip$",
+        ),
+        (vector, r"^vector\(\) of the phase 'agent' returned a Loss.value of shape \[10\]; return a scalar, such as"),
+        (lambda *_: None, r"<lambda>\(\) of the phase 'agent' returned NoneType; return a sheeprl.algos.base.Loss$"),
+        (lambda *_: Loss(torch.zeros(())), r"that doesn't depend on any parameter of the group; compute it from"),
+    ],
+)
+def test_a_broken_loss_is_named(fabric, loss, expected):
+    """The error names the function, its phase and the tensors that exist."""
+    learner = make_ppo(fabric)
+    learner.algorithm.loss = loss
+    with pytest.raises(AlgorithmError, match=expected):
+        learner.update(1, 0.0, None, rollout())
+
+
+def test_a_rollout_without_a_mask_is_named(fabric, monkeypatch):
+    """The error names the function and the keys that it returned."""
+    prepare = PPO.prepare_rollout
+    monkeypatch.setattr(PPO, "prepare_rollout", lambda *args: prepare(*args).exclude("mask"))
+    with pytest.raises(AlgorithmError, match=r"^PPO.prepare_rollout\(\) returned no boolean 'mask' but action, "):
+        make_ppo(fabric).update(1, 0.0, None, rollout())
+
+
+def test_an_optimizer_of_an_unknown_submodule_is_named(fabric, monkeypatch):
+    """The error names the submodules that exist."""
+    specs = {"agent": OptimizerSpec(("polcy",), torch.optim.Adam)}
+    monkeypatch.setattr(PPO, "optimizers", lambda self: specs)
+    with pytest.raises(
+        AlgorithmError, match=r"^PPO.optimizers\(\)\['agent'\] names the submodule 'polcy', but .* has policy"
+    ):
+        make_ppo(fabric)

@@ -16,7 +16,7 @@ from sheeprl.algos import registry
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.sac.args import SACArgs
-from sheeprl.cli import flags_of
+from sheeprl.cli.flags import flags_of
 from sheeprl.config.loading import validate
 from sheeprl.config.schema import config_class, leaves
 from sheeprl.utils.settings import Section
@@ -227,7 +227,7 @@ def test_a_failed_run_leaves_one_and_says_where_the_trace_is(sheeprl, training):
     assert done.err == "error: learner: the loss is nan; the whole trace is in logs/x/error.log\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+@pytest.mark.parametrize(("number", "code"), [(1, 129), (2, 130), (15, 143)])
 def test_an_interrupted_run_leaves_the_signal_s_code(sheeprl, training, number, code):
     training.interrupted_by = number
     assert sheeprl("run", "ppo").code == code
@@ -237,11 +237,6 @@ def test_an_interruption_before_the_run_leaves_its_code_too(sheeprl, training):
     training.error = KeyboardInterrupt()
     done = sheeprl("run", "ppo")
     assert (done.code, done.err) == (130, "interrupted\n")
-
-
-def test_a_sigterm_that_ray_takes_while_it_starts_leaves_its_code_too(sheeprl, training):
-    training.error = SystemExit(15)
-    assert sheeprl("run", "ppo").code == 143
 
 
 def test_an_unexpected_error_is_one_line(sheeprl, training):
@@ -524,3 +519,20 @@ def test_eval_of_nothing_is_a_mistake_of_the_input(sheeprl, monkeypatch):
     monkeypatch.setattr("sheeprl.evaluate.evaluate_checkpoint", evaluate)
     done = sheeprl("eval", "logs/none", "--json")
     assert (done.code, done.out, done.err) == (2, "", "error: logs/none: no such run\n")
+
+
+def test_ctrl_c_while_modules_load_is_one_line():
+    code = (
+        "import builtins, signal, sys\n"
+        "from sheeprl.cli import main\n"
+        "assert 'pydantic' not in sys.modules, 'it loads before Ctrl-C is handled'\n"
+        "load = builtins.__import__\n"
+        "def interrupted(name, *rest):\n"
+        "    if name == 'pydantic':\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    return load(name, *rest)\n"
+        "builtins.__import__ = interrupted\n"
+        "main(['run', 'ppo'])\n"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

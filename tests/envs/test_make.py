@@ -1,5 +1,6 @@
 """Environments of all kinds: they train, or one line says what would work, before anything starts."""
 
+import os
 from contextlib import closing
 
 import numpy as np
@@ -160,3 +161,13 @@ def test_an_evaluation_warns_of_running_statistics(tmp_path, capsys):
     assert warning in capsys.readouterr().out
     evaluate_checkpoint(str(tmp_path), episodes=1)
     assert warning in capsys.readouterr().err
+
+
+def test_signals_to_the_process_group_leave_the_environments():
+    """The worker processes of the environments outlive such a signal until the run has saved a checkpoint."""
+    envs = make_vector_env(EnvConfig(id="CartPole-v1", num_envs=2, vectorization="async"))
+    try:
+        envs.reset(seed=0)
+        assert [os.getpgid(process.pid) for process in envs.processes] == [process.pid for process in envs.processes]
+    finally:
+        envs.close()

@@ -179,16 +179,19 @@ def test_non_finite_rewards_end_the_run_and_are_named(tmp_path, algorithm):
     assert all(torch.isfinite(values).all() for values in agent.values())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path, number, code):
     """A signal ends the run after a checkpoint, from which it resumes."""
     words = [COUPLED, f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, f"env.id={WALK}", "run.total_steps=1000000"]
+    words += ["log.every=100"]
     process = subprocess.Popen(
         [sys.executable, "-m", "sheeprl", "run", "sac", *words], stderr=subprocess.PIPE, text=True
     )
     metrics = tmp_path / "run" / "metrics.jsonl"
-    _wait_for(metrics.exists, process)
-    time.sleep(1.0)
+    _wait_for(lambda: metrics.exists() and metrics.stat().st_size, process)  # it trains
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
@@ -201,6 +204,27 @@ def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path, number, code):
     assert again.returncode == 0, again.stderr
     end = lines(tmp_path / "run")[-1]
     assert end["gradient_steps"] == end["policy_steps"] - 50
+
+
+def test_a_run_outlives_the_reader_of_its_output(tmp_path):
+    """`sheeprl run ... | head` trains to the end and exits with 0."""
+    folder = tmp_path / "run"
+    words = [
+        "run",
+        "ppo",
+        COUPLED,
+        f"run.dir={folder}",
+        "run.total_steps=300",
+        "eval.episodes=0",
+        "trainer.compile=false",
+    ]
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run([sys.executable, "-m", "sheeprl", *words], stdout=write, stderr=write, timeout=200)
+    os.close(write)
+    assert ended.returncode == 0
+    assert {"event": "output_lost", "stream": "stdout"} in lines(folder)
+    assert lines(folder)[-1]["status"] == "done" and checkpoints(folder)
 
 
 @pytest.mark.slow

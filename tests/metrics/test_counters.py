@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sheeprl.actors.messages import FragmentInfo, UpdateInfo
+from sheeprl.actors.player import EnvFailedError
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.metrics.counters import Counters, RunStats
 from sheeprl.metrics.time_breakdown import TimeBreakdown
@@ -136,3 +137,17 @@ def test_failures_are_counted_per_worker_and_window():
     with pytest.raises(RunFailedError, match=r"^a failed 3 times in 10 s \(ray\.max_failures=2\): again$"):
         failures.count("a", "replaced", ValueError("what followed"))
     assert len(messages) == 5
+
+
+def test_a_failure_that_recurs_at_once_is_final():
+    """A second failure of the same signature ends the run, unless the worker has worked in between."""
+    failures = FailureBudget(9, 10.0, lambda: 0.0, lambda *words: None)
+    failing, passing = EnvFailedError("no", signature="reset"), EnvFailedError("lost", signature="")
+    failures.count("a", "replaced", failing)
+    failures.count("b", "replaced", failing)
+    failures.recovered("a")
+    failures.count("a", "replaced", failing)
+    for _ in range(3):
+        failures.count("a", "replaced", passing)
+    with pytest.raises(RunFailedError, match=r"^b failed again in the same way: no$"):
+        failures.count("b", "replaced", failing)

@@ -121,6 +121,15 @@ class TestMetrics:
         assert [line.get("event", line.get("step")) for line in read_lines(tmp_path)] == [1, "resume"]
         assert read_scalars(tmp_path) == {"Loss/a": [(1, 0.5)]}
 
+    def test_lost_output_is_an_event(self, make, tmp_path, monkeypatch):
+        """Output whose reader has ended is noted once; the reports go on."""
+        monkeypatch.setattr("sheeprl.metrics.reporter.lost_streams", lambda: ["stdout"])
+        reporter = make()
+        reporter.message("one")
+        reporter.message("two")
+        reporter.progress(at(0))
+        assert read_lines(tmp_path) == [{"event": "output_lost", "stream": "stdout"}]
+
     def test_numpy_numbers(self, make, tmp_path):
         """NumPy numbers are written as numbers."""
         import numpy as np

@@ -14,7 +14,7 @@ from sheeprl.utils.errors import RunFailedError
 from sheeprl.utils.process import Interrupted, StopSignals, exclusive, run_in_loop
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_raises_unless_the_run_takes_it(number):
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as raised, StopSignals():
@@ -31,6 +31,28 @@ def test_the_run_takes_the_first_signal_and_the_second_raises():
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGINT)
     assert taken == [signal.SIGTERM]
+
+
+def test_an_ignored_hangup_stays_ignored():
+    """Under nohup, a closed terminal doesn't end the run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals, signals.calling(lambda number: None):
+            signal.raise_signal(signal.SIGHUP)
+            assert not signals.caught
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_repeated_signal_counts_once(monkeypatch):
+    """`timeout` sends its signal twice, and a closed terminal sends SIGHUP at any time."""
+    monkeypatch.setattr("sheeprl.utils.process.REPEAT", 3600.0)
+    with StopSignals() as signals, signals.calling(lambda number: None):
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(number)
+        assert signals.caught == [signal.SIGTERM]
 
 
 def test_a_signal_raises_where_the_run_does_not_wait_for_the_end():
@@ -57,7 +79,7 @@ def test_a_process_that_does_not_stop_is_ended(first):
     program = f"""
 import contextlib, os, signal, time
 from sheeprl.utils import process
-process.UNWIND, process.POLL = 0.2, 0.05
+process.UNWIND, process.POLL, process.REPEAT = 0.2, 0.05, 0.0
 with process.StopSignals() as signals, signals.calling(print) if {first} else contextlib.nullcontext():
     for _ in range({1 + first}):
         with contextlib.suppress(BaseException):
@@ -112,7 +134,8 @@ def test_errors_of_a_loop_beside_a_running_one_are_raised():
         asyncio.run(cell())
 
 
-def test_an_interrupted_thread_interrupts_the_loop_beside_it():
+def test_an_interrupted_thread_interrupts_the_loop_beside_it(monkeypatch):
+    monkeypatch.setattr("sheeprl.utils.process.REPEAT", 0.0)
     ended = []
 
     async def busy():

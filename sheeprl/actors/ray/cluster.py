@@ -63,24 +63,35 @@ def connect(config: Config) -> bool:
     if address:
         _check_listening(address, config)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    # CPUs are logical: on a small machine, actors share cores.
+    requested = requested_resources(config)["CPU"] + config.players.spares * player_resources(config)["CPU"]
+    local = {"num_cpus": max(os.cpu_count() or 1, math.ceil(requested)), "include_dashboard": False}
     try:
-        if address:
-            ray.init(address=address, log_to_driver=show, logging_level=logging.ERROR)
-        else:
-            # CPUs are logical: on a small machine, actors share cores.
-            requested = requested_resources(config)["CPU"] + config.players.spares * player_resources(config)["CPU"]
-            cpus = max(os.cpu_count() or 1, math.ceil(requested))
+        with internals.apart_from_signals():
             # "local": a cluster on this machine is joined only if it is named.
-            ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
+            options = {"address": address} if address else {"address": "local", **local}
+            ray.init(**options, log_to_driver=show, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises a plain Exception if its processes don't start in time
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if not address:
-            raise ClusterError(f"Ray can't be started: {reason}") from error
+            raise ClusterError(_why_not_started(reason)) from error
         advice = f"{environment.or_local(config)}{environment.token_advice()}"
         raise ClusterError(
             f"{environment.source(config)}={address}: the Ray cluster can't be joined: {reason}; start it{advice}"
         ) from error
     return True
+
+
+def _why_not_started(reason: str) -> str:
+    """Return the message for a local Ray that can't be started, from the first line of Ray's message."""
+    coupled = "run.mode=coupled, which needs no Ray"
+    logs = f"Ray's logs are in {environment.log_folder()}"
+    if internals.START_TIMED_OUT in reason:
+        return (
+            "Ray can't be started: its processes were not up in time, usually because the machine is busy or short of "
+            f"memory; start the run again when the machine has room, or use {coupled}; {logs}"
+        )
+    return f"Ray can't be started: {reason}; {logs}; to train without it, use {coupled}"
 
 
 def _check_listening(address: str, config: Config) -> None:

@@ -88,6 +88,12 @@ def _gpu_mistakes(config: Config) -> Iterator[str]:
         )
 
 
+def log_folder() -> Path:
+    """Return the folder with the logs of the local Ray that was started last."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return Path(folder) / "ray" / "session_latest" / "logs"
+
+
 def _folder_mistakes() -> Iterator[str]:
     """Yield a mistake if Ray can't use its temporary folder."""
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from typing import Any
 
+START_TIMED_OUT = "timed out during startup"  # in the message of the plain Exception that Ray raises
 REPORTED_LOSSES = (
     "A worker died or was killed",
     "Raylet is terminated",
@@ -25,6 +29,24 @@ def leave_losses_to_the_run() -> None:
             show({**data, "lines": lines}, *args, **kwargs)
 
     worker.print_to_stdstream = show_the_rest
+
+
+@contextmanager
+def apart_from_signals() -> Iterator[None]:
+    """Start Ray within the block so that only the driver handles signals.
+
+    Ray's processes start in sessions of their own, since a scheduler or a terminal signals the whole process group and
+    they would end before the driver has saved a checkpoint. Ray doesn't replace the driver's handler of SIGTERM.
+    """
+    private: Any = import_module("ray._private")
+    services, utils = private.services, private.utils
+    popen, set_handler = services.ConsolePopen, utils.set_sigterm_handler
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        services.ConsolePopen, utils.set_sigterm_handler = popen, set_handler
 
 
 def services() -> list[Any]:

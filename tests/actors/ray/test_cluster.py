@@ -10,17 +10,33 @@ from sheeprl.config import defaults
 from sheeprl.config.loading import validate
 
 
-def test_a_failed_start_is_one_line(monkeypatch):
-    """A failed start of Ray is an error of one line."""
+@pytest.mark.parametrize(
+    ("raised", "cause", "advice"),
+    [
+        (  # Ray's own text
+            "The current node timed out during startup. This could happen because some of the raylet failed to startup",
+            "its processes were not up in time, usually because the machine is busy",
+            "start the run again when the machine has room, or use run.mode=coupled",
+        ),
+        ("no space left on device", "no space left on device", "use run.mode=coupled"),
+    ],
+)
+def test_a_failed_start_is_one_line_with_the_cause_first(monkeypatch, tmp_path, raised, cause, advice):
+    """A failed start of Ray is an error of one line: the cause, what to do, and where Ray's logs are."""
 
     def init(*args, **kwargs):
         """Raise Ray's error."""
-        raise Exception("The current node timed out during startup.\nAnd a page more.")  # Ray's own text
+        raise Exception(f"{raised}\nAnd a page more.")
 
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     config = defaults.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}, "run": {"mode": "decoupled"}}))
-    with pytest.raises(cluster.ClusterError, match=r"^Ray can't be started: The current node timed out"):
+    with pytest.raises(cluster.ClusterError) as failed:
         cluster.connect(config)
+    message = str(failed.value)
+    assert message.startswith(f"Ray can't be started: {cause}") and advice in message and "page more" not in message
+    assert f"Ray's logs are in {tmp_path}/ray/session_latest/logs" in message
 
 
 @pytest.mark.parametrize("variable", [True, False])

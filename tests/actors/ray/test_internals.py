@@ -1,7 +1,10 @@
-"""Test which of Ray's messages are hidden, because the run reports the loss itself."""
+"""Test the uses of Ray's private API: hidden messages, and the start of its processes."""
+
+import os
+import signal
 
 import pytest
-from ray._private import worker
+from ray._private import services, utils, worker
 
 from sheeprl.actors.ray import internals
 
@@ -33,3 +36,17 @@ def test_other_messages_are_shown(shown):
     """Other messages are shown."""
     worker.print_to_stdstream({"lines": ["the disk is full"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
     assert shown == ["the disk is full"]
+
+
+def test_only_the_driver_handles_signals():
+    """Ray's processes don't receive the signals of the driver's process group."""
+    before = signal.getsignal(signal.SIGTERM)
+    with internals.apart_from_signals():
+        utils.set_sigterm_handler(lambda number, frame: None)
+        process = services.start_ray_process(["sleep", "60"], "raylet", fate_share=False).process
+    try:
+        assert os.getsid(process.pid) == process.pid
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        process.kill()
+        process.wait()
