@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium
@@ -59,6 +60,7 @@ class CrafterEnv(gymnasium.Env[Any, Any]):
         self.render_mode = render_mode
         height, width = (size, size) if isinstance(size, int) else size
         self.game = crafter.Env(tuple(area), tuple(view), (width, height), reward, length=None, seed=0)
+        _order_chunks(self.game._world)
         self.length, self.steps = length, 0
         self.action_space = spaces.Discrete(self.game.action_space.n)
         self.observation_space = spaces.Box(0, 255, (height, width, 3), np.uint8)
@@ -84,3 +86,38 @@ class CrafterEnv(gymnasium.Env[Any, Any]):
     def render(self) -> Any:
         """Return a picture of the game."""
         return self.game.render()
+
+
+class _OrderedSet:
+    """Set of objects in the order of their addition; a `set` orders them by their address, which differs per run."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._items: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, item: Any) -> None:
+        """Add an object that isn't in the set."""
+        self._items.append(item)
+
+    def remove(self, item: Any) -> None:
+        """Remove an object."""
+        self._items.remove(item)
+
+
+def _order_chunks(world: Any) -> None:
+    """Make the order of a world's objects, from which the game draws, the same in all runs with equal seeds."""
+    reset = world.reset
+
+    def ordered_reset(seed: int | None = None) -> None:
+        """Reset the world and replace its sets, which are empty."""
+        reset(seed)
+        world._chunks = defaultdict(_OrderedSet)
+
+    world.reset = ordered_reset
+    world._chunks = defaultdict(_OrderedSet)
