@@ -172,6 +172,7 @@ class Player(PlayerInterface):
         state = self.state() if keep_state else None
         reason = self.unsaved if keep_state else ""
         rows_played = is_last[:-1].size
+        fragment = transforms.newest_frames(fragment, self.spaces.frame_stack) if self.spaces.frame_stack else fragment
         info = FragmentInfo(self.version, decisions, rows_played, returns, lengths, seconds, state, reason, numbers)
         return info, Fragment(self.number, self.incarnation, self.sequence - 1, fragment)
 

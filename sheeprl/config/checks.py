@@ -7,7 +7,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -45,6 +45,8 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     config = fill_in(config)
     warnings: list[str] = []
     spaces, env_mistakes = _probe(config.env, warnings)
+    if spaces is not None and not config.algo.data().is_off_policy:
+        spaces = replace(spaces, frame_stack={})  # the frames before a rollout aren't stored
     if spaces is not None:
         env_mistakes += [*_space_mistakes(config, spaces), *_memory_mistakes(config, spaces)]
         env_mistakes += _eval_env_mistakes(config, spaces)
@@ -181,7 +183,7 @@ def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
 
     if not config.is_coupled and cluster_address(config) is not None:
         return
-    available, row = psutil.virtual_memory().total, observation_bytes(spaces.observation)
+    available, row = psutil.virtual_memory().total, observation_bytes(spaces)
     rows, envs, players = config.fragment_rows, config.env.num_envs, config.num_players
     data, size = config.algo.data(), min(config.buffer.size or 0, config.run.total_steps)
     if row * rows * envs * players > available:

@@ -29,6 +29,7 @@ from sheeprl.envs.results import CheckedSyncVectorEnv, CheckedVectorEnv
 from sheeprl.envs.snapshot import SnapshotEnv, VectorState, close_quietly
 from sheeprl.envs.transforms import Spaces
 from sheeprl.envs.wrappers import SHORT_NAMES
+from sheeprl.envs.wrappers.frame_stack import frame_stack_of
 from sheeprl.utils.installation import install_command
 
 KNOWN_PACKAGES = ("gymnasium.", "ale_py.", "minigrid.", "sheeprl.envs.")
@@ -186,7 +187,8 @@ def spaces_of(env: gymnasium.Env[Any, Any]) -> Spaces:
     Raises:
         ValueError: the observation has two keys with the same text.
     """
-    return Spaces(transforms.observation_space(env.observation_space), transforms.action_space(env.action_space))
+    observation, action = transforms.observation_space(env.observation_space), transforms.action_space(env.action_space)
+    return Spaces(observation, action, frame_stack_of(env))
 
 
 def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:

@@ -9,8 +9,29 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation, RecordVideo, TimeLimit
 
+from sheeprl.envs.wrappers.clip_reward import ClipReward
+from sheeprl.envs.wrappers.episode_statistics import EpisodeStatistics
 from sheeprl.envs.wrappers.keys import chosen_keys
+
+TRANSPARENT = (ClipReward, EpisodeStatistics, RecordVideo, TimeLimit)
+"""Wrappers that return the observations of the environment inside unchanged."""
+
+
+def frame_stack_of(env: gymnasium.Env[Any, Any]) -> dict[str, int]:
+    """Return by flat key the frames of the stacked observations, if the newest frames suffice to restore the stacks.
+
+    That is so if the outermost wrapper that changes observations stacks consecutive ones and begins an episode with
+    copies of its first observation.
+    """
+    while isinstance(env, TRANSPARENT):
+        env = env.env
+    if isinstance(env, FrameStack) and env.dilation == 1:
+        return dict.fromkeys([f"obs/{key}" for key in env.keys] or ["obs"], env.stack_size)
+    if isinstance(env, FrameStackObservation) and env.padding_type == "reset":
+        return {"obs": env.stack_size} if isinstance(env.observation_space, spaces.Box) else {}
+    return {}
 
 
 class FrameStack(gymnasium.Wrapper[Any, Any, Any, Any]):
