@@ -106,6 +106,7 @@ class AtariVector(VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step all games; an environment that ended is reset in this step, whose reward is 0."""
         obs, reward, terminated, truncated, infos = self.env.step(actions)
+        infos = {name: values for name, values in infos.items() if name != "env_id"}
         reward = np.asarray(reward, np.float64)
         self._returns += reward
         self._lengths += ~self._ended
