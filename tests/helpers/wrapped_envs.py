@@ -67,6 +67,26 @@ class Scripted(gymnasium.Env):
         ]
 
 
+class EndsEarly(gymnasium.Wrapper):
+    """Report an end every `steps` steps, after which a reset without a seed continues the episode, as with lives."""
+
+    def __init__(self, env, steps=2):
+        super().__init__(env)
+        self.steps, self.at, self.over, self.obs = steps, 0, True, None
+
+    def reset(self, *, seed=None, options=None):
+        self.at = 0
+        if self.over or seed is not None:
+            self.obs, _ = self.env.reset(seed=seed, options=options)
+        self.over = False
+        return self.obs, {}
+
+    def step(self, action):
+        self.obs, reward, terminated, truncated, info = self.env.step(action)
+        self.at, self.over = self.at + 1, terminated or truncated
+        return self.obs, reward, terminated or self.at == self.steps, truncated, info
+
+
 class FakeEmulator:
     """Screen and lives of a fake game of ale-py: pixel values are the number of the frame."""
 
