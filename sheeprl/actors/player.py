@@ -186,8 +186,8 @@ class Player(PlayerInterface):
             return "checkpoint.envs=false"
         if self.config.checkpoint.envs == "auto" and not is_of_known_family(self.config.env):
             return (
-                f"{self.config.env.id} isn't an environment of Gymnasium or Atari; checkpoint.envs=true tests and "
-                "saves its state"
+                f"{self.config.env.id} or one of its wrappers isn't of a known family (docs/environments.md); "
+                "checkpoint.envs=true tests and saves its state"
             )
         if self._video_folder:
             return "episodes are recorded"
