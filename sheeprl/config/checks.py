@@ -159,7 +159,7 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
                 f"{_advice_against(spaces.observation)}"
             )
         for key in pixel_keys(spaces.observation):
-            shape, flatten = flat_spaces(spaces.observation)[key].shape, "gymnasium.wrappers:FlattenObservation"
+            shape, flatten = flat_spaces(spaces.observation)[key].shape, "FlattenObservation"
             yield (
                 f"env.id={env}: its observations ({key}) are pixels of shape {shape}; {args.name} needs vector "
                 f"observations: use a vector version of the environment, or env.wrappers=[{flatten}] for small grids"
@@ -170,7 +170,7 @@ def _advice_against(space: Any) -> str:
     """Return a way to train with an observation space of which a part has no vector form."""
     own = "drop or convert it in a wrapper of your own, env.wrappers=[my_module:MyWrapper]"
     if space.is_np_flattenable:
-        return f"flatten it with env.wrappers=[gymnasium.wrappers:FlattenObservation], or {own}"
+        return f"flatten it with env.wrappers=[FlattenObservation], or {own}"
     return f"{own}, derived from gymnasium.ObservationWrapper"
 
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from sheeprl.utils.settings import Count, Section
+
+
+def _check_wrapper(wrapper: Any) -> Any:
+    """Reject an entry of `env.wrappers` that names no wrapper, or whose arguments no call can pass."""
+    if not isinstance(wrapper, str):
+        names = [*wrapper] if isinstance(wrapper, dict) else []
+        if "path" not in names or not all(isinstance(name, str) for name in [*names, wrapper["path"]]):
+            example = "{path: frame_stack, stack_size: 4}"
+            raise PydanticCustomError("wrapper", f"must be a name, or a mapping with a path such as {example}")
+    return wrapper
+
+
+Wrapper = Annotated[Any, AfterValidator(_check_wrapper)]
+"""Short name or path of a wrapper, or a mapping of its `path` and its arguments."""
 
 
 class EnvConfig(Section):
@@ -23,26 +37,13 @@ class EnvConfig(Section):
     kwargs: dict[str, Any] = Field(
         default_factory=dict, description="arguments of the environment itself: any values that YAML can store"
     )
-    wrappers: tuple[str | dict[str, Any], ...] = Field(
+    wrappers: tuple[Wrapper, ...] = Field(
         (),
         strict=False,
         description="wrappers around each env, the innermost first: a short name, package.module:Class, or a mapping "
         "of its path and its arguments",
     )
     capture_video: bool = Field(False, description="record episodes of the first environment (extra: video)")
-
-    @field_validator("wrappers")
-    @classmethod
-    def _check_wrappers(cls, wrappers: tuple[str | dict[str, Any], ...]) -> tuple[str | dict[str, Any], ...]:
-        """Reject a mapping without the path of a wrapper, or with arguments that no call can pass."""
-        for number, wrapper in enumerate(wrappers):
-            if isinstance(wrapper, str):
-                continue
-            if not isinstance(wrapper.get("path"), str) or not all(isinstance(name, str) for name in wrapper):
-                raise PydanticCustomError(
-                    "wrapper", "has no path; write {{path: frame_stack, stack_size: 4}}", {"where": f"[{number}]"}
-                )
-        return wrappers
 
     @property
     def wrapper_calls(self) -> tuple[tuple[str, dict[str, Any]], ...]:

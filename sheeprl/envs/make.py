@@ -173,12 +173,12 @@ def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool 
     Raises:
         EnvSettingsError: the package that writes videos isn't installed.
     """
-    from gymnasium.wrappers import RecordVideo
+    from sheeprl.envs.wrappers.video import RecordEpisodes
 
     if importlib.util.find_spec("moviepy") is None:
         raise EnvSettingsError(f"env.capture_video: needs moviepy; {install_command('video')}")
     trigger = (lambda episode: True) if every_episode else None
-    return RecordVideo(env, folder, episode_trigger=trigger, disable_logger=True)
+    return RecordEpisodes(env, folder, episode_trigger=trigger, disable_logger=True)
 
 
 def spaces_of(env: gymnasium.Env[Any, Any]) -> Spaces:

@@ -25,6 +25,7 @@ import numpy as np
 
 from sheeprl.envs import global_rng, interface, transforms
 from sheeprl.envs.results import EPISODE, episode_numbers, observation_check, to_flag, to_number
+from sheeprl.envs.wrappers.episode_statistics import counts_episodes
 
 Plain = Any
 """None, numbers, texts, arrays, and tuples, lists and dicts of these."""
@@ -66,6 +67,7 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.ended = self.resets_itself = self.alone = False
         self._has_reset = self._has_stepped = False
         self._check = observation_check(env.observation_space)
+        self._counts = counts_episodes(env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
@@ -92,7 +94,7 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if truncated is not False:
             truncated = to_flag(truncated, "truncated")
         self.ended = terminated or truncated
-        numbers = episode_numbers(info) if self.ended else ()
+        numbers = episode_numbers(info, self._counts) if self.ended else ()
         return self._check(obs), reward, terminated, truncated, {EPISODE: numbers} if numbers else {}
 
     def close(self) -> None:
@@ -347,7 +349,8 @@ class _Restore:
         found: Any = sys.modules.get(module) if module.partition(".")[0] in set(map(_package_of, self.made)) else None
         for part in name.split("."):
             found = getattr(found, part, None)
-        if not isinstance(found, type) or found.__new__ is not object.__new__:
+        has_own_new = any("__new__" in vars(base) for base in getattr(found, "__mro__", ())[:-1])
+        if not isinstance(found, type) or has_own_new:
             return target if _class_path(target) == path else _MISSING
         return object.__new__(found)
 

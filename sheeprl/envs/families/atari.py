@@ -20,7 +20,6 @@ NATIVE = {
     "frame_skip": "frameskip",
     "grayscale": "grayscale",
     "frame_stack": "stack_num",
-    "life_loss": "episodic_life",
     "fire_reset": "use_fire_reset",
 }
 """Argument of the wrapper -> argument of ale-py's vector environment."""
@@ -59,6 +58,11 @@ class Atari(Family):
         if unknown := given.keys() - own.keys():
             raise ValueError(f"env.wrappers=atari: has no argument {min(unknown)!r}; use {', '.join(own)}")
         values = own | given
+        if values["life_loss"]:
+            raise ValueError(
+                "env.wrappers=atari: with life_loss=true, ale-py's vector environment begins a new game after each "
+                "life; use env.vectorization=sync or async"
+            )
         if values["frame_stack"] < 2:
             raise ValueError("env.wrappers=atari: frame_stack must be at least 2 with env.vectorization=native")
         arguments = {native: values[name] for name, native in NATIVE.items()}
@@ -68,7 +72,7 @@ class Atari(Family):
         if config.max_episode_steps is not None:
             arguments["max_num_frames_per_episode"] = config.max_episode_steps
         envs = gymnasium.make_vec(config.id, config.num_envs, vectorization_mode="vector_entry_point", **arguments)
-        return AtariVector(envs, values["life_loss"], values["clip_reward"])
+        return AtariVector(envs, values["clip_reward"])
 
 
 def _preprocessing(config: EnvConfig) -> dict[str, Any] | None:
@@ -80,20 +84,19 @@ def _preprocessing(config: EnvConfig) -> dict[str, Any] | None:
 
 
 class AtariVector(VectorWrapper):
-    """ale-py's vector environment with the statistics of whole games and, if wanted, with clipped rewards.
+    """ale-py's vector environment with the statistics of games and, if wanted, with clipped rewards.
 
     Args:
         envs: the vector environment, which doesn't clip rewards.
-        life_loss: its episodes end at the loss of a life.
         clip_reward: return the signs of the rewards.
     """
 
     counts_episodes = True
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any], life_loss: bool, clip_reward: bool) -> None:
+    def __init__(self, envs: VectorEnv[Any, Any, Any], clip_reward: bool) -> None:
         """Start before the first games."""
         super().__init__(envs)
-        self.life_loss, self.clip_reward = life_loss, clip_reward
+        self.clip_reward = clip_reward
         self._returns, self._lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
         self._ended = np.zeros(envs.num_envs, np.bool_)
 
@@ -106,13 +109,12 @@ class AtariVector(VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step all games; an environment that ended is reset in this step, whose reward is 0."""
         obs, reward, terminated, truncated, infos = self.env.step(actions)
+        infos = {name: values for name, values in infos.items() if name != "env_id"}
         reward = np.asarray(reward, np.float64)
         self._returns += reward
         self._lengths += ~self._ended
         self._ended = terminated | truncated
         is_over = self._ended.copy()
-        if self.life_loss:
-            is_over &= (np.asarray(infos["lives"]) == 0) | truncated
         if is_over.any():
             statistics = {"r": self._returns.copy(), "l": self._lengths.copy(), "_r": is_over, "_l": is_over}
             infos = {**infos, "episode": statistics, "_episode": is_over}

@@ -37,6 +37,15 @@ class EpisodeStatistics(gymnasium.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
 
+def running_return(env: gymnasium.Env[Any, Any], default: float) -> float:
+    """Return the return of the open episode as `EpisodeStatistics` counts it; `default` without this wrapper."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, EpisodeStatistics):
+            return env.episode_return
+        env = env.env
+    return default
+
+
 def counts_episodes(env: gymnasium.Env[Any, Any]) -> bool:
     """Return True if one of the environment's wrappers adds the statistics of episodes."""
     while isinstance(env, gymnasium.Wrapper):
