@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sheeprl.envs import transforms
+from sheeprl.envs.results import EPISODE, split_statistics
 from sheeprl.envs.snapshot import SnapshotEnv
 from sheeprl.envs.timeout import StepWatch
+from sheeprl.envs.wrappers.episode_statistics import running_return
 from sheeprl.utils import seeding
 
 if TYPE_CHECKING:
@@ -67,16 +70,25 @@ class _Lane:
     def step(self, action: Any) -> None:
         """Take one action; at the end of an episode begin the next one."""
         self.watch.begin()
-        self.obs, self.reward, terminated, truncated, _ = self.env.step(action)
+        self.obs, self.reward, terminated, truncated, info = self.env.step(action)
         self.is_first = False
         self.total += self.reward
         self.length += 1
-        is_over = terminated or truncated
+        has_ended = terminated or truncated
+        own, _ = split_statistics(info.get(EPISODE, ()))
+        is_over = has_ended and (own is None or not math.isnan(own[0]))
         is_cut = not is_over and self.length == self.max_steps
         self.cut += is_cut
-        if is_over or is_cut:
-            self.done[self.number] = (self.total, self.length)
+        if is_cut:
+            self.done[self.number] = (running_return(self.env, self.total), self.length)
             self.begin()
+        elif is_over:
+            self.done[self.number] = own or (self.total, self.length)
+            self.begin()
+        elif has_ended:  # such as a lost life, after which the episode continues
+            self.watch.begin()
+            self.obs, _ = self.env.reset()
+            self.reward, self.is_first = 0.0, True
 
 
 def play_episodes(

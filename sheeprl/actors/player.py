@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from sheeprl.envs.make import (
     make_snapshot_env,
     make_vector_env,
 )
-from sheeprl.envs.results import EPISODE, ResultError
+from sheeprl.envs.results import EPISODE, ResultError, split_statistics
 from sheeprl.envs.snapshot import VectorState, why_not_snapshotable
 from sheeprl.envs.timeout import StepTimeoutError, StepWatch, StoppedError, StopRequest
 from sheeprl.models import weights as weights_of
@@ -106,6 +107,7 @@ class Player(PlayerInterface):
         self._video_folder = video_folder
         self._unsaved: str | None = None  # why the environments' state can't be saved; None until this is known
         self._episode_numbers: dict[str, list[float]] = {}
+        self._statistics: dict[tuple[int, int], tuple[float, int]] = {}  # an episode's own ones, by its end (t, env)
         self._envs: gymnasium.vector.VectorEnv[Any, Any, Any] | None = None
 
     def _seeds(self, role: seeding.Role, count: int) -> list[int]:
@@ -175,6 +177,7 @@ class Player(PlayerInterface):
         state = self.state() if keep_state else None
         reason = self.unsaved if keep_state else ""
         rows_played = is_last[:-1].size
+        fragment = transforms.newest_frames(fragment, self.spaces.frame_stack) if self.spaces.frame_stack else fragment
         info = FragmentInfo(self.version, decisions, rows_played, returns, lengths, seconds, state, reason, numbers)
         return info, Fragment(self.number, self.incarnation, self.sequence - 1, fragment)
 
@@ -187,8 +190,8 @@ class Player(PlayerInterface):
             return "checkpoint.envs=false"
         if self.config.checkpoint.envs == "auto" and not is_of_known_family(self.config.env):
             return (
-                f"{self.config.env.id} isn't an environment of Gymnasium or Atari; checkpoint.envs=true tests and "
-                "saves its state"
+                f"{self.config.env.id} or one of its wrappers isn't of a known family (docs/environments.md); "
+                "checkpoint.envs=true tests and saves its state"
             )
         if self._video_folder:
             return "episodes are recorded"
@@ -348,7 +351,7 @@ class Player(PlayerInterface):
             rollout.write_step(t + 1, obs, reward, terminated, truncated)
             self.steps += 1
             if infos:
-                self._add_episode_numbers(infos)
+                self._add_episode_numbers(t, infos)
         self._tail = rollout.bootstrap_row()
         return rollout.rows
 
@@ -378,20 +381,32 @@ class Player(PlayerInterface):
                     + (f" with the actions {space}" if name == "action" else "")
                 )
 
-    def _add_episode_numbers(self, infos: dict[str, Any]) -> None:
-        """Keep the numbers of the episodes that ended in a step."""
-        for pairs in infos.get(EPISODE, ()):
-            for name, number in pairs or ():
+    def _add_episode_numbers(self, t: int, infos: dict[str, Any]) -> None:
+        """Store the numbers of the episodes that ended in step `t` of the fragment."""
+        for env, pairs in enumerate(infos.get(EPISODE, ())):
+            statistics, numbers = split_statistics(pairs or ())
+            if statistics is not None:
+                self._statistics[t, env] = statistics
+            for name, number in numbers.items():
                 self._episode_numbers.setdefault(name, []).append(number)
 
     def _episodes(self, reward: Array, is_first: Array, is_last: Array) -> tuple[tuple[float, ...], tuple[int, ...]]:
-        """Return returns and lengths of the episodes that ended in these rows `[T, B]`; update the open episodes."""
+        """Return returns and lengths of the episodes that ended in these rows `[T, B]`; update the open episodes.
+
+        An episode's own statistics replace the sum of its rewards; without a return, its end isn't counted.
+        """
+        statistics, self._statistics = self._statistics, {}
         returns, lengths = [], []
         starts = np.zeros(reward.shape[1], np.int64)  # first row that is not counted yet, per environment
         for t, env in np.argwhere(is_last):
             part = slice(starts[env], t + 1)
-            returns.append(float(self._episode_return[env] + reward[part, env].sum(dtype=np.float64)))
-            lengths.append(int(self._episode_length[env] + np.count_nonzero(~is_first[part, env])))
+            own = statistics.get((int(t), int(env))) or (
+                float(self._episode_return[env] + reward[part, env].sum(dtype=np.float64)),
+                int(self._episode_length[env] + np.count_nonzero(~is_first[part, env])),
+            )
+            if not math.isnan(own[0]):
+                returns.append(own[0])
+                lengths.append(own[1])
             starts[env], self._episode_return[env], self._episode_length[env] = t + 1, 0.0, 0
         for env, start in enumerate(starts):
             self._episode_return[env] += reward[start:, env].sum(dtype=np.float64)

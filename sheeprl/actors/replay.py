@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -143,12 +144,18 @@ class Replay(ReplayInterface):
 
 
 def build_replay(
-    config: Config, shard: int = 0, shards: int = 1, incarnation: int = 0, folder: str | None = None
+    config: Config,
+    frame_stack: Mapping[str, int],
+    shard: int = 0,
+    shards: int = 1,
+    incarnation: int = 0,
+    folder: str | None = None,
 ) -> Replay:
     """Return a shard of the replay. In coupled mode each rank has one shard.
 
     Args:
         config: configuration of the run, resolved.
+        frame_stack: `Spaces.frame_stack` of the environment.
         shard: number of the shard.
         shards: number of shards.
         incarnation: number of earlier shards with this number.
@@ -160,12 +167,15 @@ def build_replay(
     """
     data = config.algo.data()
     batch_parts = shards if config.is_coupled else 1  # each rank draws its part of a batch
-    buffer = _open_buffer(config, shard, shards, incarnation, Path(folder) / f"shard_{shard}" if folder else None)
+    path = Path(folder) / f"shard_{shard}" if folder else None
+    buffer = _open_buffer(config, frame_stack, shard, shards, incarnation, path)
     batch_size = (data.batch_size or 0) // batch_parts  # None for a rollout, which is read whole
     return Replay(buffer, batch_size, shard, shards)
 
 
-def _open_buffer(config: Config, shard: int, shards: int, incarnation: int, folder: Path | None) -> ReplayBuffer:
+def _open_buffer(
+    config: Config, frame_stack: Mapping[str, int], shard: int, shards: int, incarnation: int, folder: Path | None
+) -> ReplayBuffer:
     """Return a new buffer, or the one that a lost process left in the folder."""
     data, settings = config.algo.data(), config.buffer
     assert settings.size is not None
@@ -175,6 +185,7 @@ def _open_buffer(config: Config, shard: int, shards: int, incarnation: int, fold
         "prioritized": data.prioritized,
         "online_fraction": settings.online_fraction,
         "non_finite": settings.non_finite,
+        "frame_stack": frame_stack,
     }
     if folder is None or not has_buffer(folder):
         return ReplayBuffer(capacity, data.sampler, seed, memmap=folder, **options)

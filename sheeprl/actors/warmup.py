@@ -16,6 +16,7 @@ from sheeprl.actors.rollout import RolloutWriter, first_row
 from sheeprl.algos.base import Algorithm, Tensors
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
+from sheeprl.envs.transforms import newest_frames
 
 FRAGMENTS = 64  # most dummy fragments; the warm-up must not take longer than the first collection
 
@@ -34,7 +35,7 @@ def dummy_batches(config: Config, algorithm: Algorithm[Any], steps: int) -> tupl
     Raises:
         NotEnoughDataError: a sample is longer than the dummy data.
     """
-    replay = build_replay(_with_small_replay(config))
+    replay = build_replay(_with_small_replay(config), algorithm.spaces.frame_stack)
     _fill(replay, config, algorithm)
     if config.buffer.shards == 1:
         return None, replay.sample(steps, progress=0.0)[1]
@@ -53,7 +54,7 @@ def _with_small_replay(config: Config) -> Config:
 
 def _fill(replay: Replay, config: Config, algorithm: Algorithm[Any]) -> None:
     """Add a fragment per player for a rollout, or else the fragments for one sample, which batches may repeat."""
-    rows = dummy_rows(config, algorithm)
+    rows = newest_frames(dummy_rows(config, algorithm), algorithm.spaces.frame_stack)
     if not algorithm.data().is_off_policy:
         for player in range(config.num_players):
             replay.add(Fragment(player, 0, 0, rows))

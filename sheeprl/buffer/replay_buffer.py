@@ -9,6 +9,7 @@ PyTorch is imported only for TensorDicts. A replay shard uses arrays, so it star
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,6 +67,9 @@ class ReplayBuffer:
         online_fraction: fraction of each batch drawn from the newest samples, each once. The rest of the batch, and
             what the newest samples do not fill, is drawn as usual.
         non_finite: refuse or keep fragments with rewards or observations that are not finite.
+        frame_stack: by flat key such as `obs/pixels`, the frames of an observation in a sample, along its first axis,
+            oldest first. Fragments hold the newest frame only, so that each frame is stored once. At the beginning of
+            an episode the first frame is repeated.
         memmap: folder for memory-mapped files, which may be larger than the memory. After a kill, `attach` recovers
             the rows. None stores the rows in memory.
 
@@ -89,13 +93,17 @@ class ReplayBuffer:
         prioritized: Prioritized | None = None,
         online_fraction: float = 0.0,
         non_finite: NonFinite = "refuse",
+        frame_stack: Mapping[str, int] | None = None,
         memmap: Path | str | None = None,
     ) -> None:
         """Build the storage and the sampler."""
         self._set_up(sampler, seed, prioritized, online_fraction, non_finite)
         if capacity < 1:  # before files are created
             raise ValueError(f"capacity={capacity}: must be at least 1")
-        self.storage = Storage(capacity, MemoryMapped(Path(memmap)) if memmap else InMemory(), self._extensions())
+        if wrong := [name for name, frames in (frame_stack or {}).items() if frames < 1 or not _is_observation(name)]:
+            raise ValueError(f"frame_stack={frame_stack}: {wrong[0]} must be an observation with at least 1 frame")
+        memory = MemoryMapped(Path(memmap)) if memmap else InMemory()
+        self.storage = Storage(capacity, memory, self._extensions(), frame_stack)
         self._saver = Saver(self.storage)
 
     def _set_up(
@@ -145,6 +153,7 @@ class ReplayBuffer:
         prioritized: Prioritized | None = None,
         online_fraction: float = 0.0,
         non_finite: NonFinite = "refuse",
+        frame_stack: Mapping[str, int] | None = None,
     ) -> ReplayBuffer:
         """Attach a memory-mapped buffer whose process ended or was killed. All complete fragments are recovered.
 
@@ -160,7 +169,7 @@ class ReplayBuffer:
         buffer._set_up(sampler, seed, prioritized, online_fraction, non_finite)
         memory = MemoryMapped(Path(memmap), attach=True)
         try:
-            buffer.storage = Storage(capacity, memory, buffer._extensions())
+            buffer.storage = Storage(capacity, memory, buffer._extensions(), frame_stack)
             buffer.storage.reattach()
         except BaseException:
             memory.close()
@@ -468,6 +477,11 @@ class ReplayBuffer:
         self._newest = Newest.from_state_dict(state["newest"])
         if self.priorities and state["highest_priority"] is not None:
             self.priorities.highest = state["highest_priority"]
+
+
+def _is_observation(name: str) -> bool:
+    """Return True for the flat key of an observation."""
+    return name.partition("/")[0] == "obs"
 
 
 def _find_non_finite(values: npt.NDArray[Any]) -> tuple[tuple[int, ...], float] | None:

@@ -91,6 +91,7 @@ class Anchored:
 def read_rows(storage: Storage, slots: Slots, more: Rows | None = None) -> Rows:
     """Return complete rows in one block."""
     extra: dict[str, Any] = {"index": storage.numbers(slots), **(more or {})}
-    block = Block(storage.pool, {name: (slots.shape, values) for name, values in storage.rows.items()}, extra)
-    storage.gather(storage.rows, slots, [block.rows[name] for name in storage.rows])
+    kinds = {name: (slots.shape, like) for name, like in storage.sample_kinds().items()}
+    block = Block(storage.pool, kinds, extra)
+    storage.read(storage.rows, slots, [block.rows[name] for name in storage.rows])
     return block.rows

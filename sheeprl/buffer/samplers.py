@@ -70,8 +70,9 @@ class Rollout:
 
     def read(self, storage: Storage, anchors: Slots) -> Rows:
         """Return the rows at the slots from `draw`."""
-        block = Block(storage.pool, {name: (anchors.shape, values) for name, values in storage.rows.items()})
-        storage.gather(block.rows, anchors, list(block.rows.values()))
+        kinds = {name: (anchors.shape, like) for name, like in storage.sample_kinds().items()}
+        block = Block(storage.pool, kinds)
+        storage.read(block.rows, anchors, list(block.rows.values()))
         return block.rows
 
 
@@ -157,11 +158,11 @@ def _read_steps(storage: Storage, slots: Slots, after: Slots, more: Rows) -> Row
 
     The arrays `more` are added, and replace those of the same key.
     """
-    rows = storage.rows
+    rows = storage.sample_kinds()
     at_slots = {name: name for name in rows if name not in more and name not in PER_STEP}
     at_after = {name: name for name in PER_STEP if name not in more}
     at_after |= {f"next_{name}": name for name in rows if name == "obs" or name.startswith("obs/")}
     block = Block(storage.pool, {key: (slots.shape, rows[name]) for key, name in (at_slots | at_after).items()}, more)
-    storage.gather(at_slots.values(), slots, [block.rows[key] for key in at_slots])
-    storage.gather(at_after.values(), after, [block.rows[key] for key in at_after])
+    storage.read(at_slots.values(), slots, [block.rows[key] for key in at_slots])
+    storage.read(at_after.values(), after, [block.rows[key] for key in at_after])
     return block.rows

@@ -8,7 +8,8 @@ adding a fragment does not depend on the number of stored rows.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,16 +78,24 @@ class Storage:
         capacity: maximum number of stored rows.
         memory: allocator of the arrays; None allocates them in the process's memory.
         extensions: additional data on the rows.
+        frame_stack: by key, the frames of an observation in a sample. A row holds the newest frame only.
 
     Raises:
         ValueError: `capacity` is less than 1.
     """
 
-    def __init__(self, capacity: int, memory: Memory | None = None, extensions: tuple[Extension, ...] = ()) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        memory: Memory | None = None,
+        extensions: tuple[Extension, ...] = (),
+        frame_stack: Mapping[str, int] | None = None,
+    ) -> None:
         """Start empty; the first fragment defines the arrays."""
         if capacity < 1:
             raise ValueError(f"capacity={capacity}: must be at least 1")
         self.capacity = capacity
+        self.frame_stack = dict(frame_stack or {})
         self.memory = memory or InMemory()
         self.extensions = extensions
         self.total = 0  # rows ever added: the arrival number of the next one
@@ -118,8 +127,8 @@ class Storage:
 
     @property
     def row_bytes(self) -> int:
-        """Return the size of a row in bytes, 0 if there is none yet."""
-        return sum(values[:1].nbytes for values in self.rows.values())
+        """Return the size of a row in a sample in bytes, 0 if there is none yet."""
+        return sum(math.prod(like.shape[1:]) * like.itemsize for like in self.sample_kinds().values())
 
     # ------------------------------------------------------------------------------------------ adding
 
@@ -297,6 +306,54 @@ class Storage:
             self.rows[name].take(slots, axis=0, mode="clip", out=values)
             if has_bootstrap_rows:
                 values[beyond] = self.bootstrap_rows[name][slots[beyond] - self.capacity]
+
+    def sample_kinds(self) -> Rows:
+        """Return by key an array with the trailing shape and the dtype of a row in a sample."""
+        kinds = dict(self.rows)
+        for name, frames in self.frame_stack.items():
+            if name in kinds:
+                kinds[name] = np.empty((0, frames, *kinds[name].shape[1:]), kinds[name].dtype)
+        return kinds
+
+    def read(self, names: Iterable[str], slots: Slots, out: Sequence[Array]) -> None:
+        """Copy the rows at `slots` as samples have them, with stacked frames, into the arrays `out`."""
+        by_frames: dict[int, list[tuple[str, Array]]] = {}
+        for name, values in zip(names, out, strict=True):
+            by_frames.setdefault(self.frame_stack.get(name, 0), []).append((name, values))
+        for frames, pairs in by_frames.items():
+            at = self._stack(slots, frames) if frames else slots
+            self.gather([name for name, _ in pairs], at, [values for _, values in pairs])
+
+    def _stack(self, slots: Slots, frames: int) -> Slots:
+        """Return the slots `[*slots.shape, frames]` of the frames of an observation, oldest first.
+
+        A stack begins with its episode: the first frame is repeated. So is the oldest stored frame, if the ones before
+        it were evicted.
+        """
+        stack = np.empty((*slots.shape, frames), np.int64)
+        stack[..., -1] = slots
+        for place in range(frames - 1, 0, -1):
+            stack[..., place - 1] = self._frame_before(stack[..., place])
+        return stack
+
+    def _frame_before(self, slots: Slots) -> Slots:
+        """Return the slots of the previous rows in the same episode; the slots themselves where there is none."""
+        in_ring = np.minimum(slots, self.capacity - 1)
+        before = np.where(self.rows_before(in_ring) > 0, self.index["previous"].take(in_ring), -1)
+        is_first = self.rows["is_first"].take(in_ring)
+        beyond = slots >= self.capacity
+        if beyond.any():
+            places = slots[beyond] - self.capacity
+            before[beyond] = self._before_bootstrap_rows().take(places)
+            is_first[beyond] = self.bootstrap_rows["is_first"].take(places)
+        return np.where((before < 0) | is_first, slots, before)
+
+    def _before_bootstrap_rows(self) -> Slots:
+        """Return for each slot of the pool the slot of the row before its bootstrap row, -1 if it is not stored."""
+        before = np.full(len(self.bootstrap_rows["is_first"]), -1, np.int64)
+        for group in self.streams.all_groups():
+            before[group.bootstrap_slots[group.turn]] = self._before(group)
+        return before
 
     def get(self, name: str, slots: Slots) -> Array:
         """Return a copy of the rows of one array at `slots`."""

@@ -7,7 +7,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -45,6 +45,8 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     config = fill_in(config)
     warnings: list[str] = []
     spaces, env_mistakes = _probe(config.env, warnings)
+    if spaces is not None and not config.algo.data().is_off_policy:
+        spaces = replace(spaces, frame_stack={})  # the frames before a rollout aren't stored
     if spaces is not None:
         env_mistakes += [*_space_mistakes(config, spaces), *_memory_mistakes(config, spaces)]
         env_mistakes += _eval_env_mistakes(config, spaces)
@@ -160,7 +162,7 @@ def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     yield from args.space_mistakes(spaces)
     if "pixels" not in args.observations:
         for key in pixel_keys(spaces.observation):
-            shape, flatten = flat_spaces(spaces.observation)[key].shape, "gymnasium.wrappers:FlattenObservation"
+            shape, flatten = flat_spaces(spaces.observation)[key].shape, "FlattenObservation"
             yield (
                 f"env.id={env}: its observations ({key}) are pixels of shape {shape}; {args.name} needs vector "
                 f"observations: use a vector version of the environment, or env.wrappers=[{flatten}] for small grids"
@@ -192,7 +194,7 @@ def _advice_against(space: Any) -> str:
     """Return a way to train with an observation space of which a part has no vector form."""
     own = "drop or convert it in a wrapper of your own, env.wrappers=[my_module:MyWrapper]"
     if space.is_np_flattenable:
-        return f"flatten it with env.wrappers=[gymnasium.wrappers:FlattenObservation], or {own}"
+        return f"flatten it with env.wrappers=[FlattenObservation], or {own}"
     return f"{own}, derived from gymnasium.ObservationWrapper"
 
 
@@ -205,7 +207,7 @@ def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
 
     if not config.is_coupled and cluster_address(config) is not None:
         return
-    available, row = psutil.virtual_memory().total, observation_bytes(spaces.observation)
+    available, row = psutil.virtual_memory().total, observation_bytes(spaces)
     rows, envs, players = config.fragment_rows, config.env.num_envs, config.num_players
     data, size = config.algo.data(), min(config.buffer.size or 0, config.run.total_steps)
     if row * rows * envs * players > available:

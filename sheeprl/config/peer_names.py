@@ -171,7 +171,7 @@ _row(
 )
 _row(
     "env.wrappers",
-    "a list of package.module:Class",
+    "a list of names or package.module:Class, also with arguments",
     sb3="wrapper_class",
     zoo="env_wrapper",
     old="env/wrapper",
@@ -184,15 +184,30 @@ _row(
 )
 _row(
     "env.wrappers",
-    "use a wrapper; here a reward reaches the buffer as the environment returns it",
+    "use the wrapper clip_reward; metrics show the true returns",
     rllib="clip_rewards",
     old="env/clip_rewards",
 )
 _row(
     "env.wrappers",
     "use a wrapper",
-    zoo="frame_stack vec_env_wrapper",
-    old="env/frame_stack env/action_repeat env/screen_size",
+    zoo="vec_env_wrapper",
+)
+_row(
+    "env.wrappers",
+    "use the wrapper frame_stack",
+    zoo="frame_stack",
+    old="env/frame_stack env/frame_stack_dilation",
+)
+_row(
+    "env.wrappers",
+    "use the wrapper of this name",
+    old="env/action_repeat env/grayscale env/mask_velocities env/reward_as_observation env/actions_as_observation",
+)
+_row(
+    "env.wrappers",
+    "use the wrapper resize",
+    old="env/screen_size",
 )
 _row(
     "env.max_episode_steps",

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from sheeprl.utils.settings import Count, Section
+
+
+def _check_wrapper(wrapper: Any) -> Any:
+    """Reject an entry of `env.wrappers` that names no wrapper, or whose arguments no call can pass."""
+    if not isinstance(wrapper, str):
+        names = [*wrapper] if isinstance(wrapper, dict) else []
+        if "path" not in names or not all(isinstance(name, str) for name in [*names, wrapper["path"]]):
+            example = "{path: frame_stack, stack_size: 4}"
+            raise PydanticCustomError("wrapper", f"must be a name, or a mapping with a path such as {example}")
+    return wrapper
+
+
+Wrapper = Annotated[Any, AfterValidator(_check_wrapper)]
+"""Short name or path of a wrapper, or a mapping of its `path` and its arguments."""
 
 
 class EnvConfig(Section):
@@ -22,7 +37,16 @@ class EnvConfig(Section):
     kwargs: dict[str, Any] = Field(
         default_factory=dict, description="arguments of the environment itself: any values that YAML can store"
     )
-    wrappers: tuple[str, ...] = Field(
-        (), strict=False, description="gymnasium wrappers around each env, package.module:Class"
+    wrappers: tuple[Wrapper, ...] = Field(
+        (),
+        strict=False,
+        description="wrappers around each env, the innermost first: a short name, package.module:Class, or a mapping "
+        "of its path and its arguments",
     )
     capture_video: bool = Field(False, description="record episodes of the first environment (extra: video)")
+
+    @property
+    def wrapper_calls(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """Return the path and the arguments of each wrapper, the innermost first."""
+        pairs = ((entry, {}) if isinstance(entry, str) else (entry["path"], dict(entry)) for entry in self.wrappers)
+        return tuple((path, {name: part for name, part in given.items() if name != "path"}) for path, given in pairs)

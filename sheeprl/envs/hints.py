@@ -14,6 +14,7 @@ from importlib import metadata
 
 import gymnasium
 
+from sheeprl.envs.families import family_of
 from sheeprl.utils.installation import install_command
 
 EXTRAS = {  # missing package -> extra that installs it
@@ -21,12 +22,12 @@ EXTRAS = {  # missing package -> extra that installs it
     "ale_py": "atari",
     "Box2D": "box2d",
     "dm_control": "dmc",
-    "shimmy": "dmc",
+    "minatar": "minatar",
     "minigrid": "minigrid",
+    "crafter": "crafter",
     "pygame": "classic",
     "moviepy": "video",
 }
-NAMESPACES = {"ALE": ("ale_py", "atari"), "dm_control": ("shimmy", "dmc")}  # id prefix -> package, extra
 NOT_PACKAGES = {"tests", "test", "docs", "doc", "examples", "scripts", "benchmarks"}  # folders beside a package
 SIMILAR = 0.75  # least similarity of a suggested id, from 0 to 1
 
@@ -54,7 +55,7 @@ def unknown_id(env_id: str) -> str:
         shown = ", ".join(own[:5]) + (", …" if len(own) > 5 else "")
         return f"no such environment; the module {module} registers {shown}"
     if near := nearest_id(name, gymnasium.registry):
-        modules = set() if near.partition("/")[0] in NAMESPACES else _modules_of(near)
+        modules = set() if family_of(near).package else _modules_of(near)
         package = min(modules - {"gymnasium"}, key=len, default="") if "gymnasium" not in modules else ""
         return f"no such environment; did you mean {package}{':' if package else ''}{near}?"
     for package, ids in _ids_of_packages(name):

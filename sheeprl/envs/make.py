@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
+import ctypes.util
 import importlib
 import importlib.util
+import inspect
 import logging
 import os
 import re
@@ -22,13 +24,15 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from sheeprl.envs import hints, transforms
 from sheeprl.envs.config import EnvConfig
-from sheeprl.envs.hints import NAMESPACES
+from sheeprl.envs.families import family_of, is_installed
 from sheeprl.envs.results import CheckedSyncVectorEnv, CheckedVectorEnv
 from sheeprl.envs.snapshot import SnapshotEnv, VectorState, close_quietly
 from sheeprl.envs.transforms import Spaces
+from sheeprl.envs.wrappers import SHORT_NAMES
+from sheeprl.envs.wrappers.frame_stack import frame_stack_of
 from sheeprl.utils.installation import install_command
 
-KNOWN_FAMILIES = ("gymnasium.", "ale_py.")
+KNOWN_PACKAGES = ("gymnasium.", "ale_py.", "minigrid.", "sheeprl.envs.")
 """Packages whose environments are simulations without side effects, so that extra instances may be made and stepped."""
 
 
@@ -54,23 +58,25 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
         EnvSettingsError: unknown id, package not installed, wrong arguments, or no such wrapper.
     """
     quiet_gymnasium()
-    if render_mode is not None:
+    family = family_of(config.id)
+    if render_mode is not None or family.renders(config):
         _render_without_display()  # before dm_control is imported
     _register(config.id)
-    arguments = copy.deepcopy(config.kwargs)  # an environment may change its arguments
+    arguments = family.arguments(config)
     if render_mode is not None:
         arguments["render_mode"] = render_mode
     with setting_errors(config):
         env = gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **arguments)
-    for path in config.wrappers:
-        env = _wrap(path, env)
+    for path, arguments in config.wrapper_calls:
+        env = _wrap(path, copy.deepcopy(arguments), env, family.wrappers)
     return env
 
 
 def _render_without_display() -> None:
-    """Select EGL for MuJoCo if there is no display; its default, GLFW, ends the process there."""
+    """Select an offscreen renderer for MuJoCo if there is no display; its default, GLFW, ends the process there."""
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        os.environ.setdefault("MUJOCO_GL", "egl")
+        has_software_only = not ctypes.util.find_library("EGL") and ctypes.util.find_library("OSMesa")
+        os.environ.setdefault("MUJOCO_GL", "osmesa" if has_software_only else "egl")
 
 
 def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> VectorEnv[Any, Any, Any]:
@@ -143,11 +149,13 @@ def is_of_known_family(config: EnvConfig) -> bool:
     module, _, name = config.id.rpartition(":")
     if module:
         importlib.import_module(module)  # registers the id
+    _register(config.id)
     spec = gymnasium.spec(name)
-    native = config.vectorization == "native"
-    parts = [spec.vector_entry_point or spec.entry_point] if native else [spec.entry_point, *config.wrappers]
+    entry = spec.vector_entry_point if config.vectorization == "native" else None
+    wrappers = (_full_path(path, family_of(config.id).wrappers) for path, _ in config.wrapper_calls)
+    parts = [entry or spec.entry_point, *wrappers]
     modules = [part if isinstance(part, str) else getattr(part, "__module__", "") for part in parts]
-    return all(module.startswith(KNOWN_FAMILIES) for module in modules)
+    return all(module.startswith(KNOWN_PACKAGES) for module in modules)
 
 
 def make_snapshot_env(config: EnvConfig) -> SnapshotEnv | VectorState:
@@ -165,12 +173,12 @@ def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool 
     Raises:
         EnvSettingsError: the package that writes videos isn't installed.
     """
-    from gymnasium.wrappers import RecordVideo
+    from sheeprl.envs.wrappers.video import RecordEpisodes
 
     if importlib.util.find_spec("moviepy") is None:
         raise EnvSettingsError(f"env.capture_video: needs moviepy; {install_command('video')}")
     trigger = (lambda episode: True) if every_episode else None
-    return RecordVideo(env, folder, episode_trigger=trigger, disable_logger=True)
+    return RecordEpisodes(env, folder, episode_trigger=trigger, disable_logger=True)
 
 
 def spaces_of(env: gymnasium.Env[Any, Any]) -> Spaces:
@@ -179,24 +187,25 @@ def spaces_of(env: gymnasium.Env[Any, Any]) -> Spaces:
     Raises:
         ValueError: the observation has two keys with the same text.
     """
-    return Spaces(transforms.observation_space(env.observation_space), transforms.action_space(env.action_space))
+    observation, action = transforms.observation_space(env.observation_space), transforms.action_space(env.action_space)
+    return Spaces(observation, action, frame_stack_of(env))
 
 
 def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
     """Make the environment's native vector version."""
     quiet_gymnasium()
     _register(config.id)
-    arguments = copy.deepcopy(config.kwargs)
-    if config.max_episode_steps is not None:
-        arguments["max_episode_steps"] = config.max_episode_steps
-    if config.wrappers:
-        raise EnvSettingsError("env.wrappers: wrap single environments; use env.vectorization=sync or async with them")
     with setting_errors(config):
         if _spec(config.id).vector_entry_point is None:
             raise EnvSettingsError(
                 f"env.vectorization=native: {config.id} has no native vector version; use sync or async"
             )
-        envs = gymnasium.make_vec(config.id, config.num_envs, vectorization_mode="vector_entry_point", **arguments)
+        try:
+            envs = family_of(config.id).make_vector(config)
+        except ValueError as error:
+            if not str(error).startswith("env."):
+                raise
+            raise EnvSettingsError(str(error)) from error
     mode = envs.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:
         close_quietly(envs)
@@ -210,10 +219,9 @@ def _register(env_id: str) -> None:
     """Import the package that registers the id, if the id's namespace names a known one."""
     if problem := hints.malformed_id(env_id):
         raise EnvSettingsError(f"env.id={env_id}: {problem}")
-    package, _ = NAMESPACES.get(env_id.partition("/")[0], ("", ""))
-    if package and importlib.util.find_spec(package):
-        module = importlib.import_module(package)
-        gymnasium.register_envs(module)
+    family = family_of(env_id)
+    if is_installed(family):
+        family.register()
 
 
 def _spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
@@ -224,23 +232,65 @@ def _spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
     return gymnasium.spec(name)
 
 
-def _wrap(path: str, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """Wrap an environment in the class that `path` names."""
-    wrapper = _load_wrapper(path)
+def _wrap(path: str, arguments: dict[str, Any], env: gymnasium.Env[Any, Any], module: str) -> gymnasium.Env[Any, Any]:
+    """Wrap an environment in the class that `path` names.
+
+    Args:
+        path: as `_full_path`.
+        arguments: arguments of the wrapper besides the environment.
+        env: the environment.
+        module: as `_full_path`.
+    """
+    wrapper = _load_wrapper(path, module)
     try:
-        wrapped = wrapper(env)
+        wrapped = wrapper(env, **arguments)
     except (Exception, SystemExit) as error:
-        raise EnvSettingsError(f"env.wrappers={path}: can't be used: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        given = f" (its arguments: {arguments})" if arguments else ""
+        raise EnvSettingsError(
+            f"env.wrappers={path}: can't be used: {reason}{_accepted(wrapper, error)}{given}"
+        ) from error
     if not isinstance(wrapped, gymnasium.Env):
         raise EnvSettingsError(f"env.wrappers={path}: returned a {type(wrapped).__name__}, not a gymnasium environment")
     return wrapped
 
 
-def _load_wrapper(path: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
-    """Import the wrapper that `package.module:Class` names."""
-    module_name, _, name = path.partition(":")
-    if not (module_name and name):
-        raise EnvSettingsError(f"env.wrappers={path}: isn't a wrapper; write package.module:Class")
+def _accepted(wrapper: Callable[..., Any], error: BaseException) -> str:
+    """Return the names of a wrapper's arguments if it was called with wrong ones, else ""."""
+    if not isinstance(error, TypeError) or "argument" not in str(error):
+        return ""
+    with contextlib.suppress(TypeError, ValueError):  # a callable without a signature
+        names = [*inspect.signature(wrapper).parameters][1:]
+        return f"; its arguments are {', '.join(names)}" if names else "; it has no arguments"
+    return ""
+
+
+def _full_path(path: str, module: str) -> str:
+    """Return `package.module:Class` of a wrapper.
+
+    Args:
+        path: such a path, a short name of ours, or the name of a class of gymnasium or of the family.
+        module: module of the family's wrappers; "" if it has none.
+    """
+    if ":" in path:
+        return path
+    if path in SHORT_NAMES:
+        return SHORT_NAMES[path]
+    if path in gymnasium.wrappers.__all__:
+        return f"gymnasium.wrappers:{path}"
+    if module and path in vars(importlib.import_module(module)):
+        return f"{module}:{path}"
+    return path
+
+
+def _load_wrapper(path: str, module: str = "") -> Callable[..., gymnasium.Env[Any, Any]]:
+    """Import a wrapper; the arguments are those of `_full_path`."""
+    module_name, colon, name = _full_path(path, module).partition(":")
+    if not (module_name and colon and name):
+        near = hints.nearest_name(path, [*SHORT_NAMES, *gymnasium.wrappers.__all__])
+        raise EnvSettingsError(
+            f"env.wrappers={path}: isn't a wrapper{near or '; write package.module:Class or a short name'}"
+        )
     try:
         names = vars(importlib.import_module(module_name))
     except ImportError as error:
@@ -266,10 +316,11 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
     except EnvSettingsError:
         raise
     except (Exception, SystemExit) as error:  # any error here results from the settings
-        package, extra = NAMESPACES.get(config.id.partition("/")[0], ("", ""))
-        if isinstance(error, errors.NamespaceNotFound) and package:
-            reason = f"{package} is not installed; {install_command(extra)}"
-        elif isinstance(error, (errors.NameNotFound, errors.NamespaceNotFound, errors.VersionNotFound)):
+        family = family_of(config.id)
+        is_unknown = isinstance(error, (errors.NameNotFound, errors.NamespaceNotFound, errors.VersionNotFound))
+        if is_unknown and not is_installed(family):
+            reason = f"{family.package} is not installed; {install_command(family.extra)}"
+        elif is_unknown:
             reason = hints.unknown_id(config.id)
         elif isinstance(error, (errors.DependencyNotInstalled, ImportError)):
             reason = hints.missing_module(error, config.id.rpartition(":")[0])

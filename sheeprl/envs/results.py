@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +21,10 @@ from sheeprl.utils.errors import short_repr
 
 EPISODE = "episode_numbers"
 """Key of a vector's info: for each environment whose episode ended, the pairs of `episode_numbers`, else None."""
+
+RETURN, LENGTH = "episode/r", "episode/l"
+"""Names of the statistics of an episode among its numbers, from gymnasium's `info["episode"]`."""
+STATISTICS = "episode/"
 
 INFO_DEPTH = 3  # levels of nested dicts in an info
 
@@ -196,17 +200,35 @@ def _converted(obs: Any, space: Space[Any], shape: tuple[int, ...], key: str) ->
 # ---------------------------------------------------------------------------------------------------- infos
 
 
-def episode_numbers(info: Any) -> tuple[tuple[str, float], ...]:
+def episode_numbers(info: Any, has_statistics: bool = False) -> tuple[tuple[str, float], ...]:
     """Return the finite numbers of an episode's last info by key; a slash joins the levels of nested dicts.
 
     Other values are ignored, so no info can end a run.
+
+    Args:
+        info: the last info.
+        has_statistics: a wrapper adds the statistics of each episode; without them the return is NaN, which stands for
+            an end that isn't counted, such as a lost life.
     """
-    if type(info) is dict and not info:
+    if type(info) is dict and not info and not has_statistics:
         return ()
     found: dict[str, float] = {}
     with suppress(Exception):  # of foreign types, which may raise anything
         _add_numbers(found, info, "", INFO_DEPTH)
+    if has_statistics and RETURN not in found:
+        return ((RETURN, math.nan),)
     return tuple(found.items())
+
+
+def split_statistics(pairs: Iterable[tuple[str, float]]) -> tuple[tuple[float, int] | None, dict[str, float]]:
+    """Return an episode's own return and length, None without them, and its other numbers.
+
+    The return is NaN at an end that isn't counted.
+    """
+    numbers = dict(pairs)
+    statistics = (numbers[RETURN], int(numbers.get(LENGTH, 0))) if RETURN in numbers else None
+    others = {name: number for name, number in numbers.items() if not name.startswith(STATISTICS)}
+    return statistics, others if statistics else numbers
 
 
 def _add_numbers(found: dict[str, float], info: Mapping[Any, Any], prefix: str, depth: int) -> None:
@@ -287,6 +309,7 @@ class CheckedVectorEnv(gymnasium.vector.VectorWrapper):
         """Store the arguments."""
         super().__init__(env)
         self._check = observation_check(env.single_observation_space, (env.num_envs,))
+        self._counts = getattr(env, "counts_episodes", False)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset all environments."""
@@ -315,5 +338,5 @@ class CheckedVectorEnv(gymnasium.vector.VectorWrapper):
         found: list[Any] = [None] * self.num_envs
         for env in np.flatnonzero(ended):
             with suppress(Exception):  # of foreign types, which may raise anything
-                found[env] = episode_numbers(_info_of(infos, int(env)))
+                found[env] = episode_numbers(_info_of(infos, int(env)), self._counts)
         return {EPISODE: found}

@@ -2,7 +2,8 @@
 
 `capture` walks an environment: its wrappers, their attributes and the objects in these. It copies all plain values:
 numbers, strings, arrays, random generators and containers of these. `restore` writes them into an environment that was
-made in the same way. Other values (functions, renderers, C objects) stay as the target has them.
+made in the same way. Other values (functions, renderers, C objects) stay as the target has them, except for the
+simulations of MuJoCo and of ale-py.
 `why_not_snapshotable` tests if that suffices: it steps an environment and its restored copy side by side.
 """
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from sheeprl.envs import global_rng, interface, transforms
 from sheeprl.envs.results import EPISODE, episode_numbers, observation_check, to_flag, to_number
+from sheeprl.envs.wrappers.episode_statistics import counts_episodes
 
 Plain = Any
 """None, numbers, texts, arrays, and tuples, lists and dicts of these."""
@@ -65,6 +67,7 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.ended = self.resets_itself = self.alone = False
         self._has_reset = self._has_stepped = False
         self._check = observation_check(env.observation_space)
+        self._counts = counts_episodes(env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
@@ -91,7 +94,7 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if truncated is not False:
             truncated = to_flag(truncated, "truncated")
         self.ended = terminated or truncated
-        numbers = episode_numbers(info) if self.ended else ()
+        numbers = episode_numbers(info, self._counts) if self.ended else ()
         return self._check(obs), reward, terminated, truncated, {EPISODE: numbers} if numbers else {}
 
     def close(self) -> None:
@@ -181,13 +184,21 @@ def _is_walked(value: Any) -> bool:
         value, (type, types.ModuleType, types.FunctionType, types.MethodType, gymnasium.envs.registration.EnvSpec)
     ):
         return False
-    package = type(value).__module__.partition(".")[0]
+    package = _package_of(value)
     return hasattr(value, "__dict__") and package not in sys.stdlib_module_names and package != "torch"
 
 
-def _is_mujoco_data(value: Any) -> bool:
-    """Return True for MuJoCo's `MjData`."""
-    return type(value).__name__ == "MjData" and type(value).__module__.partition(".")[0] == "mujoco"
+def _package_of(value: Any) -> str:
+    """Return the top-level package of a value's class, "" if the class has none."""
+    return str(getattr(type(value), "__module__", "")).partition(".")[0]
+
+
+SIMULATIONS = {
+    ("mujoco", "MjData"): "mujoco",
+    ("dm_control", "MjModel"): "mujoco_model",
+    ("ale_py", "ALEInterface"): "ale",
+}
+"""Package and class of an object of C -> name of the way in which it is stored."""
 
 
 class _Capture:
@@ -237,8 +248,8 @@ class _Capture:
         for types_, kind in kinds:
             if isinstance(value, types_):
                 return "other" if kind == "array" and value.dtype.hasobject else kind
-        if _is_mujoco_data(value):
-            return "mujoco"
+        if simulation := SIMULATIONS.get((_package_of(value), type(value).__name__)):
+            return simulation
         return "object" if _is_walked(value) else "other"
 
     def _content(self, kind: str, value: Any) -> Plain:
@@ -255,13 +266,16 @@ class _Capture:
             return [self.visit(part) for part in value]
         if kind == "dict":
             return [(self.visit(key), self.visit(part)) for key, part in value.items()]
-        if kind == "mujoco":
-            return _mujoco_state(value)
-        attributes = {"_np_random": vars(value).get("_np_random")} if kind == "space" else vars(value)
-        return {name: self.visit(part) for name, part in attributes.items()}
+        if kind in WRITERS:
+            return WRITERS[kind][0](value)
+        if kind == "space":
+            return {"_np_random": self.visit(vars(value).get("_np_random"))}
+        return {CLASS: _class_path(value)} | {name: self.visit(part) for name, part in vars(value).items()}
 
 
 _MISSING = object()
+CLASS = ""
+"""Key of an object's class among its attributes; states of earlier versions have none."""
 CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {
     "list": list,
     "tuple": tuple,
@@ -277,6 +291,7 @@ class _Restore:
     def __init__(self) -> None:
         """Start without parts."""
         self.made: list[Any] = []  # restored parts, by index
+        self.used: set[int] = set()  # ids of the objects of the target that parts were written into
 
     def visit(self, target: Any, state: Plain) -> Any:
         """Return the value that replaces `target`: the target itself, updated, or a new object."""
@@ -291,6 +306,10 @@ class _Restore:
             return self.made[content]
         if kind == "other":
             return target
+        if kind == "object":
+            target = self._object(target, content.get(CLASS))
+        elif kind in ("generator", "random_state") and (target is _MISSING or target is None):
+            target = _new_generator(kind, content)
         number = len(self.made)
         self.made.append(target)
         self.made[number] = self._restored(kind, target, content)
@@ -312,11 +331,28 @@ class _Restore:
             target.set_state(content)
         elif kind == "random":
             target.setstate(content)
-        elif kind == "mujoco":
-            _set_mujoco_state(target, content)
+        elif kind in WRITERS:
+            WRITERS[kind][1](target, content)
         else:
             self._attributes(target, content)
         return target
+
+    def _object(self, target: Any, path: str | None) -> Any:
+        """Return the object to write into: the target, or a new one where it is missing or of another class.
+
+        A new object's class is one of the packages of the environment, already imported, and made without a call.
+        """
+        if path is None or (_class_path(target) == path and id(target) not in self.used):
+            self.used.add(id(target))
+            return target
+        module, _, name = path.partition(":")
+        found: Any = sys.modules.get(module) if module.partition(".")[0] in set(map(_package_of, self.made)) else None
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        has_own_new = any("__new__" in vars(base) for base in getattr(found, "__mro__", ())[:-1])
+        if not isinstance(found, type) or has_own_new:
+            return target if _class_path(target) == path else _MISSING
+        return object.__new__(found)
 
     def _container(self, kind: str, target: Any, content: list[Plain]) -> Any:
         """Return a list, tuple, deque or set with the restored parts, in place if the type matches."""
@@ -339,8 +375,10 @@ class _Restore:
     def _dict(self, target: dict[Any, Any], content: list[tuple[Plain, Plain]]) -> dict[Any, Any]:
         """Restore a dictionary in place."""
         parts = []
-        for key, part in content:
-            name = self.visit(_MISSING, key)
+        names = list(target)
+        for number, (key, part) in enumerate(content):
+            is_named_by_place = key[0] == "other" and len(names) == len(content)  # such as a class
+            name = self.visit(names[number] if is_named_by_place else _MISSING, key)
             parts.append((name, self.visit(target.get(name, _MISSING) if name is not _MISSING else _MISSING, part)))
         if any(name is _MISSING or part is _MISSING for name, part in parts):
             raise StateError("a dictionary holds a value that can't be saved")
@@ -352,10 +390,25 @@ class _Restore:
         """Restore the attributes of an object in place."""
         own = vars(target)
         for name, part in content.items():
+            if name == CLASS:
+                continue
             before = own.get(name, _MISSING)
             after = self.visit(before, part)
             if after is not before and after is not _MISSING:
                 own[name] = after  # bypasses properties and wrappers that forward assignments
+
+
+def _class_path(value: Any) -> str:
+    """Return `module:qualified name` of a value's class."""
+    return f"{getattr(type(value), '__module__', '')}:{type(value).__qualname__}"
+
+
+def _new_generator(kind: str, state: Any) -> Any:
+    """Return a generator that a state can be written into."""
+    if kind == "random_state":
+        return np.random.RandomState()
+    makers = {name: getattr(np.random, name) for name in ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")}
+    return np.random.Generator(makers[state["bit_generator"]]())
 
 
 def _plain_generator(state: Any) -> Plain:
@@ -365,21 +418,64 @@ def _plain_generator(state: Any) -> Plain:
 
 def _mujoco_state(data: Any) -> dict[str, Any]:
     """Copy all writable arrays, derived ones too: environments read those of the previous step."""
-    arrays = {}
-    for name in dir(data):
-        value = None if name.startswith("_") else getattr(data, name, None)
-        if isinstance(value, np.ndarray) and value.flags.writeable and not value.dtype.hasobject:
-            arrays[name] = value.copy()
-    return {"time": float(data.time), "arrays": arrays}
+    return {"time": float(data.time), "arrays": _writable_arrays(data)}
 
 
 def _set_mujoco_state(data: Any, state: dict[str, Any]) -> None:
-    """Write the arrays and the time into an `MjData`."""
-    for name, values in state["arrays"].items():
-        there = getattr(data, name, None)
-        if isinstance(there, np.ndarray) and there.shape == values.shape:  # MuJoCo recomputes the others in each step
-            there[...] = values
+    """Write the arrays and the time into an `MjData`.
+
+    The first half of a step is taken in between: it computes the contacts, which dm_control's next step begins with.
+    """
+    _write_arrays(data, state["arrays"])
+    if (model := getattr(data, "model", None)) is not None:
+        sys.modules["mujoco"].mj_step1(model, data)
+        _write_arrays(data, state["arrays"])
     data.time = state["time"]
+
+
+LARGE = ("tex_", "mesh_", "skin_", "flex", "bvh_", "oct_", "name", "text_")
+"""Beginnings of the names of a model's arrays that hold its looks and shapes, not what a task draws per episode."""
+
+
+def _model_state(model: Any) -> dict[str, Any]:
+    """Copy the arrays of a model, some of which the tasks of dm_control draw per episode."""
+    return {name: values for name, values in _writable_arrays(model).items() if not name.startswith(LARGE)}
+
+
+def _writable_arrays(owner: Any) -> dict[str, Any]:
+    """Return copies of the writable arrays among an object's attributes."""
+    arrays = {}
+    for name in dir(owner):
+        value = None if name.startswith("_") else getattr(owner, name, None)
+        if isinstance(value, np.ndarray) and value.flags.writeable and not value.dtype.hasobject:
+            arrays[name] = value.copy()
+    return arrays
+
+
+def _write_arrays(owner: Any, arrays: dict[str, Any]) -> None:
+    """Write arrays into those of another object; MuJoCo recomputes the ones whose size varies in each step."""
+    for name, values in arrays.items():
+        there = getattr(owner, name, None)
+        if isinstance(there, np.ndarray) and there.shape == values.shape:
+            there[...] = values
+
+
+def _ale_state(ale: Any) -> bytes:
+    """Return the state of an emulator with its generator, as ale-py serializes it."""
+    return ale.cloneState(include_rng=True).serialize()  # type: ignore[no-any-return]
+
+
+def _set_ale_state(ale: Any, state: bytes) -> None:
+    """Write a state into an emulator; its screen follows with the next step."""
+    ale.restoreState(sys.modules["ale_py"].ALEState(state))
+
+
+WRITERS: dict[str, tuple[Callable[[Any], Plain], Callable[[Any, Any], None]]] = {
+    "mujoco": (_mujoco_state, _set_mujoco_state),
+    "mujoco_model": (_model_state, _write_arrays),
+    "ale": (_ale_state, _set_ale_state),
+}
+"""Way in which a simulation is stored -> the functions that return its state and write it."""
 
 
 # ------------------------------------------------------------------------------------------------- probing

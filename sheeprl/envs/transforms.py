@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,16 @@ class Spaces:
     `observation` is a Box, Discrete, MultiDiscrete or MultiBinary, or a (nested) Dict of such. `action` is a Discrete
     from 0, a MultiDiscrete from 0, a flat MultiBinary, or a flat Box; a bounded Box is [-1, 1] in every direction,
     whatever the environment's own bounds.
+
+    Args:
+        observation: observation space.
+        action: action space.
+        frame_stack: by flat key, the frames of each observation of which the replay buffer stores the newest only.
     """
 
     observation: Space[Any]
     action: Space[Any]
+    frame_stack: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def action_kind(self) -> str:
@@ -168,12 +174,19 @@ def array_dtype(space: Space[Any]) -> np.dtype[Any]:
     return np.dtype(space.dtype or np.float32)
 
 
-def observation_bytes(space: Space[Any]) -> int:
+def observation_bytes(spaces: Spaces) -> int:
     """Return the bytes of one stored observation."""
     return sum(
-        math.prod(leaf.shape or ()) * array_dtype(leaf).itemsize
-        for leaf in flat_spaces(observation_space(space)).values()
+        math.prod(leaf.shape or ()) * array_dtype(leaf).itemsize // spaces.frame_stack.get(key, 1)
+        for key, leaf in flat_spaces(spaces.observation).items()
     )
+
+
+def newest_frames(rows: Mapping[str, Array], frame_stack: Mapping[str, int]) -> dict[str, Array]:
+    """Return rows `[T, B, *]` with the newest frame of each stacked observation in place of the stack."""
+    return {
+        key: np.ascontiguousarray(values[:, :, -1]) if key in frame_stack else values for key, values in rows.items()
+    }
 
 
 def flat_spaces(space: Space[Any], key: str = "obs") -> dict[str, Space[Any]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sheeprl.actors.messages import FragmentInfo, UpdateInfo
 
 RECENT = 100  # episodes of the mean return
+SUCCESS = ("success", "is_success")  # numbers of an episode's last info whose mean is the success rate
 
 
 @dataclass
@@ -172,6 +173,9 @@ class RunStats:
         if window.returns:
             values |= {"Rewards/rew_avg": _mean(window.returns), "Game/ep_len_avg": _mean(window.lengths)}
         values |= {f"Episode/{name}": _mean(numbers) for name, numbers in window.episode_numbers.items()}
+        for name in SUCCESS:
+            if name in window.episode_numbers:
+                values["Episode/success_rate"] = _mean(window.episode_numbers[name])
         if window.playing:
             values["Time/sps_env_interaction"] = steps * players / window.playing
         if window.learning:

@@ -127,6 +127,7 @@ class FileReporter:
         seconds = round(self._clock() - self._zero, 3)
         self._lines.append({"step": step, "time": seconds, **values})
         self._scalars.add(step, values)
+        self._scalars.add_new_videos(step)
         self._warn_of_nonfinite(step, values)
 
     def message(self, text: str, level: str = "info") -> None:
@@ -252,6 +253,8 @@ class _Scalars:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter  # slow: not for `sheeprl --help`
 
         self._path = folder / "events.out.tfevents.*"
+        self._videos = folder / "videos"
+        self._shown = set(self._find_videos())
         self._make_event = Event
         with _naming(self._path):
             self._writer = EventFileWriter(str(folder))
@@ -270,6 +273,25 @@ class _Scalars:
         with _naming(self._path):
             self._writer.add_event(event)
             self._writer.flush()
+
+    def add_new_videos(self, step: int) -> None:
+        """Write the animated pictures of recorded episodes that are new, as images of a policy step."""
+        for picture in self._find_videos():
+            if picture not in self._shown:
+                self._shown.add(picture)
+                event = self._make_event(wall_time=time.time(), step=step)
+                content = picture[0].read_bytes()
+                width, height = (int.from_bytes(content[at : at + 2], "little") for at in (6, 8))  # GIF's header
+                image = event.summary.value.add(tag="Videos/episode").image
+                image.width, image.height, image.colorspace, image.encoded_image_string = width, height, 3, content
+                with _naming(self._path):
+                    self._writer.add_event(event)
+                    self._writer.flush()
+
+    def _find_videos(self) -> list[tuple[Path, int]]:
+        """Return the animated pictures and when they were written, the oldest first."""
+        found = [(path, path.stat().st_mtime_ns) for path in self._videos.glob("*.gif")]
+        return sorted(found, key=lambda picture: picture[1])
 
     def close(self) -> None:
         """Close the file."""

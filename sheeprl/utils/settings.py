@@ -16,7 +16,8 @@ STORABLE_CONTAINERS = (list, tuple, set)
 class Section(BaseModel):
     """Frozen, strictly typed section of settings that rejects unknown keys.
 
-    A setting that is a mapping, such as `env.kwargs`, may contain anything that YAML can store.
+    A setting that is a mapping, such as `env.kwargs`, or a sequence with mappings, such as `env.wrappers`, may contain
+    anything that YAML can store.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
@@ -25,7 +26,7 @@ class Section(BaseModel):
     @classmethod
     def _check_storable(cls, value: Any) -> Any:
         """Reject a mapping that YAML can't store: a resumed run would get other arguments."""
-        if isinstance(value, dict):
+        if _has_mapping(value):
             for where, part in unstorable_parts(value):
                 raise PydanticCustomError("unstorable", "can't be stored", {"where": where, "part": part})
         return value
@@ -33,11 +34,19 @@ class Section(BaseModel):
     def to_tree(self) -> dict[str, Any]:
         """Return the settings as data that YAML can store; mappings are exact copies."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        below = {name: value for name, value in values.items() if isinstance(value, (dict, Section))}
+        below = {name: value for name, value in values.items() if isinstance(value, Section) or _has_mapping(value)}
         tree = self.model_dump(mode="json", exclude=set(below))
         for name, value in below.items():
-            tree[name] = value.to_tree() if isinstance(value, Section) else copy.deepcopy(value)
+            if isinstance(value, Section):
+                tree[name] = value.to_tree()
+            else:
+                tree[name] = copy.deepcopy(list(value) if isinstance(value, tuple) else value)
         return {name: tree[name] for name in values if name in tree}
+
+
+def _has_mapping(value: Any) -> bool:
+    """Return True for a mapping and for a sequence with one."""
+    return isinstance(value, dict) or (isinstance(value, tuple) and any(isinstance(part, dict) for part in value))
 
 
 def unstorable_parts(value: Any, where: str = "", parents: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:

@@ -481,6 +481,36 @@ def test_the_numbers_in_an_episodes_last_info_come_with_its_return(vectorization
     player.close()
 
 
+LIVES = "tests.helpers.wrapped_envs:EndsEarly"
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("statistics", ["episode_statistics", "RecordEpisodeStatistics"])
+def test_the_statistics_of_an_episode_replace_the_sum_of_its_rewards(vectorization, statistics):
+    settings = {"wrappers": [statistics, LIVES, "clip_reward"], "kwargs": {"lengths": [4]}}
+    player = with_constant_action(make_player("Counting-v0", num_envs=2, vectorization=vectorization, **settings), 0)
+    infos, rows = zip(*(collect(player, count) for count in (3, 3, 6)), strict=True)
+    # 1 + 2 + 3 + 4 points; the second of the four steps loses a life, so an episode takes 4 steps and 2 resets.
+    assert [info.returns for info in infos] == [(), (10.0, 10.0), (10.0, 10.0)]
+    assert [info.lengths for info in infos] == [(), (4, 4), (4, 4)]
+    assert all(not info.episode_numbers for info in infos)
+    assert set(rows[0]["reward"][1:, 0]) == {0.0, 1.0}
+    assert rows[0]["terminated"][:, 0].tolist() == [False, False, True, False]
+    evaluation = player.evaluate(to_arrays(player.policy), 3)
+    assert evaluation.returns == [10.0] * 3 and evaluation.lengths == [4] * 3
+    player.close()
+
+
+def test_an_evaluation_that_is_cut_has_the_true_return():
+    wrappers = ["episode_statistics", "clip_reward"]
+    settings = {"wrappers": wrappers, "kwargs": {"lengths": [9]}}
+    player = with_constant_action(make_player("Counting-v0", **settings), 0)
+    player.config = player.config.model_copy(update={"eval": player.config.eval.model_copy(update={"step_limit": 3})})
+    evaluation = player.evaluate(to_arrays(player.policy), 2)
+    assert evaluation.returns == [6.0, 6.0] and evaluation.cut == 2
+    player.close()
+
+
 @pytest.mark.parametrize("kind", ["discrete", "multi-discrete", "equal", "dict"])
 def test_choices_can_be_observed(kind):
     player = make_player("Choosing-v0", kwargs={"kind": kind, "lengths": [3]})

@@ -12,7 +12,7 @@ from sheeprl.config.loading import load_config
 from sheeprl.config.checks import check
 
 config = check(load_config("sac", ["buffer.size=100", "algo.batch_size=2"]).model_dump(mode="json")).config
-shard = ReplayActor(config, 0, 0, None)
+shard = ReplayActor(config, {}, 0, 0, None)
 shape, flags = (5, 1), np.zeros((5, 1), np.bool_)
 rows = {"obs": np.ones((*shape, 3), np.float32), "action": np.ones((*shape, 1), np.float32)}
 rows |= {"reward": np.ones(shape, np.float32), "terminated": flags, "truncated": flags, "is_first": flags}

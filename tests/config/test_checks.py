@@ -84,7 +84,7 @@ def test_pixels_are_not_flattened_silently(algorithm, key):
     env = "Nested-v0" if algorithm == "ppo" else "Camera-v0"
     (mistake,) = mistakes_of(algorithm, f"env.id=tests.helpers.envs:{env}")
     assert f"its observations ({key}) are pixels of shape (2, 2, 1); {algorithm} needs vector observations" in mistake
-    assert "env.wrappers=[gymnasium.wrappers:FlattenObservation]" in mistake
+    assert "env.wrappers=[FlattenObservation]" in mistake
 
 
 def test_pixels_that_a_wrapper_flattens_are_a_vector():
@@ -106,7 +106,7 @@ def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, said, 
     (mistake,) = mistakes_of("ppo", *chosen)
     assert mistake.startswith("env.id=tests.helpers.envs:Spoken-v0: ") and said in mistake and advised in mistake
     if advised == "flatten it with":
-        wrapper = "env.wrappers=[gymnasium.wrappers:FlattenObservation]"
+        wrapper = "env.wrappers=[FlattenObservation]"
         assert wrapper in mistake
         check(load_config("ppo", [*chosen, wrapper]).model_dump(mode="json"))
 

@@ -19,7 +19,8 @@ COUPLED = ["run.mode=coupled", "trainer.compile=false", "checkpoint.envs=false"]
 PPO = ["algo.rollout_steps=32", "algo.epochs=1", "algo.hidden_sizes=[8]", "run.total_steps=100"]
 SAC = ["run.total_steps=100"]
 RAM = "env.kwargs={obs_type: ram}"
-FLAT = "env.wrappers=[minigrid.wrappers:FlatObsWrapper]"
+FLAT = "env.wrappers=[FlatObsWrapper]"
+TINY_PICTURE = "env.wrappers=[{path: resize, size: 8}, FlattenObservation]"
 
 TRAINED = [  # extra, package, algorithm, id, settings
     ("classic", "pygame", "ppo", "CartPole-v1", ["env.vectorization=native"]),
@@ -31,12 +32,15 @@ TRAINED = [  # extra, package, algorithm, id, settings
     ("atari", "ale_py", "ppo", "ALE/Pong-v5", [RAM]),
     ("box2d", "Box2D", "ppo", "LunarLander-v3", []),
     ("box2d", "Box2D", "sac", "BipedalWalker-v3", []),
-    ("minigrid", "minigrid", "ppo", "minigrid:MiniGrid-Empty-5x5-v0", [FLAT]),
+    ("minigrid", "minigrid", "ppo", "MiniGrid-Empty-5x5-v0", [FLAT]),
+    ("minatar", "minatar", "ppo", "MinAtar/Breakout-v1", ["env.wrappers=[FlattenObservation]"]),
+    ("crafter", "crafter", "ppo", "Crafter/Reward-v1", [TINY_PICTURE]),
+    ("dmc", "dm_control", "sac", "dm_control/cartpole-swingup-v0", ["env.wrappers=[action_repeat]"]),
 ]
 REFUSED = [  # extra, package, algorithm, id, part of the message
     ("atari", "ale_py", "ppo", "ALE/Pong-v5", "are pixels of shape (210, 160, 3); ppo needs vector observations"),
     ("box2d", "Box2D", "sac", "CarRacing-v3", "are pixels of shape (96, 96, 3); sac needs vector observations"),
-    ("minigrid", "minigrid", "ppo", "minigrid:MiniGrid-Empty-5x5-v0", "has no vector form"),
+    ("minigrid", "minigrid", "ppo", "MiniGrid-Empty-5x5-v0", "has no vector form"),
 ]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from sheeprl.envs.results import ResultError, episode_numbers, observation_check, to_flag, to_number
+from sheeprl.envs.results import ResultError, episode_numbers, observation_check, split_statistics, to_flag, to_number
 
 ONES = [1, 1.0, True, np.int8(1), np.float16(1), np.longdouble(1), np.bool_(True), np.array(1.0), np.array([[1]])]
 ONES += [[1.0], (True,), [np.array([1])], torch.tensor(1.0), torch.tensor([1]), torch.ones(1, requires_grad=True)]
@@ -185,6 +185,14 @@ RECURSIVE["self"] = RECURSIVE
 )
 def test_the_finite_numbers_of_an_info(info, expected):
     assert dict(episode_numbers(info)) == expected
+
+
+def test_statistics_are_separated_from_the_other_numbers():
+    pairs = episode_numbers({"episode": {"r": 2.5, "l": 7, "t": 0.1}, "success": True}, has_statistics=True)
+    assert split_statistics(pairs) == ((2.5, 7), {"success": 1.0})
+    assert split_statistics(episode_numbers({"success": True})) == (None, {"success": 1.0})
+    (own, others) = split_statistics(episode_numbers({"lives": 2}, has_statistics=True))
+    assert np.isnan(own[0]) and others == {}
 
 
 def test_an_info_that_contains_itself():

@@ -57,15 +57,3 @@ def test_arguments_whose_algorithm_is_inherited_are_refused(modules):
     """A class of arguments that would build another algorithm is refused."""
     with pytest.raises(ConfigError, match=r"inherits algorithm=.sheeprl\.algos\.ppo\.ppo:PPO."):
         load_config("ppo", ["algo.name=my_args:MyArgs", "algo.reward_scale=0.1"])
-
-
-def test_the_environment_of_the_page_trains(tmp_path, monkeypatch):
-    """The code of docs/own_environment.md trains, and logs its success rate."""
-    page = (PAGE.parent / "own_environment.md").read_text()
-    ((title, code),) = re.findall(r'```python title="(.*?)"\n(.*?)```', page, re.DOTALL)
-    (tmp_path / title).write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    words = re.search(r"^sheeprl train ppo --env (\S+) (.*)$", page, re.MULTILINE)
-    run(tmp_path / "run", "ppo", *SHORT, *words[2].split(), env=words[1])
-    rates = [line["Episode/success"] for line in lines(tmp_path / "run") if "Episode/success" in line]
-    assert rates and all(0 <= rate <= 1 for rate in rates)

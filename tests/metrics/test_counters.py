@@ -29,6 +29,7 @@ def test_the_numbers_of_episodes_are_averaged():
     stats = RunStats.from_state_dict(json.loads(json.dumps(stats.state_dict(1.0))), 1.0)
     values = stats.metrics(2.0, players=1)
     assert (values["Episode/success"], values["Episode/a/b"]) == (0.75, 5.0)
+    assert values["Episode/success_rate"] == 0.75
     stats.reset_window(2.0)
     stats.record_fragment(FragmentInfo(0, 8, 8, (), (), 1.0))
     assert not any(name.startswith("Episode/") for name in stats.metrics(3.0, players=1))

@@ -10,9 +10,11 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sheeprl.envs.wrappers.video import write_gif
 from sheeprl.metrics.reporter import FileReporter, JsonLines, Progress, Reporter, Speedometer, describe
 
 
@@ -576,3 +578,22 @@ def test_imports_neither_torch_nor_ray(tmp_path):
     )
     output = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert output.stdout == "set()\n"
+
+
+def test_new_videos_become_images(tmp_path, make):
+    pytest.importorskip("PIL")
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "old.gif").write_bytes(b"GIF89a" + bytes(8))
+    reporter = make()
+    reporter.metrics(5, {"a": 1.0})
+    frames = [np.full((4, 300, 3), 40 * number, np.uint8) for number in range(5)]
+    write_gif(str(videos / "new.gif"), frames, fps=10)
+    for step in (10, 20):
+        reporter.metrics(step, {"a": 1.0})
+    reporter.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    (image,) = events.Images("Videos/episode")
+    assert (image.step, image.width, image.height) == (10, 150, 2)
+    assert image.encoded_image_string == (videos / "new.gif").read_bytes()

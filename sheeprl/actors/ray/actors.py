@@ -5,6 +5,7 @@ Heavy imports are inside functions: the driver imports this module without torch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -87,11 +88,13 @@ def _import_player() -> None:
 class ReplayActor(ReplayInterface):
     """Runs a `Replay`: one shard of the run's replay."""
 
-    def __init__(self, config: Config, shard: int, incarnation: int, folder: str | None) -> None:
+    def __init__(
+        self, config: Config, frame_stack: Mapping[str, int], shard: int, incarnation: int, folder: str | None
+    ) -> None:
         """Build the shard."""
         from sheeprl.actors.replay import build_replay
 
-        self.replay = build_replay(config, shard, config.buffer.shards, incarnation, folder)
+        self.replay = build_replay(config, frame_stack, shard, config.buffer.shards, incarnation, folder)
 
     def add(self, fragment: Fragment) -> BufferStatus:
         """Call `Replay.add`."""

@@ -218,7 +218,7 @@ class Fleet:
         # No CPU, since a shard copies in short bursts. One byte of memory, since Ray lets a random node place an actor
         # without resources, and nodes that spread actors independently can put all shards on one node.
         actor = _actor(ReplayActor, num_cpus=0, memory=1, scheduling_strategy="SPREAD")
-        return RayHandle(actor.remote(self.config, number, incarnation, self.replay_folder))
+        return RayHandle(actor.remote(self.config, self.spaces.frame_stack, number, incarnation, self.replay_folder))
 
     def _player(self, number: int, incarnation: int) -> Handle:
         """Start the actor of a player, or take a standby process once a first player exists."""
