@@ -144,7 +144,7 @@ def test_action_that_depends_on_the_colour_of_a_picture(tmp_path, algorithm):
 def test_action_that_depends_on_positions_in_a_picture(tmp_path, algorithm):
     """Reward 1 while a marker follows a moving dot; half of that without looking."""
     run_dir = learn(tmp_path, algorithm, "Follow-v0", *longer(algorithm))
-    assert mean_return(run_dir) > 0.9 * Follow.STEPS
+    assert mean_return(run_dir) > 0.8 * Follow.STEPS
 
 
 def longer(algorithm, factor=6):
