@@ -115,7 +115,7 @@ class PictureProbe(gymnasium.Env):
 
     CELLS = 8
 
-    def __init__(self, continuous=False, size=16):
+    def __init__(self, continuous=False, size=8):
         """Set the spaces."""
         self.observation_space = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = (

@@ -23,6 +23,7 @@ OFF_POLICY = {
     "batch_size": "64", "learning_rate": "3e-3", "actor_lr": "3e-3", "critic_lr": "3e-3", "alpha_lr": "3e-3",
     "alpha": "0.1", "learn_alpha": "false", "tau": "0.05",
 }  # fmt: skip
+PICTURE = {"learning_rate": "1e-3", "features": "64"}  # convolutional networks need a lower rate
 QUIET = ["run.mode=coupled", "eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=4"]
 
 
@@ -33,6 +34,12 @@ def arguments(algorithm):
     has_epochs = "epochs" in registry.args_class(algorithm).model_fields
     steps = 3000 if has_epochs else 10_000
     return [*supported(algorithm, ON_POLICY if has_epochs else ONE_PASS), f"run.total_steps={steps}"]
+
+
+def longer(algorithm, factor=6):
+    """Return a longer run than that of the other probes."""
+    (steps,) = [int(word.partition("=")[2]) for word in arguments(algorithm) if word.startswith("run.total_steps=")]
+    return [f"run.total_steps={factor * steps}", *(["buffer.size=20000"] if is_off_policy(algorithm) else [])]
 
 
 def learn(tmp_path, algorithm, env, *overrides, **kwargs):
@@ -136,21 +143,16 @@ def test_action_that_depends_on_the_observation(tmp_path, algorithm):
 @pytest.mark.parametrize("algorithm", PICTURES)
 def test_action_that_depends_on_the_colour_of_a_picture(tmp_path, algorithm):
     """Reward 1 for the action that the picture's colour names."""
-    assert mean_return(learn(tmp_path, algorithm, "Colours-v0"), episodes=50) > 0.95
+    run_dir = learn(tmp_path, algorithm, "Colours-v0", *supported(algorithm, PICTURE))
+    assert mean_return(run_dir, episodes=50) > 0.95
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", PICTURES)
 def test_action_that_depends_on_positions_in_a_picture(tmp_path, algorithm):
     """Reward 1 while a marker follows a moving dot; half of that without looking."""
-    run_dir = learn(tmp_path, algorithm, "Follow-v0", *longer(algorithm))
+    run_dir = learn(tmp_path, algorithm, "Follow-v0", *supported(algorithm, PICTURE), *longer(algorithm))
     assert mean_return(run_dir) > 0.8 * Follow.STEPS
-
-
-def longer(algorithm, factor=6):
-    """Return a longer run than that of the other probes."""
-    (steps,) = [int(word.partition("=")[2]) for word in arguments(algorithm) if word.startswith("run.total_steps=")]
-    return [f"run.total_steps={factor * steps}", *(["buffer.size=20000"] if is_off_policy(algorithm) else [])]
 
 
 @pytest.mark.slow
