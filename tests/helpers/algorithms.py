@@ -14,9 +14,10 @@ from sheeprl.config.schema import Config
 
 QUICK = ("ppo", "sac")  # algorithms that the fast suite tests everywhere; the others only where a test is cheap
 
+# Overrides of those arguments that an algorithm has.
 ARGUMENTS = {"hidden_sizes": "[32,32]", "batch_size": "32"}
 ON_POLICY = {"rollout_steps": "32", "epochs": "2"}
-OFF_POLICY = {"learning_starts": "50"}
+OFF_POLICY = {"learning_starts": "50", "replay_ratio": "1"}
 QUIET = ("eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=2")
 
 

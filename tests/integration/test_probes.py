@@ -21,9 +21,10 @@ ON_POLICY = {"learning_rate": "3e-3", "rollout_steps": "32", "epochs": "5"}
 ONE_PASS = {"learning_rate": "1e-2"}  # one gradient step per rollout, which is short
 OFF_POLICY = {
     "batch_size": "64", "learning_rate": "3e-3", "actor_lr": "3e-3", "critic_lr": "3e-3", "alpha_lr": "3e-3",
-    "alpha": "0.1", "learn_alpha": "false", "tau": "0.05",
+    "alpha": "0.1", "learn_alpha": "false", "tau": "0.05", "replay_ratio": "1", "policy_delay": "2",
+    "exploration_noise": "0.5",
 }  # fmt: skip
-PICTURE = {"learning_rate": "1e-3", "features": "64"}  # convolutional networks need a lower rate
+PICTURE = {"learning_rate": "1e-3", "cnn_features": "64"}  # convolutional networks need a lower rate
 QUIET = ["run.mode=coupled", "eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=4"]
 
 
@@ -140,6 +141,7 @@ def test_action_that_depends_on_the_observation(tmp_path, algorithm):
     assert mean_return(learn(tmp_path, algorithm, "ActOnObs-v0")) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", PICTURES)
 def test_action_that_depends_on_the_colour_of_a_picture(tmp_path, algorithm):
     """Reward 1 for the action that the picture's colour names."""
