@@ -1,6 +1,6 @@
-"""Draw the learning curves of the committed results, both placements in one figure a gate.
+"""Draw the learning curves of the committed results, both placements of a row in one figure.
 
-`python -m benchmarks plot` reads `benchmarks/results/<gate>_<mode>.json` and writes `docs/images/<gate>.png`;
+`python -m benchmarks plot` reads `benchmarks/results/<row>_<mode>.json` and writes `docs/images/<row>.png`;
 for `ppo_cartpole` also `overview.png`, the README's first figure, with the seconds of `speed.json`.
 """
 
@@ -21,7 +21,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.harness import record
 from benchmarks.harness.record import Json
-from benchmarks.learning import GATES, Gate
+from benchmarks.harness.rows import Row, load
 
 # Color, line and marker; dashes and a cross, because on-policy both placements give the very same curve.
 MODES = {"coupled": ("tab:blue", "-", "o"), "decoupled": ("tab:orange", "--", "x")}
@@ -67,23 +67,26 @@ def draw_mode(axes: plt.Axes, result: Json) -> None:
     axes.errorbar(end, final.mean(), half_width(final), color=color, fmt=marker, capsize=3, label=label)
 
 
-def limits(axes: plt.Axes, results: Sequence[Json], threshold: float) -> None:
+def limits(axes: plt.Axes, results: Sequence[Json], bounds: Sequence[float]) -> None:
     """Set the y limits to the range of the seeds; an interval of few seeds may be far wider."""
     values = [value for result in results for seed in result["per_seed"] for _, value in seed["curve"]]
-    values += [seed["mean"] for result in results for seed in result["per_seed"]] + [threshold]
+    values += [seed["mean"] for result in results for seed in result["per_seed"]] + list(bounds)
     margin = 0.05 * (max(values) - min(values))
     axes.set_ylim(min(values) - margin, max(values) + margin)
 
 
-def draw(gate: Gate, results: Sequence[Json], path: Path) -> None:
-    """One gate's figure."""
+def draw(row: Row, results: Sequence[Json], path: Path) -> None:
+    """Draw the figure of one row."""
     figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
     for result in results:
         draw_mode(axes, result)
-    axes.axhline(gate.threshold, color="gray", linestyle=":", linewidth=1, label=f"gate: {gate.threshold:g}")
-    limits(axes, results, gate.threshold)
-    seeds = " and ".join(str(count) for count in sorted({len(result["seeds"]) for result in results}))
-    axes.set_title(f"{gate.name}: mean over {seeds} seeds with 95 % interval", fontsize=10)
+    bounds = [bound for bound in (row.at_least, row.at_most) if bound is not None]
+    for bound in bounds:
+        axes.axhline(bound, color="gray", linestyle=":", linewidth=1, label=f"required: {bound:g}")
+    limits(axes, results, bounds)
+    counts = sorted({len(result["seeds"]) for result in results})
+    over = "1 seed" if counts == [1] else f"mean over {' and '.join(map(str, counts))} seeds with 95 % interval"
+    axes.set_title(f"{row.algorithm} on {row.task}: {over}", fontsize=10)
     axes.set_xlabel("policy steps")
     axes.set_ylabel("return of an episode")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
@@ -134,20 +137,29 @@ def draw_overview(results: Sequence[Json], speed: Json, path: Path) -> None:
     plt.close(figure)
 
 
+def found_results(row: Row, folder: Path) -> list[Json]:
+    """Return the results of a row, of each placement the first one in the folder or its subfolders."""
+    paths = [
+        next((path for path in (folder / name, *sorted(folder.glob(f"*/{name}"))) if path.is_file()), None)
+        for name in (f"{row.name}_{mode}.json" for mode in MODES)
+    ]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path]
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Draw all figures."""
+    table = load()
     parser = argparse.ArgumentParser(prog="python -m benchmarks plot", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("gates", nargs="*", metavar="GATE", help="default: all that have results")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all that have results")
     parser.add_argument("--results", type=Path, default=record.RESULTS)
     parser.add_argument("--out", type=Path, default=record.ROOT / "docs" / "images")
     given = parser.parse_args(args)
-    if unknown := [name for name in given.gates if name not in GATES]:
-        parser.error(f"{', '.join(unknown)}: no such gate; one of {', '.join(GATES)}")
-    for name in given.gates or GATES:
-        paths = [given.results / f"{name}_{mode}.json" for mode in MODES]
-        results = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    if unknown := [name for name in given.rows if name not in table]:
+        parser.error(f"{', '.join(unknown)}: no such row; python -m benchmarks learning lists all")
+    for name in given.rows or table:
+        results = found_results(table[name], given.results)
         if results:
-            draw(GATES[name], results, given.out / f"{name}.png")
+            draw(table[name], results, given.out / f"{name}.png")
             print(given.out / f"{name}.png")
             if name == "ppo_cartpole" and (given.results / "speed.json").is_file():
                 speed = json.loads((given.results / "speed.json").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""Generate docs/performance.md and its figures from the committed results: required, target and measured values.
+"""Generate docs/performance.md, docs/results.md, the READMEs' tables and all figures from the committed results.
 
 A result is a file of `benchmarks/results`. Results of another machine are in a subfolder. A missing result appears as
-not measured. `benchmarks/notes.md` explains missed requirements and becomes a part of the page.
+not measured. `benchmarks/notes.md` explains missed requirements and becomes a part of the performance page.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.harness import record
+from benchmarks.harness import record, rows
 from benchmarks.harness.record import Json
+from benchmarks.reports import results
 
 PAGE = record.ROOT / "docs" / "performance.md"
 IMAGES = record.ROOT / "docs" / "images"
@@ -106,9 +107,9 @@ def read(folder: Path = record.RESULTS) -> list[Results]:
 # ------------------------------------------------------------------------------------------------ text
 
 
-def page(results: Sequence[Results], notes: str) -> str:
+def page(found: Sequence[Results], notes: str) -> str:
     """Return the whole page."""
-    main, *others = results
+    main, *others = found
     lines = [
         "# Performance",
         "",
@@ -122,7 +123,7 @@ def page(results: Sequence[Results], notes: str) -> str:
     ]
     for section in SECTIONS:
         lines += section_lines(section, main, level=2)
-    lines += learning(main)
+    lines += ["## Learning", "", "[results.md](results.md) lists the scores beside published ones.", ""]
     for other in others:
         lines += [f"## On another machine: {other.name}", ""]
         for section in SECTIONS:
@@ -244,37 +245,6 @@ def provenance(name: str, result: Json) -> str:
     return f"<sub>[{name}.json](../benchmarks/results/{name}.json): {'; '.join(part for part in parts if part)}</sub>"
 
 
-def learning(results: Results) -> list[str]:
-    """Return the section on the learning gates that have results."""
-    lines = [
-        "## Learning",
-        "",
-        "Mean return of the final policies over the seeds, without exploration noise.",
-        "",
-    ]
-    gates = gates_of(results)
-    if not gates:
-        return [*lines, "Not measured yet: `python -m benchmarks learning GATE`.", ""]
-    lines += ["| gate | placement | seeds | required | measured | |", "|---|---|---|---|---|---|"]
-    for result in gates:
-        gate = result["gate"]
-        verdict = {True: "met", False: "**not met**", None: "a trial"}[result["met"]]
-        cells = (
-            gate["name"],
-            result["mode"],
-            str(len(result["seeds"])),
-            f"≥ {gate['threshold']:g}",
-            f"{result['mean']:.1f}",
-        )
-        lines.append("| " + " | ".join((*cells, verdict)).replace("-", "−") + " |")
-    return [*lines, ""]
-
-
-def gates_of(results: Results) -> list[Json]:
-    """Return the results of learning gates."""
-    return [result for result in results.files.values() if isinstance(result.get("gate"), dict)]
-
-
 def unreached(results: Results, notes: str) -> list[str]:
     """Return the section on missed requirements and targets, with the notes."""
     bounds = [
@@ -287,12 +257,6 @@ def unreached(results: Results, notes: str) -> list[str]:
         f"- {name}: {number(bound['value'])}, required {limits(bound)[0]}"
         for name, bound in bounds
         if bound.get("met") is False
-    ]
-    found += [
-        f"- Learning, {result['gate']['name']}, {result['mode']}: {number(result['mean'])}, required ≥ "
-        f"{result['gate']['threshold']:g}"
-        for result in gates_of(results)
-        if result["met"] is False
     ]
     missed_targets = [
         f"- {name}: {number(bound['value'])}, required {required}, target {target}"
@@ -365,23 +329,34 @@ def number(value: float) -> str:
 # ------------------------------------------------------------------------------------------------ main
 
 
+def pages() -> dict[Path, str]:
+    """Return the text of every generated file by its path."""
+    found = read()
+    learned = results.measured(rows.load(), [(each.name, each.files) for each in found])
+    texts = {PAGE: page(found, NOTES.read_text(encoding="utf-8")), results.PAGE: results.page(learned)}
+    return texts | dict(results.texts(learned))
+
+
 def main(args: Sequence[str] | None = None) -> None:
-    """Write the page and the figures."""
+    """Write the pages, the READMEs' tables and the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks report", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page isn't up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a file isn't up to date")
     parser.add_argument("--text-only", action="store_true", help="draw no figures, for which matplotlib is needed")
     given = parser.parse_args(args)
-    results, notes = read(), NOTES.read_text(encoding="utf-8")
-    text = page(results, notes)
+    texts = pages()
+    outdated = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if given.check:
-        sys.exit(text != PAGE.read_text(encoding="utf-8"))
-    PAGE.write_text(text, encoding="utf-8")
-    print(PAGE)
+        sys.exit("\n".join(f"{path.relative_to(record.ROOT)} isn't up to date" for path in outdated) or None)
+    for path in outdated:
+        path.write_text(texts[path], encoding="utf-8")
+        print(path)
     if not given.text_only:
+        from benchmarks import plot
         from benchmarks.reports import figures as drawing
 
-        for path in drawing.draw(results[0], IMAGES):
+        for path in drawing.draw(read()[0], IMAGES):
             print(path)
+        plot.main([])
 
 
 if __name__ == "__main__":

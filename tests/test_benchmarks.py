@@ -4,13 +4,15 @@ import asyncio
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import learning, speed
+from benchmarks import learning, report, speed
 from benchmarks.__main__ import benchmarks, main, summary_of
 from benchmarks.cases.fakes import ENVS, ROWS, make_run
+from benchmarks.harness import rows
 from benchmarks.harness.bounds import Bound
 from benchmarks.harness.products import HALFCHEETAH, of_sac
 from benchmarks.harness.programs import (
@@ -25,7 +27,8 @@ from benchmarks.harness.programs import (
 )
 from benchmarks.harness.record import RESULTS, ROOT
 from benchmarks.peers import environments
-from benchmarks.report import NOTES, PAGE, Results, page, read
+from benchmarks.report import Results, page
+from benchmarks.reports import results
 from benchmarks.speed import Comparison, Timings
 
 
@@ -172,44 +175,112 @@ def test_an_interrupted_benchmark_has_the_rounds_before(monkeypatch, tmp_path):
     assert result["bounds"][0]["value"] == 2.5
 
 
-def test_seeds_can_be_added_to_a_result(monkeypatch, tmp_path):
-    """`--add` merges seeds into a result with the commit of each; without it the result is replaced."""
+@pytest.fixture
+def learn(monkeypatch, tmp_path):
+    """Return a function that runs the benchmark on PPO's CartPole without training, and the seeds that it has run."""
+    ran = []
 
-    def run_seed(gate, mode, seed, overrides, run_dir):
+    def run_seed(job, seed):
         """Return a result without training."""
-        return learning.SeedResult(seed, 490.0 + seed, 1.0, 100_000, 10, 1.0, 2.0, [(100, 50.0)])
+        ran.append(seed)
+        job.folder(seed).mkdir(parents=True)
+        return learning.SeedResult(
+            seed, 490.0 + seed, 1.0, 100_000, 10, 1.0, 2.0, [(100, 50.0)], learning.record.commit()
+        )
+
+    def main(*words):
+        """Run the benchmark; return the result."""
+        learning.main(["ppo_cartpole", *words, "--out", str(tmp_path), "--work", str(tmp_path / "work")])
+        return json.loads((tmp_path / "ppo_cartpole_coupled.json").read_text())
 
     monkeypatch.setattr(learning, "run_seed", run_seed)
-    path = tmp_path / "ppo_cartpole_coupled.json"
-    for seed in (1, 0):
-        learning.main(["ppo_cartpole", "--mode", "coupled", "--add", "--seeds", str(seed), "--out", str(tmp_path)])
-        assert json.loads(path.read_text())["met"] is None  # too few seeds for a verdict
-    first = json.loads(path.read_text())["commit"]
+    main.ran, main.out = ran, tmp_path
+    return main
+
+
+def test_a_finished_seed_is_not_run_again(learn, monkeypatch):
+    """A seed with a result isn't run again, and each seed has the commit of its code."""
+    first = learn("--seeds", "2")
+    assert first["met"] is None  # too few seeds for a verdict
     monkeypatch.setattr(learning.record, "commit", lambda: "later")
-    learning.main(["ppo_cartpole", "--mode", "coupled", "--add", "--seeds", "2", "--out", str(tmp_path)])
-    result = json.loads(path.read_text())
+    result = learn()
+    assert learn.ran == [0, 1, 2]
     assert (result["seeds"], result["mean"], result["met"]) == ([0, 1, 2], 491.0, True)
-    assert [seed["commit"] or result["commit"] for seed in result["per_seed"]] == [first, first, "later"]
-    learning.main(["ppo_cartpole", "--mode", "coupled", "--seeds", "2", "--out", str(tmp_path)])
-    assert json.loads(path.read_text())["seeds"] == [2]
+    assert [seed["commit"] for seed in result["per_seed"]] == [first["commit"], first["commit"], "later"]
+    learn("--seed", "1", "--again")
+    assert learn.ran == [0, 1, 2, 1]
 
 
-def test_seeds_can_be_added_by_two_commands_at_a_time(monkeypatch, tmp_path):
+def test_seeds_of_other_settings_are_run_again(learn):
+    """A result with other settings than the row's is replaced."""
+    assert learn("--seeds", "2", "algo.gamma=0.9")["met"] is None
+    assert learn("--seed", "0")["seeds"] == [0]
+    assert learn.ran == [0, 1, 0]
+
+
+def test_committed_results_have_the_settings_of_their_rows():
+    """No seed of a committed result needs to be run again."""
+    for row in rows.load().values():
+        for mode in rows.MODES:
+            job = learning.Job(row, mode, (), RESULTS, RESULTS)
+            if job.path.exists():
+                assert len(learning.seeds_of(job)) >= row.seeds, job.path
+
+
+def test_seeds_can_be_added_by_two_commands_at_a_time(learn, monkeypatch):
     """Two commands can add seeds to one result at the same time."""
+    run_seed = learning.run_seed
 
-    def main(seed):
-        """Add a seed."""
-        learning.main(["ppo_cartpole", "--mode", "coupled", "--add", "--seeds", str(seed), "--out", str(tmp_path)])
-
-    def run_seed(gate, mode, seed, overrides, run_dir):
+    def run_another(job, seed):
         """Return a result; the first command runs the second one before it ends."""
         if seed == 0:
-            main(1)  # starts later and ends earlier
-        return learning.SeedResult(seed, 490.0, 1.0, 100_000, 10, 1.0, 2.0, [(100, 50.0)])
+            learn("--seed", "1")  # starts later and ends earlier
+        return run_seed(job, seed)
 
-    monkeypatch.setattr(learning, "run_seed", run_seed)
-    main(0)
-    assert json.loads((tmp_path / "ppo_cartpole_coupled.json").read_text())["seeds"] == [0, 1]
+    monkeypatch.setattr(learning, "run_seed", run_another)
+    assert learn("--seed", "0")["seeds"] == [0, 1]
+
+
+def test_a_row_without_a_configuration_is_named_and_the_others_run(learn, monkeypatch, capsys):
+    """A row whose configuration doesn't exist fails with its name; later rows run."""
+    table = rows.load()
+    table = {"later": replace(table["td3_pendulum"], name="later", config="later"), **table}
+    monkeypatch.setattr(rows, "load", lambda: table)
+    with pytest.raises(SystemExit) as ended:
+        learning.main(["later", "ppo_cartpole", "--out", str(learn.out), "--work", str(learn.out / "work")])
+    assert ended.value.code == 1 and learn.ran == [0, 1, 2]
+    assert "row later: configs/later.yaml doesn't exist" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_interrupted_seed_continues(tmp_path, monkeypatch):
+    """An interrupted command keeps its run, which the same command continues; the result names both commits."""
+    row = replace(rows.load()["ppo_cartpole"], steps=600, episodes=2, overrides=("algo.rollout_steps=32",))
+    job = learning.Job(row, "coupled", (), tmp_path, tmp_path / "work")
+    sheeprl = learning.sheeprl
+
+    def interrupted(*words):
+        """Train for a third of the steps, as an interrupted run does."""
+        sheeprl(*words, "run.total_steps=200")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(learning, "sheeprl", interrupted)
+        learning.run_job(job, [3])
+    assert not job.path.exists()
+    (seed,) = learning.run_job(job, [3])["per_seed"]
+    assert seed["resumed"] == [seed["commit"]] and seed["process_time"] is None
+    assert seed["policy_steps"] >= 600 and seed["curve"]
+    assert not job.folder(3).exists()
+
+
+def test_the_verdict_of_a_row():
+    """A row's bounds and its number of seeds decide the verdict."""
+    row = rows.Row("walk", "Walk", "PPO", "ppo", "ppo", 1000, 10, 3, at_least=5.0)
+    assert (row.verdict(5.0, 3), row.verdict(4.9, 3), row.verdict(9.0, 2)) == (True, False, None)
+    assert replace(row, at_least=None, at_most=5.0).verdict(4.0, 3) is True
+    assert replace(row, at_least=None).verdict(4.0, 3) is None
+    assert replace(row, provisional=True).required() == "≥ 5 (provisional)"
 
 
 def test_a_program_that_did_other_work_ends_the_benchmark():
@@ -230,11 +301,10 @@ def test_a_bound_has_a_verdict():
     assert Bound("alone", 1.0).met is None
 
 
-def test_the_page_equals_the_committed_results():
-    """The committed page equals the one generated from the committed results."""
-    assert PAGE.read_text(encoding="utf-8") == page(read(), NOTES.read_text(encoding="utf-8")), (
-        "run: python -m benchmarks report"
-    )
+@pytest.mark.parametrize("path", report.pages(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_generated_file_equals_the_committed_results(path):
+    """A committed page or README equals the one generated from the committed results."""
+    assert path.read_text(encoding="utf-8") == report.pages()[path], "run: python -m benchmarks report"
 
 
 def test_the_page_without_results_names_the_commands():
@@ -278,19 +348,64 @@ def test_the_page_shows_required_target_and_measured_values():
     assert "## On another machine: gpu" in text
 
 
-def test_the_page_lists_missed_gates():
-    """The page lists a gate that isn't met."""
+def some_row(**fields):
+    """Return a row without a result."""
+    return rows.Row("walk", "Walk", "walker", "walker", "ppo", 20_000, 10, 3, **{"at_least": -5000, **fields})
 
-    def result(met):
-        """Return a result of a gate."""
-        return {"gate": {"name": "walk", "threshold": 5000}, "mode": "coupled", "seeds": [0, 1, 2]} | {
-            "mean": 4180.465,
-            "met": met,
-        }
 
-    row = "- Learning, walk, coupled: 4,180, required ≥ 5000"
-    assert row in page([Results("", {"walk_coupled": result(False)})], "")
-    assert row not in page([Results("", {"walk_coupled": result(True)})], "")
+def some_learning(mean, mode="coupled"):
+    """Return a small result of `benchmarks.learning`."""
+    seeds = [{"policy_steps": 20_004, "wall_time": seconds} for seconds in (10, 20, 15)]
+    machine = {"cores": 2, "cpu": "CPU"}
+    return {"mode": mode, "seeds": [0, 1, 2], "mean": mean, "std_over_seeds": 1.5, "per_seed": seeds} | {
+        "commit": "0123456789abcdef",
+        "machine": machine,
+    }
+
+
+@pytest.mark.parametrize(("mean", "verdict"), [(-6180.465, "**not met**"), (-4000.0, "met")], ids=["missed", "met"])
+def test_the_results_page_shows_a_row(mean, verdict):
+    """The page shows a row's score, its requirement, the published score, the verdict and where it comes from."""
+    table = {"walk": some_row(peers="-12 (a-paper, v2-3)")}
+    text = results.page(
+        results.measured(table, [("", {}), ("gpu", {"walk_decoupled": some_learning(mean, "decoupled")})])
+    )
+    shown = results.number(mean)
+    assert f"| walker | Walk (10 episodes) | 20,000 | – | {shown} | −12 (a-paper, v2-3) | ≥ −5000 | {verdict} |" in text
+    assert f"| decoupled | {shown} | 1.50 | 3 | 20,004 | 10 to 20 | `python -m benchmarks learning walk --mode" in text
+    assert "[walk_decoupled.json](../benchmarks/results/gpu/walk_decoupled.json): commit `0123456789ab`" in text
+    assert "![walker on Walk](images/walk.png)" in text
+    assert ("## Missed requirements" in text) == (verdict != "met")
+
+
+@pytest.mark.parametrize(("fields", "verdict"), [({}, "not run"), ({"gpu": True}, "not run: needs a GPU")])
+def test_the_results_page_names_rows_that_were_not_run(fields, verdict):
+    """A row without a result says so, with its command."""
+    text = results.page(results.measured({"walk": some_row(**fields)}, [("", {})]))
+    assert f"| – | – | – | ≥ −5000 | {verdict} |" in text
+    assert "`python -m benchmarks learning walk`" in text and "images/" not in text
+
+
+def test_a_row_is_not_met_if_one_placement_misses_it():
+    """Every placement with a result must meet the requirement."""
+    files = {"walk_coupled": some_learning(0.0), "walk_decoupled": some_learning(-9000.0, "decoupled")}
+    (row,) = results.measured({"walk": some_row()}, [("", files)])
+    assert row.verdict == "**not met**"
+
+
+def test_every_committed_learning_result_has_a_row():
+    """Every learning result belongs to a row of the table, so that the pages show it."""
+    table = rows.load()
+    for path in RESULTS.rglob("*coupled.json"):
+        assert path.stem.removesuffix("_coupled").removesuffix("_decoupled") in table
+
+
+def test_a_readme_without_markers_is_named(tmp_path, monkeypatch):
+    """A README without the markers of its table is named."""
+    monkeypatch.setattr(results.record, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("# Title")
+    with pytest.raises(ValueError, match=r"README.md: add the lines"):
+        results.replaced(tmp_path / "README.md", [])
 
 
 def test_figures_with_results_are_drawn(tmp_path):
@@ -333,34 +448,6 @@ def test_a_peer_cannot_import_this_package(monkeypatch):
     variables = environments.bare_environment(threads=2)
     assert not {"PYTHONPATH", "RAY_ADDRESS"} & set(variables)
     assert variables["OMP_NUM_THREADS"] == "2"
-
-
-GATES = sorted(RESULTS.glob("*coupled.json"))
-
-
-@pytest.mark.parametrize("path", GATES, ids=lambda path: path.stem)
-def test_the_readme_has_the_results_of_the_gates(path):
-    """The README has the measured mean return of every gate."""
-    mean = json.loads(path.read_text())["mean"]
-    assert f"| {mean:.1f} |".replace("-", "−") in (ROOT / "README.md").read_text()
-
-
-@pytest.mark.parametrize("path", GATES, ids=lambda path: path.stem)
-def test_the_readme_of_an_algorithm_has_its_results(path):
-    """The README of an algorithm has the result and the command of each of its gates."""
-    result = json.loads(path.read_text())
-    gate = result["gate"]["name"]
-    mean = f"{result['mean']:.1f}".replace("-", "−")
-    row = f"| {result['mode']} | {mean} | `python -m benchmarks learning {gate} --mode {result['mode']}` |"
-    assert row in (ROOT / "sheeprl" / "algos" / gate.partition("_")[0] / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("algo", ["a2c", "ppo", "sac"])
-def test_the_readme_of_an_algorithm_shows_no_other_results(algo):
-    """The README of an algorithm has one row per committed result."""
-    text = (ROOT / "sheeprl" / "algos" / algo / "README.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if "python -m benchmarks learning" in line]
-    assert len(rows) == sum(path.stem.startswith(f"{algo}_") for path in GATES)
 
 
 def test_the_first_figure_of_the_readme_is_described_by_its_results():

@@ -105,6 +105,88 @@ class ActOnObs(Probe):
         return 1.0 if is_up == (obs > 0) else -1.0
 
 
+class PictureProbe(gymnasium.Env):
+    """Base class of probes with pictures `[size, size, 3]` of bytes and three choices.
+
+    Args:
+        continuous: True for one action in [-1, 1], whose thirds are the choices; False for three discrete actions.
+        size: height and width of the pictures in pixels, a multiple of `CELLS`.
+    """
+
+    CELLS = 8
+
+    def __init__(self, continuous=False, size=8):
+        """Set the spaces."""
+        self.observation_space = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.action_space = (
+            gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32) if continuous else gymnasium.spaces.Discrete(3)
+        )
+        self.continuous, self.cell = continuous, size // self.CELLS
+
+    def choice(self, action):
+        """Return the choice of an action: 0, 1 or 2."""
+        return int(np.digitize(action[0], [-1 / 3, 1 / 3])) if self.continuous else int(action)
+
+    def enlarge(self, cells):
+        """Return the picture of `[CELLS, CELLS, 3]` cells."""
+        return cells.repeat(self.cell, 0).repeat(self.cell, 1)
+
+
+class Colours(PictureProbe):
+    """Probe of pictures: a bandit whose picture has the colour of the rewarded choice, red, green or blue."""
+
+    def reset(self, seed=None, options=None):
+        """Begin an episode of one step."""
+        super().reset(seed=seed)
+        self.colour = int(self.np_random.integers(3))
+        return self._picture(), {}
+
+    def step(self, action):
+        """Return 1 for the choice with the shown colour, else 0."""
+        return self._picture(), float(self.choice(action) == self.colour), True, False, {}
+
+    def _picture(self):
+        """Return a picture of one colour."""
+        cells = np.zeros((self.CELLS, self.CELLS, 3), np.uint8)
+        cells[..., self.colour] = 255
+        return self.enlarge(cells)
+
+
+class Follow(PictureProbe):
+    """Probe of positions in pictures: a marker at the bottom must follow a dot at the top.
+
+    The choices move the marker to the left, not at all, or to the right. The dot then moves by one cell and turns at
+    the borders. The reward is 1 if they are at most one cell apart, so a policy that moves towards the dot gets
+    `STEPS` from single frames. A policy that ignores them gets about half of that.
+    """
+
+    STEPS = 20
+
+    def reset(self, seed=None, options=None):
+        """Begin an episode with the marker below the dot."""
+        super().reset(seed=seed)
+        self.time = 0
+        self.dot = self.marker = int(self.np_random.integers(self.CELLS))
+        self.direction = int(self.np_random.choice([-1, 1]))
+        return self._picture(), {}
+
+    def step(self, action):
+        """Move the marker and then the dot."""
+        self.time += 1
+        self.marker = min(max(self.marker + self.choice(action) - 1, 0), self.CELLS - 1)
+        if not 0 <= self.dot + self.direction < self.CELLS:
+            self.direction = -self.direction
+        self.dot += self.direction
+        reward = float(abs(self.dot - self.marker) <= 1)
+        return self._picture(), reward, False, self.time == self.STEPS, {}
+
+    def _picture(self):
+        """Return a picture with a red dot at the top and a green marker at the bottom."""
+        cells = np.zeros((self.CELLS, self.CELLS, 3), np.uint8)
+        cells[1, self.dot, 0] = cells[-2, self.marker, 1] = 255
+        return self.enlarge(cells)
+
+
 register("Constant-v0", entry_point=Probe)
-for env in (Predict, Discount, Endless, Act, ActOnObs):
+for env in (Predict, Discount, Endless, Act, ActOnObs, Colours, Follow):
     register(f"{env.__name__}-v0", entry_point=env)

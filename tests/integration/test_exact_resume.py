@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from sheeprl.algos import registry
-from sheeprl.algos.args import OffPolicy
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.driver.collection import Collector
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.run import Run
-from tests.helpers.runs import SMALL_SAC, lines, ray_session, run, saved
+from tests.helpers.algorithms import Small, is_off_policy
+from tests.helpers.runs import lines, ray_session, saved
 
 INTERRUPTIONS = {  # methods of the run, and the calls in which it is stopped
     "on_policy": [("_add_fragments", 1), ("updated", 1), ("publish", 1)],
@@ -27,17 +27,10 @@ def cluster():
 
 
 def settings(algorithm):
-    """Return a short run of an algorithm with many events."""
-    args = registry.args_class(algorithm)
-    data = args.model_construct(name=algorithm).data()
-    env = "CartPole-v1" if "discrete" in args.actions else "Pendulum-v1"
-    common = ["run.max_staleness=0", "run.total_steps=700", "log.every=60", "checkpoint.every=150", "env.num_envs=2"]
-    common += ["players.num=2", "checkpoint.keep_last=2"]
-    if isinstance(data, OffPolicy):
-        return env, "off_policy", [*common, *SMALL_SAC, "env.max_episode_steps=37"]
-    sizes = {"rollout_steps": 32, "batch_size": 32, "epochs": 2}
-    own = [f"algo.{name}={size}" for name, size in sizes.items() if name in args.model_fields]
-    return env, "on_policy", [*common, *own]
+    """Return the settings of a short run with many events."""
+    common = ["run.max_staleness=0", "run.total_steps=700", "log.every=60", "checkpoint.every=150", "players.num=2"]
+    common += ["checkpoint.keep_last=2"]
+    return [*common, "env.max_episode_steps=37"] if is_off_policy(algorithm) else common
 
 
 def interrupt(monkeypatch, method, call):
@@ -88,40 +81,38 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, r
     """An interrupted run equals an uninterrupted one."""
     if mode == "decoupled":
         request.getfixturevalue("cluster")
-    env, kind, overrides = settings(algorithm)
-    check_that_nothing_differs(tmp_path, monkeypatch, algorithm, env, kind, [*overrides, f"run.mode={mode}"])
+    check_that_nothing_differs(tmp_path, monkeypatch, algorithm, [*settings(algorithm), f"run.mode={mode}"])
 
 
 @pytest.mark.slow
 def test_running_statistics_and_adaptive_rates_are_resumed(tmp_path, monkeypatch):
     """The same holds for PPO with running statistics, an adaptive learning rate and stopped rounds."""
-    env, kind, overrides = settings("ppo")
-    overrides += ["run.mode=coupled", "algo.normalize_obs=true", "algo.normalize_reward=true"]
+    overrides = [*settings("ppo"), "run.mode=coupled", "algo.normalize_obs=true", "algo.normalize_reward=true"]
     overrides += ["algo.desired_kl=0.001", "algo.target_kl=0.01", "algo.learning_rate=1e-3"]
-    check_that_nothing_differs(tmp_path, monkeypatch, "ppo", env, kind, overrides)
+    check_that_nothing_differs(tmp_path, monkeypatch, "ppo", overrides)
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_environments_may_draw_from_process_wide_generators(tmp_path, monkeypatch, vectorization):
     """The same holds if environments draw from process-wide generators."""
-    _, kind, overrides = settings("ppo")
-    overrides += ["run.mode=coupled", f"env.vectorization={vectorization}", "eval.episodes=1", "eval.every=200"]
-    overrides += ["checkpoint.envs=true"]
-    check_that_nothing_differs(tmp_path, monkeypatch, "ppo", "tests.helpers.run_envs:Worldly-v0", kind, overrides)
+    overrides = ["run.mode=coupled", f"env.vectorization={vectorization}", "eval.episodes=1", "eval.every=200"]
+    overrides += ["checkpoint.envs=true", "env.id=tests.helpers.run_envs:Worldly-v0"]
+    check_that_nothing_differs(tmp_path, monkeypatch, "ppo", [*settings("ppo"), *overrides])
 
 
-def check_that_nothing_differs(tmp_path, monkeypatch, algorithm, env, kind, overrides):
+def check_that_nothing_differs(tmp_path, monkeypatch, algorithm, overrides):
     """Run without and with interruptions; compare the results."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    done = run(whole, algorithm, *overrides, env=env)
+    whole, parts, small = tmp_path / "whole", tmp_path / "parts", Small(algorithm)
+    interruptions = INTERRUPTIONS["off_policy" if is_off_policy(algorithm) else "on_policy"]
+    done = small.run(whole, *overrides)
     interrupted = 0
-    for method, call in INTERRUPTIONS[kind]:
+    for method, call in interruptions:
         with monkeypatch.context() as patch:
             interrupt(patch, method, call)
-            result = run(parts, algorithm, *overrides, "run.resume=true", env=env)
+            result = small.run(parts, *overrides, "run.resume=true")
         interrupted += result.interrupted_by == signal.SIGINT
-    assert interrupted == len(INTERRUPTIONS[kind])
-    result = run(parts, algorithm, *overrides, "run.resume=true", env=env)
+    assert interrupted == len(interruptions)
+    result = small.run(parts, *overrides, "run.resume=true")
     assert result.interrupted_by is None
     assert (result.policy_steps, result.gradient_steps) == (done.policy_steps, done.gradient_steps)
     assert_equal(saved(whole), saved(parts))

@@ -1,0 +1,115 @@
+"""Small runs of every registered algorithm, chosen from its arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from sheeprl import train
+from sheeprl.algos import registry
+from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.config.loading import apply_overrides, validate
+from sheeprl.config.schema import Config
+
+QUICK = ("ppo", "sac")  # algorithms that the fast suite tests everywhere; the others only where a test is cheap
+
+# Overrides of those arguments that an algorithm has.
+ARGUMENTS = {"hidden_sizes": "[32,32]", "batch_size": "32"}
+ON_POLICY = {"rollout_steps": "32", "epochs": "2"}
+OFF_POLICY = {"learning_starts": "50", "replay_ratio": "1"}
+QUIET = ("eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=2")
+
+
+def every_algorithm(*also: str, quick: tuple[str, ...] = QUICK, kinds: tuple[str, ...] = ("vector", "pixels")) -> list:
+    """Return every registered algorithm as a parameter; all but the quick ones are marked slow.
+
+    Args:
+        also: algorithms that are quick too.
+        quick: algorithms without the mark.
+        kinds: kinds of observations, of which an algorithm must support one.
+    """
+    return [
+        pytest.param(name, marks=() if name in (*quick, *also) else pytest.mark.slow)
+        for name in registry.registered()
+        if set(kinds) & set(registry.args_class(name).observations)
+    ]
+
+
+def reading(name: str) -> OnPolicy | OffPolicy:
+    """Return how an algorithm reads its data with default arguments."""
+    return registry.args_class(name)(name=name).data()
+
+
+def is_off_policy(name: str) -> bool:
+    """Return True if an algorithm samples from the replay buffer."""
+    return reading(name).is_off_policy
+
+
+def is_recurrent(name: str) -> bool:
+    """Return True if an algorithm trains on sequences, so that its policy has a memory."""
+    data = reading(name)
+    length = getattr(data, "sequence", None) if isinstance(data, OnPolicy) else getattr(data.sampler, "length", None)
+    return (length or 1) > 1
+
+
+def is_discrete(name: str) -> bool:
+    """Return True if an algorithm takes discrete actions; it then gets an environment with these."""
+    return "discrete" in registry.args_class(name).actions
+
+
+def supported(name: str, arguments: dict[str, str]) -> list[str]:
+    """Return the overrides of those arguments that an algorithm has."""
+    fields = registry.args_class(name).model_fields
+    return [f"algo.{key}={value}" for key, value in arguments.items() if key in fields]
+
+
+@dataclass(frozen=True)
+class Small:
+    """Smallest suitable run of an algorithm.
+
+    Args:
+        name: registered name.
+    """
+
+    name: str
+
+    @property
+    def env(self) -> str:
+        """Return an environment with actions and observations that the algorithm supports."""
+        if "vector" not in registry.args_class(self.name).observations:
+            return "tests.helpers.probe_envs:Follow-v0"
+        return "CartPole-v1" if is_discrete(self.name) else "Pendulum-v1"
+
+    @property
+    def overrides(self) -> list[str]:
+        """Return the settings of a run of a few hundred steps."""
+        env = [f"env.id={self.env}", *QUIET]
+        if self.env.startswith("tests."):
+            env.append(f"env.kwargs={{continuous: {str(not is_discrete(self.name)).lower()}}}")
+        if is_off_policy(self.name):
+            sizes = ["buffer.size=20000", "players.fragment_rows=8"]
+            return [*env, *sizes, *supported(self.name, ARGUMENTS | OFF_POLICY)]
+        return [*env, *supported(self.name, ARGUMENTS | ON_POLICY)]
+
+    def config(self, folder, *overrides: str) -> Config:
+        """Return the configuration of a run in a folder."""
+        tree = {"algo": {"name": self.name}, "env": {}}
+        apply_overrides(tree, [f"run.dir={folder}", *self.overrides, *overrides])
+        return validate(tree)
+
+    def run(self, folder, *overrides: str):
+        """Train in a folder and return the result."""
+        return train(self.config(folder, *overrides))
+
+
+def assert_exact_ratio(config: Config, policy_steps: int, gradient_steps: int) -> None:
+    """Check that a run has taken the gradient steps that its policy steps require, none more and none less."""
+    data = config.algo.data()
+    if data.is_off_policy:
+        assert gradient_steps == data.total_gradient_steps(policy_steps) > 0
+        return
+    rows = data.rollout_steps * config.env.num_envs * (config.players.num or 1)
+    rounds, rest = divmod(gradient_steps, data.due_gradient_steps(0, 0, rows))
+    assert rest == 0
+    assert 0.8 * rounds * rows <= policy_steps <= rounds * rows  # end rows of episodes are no policy steps
