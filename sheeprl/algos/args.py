@@ -6,13 +6,13 @@ This module doesn't import torch, so help and validation respond at once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from sheeprl.utils.settings import Count, Natural, NonNegative, Section
+from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Section
 
 if TYPE_CHECKING:
     from sheeprl.buffer.priorities import Prioritized
@@ -156,3 +156,19 @@ class OffPolicyArgs(AlgoArgs):
     def data(self) -> OffPolicy:
         """Return settings to read uniform samples of transitions."""
         return OffPolicy(self.batch_size, self.replay_ratio, self.learning_starts)
+
+
+class TDArgs(OffPolicyArgs):
+    """Arguments of every off-policy algorithm that learns values by temporal differences."""
+
+    gamma: Fractional = Field(0.99, description="discount factor")
+    n_step: Count = Field(1, description="steps of reward before the value of the next observation")
+    prioritized: bool = Field(False, description="sample by TD error, Schaul et al. 2016 (1511.05952)")
+
+    def data(self) -> OffPolicy:
+        """Return settings to read transitions of `n_step` steps, uniformly or by priority."""
+        from sheeprl.buffer.priorities import Prioritized  # imports NumPy, which would delay the help
+        from sheeprl.buffer.samplers import NStep
+
+        sampler = NStep(self.n_step, self.gamma) if self.n_step > 1 else None
+        return replace(super().data(), sampler=sampler, prioritized=Prioritized() if self.prioritized else None)
