@@ -64,7 +64,7 @@ def _hash(seed: Tensor, place: int, count: int) -> Tensor:
     element = torch.arange(count, dtype=torch.int32, device=seed.device)
     first = _mix(low + _signed(GOLDEN * (2 * place + 1)))[:, None]
     second = _mix(high ^ first[:, 0])[:, None]
-    return _mix(_mix(element + _signed(GOLDEN)) ^ first, second)
+    return _mix((element * _signed(GOLDEN)) ^ first, second)
 
 
 def _mix(x: Tensor, added: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +67,15 @@ class Temperature(nn.Module):
 class SACAgent(nn.Module):
     """Actor, critics, target critics and temperature. Players get the actor, the submodule `policy`."""
 
+    ensemble: ClassVar[type[Critics]] = Critics
+
     def __init__(self, spaces: Spaces, args: SACArgs) -> None:
         """Build the networks; the target critics start as copies of the critics."""
         super().__init__()
         action_dim = math.prod(spaces.action.shape or ())
         self.policy = Actor(spaces.observation, action_dim, args)
-        self.critic = Critics(spaces.observation, self.networks(vector_size(spaces.observation) + action_dim, args))
+        inputs = vector_size(spaces.observation) + action_dim
+        self.critic = self.ensemble(spaces.observation, self.networks(inputs, args))
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         self.alpha = Temperature(args.alpha)
 
