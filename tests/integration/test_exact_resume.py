@@ -34,7 +34,7 @@ def settings(algorithm):
     common = ["run.max_staleness=0", "run.total_steps=700", "log.every=60", "checkpoint.every=150", "env.num_envs=2"]
     common += ["players.num=2", "checkpoint.keep_last=2"]
     if isinstance(data, OffPolicy):
-        return env, "off_policy", [*common, *SMALL_SAC, "env.max_episode_steps=37"]
+        return env, "off_policy", [*common, *SMALL_SAC, "algo.replay_ratio=1", "env.max_episode_steps=37"]
     return env, "on_policy", [*common, "algo.rollout_steps=32", "algo.batch_size=32", "algo.epochs=2"]
 
 

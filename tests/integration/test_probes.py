@@ -16,15 +16,20 @@ PPO = [
     "algo.hidden_sizes=[32]",
     "run.total_steps=3000",
 ]
-SAC = [
-    "algo.hidden_sizes=[32]", "algo.batch_size=64", "algo.actor_lr=3e-3", "algo.critic_lr=3e-3", "algo.alpha_lr=3e-3",
-    "algo.alpha=0.1", "algo.learn_alpha=false", "algo.tau=0.05", "run.total_steps=1500", "buffer.size=5000",
-]  # fmt: skip
+REPLAY = ["algo.hidden_sizes=[32]", "algo.batch_size=64", "algo.actor_lr=3e-3", "algo.critic_lr=3e-3", "algo.tau=0.05"]
+REPLAY += ["run.total_steps=1500", "buffer.size=5000"]
+ENTROPY = ["algo.alpha_lr=3e-3", "algo.alpha=0.1", "algo.learn_alpha=false"]
+ARGUMENTS = {
+    "ppo": PPO,
+    "sac": [*REPLAY, *ENTROPY],
+    "td3": [*REPLAY, "algo.exploration_noise=0.5"],
+    "droq": [*REPLAY, *ENTROPY, "algo.replay_ratio=1", "algo.policy_delay=2"],
+}
 
 
 def learn(tmp_path, algorithm, env, *overrides):
     """Train and return the agent, its algorithm and the folder."""
-    arguments = {"ppo": PPO, "sac": [*SAC]}[algorithm]
+    arguments = ARGUMENTS[algorithm]
     common = [
         "run.mode=coupled",
         f"run.dir={tmp_path / 'run'}",
@@ -32,7 +37,7 @@ def learn(tmp_path, algorithm, env, *overrides):
         "log.level=error",
         "trainer.threads=1",
     ]
-    kwargs = f"env.kwargs={{continuous: {str(algorithm == 'sac').lower()}}}"
+    kwargs = f"env.kwargs={{continuous: {str(algorithm != 'ppo').lower()}}}"
     config = load_config(algorithm, [f"env.id=tests.helpers.probe_envs:{env}", kwargs, *arguments, *common, *overrides])
     result = train(config)
     built = build_algorithm(config.algo, check(config.model_dump(mode="json")).spaces)
@@ -50,7 +55,7 @@ def values(agent, observations, actions=None):
         return agent.critic(obs).tolist()
 
 
-@pytest.fixture(params=["ppo", "sac"])
+@pytest.fixture(params=["ppo", "sac", *(pytest.param(name, marks=pytest.mark.slow) for name in ("td3", "droq"))])
 def algorithm(request):
     """Return the name of an algorithm."""
     return request.param
@@ -58,7 +63,7 @@ def algorithm(request):
 
 def without_entropy(algorithm):
     """Q and V as plain returns: SAC's entropy bonus would add to both."""
-    return ["algo.alpha=1e-6"] if algorithm == "sac" else []
+    return ["algo.alpha=1e-6"] if algorithm in ("sac", "droq") else []
 
 
 def test_value_of_a_constant_reward(tmp_path, algorithm):
