@@ -69,4 +69,4 @@ def test_another_name_is_refused_with_what_there_is(name, ending):
     with pytest.raises(ConfigError) as caught:
         find_base(name)
     (mistake,) = caught.value.mistakes
-    assert mistake.startswith(f"{name}: isn't a file or a shipped configuration (ppo, ") and mistake.endswith(ending)
+    assert mistake.startswith(f"{name}: isn't a file or a shipped configuration (") and mistake.endswith(ending)
