@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from sheeprl.utils.settings import STRUCTURAL, Count, Natural, NonNegative, Section
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Section
 
 if TYPE_CHECKING:
     from sheeprl.buffer.priorities import Prioritized
@@ -232,3 +232,19 @@ def _nearest(key: str, known: Collection[str]) -> str:
     """Return the advice for an unknown key: the most similar one, or all."""
     near = difflib.get_close_matches(key, known, 1)
     return f"; did you mean {near[0]}?" if near else f"; use some of {', '.join(known)}"
+
+
+class TDArgs(OffPolicyArgs):
+    """Arguments of every off-policy algorithm that learns values by temporal differences."""
+
+    gamma: Fractional = Field(0.99, description="discount factor")
+    n_step: Count = Field(1, description="steps of reward before the value of the next observation")
+    prioritized: bool = Field(False, description="sample by TD error, Schaul et al. 2016 (1511.05952)")
+
+    def data(self) -> OffPolicy:
+        """Return settings to read transitions of `n_step` steps, uniformly or by priority."""
+        from sheeprl.buffer.priorities import Prioritized  # imports NumPy, which would delay the help
+        from sheeprl.buffer.samplers import NStep
+
+        sampler = NStep(self.n_step, self.gamma) if self.n_step > 1 else None
+        return replace(super().data(), sampler=sampler, prioritized=Prioritized() if self.prioritized else None)

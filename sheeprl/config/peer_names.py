@@ -501,23 +501,12 @@ _row(
     sb3="target_entropy",
     rllib="target_entropy",
 )
-_row(
-    "",
-    "SAC has two critics",
-    sb3="n_critics",
-    rllib="twin_q",
-    old="algo.critic.n",
-)
-_row(
-    "",
-    "actor and critics are updated in every gradient step",
-    cleanrl="policy_frequency",
-)
-_row(
-    "",
-    "policies are stochastic; no noise is added to their actions",
-    sb3="action_noise",
-)
+_row("algo.critics", sb3="n_critics", old="algo.critic.n")
+_row("algo.critics", "2 with twin_q, 1 without", rllib="twin_q")
+_row("algo.policy_delay", "gradient steps per step of the actor", cleanrl="policy_frequency")
+_row("algo.exploration_noise", "standard deviation of normal noise", sb3="action_noise")
+_row("algo.target_noise", sb3="target_policy_noise", cleanrl="policy_noise", rllib="target_noise")
+_row("algo.noise_clip", sb3="target_noise_clip", rllib="target_noise_clip")
 _row(
     "",
     "the buffer stores observations and actions once; buffer.memmap=true moves them out of the memory",

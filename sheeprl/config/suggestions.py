@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
@@ -84,7 +84,7 @@ def hint(name: str, model: type[Section], shown: Callable[[str], str] = str) -> 
         return f"; did you mean {' or '.join(map(shown, namesakes))}?"
     has_use = peer is not None and any(_here(use, known) for use in peer.uses)
     if not has_use and (owners := _owners(f"algo.{leaf}")):
-        return f"; algo.{leaf} is a setting of {' and '.join(owners)}"
+        return f"; algo.{leaf} is a setting of {_joined(owners)}"
     if peer:
         return _peer_hint(peer, known, shown)
     siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
@@ -106,8 +106,13 @@ def _peer_hint(peer: peer_names.Peer, known: Iterable[str], shown: Callable[[str
     use = peer.uses[0]
     if use.settings:
         owners = _owners(use.settings[0])
-        return f"; corresponds to {' or '.join(use.settings)} of {' and '.join(owners) or 'other algorithms'}"
+        return f"; corresponds to {' or '.join(use.settings)} of {_joined(owners) or 'other algorithms'}"
     return f"; {use.note}"
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Join names to text: `a, b and c`."""
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
 
 
 def _here(use: peer_names.Use, known: Iterable[str]) -> list[str]:

@@ -24,7 +24,7 @@ RUNS = {
     "ppo": ({"name": "ppo", **SMALL, "rollout_steps": 8, "batch_size": 10}, "CartPole-v1", {}),
     "sac": ({"name": "sac", **SAC}, "Pendulum-v1", {}),
     "sac, shards": ({"name": "sac", **SAC}, "Pendulum-v1", {"size": 1000, "shards": 2}),
-    "priorities": ({"name": "tests.helpers.prioritized_sac:PrioritizedSAC", **SAC}, "Pendulum-v1", {}),
+    "priorities": ({"name": "sac", **SAC, "prioritized": True, "n_step": 3}, "Pendulum-v1", {}),
     "sequences": (
         {"name": "tests.helpers.toy_world_model:ToyWorldModel", "batch_size": 16},
         "tests.helpers.toy_envs:Recall-v0",

@@ -29,7 +29,7 @@ def complete(sheeprl, monkeypatch, tmp_path):
         ("sheeprl train ppo", {"ppo", "ppo_pendulum"}),
         ("sheeprl run sac_", {"sac_halfcheetah"}),
         ("sheeprl ppo --lear", {"--learning_rate"}),
-        ("sheeprl train sac --crit", {"--critic_lr"}),
+        ("sheeprl train sac --crit", {"--critic_lr", "--critics"}),
         ("sheeprl train ppo_pendulum --cl", {"--clip"}),
         ("sheeprl train ppo --no-an", {"--no-anneal"}),
         ("sheeprl train ppo --mode ", {"decoupled", "coupled"}),

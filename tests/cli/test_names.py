@@ -10,7 +10,7 @@ from sheeprl.config.loading import load_config
 
 def test_every_shipped_configuration_is_listed_and_valid():
     found = {configuration.name: configuration for configuration in shipped()}
-    assert {"ppo", "ppo_pendulum", "sac", "sac_halfcheetah"} <= set(found)
+    assert {"ppo", "ppo_pendulum", "sac", "sac_halfcheetah", "redq", "droq", "td3"} <= set(found)
     for name, configuration in found.items():
         config = load_config(name)
         assert (configuration.algorithm, configuration.env) == (config.algo.name, config.env.id)
@@ -58,14 +58,18 @@ def test_an_algorithm_has_its_defaults(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "ending"),
-    [("pppo", "; did you mean ppo?"), ("sac.yml", "; did you mean sac?"), ("zzz", "algorithm (ppo, sac)")],
+    [
+        ("pppo", "; did you mean ppo?"),
+        ("sac.yml", "; did you mean sac?"),
+        ("zzz", f"algorithm ({', '.join(registry.registered())})"),
+    ],
 )
 def test_another_name_is_refused_with_what_there_is(name, ending):
     assert not is_name(name)
     with pytest.raises(ConfigError) as caught:
         find_base(name)
     (mistake,) = caught.value.mistakes
-    assert mistake.startswith(f"{name}: isn't a file or a shipped configuration (ppo, ") and mistake.endswith(ending)
+    assert mistake.startswith(f"{name}: isn't a file or a shipped configuration (") and mistake.endswith(ending)
 
 
 def test_a_file_without_algorithm_or_environment_says_so(tmp_path):

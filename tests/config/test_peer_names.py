@@ -8,8 +8,14 @@ from sheeprl.config.peer_names import LIBRARIES, PEERS
 from sheeprl.config.schema import Config, config_class, leaves
 from tools import migration
 
-MODELS = {name: config_class(registry.args_class(name)) for name in ("ppo", "sac")}
+MODELS = {name: config_class(registry.args_class(name)) for name in registry.registered()}
 KEYS = {key for model in MODELS.values() for key, _ in leaves(model)}
+
+
+def owners(key):
+    """Return the algorithms that have a setting: `a, b and c`."""
+    *others, last = [name for name, model in MODELS.items() if key in dict(leaves(model))]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def test_every_target_is_a_setting():
@@ -43,7 +49,7 @@ def test_every_name_gets_a_hint(algorithm):
         if meant:
             assert all(key in hint for key in meant), (name, hint)
         elif PEERS[name].uses[0].settings:
-            assert hint.endswith((" of ppo", " of sac"))
+            assert hint.startswith("; corresponds to ") and set(MODELS) & set(hint.rpartition(" of ")[2].split())
         else:
             assert hint == f"; {PEERS[name].uses[0].note}"
 
@@ -57,8 +63,8 @@ def test_every_name_gets_a_hint(algorithm):
         ("trainer.num_gpus", "; use trainer.devices (one rank each; with trainer.accelerator=cuda)"),
         ("fabric.devices", "; use trainer.devices (one rank each; with trainer.accelerator=cuda)"),
         ("algo.optimizer.lr", "; use algo.learning_rate"),
-        ("algo.actor.optimizer.lr", "; corresponds to algo.actor_lr of sac"),
-        ("algo.utd", "; corresponds to algo.replay_ratio of sac"),
+        ("algo.actor.optimizer.lr", f"; corresponds to algo.actor_lr of {owners('algo.actor_lr')}"),
+        ("algo.utd", f"; corresponds to algo.replay_ratio of {owners('algo.replay_ratio')}"),
         ("log.freq", "; use log.every (policy steps over all environments)"),
         ("algo.target_kl", "; PPO clips the ratio (algo.clip) and has no term or stop for the KL divergence"),
     ],

@@ -1,10 +1,11 @@
-"""SAC's networks: squashed Gaussian actor, twin critics, target critics and temperature."""
+"""SAC's networks: squashed Gaussian actor, critics, target critics and temperature."""
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from sheeprl.algos.base import Spaces
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.models import distributions
+from sheeprl.models.critics import Critics
 from sheeprl.models.encoder import to_vector, vector_size
 from sheeprl.models.mlp import mlp
 
@@ -49,28 +51,6 @@ class Actor(nn.Module):
         return distributions.tanh_normal_sample(mean, log_std, noise)
 
 
-class Critic(nn.Module):
-    """Twin action-value networks Q_1(obs, action) and Q_2(obs, action).
-
-    Args:
-        observation: observation space.
-        action_dim: number of action components.
-        args: sizes of the layers.
-    """
-
-    def __init__(self, observation: Any, action_dim: int, args: SACArgs) -> None:
-        """Build both networks."""
-        super().__init__()
-        self.space = observation
-        size = vector_size(observation) + action_dim
-        self.networks = nn.ModuleList([mlp(size, args.hidden_sizes, 1, "relu") for _ in range(2)])
-
-    def forward(self, obs: Any, action: Tensor) -> Tensor:
-        """Return the values `[2, N]` of both networks."""
-        inputs = torch.cat([to_vector(self.space, obs), action], -1)
-        return torch.cat([network(inputs) for network in self.networks], -1).T
-
-
 class Temperature(nn.Module):
     """Temperature α, the coefficient of the entropy. The parameter is log α, so α stays positive."""
 
@@ -87,11 +67,24 @@ class Temperature(nn.Module):
 class SACAgent(nn.Module):
     """Actor, critics, target critics and temperature. Players get the actor, the submodule `policy`."""
 
+    ensemble: ClassVar[type[Critics]] = Critics
+
     def __init__(self, spaces: Spaces, args: SACArgs) -> None:
         """Build the networks; the target critics start as copies of the critics."""
         super().__init__()
         action_dim = math.prod(spaces.action.shape or ())
         self.policy = Actor(spaces.observation, action_dim, args)
-        self.critic = Critic(spaces.observation, action_dim, args)
+        inputs = vector_size(spaces.observation) + action_dim
+        self.critic = self.ensemble(spaces.observation, self.networks(inputs, args))
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         self.alpha = Temperature(args.alpha)
+
+    def networks(self, inputs: int, args: SACArgs) -> Iterator[nn.Module]:
+        """Yield the critics' networks.
+
+        Args:
+            inputs: size of the vectors of observation and action.
+            args: number of critics, and sizes of their layers.
+        """
+        for _ in range(args.critics):
+            yield mlp(inputs, args.hidden_sizes, 1, "relu")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from sheeprl.algos.args import OffPolicyArgs
-from sheeprl.utils.settings import STRUCTURAL, Fractional, Positive, Sizes
+from sheeprl.algos.args import TDArgs
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Positive, Sizes
 
 
-class SACArgs(OffPolicyArgs):
+class SACArgs(TDArgs):
     """Arguments of Soft Actor-Critic with a learned temperature, Haarnoja et al. 2018 (1812.05905)."""
 
     algorithm: ClassVar[str] = "sheeprl.algos.sac.sac:SAC"
-    summary: ClassVar[str] = "Soft Actor-Critic: twin critics, squashed Gaussian policy, learned temperature"
+    summary: ClassVar[str] = "Soft Actor-Critic: ensemble of critics, squashed Gaussian policy, learned temperature"
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
     bounded_actions: ClassVar[bool] = True
     help_first: ClassVar[tuple[str, ...]] = (
@@ -24,11 +24,25 @@ class SACArgs(OffPolicyArgs):
     actor_lr: Positive = Field(3e-4, description="learning rate of Adam for the actor")
     critic_lr: Positive = Field(3e-4, description="learning rate of Adam for the critics")
     alpha_lr: Positive = Field(3e-4, description="learning rate of Adam for the temperature")
-    gamma: Fractional = Field(0.99, description="discount factor")
     tau: Fractional = Field(0.005, description="step size of the target critics towards the critics")
     alpha: Positive = Field(1.0, description="initial temperature, the coefficient of the entropy")
     learn_alpha: bool = Field(True, description="learn the temperature; false fixes it at algo.alpha")
     target_entropy: float | None = Field(None, description="target of the policy's entropy; default -dim(action)")
+    critics: Count = Field(2, description="number of critics", json_schema_extra=STRUCTURAL)
+    target_subset: Count | None = Field(
+        None, description="critics in the minimum of a target, drawn for each gradient step; default all"
+    )
+    actor_value: Literal["min", "mean"] = Field("min", description="value that the actor maximizes, over the critics")
+    policy_delay: Count = Field(1, description="gradient steps per step of actor and temperature")
     hidden_sizes: Sizes = Field(
         (256, 256), description="sizes of the hidden layers of actor and critics", json_schema_extra=STRUCTURAL
     )
+
+    @field_validator("target_subset")
+    @classmethod
+    def _check_subset(cls, size: int | None, info: ValidationInfo) -> int | None:
+        """Reject a subset that has more critics than there are."""
+        critics = info.data.get("critics")
+        if size is not None and critics is not None and size > critics:
+            raise ValueError(f"must be at most algo.critics={critics}")
+        return size

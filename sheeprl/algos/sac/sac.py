@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -26,14 +26,15 @@ from sheeprl.algos.base import (
 )
 from sheeprl.algos.sac.agent import Actor, SACAgent
 from sheeprl.algos.sac.args import SACArgs
-from sheeprl.algos.sac.loss import actor_loss, alpha_loss, critic_loss, critic_target
+from sheeprl.algos.sac.loss import actor_loss, alpha_loss, critic_target
+from sheeprl.models.critics import discount, draw_subset, loss_weight, priorities, squared_errors
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
 
 
 class SAC(Algorithm[SACArgs]):
-    """SAC with three phases per gradient step: twin critics, actor and temperature."""
+    """SAC with three phases per gradient step: critics, actor and temperature."""
 
     def __init__(self, args: SACArgs, spaces: Spaces) -> None:
         """Set the target entropy, by default −dim(A)."""
@@ -67,32 +68,45 @@ class SAC(Algorithm[SACArgs]):
         return PolicyOutput(torch.tanh(mean + log_std.exp() * noise))
 
     def phases(self, step: Step) -> Sequence[Phase]:
-        """Return the phases critics (with the target update), actor and, if it is learned, temperature."""
+        """Return the phases critics (with the target update) and, in every `policy_delay`-th step, the policy's."""
         target_update = TargetUpdate("critic", "critic_target", self.args.tau)
-        critic = Phase("critic", self.critic_loss, self.noise, target_updates=(target_update,))
-        actor = Phase("actor", self.actor_loss, self.noise)
+        critic = Phase("critic", self.critic_loss, self.critic_noise, target_updates=(target_update,))
+        if (step.gradient_step + 1) % self.args.policy_delay:
+            return [critic]
+        actor = Phase("actor", self.actor_loss, self.actor_noise)
         return [critic, actor, Phase("alpha", self.alpha_loss)] if self.args.learn_alpha else [critic, actor]
 
-    def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
+    def actor_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
         """Return standard normal noise `[N, action_dim]` to sample the actions of one batch."""
         return {"action": torch.randn((shape[0], self.action_dim), generator=generator)}
 
+    def critic_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
+        """Return the actor's noise and, if targets use a subset of the critics, their numbers `[N, target_subset]`."""
+        noise = self.actor_noise(shape, generator)
+        if self.args.target_subset is not None:
+            noise["subset"] = draw_subset(self.args.critics, self.args.target_subset, shape, generator)
+        return noise
+
     def critic_loss(self, agent: SACAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
-        """Compute the soft Bellman error of both critics, eq. 5, of a batch of transitions `[N]`."""
-        weight: Any = batch["sample_weight"]
+        """Compute the soft Bellman error of all critics, eq. 5, of a batch of transitions `[N]`."""
         with torch.no_grad():
             next_action, next_logprob = agent.policy.sample(batch["next_obs"], noise["action"])
-            next_q = agent.critic_target(batch["next_obs"], next_action)
-            target = critic_target(
-                batch["reward"], batch["terminated"], next_q, next_logprob, agent.alpha(), self.args.gamma
-            )
-        loss = critic_loss(agent.critic(batch["obs"], batch["action"]), target, weight)
-        return Loss(loss, {"Loss/value_loss": loss.detach(), "Values/target": (weight * target).sum()})
+            next_q = agent.critic_target(batch["next_obs"], next_action, noise.get("target_seed"))
+            if "subset" in noise:
+                next_q = next_q[noise["subset"][0]]
+            bootstrap = discount(batch, self.args.gamma)
+            target = critic_target(batch["reward"], bootstrap, next_q, next_logprob, agent.alpha())
+        q = agent.critic(batch["obs"], batch["action"], noise.get("seed"))
+        loss = squared_errors(q, target, loss_weight(batch))
+        metrics = {"Loss/value_loss": loss.detach(), "Values/target": (batch["sample_weight"] * target).sum()}
+        return Loss(loss, metrics, priority=priorities(q, target, batch))
 
     def actor_loss(self, agent: SACAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Compute J_π, eq. 9, of actions sampled for the batch, and carry their log densities to `alpha_loss`."""
         action, logprob = agent.policy.sample(batch["obs"], noise["action"])
-        loss = actor_loss(agent.critic(batch["obs"], action), logprob, agent.alpha(), batch["sample_weight"])
+        q = agent.critic(batch["obs"], action, noise.get("seed"))
+        value = q.min(0).values if self.args.actor_value == "min" else q.mean(0)
+        loss = actor_loss(value, logprob, agent.alpha(), batch["sample_weight"])
         return Loss(loss, {"Loss/policy_loss": loss.detach()}, carry={"logprob": logprob.detach()})
 
     def alpha_loss(self, agent: SACAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:

@@ -2,36 +2,27 @@
 
 from torch import tensor
 
-from sheeprl.algos.sac.loss import actor_loss, alpha_loss, critic_loss, critic_target
+from sheeprl.algos.sac.loss import actor_loss, alpha_loss, critic_target
 
 
 def test_critic_target():
     """The target equals hand-computed values and doesn't bootstrap after termination."""
     target = critic_target(
         reward=tensor([1.0, 2.0, 0.0]),
-        terminated=tensor([False, True, False]),
+        discount=tensor([0.5, 0.0, 0.5]),
         next_q=tensor([[4.0, 6.0, -2.0], [1.0, 0.0, 8.0]]),
         next_logprob=tensor([1.0, -3.0, -6.0]),
         alpha=tensor(0.5),
-        gamma=0.5,
     )
     # 1 + 0.5·(1 − 0.5); 2 (terminated); 0.5·(−2 + 3)
     assert target.tolist() == [1.25, 2.0, 0.5]
 
 
-def test_critic_loss():
-    """The critic loss is the weighted squared error, summed over both critics."""
-    # Q_1: ½·((1 − 0)² + (3 − 2)²) = 1; Q_2: ½·((2 − 0)² + (5 − 2)²) = 6.5
-    q, target = tensor([[1.0, 3.0], [2.0, 5.0]]), tensor([0.0, 2.0])
-    assert critic_loss(q, target, tensor([0.5, 0.5])).item() == 7.5
-    assert critic_loss(q, target, tensor([1.0, 0.0])).item() == 5
-
-
 def test_actor_loss():
-    """The actor loss is the weighted mean of α log π − min Q."""
+    """The actor loss is the weighted mean of α log π − Q."""
     # ½·((0.5·2 − 1) + (0.5·−4 − 3)) = −2.5
-    q, logprob = tensor([[1.0, 5.0], [2.0, 3.0]]), tensor([2.0, -4.0])
-    assert actor_loss(q, logprob, tensor(0.5), tensor([0.5, 0.5])).item() == -2.5
+    value, logprob = tensor([1.0, 3.0]), tensor([2.0, -4.0])
+    assert actor_loss(value, logprob, tensor(0.5), tensor([0.5, 0.5])).item() == -2.5
 
 
 def test_alpha_loss():

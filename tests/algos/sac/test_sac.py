@@ -75,6 +75,46 @@ def test_phases_and_target_update(learn_alpha, order):
     assert not any(phase.target_updates for phase in phases[1:])
 
 
+def test_the_policy_learns_in_every_policy_delay_th_step():
+    """The critics learn in every step; actor and temperature in the last of `policy_delay` steps."""
+    algorithm = build_sac(policy_delay=3)
+    groups = [[phase.optimizer for phase in algorithm.phases(Step(step, 0.0))] for step in range(6)]
+    assert groups == [["critic"], ["critic"], ["critic", "actor", "alpha"]] * 2
+
+
+def test_a_target_takes_the_minimum_of_a_subset():
+    """With `target_subset`, a target is the minimum of the drawn critics; the actor maximizes the mean."""
+    algorithm = build_sac(critics=3, target_subset=2, actor_value="mean", alpha=1e-6, gamma=0.5)
+    agent = algorithm.build_agent()
+    constant_critic_(agent.critic, (3.0, 7.0, 2.0))
+    constant_critic_(agent.critic_target, (9.0, 5.0, 1.0))
+    noise = algorithm.critic_noise(torch.Size([2]), torch.Generator().manual_seed(0))
+    assert noise["subset"].shape == (2, 2)
+    for subset, minimum in (((0, 1), 5.0), ((1, 2), 1.0), ((0, 2), 1.0)):
+        noise["subset"] = tensor([subset, subset])
+        loss = algorithm.critic_loss(agent, batch(), noise, {})
+        assert loss.metrics["Values/target"].item() == pytest.approx((1 + 0.5 * minimum + 2) / 2, abs=1e-4)
+    loss = algorithm.actor_loss(agent, batch(), {"action": torch.zeros(2, 2)}, {})
+    assert loss.value.item() == pytest.approx(-4, abs=1e-4)
+    with pytest.raises(ValueError, match=r"must be at most algo\.critics=3"):
+        build_sac(critics=3, target_subset=4)
+
+
+def test_n_step_returns_and_priorities():
+    """`n_step` and `prioritized` choose the sampler; losses use its discount and importance weights."""
+    assert build_sac().data().sampler is None and build_sac().data().prioritized is None
+    algorithm = build_sac(n_step=3, gamma=0.9, prioritized=True, alpha=1e-6)
+    assert (algorithm.data().sampler.n, algorithm.data().sampler.gamma) == (3, 0.9) and algorithm.data().prioritized
+    agent = algorithm.build_agent()
+    constant_critic_(agent.critic, (3.0, 7.0))
+    constant_critic_(agent.critic_target, (9.0, 4.0))
+    rows = batch().update({"discount": tensor([0.25, 0.0]), "importance": tensor([0.5, 1.0])})
+    loss = algorithm.critic_loss(agent, rows, {"action": torch.zeros(2, 2)}, {})
+    # Both targets are 2: the errors are 1 and 5, with weights of ¼ and ½.
+    assert loss.value.item() == pytest.approx((1 + 25) * 0.75, rel=1e-4)
+    assert loss.priority.tolist() == pytest.approx([3.0, 3.0], rel=1e-4)
+
+
 def constant_critic_(critic, values):
     """Make Q_1 and Q_2 constant functions."""
     for network, value in zip(critic.networks, values, strict=True):
