@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from sheeprl.algos import registry
 from sheeprl.cli import help as help_texts
 from sheeprl.cli import training
+from sheeprl.cli.check_env import check_env
 from sheeprl.cli.completion import flags_for, words_to_complete
 from sheeprl.cli.names import is_algorithm, shipped_files
 from sheeprl.cli.report import report
@@ -25,6 +26,7 @@ WITH_SETTINGS: dict[str, Callable[[list[str], Session], int]] = {
     "run": training.run,
     "resume": training.resume,
     "config": training.print_config,
+    "check-env": check_env,
 }
 
 HELP_FLAGS = ("-h", "--help")
@@ -38,7 +40,8 @@ OTHER_WORDS = {
     **dict.fromkeys(("evaluate", "test"), "use sheeprl eval RUN"),
     **dict.fromkeys(("learn", "fit", "start"), "use sheeprl train NAME"),
     **dict.fromkeys(("continue", "restart"), "use sheeprl resume RUN"),
-    **dict.fromkeys(("check", "validate"), "use sheeprl run CONFIG --dry-run"),
+    **dict.fromkeys(("check", "validate"), "use sheeprl run CONFIG --dry-run, or sheeprl check-env ID"),
+    **dict.fromkeys(("benchmark", "env", "envs"), "use sheeprl check-env ID"),
     **dict.fromkeys(("show", "print"), "use sheeprl config NAME"),
     "verify": "use sheeprl replay RUN",
     "tensorboard": "use tensorboard --logdir logs",

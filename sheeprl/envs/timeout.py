@@ -70,11 +70,18 @@ class StepWatch:
         seconds: limit of a step or reset; None for no limit.
         last_resort: end the process if a step is stuck in C code and doesn't handle the signal.
         stop: request that interrupts operations before their limit.
+        setting: name of the limit, for messages.
     """
 
-    def __init__(self, seconds: float | None, last_resort: bool = False, stop: StopRequest | None = None) -> None:
+    def __init__(
+        self,
+        seconds: float | None,
+        last_resort: bool = False,
+        stop: StopRequest | None = None,
+        setting: str = "players.step_timeout",
+    ) -> None:
         """Store the limit; `watching` applies it."""
-        self.seconds, self.last_resort = seconds, last_resort
+        self.seconds, self.last_resort, self.setting = seconds, last_resort, setting
         self.stop = stop or StopRequest()
         self._began = math.inf
 
@@ -125,7 +132,7 @@ class StepWatch:
         """
         self.check()
         if self.seconds is not None and time.monotonic() - self._began > self.seconds:
-            raise StepTimeoutError(f"it took more than {self.seconds:g} s (players.step_timeout)")
+            raise StepTimeoutError(f"it took more than {self.seconds:g} s ({self.setting})")
         self._postpone()
 
     def _postpone(self) -> None:
