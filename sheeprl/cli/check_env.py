@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -69,7 +71,8 @@ def check_env(words: list[str], session: Session) -> int:
     settings = _env_settings(words)
     config = _read_config(env_id, settings)
     with only_result_on_stdout() as stdout:
-        report = _inspect(config, settings, seconds, timeout)
+        with _without_output(session.traceback) as errors:
+            report = _inspect(config, settings, seconds, timeout, errors)
         if as_json:
             typer.echo(json.dumps(_as_json(report)), stdout)
         elif not report.found.mistakes:
@@ -81,8 +84,33 @@ def check_env(words: list[str], session: Session) -> int:
     return WRONG_INPUT if report.found.mistakes else 0
 
 
+@contextlib.contextmanager
+def _without_output(is_shown: bool) -> Iterator[int]:
+    """Discard the output of the environment and its processes, which many instances would repeat, unless it is shown.
+
+    Yield a file descriptor for errors.
+    """
+    if is_shown:
+        yield 2
+        return
+    stdout, stderr, discard = os.dup(1), os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(discard, 1)
+        os.dup2(discard, 2)
+        yield stderr
+    finally:
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
+        for descriptor in (stdout, stderr, discard):
+            os.close(descriptor)
+
+
 def _number(words: list[str], name: str, default: float) -> float:
-    """Remove an option of the command and return its value, a positive number."""
+    """Remove an option of the command and return its value, a positive number.
+
+    Raises:
+        ConfigError: it is another value.
+    """
     text = take_value(words, name)
     try:
         number = default if text is None else float(text)
@@ -122,13 +150,13 @@ def _read_config(env_id: str | None, settings: Words) -> EnvConfig:
     return config.env
 
 
-def _inspect(config: EnvConfig, settings: Words, seconds: float, timeout: float) -> Report:
+def _inspect(config: EnvConfig, settings: Words, seconds: float, timeout: float, errors: int) -> Report:
     """Return all findings about an environment."""
     from sheeprl.config.checks import algorithm_mistakes, probe_env, unsupported_spaces  # imports gymnasium
     from sheeprl.envs.inspection import Inspection, inspect_env
     from sheeprl.envs.timeout import StepWatch
 
-    watch = StepWatch(timeout, last_resort=True, setting="--timeout")
+    watch = StepWatch(timeout, last_resort=True, setting="--timeout", errors=errors)
     warnings: list[str] = []
     with watch.watching():
         watch.begin()
@@ -223,7 +251,7 @@ def _spread(values: Sequence[float]) -> str:
 def _metrics_text(found: Inspection) -> str:
     """Return the metrics that the last infos of episodes add."""
     if not found.episodes.returns:
-        return "of the last info of each episode; none ended"
+        return "unknown, since no episode ended"
     names = [f"Episode/{name}" for name in found.metrics]
     if {"success", "is_success"} & set(found.metrics):
         names.append("Episode/success_rate")

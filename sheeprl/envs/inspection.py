@@ -6,16 +6,16 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AsyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, VectorEnv
 
 from sheeprl.envs import global_rng, transforms
 from sheeprl.envs.config import EnvConfig
@@ -37,6 +37,7 @@ from sheeprl.envs.transforms import ACTION_MASK, Spaces
 from sheeprl.utils.errors import describe, short_repr
 
 Array = npt.NDArray[Any]
+V = TypeVar("V", bound=VectorEnv[Any, Any, Any])
 Trajectory = list[tuple[Any, ...]]
 """Copies of the observation, the reward and the two flags of each step, beginning with a reset."""
 
@@ -45,6 +46,7 @@ MIN_STEPS = 5  # steps of each measurement, however slow they are
 TRAJECTORY_STEPS = 100
 WARM_UP = 2  # steps before a measurement
 CLEARLY_FASTER = 1.2  # least ratio of speeds that recommends another vectorization than the simplest
+LONG = 2000  # random steps without an end of an episode that make its existence doubtful
 SEED = 1
 
 
@@ -220,7 +222,7 @@ class _Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _look_at_reward(self, reward: Any) -> None:
         """Look at a reward."""
-        if not isinstance(reward, (int, float, np.integer, np.floating)):
+        if not isinstance(reward, (int, float, np.integer, np.floating)) and np.size(reward) == 1:
             self._note(
                 "reward",
                 f"the reward is {short_repr(reward)} ({type(reward).__name__}), not a float; it is converted",
@@ -269,6 +271,7 @@ class _Inspector:
         """Store the arguments."""
         self.config, self.spaces, self.watch, self.seconds = config, spaces, watch, seconds
         self.found = Inspection(config.id)
+        self._render_modes: Collection[str] = ()
 
     def run(self) -> Inspection:
         """Return the findings."""
@@ -293,14 +296,16 @@ class _Inspector:
         env, actions = SnapshotEnv(recorder), RandomActions(recorder.action_space, SEED)
         found.max_episode_steps = recorder.spec.max_episode_steps if recorder.spec else None
         with closing(env):
-            self._play_episodes(env, recorder, actions, time.monotonic() + 2 * self.seconds)
+            self._play_episodes(env, recorder, actions)
+        self._render_modes = (recorder.metadata or {}).get("render_modes") or ()
         found.episodes.found_reward = recorder.found_reward
         shown = {name.partition("/")[0] for name in found.metrics}
         found.other_infos = [key for key in recorder.infos if key not in shown]
         found.warnings += [self._line(text) for text in recorder.oddities.values()]
         if recorder.is_constant:
             found.warnings.append(self._line("all observations of random play are equal"))
-        if not found.episodes.returns and found.max_episode_steps is None and not found.mistakes:
+        has_end = found.episodes.returns or found.max_episode_steps is not None
+        if not has_end and found.episodes.steps >= LONG and not found.mistakes:
             found.warnings.append(
                 self._line(
                     f"no episode ended within {found.episodes.steps:,} random steps and no time limit is known; if "
@@ -308,10 +313,10 @@ class _Inspector:
                 )
             )
 
-    def _play_episodes(self, env: SnapshotEnv, recorder: _Recorder, actions: RandomActions, until: float) -> None:
-        """Play until a time or a mistake."""
+    def _play_episodes(self, env: SnapshotEnv, recorder: _Recorder, actions: RandomActions) -> None:
+        """Play for twice the duration of a measurement, or until a mistake."""
         found, episodes, watch = self.found, self.found.episodes, self.watch
-        number, seed = 0, SEED
+        number, until = 0, math.inf
         metrics: dict[str, None] = {}
         while not found.mistakes:
             number += 1
@@ -319,7 +324,8 @@ class _Inspector:
             total, length, ended = 0.0, 0, False
             with self._mistakes_in(f"the reset of episode {number}", recorder):
                 watch.begin()
-                obs, _ = env.reset(seed=seed if number == 1 else None)
+                obs, _ = env.reset(seed=SEED if number == 1 else None)
+            until = min(until, time.monotonic() + 2 * self.seconds)  # without the first reset, which may take long
             while not ended and not found.mistakes:
                 if time.monotonic() > until and episodes.steps >= MIN_STEPS:
                     found.metrics = [*metrics]
@@ -379,14 +385,14 @@ class _Inspector:
                     "self.np_random only, after super().reset(seed=seed)"
                 )
             )
+        elif difference := _difference(first, self._trajectory(one, 1, count)):
+            self.found.warnings.append(
+                self._line(f"reset(seed=…) doesn't restore the start: {difference} when the same instance begins again")
+            )
         elif difference := _difference(first, self._trajectory(other, 2, count, beside=one)):
             self.found.is_deterministic = False
             self.found.warnings.append(
                 self._line(f"its instances share state: {difference} if another instance takes steps too")
-            )
-        elif difference := _difference(first, self._trajectory(one, 1, count)):
-            self.found.warnings.append(
-                self._line(f"reset(seed=…) doesn't restore the start: {difference} when the same instance begins again")
             )
 
     def _trajectory(
@@ -473,8 +479,7 @@ class _Inspector:
         config = self.config.model_copy(update={"vectorization": kind, "capture_video": False})
         count = config.num_envs
         self.watch.begin()
-        envs = make_vector_env(config)
-        try:
+        with _closing_vector(make_vector_env(config)) as envs:
             actions = RandomActions(envs.single_action_space, SEED)
             self.watch.begin()
             obs, _ = envs.reset(seed=SEED)
@@ -488,9 +493,9 @@ class _Inspector:
                 obs = envs.step(batch)[0]
                 return time.perf_counter() - began
 
-            return count * self._rate(step)
-        finally:
-            close_vector(envs)
+            rate = self._rate(step)
+            self.watch.begin()
+        return count * rate
 
     def _rate(self, step: Callable[[], float]) -> float:
         """Return the calls per second of a function that returns its own seconds."""
@@ -512,20 +517,16 @@ class _Inspector:
 
     def _render(self) -> None:
         """Render a frame in another process, since some renderers end theirs."""
-        self.watch.begin()
-        with closing(SnapshotEnv(make_env(self.config))) as env:
-            modes = (env.metadata or {}).get("render_modes") or []
-        if "rgb_array" not in modes:
+        if "rgb_array" not in self._render_modes:
             return
         try:
-            envs = AsyncVectorEnv([lambda: make_env(self.config, "rgb_array")])
-            try:
+            self.watch.begin()
+            with _closing_vector(AsyncVectorEnv([lambda: make_env(self.config, "rgb_array")])) as envs:
                 self.watch.begin()
                 envs.reset(seed=SEED)
                 self.watch.begin()
                 (frame,) = envs.call("render")
-            finally:
-                close_vector(envs)
+                self.watch.begin()
             if np.ndim(frame) != 3:
                 raise ResultError(f"render returned {short_repr(frame)} ({type(frame).__name__}), not a picture")
             self.found.frame_shape = np.shape(frame)
@@ -536,7 +537,9 @@ class _Inspector:
 
     def _check_with_gymnasium(self) -> None:
         """Add the failures of gymnasium's own checker, unless they follow from what was found."""
-        if not self.found.is_deterministic:
+        observation = self.spaces.observation
+        has_mask = isinstance(observation, gymnasium.spaces.Dict) and ACTION_MASK in observation.spaces
+        if not self.found.is_deterministic or has_mask:  # it doesn't respect masks
             return
         self.watch.begin()
         env = make_env(self.config.model_copy(update={"wrappers": ()})).unwrapped
@@ -577,6 +580,17 @@ class _Inspector:
     def _line(self, text: str) -> str:
         """Return a finding with the environment that it is about."""
         return f"env.id={self.config.id}: {text}"
+
+
+@contextmanager
+def _closing_vector(envs: V) -> Iterator[V]:
+    """Close a vector at the end of a block; end its processes if the block fails."""
+    try:
+        yield envs
+    except BaseException:
+        close_vector(envs)
+        raise
+    close_quietly(envs)
 
 
 def _place(key: str) -> str:

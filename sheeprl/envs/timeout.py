@@ -71,6 +71,7 @@ class StepWatch:
         last_resort: end the process if a step is stuck in C code and doesn't handle the signal.
         stop: request that interrupts operations before their limit.
         setting: name of the limit, for messages.
+        errors: file descriptor for the traceback of the last resort.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class StepWatch:
         last_resort: bool = False,
         stop: StopRequest | None = None,
         setting: str = "players.step_timeout",
+        errors: int = 2,
     ) -> None:
         """Store the limit; `watching` applies it."""
+        self.errors = errors
         self.seconds, self.last_resort, self.setting = seconds, last_resort, setting
         self.stop = stop or StopRequest()
         self._began = math.inf
@@ -138,4 +141,4 @@ class StepWatch:
     def _postpone(self) -> None:
         """Postpone the end of the process to twice `seconds` from now."""
         if self.last_resort and self.seconds is not None:
-            faulthandler.dump_traceback_later(2 * self.seconds, exit=True)
+            faulthandler.dump_traceback_later(2 * self.seconds, exit=True, file=self.errors)
