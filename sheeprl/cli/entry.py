@@ -76,7 +76,8 @@ def _run(words: list[str], session: Session) -> int:
     """Run the command that the words name, and return the exit code."""
     if (incomplete := words_to_complete()) is not None:
         command = incomplete[0] if incomplete else None
-        return _call(help_texts.make_app(command, flags_for(incomplete).every), words)
+        flags = help_texts.flags_of_command(command, flags_for(incomplete))
+        return _call(help_texts.make_app(command, flags), words)
     if words[:1] == ["help"] or words[:1] == ["-h"] or words[:1] == ["--help"]:
         return _help(words[1:])
     command = next((word for word in words if not word.startswith("-")), None)

@@ -167,7 +167,7 @@ def settings_app(command: str, flags: Flags, topic: str | None, listing: str) ->
         ConfigError: there is no such topic.
     """
     if command == "check-env":
-        chosen = [flag for flag in flags.every if flag.section == "env" and flag.key != "env.id"]
+        chosen = flags_of_command(command, flags)
     elif topic is None:
         chosen = flags.first()
     elif topic in TOPICS:
@@ -183,6 +183,13 @@ def settings_app(command: str, flags: Flags, topic: str | None, listing: str) ->
         more, panel = "Exit code 0 if it can be trained on, 2 with one line per mistake if not.", "Its settings"
     epilog = "\n\n".join([f"Example: {example}", more, SWITCHES, TRACEBACK])
     return make_app(command, chosen, epilog, panel)
+
+
+def flags_of_command(command: str | None, flags: Flags) -> list[Flag]:
+    """Return the flags that a command accepts: all, or those of the environment besides its id."""
+    if command != "check-env":
+        return flags.every
+    return [flag for flag in flags.every if flag.section == "env" and flag.key != "env.id"]
 
 
 def _described(command: str, flags: Sequence[Flag], panel: str | None) -> Callable[..., None]:

@@ -96,7 +96,7 @@ def inspect_env(config: EnvConfig, spaces: Spaces, watch: StepWatch, seconds: fl
     Args:
         config: settings of the environment.
         spaces: spaces of the agent.
-        watch: interrupts operations that take too long.
+        watch: interrupts operations that take too long, if this is the main thread.
         seconds: duration of each measurement; there are up to eight.
     """
     return _Inspector(config, spaces, watch, seconds).run()
@@ -566,7 +566,7 @@ class _Inspector:
             self.found.mistakes.append(self._line(f"{where}: {error}"))
         except StepTimeoutError as error:
             self.found.mistakes.append(self._line(f"{where} doesn't end: {error}"))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.found.mistakes.append(self._line(f"raised in {where}: {describe(error)}"))
         if recorder is not None and not self.found.mistakes:
             self.found.mistakes += [self._line(f"{where}: {text}") for text in dict.fromkeys(recorder.mistakes)]

@@ -1,9 +1,14 @@
 """`sheeprl check-env` names what is wrong with an environment, and what fits it."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.helpers.broken_envs"
 ODD = "tests.helpers.odd_envs"
 QUICK = ("--seconds", "0.01", "--num_envs", "2")
@@ -42,6 +47,7 @@ MISTAKES = [
     ("Changed", [CHANGED % ("reward", "pair")], "the reward is array([1., 1.]) (ndarray), not one number"),
     ("Changed", [CHANGED % ("terminated", "none")], "terminated is None (NoneType), not one boolean"),
     ("NoSeed", [], "TypeError: NoSeed.reset() got an unexpected keyword argument 'seed'"),
+    ("Quits", [], "raised in step 1 of episode 1: SystemExit: 3"),
     ("GrowingActions", [], "the action space changes from Discrete(3) to Discrete(4)"),
     ("Hangs", ["--timeout=0.2", "env.kwargs={where: constructor}"], "can't be made: StepTimeoutError: it took more"),
     ("Hangs", ["--timeout=0.2", "env.kwargs={where: reset}"], "reset of episode 1 doesn't end: it took more"),
@@ -75,6 +81,19 @@ WARNINGS = [
     ("Sound", ["env.wrappers=[NormalizeObservation]"], "normalizes by running statistics"),
 ]
 """Environment and settings that can be trained with, and a part of the warning."""
+
+
+STUCK = """
+import hashlib
+import gymnasium
+from tests.helpers.broken_envs import Sound
+
+class Stuck(Sound):
+    def step(self, action):
+        hashlib.pbkdf2_hmac("sha256", b"a", b"b", 10**10)
+
+gymnasium.register("Stuck-v0", "stuck_envs:Stuck")
+"""
 
 
 @pytest.mark.parametrize(("env", "words", "line"), MISTAKES)
@@ -128,6 +147,16 @@ def test_json_has_the_mistakes(check_env):
     done = check_env("Nan", "--json")
     found = json.loads(done.out)
     assert done.code == 2 and not found["can_be_trained_on"] and "contains nan" in found["mistakes"][0]
+
+
+@pytest.mark.slow
+def test_a_step_that_hangs_in_c_ends_the_process_with_a_traceback(tmp_path):
+    (tmp_path / "stuck_envs.py").write_text(STUCK)
+    words = ["-m", "sheeprl", "check-env", "stuck_envs:Stuck-v0", *QUICK, "--timeout", "0.5"]
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 1 and b"stuck_envs.py" in done.stderr
 
 
 def test_the_id_is_required(sheeprl):

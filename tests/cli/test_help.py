@@ -130,6 +130,7 @@ def test_help_without_a_command(sheeprl, words):
         "run",
         "resume",
         "config",
+        "check-env",
         "configs",
         "eval",
         "replay",

@@ -156,6 +156,11 @@ class OnceOnly(Sound):
         return super().step(action)
 
 
+class Quits(Sound):
+    def step(self, action):
+        raise SystemExit(3)
+
+
 class GrowingActions(Sound):
     def step(self, action):
         self.action_space = spaces.Discrete(3 + self.at % 2)
