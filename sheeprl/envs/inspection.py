@@ -280,7 +280,8 @@ class _Inspector:
             for stage in stages:
                 if self.found.mistakes:
                     break
-                stage()
+                with self._mistakes_in("the check"):
+                    stage()
         return self.found
 
     # ------------------------------------------------------------------------------------------ random play
