@@ -76,7 +76,6 @@ WARNINGS = [
     ("ProcessWide", [], "it draws from the process's generators (random, numpy.random or torch)"),
     ("Shared", [], "its instances share state: the observation of step 1 differs if another instance takes steps"),
     ("Remembers", [], "reset(seed=…) doesn't restore the start: the observation of the reset differs when the same"),
-    ("Endless", ["--seconds", "0.2"], "random steps and no time limit is known"),
     ("NoPicture", [], "can't be rendered: RuntimeError: no display"),
     ("Sound", ["env.wrappers=[NormalizeObservation]"], "normalizes by running statistics"),
 ]
@@ -110,6 +109,12 @@ def test_an_oddity_is_a_warning(check_env, env, words, line):
     assert [text for text in done.err.splitlines() if line in text and text.startswith("warning: ")]
 
 
+def test_episodes_that_do_not_end_are_a_warning(check_env, monkeypatch):
+    monkeypatch.setattr("sheeprl.envs.inspection.LONG", 5)
+    assert "random steps and no time limit is known; if episodes never end" in check_env("Endless").err
+    assert check_env("Endless", "env.max_episode_steps=500").err == ""
+
+
 @pytest.mark.parametrize("env", ["Sound", "OnceOnly", "WithMask"])
 def test_nothing_is_wrong_with_a_sound_environment(check_env, env):
     done = check_env(env)
@@ -127,7 +132,7 @@ def test_the_report_has_a_dozen_lines(check_env):
     assert "Episode/success, Episode/success_rate; not shown: winner" in done.out
     assert "bit-identical with checkpoint.envs=true" in done.out and "6 x 8 (env.capture_video" in done.out
     assert "a2c, ppo; not droq, sac, td3 (its actions are discrete)" in done.out
-    assert f"sheeprl train ppo --env {MODULE}:NoReward-v0 --" not in done.out
+    assert f"start with   sheeprl train ppo --env {MODULE}:NoReward-v0 env.num_envs=2" in done.out
 
 
 def test_unbounded_actions_exclude_algorithms(check_env):
