@@ -80,6 +80,9 @@ def test_mujoco_is_filmed_without_a_display(tmp_path, extra, package, env):
         pytest.skip("libEGL is not installed")
     variables = {name: value for name, value in os.environ.items() if "DISPLAY" not in name and name != "MUJOCO_GL"}
     words = ["sac", f"env.id={env}", "env.capture_video=true", *COUPLED, *SAC, *SMALL_SAC, *QUIET]
+    # Short videos, and no time limit: the step that ends an episode also writes its video, which takes long on a busy
+    # machine.
+    words += ["env.max_episode_steps=20", "players.step_timeout=null"]
     command = [sys.executable, "-m", "sheeprl", "run", *words, f"run.dir={tmp_path / 'run'}"]
     done = subprocess.run(command, capture_output=True, text=True, env=variables)
     assert done.returncode == 0, done.stdout + done.stderr
