@@ -57,7 +57,7 @@ def checked(algo, env, buffer):
 
 def real_blocks(config, spaces, learner):
     """Return `order` and blocks of an update, collected by two players and stored in the replay."""
-    shards = [build_replay(config, {}, shard, config.buffer.shards) for shard in range(config.buffer.shards)]
+    shards = [build_replay(config, shard, config.buffer.shards) for shard in range(config.buffer.shards)]
     _, weights = learner.weights()
     for number in range(2):
         player = Player(config, spaces, number)
