@@ -88,6 +88,7 @@ class Learner(LearnerInterface):
         self.batches = self._make_batches()
         self.compiled = CompiledSteps(self.step, self.batches.assemble) if config.trainer.compile else None
         self._failure: NonFiniteError | None = None
+        self._checked: set[str | tuple[str, ...]] = set()  # groups that phases have named
         self._tables: list[Table] = []  # metrics of the current update, on the CPU
         self._notes: list[str] = []  # messages for the log of the run
 
@@ -209,7 +210,8 @@ class Learner(LearnerInterface):
         """Take one gradient step: one pass over the phases. Return True if a loss stopped the round before the step."""
         phases = self.algorithm.phases(Step(self.gradient_steps, progress))
         for phase in phases:
-            self._check_groups(phase)
+            if phase.optimizer not in self._checked:
+                self._check_groups(phase)
         samples = self.batches.samples(tensors)
         noise = [self._noise(phase, samples) for phase in phases]
         taken = self._compiled_step(phases, tensors, noise)
@@ -234,6 +236,7 @@ class Learner(LearnerInterface):
                 raise ValueError(f"phases() names the group {name!r}, but optimizers() has {', '.join(known)}")
         if len(set(phase.groups)) != len(phase.groups) or not phase.groups:
             raise ValueError(f"phases() names the groups {phase.groups}; name at least one, and each only once")
+        self._checked.add(phase.optimizer)
 
     def _compiled_step(
         self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors]
