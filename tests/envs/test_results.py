@@ -22,7 +22,7 @@ def test_one_number_of_any_type(value):
     assert flag is True
 
 
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
 def test_what_is_not_one_number_is_named(value):
     kind = type(value).__name__
     with pytest.raises(ResultError, match=rf"^the reward is .*\({kind}\), not one number; convert it in a wrapper"):

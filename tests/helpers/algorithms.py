@@ -54,8 +54,9 @@ def is_recurrent(name: str) -> bool:
 
 
 def is_discrete(name: str) -> bool:
-    """Return True if an algorithm takes discrete actions; it then gets an environment with these."""
-    return "discrete" in registry.args_class(name).actions
+    """Return True if an algorithm gets environments with discrete actions: on-policy with both kinds, or no others."""
+    actions = registry.args_class(name).actions
+    return "discrete" in actions and not (is_off_policy(name) and "continuous" in actions)
 
 
 def supported(name: str, arguments: dict[str, str]) -> list[str]:

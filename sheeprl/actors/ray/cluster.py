@@ -123,7 +123,10 @@ def service_pids() -> list[int]:
 
 
 def vital_services() -> dict[str, int]:
-    """Return the ids of the service processes without which the started Ray dies, by description."""
+    """Return the ids of this machine's Ray processes without which the run dies, by description.
+
+    In a joined cluster, it is the node process of this machine.
+    """
     found = {}
     for pid in service_pids():
         with suppress(psutil.NoSuchProcess):
@@ -132,6 +135,10 @@ def vital_services() -> dict[str, int]:
                 kind = each.name().removeprefix("ray::")
                 if kind in VITAL:
                     found[f"{VITAL[kind]} ({kind})"] = each.pid
+    if not found and (socket_name := internals.node_socket()):
+        for process in psutil.process_iter(["name", "cmdline"]):
+            if process.info["name"] == "raylet" and any(socket_name in word for word in process.info["cmdline"] or ()):
+                found[f"{VITAL['raylet']} (raylet)"] = process.pid
     return found
 
 

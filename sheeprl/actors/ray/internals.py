@@ -57,6 +57,13 @@ def services() -> list[Any]:
     return [info.process for infos in started.values() for info in infos]
 
 
+def node_socket() -> str:
+    """Return the path of the socket of this machine's node process, "" if this program isn't connected to one."""
+    from ray._private import worker
+
+    return str(worker._global_node.raylet_socket_name) if worker._global_node else ""
+
+
 def draining_nodes() -> set[str]:
     """Return the ids of the nodes that are being drained; empty if this Ray version has no such state."""
     try:

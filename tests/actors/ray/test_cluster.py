@@ -1,6 +1,7 @@
 """Test failures to connect to Ray."""
 
 import socket
+import subprocess
 
 import pytest
 import ray
@@ -69,3 +70,19 @@ def test_a_cluster_that_refuses_is_told_with_the_variables_of_the_token(monkeypa
     config = defaults.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}}))
     with pytest.raises(cluster.ClusterError, match=r"RAY_ADDRESS=auto: .* set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN"):
         cluster.connect(config)
+
+
+def test_the_node_process_of_a_joined_cluster_is_vital(monkeypatch, tmp_path):
+    """The node process is found by its socket; other clusters of the machine are ignored."""
+    program = tmp_path / "raylet"
+    program.write_text("#!/bin/sh\nread line\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(cluster, "service_pids", list)
+    monkeypatch.setattr(cluster.internals, "node_socket", lambda: f"{tmp_path}/own/raylet")
+    words = [[program, f"--raylet_socket_name={tmp_path}/{name}/raylet"] for name in ("own", "other")]
+    nodes = [subprocess.Popen(each, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for each in words]
+    try:
+        assert cluster.vital_services() == {"Ray's node process (raylet)": nodes[0].pid}
+    finally:
+        for node in nodes:
+            node.communicate()
