@@ -36,6 +36,11 @@ def complete(sheeprl, monkeypatch, tmp_path):
         ("sheeprl train ppo run.mode=c", {"run.mode=coupled"}),
         ("sheeprl config sac algo.gam", {"algo.gamma="}),
         ("sheeprl eval @", {"@last"}),
+        ("sheeprl check-env CartP", {"CartPole-v0", "CartPole-v1"}),
+        ("sheeprl check-env Pendulum-v1 env.v", {"env.vectorization="}),
+        ("sheeprl check-env Pendulum-v1 --vect", {"--vectorization"}),
+        ("sheeprl check-env Pendulum-v1 --s", {"--seconds"}),
+        ("sheeprl check-env Pendulum-v1 run", set()),
         ("sheeprl train nowhere --see", {"--seed"}),
     ],
 )

@@ -130,6 +130,7 @@ def test_help_without_a_command(sheeprl, words):
         "run",
         "resume",
         "config",
+        "check-env",
         "configs",
         "eval",
         "replay",
@@ -144,6 +145,7 @@ def test_help_without_a_command(sheeprl, words):
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
+        (["envs"], "no command 'envs'; use sheeprl check-env ID"),
         (["list"], "no command 'list'; use sheeprl ls for runs, sheeprl algos or sheeprl configs"),
         (["enjoy", "x"], "no command 'enjoy'; use sheeprl eval RUN --video"),
         (["evaluate"], "no command 'evaluate'; use sheeprl eval RUN"),
