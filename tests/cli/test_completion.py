@@ -26,7 +26,7 @@ def complete(sheeprl, monkeypatch, tmp_path):
     [
         ("sheeprl tr", {"train"}),
         ("sheeprl s", {"sac"}),
-        ("sheeprl train ppo", {"ppo", "ppo_pendulum"}),
+        ("sheeprl train ppo_", {"ppo_no_velocity_cartpole", "ppo_pendulum", "ppo_recurrent"}),
         ("sheeprl run sac_", {"sac_halfcheetah"}),
         ("sheeprl ppo --lear", {"--learning_rate"}),
         ("sheeprl train sac --crit", {"--critic_lr", "--critics"}),

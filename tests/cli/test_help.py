@@ -104,7 +104,9 @@ def test_exit_codes_are_a_topic(sheeprl, words):
 def test_the_commands_name_the_configurations_and_show_an_example(sheeprl):
     for command in ("train", "run", "config"):
         text = " ".join(sheeprl(command, "-h").out.split())
-        assert "ppo, ppo_pendulum, redq, sac, sac_halfcheetah" in text and f"Example: sheeprl {command} " in text
+        assert (
+            "ppo_pendulum, ppo_recurrent, redq, sac, sac_halfcheetah" in text and f"Example: sheeprl {command} " in text
+        )
     assert "--traceback" in sheeprl("eval", "-h").out
     assert "Example: sheeprl resume @last" in sheeprl("resume", "-h").out
 

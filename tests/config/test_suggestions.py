@@ -71,7 +71,7 @@ def test_a_likeness_doesn_t_hide_a_name_of_another_library(key):
 
 
 def test_a_setting_of_another_algorithm_leads_to_the_algorithm():
-    assert hint("clip", SAC) == hint("algo.clip", SAC) == "; algo.clip is a setting of ppo"
+    assert hint("clip", SAC) == hint("algo.clip", SAC) == "; algo.clip is a setting of ppo and ppo_recurrent"
     assert hint("critic_lr", PPO).startswith("; algo.critic_lr is a setting of droq, sac and td3")
 
 
@@ -79,7 +79,7 @@ def test_a_broken_algorithm_hides_no_hint(monkeypatch):
     broken = EntryPoint("broken", "no_such_package.args:Args", registry.GROUP)
     found = {"broken": broken, **registry.registered()}
     monkeypatch.setattr(registry, "registered", lambda: found)
-    assert hint("clip", SAC) == "; algo.clip is a setting of ppo"
+    assert hint("clip", SAC) == "; algo.clip is a setting of ppo and ppo_recurrent"
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz_", max_size=12), st.sampled_from([PPO, SAC]))
