@@ -71,8 +71,9 @@ def test_a_likeness_doesn_t_hide_a_name_of_another_library(key):
 
 
 def test_a_setting_of_another_algorithm_leads_to_the_algorithm():
-    assert hint("clip", SAC) == hint("algo.clip", SAC) == "; algo.clip is a setting of ppo and ppo_recurrent"
-    assert hint("critic_lr", PPO).startswith("; algo.critic_lr is a setting of droq, sac and td3")
+    assert hint("clip", SAC) == hint("algo.clip", SAC)
+    assert hint("clip", SAC).startswith("; algo.clip is a setting of ppo")
+    assert hint("critic_lr", PPO).startswith("; algo.critic_lr is a setting of droq, sac")
 
 
 def test_a_broken_algorithm_hides_no_hint(monkeypatch):
