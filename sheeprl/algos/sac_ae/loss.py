@@ -20,7 +20,8 @@ def quantized(pictures: Tensor, noise: Tensor) -> Tensor:
     """
     levels = 2**BITS
     steps: Tensor = ((pictures * 255).round() * (levels / 256)).floor()
-    return (steps + noise) / levels - 0.5
+    result: Tensor = (steps + noise) / levels - 0.5
+    return result
 
 
 def reconstruction_loss(decoded: Tensor, pictures: Tensor, weight: Tensor) -> Tensor:
