@@ -1,4 +1,4 @@
-"""Settings that don't fit each other are told before anything starts."""
+"""Test the checks of settings against each other, the environment and the machine."""
 
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from sheeprl.envs.transforms import Spaces
 
 
 def mistakes_of(algorithm, *overrides):
+    """Return the mistakes that `check` finds."""
     with pytest.raises(ConfigError) as caught:
         check(load_config(algorithm, overrides).model_dump(mode="json"))
     return caught.value.mistakes
@@ -34,23 +35,27 @@ def mistakes_of(algorithm, *overrides):
         ),
     ],
 )
-def test_a_replay_that_can_not_be_shared_out(algorithm, overrides, said):
+def test_a_replay_that_cannot_be_split_is_refused(algorithm, overrides, said):
+    """A replay that can't be split into shards is refused."""
     (mistake,) = mistakes_of(algorithm, "buffer.shards=2", *overrides)
     assert said in mistake
 
 
 def test_shards_that_fit():
+    """A replay that can be split into shards is accepted."""
     overrides = ["buffer.shards=2", "players.num=3", "buffer.size=320", "players.fragment_rows=20"]
     config = check(load_config("sac", overrides).model_dump(mode="json")).config
     assert config.buffer.shards == 2
 
 
 def test_a_round_larger_than_the_memory():
+    """A round larger than the memory is refused."""
     (mistake,) = mistakes_of("ppo", "env.num_envs=1000000000")
     assert "env.num_envs=1000000000: a round of 128 x 1000000000 x 1 rows takes 1,907 GiB, more than the" in mistake
 
 
 def test_a_replay_larger_than_the_memory():
+    """A replay larger than the memory is refused, unless it is memory-mapped."""
     sizes = ["buffer.size=1000000000000", "run.total_steps=1000000000000"]
     (mistake,) = mistakes_of("sac", *sizes)
     assert mistake.startswith("buffer.size=1000000000000: 1000000000000 rows take 11,176 GiB, more than the")
@@ -59,10 +64,12 @@ def test_a_replay_larger_than_the_memory():
 
 
 def test_a_replay_that_is_never_filled_may_be_larger_than_the_memory():
+    """A replay that is never filled may be larger than the memory."""
     check(load_config("sac", ["buffer.size=1000000000000"]).model_dump(mode="json"))
 
 
-def test_the_memory_of_a_cluster_is_not_known(monkeypatch):
+def test_the_memory_of_a_cluster_is_not_checked(monkeypatch):
+    """The memory isn't checked if the run joins a cluster."""
     sizes = ["buffer.size=1000000000000", "run.total_steps=1000000000000"]
     check(load_config("sac", [*sizes, "ray.address=10.0.0.1:6379"]).model_dump(mode="json"))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
@@ -72,6 +79,7 @@ def test_the_memory_of_a_cluster_is_not_known(monkeypatch):
 
 
 def test_gradient_steps_are_not_compiled_on_mps():
+    """Compiled gradient steps on MPS are refused."""
     (mistake,) = mistakes_of("sac", "trainer.accelerator=mps", "trainer.compile=true")
     assert mistake == "trainer.compile=true: supports CPU and CUDA, not trainer.accelerator=mps; leave it out"
     assert (
@@ -80,12 +88,14 @@ def test_gradient_steps_are_not_compiled_on_mps():
 
 
 def test_pixels_are_not_flattened_silently():
+    """Pixels are refused for an algorithm that needs vectors."""
     (mistake,) = mistakes_of("sac", "env.id=tests.helpers.envs:Camera-v0")
     assert "its observations (obs) are pixels of shape (2, 2, 1); sac needs vector observations" in mistake
     assert "env.wrappers=[FlattenObservation]" in mistake
 
 
 def test_pixels_that_a_wrapper_flattens_are_a_vector():
+    """Pixels that a wrapper flattens are a vector."""
     words = ["env.id=tests.helpers.envs:Camera-v0", "env.wrappers=[gymnasium.wrappers:FlattenObservation]"]
     spaces = check(load_config("sac", words).model_dump(mode="json")).spaces
     assert spaces.observation.shape == (4,)
@@ -100,6 +110,7 @@ def test_pixels_that_a_wrapper_flattens_are_a_vector():
     ],
 )
 def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, said, advised):
+    """The mistake names the key of an observation that isn't a vector."""
     chosen = ["env.id=tests.helpers.envs:Spoken-v0", f"env.kwargs={{kind: {kind}}}"]
     (mistake,) = mistakes_of("ppo", *chosen)
     assert mistake.startswith("env.id=tests.helpers.envs:Spoken-v0: ") and said in mistake and advised in mistake
@@ -117,6 +128,7 @@ def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, said, 
     ],
 )
 def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
+    """Minibatches of one row are refused if advantages are normalized."""
     (mistake,) = mistakes_of("ppo", *overrides)
     assert mistake == (
         f"{setting}: ppo standardizes advantage over each minibatch, for which one row is too few; use at least 2, or "
