@@ -54,7 +54,7 @@ def gradient_steps_of_rollout(schedule: Schedule, data: OnPolicy) -> int:
 def check(leg: Leg) -> None:
     """Check all invariants of a leg."""
     mistakes = [event for event in leg.world.events if event.error and not isinstance(event.error, FAILURES)]
-    assert not mistakes  # an actor was asked for something that it can't do
+    assert not mistakes  # every call was valid
     check_outcome(leg)
     check_shards(leg)
     check_rounds(leg)
@@ -91,7 +91,7 @@ def check_outcome(leg: Leg) -> None:
     else:
         assert not gave_up or world.run.counters.policy_steps >= schedule.total_steps
         made = len(world.players) - (schedule.players + restarts - gave_up)
-        assert not world.buffer.offered or 0 <= made <= gave_up  # the last evaluation may have one made anew
+        assert not world.buffer.offered or 0 <= made <= gave_up  # the last evaluation may start another one
         assert leg.outcome == "done" or schedule.stop_after is not None or gave_up
     if leg.outcome != "failed":
         warnings = sum(level == "warning" for level, _ in world.reporter.messages)
@@ -142,7 +142,7 @@ def check_replay_ratio(leg: Leg) -> None:
     world, schedule = leg.world, leg.world.schedule
     began_at = world.began_at.gradient_steps
     before, losses = began_at, 0
-    overdue = False  # in a round in which the run could have said so
+    overdue = False  # in a round in which the run could report it
     for number, weights in enumerate(world.learner.published):
         if isinstance(schedule.data, OnPolicy):
             assert weights.gradient_steps == began_at + number * gradient_steps_of_rollout(schedule, schedule.data)
@@ -156,9 +156,9 @@ def check_replay_ratio(leg: Leg) -> None:
             assert weights.gradient_steps == before
         overdue |= not weights.ready and weights.losses == losses and weights.gradient_steps < due
         before, losses = weights.gradient_steps, weights.losses
-    said = sum("training starts at" in text for _, text in world.reporter.messages)
-    assert said <= 1
-    assert said or not overdue or leg.outcome != "done"
+    reported = sum("training starts at" in text for _, text in world.reporter.messages)
+    assert reported <= 1
+    assert reported or not overdue or leg.outcome != "done"
 
 
 def check_end(leg: Leg) -> None:

@@ -262,6 +262,7 @@ def test_a_minibatch_without_actions_is_harmless(fabric):
 
 
 def test_a_minibatch_of_one_decision_is_learned_from(fabric):
+    """The learner trains on a minibatch of one row."""
     learner = make_ppo(fabric, rollout_steps=2, batch_size=2)
     before = parameters_of(learner.agent)
     seen = spy_on_batches(learner)

@@ -23,7 +23,7 @@ def mistakes_of(algorithm, *overrides):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "overrides", "said"),
+    ("algorithm", "overrides", "message"),
     [
         ("sac", ["run.mode=coupled"], "buffer.shards=2: coupled mode has one shard per rank; leave it out or use"),
         ("ppo", ["players.num=2"], "buffer.shards=2: ppo needs whole rollouts in one buffer; leave it out"),
@@ -35,10 +35,10 @@ def mistakes_of(algorithm, *overrides):
         ),
     ],
 )
-def test_a_replay_that_cannot_be_split_is_refused(algorithm, overrides, said):
+def test_a_replay_that_cannot_be_split_is_refused(algorithm, overrides, message):
     """A replay that can't be split into shards is refused."""
     (mistake,) = mistakes_of(algorithm, "buffer.shards=2", *overrides)
-    assert said in mistake
+    assert message in mistake
 
 
 def test_shards_that_fit():
@@ -102,18 +102,18 @@ def test_pixels_that_a_wrapper_flattens_are_a_vector():
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "advised"),
+    ("kind", "message", "advised"),
     [
         ("text", "the observation['inner']['mission'] has the space Text(", "flatten it with"),
         ("tuple", "the observation has the space Tuple(", "flatten it with"),
         ("sequence", "the observation['seen'] has the space Sequence(", "derived from gymnasium.ObservationWrapper"),
     ],
 )
-def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, said, advised):
+def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, message, advised):
     """The mistake names the key of an observation that isn't a vector."""
     chosen = ["env.id=tests.helpers.envs:Spoken-v0", f"env.kwargs={{kind: {kind}}}"]
     (mistake,) = mistakes_of("ppo", *chosen)
-    assert mistake.startswith("env.id=tests.helpers.envs:Spoken-v0: ") and said in mistake and advised in mistake
+    assert mistake.startswith("env.id=tests.helpers.envs:Spoken-v0: ") and message in mistake and advised in mistake
     if advised == "flatten it with":
         wrapper = "env.wrappers=[FlattenObservation]"
         assert wrapper in mistake
@@ -138,7 +138,7 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("eval.env.foo=1", "eval.env.foo: unknown setting"),
         ("eval.env.max_episode_steps=-3", "eval.env.max_episode_steps=-3: must be at least 1"),
@@ -147,10 +147,10 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
         ("eval.env.id=Pendulum-v1", "eval.env.id=Pendulum-v1: its instances have different observation or action"),
     ],
 )
-def test_settings_that_evaluations_can_not_use(override, said):
+def test_settings_that_evaluations_can_not_use(override, message):
     """A mistake in `eval.env` is reported before the run starts, under its own key."""
     (mistake,) = mistakes_of("ppo", override)
-    assert mistake.startswith(said)
+    assert mistake.startswith(message)
 
 
 def test_evaluations_may_have_another_environment_of_the_same_spaces():
@@ -167,7 +167,7 @@ def test_evaluations_may_have_another_environment_of_the_same_spaces():
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "said"),
+    ("kwargs", "message"),
     [
         ("{mask: short}", "action_mask has the shape (3,), but the action space Discrete(4) has 4 choices; use the"),
         ("{mask: matrix}", "action_mask has the shape (2, 2), but the action space Discrete(4) has 4 choices"),
@@ -176,10 +176,10 @@ def test_evaluations_may_have_another_environment_of_the_same_spaces():
         ("{kind: continuous}", "action_mask is a mask of choices, but its actions are continuous; rename the key"),
     ],
 )
-def test_an_action_mask_that_does_not_fit_the_actions(kwargs, said):
+def test_an_action_mask_that_does_not_fit_the_actions(kwargs, message):
     """The line names the environment, the mask and the right size."""
     (mistake,) = mistakes_of("ppo", "env.id=tests.helpers.envs:Masked-v0", f"env.kwargs={kwargs}")
-    assert mistake.startswith("env.id=tests.helpers.envs:Masked-v0: ") and said in mistake
+    assert mistake.startswith("env.id=tests.helpers.envs:Masked-v0: ") and message in mistake
 
 
 @pytest.mark.parametrize("kwargs", ["{}", "{mask: floats}", "{kind: multi-discrete}", "{kind: multi-binary}"])
@@ -202,7 +202,7 @@ def key_mistakes(space=MIXED, **keys):
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"mlp_keys": ["inner/stat"]}, "algo.mlp_keys=[inner/stat]: the observation has no key inner/stat; did you"),
         ({"cnn_keys": ["camera", "x"]}, "algo.cnn_keys=[camera, x]: the observation has no key x; use some of camera"),
@@ -215,9 +215,9 @@ def key_mistakes(space=MIXED, **keys):
         ({"mlp_keys": [], "cnn_keys": []}, "algo.mlp_keys=[], algo.cnn_keys=[]: no key of the observation is left"),
     ],
 )
-def test_mistaken_keys_of_an_encoder(keys, said):
+def test_mistaken_keys_of_an_encoder(keys, message):
     """The line names the setting, the key and what would work."""
-    assert any(said in mistake for mistake in key_mistakes(**keys))
+    assert any(message in mistake for mistake in key_mistakes(**keys))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_checks_name_no_argument_of_one_algorithm():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (
             ["algo.batch_size=18"],
@@ -263,10 +263,10 @@ def test_checks_name_no_argument_of_one_algorithm():
         ),
     ],
 )
-def test_minibatches_hold_whole_sequences(tmp_path, overrides, said):
+def test_minibatches_hold_whole_sequences(tmp_path, overrides, message):
     """A batch size that isn't a multiple of the sequence, and a sequence longer than the rollout, are named."""
     sizes = ["algo.rollout_steps=6", "algo.batch_size=24", "env.num_envs=8"]
     file = tmp_path / "toy.yaml"
     file.write_text("algo: {name: 'tests.helpers.toy_recurrent:ToyRecurrent'}\nenv: {id: CartPole-v1}\n")
-    assert said in mistakes_of(str(file), *sizes, *overrides)
+    assert message in mistakes_of(str(file), *sizes, *overrides)
     check(load_config(str(file), sizes).model_dump(mode="json"))

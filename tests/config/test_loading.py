@@ -122,7 +122,7 @@ cyclic.append(cyclic)
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         (np.zeros(3), ".value=array([0., 0., 0.]): a numpy.ndarray can't be stored in config.yaml; use numbers, text"),
         ({"deep": [1, {2: np.float32(1)}]}, ".value.deep[1][2]=np.float32(1.0): a numpy.float32 can't"),
@@ -134,10 +134,10 @@ cyclic.append(cyclic)
         (cyclic, ".value[1][1]=&id001 [1, *id001]: a list that contains itself can't"),
     ],
 )
-def test_arguments_that_yaml_can_not_store_are_named(value, said):
+def test_arguments_that_yaml_can_not_store_are_named(value, message):
     """The mistake names arguments that YAML can't store."""
     (mistake,) = mistakes_of(with_values(env__kwargs={"value": value, "fine": 1}))
-    assert mistake.startswith(f"env.kwargs{said}")
+    assert mistake.startswith(f"env.kwargs{message}")
 
 
 def test_names_of_arguments_are_text():

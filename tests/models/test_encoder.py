@@ -59,7 +59,10 @@ def test_batch_axes_are_preserved():
 )
 @pytest.mark.parametrize("batch", [(), (2,), (3, 2)])
 def test_choices_are_one_hot_under_any_batch(space, obs, vector, batch):
+    """Discrete observations are one-hot vectors for any batch shape."""
+
     def tensor(value):
+        """Return a value with the batch shape."""
         return torch.as_tensor(np.broadcast_to(value, batch + np.shape(value)).copy())
 
     batched = {key: tensor(value) for key, value in obs.items()} if isinstance(obs, dict) else tensor(obs)
