@@ -18,7 +18,7 @@ SEEDS = [11, 5, 23, 8, 2, 40, 17]
 
 
 class Remembering:
-    """A policy with a state: action 1 on every second step of an episode, told by counting rows, not by the row."""
+    """A policy with a state: action 1 on every second step of an episode, found by counting rows."""
 
     def __init__(self, env):
         """Store the spaces and start without rows."""
@@ -56,7 +56,7 @@ def one_by_hand(seed, **kwargs):
 @pytest.mark.parametrize("lanes", [1, 2, 3, 5, 7])
 def test_results_do_not_depend_on_the_number_of_lanes(lanes):
     """Results don't depend on the number of lanes."""
-    kwargs = {"lengths": (), "ends": ("truncated",)}  # lengths are told by the seed
+    kwargs = {"lengths": (), "ends": ("truncated",)}  # the seed determines the lengths
     evaluation, algorithm = play(lanes, **kwargs)
     expected = [one_by_hand(seed, **kwargs) for seed in SEEDS]
     assert len({length for _, length in expected}) > 1

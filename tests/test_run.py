@@ -229,7 +229,7 @@ def updates_of(leg: Leg) -> list[Update]:
 
 
 def check_updates(leg: Leg) -> None:
-    """Check that each update uses blocks of its own round, and each block once."""
+    """Check that each update uses blocks of the same round, and each block once."""
     world, schedule = leg.world, leg.world.schedule
     published, used, orders = 0, [], []
     begun = world.began_at.policy_steps  # what had been played when the round began that is being learned from
@@ -335,7 +335,7 @@ def check_reports(leg: Leg) -> None:
 @settings(max_examples=300, deadline=None)
 @given(schedules())
 def test_all_invariants_hold_for_random_schedules(schedule: Schedule) -> None:
-    """All invariants hold for random schedules of delays and failures."""
+    """The invariants hold for random schedules of delays and failures."""
     check(simulate(schedule))
 
 

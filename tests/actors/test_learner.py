@@ -783,7 +783,7 @@ class Slowing(Remembering):
 
 
 def test_a_loss_can_scale_its_learning_rate(make_learner_of):
-    """A loss scales the learning rate of its own step only."""
+    """A loss scales the learning rate of its step only."""
     learner = make_learner_of(Slowing)
     learner.update(3, 0.0, None, transitions(batches=3, size=4))
     # the gradient is 1: 1 − 0.5 · (1 + ½ + ⅓)

@@ -236,7 +236,7 @@ def test_the_only_part_of_an_observation_has_the_key_obs():
 
 
 def test_the_arguments_of_an_algorithm_are_checked_against_the_spaces(monkeypatch):
-    """Every algorithm may name mistakes of its own."""
+    """Every algorithm may report additional mistakes."""
     monkeypatch.setattr(PPOArgs, "space_mistakes", lambda args, found: [f"algo.clip={args.clip}: {found.action}"])
     assert mistakes_of("ppo", "env.id=CartPole-v1") == ["algo.clip=0.2: Discrete(2)"]
 

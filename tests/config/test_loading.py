@@ -354,7 +354,7 @@ def test_a_mistake_names_setting_value_and_remedy(key, value, mistake):
 
 
 def test_all_mistakes_are_reported_together():
-    """All mistakes are reported together."""
+    """The error lists every mistake."""
     tree = with_values(run__seed=-1, env__num_envs="many", algo__clipp=0.1, log__level="loud")
     found = mistakes_of(tree)
     assert len(found) == 4
@@ -537,7 +537,7 @@ def test_leaves_begin_with_the_arguments_of_the_algorithm():
 
 
 def test_the_shipped_configs_of_a_checkout_are_all_valid():
-    """All shipped configurations are valid."""
+    """Every shipped configuration is valid."""
     folder = Path(__file__).parents[2] / "configs"
     names = [path.stem for path in sorted(folder.glob("*.yaml"))]
     assert {"ppo", "sac"} <= set(names)

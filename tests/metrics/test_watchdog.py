@@ -71,7 +71,7 @@ def test_closing_ends_all_remaining_processes(driver):
 
 
 def test_ctrl_c_does_not_reach_the_watchdog(driver):
-    """Ctrl-C doesn't reach the watchdog, which has a session of its own."""
+    """Ctrl-C doesn't reach the watchdog, which has a separate session."""
     process, (parent, _, _, guard) = driver
     assert os.getsid(guard.pid) == guard.pid != os.getsid(process.pid)
     assert parent.is_running()
@@ -80,7 +80,7 @@ def test_ctrl_c_does_not_reach_the_watchdog(driver):
 def test_an_earlier_end_of_a_process_is_ignored(driver):
     """An earlier end of a process is ignored, and its children end."""
     process, (parent, child, _, guard) = driver
-    parent.kill()  # its child is nobody's now, but the guard has seen it
+    parent.kill()  # its child has no parent now, but the watchdog has seen it
     process.kill()
     assert is_gone(guard) and is_gone(child)
 

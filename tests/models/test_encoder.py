@@ -105,7 +105,7 @@ def test_an_encoder_without_pictures_is_the_vector():
 
 
 def test_pictures_and_vectors_are_joined():
-    """Each picture has a CNN of its own; the features of the pictures precede the vectors."""
+    """Each picture has a separate CNN; the features of the pictures precede the vectors."""
     encoder, obs = Encoder(MIXED, features=8), sampled(MIXED, 3, 2)
     output = encoder(obs, batch_dims=2)
     assert output.shape == (3, 2, encoder.size) and encoder.size == 8 + 8 + 3 + 2
