@@ -193,7 +193,10 @@ def _mask_mistakes(spaces: Spaces) -> Iterator[str]:
 def _advice_against(space: Any) -> str:
     """Return a way to train with an observation space of which a part has no vector form."""
     own = "drop or convert it in a wrapper of your own, env.wrappers=[my_module:MyWrapper]"
-    if space.is_np_flattenable:
+    flattenable = False
+    with contextlib.suppress(NotImplementedError):  # a package's own kind of space
+        flattenable = space.is_np_flattenable
+    if flattenable:
         return f"flatten it with env.wrappers=[FlattenObservation], or {own}"
     return f"{own}, derived from gymnasium.ObservationWrapper"
 

@@ -138,7 +138,7 @@ def reference_advantages(value, block, gamma, gae_lambda):
 def policy_of(agent, obs):
     """Return the policy's distribution as a Torch distribution."""
     output = agent.policy.network(obs)
-    if agent.policy.actions.choices:
+    if not agent.policy.actions.is_continuous:
         return Categorical(logits=output)
     return Independent(Normal(output, agent.policy.log_std.exp()), 1)
 

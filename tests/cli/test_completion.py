@@ -32,7 +32,7 @@ def complete(sheeprl, monkeypatch, tmp_path):
         ("sheeprl run sac_", {"sac_halfcheetah"}),
         ("sheeprl ppo --lear", {"--learning_rate"}),
         ("sheeprl train sac --crit", {"--critic_lr", "--critics"}),
-        ("sheeprl train ppo_pendulum --cl", {"--clip"}),
+        ("sheeprl train ppo_pendulum --cl", {"--clip", "--clip_value"}),
         ("sheeprl train ppo --no-an", {"--no-anneal"}),
         ("sheeprl train ppo --mode ", {"decoupled", "coupled"}),
         ("sheeprl train ppo run.mode=c", {"run.mode=coupled"}),

@@ -107,6 +107,7 @@ def test_pixels_that_a_wrapper_flattens_are_a_vector():
         ("text", "the observation['inner']['mission'] has the space Text(", "flatten it with"),
         ("tuple", "the observation has the space Tuple(", "flatten it with"),
         ("sequence", "the observation['seen'] has the space Sequence(", "derived from gymnasium.ObservationWrapper"),
+        ("own", "the observation['mission'] has the space <tests.helpers.envs.Mission", "derived from gymnasium.Obs"),
     ],
 )
 def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, message, advised):

@@ -23,7 +23,7 @@ def test_one_number_of_any_type(value):
     assert flag is True
 
 
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
 def test_other_values_than_one_number_are_refused(value):
     """Other values than one number are refused with their type."""
     kind = type(value).__name__

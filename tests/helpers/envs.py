@@ -349,6 +349,16 @@ class Choosing(Counting):
         return {"phase": phase} if self.kind == "dict" else shown[self.kind]
 
 
+class Mission(gymnasium.Space):
+    """Kind of space of a package, such as MiniGrid's texts."""
+
+    def contains(self, x):
+        return isinstance(x, str)
+
+    def sample(self, mask=None, probability=None):
+        return "go"
+
+
 class Spoken(Counting):
     """`Counting` whose observations have a part without a vector form.
 
@@ -360,6 +370,7 @@ class Spoken(Counting):
         "text": spaces.Dict({"inner": spaces.Dict({"mission": spaces.Text(5)}), "phase": spaces.Discrete(9)}),
         "sequence": spaces.Dict({"seen": spaces.Sequence(spaces.Discrete(9)), "phase": spaces.Discrete(9)}),
         "tuple": spaces.Tuple((spaces.Discrete(9), spaces.Box(0.0, 1.0, (2,)))),
+        "own": spaces.Dict({"mission": Mission(), "phase": spaces.Discrete(9)}),
     }
 
     def __init__(self, kind="text", **kwargs):
@@ -370,6 +381,7 @@ class Spoken(Counting):
     def observe(self):
         """Return an observation without a vector form."""
         shown = {"text": {"inner": {"mission": "go"}, "phase": self.at}, "sequence": {"seen": (1, 2), "phase": self.at}}
+        shown["own"] = {"mission": "go", "phase": self.at}
         return (self.at, np.zeros(2, np.float32)) if self.kind == "tuple" else shown[self.kind]
 
 

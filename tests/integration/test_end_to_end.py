@@ -296,9 +296,11 @@ class TestBadInput:
         words = ["ppo", "env.id=CartPole-v9", "env.num_env=3", "buffer.size=-1", "run.mode=couple"]
         self.check(tmp_path, words, "env.num_env", "run.mode", "buffer.size", "CartPole-v1")
 
-    def test_a_discrete_env_for_sac(self, tmp_path):
-        """SAC rejects a discrete environment."""
-        self.check(tmp_path, ["sac", "env.id=CartPole-v1"], "its actions are discrete; sac needs continuous")
+    @pytest.mark.parametrize("algorithm", ["sac", "td3", pytest.param("droq", marks=pytest.mark.slow)])
+    def test_a_discrete_env_for_continuous_actions(self, tmp_path, algorithm):
+        """Algorithms for continuous actions reject a discrete environment."""
+        words = [algorithm, "env.id=CartPole-v1"]
+        self.check(tmp_path, words, f"its actions are discrete; {algorithm} needs continuous")
 
     def test_a_batch_larger_than_the_buffer(self, tmp_path):
         """A batch larger than the buffer is rejected."""

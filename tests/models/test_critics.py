@@ -1,10 +1,22 @@
 """Targets and errors of critics against hand-computed values."""
 
+import pytest
 import torch
+from gymnasium import spaces
 from tensordict import TensorDict
 from torch import tensor
 
-from sheeprl.models.critics import discount, draw_subset, loss_weight, priorities, squared_errors
+from sheeprl.models.critics import (
+    Critics,
+    StackedCritics,
+    discount,
+    draw_subset,
+    ensemble,
+    loss_weight,
+    priorities,
+    squared_errors,
+)
+from sheeprl.models.mlp import mlp
 
 
 def test_squared_errors():
@@ -41,3 +53,21 @@ def test_a_subset_is_drawn_without_replacement_and_is_the_same_for_all_samples()
         assert subset.shape == (3, 2) and (subset == subset[0]).all() and subset[0, 0] != subset[0, 1]
         counts[subset[0]] += 1
     assert ((counts - 400) ** 2 / 400).sum() < 15  # 4 degrees of freedom
+
+
+@pytest.mark.parametrize("chosen", [None, torch.tensor([2, 0])])
+def test_stacked_networks_equal_separate_ones(chosen):
+    """Values and gradients of stacked networks are those of the separate ones."""
+    observation, networks = spaces.Box(-1.0, 1.0, (3,)), [mlp(5, (8, 6), 1) for _ in range(3)]
+    critics, stacked = Critics(observation, networks), ensemble(observation, networks)
+    assert type(stacked) is StackedCritics and type(ensemble(observation, networks[:2])) is Critics
+    obs, action = torch.rand(4, 3), torch.rand(4, 2, requires_grad=True)
+    found = []
+    for one in (critics, stacked):
+        values = one(obs, action, chosen=chosen)
+        weight = one.networks[2][2].weight if one is critics else one.weights[1]
+        found.append((values, *torch.autograd.grad(values.square().sum(), (action, weight))))
+    separate, together = found
+    assert separate[0].shape == (3 if chosen is None else 2, 4)
+    torch.testing.assert_close(together[:2], separate[:2])
+    torch.testing.assert_close(together[2][2].T, separate[2])

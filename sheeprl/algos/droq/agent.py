@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,16 +48,15 @@ class DropoutNetwork(nn.Module):
 class DropoutCritics(Critics):
     """Ensemble of `DropoutNetwork`."""
 
-    def forward(self, obs: Any, action: Tensor, seed: Tensor | None = None) -> Tensor:
-        """Return the values `[networks, N]`: with dropout by the seeds `[N]`, or without dropout."""
-        inputs = self.inputs(obs, action)
+    def values(self, inputs: Tensor, seed: Tensor | None) -> Tensor:
+        """Return the values `[networks, N]` of input vectors: with dropout by the seeds `[N]`, or without dropout."""
         return torch.cat([network(inputs, seed) for network in self.networks], -1).T
 
 
 class DroQAgent(SACAgent):
     """SAC's agent with critics that have dropout and layer normalization."""
 
-    ensemble: ClassVar[type[Critics]] = DropoutCritics
+    ensemble = staticmethod(DropoutCritics)
 
     def networks(self, inputs: int, args: SACArgs) -> Iterator[nn.Module]:
         """Yield the critics' networks; see `SACAgent.networks`."""

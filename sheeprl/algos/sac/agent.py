@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sheeprl.algos.base import Spaces
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.models import distributions
-from sheeprl.models.critics import Critics
+from sheeprl.models.critics import Critics, ensemble
 from sheeprl.models.encoder import to_vector, vector_size
 from sheeprl.models.mlp import mlp
 
@@ -67,7 +67,7 @@ class Temperature(nn.Module):
 class SACAgent(nn.Module):
     """Actor, critics, target critics and temperature. Players get the actor, the submodule `policy`."""
 
-    ensemble: ClassVar[type[Critics]] = Critics
+    ensemble: Callable[[Any, Iterable[nn.Module]], Critics] = staticmethod(ensemble)
 
     def __init__(self, spaces: Spaces, args: SACArgs) -> None:
         """Build the networks; the target critics start as copies of the critics."""

@@ -91,9 +91,8 @@ class SAC(Algorithm[SACArgs]):
         """Compute the soft Bellman error of all critics, eq. 5, of a batch of transitions `[N]`."""
         with torch.no_grad():
             next_action, next_logprob = agent.policy.sample(batch["next_obs"], noise["action"])
-            next_q = agent.critic_target(batch["next_obs"], next_action, noise.get("target_seed"))
-            if "subset" in noise:
-                next_q = next_q[noise["subset"][0]]
+            chosen = noise["subset"][0] if "subset" in noise else None
+            next_q = agent.critic_target(batch["next_obs"], next_action, noise.get("target_seed"), chosen)
             bootstrap = discount(batch, self.args.gamma)
             target = critic_target(batch["reward"], bootstrap, next_q, next_logprob, agent.alpha())
         q = agent.critic(batch["obs"], batch["action"], noise.get("seed"))

@@ -12,6 +12,7 @@ SHORT_NAMES = {
     "mask_velocities": "sheeprl.envs.wrappers.mask_velocities:MaskVelocities",
     "rescale_action": "gymnasium.wrappers:RescaleAction",
     "resize": "sheeprl.envs.wrappers.images:Resize",
+    "one_hot_grid": "sheeprl.envs.wrappers.one_hot_grid:OneHotGrid",
     "reward_as_observation": "sheeprl.envs.wrappers.reward_as_observation:RewardAsObservation",
     "sticky_actions": "gymnasium.wrappers:StickyAction",
     "time_aware_observation": "gymnasium.wrappers:TimeAwareObservation",

@@ -11,6 +11,7 @@ from torch import tensor
 from sheeprl.algos.base import PolicyInput, Spaces, Step
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.algos.sac.sac import SAC
+from sheeprl.models.critics import StackedCritics
 
 
 def build_sac(action_dim=2, **args):
@@ -116,7 +117,12 @@ def test_n_step_returns_and_priorities():
 
 
 def constant_critic_(critic, values):
-    """Make Q_1 and Q_2 constant functions."""
+    """Make all Q_i constant functions."""
+    if isinstance(critic, StackedCritics):
+        for parameter in critic.parameters():
+            parameter.data.zero_()
+        critic.biases[-1].data.copy_(tensor(values)[:, None, None])
+        return
     for network, value in zip(critic.networks, values, strict=True):
         for parameter in network.parameters():
             parameter.data.zero_()

@@ -1,9 +1,14 @@
 import logging
 import warnings
 
+import pytest
+import torch
 from torch import _inductor as inductor
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from sheeprl.config import defaults
 from sheeprl.learning.compile import cpu
+from sheeprl.models import noise
 
 
 def test_settings_that_torch_does_not_have_are_left_out():
@@ -24,3 +29,19 @@ def test_the_compiler_logs_nothing_within_quiet(caplog):
             logger.warning("not heard")
     assert (caplog.text, caught) == ("", [])
     assert [logger.level for logger in loggers] == levels
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not defaults.has_compiler(), reason="there is no C++ compiler")
+def test_a_library_draws_the_bits_of_the_stateless_generator(tmp_path):
+    """A compiled library draws the eager bits, also where the compiler could assume that no integer overflows."""
+
+    def draw(x, seed):
+        """Return numbers of two places, and a tensor with dropout."""
+        return [noise.uniform(seed, 3, (33,)), noise.uniform(seed, 4, (33,)), noise.dropout(x, 0.5, seed, 5)]
+
+    seeds = [noise.seeds(torch.Size([19]), torch.Generator().manual_seed(number)) for number in range(2)]
+    x = torch.rand(19, 64)
+    library, _ = cpu.open_library(make_fx(draw, tracing_mode="fake")(x, seeds[0]), [x, seeds[0]], tmp_path)
+    for found, expected in zip(library([x, seeds[1]]), draw(x, seeds[1]), strict=True):
+        assert torch.equal(found, expected)
