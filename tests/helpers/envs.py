@@ -353,9 +353,11 @@ class Mission(gymnasium.Space):
     """Kind of space of a package, such as MiniGrid's texts."""
 
     def contains(self, x):
+        """Return True for text."""
         return isinstance(x, str)
 
     def sample(self, mask=None, probability=None):
+        """Return a text."""
         return "go"
 
 
