@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
-from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.buffer.fragments import RefusedFragmentError
 from tests.helpers.simulation import (
     Delays,
     DiedError,
