@@ -35,7 +35,8 @@ from sheeprl.envs.make import (
     make_vector_env,
 )
 from sheeprl.envs.results import EPISODE, ResultError, split_statistics
-from sheeprl.envs.snapshot import VectorState, close_vector, why_not_snapshotable
+from sheeprl.envs.snapshot import VectorState, close_vector
+from sheeprl.envs.snapshot_check import why_not_snapshotable
 from sheeprl.envs.timeout import StepTimeoutError, StepWatch, StoppedError, StopRequest
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization

@@ -31,7 +31,8 @@ from sheeprl.envs.make import (
     make_vector_env,
 )
 from sheeprl.envs.results import EPISODE, ResultError, split_statistics
-from sheeprl.envs.snapshot import SnapshotEnv, close_quietly, close_vector, is_same, why_not_snapshotable
+from sheeprl.envs.snapshot import SnapshotEnv, close_quietly, close_vector
+from sheeprl.envs.snapshot_check import is_same, why_not_snapshotable
 from sheeprl.envs.timeout import StepTimeoutError, StepWatch
 from sheeprl.envs.transforms import ACTION_MASK, Spaces
 from sheeprl.utils.errors import describe, short_repr
