@@ -20,6 +20,19 @@ def close_quietly(env: gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any,
         env.close()
 
 
+def close_vector(envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
+    """Close a vector environment, ignore its errors, and kill worker processes that don't respond."""
+    if not isinstance(envs, gymnasium.vector.AsyncVectorEnv):
+        close_quietly(envs)
+        return
+    try:
+        envs.close(terminate=True)
+    except Exception:  # a worker process doesn't respond
+        for process in envs.processes:
+            process.kill()
+        envs.closed = True
+
+
 class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Outermost wrapper of each environment in a vector, with its state as the attribute `snapshot`.
 

@@ -77,7 +77,7 @@ class _Probe:
             action = self.actions.sample()
             ones, others = self._of_both(lambda env, action=action: env.step(action))  # type: ignore[misc]
             for name, a, b in zip(STEP, ones[:4], others[:4], strict=True):
-                if not _same(a, b):
+                if not is_same(a, b):
                     return f"a restored copy behaves differently: the {name} of step {number + 1} differs"
             self.one.resets_itself, self.other.resets_itself = self.one.ended, self.other.ended
         return ""
@@ -92,14 +92,14 @@ class _Probe:
     def _compare_reset(self) -> str:
         """Reset both environments; return the difference or an empty string."""
         (a, _), (b, _) = self._of_both(lambda env: env.reset())
-        return "" if _same(a, b) else "a restored copy begins a different episode"
+        return "" if is_same(a, b) else "a restored copy begins a different episode"
 
 
-def _same(one: Any, other: Any) -> bool:
+def is_same(one: Any, other: Any) -> bool:
     """Return True if two values are bit-identical; NaN equals NaN."""
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(is_same(one[key], other[key]) for key in one)
     if isinstance(one, tuple):
-        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+        return len(one) == len(other) and all(is_same(a, b) for a, b in zip(one, other, strict=True))
     a, b = np.asarray(one), np.asarray(other)
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 LEAST_NATURE = 36  # smallest height and width of which three layers of NatureCNN leave a pixel
+LEAST = {"nature": LEAST_NATURE, "deep": 15}
+"""Smallest height and width by the kind of a CNN; the kernels of other kinds shrink with the picture."""
 
 
 class Conv(NamedTuple):
@@ -24,11 +27,13 @@ class Conv(NamedTuple):
 KINDS: dict[str, tuple[Conv, ...]] = {
     "nature": (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1)),
     "small": (Conv(16, 3, 1),),
+    "deep": (Conv(32, 3, 2), *(Conv(32, 3, 1),) * 3),
 }
 """Layers by the kind of a CNN.
 
 - `nature`: Mnih et al. 2015, for pictures of at least 36 x 36 pixels.
 - `small`: MinAtar's, Young and Tian 2019 (1903.03176), for grids of a few cells.
+- `deep`: Yarats et al. 2019 (1910.01741), for pictures of continuous control, of at least 15 x 15 pixels.
 """
 
 
@@ -42,19 +47,19 @@ def layers_of(kind: str, height: int, width: int) -> tuple[Conv, ...]:
     if kind == "auto":
         kind = "nature" if least >= LEAST_NATURE else "small"
     if kind not in KINDS:
-        raise ValueError(f"cnn={kind}: unknown kind; use auto, {' or '.join(KINDS)}")
-    if kind == "nature" and least < LEAST_NATURE:
-        raise ValueError(f"cnn=nature: needs at least {LEAST_NATURE} x {LEAST_NATURE} pixels, not {height} x {width}")
+        raise ValueError(f"cnn={kind}: unknown kind; use {', '.join(['auto', *list(KINDS)[:-1]])} or {list(KINDS)[-1]}")
+    if least < (needed := LEAST.get(kind, 1)):
+        raise ValueError(f"cnn={kind}: needs at least {needed} x {needed} pixels, not {height} x {width}")
     return tuple(layer._replace(kernel=min(layer.kernel, least)) for layer in KINDS[kind])
 
 
-def pixel_encoder(kind: str, shape: Sequence[int], features: int) -> nn.Sequential:
+def pixel_encoder(kind: str, shape: Sequence[int], features: int | None) -> nn.Sequential:
     """Build a CNN from `[N, C, H, W]` to `[N, features]`: convolutions and a linear layer, each with ReLU.
 
     Args:
-        kind: `nature`, `small`, or `auto` by the size of the picture.
+        kind: a key of `KINDS`, or `auto` by the size of the picture.
         shape: (C, H, W).
-        features: size of the output.
+        features: size of the output; None for the flattened output of the convolutions, without the linear layer.
 
     Raises:
         ValueError: unknown kind, or the picture is too small for it.
@@ -65,8 +70,16 @@ def pixel_encoder(kind: str, shape: Sequence[int], features: int) -> nn.Sequenti
     for layer in convolutions:
         layers += [nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride), nn.ReLU()]
         channels = layer.channels
-    height, width = _sizes(convolutions, height)[-1], _sizes(convolutions, width)[-1]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, features), nn.ReLU())
+    if features is None:
+        return nn.Sequential(*layers, nn.Flatten())
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat_size(kind, shape), features), nn.ReLU())
+
+
+def flat_size(kind: str, shape: Sequence[int]) -> int:
+    """Return the size of the flattened output of the convolutions for pictures of the shape (C, H, W)."""
+    _, height, width = shape
+    convolutions = layers_of(kind, height, width)
+    return convolutions[-1].channels * _sizes(convolutions, height)[-1] * _sizes(convolutions, width)[-1]
 
 
 class PixelDecoder(nn.Module):
@@ -122,11 +135,11 @@ class PictureEncoder(nn.Module):
 
     Args:
         space: Box of the pictures.
-        features: size of the output.
+        features: size of the output; None for the flattened output of the convolutions.
         kind: kind of CNN.
     """
 
-    def __init__(self, space: gymnasium.Space[Any], features: int, kind: str = "auto") -> None:
+    def __init__(self, space: gymnasium.Space[Any], features: int | None, kind: str = "auto") -> None:
         """Build the CNN."""
         super().__init__()
         shape = tuple(space.shape or ())
@@ -138,11 +151,14 @@ class PictureEncoder(nn.Module):
         self.shape = (math.prod(shape[:-2]), *shape[-2:])
         """(C, H, W) after all axes in front became channels."""
         self.network = pixel_encoder(kind, self.shape, features)
+        self.size = flat_size(kind, self.shape) if features is None else features
+        """Size of the output."""
 
-    def forward(self, pictures: Tensor, batch_dims: int = 1) -> Tensor:
-        """Encode pictures: `[*batch, *shape]` to `[*batch, features]`."""
+    def forward(self, pictures: Tensor, batch_dims: int = 1, shift: Tensor | None = None) -> Tensor:
+        """Encode pictures: `[*batch, *shape]` to `[*batch, features]`, shifted by `shift` as by `shifted`."""
         batch = pictures.shape[:batch_dims]
-        features: Tensor = self.network(self.channels_first(pictures, batch_dims))
+        inputs = self.channels_first(pictures, batch_dims)
+        features: Tensor = self.network(inputs if shift is None else shifted(inputs, shift))
         return features if batch_dims == 1 else features.reshape(*batch, -1)
 
     def channels_first(self, pictures: Tensor, batch_dims: int = 1) -> Tensor:
@@ -151,3 +167,21 @@ class PictureEncoder(nn.Module):
             pictures = pictures.movedim(-1, -3)
         pictures = pictures.reshape(-1, *self.shape).float()
         return pictures if self.scale is None else pictures * self.scale
+
+
+def shifted(pictures: Tensor, shift: Tensor) -> Tensor:
+    """Shift pictures; the pixels at the border are repeated.
+
+    With random shifts, this is the augmentation of DrQ, Yarats et al. 2021 (2004.13649): padding and a random crop.
+
+    Args:
+        pictures: `[N, C, H, W]`.
+        shift: `[N, 2]` int64, the rows and columns by which the window moves down and to the right.
+    """
+    count, channels, height, width = pictures.shape
+    device = pictures.device
+    rows = (torch.arange(height, device=device) + shift[:, :1]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=device) + shift[:, 1:]).clamp(0, width - 1)
+    sample = torch.arange(count, device=device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=device).view(-1, 1, 1)
+    return pictures[sample, channel, rows.view(count, 1, height, 1), columns.view(count, 1, 1, width)]

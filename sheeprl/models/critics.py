@@ -3,51 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from sheeprl.models.encoder import to_vector
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
 
 
 class Critics(nn.Module):
-    """Ensemble of action-value networks Q_i(obs, action).
+    """Ensemble of action-value networks Q_i(s, a).
 
     Args:
-        observation: observation space.
-        networks: networks from vectors of observation and action to one value.
+        networks: networks from the inputs to one value, or to one value per choice.
+        trunk: module that the features pass before the networks, which share it; None for none.
+        choices: number of discrete actions; None for continuous actions, which are inputs of the networks.
     """
 
-    def __init__(self, observation: Any, networks: Iterable[nn.Module]) -> None:
+    def __init__(
+        self, networks: Iterable[nn.Module], trunk: nn.Module | None = None, choices: int | None = None
+    ) -> None:
         """Store the networks."""
         super().__init__()
-        self.space = observation
+        self.trunk = nn.Identity() if trunk is None else trunk
         self.networks = nn.ModuleList(networks)
+        self.choices = choices
 
-    def inputs(self, obs: Any, action: Tensor) -> Tensor:
-        """Return the input vectors of the networks, `[N, *]`."""
-        return torch.cat([to_vector(self.space, obs), action], -1)
-
-    def forward(self, obs: Any, action: Tensor, seed: Tensor | None = None, chosen: Tensor | None = None) -> Tensor:
-        """Return the values `[networks, N]`.
+    def forward(
+        self, features: Tensor, action: Tensor | None, seed: Tensor | None = None, chosen: Tensor | None = None
+    ) -> Tensor:
+        """Return the values `[networks, N]`; those of all choices, `[networks, N, choices]`, without an action.
 
         Args:
-            obs: `[N, *]` observations.
-            action: `[N, action_dim]`.
+            features: `[N, *]` features of the observations, such as their vectors.
+            action: `[N, action_dim]`, or `[N]` int64 for discrete actions; None for all choices.
             seed: `[N]` seeds of networks that draw random numbers (`models.noise`); others don't use it.
             chosen: `[M]` int64, numbers of the networks to return; None for all.
         """
-        values = self.values(self.inputs(obs, action), seed)
-        return values if chosen is None else values[chosen]
+        inputs = self.trunk(features)
+        if self.choices is None:
+            assert action is not None
+            return self.values(torch.cat([inputs, action], -1), seed, chosen)[..., 0]
+        values = self.values(inputs, seed, chosen)
+        if action is None:
+            return values
+        return values.gather(-1, action.long().expand(len(values), -1).unsqueeze(-1)).squeeze(-1)
 
-    def values(self, inputs: Tensor, seed: Tensor | None) -> Tensor:
-        """Return the values `[networks, N]` of input vectors."""
-        return torch.cat([network(inputs) for network in self.networks], -1).T
+    def values(self, inputs: Tensor, seed: Tensor | None, chosen: Tensor | None) -> Tensor:
+        """Return the outputs `[networks, N, outputs]` of the networks for input vectors `[N, *]`."""
+        outputs = self.outputs(inputs, seed)
+        return outputs if chosen is None else outputs[chosen]
+
+    def outputs(self, inputs: Tensor, seed: Tensor | None) -> Tensor:
+        """Return the outputs `[networks, N, outputs]` of all networks."""
+        return torch.stack([network(inputs) for network in self.networks], -1).movedim(-1, 0)
 
 
 class StackedCritics(Critics):
@@ -56,13 +67,16 @@ class StackedCritics(Critics):
     Its compiled step is shorter than one with a product per network and layer. It computes only the chosen networks.
 
     Args:
-        observation: observation space.
         networks: MLPs of equal sizes with ReLU; their parameters are copied.
+        trunk: see `Critics`.
+        choices: see `Critics`.
     """
 
-    def __init__(self, observation: Any, networks: Iterable[nn.Module]) -> None:
+    def __init__(
+        self, networks: Iterable[nn.Module], trunk: nn.Module | None = None, choices: int | None = None
+    ) -> None:
         """Stack the parameters of the networks' layers: weights `[networks, in, out]`, biases `[networks, 1, out]`."""
-        super().__init__(observation, ())
+        super().__init__((), trunk, choices)
         each = zip(
             *([layer for layer in network.modules() if isinstance(layer, nn.Linear)] for network in networks),
             strict=True,
@@ -73,22 +87,21 @@ class StackedCritics(Critics):
         self.weights = nn.ParameterList(nn.Parameter(weight) for weight in weights)
         self.biases = nn.ParameterList(nn.Parameter(bias) for bias in biases)
 
-    def forward(self, obs: Any, action: Tensor, seed: Tensor | None = None, chosen: Tensor | None = None) -> Tensor:
-        """Return the values `[networks, N]`; see `Critics.forward`."""
-        inputs = self.inputs(obs, action)
+    def values(self, inputs: Tensor, seed: Tensor | None, chosen: Tensor | None) -> Tensor:
+        """Return the outputs `[networks, N, outputs]` of the chosen networks; see `Critics.values`."""
         weights, biases = list(self.weights), list(self.biases)
         if chosen is not None:
             weights, biases = [[part[chosen] for part in parts] for parts in (weights, biases)]
         hidden = inputs.expand(len(weights[0]), *inputs.shape)
         for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             hidden = torch.baddbmm(bias, functional.relu(hidden) if number else hidden, weight)
-        return hidden.squeeze(-1)
+        return hidden
 
 
-def ensemble(observation: Any, networks: Iterable[nn.Module]) -> Critics:
-    """Return an ensemble of MLPs: stacked if there are more than two."""
+def ensemble(networks: Iterable[nn.Module], trunk: nn.Module | None = None, choices: int | None = None) -> Critics:
+    """Return an ensemble of MLPs: stacked if there are more than two. The arguments are those of `Critics`."""
     networks = list(networks)
-    return (StackedCritics if len(networks) > 2 else Critics)(observation, networks)
+    return (StackedCritics if len(networks) > 2 else Critics)(networks, trunk, choices)
 
 
 def draw_subset(count: int, size: int, shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import torch
@@ -15,7 +15,7 @@ from sheeprl.envs.transforms import ACTION_MASK, input_keys, input_spaces, vecto
 from sheeprl.models.cnn import PictureEncoder
 from sheeprl.models.mlp import ACTIVATIONS, MLP, mlp
 
-__all__ = ["Encoder", "to_vector", "vector_size"]
+__all__ = ["Bottleneck", "Encoder", "to_vector", "vector_size"]
 
 
 class Encoder(nn.Module):
@@ -28,7 +28,7 @@ class Encoder(nn.Module):
         space: observation space.
         mlp_keys: keys of the vectors to read; None for all of them.
         cnn_keys: keys of the pictures to read; None for all of them.
-        features: features of each picture.
+        features: features of each picture; None for the flattened outputs of the convolutions.
         cnn: kind of the CNNs, see `models.cnn.pixel_encoder`.
         mlp: sizes of the layers, each with an activation, that the joined vectors pass; empty for none.
         activation: activation of these layers, a key of `ACTIVATIONS`.
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
         mlp_keys: Collection[str] | None = None,
         cnn_keys: Collection[str] | None = None,
         *,
-        features: int = 512,
+        features: int | None = 512,
         cnn: str = "auto",
         mlp: Sequence[int] = (),
         activation: str = "relu",
@@ -57,27 +57,72 @@ class Encoder(nn.Module):
         self.has_vectors = bool(vectors)
         self.vectors = _only(space, vectors)
         self.paths = [_path(space, key) for key in pictures]
-        self.pictures = nn.ModuleList([PictureEncoder(parts[key], features, cnn) for key in pictures])
+        encoders = [PictureEncoder(parts[key], features, cnn) for key in pictures]
+        self.pictures = nn.ModuleList(encoders)
         self.layers = _layers(vector_size(self.vectors), mlp, activation) if mlp and vectors else None
         vector = 0 if not vectors else mlp[-1] if mlp else vector_size(self.vectors)
-        self.size = features * len(pictures) + vector
+        self.picture_shapes = [encoder.shape for encoder in encoders]
+        """(C, H, W) of each picture as its CNN gets it."""
+        self.picture_size = sum(encoder.size for encoder in encoders)
+        """Number of features of all pictures; they come before those of the vectors."""
+        self.size = self.picture_size + vector
         """Length of the encoded vectors."""
 
-    def forward(self, obs: Any, batch_dims: int = 1) -> Tensor:
-        """Encode observations: `[*batch, *]` with `batch_dims` batch axes to `[*batch, size]`."""
+    def forward(self, obs: Any, batch_dims: int = 1, shift: Tensor | None = None) -> Tensor:
+        """Encode observations: `[*batch, *]` with `batch_dims` batch axes to `[*batch, size]`.
+
+        Args:
+            obs: observations.
+            batch_dims: number of batch axes.
+            shift: `[N, 2]` shifts of the pictures of each of the N observations, see `models.cnn.shifted`.
+        """
         if not self.paths:
             return self._vector(obs, batch_dims)
         parts = [
-            picture.forward(_at(obs, path), batch_dims) for path, picture in zip(self.paths, self.pictures, strict=True)
+            picture.forward(_at(obs, path), batch_dims, shift)
+            for path, picture in zip(self.paths, self.pictures, strict=True)
         ]
         if self.has_vectors:
             parts.append(self._vector(obs, batch_dims))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
+    def channels_first(self, obs: Any) -> list[Tensor]:
+        """Return each picture of observations `[N, *]` as its CNN gets it, float `[N, C, H, W]`."""
+        pictures = cast("list[PictureEncoder]", self.pictures)
+        return [picture.channels_first(_at(obs, path)) for path, picture in zip(self.paths, pictures, strict=True)]
+
     def _vector(self, obs: Any, batch_dims: int) -> Tensor:
         """Return the joined vectors after their layers."""
         vector = to_vector(self.vectors, obs, batch_dims)
         return vector if self.layers is None else self.layers.forward(vector)
+
+
+class Bottleneck(nn.Module):
+    """Projection of an encoder's picture features: linear layer, layer normalization and tanh.
+
+    The features of vectors are joined to it unchanged. Without pictures it has no parameters and returns its inputs.
+    Yarats et al. 2019 (1910.01741) put it between convolutions and networks.
+
+    Args:
+        encoder: encoder of the inputs.
+        features: size of the projection.
+    """
+
+    def __init__(self, encoder: Encoder, features: int) -> None:
+        """Build the layers."""
+        super().__init__()
+        self.pictures, vectors = encoder.picture_size, encoder.size - encoder.picture_size
+        if self.pictures:
+            self.layers = nn.Sequential(nn.Linear(self.pictures, features), nn.LayerNorm(features), nn.Tanh())
+        self.size = features + vectors if self.pictures else vectors
+        """Length of the outputs."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project features `[*batch, inputs]` to `[*batch, size]`."""
+        if not self.pictures:
+            return features
+        pictures = self.layers(features[..., : self.pictures])
+        return torch.cat([pictures, features[..., self.pictures :]], -1)
 
 
 def _layers(inputs: int, sizes: Sequence[int], activation: str) -> MLP:

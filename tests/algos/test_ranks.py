@@ -1,5 +1,6 @@
 """Gradients of two ranks average to those of one, for every algorithm that learns from a replay."""
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -9,17 +10,31 @@ from sheeprl.algos.base import Spaces, Step
 from sheeprl.algos.build import build_algorithm
 from sheeprl.algos.registry import args_class
 
-SPACES = Spaces(spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (2,)))
-ARGS = {
-    "sac": {"critics": 4, "target_subset": 2, "prioritized": True},
-    "droq": {"dropout": 0.3, "policy_delay": 1},
-    "td3": {"policy_delay": 1},
+VECTOR, BOX = spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (2,))
+PICTURE = spaces.Box(0, 255, (6, 6, 3), np.uint8)
+CASES = {  # algorithm, spaces, arguments
+    "sac": ("sac", Spaces(VECTOR, BOX), {"critics": 4, "target_subset": 2, "prioritized": True}),
+    "sac, discrete": ("sac", Spaces(VECTOR, spaces.Discrete(3)), {}),
+    "sac, pixels": ("sac", Spaces(PICTURE, BOX), {"random_shift": 2}),
+    "sac_ae": ("sac_ae", Spaces(PICTURE, BOX), {"policy_delay": 1, "latent_penalty": 0.1}),
+    "droq": ("droq", Spaces(VECTOR, BOX), {"dropout": 0.3, "policy_delay": 1}),
+    "td3": ("td3", Spaces(VECTOR, BOX), {"policy_delay": 1}),
 }
 
 
-def make_batch(samples, prioritized):
+def random_rows(space, samples):
+    """Return random elements of a space."""
+    if isinstance(space, spaces.Discrete):
+        return torch.randint(space.n, (samples,))
+    if space.dtype == np.uint8:
+        return torch.randint(256, (samples, *space.shape), dtype=torch.uint8)
+    return torch.rand(samples, *space.shape)
+
+
+def make_batch(made_for, samples, prioritized):
     """Return random transitions of the whole group."""
-    rows = {name: torch.rand(samples, size) for name, size in (("obs", 3), ("next_obs", 3), ("action", 2))}
+    kinds = {"obs": made_for.observation, "next_obs": made_for.observation, "action": made_for.action}
+    rows = {name: random_rows(space, samples) for name, space in kinds.items()}
     rows |= {"reward": torch.randn(samples), "terminated": torch.rand(samples) < 0.3}
     rows |= {"sample_weight": torch.full((samples,), 1 / samples)}
     return TensorDict(rows | ({"importance": torch.rand(samples)} if prioritized else {}), [samples])
@@ -36,14 +51,15 @@ def gradients(phases, agent, batch, noise):
     return torch.cat([gradient.flatten() for gradient in found])
 
 
-@pytest.mark.parametrize("algo", ARGS)
-def test_two_ranks_equal_one(algo):
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_equal_one(case):
     """The mean of the gradients of two halves of a batch is the gradient of the whole."""
     torch.manual_seed(0)
-    args = args_class(algo)(name=algo, hidden_sizes=(8,), **ARGS[algo])
-    algorithm = build_algorithm(args, SPACES)
+    algo, made_for, chosen = CASES[case]
+    args = args_class(algo)(name=algo, hidden_sizes=(8,), **chosen)
+    algorithm = build_algorithm(args, made_for)
     agent, phases = algorithm.build_agent(), algorithm.phases(Step(0, 0.0))
-    batch, generator = make_batch(16, args.prioritized), torch.Generator().manual_seed(0)
+    batch, generator = make_batch(made_for, 16, args.prioritized), torch.Generator().manual_seed(0)
     noise = [phase.noise(torch.Size([16]), generator) if phase.noise else {} for phase in phases]
     parts = []
     for rank in range(2):

@@ -28,7 +28,7 @@ def complete(sheeprl, monkeypatch, tmp_path):
     [
         ("sheeprl tr", {"train"}),
         ("sheeprl s", {"sac"}),
-        ("sheeprl train ppo", {"ppo", "ppo_pendulum"}),
+        ("sheeprl train ppo_", {"ppo_no_velocity_cartpole", "ppo_pendulum", "ppo_recurrent"}),
         ("sheeprl run sac_", {"sac_halfcheetah"}),
         ("sheeprl ppo --lear", {"--learning_rate"}),
         ("sheeprl train sac --crit", {"--critic_lr", "--critics"}),
@@ -38,6 +38,11 @@ def complete(sheeprl, monkeypatch, tmp_path):
         ("sheeprl train ppo run.mode=c", {"run.mode=coupled"}),
         ("sheeprl config sac algo.gam", {"algo.gamma="}),
         ("sheeprl eval @", {"@last"}),
+        ("sheeprl check-env CartP", {"CartPole-v0", "CartPole-v1"}),
+        ("sheeprl check-env Pendulum-v1 env.v", {"env.vectorization="}),
+        ("sheeprl check-env Pendulum-v1 --vect", {"--vectorization"}),
+        ("sheeprl check-env Pendulum-v1 --s", {"--seconds"}),
+        ("sheeprl check-env Pendulum-v1 run", set()),
         ("sheeprl train nowhere --see", {"--seed"}),
     ],
 )

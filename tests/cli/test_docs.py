@@ -38,6 +38,7 @@ def test_there_are_commands():
 def test_a_command_of_a_page_is_accepted(sheeprl, training, monkeypatch, words):
     """A command of a page is accepted."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sheeprl.cli.check_env.SECONDS", 0.01)
     assert sheeprl(*(word for word in words if word != "--dry-run")).code == 0
 
 

@@ -112,7 +112,9 @@ def test_the_commands_name_the_configurations_and_show_an_example(sheeprl):
     """The help of a command lists the configurations and shows an example."""
     for command in ("train", "run", "config"):
         text = " ".join(sheeprl(command, "-h").out.split())
-        assert "ppo, ppo_pendulum, redq, sac, sac_halfcheetah" in text and f"Example: sheeprl {command} " in text
+        assert (
+            "ppo_pendulum, ppo_recurrent, redq, sac, sac_halfcheetah" in text and f"Example: sheeprl {command} " in text
+        )
     assert "--traceback" in sheeprl("eval", "-h").out
     assert "Example: sheeprl resume @last" in sheeprl("resume", "-h").out
 
@@ -141,6 +143,7 @@ def test_help_without_a_command(sheeprl, words):
         "run",
         "resume",
         "config",
+        "check-env",
         "configs",
         "eval",
         "replay",
@@ -155,6 +158,7 @@ def test_help_without_a_command(sheeprl, words):
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
+        (["envs"], "no command 'envs'; use sheeprl check-env ID"),
         (["list"], "no command 'list'; use sheeprl ls for runs, sheeprl algos or sheeprl configs"),
         (["enjoy", "x"], "no command 'enjoy'; use sheeprl eval RUN --video"),
         (["evaluate"], "no command 'evaluate'; use sheeprl eval RUN"),

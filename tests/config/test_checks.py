@@ -12,6 +12,7 @@ from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.config import checks
 from sheeprl.config.checks import check
+from sheeprl.config.loading import apply_overrides
 from sheeprl.envs.transforms import Spaces
 
 
@@ -89,9 +90,31 @@ def test_gradient_steps_are_not_compiled_on_mps():
 
 def test_pixels_are_not_flattened_silently():
     """Pixels are refused for an algorithm that needs vectors."""
-    (mistake,) = mistakes_of("sac", "env.id=tests.helpers.envs:Camera-v0")
-    assert "its observations (obs) are pixels of shape (2, 2, 1); sac needs vector observations" in mistake
+    (mistake,) = mistakes_of("td3", "env.id=tests.helpers.envs:Camera-v0")
+    assert "its observations (obs) are pixels of shape (2, 2, 1); td3 needs vector observations" in mistake
     assert "env.wrappers=[FlattenObservation]" in mistake
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "overrides", "said"),
+    [
+        (
+            "sac",
+            ["env.id=tests.helpers.envs:Masked-v0", "env.kwargs={kind: multi-discrete}"],
+            "its actions are multi-discrete; sac needs discrete or continuous actions",
+        ),
+        ("droq", ["env.id=CartPole-v1"], "its actions are discrete; droq needs continuous actions"),
+        ("sac_ae", ["env.id=Pendulum-v1"], "algo.name=sac_ae: no picture is left to reconstruct; use an environment"),
+    ],
+)
+def test_spaces_that_an_algorithm_refuses(algorithm, overrides, said):
+    """An action or observation space that doesn't fit is one line."""
+    tree = {"algo": {"name": algorithm}, "env": {}}
+    apply_overrides(tree, overrides)
+    with pytest.raises(ConfigError) as caught:
+        check(tree)
+    (mistake,) = caught.value.mistakes
+    assert said in mistake
 
 
 def test_pixels_that_a_wrapper_flattens_are_a_vector():

@@ -5,8 +5,9 @@ import pytest
 import torch
 from gymnasium import spaces
 from torch import nn
+from torch.nn import functional
 
-from sheeprl.models.cnn import PictureEncoder, PixelDecoder, pixel_encoder
+from sheeprl.models.cnn import PictureEncoder, PixelDecoder, flat_size, pixel_encoder, shifted
 
 
 def test_nature_cnn_has_the_published_layers():
@@ -24,9 +25,29 @@ def test_the_kind_is_chosen_by_the_size(size, first):
     assert network(torch.rand(2, 3, size, size + 4)).shape == (2, 8)
 
 
+def test_deep_cnn_has_the_published_layers():
+    """The parameters are those of Yarats et al. 2019 for three frames; without features, there is no linear layer."""
+    network = pixel_encoder("deep", (9, 84, 84), None)
+    shapes = [tuple(layer.weight.shape) for layer in network if hasattr(layer, "weight")]
+    assert shapes == [(32, 9, 3, 3), *[(32, 32, 3, 3)] * 3]
+    assert flat_size("deep", (9, 84, 84)) == 32 * 35 * 35
+    assert pixel_encoder("deep", (1, 15, 17), None)(torch.rand(2, 1, 15, 17)).shape == (
+        2,
+        flat_size("deep", (1, 15, 17)),
+    )
+
+
+def test_shifts_repeat_the_border():
+    """A shifted picture is a crop of the padded one, as in DrQ."""
+    pictures, shift = torch.rand(4, 3, 6, 5), torch.tensor([[0, 0], [2, -1], [-3, 4], [-4, 0]])
+    padded = functional.pad(pictures, (4, 4, 4, 4), mode="replicate")
+    crops = [padded[n, :, 4 + y : 10 + y, 4 + x : 9 + x] for n, (y, x) in enumerate(shift.tolist())]
+    assert torch.equal(shifted(pictures, shift), torch.stack(crops))
+
+
 def test_mistaken_kinds():
     """The errors name the kind and what would work."""
-    with pytest.raises(ValueError, match="cnn=large: unknown kind; use auto, nature or small"):
+    with pytest.raises(ValueError, match="cnn=large: unknown kind; use auto, nature, small or deep"):
         pixel_encoder("large", (3, 84, 84), 8)
     with pytest.raises(ValueError, match="cnn=nature: needs at least 36 x 36 pixels, not 84 x 10"):
         PixelDecoder(8, (3, 84, 10), "nature")

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from gymnasium import spaces
 from tensordict import TensorDict
-from torch import tensor
+from torch import nn, tensor
 
 from sheeprl.models.critics import (
     Critics,
@@ -58,9 +57,9 @@ def test_a_subset_is_drawn_without_replacement_and_is_the_same_for_all_samples()
 @pytest.mark.parametrize("chosen", [None, torch.tensor([2, 0])])
 def test_stacked_networks_equal_separate_ones(chosen):
     """Values and gradients of stacked networks are those of the separate ones."""
-    observation, networks = spaces.Box(-1.0, 1.0, (3,)), [mlp(5, (8, 6), 1) for _ in range(3)]
-    critics, stacked = Critics(observation, networks), ensemble(observation, networks)
-    assert type(stacked) is StackedCritics and type(ensemble(observation, networks[:2])) is Critics
+    networks = [mlp(5, (8, 6), 1) for _ in range(3)]
+    critics, stacked = Critics(networks), ensemble(networks)
+    assert type(stacked) is StackedCritics and type(ensemble(networks[:2])) is Critics
     obs, action = torch.rand(4, 3), torch.rand(4, 2, requires_grad=True)
     found = []
     for one in (critics, stacked):
@@ -71,3 +70,16 @@ def test_stacked_networks_equal_separate_ones(chosen):
     assert separate[0].shape == (3 if chosen is None else 2, 4)
     torch.testing.assert_close(together[:2], separate[:2])
     torch.testing.assert_close(together[2][2].T, separate[2])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_values_of_choices(count):
+    """Networks for discrete actions return the values of all choices, or those of the actions taken."""
+    networks, features = [mlp(4, (8,), 5) for _ in range(count)], torch.rand(6, 3)
+    critics = ensemble(networks, nn.Linear(3, 4), choices=5)
+    action, chosen = tensor([0, 4, 2, 2, 1, 3]), tensor([1, 0])
+    values = critics(features, None)
+    assert values.shape == (count, 6, 5)
+    torch.testing.assert_close(values[1], networks[1](critics.trunk(features)))
+    torch.testing.assert_close(critics(features, action), values[:, torch.arange(6), action])
+    torch.testing.assert_close(critics(features, action, chosen=chosen), critics(features, action)[chosen])

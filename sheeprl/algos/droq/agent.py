@@ -17,24 +17,27 @@ from sheeprl.models.critics import Critics
 
 
 class DropoutNetwork(nn.Module):
-    """MLP with dropout, layer normalization and ReLU after each hidden layer, and one output.
+    """MLP with dropout, layer normalization and ReLU after each hidden layer.
 
     Args:
         inputs: size of the input vectors.
         hidden: sizes of the hidden layers.
+        outputs: number of outputs.
         dropout: probability that an output of a hidden layer is set to 0.
         place: number of the network's first place in `models.noise`; each hidden layer takes one.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], dropout: float, place: int) -> None:
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, dropout: float, place: int) -> None:
         """Build the layers."""
         super().__init__()
         self.dropout, self.place = dropout, place
-        self.layers = nn.ModuleList(nn.Linear(size, out) for size, out in itertools.pairwise([inputs, *hidden, 1]))
+        self.layers = nn.ModuleList(
+            nn.Linear(size, out) for size, out in itertools.pairwise([inputs, *hidden, outputs])
+        )
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in hidden)
 
     def forward(self, inputs: Tensor, seed: Tensor | None = None) -> Tensor:
-        """Return the outputs `[N, 1]`: with dropout by the seeds `[N]`, or without dropout."""
+        """Return the outputs `[N, outputs]`: with dropout by the seeds `[N]`, or without dropout."""
         *hidden, output = self.layers
         for number, (layer, norm) in enumerate(zip(hidden, self.norms, strict=True)):
             inputs = layer(inputs)
@@ -48,9 +51,9 @@ class DropoutNetwork(nn.Module):
 class DropoutCritics(Critics):
     """Ensemble of `DropoutNetwork`."""
 
-    def values(self, inputs: Tensor, seed: Tensor | None) -> Tensor:
-        """Return the values `[networks, N]` of input vectors: with dropout by the seeds `[N]`, or without dropout."""
-        return torch.cat([network(inputs, seed) for network in self.networks], -1).T
+    def outputs(self, inputs: Tensor, seed: Tensor | None) -> Tensor:
+        """Return the outputs `[networks, N, outputs]`: with dropout by the seeds `[N]`, or without dropout."""
+        return torch.stack([network(inputs, seed) for network in self.networks], -1).movedim(-1, 0)
 
 
 class DroQAgent(SACAgent):
@@ -58,9 +61,9 @@ class DroQAgent(SACAgent):
 
     ensemble = staticmethod(DropoutCritics)
 
-    def networks(self, inputs: int, args: SACArgs) -> Iterator[nn.Module]:
+    def networks(self, inputs: int, outputs: int, args: SACArgs) -> Iterator[nn.Module]:
         """Yield the critics' networks; see `SACAgent.networks`."""
         assert isinstance(args, DroQArgs)
         for number in range(args.critics):
             place = number * len(args.hidden_sizes)
-            yield DropoutNetwork(inputs, args.hidden_sizes, args.dropout, place)
+            yield DropoutNetwork(inputs, args.hidden_sizes, outputs, args.dropout, place)

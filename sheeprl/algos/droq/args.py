@@ -17,6 +17,8 @@ class DroQArgs(SACArgs):
 
     algorithm: ClassVar[str] = "sheeprl.algos.droq.droq:DroQ"
     summary: ClassVar[str] = "DroQ: SAC with dropout and layer normalization in the critics, 20 updates per step"
+    observations: ClassVar[tuple[str, ...]] = ("vector",)
+    actions: ClassVar[tuple[str, ...]] = ("continuous",)
 
     replay_ratio: NonNegative = Field(20.0, description="gradient steps per policy step, exact")
     actor_value: Literal["min", "mean"] = Field("mean", description="value that the actor maximizes, over the critics")

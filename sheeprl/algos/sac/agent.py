@@ -1,4 +1,4 @@
-"""SAC's networks: squashed Gaussian actor, critics, target critics and temperature."""
+"""SAC's networks: actor, critics, target critics and temperature."""
 
 from __future__ import annotations
 
@@ -12,43 +12,40 @@ from torch import Tensor, nn
 
 from sheeprl.algos.base import Spaces
 from sheeprl.algos.sac.args import SACArgs
-from sheeprl.models import distributions
+from sheeprl.algos.sac.heads import Head, head_of
 from sheeprl.models.critics import Critics, ensemble
-from sheeprl.models.encoder import to_vector, vector_size
-from sheeprl.models.mlp import mlp
+from sheeprl.models.encoder import Bottleneck, Encoder
+from sheeprl.models.mlp import mlp, orthogonal_
 
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+RELU_GAIN = 2**0.5
 
 
 class Actor(nn.Module):
-    """Policy network: a normal distribution of actions, squashed into (−1, 1) by tanh.
+    """Policy network, and the encoder of the observations.
+
+    The encoder has parameters for pictures only. The critics' loss trains it; the actor's loss doesn't.
 
     Args:
         observation: observation space.
-        action_dim: number of action components.
-        args: sizes of the layers.
+        outputs: size of the output, see `Head.outputs`.
+        args: keys of the inputs, and sizes of the layers.
     """
 
-    def __init__(self, observation: Any, action_dim: int, args: SACArgs) -> None:
-        """Build the network with outputs for mean and log standard deviation."""
+    def __init__(self, observation: Any, outputs: int, args: SACArgs) -> None:
+        """Build encoder and network."""
         super().__init__()
-        self.space = observation
-        self.network = mlp(vector_size(observation), args.hidden_sizes, 2 * action_dim, "relu")
+        encoder = Encoder(observation, args.mlp_keys, args.cnn_keys, features=None, cnn=args.cnn)
+        self.encoder = orthogonal_(encoder, RELU_GAIN)
+        self.bottleneck = orthogonal_(Bottleneck(encoder, args.cnn_features))
+        self.network = mlp(self.bottleneck.size, args.hidden_sizes, outputs, "relu")
 
-    def forward(self, obs: Any) -> tuple[Tensor, Tensor]:
-        """Return mean and log standard deviation before tanh, each `[N, action_dim]`."""
-        mean, log_std = self.network(to_vector(self.space, obs)).chunk(2, -1)
-        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    def forward(self, obs: Any) -> Tensor:
+        """Return the outputs `[N, outputs]` of observations `[N, *]`."""
+        return self.output(self.encoder.forward(obs))
 
-    def sample(self, obs: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample actions `[N, action_dim]` and their log densities `[N]` by reparametrization.
-
-        Args:
-            obs: `[N, *]` observations.
-            noise: `[N, action_dim]`, standard normal.
-        """
-        mean, log_std = self(obs)
-        return distributions.tanh_normal_sample(mean, log_std, noise)
+    def output(self, features: Tensor) -> Tensor:
+        """Return the outputs `[N, outputs]` of encoded observations `[N, features]`."""
+        return self.network.forward(self.bottleneck.forward(features))
 
 
 class Temperature(nn.Module):
@@ -65,26 +62,37 @@ class Temperature(nn.Module):
 
 
 class SACAgent(nn.Module):
-    """Actor, critics, target critics and temperature. Players get the actor, the submodule `policy`."""
+    """Actor, critics, their targets and the temperature. Players get the actor, the submodule `policy`.
 
-    ensemble: Callable[[Any, Iterable[nn.Module]], Critics] = staticmethod(ensemble)
+    Actor and critics share the actor's encoder; `encoder_target` is its target. Without pictures it has no parameters.
+    """
+
+    ensemble: Callable[[Iterable[nn.Module], nn.Module | None, int | None], Critics] = staticmethod(ensemble)
 
     def __init__(self, spaces: Spaces, args: SACArgs) -> None:
-        """Build the networks; the target critics start as copies of the critics."""
+        """Build the networks; targets start as copies."""
         super().__init__()
-        action_dim = math.prod(spaces.action.shape or ())
-        self.policy = Actor(spaces.observation, action_dim, args)
-        inputs = vector_size(spaces.observation) + action_dim
-        self.critic = self.ensemble(spaces.observation, self.networks(inputs, args))
+        head = head_of(spaces.action, args)
+        self.policy = Actor(spaces.observation, head.outputs, args)
+        self.critic = self.build_critics(head, spaces, args)
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.encoder_target = copy.deepcopy(self.policy.encoder).requires_grad_(False)
         self.alpha = Temperature(args.alpha)
 
-    def networks(self, inputs: int, args: SACArgs) -> Iterator[nn.Module]:
+    def build_critics(self, head: Head, spaces: Spaces, args: SACArgs) -> Critics:
+        """Build the critics: one value for an observation and an action, or one for each choice."""
+        bottleneck = orthogonal_(Bottleneck(self.policy.encoder, args.cnn_features))
+        action_dim = math.prod(spaces.action.shape or ()) if head.choices is None else 0
+        networks = self.networks(bottleneck.size + action_dim, head.choices or 1, args)
+        return self.ensemble(networks, bottleneck, head.choices)
+
+    def networks(self, inputs: int, outputs: int, args: SACArgs) -> Iterator[nn.Module]:
         """Yield the critics' networks.
 
         Args:
-            inputs: size of the vectors of observation and action.
+            inputs: size of the input vectors.
+            outputs: number of outputs.
             args: number of critics, and sizes of their layers.
         """
         for _ in range(args.critics):
-            yield mlp(inputs, args.hidden_sizes, 1, "relu")
+            yield mlp(inputs, args.hidden_sizes, outputs, "relu")

@@ -6,16 +6,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from sheeprl.algos.args import TDArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Positive, Sizes
+from sheeprl.algos.args import EncoderArgs, TDArgs
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, Positive, Sizes
 
 
-class SACArgs(TDArgs):
+class SACArgs(EncoderArgs, TDArgs):
     """Arguments of Soft Actor-Critic with a learned temperature, Haarnoja et al. 2018 (1812.05905)."""
 
     algorithm: ClassVar[str] = "sheeprl.algos.sac.sac:SAC"
-    summary: ClassVar[str] = "Soft Actor-Critic: ensemble of critics, squashed Gaussian policy, learned temperature"
-    actions: ClassVar[tuple[str, ...]] = ("continuous",)
+    summary: ClassVar[str] = "Soft Actor-Critic: ensemble of critics, stochastic policy, learned temperature"
+    actions: ClassVar[tuple[str, ...]] = ("discrete", "continuous")
     bounded_actions: ClassVar[bool] = True
     help_first: ClassVar[tuple[str, ...]] = (
         *("actor_lr", "critic_lr", "gamma", "batch_size", "replay_ratio", "learning_starts", "hidden_sizes"),
@@ -25,9 +25,20 @@ class SACArgs(TDArgs):
     critic_lr: Positive = Field(3e-4, description="learning rate of Adam for the critics")
     alpha_lr: Positive = Field(3e-4, description="learning rate of Adam for the temperature")
     tau: Fractional = Field(0.005, description="step size of the target critics towards the critics")
+    encoder_tau: Fractional | None = Field(
+        None, description="step size of the target encoder of pictures towards the encoder; default algo.tau"
+    )
+    target_delay: Count = Field(1, description="gradient steps per update of the targets")
     alpha: Positive = Field(1.0, description="initial temperature, the coefficient of the entropy")
     learn_alpha: bool = Field(True, description="learn the temperature; false fixes it at algo.alpha")
-    target_entropy: float | None = Field(None, description="target of the policy's entropy; default -dim(action)")
+    target_entropy: float | None = Field(
+        None,
+        description="target of the policy's entropy; default -dim(action), for discrete actions target_entropy_scale "
+        "* log(number of permitted choices)",
+    )
+    target_entropy_scale: Fractional = Field(
+        0.89, description="target of the entropy of discrete actions, as a fraction of the uniform policy's"
+    )
     critics: Count = Field(2, description="number of critics", json_schema_extra=STRUCTURAL)
     target_subset: Count | None = Field(
         None, description="critics in the minimum of a target, drawn for each gradient step; default all"
@@ -36,6 +47,15 @@ class SACArgs(TDArgs):
     policy_delay: Count = Field(1, description="gradient steps per step of actor and temperature")
     hidden_sizes: Sizes = Field(
         (256, 256), description="sizes of the hidden layers of actor and critics", json_schema_extra=STRUCTURAL
+    )
+    cnn: Literal["auto", "nature", "small", "deep"] = Field(
+        "auto", description="CNN for pictures; auto chooses it by their size", json_schema_extra=STRUCTURAL
+    )
+    cnn_features: Count = Field(
+        50, description="size to which actor and critics project the features of pictures", json_schema_extra=STRUCTURAL
+    )
+    random_shift: Natural = Field(
+        0, description="largest shift of the pictures of a batch in pixels, at random for each sample; 0 for none"
     )
 
     @field_validator("target_subset")

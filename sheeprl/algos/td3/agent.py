@@ -48,6 +48,6 @@ class TD3Agent(nn.Module):
         inputs = vector_size(spaces.observation) + action_dim
         self.policy = Actor(spaces.observation, action_dim, args)
         networks = (mlp(inputs, args.hidden_sizes, 1, "relu") for _ in range(CRITICS))
-        self.critic = Critics(spaces.observation, networks)
+        self.critic = Critics(networks)
         self.policy_target = copy.deepcopy(self.policy).requires_grad_(False)
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)

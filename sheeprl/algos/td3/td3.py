@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from sheeprl.algos.base import (
@@ -28,6 +28,7 @@ from sheeprl.algos.td3.agent import Actor, TD3Agent
 from sheeprl.algos.td3.args import TD3Args
 from sheeprl.algos.td3.loss import actor_loss, critic_target, smoothed_action
 from sheeprl.models.critics import discount, loss_weight, priorities, squared_errors
+from sheeprl.models.encoder import to_vector
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -77,20 +78,25 @@ class TD3(Algorithm[TD3Args]):
         """Return standard normal noise `[N, action_dim]` to smooth the targets of one batch."""
         return {"action": torch.randn((shape[0], self.action_dim), generator=generator)}
 
+    def vector(self, obs: Any) -> Tensor:
+        """Return the observations `[N, *]` as vectors, the inputs of the critics."""
+        return to_vector(self.spaces.observation, obs)
+
     def critic_loss(self, agent: TD3Agent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Compute the Bellman error of both critics, algorithm 1, of a batch of transitions `[N]`."""
         args = self.args
         with torch.no_grad():
             greedy = agent.policy_target(batch["next_obs"])
             next_action = smoothed_action(greedy, noise["action"], args.target_noise, args.noise_clip)
-            next_q = agent.critic_target(batch["next_obs"], next_action)
+            next_q = agent.critic_target(self.vector(batch["next_obs"]), next_action)
             target = critic_target(batch["reward"], discount(batch, args.gamma), next_q)
-        q = agent.critic(batch["obs"], batch["action"])
+        q = agent.critic(self.vector(batch["obs"]), batch["action"])
         loss = squared_errors(q, target, loss_weight(batch))
         metrics = {"Loss/value_loss": loss.detach(), "Values/target": (batch["sample_weight"] * target).sum()}
         return Loss(loss, metrics, priority=priorities(q, target, batch))
 
     def actor_loss(self, agent: TD3Agent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Compute −E[Q_1(s, π(s))] of the batch's observations."""
-        loss = actor_loss(agent.critic(batch["obs"], agent.policy(batch["obs"])), batch["sample_weight"])
+        q = agent.critic(self.vector(batch["obs"]), agent.policy(batch["obs"]))
+        loss = actor_loss(q, batch["sample_weight"])
         return Loss(loss, {"Loss/policy_loss": loss.detach()})

@@ -17,7 +17,7 @@ def build_agent(**args):
 
 def test_a_network_is_linear_dropout_norm_relu():
     """A network applies linear layer, dropout, layer normalization and ReLU, in this order."""
-    network, x, seed = DropoutNetwork(3, (8, 6), 0.5, place=4), torch.rand(5, 3), torch.arange(5)
+    network, x, seed = DropoutNetwork(3, (8, 6), 1, 0.5, place=4), torch.rand(5, 3), torch.arange(5)
     hidden = x
     for number in range(2):
         hidden = noise.dropout(network.layers[number](hidden), 0.5, seed, 4 + number)

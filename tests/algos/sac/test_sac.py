@@ -25,18 +25,12 @@ def policy_inputs(num_envs):
     return PolicyInput(torch.rand(num_envs, 3), torch.zeros(num_envs), torch.zeros(num_envs, dtype=torch.bool))
 
 
-def test_target_entropy():
-    """The target entropy defaults to minus the number of action dimensions."""
-    assert build_sac(3).target_entropy == -3
-    assert build_sac(3, target_entropy=-0.5).target_entropy == -0.5
-
-
 def test_act_explore_and_greedy():
     """Greedy actions are tanh of the mean; explored ones have the policy's distribution."""
     algorithm = build_sac()
     policy, inputs = algorithm.build_agent().policy, policy_inputs(4000)
     greedy = algorithm.act(policy, inputs, {}, "greedy", torch.Generator())
-    mean, log_std = policy(inputs.obs)
+    mean, log_std = algorithm.head.distribution(policy(inputs.obs))
     assert torch.equal(greedy.action, torch.tanh(mean))
     explored = algorithm.act(policy, inputs, {}, "explore", torch.Generator().manual_seed(0)).action
     z = (torch.atanh(explored) - mean) / log_std.exp()

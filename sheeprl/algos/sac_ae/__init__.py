@@ -1,0 +1,1 @@
+"""SAC with a regularized autoencoder."""
