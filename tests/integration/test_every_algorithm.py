@@ -1,4 +1,4 @@
-"""Tests that every registered algorithm passes: the promises of SheepRL that don't depend on the algorithm."""
+"""Test guarantees of SheepRL for every registered algorithm."""
 
 import pytest
 import ray
