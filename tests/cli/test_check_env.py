@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sheeprl.algos import registry
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.helpers.broken_envs"
 ODD = "tests.helpers.odd_envs"
@@ -145,6 +147,23 @@ def test_unbounded_actions_exclude_algorithms(check_env):
     """Actions without bounds exclude algorithms."""
     done = check_env("Unlimited")
     assert re.search(r"not droq,.* sac.* td3 \(its actions have no bounds\)", done.out)
+
+
+def test_an_algorithm_that_cannot_be_imported_hides_no_other(check_env, monkeypatch):
+    """An algorithm that can't be imported hides no other."""
+    monkeypatch.setattr("sheeprl.algos.registry.args_class", broken_args_class(registry.args_class))
+    assert re.search(r"algorithms .*\bppo\b.*not .*\ba2c\b.*\(can't be loaded\)", check_env("Sound").out)
+
+
+def broken_args_class(args_class):
+    """Return `registry.args_class` without A2C's package."""
+
+    def find(name):
+        if name == "a2c":
+            raise ImportError("no module named a2c")
+        return args_class(name)
+
+    return find
 
 
 def test_json_has_all_findings(check_env):
