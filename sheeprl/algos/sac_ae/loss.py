@@ -18,8 +18,8 @@ def quantized(pictures: Tensor, noise: Tensor) -> Tensor:
         pictures: `[N, C, H, W]` in [0, 1], bytes divided by 255.
         noise: `[N, C, H, W]`, uniform in [0, 1).
     """
-    levels = 2**BITS
-    steps: Tensor = ((pictures * 255).round() * (levels / 256)).floor()
+    levels = 1 << BITS
+    steps = ((pictures * 255).round() * (levels / 256)).floor()
     return (steps + noise) / levels - 0.5
 
 
