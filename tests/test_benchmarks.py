@@ -451,6 +451,7 @@ def test_a_peer_cannot_import_this_package(monkeypatch):
 
 
 def test_the_first_figure_of_the_readme_is_described_by_its_results():
+    """The text of the first figure agrees with its results."""
     plot = pytest.importorskip("benchmarks.plot", reason="needs matplotlib")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     alt = text[: text.index("](docs/images/overview.png)")].rpartition("![")[2]

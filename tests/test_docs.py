@@ -1,4 +1,4 @@
-"""The code of the documentation runs."""
+"""Test that the code of the documentation runs."""
 
 import re
 from pathlib import Path
@@ -14,6 +14,7 @@ PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.mark.parametrize("page", ["replay_buffer.md"])
 def test_the_code_of_a_page_runs_from_top_to_bottom(page):
+    """The code of a page runs from top to bottom."""
     code = PYTHON.findall((DOCS / page).read_text())
     assert code
     exec(compile("\n".join(code), page, "exec"), {})
@@ -25,16 +26,19 @@ PAGES += [*DOCS.glob("*.md"), ROOT / "benchmarks" / "README.md", *ROOT.glob("she
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_local_links_lead_somewhere(page):
+def test_local_links_exist(page):
+    """The targets of local links exist."""
     links = LINK.findall(page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_continuous_integration_runs_the_command_of_the_readme():
+    """Continuous integration runs the command of the README."""
     command = 'pip install -e ".[test]" && pytest'
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
     assert command.replace("install", "install --quiet") in (ROOT / ".ci" / "run").read_text()
 
 
 def test_the_citation_has_the_version():
+    """The citation has the version of the package."""
     assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -18,13 +18,15 @@ SEEDS = [11, 5, 23, 8, 2, 40, 17]
 
 
 class Remembering:
-    """A policy with a state: action 1 on every second step of an episode, told by counting rows, not by the row."""
+    """A policy with a state: action 1 on every second step of an episode, found by counting rows."""
 
     def __init__(self, env):
+        """Store the spaces and start without rows."""
         self.spaces = SimpleNamespace(observation=observation_space(env.observation_space))
         self.modes, self.rewards, self.observations = set(), [], []
 
     def act(self, policy, row, state, mode, generator):
+        """Record the row and count the actions of each lane."""
         count = state.get("count", torch.zeros(len(row.reward), dtype=torch.int64))
         count = torch.where(row.is_first, torch.zeros_like(count), count + 1)
         self.modes.add(mode)
@@ -34,12 +36,14 @@ class Remembering:
 
 
 def play(lanes, seeds=SEEDS, env_id="Counting-v0", **kwargs):
+    """Play episodes in `lanes` environments; return the evaluation and the algorithm."""
     envs = [gymnasium.make(f"tests.helpers.envs:{env_id}", **kwargs) for _ in range(lanes)]
     algorithm = Remembering(envs[0])
     return play_episodes(algorithm, None, envs, list(seeds)), algorithm
 
 
 def one_by_hand(seed, **kwargs):
+    """Play one episode in a loop; return its return and length."""
     env = Counting(**kwargs)
     env.reset(seed=seed)
     total, length, over = 0.0, 0, False
@@ -51,7 +55,8 @@ def one_by_hand(seed, **kwargs):
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 5, 7])
 def test_results_do_not_depend_on_the_number_of_lanes(lanes):
-    kwargs = {"lengths": (), "ends": ("truncated",)}  # lengths are told by the seed
+    """Results don't depend on the number of lanes."""
+    kwargs = {"lengths": (), "ends": ("truncated",)}  # the seed determines the lengths
     evaluation, algorithm = play(lanes, **kwargs)
     expected = [one_by_hand(seed, **kwargs) for seed in SEEDS]
     assert len({length for _, length in expected}) > 1
@@ -63,6 +68,7 @@ def test_results_do_not_depend_on_the_number_of_lanes(lanes):
 
 
 def test_lanes_that_have_finished_wait_for_the_others():
+    """Finished lanes wait for the others."""
     evaluation, _ = play(2, seeds=[1, 2, 3], lengths=(6,))
     assert evaluation.lengths == [6, 6, 6]
     # steps 1 to 6, and 100 for each of the actions after the second, fourth and sixth row
@@ -70,12 +76,14 @@ def test_lanes_that_have_finished_wait_for_the_others():
 
 
 def test_one_episode_has_no_spread():
+    """The deviation of one episode is 0."""
     evaluation, _ = play(1, seeds=[3], lengths=(2,))
     assert (evaluation.mean_return, evaluation.std_return) == (103.0, 0.0)
     assert evaluation.returns == [103.0] and evaluation.lengths == [2]
 
 
 def test_episodes_that_do_not_end_are_cut_and_reported():
+    """Episodes that don't end are cut and reported."""
     envs = [gymnasium.make("tests.helpers.envs:Counting-v0", lengths=(length,)) for length in (3, 9)]
     evaluation = play_episodes(Remembering(envs[0]), None, envs, [1, 2, 3, 4], max_steps=5)
     assert evaluation.lengths == [3, 5, 3, 5] and evaluation.cut == 2
@@ -85,12 +93,14 @@ def test_episodes_that_do_not_end_are_cut_and_reported():
 
 
 def test_an_episode_that_ends_at_the_limit_is_not_cut():
+    """An episode that ends at the limit isn't cut."""
     envs = [gymnasium.make("tests.helpers.envs:Counting-v0", lengths=(5,))]
     evaluation = play_episodes(Remembering(envs[0]), None, envs, [1], max_steps=5)
     assert evaluation.lengths == [5] and evaluation.cut == 0 and not describe_cut(evaluation)
 
 
 def test_a_stop_request_ends_an_evaluation():
+    """A stop request ends an evaluation."""
     stop = StopRequest()
     stop.make(patience=0.0)
     envs = [gymnasium.make("tests.helpers.envs:Counting-v0")]
@@ -99,6 +109,7 @@ def test_a_stop_request_ends_an_evaluation():
 
 
 def test_rows_are_as_in_training():
+    """The policy receives the same rows as in training."""
     _, algorithm = play(1, seeds=[3, 4], lengths=(2,))
     assert torch.cat(algorithm.rewards).tolist() == [0, 1, 0, 1]  # 0 on a first row
     assert torch.cat(algorithm.observations)[:, 2].tolist() == [0, 1, 0, 1]
@@ -106,6 +117,7 @@ def test_rows_are_as_in_training():
 
 
 def test_dict_observations():
+    """Dict observations are converted part by part."""
     evaluation, algorithm = play(2, seeds=[3, 4, 5], env_id="Nested-v0", lengths=(2,))
     assert evaluation.lengths == [2, 2, 2]
     obs = algorithm.observations[1]
@@ -115,10 +127,12 @@ def test_dict_observations():
 
 
 def test_environments_are_closed():
+    """Environments are closed after an evaluation."""
     closed = []
 
     class Closing(Counting):
         def close(self):
+            """Record the call."""
             closed.append(self)
 
     envs = [Closing(), Closing()]
@@ -126,7 +140,8 @@ def test_environments_are_closed():
     assert closed == envs
 
 
-def test_actions_are_brought_to_the_environments_terms():
+def test_actions_are_converted_for_the_environment():
+    """Actions are converted for the environment."""
     env = gymnasium.make("tests.helpers.envs:Echo-v0", kind="discrete", max_episode_steps=3)
     assert action_space(env.action_space).start == 0
     algorithm = Remembering(env)
@@ -135,6 +150,7 @@ def test_actions_are_brought_to_the_environments_terms():
 
 
 def test_eval_seeds_are_fixed_and_all_different():
+    """Seeds of evaluations are reproducible and distinct."""
     assert eval_seeds(7, 20) == eval_seeds(7, 20)
     assert eval_seeds(7, 20)[:5] == eval_seeds(7, 5)  # more episodes keep the first ones
     assert len(set(eval_seeds(7, 1000))) == 1000

@@ -1,4 +1,4 @@
-"""The run, as it is, against stand-ins in virtual time (see simulation.py): what it promises, whatever happens."""
+"""Test the run against simulated workers in virtual time (see simulation.py)."""
 
 import asyncio
 from collections import Counter
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
-from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.buffer.fragments import RefusedFragmentError
 from tests.helpers.simulation import (
     Delays,
     DiedError,
@@ -42,17 +42,19 @@ FAILURES = (DiedError, FailedError, RefusedFragmentError)  # those of the schedu
 
 
 def gradient_steps_due(data: OffPolicy, policy_steps: int) -> int:
+    """Return the gradient steps that are due after `policy_steps`."""
     return floor(Fraction(str(data.replay_ratio)) * max(0, policy_steps - data.learning_starts))
 
 
 def gradient_steps_of_rollout(schedule: Schedule, data: OnPolicy) -> int:
+    """Return the gradient steps of one rollout."""
     return data.epochs * -(-schedule.round_rows // data.batch_size)
 
 
 def check(leg: Leg) -> None:
-    """Everything that every leg must hold."""
+    """Check all invariants of a leg."""
     mistakes = [event for event in leg.world.events if event.error and not isinstance(event.error, FAILURES)]
-    assert not mistakes  # an actor was asked for something that it can't do
+    assert not mistakes  # every call was valid
     check_outcome(leg)
     check_shards(leg)
     check_rounds(leg)
@@ -69,7 +71,7 @@ def check(leg: Leg) -> None:
 
 
 def check_outcome(leg: Leg) -> None:
-    """Who fails too often ends the run; whoever else fails does not, and each failure is counted."""
+    """Check that the failure budget alone decides if the run fails, and that each failure is counted."""
     world, schedule = leg.world, leg.world.schedule
     ends = [event for event in world.events if event.what == "ended"]
     failures = [event for event in ends if event.method == "collect" and event.error]
@@ -89,7 +91,7 @@ def check_outcome(leg: Leg) -> None:
     else:
         assert not gave_up or world.run.counters.policy_steps >= schedule.total_steps
         made = len(world.players) - (schedule.players + restarts - gave_up)
-        assert not world.buffer.offered or 0 <= made <= gave_up  # the last evaluation may have one made anew
+        assert not world.buffer.offered or 0 <= made <= gave_up  # the last evaluation may start another one
         assert leg.outcome == "done" or schedule.stop_after is not None or gave_up
     if leg.outcome != "failed":
         warnings = sum(level == "warning" for level, _ in world.reporter.messages)
@@ -99,7 +101,7 @@ def check_outcome(leg: Leg) -> None:
 
 
 def refused_too_often(leg: Leg) -> bool:
-    """Whether more fragments of one player were refused in a row than the run puts up with."""
+    """Return True if more fragments of one player in a row were refused than the run tolerates."""
     in_a_row = Counter[int]()
     for offer in leg.world.buffer.offered:
         player = offer.fragment.player
@@ -110,7 +112,7 @@ def refused_too_often(leg: Leg) -> bool:
 
 
 def check_shards(leg: Leg) -> None:
-    """Whoever is asked in vain is replaced; what the run takes the replay to hold is what it holds."""
+    """Check that lost shards are replaced, and that the run knows the rows that the replay holds."""
     world, replay = leg.world, leg.world.run.replay
     replaced = [handle for handle in world.shards if handle.closed]
     assert len(replaced) == world.buffer.losses
@@ -122,7 +124,7 @@ def check_shards(leg: Leg) -> None:
 
 
 def check_rounds(leg: Leg) -> None:
-    """Weights are handed out once a round, and the run ends with the round in which it has what it needs."""
+    """Check that weights are published once per round, and that the run ends after the round that reaches its total."""
     world, schedule = leg.world, leg.world.schedule
     published = world.learner.published
     for number, weights in enumerate(published):
@@ -136,11 +138,11 @@ def check_rounds(leg: Leg) -> None:
 
 
 def check_replay_ratio(leg: Leg) -> None:
-    """Exact at the end of every round in which the replay can serve a batch; without one, nothing is learned."""
+    """Check that the replay ratio is exact after every round in which the replay can serve a batch."""
     world, schedule = leg.world, leg.world.schedule
     began_at = world.began_at.gradient_steps
     before, losses = began_at, 0
-    owing = False  # in a round in which the run could have said so
+    overdue = False  # in a round in which the run could report it
     for number, weights in enumerate(world.learner.published):
         if isinstance(schedule.data, OnPolicy):
             assert weights.gradient_steps == began_at + number * gradient_steps_of_rollout(schedule, schedule.data)
@@ -152,15 +154,15 @@ def check_replay_ratio(leg: Leg) -> None:
             assert before <= weights.gradient_steps <= due
         else:
             assert weights.gradient_steps == before
-        owing |= not weights.ready and weights.losses == losses and weights.gradient_steps < due
+        overdue |= not weights.ready and weights.losses == losses and weights.gradient_steps < due
         before, losses = weights.gradient_steps, weights.losses
-    said = sum("training starts at" in text for _, text in world.reporter.messages)
-    assert said <= 1
-    assert said or not owing or leg.outcome != "done"
+    reported = sum("training starts at" in text for _, text in world.reporter.messages)
+    assert reported <= 1
+    assert reported or not overdue or leg.outcome != "done"
 
 
 def check_end(leg: Leg) -> None:
-    """The counters agree with what replay and learner counted themselves."""
+    """Check that the counters agree with those of the replay and the learner."""
     world, counters = leg.world, leg.world.run.counters
     if world.troubled_at is None and (leg.outcome != "failed" or not world.buffer.losses):
         assert counters.policy_steps == world.buffer.policy_steps
@@ -169,7 +171,7 @@ def check_end(leg: Leg) -> None:
 
 
 def check_fragments(leg: Leg) -> None:
-    """In the order of rounds and players, each heard of once, in its player's shard, played as it should be."""
+    """Check order, shard, sequence number, version, mode and progress of all fragments."""
     world, schedule = leg.world, leg.world.schedule
     sequences = Counter[tuple[int, int]]()
     offered = world.buffer.offered
@@ -198,7 +200,7 @@ def check_fragments(leg: Leg) -> None:
 
 
 def check_blocks(leg: Leg) -> None:
-    """Sampled between rounds, and written back before anything else is asked of the shard that sampled them."""
+    """Check that blocks are sampled between rounds and written back before the next call to their shard."""
     world, schedule = leg.world, leg.world.schedule
     for shard in world.buffer.lives:
         blocks = writes = 0
@@ -222,11 +224,12 @@ def check_blocks(leg: Leg) -> None:
 
 
 def updates_of(leg: Leg) -> list[Update]:
+    """Return the updates of the learner."""
     return [step for step in leg.world.learner.log if isinstance(step, Update)]
 
 
 def check_updates(leg: Leg) -> None:
-    """Each with blocks that were sampled for it, in its own round, which no other one was given."""
+    """Check that each update uses blocks of the same round, and each block once."""
     world, schedule = leg.world, leg.world.schedule
     published, used, orders = 0, [], []
     begun = world.began_at.policy_steps  # what had been played when the round began that is being learned from
@@ -264,7 +267,7 @@ def check_prefetch(leg: Leg) -> None:
 
 
 def check_that_nothing_overlaps(leg: Leg) -> None:
-    """At staleness 0 nobody learns while somebody plays."""
+    """Check that no training and no collection overlap at staleness 0."""
     under_way: Counter[str] = Counter()
     learning = ("status", "add", "sample", "sample_part", "update", "write_back", "weights")
     for event in leg.world.events:
@@ -275,14 +278,14 @@ def check_that_nothing_overlaps(leg: Leg) -> None:
 
 
 def passed(every: int | None, published: list[Weights]) -> list[int]:
-    """Policy steps at the ends of rounds in which a multiple of `every` was passed."""
+    """Return the policy steps at the ends of rounds in which a multiple of `every` was passed."""
     return [
         b.policy_steps for a, b in pairwise(published) if every and b.policy_steps // every > a.policy_steps // every
     ]
 
 
 def check_checkpoints(leg: Leg) -> None:
-    """When they are due and at the end, also of a run that failed, if learner and buffer still can."""
+    """Check that due checkpoints and a last one are written, also by a failed run if learner and replay still work."""
     world, schedule = leg.world, leg.world.schedule
     checkpoints = world.store.checkpoints
     if leg.outcome == "failed":
@@ -295,9 +298,9 @@ def check_checkpoints(leg: Leg) -> None:
             assert checkpoints[-1].counters.gradient_steps == world.learner.gradient_steps
         else:
             assert leg.error is not None
-            told = [leg.error.reason, *(text for _, text in world.reporter.messages)]
+            reported = [leg.error.reason, *(text for _, text in world.reporter.messages)]
             assert (
-                any("no checkpoint could be written" in text for text in told)
+                any("no checkpoint could be written" in text for text in reported)
                 or checkpoints[-1].counters == world.run.counters
             )
         return
@@ -308,7 +311,7 @@ def check_checkpoints(leg: Leg) -> None:
 
 
 def check_reports(leg: Leg) -> None:
-    """What is shown never goes back; the lag that is logged is the true one; evaluations take place."""
+    """Check that reported counters never decrease, that the staleness is exact, and that evaluations take place."""
     world, schedule = leg.world, leg.world.schedule
     shown = world.reporter.shown
     for before, after in pairwise(shown):
@@ -331,13 +334,15 @@ def check_reports(leg: Leg) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(schedules())
-def test_run_keeps_its_promises_whatever_players_do(schedule: Schedule) -> None:
+def test_all_invariants_hold_for_random_schedules(schedule: Schedule) -> None:
+    """The invariants hold for random schedules of delays and failures."""
     check(simulate(schedule))
 
 
 @settings(max_examples=200, deadline=None)
 @given(schedules(calm=True, max_staleness=1), delays)
-def test_what_is_learned_does_not_depend_on_who_is_faster(schedule: Schedule, others: Delays) -> None:
+def test_training_does_not_depend_on_delays(schedule: Schedule, others: Delays) -> None:
+    """Samples and updates don't depend on the delays of the workers."""
     first, second = simulate(schedule).world, simulate(replace(schedule, delays=others)).world
     assert [shard.log for shard in first.buffer.lives] == [shard.log for shard in second.buffer.lives]
     assert first.learner.log == second.learner.log
@@ -351,6 +356,7 @@ PPO = OnPolicy(rollout_steps=4, batch_size=2, epochs=2)
 
 @pytest.mark.parametrize("replay_ratio", [0.1, 0.29, 0.57, 0.7, 1.1, 2.3, 4.35])
 def test_replay_ratio_is_exact_where_floats_are_not(replay_ratio: float) -> None:
+    """The replay ratio is exact for ratios that binary floats can't represent."""
     # 0.29 * 100 is 28.999999999999996, and adding 0.1 ten times gives 0.9999999999999999.
     leg = simulate(Schedule(replace(SAC, replay_ratio=replay_ratio), total_steps=200))
     check(leg)
@@ -358,7 +364,8 @@ def test_replay_ratio_is_exact_where_floats_are_not(replay_ratio: float) -> None
 
 
 @pytest.mark.parametrize(("max_staleness", "seconds"), [(0, 5 * 20), (1, 10 + 5 * 10), (2, 10 + 5 * 10)])
-def test_playing_overlaps_learning_as_far_as_allowed(max_staleness: int, seconds: int) -> None:
+def test_collection_overlaps_training_up_to_max_staleness(max_staleness: int, seconds: int) -> None:
+    """Collection overlaps training as far as `max_staleness` permits."""
     schedule = Schedule(SAC, fragment_rows=4, total_steps=20, max_staleness=max_staleness)
     world = simulate(replace(schedule, delays=Delays(player=(10,), buffer=(0,), learner=(0, 10)))).world
     last_round = max(event.time for event in world.events if event.method == "weights")
@@ -366,13 +373,17 @@ def test_playing_overlaps_learning_as_far_as_allowed(max_staleness: int, seconds
 
 
 @pytest.mark.parametrize("eval_every", [None, 2])
-def test_an_evaluation_that_does_not_end_is_given_up_when_the_run_stops(eval_every: int | None) -> None:
+def test_a_stopping_run_gives_up_an_evaluation(eval_every: int | None) -> None:
+    """A stopping run gives up an evaluation that doesn't end, and saves a checkpoint."""
+
     async def train() -> World:
+        """Train with an evaluation that hangs, and stop."""
         world = World(Schedule(SAC, total_steps=8, eval_every=eval_every, eval_episodes=1))
         player = await world.run.players.get(0)
         call = player.call
 
         def call_or_hang(method: Any, *args: Any) -> Any:
+            """Call the player; an evaluation hangs."""
             if method.__name__ != "evaluate":
                 return call(method, *args)
             asyncio.get_running_loop().call_later(5, world.run.stop)
@@ -389,17 +400,19 @@ def test_an_evaluation_that_does_not_end_is_given_up_when_the_run_stops(eval_eve
     assert world.store.checkpoints[-1].counters == world.run.counters
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_of_and_the_next_one_is() -> None:
+def test_a_failed_checkpoint_is_reported_and_the_next_one_written() -> None:
+    """A failed checkpoint is reported, and the next one is written."""
     schedule = Schedule(SAC, total_steps=3, checkpoint_every=1, trouble=Trouble("learner", "snapshot", False, 0))
     leg = simulate(schedule)
     assert leg.world.troubled_at == "snapshot"
     assert leg.outcome == "done"
-    told = [text for level, text in leg.world.reporter.messages if level == "error"]
-    assert told == ["no checkpoint could be written: the learner raised in snapshot"]
+    reported = [text for level, text in leg.world.reporter.messages if level == "error"]
+    assert reported == ["no checkpoint could be written: the learner raised in snapshot"]
     assert [each.counters.policy_steps for each in leg.world.store.checkpoints] == [2, 3, 3]
 
 
-def test_a_last_checkpoint_that_cannot_be_written_fails_the_run() -> None:
+def test_a_failed_last_checkpoint_fails_the_run() -> None:
+    """A failed last checkpoint fails the run."""
     leg = simulate(Schedule(SAC, total_steps=2, trouble=Trouble("learner", "snapshot", False, 0)))
     assert leg.error is not None
     assert leg.error.reason == "no checkpoint could be written: the learner raised in snapshot"
@@ -407,7 +420,8 @@ def test_a_last_checkpoint_that_cannot_be_written_fails_the_run() -> None:
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("dies", [False, True])
-def test_learner_that_fails_is_not_taken_for_the_shard_that_waits_for_its_writes(dies: bool, prefetch: int) -> None:
+def test_a_failed_learner_counts_no_loss_of_a_shard(dies: bool, prefetch: int) -> None:
+    """A failed learner counts no loss of the shard that waits for its priorities."""
     data = replace(SAC, replay_ratio=100.0, writes_back=True)
     schedule = Schedule(data, total_steps=2, prefetch=prefetch, max_failures=3)
     leg = simulate(replace(schedule, trouble=Trouble("learner", "update", dies, 0)))
@@ -416,7 +430,8 @@ def test_learner_that_fails_is_not_taken_for_the_shard_that_waits_for_its_writes
     assert leg.world.buffer.losses == 0
 
 
-def test_a_lost_shard_is_told_of_and_the_others_serve() -> None:
+def test_a_lost_shard_is_reported_and_replaced() -> None:
+    """A lost shard is reported and replaced, and the other shard serves the samples."""
     schedule = Schedule(SAC, players=2, shards=2, total_steps=20, max_failures=1)
     leg = simulate(replace(schedule, shard_deaths=(ShardDeath(1, "call", 9),)))
     check(leg)
@@ -428,7 +443,8 @@ def test_a_lost_shard_is_told_of_and_the_others_serve() -> None:
     assert leg.world.learner.gradient_steps == 20
 
 
-def test_a_replay_that_is_lost_begins_anew() -> None:
+def test_a_lost_replay_starts_empty() -> None:
+    """A lost replay starts empty, and training waits until it holds a batch again."""
     schedule = Schedule(replace(SAC, batch_size=6), total_steps=20, max_failures=1)
     leg = simulate(replace(schedule, shard_deaths=(ShardDeath(0, "call", 20),)))
     check(leg)
@@ -440,6 +456,7 @@ def test_a_replay_that_is_lost_begins_anew() -> None:
 
 
 def test_shards_that_are_lost_too_often_end_the_run() -> None:
+    """A shard that is lost more often than `ray.max_failures` ends the run."""
     schedule = Schedule(SAC, players=2, shards=2, total_steps=20, max_failures=1)
     leg = simulate(replace(schedule, shard_deaths=(ShardDeath(0, "call", 3), ShardDeath(0, "call", 4))))
     assert leg.error is not None
@@ -448,6 +465,7 @@ def test_shards_that_are_lost_too_often_end_the_run() -> None:
 
 
 def test_a_rollout_that_is_lost_is_added_again() -> None:
+    """A lost rollout is added to the replacement of its shard."""
     schedule = Schedule(PPO, fragment_rows=4, total_steps=20, max_failures=9)
     leg = simulate(replace(schedule, shard_deaths=(ShardDeath(0, "call", 3),)))
     assert leg.outcome == "done"
@@ -457,6 +475,7 @@ def test_a_rollout_that_is_lost_is_added_again() -> None:
 
 
 def test_refused_fragments_are_not_counted() -> None:
+    """The policy steps of refused fragments aren't counted."""
     schedule = Schedule(SAC, players=2, total_steps=20, max_failures=1, refused=(True, False, False))
     leg = simulate(schedule)
     check(leg)
@@ -464,29 +483,32 @@ def test_refused_fragments_are_not_counted() -> None:
     step, line = leg.world.reporter.lines[-1]
     assert line["Buffer/refused"] == refused > 0
     assert step == len(leg.world.buffer.offered) - refused >= 20
-    told = [text for level, text in leg.world.reporter.messages if level == "warning"]
-    assert told[0] == "a fragment of player 0 was refused: fragment 0 of player 0 doesn't fit"
+    reported = [text for level, text in leg.world.reporter.messages if level == "warning"]
+    assert reported[0] == "a fragment of player 0 was refused: fragment 0 of player 0 doesn't fit"
 
 
 @pytest.mark.parametrize("data", [SAC, PPO])
-def test_a_player_that_is_refused_again_and_again_ends_the_run(data: OffPolicy | OnPolicy) -> None:
+def test_repeatedly_refused_fragments_end_the_run(data: OffPolicy | OnPolicy) -> None:
+    """Repeatedly refused fragments of one player end the run."""
     leg = simulate(Schedule(data, fragment_rows=4, total_steps=20, max_failures=2, refused=(True,)))
     assert leg.error is not None
     assert "fragment of player 0 was refused: fragment" in leg.error.reason
     assert len(leg.world.buffer.offered) == (3 if data is SAC else 1)
 
 
-def test_it_is_said_once_that_learning_waits_for_a_batch() -> None:
+def test_waiting_for_the_first_batch_is_reported_once() -> None:
+    """The run reports once that training waits for the first batch."""
     leg = simulate(Schedule(replace(SAC, batch_size=8), total_steps=20))
     check(leg)
-    told = [text for _, text in leg.world.reporter.messages]
-    assert told == ["the replay holds 1 of 8 samples; training starts at algo.batch_size=8"]
+    reported = [text for _, text in leg.world.reporter.messages]
+    assert reported == ["the replay holds 1 of 8 samples; training starts at algo.batch_size=8"]
     assert leg.world.learner.gradient_steps == 20
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 3])
 @pytest.mark.parametrize("shards", [1, 2])
-def test_chunks_are_requested_ahead_as_told(prefetch: int, shards: int) -> None:
+def test_chunks_are_prefetched(prefetch: int, shards: int) -> None:
+    """The run requests `trainer.prefetch` chunks ahead."""
     # A round of 8 chunks, whose batches take 10 to sample, 10 to learn from.
     schedule = Schedule(replace(SAC, replay_ratio=64.0), players=2, shards=shards, fragment_rows=4, total_steps=8)
     schedule = replace(schedule, prefetch=prefetch, delays=Delays((0,), (10,), (10,)))
@@ -505,6 +527,7 @@ def test_chunks_are_requested_ahead_as_told(prefetch: int, shards: int) -> None:
 
 @pytest.mark.parametrize("prefetch", [0, 1])
 def test_time_that_the_learner_waits_for_batches(prefetch: int) -> None:
+    """`Time/trainer_wait_batch` is the time that the learner waits for batches."""
     # One round of 8 chunks, each of which takes 10 to sample and 1 to learn from.
     schedule = Schedule(replace(SAC, replay_ratio=128.0), fragment_rows=4, total_steps=4, prefetch=prefetch)
     world = simulate(replace(schedule, delays=Delays((0,), (10,), (1,)))).world
@@ -513,13 +536,15 @@ def test_time_that_the_learner_waits_for_batches(prefetch: int) -> None:
     assert line["Time/trainer_wait_batch"] * seconds == pytest.approx(10 + 7 * (10 if prefetch == 0 else 9))
 
 
-def test_stopped_rollout_is_learned_before_the_run_ends() -> None:
+def test_a_stopping_run_trains_on_the_last_rollout() -> None:
+    """A stopping run trains on its last rollout before it ends."""
     for calls in range(20):
         leg = simulate(Schedule(PPO, fragment_rows=4, total_steps=8, stop_after=calls))
         check(leg)
 
 
-def test_replacement_that_is_given_newer_weights_plays_as_these_demand() -> None:
+def test_the_weights_of_a_replacement_select_its_mode() -> None:
+    """The weights of a replacement select its mode: random or explore."""
     # Player 1 of round 1 begins at random, and fails once learning has started.
     data = OffPolicy(batch_size=1, replay_ratio=1.0, learning_starts=2)
     schedule = Schedule(data, players=2, total_steps=6, max_staleness=1, max_failures=1)
@@ -536,25 +561,33 @@ class Slow:
     """Has methods whose calls are written down."""
 
     def __init__(self) -> None:
+        """Start without calls."""
         self.calls: list[str] = []
 
     def say(self, word: str) -> str:
+        """Record and return a word."""
         self.calls.append(word)
         return word
 
     def pair(self) -> tuple[str, str]:
+        """Return a pair of words."""
         return "left", "right"
 
     def fail(self) -> None:
+        """Raise an error."""
         raise FailedError("no")
 
 
 def slow(seconds: float = 1.0, target: Slow | None = None) -> SimulatedHandle:
+    """Return a simulated handle whose calls take `seconds`."""
     return SimulatedHandle("slow", target or Slow(), lambda: seconds, [])
 
 
 def test_time_passes_only_virtually() -> None:
+    """Virtual time passes without waiting."""
+
     async def main() -> float:
+        """Sleep for days."""
         await asyncio.gather(asyncio.sleep(86_400), asyncio.sleep(3 * 86_400))
         return asyncio.get_running_loop().time()
 
@@ -562,7 +595,10 @@ def test_time_passes_only_virtually() -> None:
 
 
 def test_deadlock_raises() -> None:
+    """A deadlock raises an error."""
+
     async def main() -> None:
+        """Wait for an event that no task sets."""
         await asyncio.gather(asyncio.sleep(1), asyncio.Event().wait())
 
     with pytest.raises(StuckError, match="deadlock at 1"):
@@ -570,7 +606,10 @@ def test_deadlock_raises() -> None:
 
 
 def test_endless_loop_raises() -> None:
+    """An endless loop raises an error."""
+
     async def main() -> None:
+        """Loop forever."""
         while True:
             await asyncio.sleep(0)
 
@@ -578,10 +617,12 @@ def test_endless_loop_raises() -> None:
         run_virtually(main)
 
 
-def test_calls_are_carried_out_in_order_and_wait_for_their_arguments() -> None:
+def test_calls_run_in_order_and_wait_for_their_arguments() -> None:
+    """Calls run in order and wait for their arguments."""
     target = Slow()
 
     async def main() -> float:
+        """Call methods and wait for their results."""
         handle, other = slow(1, target), slow(10)
         left, right = other.call_pair(Slow.pair)
         waiting, last = handle.call(Slow.say, left), handle.call(Slow.say, "last")
@@ -593,7 +634,10 @@ def test_calls_are_carried_out_in_order_and_wait_for_their_arguments() -> None:
 
 
 def test_call_fails_with_its_argument() -> None:
+    """A call fails if its argument fails."""
+
     async def main() -> None:
+        """Pass the result of a failing call to another call."""
         failing = slow().call(Slow.fail)
         with pytest.raises(FailedError):
             await slow().call(Slow.say, failing)
@@ -601,10 +645,12 @@ def test_call_fails_with_its_argument() -> None:
     run_virtually(main)
 
 
-def test_death_fails_calls_under_way_and_to_come() -> None:
+def test_a_dead_worker_fails_all_calls() -> None:
+    """A dead worker fails running, waiting and future calls."""
     target = Slow()
 
     async def main() -> float:
+        """Kill the worker during a call."""
         handle = slow(10, target)
         under_way, waiting = handle.call(Slow.say, "a"), handle.call(Slow.say, "b")
         handle.loop.call_later(3, handle.die, DiedError("gone"))
@@ -617,10 +663,12 @@ def test_death_fails_calls_under_way_and_to_come() -> None:
     assert target.calls == []
 
 
-def test_who_stops_waiting_does_not_stop_the_call() -> None:
+def test_a_timeout_does_not_cancel_the_call() -> None:
+    """A timeout of the caller doesn't cancel the call."""
     target = Slow()
 
     async def main() -> None:
+        """Wait for a call with a timeout, then without one."""
         ref = slow(5, target).call(Slow.say, "a")
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(_value(ref), 1)
@@ -631,4 +679,5 @@ def test_who_stops_waiting_does_not_stop_the_call() -> None:
 
 
 async def _value(ref: SimulatedRef) -> object:
+    """Return the result of a reference."""
     return await ref

@@ -6,7 +6,6 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -36,7 +35,8 @@ from sheeprl.envs.make import (
     make_vector_env,
 )
 from sheeprl.envs.results import EPISODE, ResultError, split_statistics
-from sheeprl.envs.snapshot import VectorState, why_not_snapshotable
+from sheeprl.envs.snapshot import VectorState, close_vector
+from sheeprl.envs.snapshot_check import why_not_snapshotable
 from sheeprl.envs.timeout import StepTimeoutError, StepWatch, StoppedError, StopRequest
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization
@@ -292,17 +292,8 @@ class Player(PlayerInterface):
 
     def close(self) -> None:
         """Close the environments, including failed ones."""
-        envs = self._envs
-        if isinstance(envs, gymnasium.vector.AsyncVectorEnv):
-            try:
-                envs.close(terminate=True)
-            except Exception:  # a worker process doesn't respond
-                for process in envs.processes:
-                    process.kill()
-                envs.closed = True
-        elif envs is not None:
-            with suppress(Exception):  # its failure was reported by `collect`
-                envs.close()
+        if self._envs is not None:
+            close_vector(self._envs)
 
     def _guard(self, where: str, do: Callable[[], T]) -> T:
         """Return the result of `do`, which calls the environment.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sheeprl.buffer.sampler import Flags, read_rows
-from sheeprl.buffer.storage import Extension, Rows, Storage, slots_by_stream
+from sheeprl.buffer.sampler import Flags, read_rows, slots_by_stream
+from sheeprl.buffer.storage import Extension, Rows, Storage
 from sheeprl.buffer.streams import Slots
 
 

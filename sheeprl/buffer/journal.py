@@ -7,7 +7,6 @@ rows, so they survive the process.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from sheeprl.utils.files import decode_checksummed, encode_checksummed, write_atomically
+
 METADATA_FILE = "book.json"
 RECORDS = 32_768
 
-# The names are part of the file format: buffers of older versions are attached by them.
+# These names are part of the file format: buffers of older versions are attached by them.
+_KEYS = {"checksum": "checksum", "content": "text"}
 _RECORD = np.dtype(
     [
         ("epoch", "<u8"),
@@ -83,10 +85,8 @@ class Journal:
 
     def begin(self, metadata: dict[str, Any]) -> None:
         """Write the storage's metadata and begin an empty journal."""
-        partial = self.folder / f"{METADATA_FILE}.part"
-        text = json.dumps({"epoch": self.epoch + 1, "book": metadata})
-        partial.write_text(json.dumps({"checksum": zlib.crc32(text.encode()), "text": text}))
-        partial.replace(self.folder / METADATA_FILE)
+        data = encode_checksummed({"epoch": self.epoch + 1, "book": metadata}, **_KEYS)
+        write_atomically(self.folder / METADATA_FILE, data, sync=False)
         self.epoch += 1
         self.count = 0
 
@@ -115,11 +115,8 @@ class Journal:
         if not path.exists() and not self.records["epoch"].any():
             return None, []
         try:
-            outer = json.loads(path.read_text())
-            if zlib.crc32(outer["text"].encode()) != outer["checksum"]:
-                raise ValueError("its checksum differs")
-            inner = json.loads(outer["text"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            inner = decode_checksummed(path.read_bytes(), **_KEYS)
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         self.epoch = inner["epoch"]
         entries = list(self._entries())

@@ -15,6 +15,8 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sheeprl.utils.files import write_atomically
+
 Array = npt.NDArray[Any]
 Spec = Mapping[str, "tuple[tuple[int, ...], np.dtype[Any]]"]
 """Shape and dtype by name."""
@@ -174,9 +176,7 @@ class MemoryMapped:
 
     def _write_layout(self) -> None:
         """Replace the layout file atomically."""
-        partial = self.layout_file.with_suffix(".part")
-        partial.write_text(json.dumps(self._layout))
-        partial.replace(self.layout_file)
+        write_atomically(self.layout_file, json.dumps(self._layout).encode(), sync=False)
 
     def _reserve(self, described: dict[str, Any]) -> None:
         """Reserve the disk space of an array's file."""

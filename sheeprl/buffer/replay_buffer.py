@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sheeprl.buffer.fragments import RefusedFragmentError
 from sheeprl.buffer.memmap import InMemory, MemoryMapped
 from sheeprl.buffer.online import Newest
 from sheeprl.buffer.priorities import Priorities, Prioritized, normalize_importance
 from sheeprl.buffer.sampler import Sampler
 from sheeprl.buffer.samplers import Transitions
 from sheeprl.buffer.saving import Saver
-from sheeprl.buffer.storage import Extension, NotEnoughDataError, RefusedFragmentError, Rows, Storage
+from sheeprl.buffer.storage import Extension, NotEnoughDataError, Rows, Storage
 from sheeprl.buffer.streams import Slots, StreamKey
 
 if TYPE_CHECKING:

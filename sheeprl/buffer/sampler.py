@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sheeprl.buffer.block import Block
+from sheeprl.buffer.frames import read_with_frames
 from sheeprl.buffer.storage import Extension, Rows, Storage
 from sheeprl.buffer.streams import Slots
 
@@ -93,5 +94,18 @@ def read_rows(storage: Storage, slots: Slots, more: Rows | None = None) -> Rows:
     extra: dict[str, Any] = {"index": storage.numbers(slots), **(more or {})}
     kinds = {name: (slots.shape, like) for name, like in storage.sample_kinds().items()}
     block = Block(storage.pool, kinds, extra)
-    storage.read(storage.rows, slots, [block.rows[name] for name in storage.rows])
+    read_with_frames(storage, storage.rows, slots, [block.rows[name] for name in storage.rows])
     return block.rows
+
+
+def slots_by_stream(storage: Storage) -> tuple[Slots, npt.NDArray[np.bool_]]:
+    """Return all slots without gaps, grouped by stream, oldest row first.
+
+    The second array is a flag per slot: True for the first slot of each stream.
+    """
+    slots = np.arange(storage.oldest, storage.total) % storage.capacity
+    slots = slots[storage.is_real(slots)]
+    streams = storage.index["stream"][slots]
+    slots = slots[np.argsort(streams, kind="stable")]
+    streams = storage.index["stream"][slots]
+    return slots, np.append(True, streams[1:] != streams[:-1])

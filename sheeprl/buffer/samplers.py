@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sheeprl.buffer.block import Block
+from sheeprl.buffer.fragments import PER_STEP
+from sheeprl.buffer.frames import read_with_frames
 from sheeprl.buffer.sampler import Anchored, Flags
-from sheeprl.buffer.storage import PER_STEP, Extension, NotEnoughDataError, Rows, Storage
+from sheeprl.buffer.storage import Extension, NotEnoughDataError, Rows, Storage
 from sheeprl.buffer.streams import Slots
 
 
@@ -72,7 +74,7 @@ class Rollout:
         """Return the rows at the slots from `draw`."""
         kinds = {name: (anchors.shape, like) for name, like in storage.sample_kinds().items()}
         block = Block(storage.pool, kinds)
-        storage.read(block.rows, anchors, list(block.rows.values()))
+        read_with_frames(storage, block.rows, anchors, list(block.rows.values()))
         return block.rows
 
 
@@ -163,6 +165,6 @@ def _read_steps(storage: Storage, slots: Slots, after: Slots, more: Rows) -> Row
     at_after = {name: name for name in PER_STEP if name not in more}
     at_after |= {f"next_{name}": name for name in rows if name == "obs" or name.startswith("obs/")}
     block = Block(storage.pool, {key: (slots.shape, rows[name]) for key, name in (at_slots | at_after).items()}, more)
-    storage.read(at_slots.values(), slots, [block.rows[key] for key in at_slots])
-    storage.read(at_after.values(), after, [block.rows[key] for key in at_after])
+    read_with_frames(storage, at_slots.values(), slots, [block.rows[key] for key in at_slots])
+    read_with_frames(storage, at_after.values(), after, [block.rows[key] for key in at_after])
     return block.rows

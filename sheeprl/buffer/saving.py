@@ -7,7 +7,6 @@ removed, moved or copied without the others. `buffer.json`, written last, descri
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import weakref
@@ -21,6 +20,7 @@ import numpy as np
 from sheeprl.buffer.dirty import chunk_rows
 from sheeprl.buffer.memmap import Array, NoRoomError, dtype_of
 from sheeprl.buffer.storage import Storage
+from sheeprl.utils.files import decode_checksummed, encode_checksummed, write_atomically, write_synced
 
 Chunk = dict[str, Any]
 """File name, size in bytes and checksum of a chunk of an array."""
@@ -90,7 +90,7 @@ class Saver:
                 described["chunks"].append(entry)
             arrays.append(described)
         body = {"format": FORMAT, "book": self.storage.metadata(), "state": state, "arrays": arrays}
-        _write_manifest(folder, body)
+        write_atomically(folder / MANIFEST, encode_checksummed(body))
         self._last = _OpenFolder(folder), chunks
         self._mark_saved()
         return written
@@ -169,10 +169,7 @@ def _read_array(folder: Path, described: dict[str, Any], target: Array) -> None:
 def _write(path: Path, part: Array) -> Chunk:
     """Write a chunk to disk and return its description."""
     data = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    write_synced(path, data)
     return {"file": path.name, "bytes": part.nbytes, "crc32": zlib.crc32(data)}
 
 
@@ -190,17 +187,6 @@ def _read(path: Path, chunk: Chunk, target: Array) -> None:
     target[:] = data.view(target.dtype).reshape(target.shape)
 
 
-def _write_manifest(folder: Path, body: dict[str, Any]) -> None:
-    """Write the manifest atomically."""
-    text = json.dumps(body)
-    partial = folder / f"{MANIFEST}.part"
-    with partial.open("w") as file:
-        file.write(json.dumps({"crc32": zlib.crc32(text.encode()), "body": text}))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / MANIFEST)
-
-
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a saved buffer.
 
@@ -209,13 +195,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        outer = json.loads(path.read_text())
-        if zlib.crc32(outer["body"].encode()) != outer["crc32"]:
-            raise ValueError("its checksum differs")
-        body: dict[str, Any] = json.loads(outer["body"])
+        body: dict[str, Any] = decode_checksummed(path.read_bytes())
     except FileNotFoundError as error:
         raise DamagedSaveError(f"{path}: is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise DamagedSaveError(f"{path}: is damaged: {error}") from error
     if body["format"] != FORMAT:
         raise DamagedSaveError(f"{path}: has format {body['format']}, but this version reads format {FORMAT}")

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sheeprl.buffer.sampler import Anchored, Flags, read_rows
-from sheeprl.buffer.storage import Extension, Rows, Storage, slots_by_stream
+from sheeprl.buffer.sampler import Anchored, Flags, read_rows, slots_by_stream
+from sheeprl.buffer.storage import Extension, Rows, Storage
 from sheeprl.buffer.streams import Slots
 
 

@@ -17,23 +17,13 @@ import numpy.typing as npt
 
 from sheeprl.buffer.block import Pool
 from sheeprl.buffer.dirty import Changes
+from sheeprl.buffer.fragments import RefusedFragmentError, check_like, shape_of
 from sheeprl.buffer.journal import RECORDS, Journal, JournalEntry
 from sheeprl.buffer.memmap import Array, InMemory, Memory, MemoryMapped
 from sheeprl.buffer.streams import GAP_LENGTH, Slots, StreamGroup, StreamKey, Streams
 
 Rows = dict[str, Array]
 """Arrays by flat key. Slashes join the levels of a nested key, as in `obs/position`."""
-
-REQUIRED = ("reward", "terminated", "truncated", "is_first", "action")
-FLAGS = ("terminated", "truncated", "is_first")
-PER_STEP = ("reward", "terminated", "truncated")
-"""Keys of the step that led to the row. A transition takes them from its next row."""
-RESERVED = ("index", "mask", "discount", "importance", "next_obs")
-"""Keys that samples have in addition to the keys of the rows."""
-
-
-class RefusedFragmentError(ValueError):
-    """Raised when a fragment is invalid or does not match the stored rows. Nothing of it is stored."""
 
 
 class NotEnoughDataError(LookupError):
@@ -172,19 +162,13 @@ class Storage:
         Raises:
             RefusedFragmentError: the fragment is invalid or does not match the stored rows.
         """
-        shape = _shape_of(fragment)
+        shape = shape_of(fragment)
         rows, envs = shape[0] - 1, shape[1]
         if rows * envs > self.capacity:
             raise RefusedFragmentError(
                 f"the fragment has {rows} x {envs} rows, more than the capacity of {self.capacity}"
             )
-        if self.rows and (different := set(self.rows) ^ set(fragment)):
-            raise RefusedFragmentError(f"keys differ from those of the first fragment: {', '.join(sorted(different))}")
-        for name, values in fragment.items() if self.rows else ():
-            stored = self.rows[name]
-            if (stored.shape[1:], stored.dtype) != (values.shape[2:], values.dtype):
-                given, known = (f"{a.dtype}{list(a.shape[n:])}" for a, n in ((values, 2), (stored, 1)))
-                raise RefusedFragmentError(f"{name} is {given}, but the stored rows have {known}")
+        check_like(fragment, self.rows)
         known_group = self.streams.groups.get(key)
         if known_group and len(known_group.streams) != envs:
             raise RefusedFragmentError(
@@ -272,12 +256,12 @@ class Storage:
         self.index["link"][slots] = np.where(is_last, ~links, links)
         self.index["stream"][slots] = group.streams
         self.index["position"][slots] = np.arange(group.rows, group.rows + len(slots))[:, None]
-        self.index["previous"][slots] = np.concatenate([self._before(group)[None], slots[:-1]])
+        self.index["previous"][slots] = np.concatenate([self.newest(group)[None], slots[:-1]])
         self.transitions += slots.size - int(np.count_nonzero(is_last))
         self.stored[group.streams] += len(slots)
         self.streams.length[group.streams] += len(slots)
 
-    def _before(self, group: StreamGroup) -> Slots:
+    def newest(self, group: StreamGroup) -> Slots:
         """Return the `[B]` slots of the group's newest rows, -1 for rows that are not stored."""
         if group.last is None:
             return np.full(len(group.streams), -1, np.int64)
@@ -285,7 +269,7 @@ class Storage:
 
     def _join(self, group: StreamGroup, first: Slots) -> None:
         """Link the group's newest rows to the first rows of a fragment, which replace the bootstrap rows."""
-        before = self._before(group)
+        before = self.newest(group)
         is_stored = before >= 0
         self._link(before[is_stored], first[is_stored])
 
@@ -314,46 +298,6 @@ class Storage:
             if name in kinds:
                 kinds[name] = np.empty((0, frames, *kinds[name].shape[1:]), kinds[name].dtype)
         return kinds
-
-    def read(self, names: Iterable[str], slots: Slots, out: Sequence[Array]) -> None:
-        """Copy the rows at `slots` as samples have them, with stacked frames, into the arrays `out`."""
-        by_frames: dict[int, list[tuple[str, Array]]] = {}
-        for name, values in zip(names, out, strict=True):
-            by_frames.setdefault(self.frame_stack.get(name, 0), []).append((name, values))
-        for frames, pairs in by_frames.items():
-            at = self._stack(slots, frames) if frames else slots
-            self.gather([name for name, _ in pairs], at, [values for _, values in pairs])
-
-    def _stack(self, slots: Slots, frames: int) -> Slots:
-        """Return the slots `[*slots.shape, frames]` of the frames of an observation, oldest first.
-
-        A stack begins with its episode: the first frame is repeated. So is the oldest stored frame, if the ones before
-        it were evicted.
-        """
-        stack = np.empty((*slots.shape, frames), np.int64)
-        stack[..., -1] = slots
-        for place in range(frames - 1, 0, -1):
-            stack[..., place - 1] = self._frame_before(stack[..., place])
-        return stack
-
-    def _frame_before(self, slots: Slots) -> Slots:
-        """Return the slots of the previous rows in the same episode; the slots themselves where there is none."""
-        in_ring = np.minimum(slots, self.capacity - 1)
-        before = np.where(self.rows_before(in_ring) > 0, self.index["previous"].take(in_ring), -1)
-        is_first = self.rows["is_first"].take(in_ring)
-        beyond = slots >= self.capacity
-        if beyond.any():
-            places = slots[beyond] - self.capacity
-            before[beyond] = self._before_bootstrap_rows().take(places)
-            is_first[beyond] = self.bootstrap_rows["is_first"].take(places)
-        return np.where((before < 0) | is_first, slots, before)
-
-    def _before_bootstrap_rows(self) -> Slots:
-        """Return for each slot of the pool the slot of the row before its bootstrap row, -1 if it is not stored."""
-        before = np.full(len(self.bootstrap_rows["is_first"]), -1, np.int64)
-        for group in self.streams.all_groups():
-            before[group.bootstrap_slots[group.turn]] = self._before(group)
-        return before
 
     def get(self, name: str, slots: Slots) -> Array:
         """Return a copy of the rows of one array at `slots`."""
@@ -542,38 +486,3 @@ class Storage:
     def real_streams(self) -> npt.NDArray[np.bool_]:
         """Return a `[streams]` flag: False for the streams of gaps."""
         return np.asarray(self.streams.length < GAP_LENGTH)
-
-
-def _shape_of(fragment: Rows) -> tuple[int, ...]:
-    """Return `[T + 1, B]` of a valid fragment.
-
-    Raises:
-        RefusedFragmentError: the fragment is invalid.
-    """
-    if missing := [name for name in REQUIRED if name not in fragment]:
-        raise RefusedFragmentError(f"the fragment has no {', '.join(missing)}")
-    shape = fragment["reward"].shape
-    if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
-        raise RefusedFragmentError(f"reward has shape {shape}; a fragment is [T + 1, B] with T and B at least 1")
-    for name, values in fragment.items():
-        if values.shape[:2] != shape:
-            raise RefusedFragmentError(f"{name} has shape {values.shape}, but reward has {shape}")
-    for name in FLAGS:
-        if (values := fragment[name]).shape != shape or values.dtype != np.bool_:
-            raise RefusedFragmentError(f"{name} is {values.dtype}{list(values.shape)}; flags are bool{list(shape)}")
-    if reserved := [name for name in fragment if name.partition("/")[0] in RESERVED]:
-        raise RefusedFragmentError(f"the key {reserved[0]} is reserved for samples; rename it")
-    return shape
-
-
-def slots_by_stream(storage: Storage) -> tuple[Slots, npt.NDArray[np.bool_]]:
-    """Return all slots without gaps, grouped by stream, oldest row first.
-
-    The second array is a flag per slot: True for the first slot of each stream.
-    """
-    slots = np.arange(storage.oldest, storage.total) % storage.capacity
-    slots = slots[storage.is_real(slots)]
-    streams = storage.index["stream"][slots]
-    slots = slots[np.argsort(streams, kind="stable")]
-    streams = storage.index["stream"][slots]
-    return slots, np.append(True, streams[1:] != streams[:-1])

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sheeprl.checkpoint.files import size_and_checksum, sync_file, sync_folder, write_atomically
+from sheeprl.utils.files import decode_checksummed, size_and_checksum, sync_file, sync_folder, write_atomically
 from sheeprl.version import __version__
 
 MANIFEST = "manifest.json"
@@ -186,7 +186,7 @@ def chunks_of(names: Iterable[str], read: Callable[[str], bytes], where: Path | 
         if path.name != BUFFER:
             continue
         try:
-            for array in json.loads(json.loads(read(name))["body"])["arrays"]:
+            for array in decode_checksummed(read(name))["arrays"]:
                 for each in array["chunks"]:
                     chunks[_inside(f"{path.parent / each['file']}")] = Chunk(
                         str(array["name"]), int(each["bytes"]), int(each["crc32"])

@@ -23,9 +23,8 @@ from typing import Any, TypeVar
 
 import fsspec
 from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 
-from sheeprl.checkpoint.files import replace_folder, sync_file, sync_folder, write_atomically
+from sheeprl.checkpoint.files import step_of
 from sheeprl.checkpoint.manifest import (
     MANIFEST,
     DamagedCheckpointError,
@@ -38,6 +37,7 @@ from sheeprl.checkpoint.manifest import (
 )
 from sheeprl.config.schema import Config
 from sheeprl.utils.errors import ConfigError, one_line
+from sheeprl.utils.files import replace_folder, sync_file, sync_folder, write_atomically
 from sheeprl.utils.installation import install_command
 
 Item = TypeVar("Item")
@@ -74,10 +74,12 @@ class RemoteStore:
         self.scheme = check_url(url)
         # Without a cache of listings: changes by other processes must be visible.
         options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+        self.local = self.scheme in ("file", "local")
+        if self.local:  # buckets have no folders
+            options["auto_mkdir"] = True
         with self._explained("can't be opened"):
             self.fs, root = url_to_fs(url, **options)
         self.root = root.rstrip("/")
-        self.local = isinstance(self.fs, LocalFileSystem)
 
     def check(self) -> None:
         """Write, read and remove a small file to check that the store is usable.
@@ -101,7 +103,8 @@ class RemoteStore:
         with self._explained("can't be listed"):
             names = [name for name in self._listing("directory") if _is_name(name)]
             complete = self._each(self._is_complete, names)
-        return sorted((name for name, is_complete in zip(names, complete, strict=True) if is_complete), key=_step)
+        found = (Path(name) for name, is_complete in zip(names, complete, strict=True) if is_complete)
+        return [path.name for path in sorted(found, key=step_of)]
 
     def upload(self, folder: Path) -> None:
         """Upload a checkpoint under the name of its folder, and replace a different one of this name.
@@ -219,7 +222,6 @@ class RemoteStore:
     def _send(self, folder: Path, name: str, file: str, shared: dict[str, str]) -> None:
         """Copy a file within the store if possible, send it otherwise, and sync it on a local file system."""
         target = self._path(name, file)
-        self._make_parent(target)
         if file not in shared or not self._copied(shared[file], target):
             self._call(self.fs.put_file, str(folder / file), target)
         if self.local:
@@ -273,7 +275,6 @@ class RemoteStore:
     def _unfinished(self, name: str) -> Iterator[None]:
         """Mark a checkpoint as unfinished until the block succeeds."""
         mark = f"{self.root}/.{name}.unfinished"
-        self._make_parent(mark)
         self._pipe(mark, b"")
         yield
         self._call(self.fs.rm_file, mark)
@@ -317,14 +318,8 @@ class RemoteStore:
         """Return a path below the root."""
         return "/".join((self.root, *parts))
 
-    def _make_parent(self, path: str) -> None:
-        """Create the folder of a file on a local file system; buckets have no folders."""
-        if self.local:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-
     def _pipe(self, path: str, data: bytes) -> None:
         """Write a small file."""
-        self._make_parent(path)
         self._call(self.fs.pipe_file, path, data)
 
     def _cat(self, path: str) -> bytes:
@@ -414,11 +409,6 @@ def _checked(name: str) -> str:
     if not _is_name(name):
         raise ValueError(f"{name!r} isn't a checkpoint's name; use step_<number>")
     return name
-
-
-def _step(name: str) -> int:
-    """Return the policy step in a checkpoint's name."""
-    return int(name.removeprefix("step_"))
 
 
 def remote_store(config: Config, run_dir: Path) -> RemoteStore | None:

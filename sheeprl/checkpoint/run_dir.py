@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import CONFIG, LOCK, write_atomically
+from sheeprl.checkpoint.files import CONFIG, LOCK
 from sheeprl.config.schema import Config
 from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.metrics.watchdog import CRASH
 from sheeprl.utils.errors import ConfigError, shell_command
+from sheeprl.utils.files import write_atomically
 from sheeprl.utils.folders import why_not_writable
 
 

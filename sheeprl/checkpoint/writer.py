@@ -18,9 +18,7 @@ from sheeprl.checkpoint.files import (
     METRICS_SIZE,
     STATE,
     file_size,
-    replace_folder,
     step_of,
-    write_synced,
 )
 from sheeprl.checkpoint.remote import RemoteStore, remote_store
 from sheeprl.checkpoint.run_dir import checkpoints
@@ -28,6 +26,7 @@ from sheeprl.config.schema import Config
 from sheeprl.driver.players import PlayerState
 from sheeprl.driver.trainers import Snapshot
 from sheeprl.utils.errors import one_line
+from sheeprl.utils.files import replace_folder, write_synced
 
 
 class CheckpointWriter:

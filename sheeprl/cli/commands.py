@@ -78,7 +78,7 @@ def evaluate(
     """Evaluate a saved policy and print its mean return ± standard deviation."""
     from sheeprl.checkpoint.runs import resolve_run
 
-    with _only_result_on_stdout() as stdout:
+    with only_result_on_stdout() as stdout:
         from sheeprl.evaluate import describe_cut, evaluate_checkpoint
 
         result = evaluate_checkpoint(resolve_run(path), episodes, seed, video, step_limit, settings or [])
@@ -96,7 +96,7 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def _only_result_on_stdout() -> Iterator[TextIO]:
+def only_result_on_stdout() -> Iterator[TextIO]:
     """Yield a stream to stdout, and redirect all other output to stderr, also that of C code and child processes.
 
     The redirection of the file descriptor lasts until the process ends, because simulators also print at exit.
@@ -175,13 +175,13 @@ def list_runs(
     if len(rows) == 1:
         typer.echo(f"no run in {folder or base_folder()}; start one with sheeprl train ppo")
     else:
-        _print_table(rows)
+        print_table(rows)
 
 
 def algos() -> None:
     """List the algorithms."""
     rows = [("name", "observations", "actions", "policy", "summary")]
-    _print_table(rows + [_algorithm_row(name) for name in registry.registered()])
+    print_table(rows + [_algorithm_row(name) for name in registry.registered()])
 
 
 def configs() -> None:
@@ -190,7 +190,7 @@ def configs() -> None:
     for found in shipped():
         steps = get_value(found.tree, "run.total_steps")
         rows.append((found.name, found.algorithm, found.env, f"{steps:,}" if steps else "default", found.summary))
-    _print_table(rows)
+    print_table(rows)
     typer.echo(f"\nfiles: {shipped_folder()}; train with one: sheeprl train NAME; print one: sheeprl config NAME")
 
 
@@ -214,7 +214,7 @@ def broken(error: Exception) -> str:
     return f"can't be loaded: {first_line(error)}"
 
 
-def _print_table(rows: Iterable[Sequence[str]]) -> None:
+def print_table(rows: Iterable[Sequence[str]]) -> None:
     """Print rows in aligned columns."""
     rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

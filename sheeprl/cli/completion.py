@@ -58,6 +58,19 @@ def complete_name(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def complete_env(incomplete: str) -> list[str]:
+    """Return the registered environments that begin so."""
+    import gymnasium
+
+    from sheeprl.envs.families import FAMILIES, is_installed
+
+    for family in FAMILIES if incomplete else ():
+        begins = (incomplete.startswith(prefix) or prefix.startswith(incomplete) for prefix in family.prefixes)
+        if any(begins) and is_installed(family):  # an import may take seconds
+            family.register()
+    return [env_id for env_id in sorted(gymnasium.registry) if env_id.startswith(incomplete)]
+
+
 def complete_run(incomplete: str) -> list[str]:
     """Return `@last` and the runs that begin so."""
     runs = find_runs()
@@ -67,10 +80,12 @@ def complete_run(incomplete: str) -> list[str]:
 
 def complete_setting(incomplete: str) -> list[str]:
     """Return the settings `key=` that begin so, and the values after `key=`."""
-    model = flags_for(words_to_complete() or []).model
+    words = words_to_complete() or []
+    model = flags_for(words).model
     key, equals, _ = incomplete.partition("=")
     if not equals:
-        return [f"{name}=" for name, _ in leaves(model) if name.startswith(incomplete)]
+        section = "env." if words[:1] == ["check-env"] else ""
+        return [f"{name}=" for name, _ in leaves(model) if name.startswith(incomplete) and name.startswith(section)]
     field = dict(leaves(model)).get(key)
     found = [f"{key}={value}" for value in _values(field.annotation)] if field else []
     return [value for value in found if value.startswith(incomplete)]

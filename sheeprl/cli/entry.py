@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from sheeprl.algos import registry
 from sheeprl.cli import help as help_texts
 from sheeprl.cli import training
+from sheeprl.cli.check_env import check_env
 from sheeprl.cli.completion import flags_for, words_to_complete
 from sheeprl.cli.names import is_algorithm, shipped_files
 from sheeprl.cli.report import report
@@ -25,6 +26,7 @@ WITH_SETTINGS: dict[str, Callable[[list[str], Session], int]] = {
     "run": training.run,
     "resume": training.resume,
     "config": training.print_config,
+    "check-env": check_env,
 }
 
 HELP_FLAGS = ("-h", "--help")
@@ -38,7 +40,8 @@ OTHER_WORDS = {
     **dict.fromkeys(("evaluate", "test"), "use sheeprl eval RUN"),
     **dict.fromkeys(("learn", "fit", "start"), "use sheeprl train NAME"),
     **dict.fromkeys(("continue", "restart"), "use sheeprl resume RUN"),
-    **dict.fromkeys(("check", "validate"), "use sheeprl run CONFIG --dry-run"),
+    **dict.fromkeys(("check", "validate"), "use sheeprl run CONFIG --dry-run, or sheeprl check-env ID"),
+    **dict.fromkeys(("benchmark", "env", "envs"), "use sheeprl check-env ID"),
     **dict.fromkeys(("show", "print"), "use sheeprl config NAME"),
     "verify": "use sheeprl replay RUN",
     "tensorboard": "use tensorboard --logdir logs",
@@ -73,7 +76,8 @@ def _run(words: list[str], session: Session) -> int:
     """Run the command that the words name, and return the exit code."""
     if (incomplete := words_to_complete()) is not None:
         command = incomplete[0] if incomplete else None
-        return _call(help_texts.make_app(command, flags_for(incomplete).every), words)
+        flags = help_texts.flags_of_command(command, flags_for(incomplete))
+        return _call(help_texts.make_app(command, flags), words)
     if words[:1] == ["help"] or words[:1] == ["-h"] or words[:1] == ["--help"]:
         return _help(words[1:])
     command = next((word for word in words if not word.startswith("-")), None)

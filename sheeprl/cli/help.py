@@ -11,7 +11,15 @@ from typer.core import TyperCommand, TyperGroup
 
 from sheeprl.algos import registry
 from sheeprl.cli import commands
-from sheeprl.cli.completion import complete_name, complete_run, complete_setting, values_of, words_to_complete
+from sheeprl.cli.check_env import SECONDS, TIMEOUT
+from sheeprl.cli.completion import (
+    complete_env,
+    complete_name,
+    complete_run,
+    complete_setting,
+    values_of,
+    words_to_complete,
+)
 from sheeprl.cli.flags import Flag, Flags, type_name
 from sheeprl.cli.names import shipped_files
 from sheeprl.cli.report import EXIT_CODES
@@ -40,6 +48,7 @@ SUMMARIES = {
     "run": "Train an agent with a configuration.",
     "resume": "Resume a run from its newest complete checkpoint.",
     "config": "Print what a configuration means, as YAML with all defaults filled in.",
+    "check-env": "Check an environment: mistakes, fitting algorithms, speed and reproducibility.",
 }
 """The commands with settings."""
 
@@ -48,6 +57,7 @@ EXAMPLES = {
     "run": "sheeprl run ppo run.seed=3 --num_envs 8",
     "resume": "sheeprl resume @last --total_steps 200000",
     "config": "sheeprl config ppo algo.gamma=0.9 --diff",
+    "check-env": "sheeprl check-env Pendulum-v1 --num_envs 8 env.wrappers=[frame_stack]",
 }
 
 PLAIN: dict[str, Callable[..., None]] = {
@@ -156,7 +166,9 @@ def settings_app(command: str, flags: Flags, topic: str | None, listing: str) ->
     Raises:
         ConfigError: there is no such topic.
     """
-    if topic is None:
+    if command == "check-env":
+        chosen = flags_of_command(command, flags)
+    elif topic is None:
         chosen = flags.first()
     elif topic in TOPICS:
         chosen = [flag for flag in flags.every if topic in ("all", flag.section)]
@@ -165,10 +177,19 @@ def settings_app(command: str, flags: Flags, topic: str | None, listing: str) ->
         raise ConfigError([mistake])
     env = "CartPole-v1" if "discrete" in flags.args.actions else "Pendulum-v1"
     example = EXAMPLES.get(command, f"sheeprl {command} --env {env} --seed 3 run.total_steps=50000")
-    more = f"{listing} -h all: all {len(flags.every)} settings; -h SECTION: those of {', '.join(SECTIONS)}"
+    more = f"More: {listing} -h all: all {len(flags.every)} settings; -h SECTION: those of {', '.join(SECTIONS)}"
     panel = None if topic else "The settings that matter"
-    epilog = "\n\n".join([f"Example: {example}", f"More: {more}", SWITCHES, TRACEBACK])
+    if command == "check-env":
+        more, panel = "Exit code 0 if it can be trained on, 2 with one line per mistake if not.", "Its settings"
+    epilog = "\n\n".join([f"Example: {example}", more, SWITCHES, TRACEBACK])
     return make_app(command, chosen, epilog, panel)
+
+
+def flags_of_command(command: str | None, flags: Flags) -> list[Flag]:
+    """Return the flags that a command accepts: all, or those of the environment besides its id."""
+    if command != "check-env":
+        return flags.every
+    return [flag for flag in flags.every if flag.section == "env" and flag.key != "env.id"]
 
 
 def _described(command: str, flags: Sequence[Flag], panel: str | None) -> Callable[..., None]:
@@ -206,6 +227,10 @@ def _arguments(command: str) -> Iterator[inspect.Parameter]:
         text = "folder of a run, its URL in a checkpoint.mirror, @last, or a prefix of its name"
         argument = typer.Argument(metavar="RUN", help=text, autocompletion=complete_run, show_default=False)
         yield _parameter("name", Annotated[str | None, argument])
+    elif command == "check-env":
+        text = "id of a gymnasium environment, also module:id"
+        argument = typer.Argument(metavar="ID", help=text, autocompletion=complete_env, show_default=False)
+        yield _parameter("name", Annotated[str | None, argument])
     words = typer.Argument(
         metavar="key=value",
         help="settings such as run.seed=1, mixed with flags such as --seed 1; values are YAML",
@@ -221,11 +246,27 @@ def _own_options(command: str) -> Iterator[inspect.Parameter]:
         text = "print only what differs from the defaults"
         yield _parameter("diff", Annotated[bool, typer.Option("--diff", help=text)], False)
         return
+    if command == "check-env":
+        yield from _check_env_options()
+        return
     if command not in SUMMARIES:
         option = typer.Option("--config", metavar="FILE", show_default=False, help="configuration to start from")
         yield _parameter("config", Annotated[str | None, option])
     text = "check the settings, the environment and the machine, and stop"
     yield _parameter("dry_run", Annotated[bool, typer.Option("--dry-run", help=text)], False)
+
+
+def _check_env_options() -> Iterator[inspect.Parameter]:
+    """Yield the options of `check-env`."""
+    from rich.markup import escape
+
+    text = f"seconds of each measurement; there are up to eight [default: {SECONDS:g}]"
+    option = typer.Option("--seconds", metavar="float", help=escape(text), show_default=False)
+    yield _parameter("seconds", Annotated[str | None, option])
+    text = f"seconds after which one step or reset is interrupted [default: {TIMEOUT:g}]"
+    option = typer.Option("--timeout", metavar="float", help=escape(text), show_default=False)
+    yield _parameter("timeout", Annotated[str | None, option])
+    yield _parameter("as_json", Annotated[bool, typer.Option("--json", help="print one JSON object")], False)
 
 
 def _parameters(flag: Flag, panel: str | None) -> Iterator[inspect.Parameter]:

@@ -38,7 +38,7 @@ def train(words: list[str], session: Session) -> int:
     dry_run = take_switch(words, "dry-run")
     name = take_name(words, is_name)
     if name is None:
-        raise _missing("NAME", "train", "train ppo --env CartPole-v1 --seed 3 algo.gamma=0.9")
+        raise missing("NAME", "train", "train ppo --env CartPole-v1 --seed 3 algo.gamma=0.9")
     if config is not None and is_algorithm(name):
         return _train_algorithm(name, words, session, config, dry_run)
     if config is not None:
@@ -53,7 +53,7 @@ def run(words: list[str], session: Session) -> int:
     dry_run = take_switch(words, "dry-run")
     name = take_name(words, is_name)
     if name is None:
-        raise _missing("CONFIG", "run", "run ppo run.seed=3")
+        raise missing("CONFIG", "run", "run ppo run.seed=3")
     try:
         tree = read_tree(name)
     except ConfigError as error:
@@ -69,7 +69,7 @@ def resume(words: list[str], session: Session) -> int:
     dry_run = take_switch(words, "dry-run")
     name = take_name(words, lambda word: word.startswith("@") or "://" in word or Path(word).is_dir())
     if name is None:
-        raise _missing("RUN", "resume", "resume @last")
+        raise missing("RUN", "resume", "resume @last")
     from sheeprl.checkpoint.resume import resume_tree
     from sheeprl.checkpoint.runs import resolve_run
 
@@ -111,7 +111,7 @@ def print_config(words: list[str], session: Session) -> int:
     diff = take_switch(words, "diff")
     name = take_name(words, is_name)
     if name is None:
-        raise _missing("NAME", "config", "config ppo run.seed=3 --diff")
+        raise missing("NAME", "config", "config ppo run.seed=3 --diff")
     base, flags, settings = _read_named(name, words, "config")
     settings.apply(base.tree)
     _refuse(settings, base.tree, flags)
@@ -215,7 +215,7 @@ def _with_flag(mistake: str, flags: Flags) -> str:
     return f"{mistake}; set {flags.name_of(key)}" if not rest and key in flags.by_key else mistake
 
 
-def _missing(argument: str, command: str, example: str) -> ConfigError:
+def missing(argument: str, command: str, example: str) -> ConfigError:
     """Return the mistake of a command without its first argument."""
     usage = f"Usage: sheeprl {command} {argument} [--setting VALUE | key=value]..."
     return ConfigError([f"{argument}: is missing; {usage}, as in sheeprl {example}"])

@@ -44,11 +44,12 @@ def check(tree: Mapping[str, Any]) -> Resolved:
         raise ConfigError([*mistakes, *_env_mistakes_of(tree)])
     config = fill_in(config)
     warnings: list[str] = []
-    spaces, env_mistakes = _probe(config.env, warnings)
+    spaces, env_mistakes = probe_env(config.env, warnings)
     if spaces is not None and not config.algo.data().is_off_policy:
         spaces = replace(spaces, frame_stack={})  # the frames before a rollout aren't stored
     if spaces is not None:
-        env_mistakes += [*_space_mistakes(config, spaces), *_memory_mistakes(config, spaces)]
+        env_mistakes += unsupported_spaces(config.env.id, spaces)
+        env_mistakes += [*_space_mistakes(config.algo, config.env.id, spaces), *_memory_mistakes(config, spaces)]
         env_mistakes += _eval_env_mistakes(config, spaces)
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
@@ -62,10 +63,10 @@ def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
         env = EnvConfig.model_validate(tree.get("env"))
     except ValidationError:
         return []  # the schema reports it
-    return _probe(env, [])[1]
+    return probe_env(env, [])[1]
 
 
-def _probe(config: EnvConfig, warnings: list[str]) -> tuple[Spaces | None, list[str]]:
+def probe_env(config: EnvConfig, warnings: list[str]) -> tuple[Spaces | None, list[str]]:
     """Create the environment once, and return its spaces after all wrappers, or the mistakes in its settings.
 
     Args:
@@ -132,33 +133,55 @@ def _eval_env_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
         close_quietly(made)
 
 
-def _space_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
-    """Yield a mistake for each space that the algorithm doesn't support."""
+def unsupported_spaces(env: str, spaces: Spaces) -> list[str]:
+    """Return a mistake for each space of an environment that no algorithm supports."""
     import gymnasium
 
-    from sheeprl.envs.transforms import dict_keys, flat_spaces, pixel_keys, without_vector_form
+    from sheeprl.envs.transforms import dict_keys, without_vector_form
 
-    args, env = config.algo, config.env.id
     kinds = gymnasium.spaces
-    known = (kinds.Discrete, kinds.MultiDiscrete, kinds.MultiBinary, kinds.Box)
-    kind = spaces.action_kind
-    if not isinstance(spaces.action, known):
-        yield (
+    mistakes = []
+    if not isinstance(spaces.action, (kinds.Discrete, kinds.MultiDiscrete, kinds.MultiBinary, kinds.Box)):
+        mistakes.append(
             f"env.id={env}: action space {spaces.action} isn't supported; use Discrete, MultiDiscrete, MultiBinary or "
             "Box, or convert it in a wrapper (env.wrappers)"
         )
-    elif kind not in args.actions:
-        yield f"env.id={env}: its actions are {kind}; {args.name} needs {' or '.join(args.actions)} actions"
-    elif isinstance(spaces.action, gymnasium.spaces.Box) and args.bounded_actions and not spaces.action.is_bounded():
-        yield f"env.id={env}: its actions have no bounds; {args.name} needs bounded actions"
     if any("/" in key for key in dict_keys(spaces.observation)):
-        yield f"env.id={env}: an observation key contains a slash; rename the key in a wrapper"
+        mistakes.append(f"env.id={env}: an observation key contains a slash; rename the key in a wrapper")
     for key, part in without_vector_form(spaces.observation):
-        yield (
+        mistakes.append(
             f"env.id={env}: the observation{key} has the space {short_repr(part)}, which has no vector form; "
             f"{_advice_against(spaces.observation)}"
         )
-    yield from (f"env.id={env}: {mistake}" for mistake in _mask_mistakes(spaces))
+    return mistakes + [f"env.id={env}: {mistake}" for mistake in _mask_mistakes(spaces)]
+
+
+def algorithm_mistakes(name: str, env: str, spaces: Spaces) -> list[str]:
+    """Return a mistake for each space that a registered algorithm with its defaults doesn't support.
+
+    The mistake of an algorithm that can't be imported is its error.
+    """
+    from sheeprl.algos import registry
+
+    try:
+        return [*_space_mistakes(registry.args_class(name)(name=name), env, spaces)]
+    except Exception as error:  # a broken package must not hide the other algorithms
+        return [f"algo.name={name}: {type(error).__name__}: {' '.join(str(error).split())}"]
+
+
+def _space_mistakes(args: AlgoArgs, env: str, spaces: Spaces) -> Iterator[str]:
+    """Yield a mistake for each space that the algorithm doesn't support."""
+    import gymnasium
+
+    from sheeprl.envs.transforms import flat_spaces, pixel_keys
+
+    kinds = gymnasium.spaces
+    if isinstance(spaces.action, (kinds.Discrete, kinds.MultiDiscrete, kinds.MultiBinary, kinds.Box)):
+        kind = spaces.action_kind
+        if kind not in args.actions:
+            yield f"env.id={env}: its actions are {kind}; {args.name} needs {' or '.join(args.actions)} actions"
+        elif isinstance(spaces.action, kinds.Box) and args.bounded_actions and not spaces.action.is_bounded():
+            yield f"env.id={env}: its actions have no bounds; {args.name} needs bounded actions"
     yield from args.space_mistakes(spaces)
     if "pixels" not in args.observations:
         for key in pixel_keys(spaces.observation):

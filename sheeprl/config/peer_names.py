@@ -315,6 +315,22 @@ _row(
     old="algo/dense_act",
 )
 _row(
+    "algo.memory",
+    "lstm or gru",
+    rllib="use_lstm",
+)
+_row(
+    "algo.memory_size",
+    sb3="lstm_hidden_size",
+    zoo="lstm_hidden_size",
+    rllib="lstm_cell_size",
+)
+_row(
+    "algo.sequence",
+    rllib="max_seq_len",
+    old="algo/per_rank_sequence_length",
+)
+_row(
     "algo.log_std_init",
     "the logarithm",
     sb3="log_std_init",

@@ -10,23 +10,34 @@ from __future__ import annotations
 
 import gc
 import json
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from sheeprl.config.schema import Config
 from sheeprl.config.yaml_io import parse_yaml
+from sheeprl.debug.record import (
+    PARTIAL,
+    Call,
+    Close,
+    Leg,
+    Made,
+    count_fragments,
+    digest_in,
+    inputs_of,
+    paths_of,
+    read_record,
+    require,
+)
 from sheeprl.debug.recorder import RECORD, digest, seen
 from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 from sheeprl.utils.process import StopSignals, exclusive
 
 REPORT_INTERVAL = 10.0  # seconds between two progress messages
-PARTIAL = re.compile(r"\.(step_\d+)\.part")  # a checkpoint while it is written, which is read under its final name
 
 
 class DifferenceError(RuntimeError):
@@ -48,173 +59,6 @@ class ReexecutionResult:
     gradient_steps: int
     parameters: str
     difference: str | None = None
-
-
-@dataclass(frozen=True)
-class Made:
-    """Event: a worker was created."""
-
-    target: int
-    role: str
-    number: int
-    incarnation: int
-
-    @property
-    def name(self) -> str:
-        """Return the worker's name for messages."""
-        life = f" (incarnation {self.incarnation})" if self.incarnation else ""
-        return self.role + (f" {self.number}" if self.role != "learner" else "") + life
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Recorded outcome of a call, or of one half of its pair.
-
-    Args:
-        half: half of a pair, 0 or 1; None if the result is no pair.
-        how: `answer`, or the kind of failure: `lost`, `data` or `error`.
-        what: result, encoded by `recorder.seen`, or the error's text.
-    """
-
-    half: int | None
-    how: str
-    what: Any
-
-
-@dataclass
-class Call:
-    """Event: a method was called."""
-
-    line: int
-    number: int
-    target: int
-    method: str
-    args: list[Any]
-    answers: list[Answer] = field(default_factory=list)
-    frees: list[int] = field(default_factory=list)
-    """Calls whose results aren't used after this call."""
-
-    @property
-    def uses(self) -> list[int]:
-        """Return the numbers of the calls whose results are arguments of this call."""
-        return [arg["of"][0] for arg in self.args if isinstance(arg, dict) and "of" in arg]
-
-    @property
-    def is_unrepeatable(self) -> bool:
-        """True if the recorded call failed for a reason that the re-execution can't repeat."""
-        first = self.answers[0] if self.answers else None
-        if first is None or first.half == 1 or first.how == "answer":
-            return False
-        # A step that took too long may be fast in the re-execution.
-        return first.how in ("lost", "data") or "players.step_timeout" in str(first.what)
-
-
-@dataclass(frozen=True)
-class Close:
-    """Event: a worker was released."""
-
-    target: int
-
-
-@dataclass
-class Leg:
-    """One part of a run: from its begin or a resume to its end."""
-
-    about: dict[str, Any]
-    events: list[Made | Call | Close] = field(default_factory=list)
-    calls: dict[int, Call] = field(default_factory=dict)
-
-
-def read_record(run_dir: Path) -> list[Leg]:
-    """Read the record of a run.
-
-    Raises:
-        ConfigError: the folder has no record, or the record is damaged.
-    """
-    path = run_dir / RECORD
-    if not path.is_file():
-        raise ConfigError(
-            [f"{run_dir}: has no {RECORD}; `sheeprl replay` needs a run with log.record=true that has begun"]
-        )
-    lines = path.read_bytes().split(b"\n")
-    legs: list[Leg] = []
-    number = 0
-    try:
-        for number, line in enumerate(lines[:-1], 1):  # a killed run can leave an incomplete last line
-            _read_line(legs, number, json.loads(line))
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise ConfigError([f"{path}:{number}: the record is damaged: {one_line(error)}"]) from error
-    if not legs:
-        raise ConfigError([f"{path}: is empty"])
-    return legs
-
-
-def _read_line(legs: list[Leg], line: int, values: list[Any]) -> None:
-    """Add a line's event or result to the last leg."""
-    kind = values[0]
-    if kind == "begin":
-        legs.append(Leg(values[1]))
-        return
-    leg = legs[-1]
-    if kind == "make":
-        leg.events.append(Made(*values[1:]))
-    elif kind in ("call", "pair"):
-        number, target, method, args = values[1:]
-        call = Call(line, number, target, method, args)
-        leg.calls[call.number] = call
-        leg.events.append(call)
-    elif kind == "answer":
-        leg.calls[values[1]].answers.append(Answer(values[2], "answer", values[3]))
-    elif kind == "failed":
-        leg.calls[values[1]].answers.append(Answer(*values[2:]))
-    elif kind == "close":
-        leg.events.append(Close(values[1]))
-    else:
-        raise ValueError(f"unknown event {kind!r}")
-
-
-def require(leg: Leg, read: frozenset[str]) -> set[int]:
-    """Return the numbers of the calls to re-execute, and set `frees` of each of them.
-
-    Args:
-        leg: part of the run.
-        read: saved paths that later calls read.
-    """
-    chosen: set[int] = set()
-    active: set[int] = set()  # workers with a later call that is re-executed
-    used: set[int] = set()
-    for call in reversed([event for event in leg.events if isinstance(event, Call)]):
-        has_outcome = any(answer.how in ("answer", "error") for answer in call.answers)
-        if call.is_unrepeatable or not (has_outcome or call.target in active or call.number in used):
-            continue
-        if call.method == "save" and not read.intersection(_paths(call)):
-            continue  # a save doesn't change the worker
-        chosen.add(call.number)
-        active.add(call.target)
-        call.frees = sorted({number for number in call.uses if number not in used})
-        used.update(call.uses)
-        if call.number not in used:
-            call.frees.append(call.number)
-    return chosen
-
-
-def _paths(call: Call) -> set[str]:
-    """Return the paths that a call reads or writes, with the final names of checkpoints."""
-    return {PARTIAL.sub(r"\1", arg["path"]) for arg in call.args if isinstance(arg, dict) and "path" in arg}
-
-
-def _given(legs: Sequence[Leg]) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the digests of the calls' arguments, and the saved paths that calls read."""
-    calls = [call for leg in legs for call in leg.calls.values()]
-    data = {name for call in calls for arg in call.args if (name := _name_of(arg))}
-    read = {path for call in calls if call.method != "save" for path in _paths(call)}
-    return frozenset(data), frozenset(read)
-
-
-def _fragments(legs: Sequence[Leg]) -> int:
-    """Return the number of recorded fragments whose outcome is known."""
-    calls = [call for leg in legs for call in leg.calls.values() if call.method == "collect"]
-    return sum(any(answer.how in ("answer", "error") for answer in call.answers) for call in calls)
 
 
 @dataclass(frozen=True)
@@ -253,7 +97,7 @@ class Reexecution:
         """Collect the digests and paths that the record refers to."""
         self.run_dir, self.legs, self.scratch, self.report = run_dir, legs, scratch, report
         self.until_step = until_step
-        self.data_given, self.read = _given(legs)
+        self.data_given, self.read = inputs_of(legs)
         self.data: dict[str, Any] = {}
         self.saved: set[str] = set()
         self.fragments = self.gradient_steps = 0
@@ -296,10 +140,10 @@ class Reexecution:
         if call.method == "update":
             self.gradient_steps = value[0].gradient_steps
         if call.method == "save":
-            self.saved |= _paths(call)
+            self.saved |= paths_of(call)
         if time.monotonic() - self._reported > REPORT_INTERVAL:
             self._reported = time.monotonic()
-            done, recorded = f"{self.fragments:,}", f"{_fragments(self.legs):,}"
+            done, recorded = f"{self.fragments:,}", f"{count_fragments(self.legs):,}"
             self.report(f"identical so far: {done} of {recorded} fragments, {self.gradient_steps:,} gradient steps")
 
     def store(self, what: Any, value: Any) -> None:
@@ -312,7 +156,7 @@ class Reexecution:
         if is_dataclass(value):
             for name, part in what.items():
                 self.store(part, getattr(value, name))  # fields of this module's dataclasses
-        elif (name := _name_of(what)) in self.data_given:
+        elif (name := digest_in(what)) in self.data_given:
             self.data[name] = value
 
     def data_of(self, name: str) -> Any:
@@ -441,7 +285,7 @@ class _Stage:
         if "of" in arg:
             number, *half = arg["of"]
             return self.outcomes[number].half(half[0] if half else None)
-        if (name := _name_of(arg)) is not None:
+        if (name := digest_in(arg)) is not None:
             return self.reexecution.data_of(name)
         if "path" in arg:
             return self.reexecution.path_of(arg["path"], is_read)
@@ -506,7 +350,7 @@ def replay_run(
     if not folder.is_dir():
         raise ConfigError([f"{run_dir}: no such folder"])
     legs = read_record(folder)
-    if not _fragments(legs):
+    if not count_fragments(legs):
         raise ConfigError([f"{folder / RECORD}: holds no collected fragment, so there is nothing to compare"])
     temporary = tempfile.TemporaryDirectory(prefix="sheeprl_replay_")
     with exclusive("the re-execution"), StopSignals(), rank_variables.only_own(), temporary as scratch:
@@ -555,8 +399,3 @@ def first_difference(before: Any, now: Any, where: str = "") -> str | None:
     if json.dumps(before) == json.dumps(now):  # NaN equals NaN in JSON
         return None
     return f"{where + ' ' if where else ''}was {before!r} in the run, but is {now!r} in the re-execution"
-
-
-def _name_of(value: Any) -> str | None:
-    """Return the digest in an encoded value; None if it encodes no bytes or array."""
-    return (value.get("data") or value.get("array")) if isinstance(value, dict) else None

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from sheeprl.actors.handle import DataLostError, LostError, Ref, later
 from sheeprl.actors.interfaces import PlayerInterface
 from sheeprl.actors.messages import Fragment, FragmentInfo
-from sheeprl.buffer.storage import RefusedFragmentError, Rows
+from sheeprl.buffer.fragments import RefusedFragmentError
+from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.driver.checkpointing import CheckpointScheduler
 from sheeprl.driver.clock import Clock

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from sheeprl.actors.handle import AllRanks, DataLostError, Handle, LostError, Ref, later
 from sheeprl.actors.interfaces import Block, ReplayInterface
 from sheeprl.actors.messages import BufferStatus, Fragment, Writes
-from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.buffer.fragments import RefusedFragmentError
 from sheeprl.utils import seeding
 from sheeprl.utils.errors import RunFailedError, one_line
 

@@ -70,11 +70,21 @@ class StepWatch:
         seconds: limit of a step or reset; None for no limit.
         last_resort: end the process if a step is stuck in C code and doesn't handle the signal.
         stop: request that interrupts operations before their limit.
+        setting: name of the limit, for messages.
+        errors: file descriptor for the traceback of the last resort.
     """
 
-    def __init__(self, seconds: float | None, last_resort: bool = False, stop: StopRequest | None = None) -> None:
+    def __init__(
+        self,
+        seconds: float | None,
+        last_resort: bool = False,
+        stop: StopRequest | None = None,
+        setting: str = "players.step_timeout",
+        errors: int = 2,
+    ) -> None:
         """Store the limit; `watching` applies it."""
-        self.seconds, self.last_resort = seconds, last_resort
+        self.errors = errors
+        self.seconds, self.last_resort, self.setting = seconds, last_resort, setting
         self.stop = stop or StopRequest()
         self._began = math.inf
 
@@ -125,10 +135,10 @@ class StepWatch:
         """
         self.check()
         if self.seconds is not None and time.monotonic() - self._began > self.seconds:
-            raise StepTimeoutError(f"it took more than {self.seconds:g} s (players.step_timeout)")
+            raise StepTimeoutError(f"it took more than {self.seconds:g} s ({self.setting})")
         self._postpone()
 
     def _postpone(self) -> None:
         """Postpone the end of the process to twice `seconds` from now."""
         if self.last_resort and self.seconds is not None:
-            faulthandler.dump_traceback_later(2 * self.seconds, exit=True)
+            faulthandler.dump_traceback_later(2 * self.seconds, exit=True, file=self.errors)

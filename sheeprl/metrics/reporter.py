@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TextIO
 
+from sheeprl.utils.files import write_atomically
 from sheeprl.utils.output import lost_streams
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -239,9 +240,7 @@ def rewind(run_dir: Path, size: int) -> None:
     events = [line for line in later if line.startswith(b'{"event"')]
     with (run_dir / "metrics_undone.jsonl").open("ab") as file:
         file.write(b"".join(line for line in later if line not in events))
-    partial = path.with_name(".metrics.jsonl.part")
-    partial.write_bytes(content[:size] + b"".join(events))
-    partial.replace(path)
+    write_atomically(path, content[:size] + b"".join(events), sync=False)
 
 
 class _Scalars:

@@ -262,6 +262,7 @@ def test_a_minibatch_without_actions_is_harmless(fabric):
 
 
 def test_a_minibatch_of_one_decision_is_learned_from(fabric):
+    """The learner trains on a minibatch of one row."""
     learner = make_ppo(fabric, rollout_steps=2, batch_size=2)
     before = parameters_of(learner.agent)
     seen = spy_on_batches(learner)
@@ -782,7 +783,7 @@ class Slowing(Remembering):
 
 
 def test_a_loss_can_scale_its_learning_rate(make_learner_of):
-    """A loss scales the learning rate of its own step only."""
+    """A loss scales the learning rate of its step only."""
     learner = make_learner_of(Slowing)
     learner.update(3, 0.0, None, transitions(batches=3, size=4))
     # the gradient is 1: 1 − 0.5 · (1 + ½ + ⅓)

@@ -403,7 +403,8 @@ VECTORIZATIONS = pytest.mark.parametrize("vectorization", ["sync", "async", "nat
 
 @VECTORIZATIONS
 @pytest.mark.parametrize(("result", "kind"), [("reward", "array"), ("terminated", "tensor"), ("truncated", "list")])
-def test_one_number_of_any_type_is_one_everywhere(vectorization, result, kind):
+def test_one_number_of_any_type_is_accepted(vectorization, result, kind):
+    """A reward or flag of any numeric type is accepted."""
     plain = with_constant_action(make_player(kwargs={"lengths": [3]}, vectorization=vectorization), 0)
     odd = with_constant_action(
         make_player("Odd-v0", kwargs={"lengths": [3], "result": result, "kind": kind}, vectorization=vectorization), 0
@@ -444,7 +445,8 @@ def test_one_number_of_any_type_is_one_everywhere(vectorization, result, kind):
         ),
     ],
 )
-def test_what_can_not_be_read_is_named_with_its_environment(vectorization, env_id, kwargs, said):
+def test_an_unreadable_result_is_named_with_its_environment(vectorization, env_id, kwargs, said):
+    """The error for an unreadable result names the environment."""
     player = with_constant_action(make_player(env_id, vectorization=vectorization, kwargs=kwargs), 0)
     with pytest.raises(EnvFailedError) as caught:
         collect(player, 4)
@@ -455,6 +457,7 @@ def test_what_can_not_be_read_is_named_with_its_environment(vectorization, env_i
 
 
 def test_a_native_vector_is_checked_too():
+    """The results of a native vector environment are checked too."""
     player = make_player("Odd-v0", vectorization="native", kwargs={"result": "reward", "kind": "pair"})
     with pytest.raises(EnvFailedError, match=r"step 0: the reward is array\(\[.*not one number"):
         collect(player, 1)
@@ -463,6 +466,7 @@ def test_a_native_vector_is_checked_too():
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("kind", ["growing", "changing"])
 def test_no_info_ends_a_run(vectorization, kind):
+    """An unreadable info doesn't end a run."""
     # Steps that the environments take at different times, so that their infos differ within a step.
     kwargs = {"result": "info", "kind": kind, "since": 1, "lengths": []}
     player = make_player("Odd-v0", num_envs=3, vectorization=vectorization, kwargs=kwargs)
@@ -472,6 +476,7 @@ def test_no_info_ends_a_run(vectorization, kind):
 
 @VECTORIZATIONS
 def test_the_numbers_in_an_episodes_last_info_come_with_its_return(vectorization):
+    """The numbers of an episode's last info are part of the fragment's statistics."""
     kwargs = {"result": "info", "kind": "numbers", "lengths": [2, 3]}
     player = make_player("Odd-v0", num_envs=2, vectorization=vectorization, kwargs=kwargs)
     infos = [collect(player, rows)[0] for rows in (2, 1, 3, 1)]
@@ -487,6 +492,7 @@ LIVES = "tests.helpers.wrapped_envs:EndsEarly"
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("statistics", ["episode_statistics", "RecordEpisodeStatistics"])
 def test_the_statistics_of_an_episode_replace_the_sum_of_its_rewards(vectorization, statistics):
+    """Episode statistics replace the sum of the rewards."""
     settings = {"wrappers": [statistics, LIVES, "clip_reward"], "kwargs": {"lengths": [4]}}
     player = with_constant_action(make_player("Counting-v0", num_envs=2, vectorization=vectorization, **settings), 0)
     infos, rows = zip(*(collect(player, count) for count in (3, 3, 6)), strict=True)
@@ -502,6 +508,7 @@ def test_the_statistics_of_an_episode_replace_the_sum_of_its_rewards(vectorizati
 
 
 def test_an_evaluation_that_is_cut_has_the_true_return():
+    """The return of a cut evaluation has no clipped rewards."""
     wrappers = ["episode_statistics", "clip_reward"]
     settings = {"wrappers": wrappers, "kwargs": {"lengths": [9]}}
     player = with_constant_action(make_player("Counting-v0", **settings), 0)
@@ -513,6 +520,7 @@ def test_an_evaluation_that_is_cut_has_the_true_return():
 
 @pytest.mark.parametrize("kind", ["discrete", "multi-discrete", "equal", "dict"])
 def test_choices_can_be_observed(kind):
+    """Discrete observations are stored as numbers."""
     player = make_player("Choosing-v0", kwargs={"kind": kind, "lengths": [3]})
     rows = collect(player, 5)[1]
     shown = rows["obs/phase" if kind == "dict" else "obs"]

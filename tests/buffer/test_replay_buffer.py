@@ -6,9 +6,10 @@ import torch
 from tensordict import TensorDict
 
 from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer.fragments import RefusedFragmentError
 from sheeprl.buffer.samplers import Rollout, Transitions
 from sheeprl.buffer.sequences import Sequences
-from sheeprl.buffer.storage import NotEnoughDataError, RefusedFragmentError
+from sheeprl.buffer.storage import NotEnoughDataError
 from tests.helpers.buffer_model import check_frequencies, draw_all, rows_of
 
 

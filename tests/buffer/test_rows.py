@@ -7,10 +7,11 @@ from tensordict import TensorDict
 
 from sheeprl.buffer import ReplayBuffer
 from sheeprl.buffer.episodes import Episodes
+from sheeprl.buffer.fragments import RefusedFragmentError
 from sheeprl.buffer.priorities import Prioritized
 from sheeprl.buffer.samplers import NStep, Rollout, Transitions
 from sheeprl.buffer.sequences import Sequences
-from sheeprl.buffer.storage import NotEnoughDataError, RefusedFragmentError
+from sheeprl.buffer.storage import NotEnoughDataError
 from tests.helpers.buffer_model import rows_of
 
 # ---------------------------------------------------------------------------------------------------- dtypes

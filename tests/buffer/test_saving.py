@@ -402,7 +402,7 @@ def test_full_disk_leaves_no_folder(code, after, tmp_path, monkeypatch, small_ch
     original = saving._write
     monkeypatch.setattr(saving, "_write", write)
     if after == "manifest":
-        monkeypatch.setattr(saving, "_write_manifest", fail)
+        monkeypatch.setattr(saving, "write_atomically", fail)
     with pytest.raises(NoRoomError, match="the disk is full") as caught:
         buffer.save(tmp_path / "2")
     assert str(tmp_path / "2") in str(caught.value) and caught.value.errno == errno.ENOSPC

@@ -1,4 +1,4 @@
-"""Runs are found by name, the newest first."""
+"""Test how runs are found by name, the newest first."""
 
 import os
 
@@ -10,6 +10,7 @@ from sheeprl.utils.errors import ConfigError
 
 
 def make_run(folder, started):
+    """Make the folder of a run with one checkpoint."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("algo: {name: ppo}\n")
     (folder / "metrics.jsonl").touch()
@@ -21,6 +22,7 @@ def make_run(folder, started):
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
+    """Make four runs."""
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "logs/ppo/CartPole-v1/2026-11-29_10-00-00_0", 100)
     make_run(tmp_path / "logs/ppo/CartPole-v1/2026-11-29_11-00-00_0", 300)
@@ -31,6 +33,7 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_runs_are_listed_once_with_the_newest_first(runs):
+    """Runs are listed once, the newest first."""
     assert [run.name for run in find_runs()] == [
         "ppo/CartPole-v1/2026-11-29_11-00-00_0",
         "sac/Pendulum-v1/2026-11-29_11-00-00_1",
@@ -90,10 +93,12 @@ def test_runs_below_a_folder(runs, tmp_path):
     ],
 )
 def test_last_and_unique_prefixes_name_runs(runs, name, path):
+    """`@last` and unique prefixes name runs."""
     assert resolve_run(name) == path
 
 
 def test_an_ambiguous_prefix_is_refused_with_the_runs(runs):
+    """The error for an ambiguous prefix lists the runs."""
     with pytest.raises(ConfigError) as caught:
         resolve_run("2026-11-29_11")
     assert caught.value.mistakes == [
@@ -102,12 +107,14 @@ def test_an_ambiguous_prefix_is_refused_with_the_runs(runs):
     ]
 
 
-def test_last_without_a_run_says_where_it_looked(tmp_path, monkeypatch):
+def test_last_without_a_run_names_the_searched_folder(tmp_path, monkeypatch):
+    """The error for `@last` without a run names the searched folder."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"@last: no run in .*; run the command in the folder that contains logs"):
         resolve_run("@last")
 
 
 def test_a_path_below_another_folder_of_the_run_is_relative(runs, monkeypatch, tmp_path):
+    """A relative path names a run in the current folder."""
     monkeypatch.chdir(tmp_path / "runs")
     assert resolve_run("grip") == "grip" and find_runs()[0].name == "grip"

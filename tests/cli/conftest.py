@@ -1,4 +1,4 @@
-"""The command line in this process, and stand-ins for what it calls."""
+"""Run the command line in this process, with stand-ins for what it calls."""
 
 import importlib
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ class Done:
 
     @property
     def errors(self):
+        """Return the error messages."""
         return [line.removeprefix("error: ") for line in self.err.splitlines()]
 
 
@@ -32,10 +33,11 @@ def sheeprl(capsys, monkeypatch):
     monkeypatch.delenv("SHEEPRL_TRACEBACK", raising=False)
 
     def run(*words):
+        """Call the command line and return its exit code and output."""
         with pytest.raises(SystemExit) as ended:
             main([str(word) for word in words])
-        said = capsys.readouterr()
-        return Done(ended.value.code or 0, said.out, said.err)
+        captured = capsys.readouterr()
+        return Done(ended.value.code or 0, captured.out, captured.err)
 
     return run
 
@@ -49,6 +51,7 @@ class Training:
     interrupted_by: int | None = None
 
     def __call__(self, tree):
+        """Record a tree, then raise the chosen error or return a result."""
         self.trees.append(tree)
         if self.error is not None:
             raise self.error
@@ -59,12 +62,14 @@ class Training:
 
     @property
     def tree(self):
+        """Return the only tree."""
         (tree,) = self.trees
         return tree
 
 
 @pytest.fixture
 def training(monkeypatch):
+    """Replace the training by a stand-in."""
     stand_in = Training()
     # `sheeprl.launch` is also the name of a function of the package, hence not by path.
     monkeypatch.setattr(importlib.import_module("sheeprl.launch"), "train_tree", stand_in)

@@ -1,4 +1,4 @@
-"""The shell completes commands, names, runs, flags and settings."""
+"""Test the completion of commands, names, runs, flags and settings."""
 
 import os
 
@@ -9,9 +9,11 @@ from sheeprl.cli.completion import complete_name
 
 @pytest.fixture
 def complete(sheeprl, monkeypatch, tmp_path):
+    """Return a function that completes a line."""
     monkeypatch.chdir(tmp_path)
 
     def run(line):
+        """Return the completions of a line."""
         words = line.split(" ")
         monkeypatch.setenv("_SHEEPRL_COMPLETE", "complete_bash")
         monkeypatch.setenv("COMP_WORDS", line)
@@ -26,7 +28,7 @@ def complete(sheeprl, monkeypatch, tmp_path):
     [
         ("sheeprl tr", {"train"}),
         ("sheeprl s", {"sac"}),
-        ("sheeprl train ppo", {"ppo", "ppo_pendulum"}),
+        ("sheeprl train ppo_", {"ppo_no_velocity_cartpole", "ppo_pendulum", "ppo_recurrent"}),
         ("sheeprl run sac_", {"sac_halfcheetah"}),
         ("sheeprl ppo --lear", {"--learning_rate"}),
         ("sheeprl train sac --crit", {"--critic_lr", "--critics"}),
@@ -36,14 +38,21 @@ def complete(sheeprl, monkeypatch, tmp_path):
         ("sheeprl train ppo run.mode=c", {"run.mode=coupled"}),
         ("sheeprl config sac algo.gam", {"algo.gamma="}),
         ("sheeprl eval @", {"@last"}),
+        ("sheeprl check-env CartP", {"CartPole-v0", "CartPole-v1"}),
+        ("sheeprl check-env Pendulum-v1 env.v", {"env.vectorization="}),
+        ("sheeprl check-env Pendulum-v1 --vect", {"--vectorization"}),
+        ("sheeprl check-env Pendulum-v1 --s", {"--seconds"}),
+        ("sheeprl check-env Pendulum-v1 run", set()),
         ("sheeprl train nowhere --see", {"--seed"}),
     ],
 )
 def test_the_shell_completes(complete, line, found):
+    """The shell completes commands, flags, settings and names."""
     assert set(complete(line)) == found
 
 
 def test_runs_are_completed(complete, tmp_path):
+    """The shell completes runs."""
     folder = tmp_path / "logs/ppo/CartPole-v1/2026-11-29_10-00-00_0"
     folder.mkdir(parents=True)
     for name in ("config.yaml", "metrics.jsonl"):
@@ -54,6 +63,7 @@ def test_runs_are_completed(complete, tmp_path):
 
 
 def test_files_are_completed(tmp_path, monkeypatch):
+    """The shell completes configuration files."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").touch()
     (tmp_path / "mine.txt").touch()

@@ -1,4 +1,4 @@
-"""The commands in the documentation work."""
+"""Test that the commands in the documentation work."""
 
 import re
 import shlex
@@ -19,6 +19,7 @@ def commands_of(page):
 
 
 def test_there_are_commands():
+    """Every page contains commands."""
     assert all(commands_of(page) for page in PAGES)
 
 
@@ -35,11 +36,14 @@ def test_there_are_commands():
     ids=" ".join,
 )
 def test_a_command_of_a_page_is_accepted(sheeprl, training, monkeypatch, words):
+    """A command of a page is accepted."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sheeprl.cli.check_env.SECONDS", 0.01)
     assert sheeprl(*(word for word in words if word != "--dry-run")).code == 0
 
 
 def test_the_example_of_the_migration_page_prints_what_the_page_shows(sheeprl, training):
+    """The example of the migration page prints the text on the page."""
     (block,) = BLOCK.findall((ROOT / "docs/migration.md").read_text(encoding="utf-8"))
     command, *lines = block.splitlines()
     done = sheeprl(*shlex.split(command.removeprefix("$ sheeprl ")))

@@ -1,4 +1,4 @@
-"""The command line: what it makes of flags, what it says, and the exit code that it leaves."""
+"""Test the command line: flags, messages and exit codes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from sheeprl.utils.settings import Section
 
 
 def python(*words, **environment):
-    """A Python process of its own."""
+    """Run Python in another process."""
     return subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, env=os.environ | environment, check=False, timeout=120
     )
@@ -34,6 +34,7 @@ def python(*words, **environment):
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], []])
 def test_help_names_every_command_and_algorithm(sheeprl, words):
+    """The help names every command and algorithm."""
     done = sheeprl(*words)
     assert done.code == 0
     for name in ("run", "resume", "eval", "algos", "ppo", "sac", PPOArgs.summary, "--version", "--sheeprl_help"):
@@ -42,6 +43,7 @@ def test_help_names_every_command_and_algorithm(sheeprl, words):
 
 @pytest.mark.parametrize("words", [["--help"], ["ppo", "--help"], ["algos"], ["--version"], ["run", "nowhere.yaml"]])
 def test_help_and_input_mistakes_import_nothing_heavy(words):
+    """Help and input mistakes import no large package."""
     code = (
         "import sys\n"
         "from sheeprl.cli import main\n"
@@ -56,6 +58,7 @@ def test_help_and_input_mistakes_import_nothing_heavy(words):
 
 @pytest.mark.parametrize("words", [["algos"], ["--sheeprl_help"]])
 def test_algos_is_a_table(sheeprl, words):
+    """`algos` prints a table."""
     done = sheeprl(*words)
     head, *rows = done.out.splitlines()
     assert done.code == 0
@@ -67,16 +70,19 @@ def test_algos_is_a_table(sheeprl, words):
 
 
 def test_version(sheeprl):
+    """`--version` prints the version."""
     done = sheeprl("--version")
     assert (done.code, done.out.split()) == (0, ["sheeprl", __version__])
 
 
 def test_the_module_runs_as_the_command_does():
+    """`python -m sheeprl` is the same as the command."""
     done = python("-m", "sheeprl", "--version")
     assert (done.returncode, done.stdout.split()) == (0, ["sheeprl", __version__])
 
 
 def test_an_algorithm_that_cannot_be_loaded_hides_no_other(sheeprl, monkeypatch):
+    """An algorithm that can't be loaded hides no other."""
     broken = EntryPoint("broken", "no_such_package.args:Args", registry.GROUP)
     found = {**registry.registered(), "broken": broken}
     monkeypatch.setattr(registry, "registered", lambda: found)
@@ -90,7 +96,8 @@ def test_an_algorithm_that_cannot_be_loaded_hides_no_other(sheeprl, monkeypatch)
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 @pytest.mark.parametrize("args", [PPOArgs, SACArgs])
-def test_an_algorithm_s_help_tells_every_setting(sheeprl, args, flag):
+def test_the_help_of_an_algorithm_shows_every_setting(sheeprl, args, flag):
+    """The help of an algorithm shows every setting."""
     done = sheeprl(args.algorithm.split(".")[2], flag, "all")
     assert done.code == 0
     text = " ".join(done.out.split())
@@ -99,10 +106,12 @@ def test_an_algorithm_s_help_tells_every_setting(sheeprl, args, flag):
         assert setting.field.description.split(";")[0][:20] in text, setting.key
 
 
-def test_help_tells_types_and_defaults_in_panels_with_the_algorithm_s_first(sheeprl):
+def test_help_shows_types_and_defaults_in_panels(sheeprl):
+    """Help shows types and defaults in panels, that of the algorithm first."""
     lines = sheeprl("ppo", "-h", "all").out.splitlines()
 
     def line_of(flag):
+        """Return the line of a flag."""
         (line,) = [line for line in lines if line.startswith(f"│ {flag} ")]
         return line
 
@@ -134,6 +143,7 @@ def test_help_tells_types_and_defaults_in_panels_with_the_algorithm_s_first(shee
 
 
 def test_run_trains_the_file_with_the_overrides_on_top(sheeprl, training):
+    """`run` trains the configuration with the overrides."""
     done = sheeprl("run", "ppo", "run.seed=7", "algo.learning_rate=1e-3", "env.num_envs=2")
     assert done.code == 0 and done.err == ""
     assert training.tree["run"] == {**training.tree["run"], "seed": 7}
@@ -142,6 +152,7 @@ def test_run_trains_the_file_with_the_overrides_on_top(sheeprl, training):
 
 
 def test_run_reads_a_file_by_path(sheeprl, training, tmp_path):
+    """`run` reads a file by its path."""
     path = tmp_path / "mine.yaml"
     path.write_text("algo: {name: sac}\nenv: {id: Pendulum-v1}\n")
     assert sheeprl("run", path).code == 0
@@ -149,6 +160,7 @@ def test_run_reads_a_file_by_path(sheeprl, training, tmp_path):
 
 
 def test_every_mistake_has_its_line_on_stderr(sheeprl, training):
+    """Every mistake is a line on stderr."""
     done = sheeprl("run", "ppo", "run.seed=-1", "env.num_env=3", "log.level=loud")
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines() == [
@@ -158,7 +170,8 @@ def test_every_mistake_has_its_line_on_stderr(sheeprl, training):
     ]
 
 
-def test_mistakes_of_the_schema_and_of_the_environment_are_told_together(sheeprl, tmp_path, monkeypatch):
+def test_mistakes_of_schema_and_environment_are_reported_together(sheeprl, tmp_path, monkeypatch):
+    """Mistakes of the schema and of the environment are reported together."""
     monkeypatch.chdir(tmp_path)
     done = sheeprl("run", "ppo", "env.id=NoSuchEnv-v0", "run.sede=1", "run.mode=coupled")
     assert done.code == 2
@@ -168,11 +181,13 @@ def test_mistakes_of_the_schema_and_of_the_environment_are_told_together(sheeprl
 
 
 def test_a_missing_file_is_a_mistake_of_the_input(sheeprl, training):
+    """A missing file is an input mistake."""
     done = sheeprl("run", "nowhere.yaml")
     assert done.code == 2 and done.err.startswith("error: nowhere.yaml: isn't a file") and training.trees == []
 
 
-def test_overrides_of_the_wrong_form_are_all_told(sheeprl, training):
+def test_all_overrides_of_the_wrong_form_are_reported(sheeprl, training):
+    """Every override of the wrong form is reported."""
     done = sheeprl("run", "ppo", "run.seed", "env.kwargs={a: ")
     assert done.code == 2 and len(done.errors) == 2 and training.trees == []
     assert done.errors[0] == "'run.seed': isn't a setting; use key=value, as in run.seed=1"
@@ -181,6 +196,7 @@ def test_overrides_of_the_wrong_form_are_all_told(sheeprl, training):
 
 @pytest.mark.parametrize("words", [["run"], ["train"], ["config"], ["resume"], ["eval"], ["replay"], ["algos", "y"]])
 def test_wrong_usage_is_a_mistake_of_the_input(sheeprl, training, words):
+    """Wrong usage is an input mistake."""
     done = sheeprl(*words)
     assert done.code == 2 and "Usage: " in done.err and done.out == ""
     assert (len(done.errors) == 1 and "is missing; " in done.err) or "unexpected; " in done.err
@@ -199,20 +215,23 @@ def test_wrong_usage_is_a_mistake_of_the_input(sheeprl, training, words):
     ],
 )
 def test_a_wrong_option_is_one_line_with_what_to_do(sheeprl, training, words, mistake):
+    """The message for a wrong option is one line with a remedy."""
     done = sheeprl(*words)
     assert (done.code, done.out, done.errors) == (2, "", [mistake])
 
 
 def test_resume_trains_the_tree_of_the_run_s_folder(sheeprl, training, monkeypatch):
+    """`resume` trains the configuration in the run folder."""
     tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
-    asked = []
-    monkeypatch.setattr("sheeprl.checkpoint.resume.resume_tree", lambda *what: asked.append(what) or tree)
+    requests = []
+    monkeypatch.setattr("sheeprl.checkpoint.resume.resume_tree", lambda *what: requests.append(what) or tree)
     assert sheeprl("resume", "logs/mine", "run.total_steps=9").code == 0
-    assert asked == [("logs/mine", ["run.total_steps=9"])]
+    assert requests == [("logs/mine", ["run.total_steps=9"])]
     assert training.tree == tree
 
 
 def test_resume_without_a_run_is_a_mistake_of_the_input(sheeprl, tmp_path):
+    """`resume` without a run is an input mistake."""
     done = sheeprl("resume", tmp_path / "none")
     assert done.code == 2 and done.err.startswith("error: ") and str(tmp_path / "none") in done.err
 
@@ -220,7 +239,8 @@ def test_resume_without_a_run_is_a_mistake_of_the_input(sheeprl, tmp_path):
 # ---------------------------------------------------------------------------------------- how it ends
 
 
-def test_a_failed_run_leaves_one_and_says_where_the_trace_is(sheeprl, training):
+def test_a_failed_run_exits_with_1_and_names_the_trace(sheeprl, training):
+    """A failed run exits with 1 and names the file of the traceback."""
     training.error = RunFailedError("learner: the loss is nan; the whole trace is in logs/x/error.log")
     done = sheeprl("run", "ppo")
     assert (done.code, done.out) == (1, "")
@@ -229,17 +249,20 @@ def test_a_failed_run_leaves_one_and_says_where_the_trace_is(sheeprl, training):
 
 @pytest.mark.parametrize(("number", "code"), [(1, 129), (2, 130), (15, 143)])
 def test_an_interrupted_run_leaves_the_signal_s_code(sheeprl, training, number, code):
+    """An interrupted run exits with the code of the signal."""
     training.interrupted_by = number
     assert sheeprl("run", "ppo").code == code
 
 
 def test_an_interruption_before_the_run_leaves_its_code_too(sheeprl, training):
+    """An interrupt before the run exits with its code too."""
     training.error = KeyboardInterrupt()
     done = sheeprl("run", "ppo")
     assert (done.code, done.err) == (130, "interrupted\n")
 
 
 def test_an_unexpected_error_is_one_line(sheeprl, training):
+    """An unexpected error is one line."""
     training.error = ZeroDivisionError("division\nby zero")
     done = sheeprl("run", "ppo")
     assert done.code == 1
@@ -248,6 +271,7 @@ def test_an_unexpected_error_is_one_line(sheeprl, training):
 
 @pytest.mark.parametrize(("words", "variable"), [(["log.level=debug"], None), ([], "1"), (["--traceback"], None)])
 def test_the_traceback_of_an_unexpected_error_is_shown_on_demand(sheeprl, training, monkeypatch, words, variable):
+    """A flag or variable shows the traceback of an unexpected error."""
     if variable:
         monkeypatch.setenv("SHEEPRL_TRACEBACK", variable)
     training.error = ZeroDivisionError("by zero")
@@ -257,6 +281,7 @@ def test_the_traceback_of_an_unexpected_error_is_shown_on_demand(sheeprl, traini
 
 
 def test_exit_code_and_lines_of_the_process_itself(tmp_path):
+    """The process exits with 2 and writes the mistakes to stderr."""
     done = python("-m", "sheeprl", "run", "ppo", "run.sede=1", "run.seed=-1", f"run.dir={tmp_path / 'run'}")
     assert (done.returncode, done.stdout) == (2, "")
     assert sorted(done.stderr.splitlines()) == [
@@ -279,6 +304,7 @@ def test_exit_code_and_lines_of_the_process_itself(tmp_path):
     ],
 )
 def test_an_unknown_command_gets_the_nearest(sheeprl, word, hint):
+    """The message for an unknown command suggests the nearest one."""
     done = sheeprl(word, "--env_id", "CartPole-v1")
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"error: no command {word!r}{hint}") and len(done.errors) == 1
@@ -288,7 +314,8 @@ def test_an_unknown_command_gets_the_nearest(sheeprl, word, hint):
 # -------------------------------------------------------------------------------------- the short form
 
 
-def test_flags_land_at_their_keys(sheeprl, training):
+def test_flags_set_their_keys(sheeprl, training):
+    """Flags set their keys."""
     done = sheeprl(
         *("ppo", "--env_id", "CartPole-v1", "--num_envs", "8", "--learning_rate", "1e-3", "--anneal", "true"),
         *("--hidden_sizes", "[32, 32]", "--log_every", "100", "--run.total_steps=1e6", "--log_std_init", "-0.5"),
@@ -309,6 +336,7 @@ def test_flags_land_at_their_keys(sheeprl, training):
     "flag", ["--num_envs", "--num-envs", "--env_num_envs", "--env-num-envs", "--env.num_envs", "--env.num-envs"]
 )
 def test_a_flag_may_be_written_in_every_form(sheeprl, training, flag):
+    """A flag may have every documented form."""
     for words in ([flag, "3"], [f"{flag}=3"]):
         training.trees.clear()
         assert sheeprl("ppo", "--id", "CartPole-v1", *words).code == 0
@@ -316,7 +344,8 @@ def test_a_flag_may_be_written_in_every_form(sheeprl, training, flag):
 
 
 @pytest.mark.parametrize("args", [PPOArgs, SACArgs])
-def test_every_setting_has_flags_of_its_own(args):
+def test_every_setting_has_unique_flags(args):
+    """Every setting has flags that no other setting has."""
     flags = flags_of(args)
     assert {flag.key for flag in flags} == {key for key, _ in leaves(config_class(args))} - {"algo.name"}
     accepted = [name for flag in flags for name in (flag.name, *flag.aliases)]
@@ -327,6 +356,7 @@ def test_every_setting_has_flags_of_its_own(args):
 
 
 def test_leaves_that_several_groups_have_need_the_longer_form(sheeprl, training):
+    """A setting that several sections have needs the longer flag."""
     done = sheeprl("ppo", "--env_id", "CartPole-v1", "--every", "10")
     assert done.code == 2 and training.trees == []
     (mistake,) = done.errors
@@ -337,6 +367,8 @@ def test_leaves_that_several_groups_have_need_the_longer_form(sheeprl, training)
 
 
 def test_names_that_clash_leave_the_dotted_form(monkeypatch):
+    """Settings whose flags clash have the dotted form only."""
+
     class Encoder(Section):
         size: int = 1
         num_envs: int = 1
@@ -354,12 +386,14 @@ def test_names_that_clash_leave_the_dotted_form(monkeypatch):
     assert names["env.num_envs"] == ("env_num_envs", "env.num_envs")
 
 
-def test_a_missing_environment_is_told_with_its_flag(sheeprl, training):
+def test_a_missing_environment_is_reported_with_its_flag(sheeprl, training):
+    """The message for a missing environment names its flag."""
     done = sheeprl("ppo")
     assert (done.code, done.errors) == (2, ["env.id: is missing; set --env"])
 
 
-def test_values_are_checked_by_the_tree_all_at_once(sheeprl, training):
+def test_all_wrong_values_are_reported_together(sheeprl, training):
+    """The error lists every wrong value."""
     done = sheeprl("ppo", "--num_envs", "0", "--anneal", "maybe", "--mode", "decopled")
     assert done.code == 2
     assert set(done.errors) == {
@@ -370,7 +404,8 @@ def test_values_are_checked_by_the_tree_all_at_once(sheeprl, training):
     }
 
 
-def test_unknown_flags_and_stray_words_are_all_told(sheeprl, training):
+def test_all_unknown_flags_and_stray_words_are_reported(sheeprl, training):
+    """The error lists every unknown flag and stray word."""
     done = sheeprl(
         "ppo", "--nmu-envs", "8", "--zzz=3", "--env_id", "CartPole-v1", "stray", "run.seed=1", "--kwargs", "{a: "
     )
@@ -385,22 +420,26 @@ def test_unknown_flags_and_stray_words_are_all_told(sheeprl, training):
 
 
 def test_the_algorithm_s_name_is_no_flag(sheeprl, training):
+    """The name of the algorithm has no flag."""
     for flag in ("--name", "--algo_name", "--algo.name"):
         assert sheeprl("ppo", "--env_id", "CartPole-v1", flag, "sac").code == 2
     assert training.trees == []
 
 
 def test_a_flag_without_its_value_is_refused(sheeprl, training):
+    """A flag without its value is refused."""
     done = sheeprl("ppo", "--env_id", "CartPole-v1", "--num_envs")
     assert done.code == 2 and "--num_envs" in done.err and training.trees == []
 
 
 def test_one_setting_under_two_names_is_refused(sheeprl, training):
+    """One setting under two names is refused."""
     done = sheeprl("ppo", "--env_id", "CartPole-v1", "--num_envs", "8", "--env.num_envs", "4")
     assert (done.code, done.errors) == (2, ["--num_envs: set twice, under two names"])
 
 
-def test_flags_go_on_top_of_a_base_config(sheeprl, training, tmp_path):
+def test_flags_replace_values_of_a_base_config(sheeprl, training, tmp_path):
+    """Flags replace values of a base configuration."""
     base = tmp_path / "base.yaml"
     base.write_text(
         yaml.safe_dump({"algo": {"name": "ppo", "gamma": 0.9}, "env": {"id": "CartPole-v1", "num_envs": 2}})
@@ -413,6 +452,7 @@ def test_flags_go_on_top_of_a_base_config(sheeprl, training, tmp_path):
 
 
 def test_a_base_config_of_another_algorithm_is_refused(sheeprl, training):
+    """A base configuration of another algorithm is refused."""
     done = sheeprl("ppo", "--config", "sac")
     assert (done.code, done.errors) == (2, ["--config sac: has algo.name=sac; use sheeprl run sac"])
 
@@ -420,7 +460,8 @@ def test_a_base_config_of_another_algorithm_is_refused(sheeprl, training):
 @pytest.mark.parametrize(
     ("typed", "value"), [("2024-01-01", "2024-01-01"), ("007", "007"), ("yes", "yes"), ("null", None)]
 )
-def test_a_text_stays_one_whatever_it_looks_like(sheeprl, training, typed, value):
+def test_text_settings_accept_numbers_and_booleans_as_text(sheeprl, training, typed, value):
+    """Text settings take numbers and booleans as text."""
     assert sheeprl("ppo", "--env_id", "CartPole-v1", "--run_dir", typed).code == 0
     assert training.tree["run"]["dir"] == value
 
@@ -442,25 +483,28 @@ class Evaluation:
 
 @pytest.fixture
 def evaluations(monkeypatch):
-    """The questions that were asked of the evaluation, which prints something of its own."""
-    asked = []
+    """Record the calls of the evaluation, which prints a line."""
+    calls = []
 
     def evaluate(*question):
-        asked.append(question)
+        """Record the arguments, print and return an evaluation."""
+        calls.append(question)
         print("hello from an environment")
         return Evaluation()
 
     monkeypatch.setattr("sheeprl.evaluate.evaluate_checkpoint", evaluate)
-    return asked
+    return calls
 
 
 def test_eval_prints_mean_and_deviation(sheeprl, evaluations):
+    """`eval` prints mean and deviation."""
     done = sheeprl("eval", "logs/mine")
     assert done.code == 0 and evaluations == [("logs/mine", 10, None, False, None, [])]
     assert done.out == "return 2.50 ± 0.50 over 2 episodes, after 1000 policy steps\n"
 
 
 def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
+    """`eval --json` prints one object and nothing else."""
     words = ["--episodes", "2", "--seed", "3", "--video", "--step_limit", "500", "env.kwargs.a=1"]
     done = sheeprl("eval", "logs/mine", "--json", *words)
     assert done.code == 0 and evaluations == [("logs/mine", 2, 3, True, 500, ["env.kwargs.a=1"])]
@@ -502,18 +546,22 @@ main(sys.argv[1:])
 
 
 @pytest.mark.parametrize("words", [["--json"], []])
-def test_nothing_that_a_simulator_prints_gets_to_stdout(words):
+def test_the_output_of_a_simulator_goes_to_stderr(words):
+    """The output of a simulator goes to stderr."""
     done = python("-c", TALKATIVE, "eval", "logs/mine", *words)
     if words:
         assert json.loads(done.stdout)["mean_return"] == 2.5
     else:
         assert done.stdout == "return 2.50 ± 0.50 over 2 episodes, after 0 policy steps\n"
-    for said in ("by Python", "past sys.stdout", "by the system", "by C", "by a child", "at exit"):
-        assert said in done.stderr
+    for source in ("by Python", "past sys.stdout", "by the system", "by C", "by a child", "at exit"):
+        assert source in done.stderr
 
 
 def test_eval_of_nothing_is_a_mistake_of_the_input(sheeprl, monkeypatch):
+    """`eval` without a run is an input mistake."""
+
     def evaluate(*question):
+        """Raise an error."""
         raise ConfigError(["logs/none: no such run"])
 
     monkeypatch.setattr("sheeprl.evaluate.evaluate_checkpoint", evaluate)
@@ -522,6 +570,7 @@ def test_eval_of_nothing_is_a_mistake_of_the_input(sheeprl, monkeypatch):
 
 
 def test_ctrl_c_while_modules_load_is_one_line():
+    """Ctrl-C during the imports prints one line."""
     code = (
         "import builtins, signal, sys\n"
         "from sheeprl.cli import main\n"

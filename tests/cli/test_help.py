@@ -1,4 +1,4 @@
-"""Help: what matters first, the rest by topic; every word that one would type leads somewhere."""
+"""Test the help: the most important settings first, the others by topic."""
 
 import pytest
 
@@ -10,12 +10,14 @@ from sheeprl.config.schema import Config
 
 
 def options_of(text):
+    """Return the options in a help text."""
     rows = [line.removeprefix("│ ").split()[0] for line in text.splitlines() if line.startswith("│ --")]
     return [row.split(",")[0] for row in rows]
 
 
 @pytest.mark.parametrize("args", [PPOArgs, SACArgs])
 def test_help_shows_the_fifteen_settings_that_matter_and_an_example(sheeprl, args):
+    """The help of an algorithm shows fifteen settings and an example."""
     name = args.algorithm.split(".")[2]
     done = sheeprl(name, "-h")
     own = {"--help", "--config", "--dry-run"}
@@ -52,6 +54,7 @@ def test_help_and_messages_use_the_same_name(sheeprl, words):
 
 @pytest.mark.parametrize("command", ["train", "run", "resume", "config"])
 def test_help_without_an_algorithm_shows_fifteen_settings_too(sheeprl, command):
+    """The help without an algorithm shows fifteen settings too."""
     own = {"--help", "--dry-run", "--diff"}
     shown = [option for option in options_of(sheeprl(command, "-h").out) if option not in own]
     assert len(shown) == 15 and {"--env", "--seed", "--eval_every"} <= set(shown)
@@ -77,6 +80,7 @@ def test_help_without_an_algorithm_shows_fifteen_settings_too(sheeprl, command):
     ],
 )
 def test_help_on_a_command_or_a_section(sheeprl, words, option, absent):
+    """Help is available for a command and a section."""
     done = sheeprl(*words)
     assert done.code == 0 and done.err == ""
     assert option in options_of(done.out) and absent not in options_of(done.out)
@@ -84,12 +88,14 @@ def test_help_on_a_command_or_a_section(sheeprl, words, option, absent):
 
 @pytest.mark.parametrize("section", Config.model_fields)
 def test_every_section_has_its_help(sheeprl, section):
+    """Every section has its help."""
     done = sheeprl("ppo", "-h", section)
     titles = [line.split("─ ")[1].split(" ─")[0] for line in done.out.splitlines() if line.startswith("╭")]
     assert titles == ["Options", section]
 
 
 def test_an_unknown_section_is_refused_with_those_there_are(sheeprl):
+    """The message for an unknown section lists the sections."""
     done = sheeprl("ppo", "-h", "player")
     assert done.code == 2
     assert done.errors[0].startswith("-h player: no such section; did you mean players? (use all, algo, env, ")
@@ -97,19 +103,24 @@ def test_an_unknown_section_is_refused_with_those_there_are(sheeprl):
 
 @pytest.mark.parametrize("words", [["-h", "exit"], ["help", "exit"], ["train", "-h", "exit"]])
 def test_exit_codes_are_a_topic(sheeprl, words):
+    """The exit codes are a topic of the help."""
     done = sheeprl(*words)
     assert done.code == 0 and done.out.startswith("Exit codes:") and " 143 " in done.out
 
 
 def test_the_commands_name_the_configurations_and_show_an_example(sheeprl):
+    """The help of a command lists the configurations and shows an example."""
     for command in ("train", "run", "config"):
         text = " ".join(sheeprl(command, "-h").out.split())
-        assert "ppo, ppo_pendulum, redq, sac, sac_halfcheetah" in text and f"Example: sheeprl {command} " in text
+        assert (
+            "ppo_pendulum, ppo_recurrent, redq, sac, sac_halfcheetah" in text and f"Example: sheeprl {command} " in text
+        )
     assert "--traceback" in sheeprl("eval", "-h").out
     assert "Example: sheeprl resume @last" in sheeprl("resume", "-h").out
 
 
 def test_help_shows_no_types_in_angle_brackets(sheeprl):
+    """Help shows no types in angle brackets."""
     for words in (["-h"], ["train", "-h"], ["eval", "-h"], ["ppo", "-h", "all"]):
         text = sheeprl(*words).out
         assert not any(kind in text for kind in ("<bool>", "<str>", "<int", "<list"))
@@ -117,12 +128,14 @@ def test_help_shows_no_types_in_angle_brackets(sheeprl):
 
 @pytest.mark.parametrize("words", [["version"], ["-V"], ["--version"]])
 def test_the_version(sheeprl, words):
+    """Every form of the version option prints the version."""
     done = sheeprl(*words)
     assert (done.code, done.out) == (0, f"sheeprl {__version__}\n")
 
 
 @pytest.mark.parametrize("words", [["help"], ["-h"], []])
 def test_help_without_a_command(sheeprl, words):
+    """The help without a command lists the commands."""
     done = sheeprl(*words)
     assert done.code == 0
     for name in (
@@ -130,6 +143,7 @@ def test_help_without_a_command(sheeprl, words):
         "run",
         "resume",
         "config",
+        "check-env",
         "configs",
         "eval",
         "replay",
@@ -144,6 +158,7 @@ def test_help_without_a_command(sheeprl, words):
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
+        (["envs"], "no command 'envs'; use sheeprl check-env ID"),
         (["list"], "no command 'list'; use sheeprl ls for runs, sheeprl algos or sheeprl configs"),
         (["enjoy", "x"], "no command 'enjoy'; use sheeprl eval RUN --video"),
         (["evaluate"], "no command 'evaluate'; use sheeprl eval RUN"),
@@ -170,5 +185,6 @@ def test_help_without_a_command(sheeprl, words):
     ],
 )
 def test_words_of_other_programs_lead_to_commands(sheeprl, words, hint):
+    """Words of other programs lead to commands."""
     done = sheeprl(*words)
     assert (done.code, done.out, done.errors) == (2, "", [hint])

@@ -1,4 +1,4 @@
-"""A NAME is a file, a shipped configuration or an algorithm."""
+"""Test names of runs: a file, a shipped configuration or an algorithm."""
 
 import pytest
 
@@ -9,6 +9,7 @@ from sheeprl.config.loading import load_config
 
 
 def test_every_shipped_configuration_is_listed_and_valid():
+    """Every shipped configuration is listed and valid."""
     found = {configuration.name: configuration for configuration in shipped()}
     assert {"ppo", "ppo_pendulum", "sac", "sac_halfcheetah", "redq", "droq", "td3"} <= set(found)
     for name, configuration in found.items():
@@ -18,6 +19,7 @@ def test_every_shipped_configuration_is_listed_and_valid():
 
 
 def test_a_file_comes_first(tmp_path, monkeypatch):
+    """A file precedes a shipped configuration."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ppo").write_text("algo: {name: sac}\nenv: {id: Mine-v0}\n")
     base = find_base("ppo")
@@ -26,6 +28,7 @@ def test_a_file_comes_first(tmp_path, monkeypatch):
 
 
 def test_a_shipped_configuration_comes_before_the_algorithm_of_its_name():
+    """A shipped configuration precedes the algorithm of its name."""
     base = find_base("ppo")
     assert base.tree["env"] == {"id": "CartPole-v1", "num_envs": 4}
     assert base.description == (
@@ -46,10 +49,12 @@ def test_a_shipped_configuration_comes_before_the_algorithm_of_its_name():
     ],
 )
 def test_the_environment_selects_among_the_configurations_of_an_algorithm(name, env, env_of_tree):
+    """The environment selects a configuration of the algorithm."""
     assert find_base(name, env).tree["env"]["id"] == env_of_tree
 
 
 def test_an_algorithm_has_its_defaults(monkeypatch):
+    """An algorithm without a configuration has its defaults."""
     monkeypatch.setattr(registry, "registered", lambda: {"mine": None})
     assert find_base("mine").tree == {"algo": {"name": "mine"}}
     assert find_base("mine").description == "algorithm mine with its defaults"
@@ -64,7 +69,8 @@ def test_an_algorithm_has_its_defaults(monkeypatch):
         ("zzz", f"algorithm ({', '.join(registry.registered())})"),
     ],
 )
-def test_another_name_is_refused_with_what_there_is(name, ending):
+def test_an_unknown_name_is_refused_with_the_known_ones(name, ending):
+    """The message for an unknown name lists the known ones."""
     assert not is_name(name)
     with pytest.raises(ConfigError) as caught:
         find_base(name)

@@ -1,4 +1,4 @@
-"""The commands with settings: what they start from, and what they do with it."""
+"""Test the commands with settings."""
 
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ TREE = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
 
 
 def test_train_understands_both_dialects(sheeprl, training):
+    """`train` accepts flags and overrides."""
     done = sheeprl("train", "ppo", "--env", "CartPole-v1", "--seed", "3", "algo.gamma=0.9")
     assert (done.code, done.err) == (0, "")
     assert training.tree["run"]["seed"] == 3 and training.tree["algo"]["gamma"] == 0.9
@@ -35,6 +36,7 @@ def test_train_understands_both_dialects(sheeprl, training):
     ],
 )
 def test_every_command_that_trains_understands_both_dialects(sheeprl, training, words):
+    """Every command that trains accepts flags and overrides."""
     assert sheeprl(*words).code == 0
     assert training.tree["run"]["seed"] == 3 and training.tree["env"]["id"] == "CartPole-v1"
     assert (training.tree["algo"]["gamma"], training.tree["algo"]["anneal"]) == (0.9, True)
@@ -48,19 +50,22 @@ def test_every_command_that_trains_understands_both_dialects(sheeprl, training, 
         (["mine.yaml"], "using configuration mine.yaml (ppo on CartPole-v1)"),
     ],
 )
-def test_train_says_what_the_name_means(sheeprl, training, tmp_path, monkeypatch, words, line):
+def test_train_prints_the_meaning_of_the_name(sheeprl, training, tmp_path, monkeypatch, words, line):
+    """`train` prints the meaning of the name."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(TREE))
     done = sheeprl("train", *words)
     assert done.code == 0 and done.out.startswith(line) and done.out.count("\n") == 1
 
 
-def test_only_the_first_rank_says_it(sheeprl, training, monkeypatch):
+def test_only_the_first_rank_prints_it(sheeprl, training, monkeypatch):
+    """Only the first rank prints the meaning of the name."""
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert sheeprl("train", "ppo").out == ""
 
 
 def test_train_starts_an_algorithm_from_a_configuration(sheeprl, training):
+    """`train` starts an algorithm from a configuration."""
     assert sheeprl("train", "ppo", "--config", "ppo_pendulum", "--seed", "1").code == 0
     assert training.tree["env"]["id"] == "Pendulum-v1" and training.tree["run"]["seed"] == 1
     done = sheeprl("train", "ppo_pendulum", "--config", "ppo")
@@ -68,6 +73,7 @@ def test_train_starts_an_algorithm_from_a_configuration(sheeprl, training):
 
 
 def test_the_algorithm_of_an_override_has_its_flags(sheeprl, training):
+    """An override of the algorithm selects its flags."""
     assert sheeprl("run", "ppo", "algo.name=sac", "--critic_lr", "1e-3", "env.id=Pendulum-v1").code == 2
     assert training.tree["algo"]["critic_lr"] == 1e-3
     done = sheeprl("run", "ppo", "algo.name=pppo", "--critic_lr", "1e-3")
@@ -76,11 +82,13 @@ def test_the_algorithm_of_an_override_has_its_flags(sheeprl, training):
 
 
 def test_an_algorithm_s_command_trains_this_algorithm(sheeprl, training):
+    """The command of an algorithm trains no other one."""
     done = sheeprl("ppo", "--env", "CartPole-v1", "algo.name=sac")
     assert done.code == 2 and "algo.name=sac: this command trains ppo; use sheeprl train" in done.errors
 
 
 def test_mistakes_of_words_and_of_settings_are_reported_together(sheeprl, training):
+    """Mistakes of words and of settings are reported together."""
     done = sheeprl("run", "ppo", "--sed", "1", "run.total_steps=-1", "env.nmu_envs=3", "--num_envs")
     assert (done.code, training.trees) == (2, [])
     assert done.errors == [
@@ -105,6 +113,7 @@ def test_mistakes_of_words_and_of_settings_are_reported_together(sheeprl, traini
     ],
 )
 def test_a_missing_or_unknown_name_is_one_line(sheeprl, training, words, mistake):
+    """The message for a missing or unknown name is one line."""
     done = sheeprl(*words)
     assert (done.code, done.out, training.trees) == (2, "", [])
     assert len(done.errors) == 1 and done.errors[0].startswith(mistake)
@@ -112,6 +121,7 @@ def test_a_missing_or_unknown_name_is_one_line(sheeprl, training, words, mistake
 
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_every_name_of_another_library_gets_its_hint_as_a_flag(sheeprl, training, algorithm):
+    """Every name of another library gets a hint to a flag."""
     from sheeprl.algos import registry
 
     flags = Flags(registry.args_class(algorithm))
@@ -137,6 +147,7 @@ def test_every_name_of_another_library_gets_its_hint_as_a_flag(sheeprl, training
     ],
 )
 def test_a_flag_of_another_library_gets_a_flag(sheeprl, training, flag, hint):
+    """The message for a flag of another library names the flag to use."""
     done = sheeprl("ppo", "--env", "CartPole-v1", flag, "2")
     assert done.errors == [f"{flag}: unknown flag; {hint} (list: sheeprl ppo -h all)"]
 
@@ -145,6 +156,7 @@ def test_a_flag_of_another_library_gets_a_flag(sheeprl, training, flag, hint):
 
 
 def test_a_dry_run_checks_and_stops(sheeprl, training, tmp_path, monkeypatch):
+    """A dry run checks the settings and stops."""
     monkeypatch.chdir(tmp_path)
     for words in (["run", "ppo"], ["train", "ppo"], ["ppo", "--env", "CartPole-v1"]):
         done = sheeprl(*words, "--dry-run", "run.mode=coupled")
@@ -156,6 +168,7 @@ def test_a_dry_run_checks_and_stops(sheeprl, training, tmp_path, monkeypatch):
 
 
 def test_a_dry_run_finds_the_mistakes_of_the_environment_and_the_folder(sheeprl, training, tmp_path):
+    """A dry run finds mistakes of the environment and the folder."""
     done = sheeprl("run", "ppo", "--dry-run", "env.id=NoSuchEnv-v0", "algo.batch_size=100000")
     assert done.code == 2 and len(done.errors) == 2 and "NoSuchEnv" in done.errors[0]
     (tmp_path / "config.yaml").touch()
@@ -194,7 +207,8 @@ def test_a_dry_run_warns_of_more_ranks_than_cores(sheeprl, monkeypatch):
 # -------------------------------------------------------------------------------------------- config
 
 
-def test_config_prints_what_a_configuration_means(sheeprl, tmp_path):
+def test_config_prints_all_settings(sheeprl, tmp_path):
+    """`config` prints all settings of a configuration."""
     done = sheeprl("config", "ppo", "--seed", "3", "algo.gamma=0.9")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("# shipped configuration ppo (ppo on CartPole-v1)")
@@ -208,6 +222,7 @@ def test_config_prints_what_a_configuration_means(sheeprl, tmp_path):
 
 
 def test_config_prints_the_difference_from_the_defaults(sheeprl):
+    """`config --diff` prints the difference from the defaults."""
     done = sheeprl("config", "ppo", "--diff", "algo.gamma=0.9", "--hidden_sizes", "[64, 64]", "--no-anneal")
     assert done.out.splitlines()[1:] == [
         "algo.name=ppo",
@@ -217,6 +232,7 @@ def test_config_prints_the_difference_from_the_defaults(sheeprl):
 
 
 def test_config_reports_every_mistake(sheeprl):
+    """`config` reports every mistake."""
     done = sheeprl("config", "ppo", "algo.lr=3", "run.seed=-1")
     assert (done.code, done.out) == (2, "")
     assert done.errors == [
@@ -242,6 +258,7 @@ def run_dir(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["@last", "2026", "ppo/Cart"])
 def test_resume_takes_the_newest_run_and_prefixes(sheeprl, training, monkeypatch, run_dir, name):
+    """`resume` accepts `@last` and unique prefixes."""
     requests = []
     monkeypatch.setattr("sheeprl.checkpoint.resume.resume_tree", lambda *what: requests.append(what) or TREE)
     assert sheeprl("resume", name, "--total_steps", "9", "--clip", "0.1", "run.seed=1").code == 0
@@ -249,6 +266,7 @@ def test_resume_takes_the_newest_run_and_prefixes(sheeprl, training, monkeypatch
 
 
 def test_a_resume_can_be_checked_without_starting(sheeprl, monkeypatch, run_dir):
+    """`resume --dry-run` checks the settings and stops."""
     tree = {**TREE, "run": {"resume": True, "dir": run_dir, "total_steps": 200000, "mode": "coupled"}}
     monkeypatch.setattr("sheeprl.checkpoint.resume.resume_tree", lambda *what: tree)
     done = sheeprl("resume", run_dir, "--dry-run")
@@ -257,6 +275,7 @@ def test_a_resume_can_be_checked_without_starting(sheeprl, monkeypatch, run_dir)
 
 
 def test_further_ranks_resume_the_run_that_was_the_newest_one(sheeprl, training, monkeypatch, run_dir):
+    """Further ranks resume the run that the first rank found."""
     monkeypatch.setattr("sheeprl.checkpoint.resume.resume_tree", lambda *what: TREE)
     monkeypatch.setattr("sys.argv", ["sheeprl", "resume", "@last", "--seed", "3"])
     sheeprl("resume", "@last", "--seed", "3")
@@ -264,11 +283,13 @@ def test_further_ranks_resume_the_run_that_was_the_newest_one(sheeprl, training,
 
 
 def test_resume_shows_the_settings_of_the_run(sheeprl, run_dir):
+    """The help of `resume` shows the settings of the run."""
     assert "--clip" in sheeprl("resume", "@last", "-h").out
     assert "--clip" not in sheeprl("resume", "-h").out
 
 
 def test_resume_refuses_unknown_flags(sheeprl, training, run_dir):
+    """`resume` refuses unknown flags."""
     done = sheeprl("resume", "@last", "--total_timesteps", "9")
     assert done.errors == ["--total_timesteps: unknown flag; use --total_steps (list: sheeprl resume @last -h all)"]
 
@@ -288,6 +309,7 @@ def test_replay_says_that_the_run_is_in_progress(sheeprl, monkeypatch, run_dir):
 
 
 def test_ls_lists_the_runs(sheeprl, run_dir):
+    """`ls` lists the runs."""
     done = sheeprl("ls")
     head, row = done.out.splitlines()
     assert head.split("  ")[0] == "run" and row.split() == [
@@ -298,13 +320,15 @@ def test_ls_lists_the_runs(sheeprl, run_dir):
     assert sheeprl("ls", "nowhere").errors == ["nowhere: no such folder"]
 
 
-def test_ls_without_runs_says_how_to_start_one(sheeprl, tmp_path, monkeypatch):
+def test_ls_without_runs_shows_how_to_start_one(sheeprl, tmp_path, monkeypatch):
+    """`ls` without runs shows how to start one."""
     monkeypatch.chdir(tmp_path)
     done = sheeprl("ls")
     assert (done.code, done.out) == (0, f"no run in {tmp_path}; start one with sheeprl train ppo\n")
 
 
 def test_configs_lists_the_shipped_configurations(sheeprl):
+    """`configs` lists the shipped configurations."""
     head, *rows = sheeprl("configs").out.splitlines()
     assert head.split()[:3] == ["name", "algorithm", "environment"]
     (row,) = [row for row in rows if row.startswith("sac_halfcheetah ")]
@@ -313,7 +337,10 @@ def test_configs_lists_the_shipped_configurations(sheeprl):
 
 @pytest.mark.parametrize("words", [["--traceback", "eval", "x"], ["eval", "x", "--traceback"]])
 def test_every_command_shows_a_traceback_on_demand(sheeprl, monkeypatch, words):
+    """Every command shows a traceback on demand."""
+
     def fail(*question):
+        """Raise an error."""
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr("sheeprl.evaluate.evaluate_checkpoint", fail)
@@ -326,9 +353,11 @@ def test_every_command_shows_a_traceback_on_demand(sheeprl, monkeypatch, words):
 
 
 def test_eval_and_replay_take_the_newest_run(sheeprl, monkeypatch, run_dir):
+    """`eval` and `replay` accept `@last`."""
     requests = []
 
     def stop(path, *rest):
+        """Record the path and stop."""
         requests.append(path)
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Words of the command line: flags and overrides mean the same, in any order."""
+"""Test that flags and overrides mean the same, in any order."""
 
 import pytest
 
@@ -13,10 +13,12 @@ NAMES = ("ppo", "mine.yaml")
 
 
 def read(*words):
+    """Return the settings in words."""
     return read_words(words, PPO, "sheeprl ppo -h all")
 
 
 def tree_of(*words):
+    """Return the tree of words without mistakes."""
     tree, settings = {}, read(*words)
     settings.apply(tree)
     assert settings.mistakes == []
@@ -34,6 +36,7 @@ def tree_of(*words):
     ],
 )
 def test_both_dialects_mean_the_same(words):
+    """Flags and overrides mean the same."""
     assert tree_of(*words) == {"run": {"seed": 3}, "env": {"id": "CartPole-v1"}, "algo": {"anneal": True}}
 
 
@@ -50,10 +53,12 @@ def test_both_dialects_mean_the_same(words):
     ],
 )
 def test_booleans_are_switches(words, value):
+    """Booleans are switches."""
     assert tree_of(*words)["env"]["capture_video"] is value
 
 
 def test_a_switch_with_more_values_takes_them():
+    """A switch with further values accepts them."""
     assert tree_of("--compile")["trainer"] == {"compile": True}
     assert tree_of("--no-compile")["trainer"] == {"compile": False}
     assert tree_of("--compile", "auto")["trainer"] == {"compile": "auto"}
@@ -89,19 +94,23 @@ def test_a_switch_with_more_values_takes_them():
     ],
 )
 def test_each_mistake_is_one_line(words, mistakes):
+    """Each mistake is one line."""
     assert read(*words).mistakes == mistakes
 
 
 def test_a_repeated_name_sets_the_last_value():
+    """The last value of a repeated name counts."""
     assert tree_of("--seed", "1", "--seed", "2", "env.id=a", "env.id=b") == {"run": {"seed": 2}, "env": {"id": "b"}}
 
 
 def test_text_stays_text_in_both_dialects():
+    """Text settings take digits as text in both dialects."""
     assert tree_of("run.dir=007")["run"] == tree_of("--run_dir", "007")["run"] == {"dir": "007"}
 
 
 @pytest.mark.parametrize("value", ["007", "1e5", "null", "[1, 2]", "{a: b}", "-3", "a b: 'c'", "long " * 50])
 def test_settings_as_overrides_keep_their_values(value):
+    """Settings converted to overrides have the same values."""
     settings = read("--run_dir", value, f"env.kwargs={{x: {value!r}}}", "--hidden_sizes", "[8, 8]")
     tree, again = {}, {}
     settings.apply(tree)
@@ -110,6 +119,7 @@ def test_settings_as_overrides_keep_their_values(value):
 
 
 def test_overrides_of_mistaken_words_are_refused():
+    """Words with mistakes can't be converted to overrides."""
     with pytest.raises(ConfigError, match="unknown flag"):
         _ = read("--zzz", "3").overrides
 
@@ -134,11 +144,13 @@ def test_overrides_of_mistaken_words_are_refused():
     ],
 )
 def test_the_name_may_stand_anywhere(words, name, rest):
+    """The name may be at any position."""
     assert take_name(words, lambda word: word in NAMES) == name
     assert words == rest
 
 
 def test_options_of_a_command_are_taken_from_its_words():
+    """Options of a command are removed from its words."""
     words = ["ppo", "--dry_run", "--config", "a.yaml", "--seed", "3", "--config=b.yaml"]
     assert take_switch(words, "dry-run") and not take_switch(words, "diff")
     assert take_value(words, "config") == "b.yaml" and take_value(words, "out") is None
@@ -147,11 +159,13 @@ def test_options_of_a_command_are_taken_from_its_words():
 
 @pytest.mark.parametrize("words", [["--config"], ["--config", "--seed"]])
 def test_an_option_without_its_value_is_refused(words):
+    """An option without its value is refused."""
     with pytest.raises(ConfigError, match="--config: needs a value"):
         take_value(words, "config")
 
 
 def test_a_switch_of_a_command_takes_no_value():
+    """A switch of a command takes no value."""
     with pytest.raises(ConfigError, match="--dry-run=no: takes no value; use --dry-run"):
         take_switch(["--dry-run=no"], "dry-run")
 
@@ -160,4 +174,5 @@ def test_a_switch_of_a_command_takes_no_value():
     ("key", "value"), [("env.id", "CartPole-v1"), ("algo.gamma", "0.99"), ("run.dir", "runs/mine")]
 )
 def test_examples_are_values_that_work(key, value):
+    """The values of examples are valid."""
     assert example(PPO.by_key[key]) == value

@@ -1,4 +1,4 @@
-"""Settings that don't fit each other are told before anything starts."""
+"""Test the checks of settings against each other, the environment and the machine."""
 
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from sheeprl.envs.transforms import Spaces
 
 
 def mistakes_of(algorithm, *overrides):
+    """Return the mistakes that `check` finds."""
     with pytest.raises(ConfigError) as caught:
         check(load_config(algorithm, overrides).model_dump(mode="json"))
     return caught.value.mistakes
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "overrides", "said"),
+    ("algorithm", "overrides", "message"),
     [
         ("sac", ["run.mode=coupled"], "buffer.shards=2: coupled mode has one shard per rank; leave it out or use"),
         ("ppo", ["players.num=2"], "buffer.shards=2: ppo needs whole rollouts in one buffer; leave it out"),
@@ -35,23 +36,27 @@ def mistakes_of(algorithm, *overrides):
         ),
     ],
 )
-def test_a_replay_that_can_not_be_shared_out(algorithm, overrides, said):
+def test_a_replay_that_cannot_be_split_is_refused(algorithm, overrides, message):
+    """A replay that can't be split into shards is refused."""
     (mistake,) = mistakes_of(algorithm, "buffer.shards=2", *overrides)
-    assert said in mistake
+    assert message in mistake
 
 
 def test_shards_that_fit():
+    """A replay that can be split into shards is accepted."""
     overrides = ["buffer.shards=2", "players.num=3", "buffer.size=320", "players.fragment_rows=20"]
     config = check(load_config("sac", overrides).model_dump(mode="json")).config
     assert config.buffer.shards == 2
 
 
 def test_a_round_larger_than_the_memory():
+    """A round larger than the memory is refused."""
     (mistake,) = mistakes_of("ppo", "env.num_envs=1000000000")
     assert "env.num_envs=1000000000: a round of 128 x 1000000000 x 1 rows takes 1,907 GiB, more than the" in mistake
 
 
 def test_a_replay_larger_than_the_memory():
+    """A replay larger than the memory is refused, unless it is memory-mapped."""
     sizes = ["buffer.size=1000000000000", "run.total_steps=1000000000000"]
     (mistake,) = mistakes_of("sac", *sizes)
     assert mistake.startswith("buffer.size=1000000000000: 1000000000000 rows take 11,176 GiB, more than the")
@@ -60,10 +65,12 @@ def test_a_replay_larger_than_the_memory():
 
 
 def test_a_replay_that_is_never_filled_may_be_larger_than_the_memory():
+    """A replay that is never filled may be larger than the memory."""
     check(load_config("sac", ["buffer.size=1000000000000"]).model_dump(mode="json"))
 
 
-def test_the_memory_of_a_cluster_is_not_known(monkeypatch):
+def test_the_memory_of_a_cluster_is_not_checked(monkeypatch):
+    """The memory isn't checked if the run joins a cluster."""
     sizes = ["buffer.size=1000000000000", "run.total_steps=1000000000000"]
     check(load_config("sac", [*sizes, "ray.address=10.0.0.1:6379"]).model_dump(mode="json"))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
@@ -73,6 +80,7 @@ def test_the_memory_of_a_cluster_is_not_known(monkeypatch):
 
 
 def test_gradient_steps_are_not_compiled_on_mps():
+    """Compiled gradient steps on MPS are refused."""
     (mistake,) = mistakes_of("sac", "trainer.accelerator=mps", "trainer.compile=true")
     assert mistake == "trainer.compile=true: supports CPU and CUDA, not trainer.accelerator=mps; leave it out"
     assert (
@@ -81,6 +89,7 @@ def test_gradient_steps_are_not_compiled_on_mps():
 
 
 def test_pixels_are_not_flattened_silently():
+    """Pixels are refused for an algorithm that needs vectors."""
     (mistake,) = mistakes_of("td3", "env.id=tests.helpers.envs:Camera-v0")
     assert "its observations (obs) are pixels of shape (2, 2, 1); td3 needs vector observations" in mistake
     assert "env.wrappers=[FlattenObservation]" in mistake
@@ -109,13 +118,14 @@ def test_spaces_that_an_algorithm_refuses(algorithm, overrides, said):
 
 
 def test_pixels_that_a_wrapper_flattens_are_a_vector():
+    """Pixels that a wrapper flattens are a vector."""
     words = ["env.id=tests.helpers.envs:Camera-v0", "env.wrappers=[gymnasium.wrappers:FlattenObservation]"]
     spaces = check(load_config("sac", words).model_dump(mode="json")).spaces
     assert spaces.observation.shape == (4,)
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "advised"),
+    ("kind", "message", "advised"),
     [
         ("text", "the observation['inner']['mission'] has the space Text(", "flatten it with"),
         ("tuple", "the observation has the space Tuple(", "flatten it with"),
@@ -123,10 +133,11 @@ def test_pixels_that_a_wrapper_flattens_are_a_vector():
         ("own", "the observation['mission'] has the space <tests.helpers.envs.Mission", "derived from gymnasium.Obs"),
     ],
 )
-def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, said, advised):
+def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, message, advised):
+    """The mistake names the key of an observation that isn't a vector."""
     chosen = ["env.id=tests.helpers.envs:Spoken-v0", f"env.kwargs={{kind: {kind}}}"]
     (mistake,) = mistakes_of("ppo", *chosen)
-    assert mistake.startswith("env.id=tests.helpers.envs:Spoken-v0: ") and said in mistake and advised in mistake
+    assert mistake.startswith("env.id=tests.helpers.envs:Spoken-v0: ") and message in mistake and advised in mistake
     if advised == "flatten it with":
         wrapper = "env.wrappers=[FlattenObservation]"
         assert wrapper in mistake
@@ -141,6 +152,7 @@ def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, said, 
     ],
 )
 def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
+    """Minibatches of one row are refused if advantages are normalized."""
     (mistake,) = mistakes_of("ppo", *overrides)
     assert mistake == (
         f"{setting}: ppo standardizes advantage over each minibatch, for which one row is too few; use at least 2, or "
@@ -150,7 +162,7 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("eval.env.foo=1", "eval.env.foo: unknown setting"),
         ("eval.env.max_episode_steps=-3", "eval.env.max_episode_steps=-3: must be at least 1"),
@@ -159,10 +171,10 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
         ("eval.env.id=Pendulum-v1", "eval.env.id=Pendulum-v1: its instances have different observation or action"),
     ],
 )
-def test_settings_that_evaluations_can_not_use(override, said):
+def test_settings_that_evaluations_can_not_use(override, message):
     """A mistake in `eval.env` is reported before the run starts, under its own key."""
     (mistake,) = mistakes_of("ppo", override)
-    assert mistake.startswith(said)
+    assert mistake.startswith(message)
 
 
 def test_evaluations_may_have_another_environment_of_the_same_spaces():
@@ -179,7 +191,7 @@ def test_evaluations_may_have_another_environment_of_the_same_spaces():
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "said"),
+    ("kwargs", "message"),
     [
         ("{mask: short}", "action_mask has the shape (3,), but the action space Discrete(4) has 4 choices; use the"),
         ("{mask: matrix}", "action_mask has the shape (2, 2), but the action space Discrete(4) has 4 choices"),
@@ -188,10 +200,10 @@ def test_evaluations_may_have_another_environment_of_the_same_spaces():
         ("{kind: continuous}", "action_mask is a mask of choices, but its actions are continuous; rename the key"),
     ],
 )
-def test_an_action_mask_that_does_not_fit_the_actions(kwargs, said):
+def test_an_action_mask_that_does_not_fit_the_actions(kwargs, message):
     """The line names the environment, the mask and the right size."""
     (mistake,) = mistakes_of("ppo", "env.id=tests.helpers.envs:Masked-v0", f"env.kwargs={kwargs}")
-    assert mistake.startswith("env.id=tests.helpers.envs:Masked-v0: ") and said in mistake
+    assert mistake.startswith("env.id=tests.helpers.envs:Masked-v0: ") and message in mistake
 
 
 @pytest.mark.parametrize("kwargs", ["{}", "{mask: floats}", "{kind: multi-discrete}", "{kind: multi-binary}"])
@@ -214,7 +226,7 @@ def key_mistakes(space=MIXED, **keys):
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"mlp_keys": ["inner/stat"]}, "algo.mlp_keys=[inner/stat]: the observation has no key inner/stat; did you"),
         ({"cnn_keys": ["camera", "x"]}, "algo.cnn_keys=[camera, x]: the observation has no key x; use some of camera"),
@@ -227,9 +239,9 @@ def key_mistakes(space=MIXED, **keys):
         ({"mlp_keys": [], "cnn_keys": []}, "algo.mlp_keys=[], algo.cnn_keys=[]: no key of the observation is left"),
     ],
 )
-def test_mistaken_keys_of_an_encoder(keys, said):
+def test_mistaken_keys_of_an_encoder(keys, message):
     """The line names the setting, the key and what would work."""
-    assert any(said in mistake for mistake in key_mistakes(**keys))
+    assert any(message in mistake for mistake in key_mistakes(**keys))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +260,7 @@ def test_the_only_part_of_an_observation_has_the_key_obs():
 
 
 def test_the_arguments_of_an_algorithm_are_checked_against_the_spaces(monkeypatch):
-    """Every algorithm may name mistakes of its own."""
+    """Every algorithm may report additional mistakes."""
     monkeypatch.setattr(PPOArgs, "space_mistakes", lambda args, found: [f"algo.clip={args.clip}: {found.action}"])
     assert mistakes_of("ppo", "env.id=CartPole-v1") == ["algo.clip=0.2: Discrete(2)"]
 
@@ -262,7 +274,7 @@ def test_checks_name_no_argument_of_one_algorithm():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (
             ["algo.batch_size=18"],
@@ -275,10 +287,10 @@ def test_checks_name_no_argument_of_one_algorithm():
         ),
     ],
 )
-def test_minibatches_hold_whole_sequences(tmp_path, overrides, said):
+def test_minibatches_hold_whole_sequences(tmp_path, overrides, message):
     """A batch size that isn't a multiple of the sequence, and a sequence longer than the rollout, are named."""
     sizes = ["algo.rollout_steps=6", "algo.batch_size=24", "env.num_envs=8"]
     file = tmp_path / "toy.yaml"
     file.write_text("algo: {name: 'tests.helpers.toy_recurrent:ToyRecurrent'}\nenv: {id: CartPole-v1}\n")
-    assert said in mistakes_of(str(file), *sizes, *overrides)
+    assert message in mistakes_of(str(file), *sizes, *overrides)
     check(load_config(str(file), sizes).model_dump(mode="json"))

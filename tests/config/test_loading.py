@@ -1,4 +1,4 @@
-"""The tree of settings: what is read comes back the same, and every mistake is told, all at once."""
+"""Test the configuration tree: it is read back unchanged, and all mistakes are reported together."""
 
 import copy
 import math
@@ -35,12 +35,14 @@ def with_values(**values):
 
 
 def mistakes_of(tree):
+    """Return the mistakes that `validate` finds."""
     with pytest.raises(ConfigError) as caught:
         validate(tree)
     return caught.value.mistakes
 
 
 def written(tmp_path, text, name="mine.yaml"):
+    """Write a file and return its path."""
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     return path
@@ -79,6 +81,7 @@ plain = st.recursive(
 def test_yaml_reads_back_as_the_same_config(
     learning_rate, env_id, folder, kwargs, wrappers, hidden_sizes, total_steps, anneal
 ):
+    """The YAML of a configuration is read back as an equal configuration."""
     config = validate(
         with_values(
             algo__learning_rate=learning_rate,
@@ -110,6 +113,7 @@ class Odd:
     """A value whose text has several lines."""
 
     def __repr__(self):
+        """Return two lines."""
         return "odd\nvalue"
 
 
@@ -118,7 +122,7 @@ cyclic.append(cyclic)
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         (np.zeros(3), ".value=array([0., 0., 0.]): a numpy.ndarray can't be stored in config.yaml; use numbers, text"),
         ({"deep": [1, {2: np.float32(1)}]}, ".value.deep[1][2]=np.float32(1.0): a numpy.float32 can't"),
@@ -130,34 +134,40 @@ cyclic.append(cyclic)
         (cyclic, ".value[1][1]=&id001 [1, *id001]: a list that contains itself can't"),
     ],
 )
-def test_arguments_that_yaml_can_not_store_are_named(value, said):
+def test_arguments_that_yaml_can_not_store_are_named(value, message):
+    """The mistake names arguments that YAML can't store."""
     (mistake,) = mistakes_of(with_values(env__kwargs={"value": value, "fine": 1}))
-    assert mistake.startswith(f"env.kwargs{said}")
+    assert mistake.startswith(f"env.kwargs{message}")
 
 
 def test_names_of_arguments_are_text():
+    """Names of arguments must be text."""
     assert mistakes_of(with_values(env__kwargs={1: 2})) == ["env.kwargs: the key 1 must be text"]
 
 
 def test_a_value_of_a_wrong_type_is_shown():
+    """The mistake shows a value of a wrong type."""
     assert mistakes_of(with_values(env__num_envs=print))[0].startswith("env.num_envs=<built-in function print>: must")
 
 
 @pytest.mark.parametrize("name", ["ppo", "sac"])
 def test_a_shipped_config_is_found_by_name_from_any_folder(name, tmp_path, monkeypatch):
+    """A shipped configuration is found by its name from any folder."""
     monkeypatch.chdir(tmp_path)
     config = load_config(name)
     assert config.algo.name == name
     assert validate(parse_yaml(config.to_yaml(), "again")) == config
 
 
-def test_a_file_beats_a_shipped_config_of_that_name(tmp_path, monkeypatch):
+def test_a_file_precedes_a_shipped_config_of_its_name(tmp_path, monkeypatch):
+    """A file precedes the shipped configuration of its name."""
     monkeypatch.chdir(tmp_path)
     written(tmp_path, "algo: {name: sac}\nenv: {id: Mine-v0}", "ppo")
     assert load_config("ppo").env.id == "Mine-v0"
 
 
-def test_the_algorithm_s_own_arguments_are_kept_and_typed():
+def test_the_arguments_of_the_algorithm_are_typed():
+    """The arguments of the algorithm are typed and part of the YAML."""
     config = validate(with_values(algo__name="sac", algo__tau=0.25))
     assert isinstance(config.algo, SACArgs) and config.algo.tau == 0.25
     assert "tau: 0.25" in config.to_yaml()
@@ -165,6 +175,7 @@ def test_the_algorithm_s_own_arguments_are_kept_and_typed():
 
 @pytest.mark.parametrize("name", ["ppo", "sac"])
 def test_a_config_can_be_copied_and_pickled(name):
+    """A configuration can be copied and pickled."""
     config = load_config(name, ["env.kwargs={table: {1: [.inf]}}"])
     for again in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
         assert again == config and type(again) is type(config) and again.to_yaml() == config.to_yaml()
@@ -176,13 +187,15 @@ def test_a_config_can_be_copied_and_pickled(name):
 
 @pytest.mark.slow
 def test_a_spawned_process_trains_with_a_pickled_config(tmp_path):
+    """A spawned process trains with a pickled configuration."""
     overrides = ["run.mode=coupled", "algo.rollout_steps=8", "algo.batch_size=8", "run.total_steps=32"]
     config = load_config("ppo", [*overrides, "eval.episodes=0", f"run.dir={tmp_path / 'run'}"])
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         assert pool.submit(train, config).result().policy_steps == 32
 
 
-def test_defaults_are_the_fields_own():
+def test_defaults_are_those_of_the_fields():
+    """Missing settings have the defaults of their fields."""
     config = validate(SMALL)
     assert config.algo == PPOArgs(name="ppo")
     assert (config.run.mode, config.run.seed, config.env.num_envs) == ("decoupled", 0, 4)
@@ -196,20 +209,24 @@ def test_defaults_are_the_fields_own():
     [("1e-3", 1e-3), ("1e6", 1e6), ("-2E+3", -2e3), ("1_0e1", 100.0), ("1.e3", 1e3), ("2.5e-1", 0.25), ("10", 10)],
 )
 def test_numbers_may_be_written_with_an_exponent(text, value):
+    """Numbers may have an exponent."""
     found = parse_yaml(text, "test")
     assert found == value and type(found) is type(value)
 
 
 @pytest.mark.parametrize("text", ["1e", "e3", "1e3x", "v1e3", "1-e3"])
-def test_what_only_resembles_a_number_is_a_text(text):
+def test_text_that_resembles_a_number_is_text(text):
+    """Text that resembles a number is text."""
     assert parse_yaml(text, "test") == text
 
 
-def test_dates_are_texts():
+def test_dates_are_text():
+    """Dates are text."""
     assert parse_yaml("[2024-01-01, 2024-01-01 10:00:00]", "test") == ["2024-01-01", "2024-01-01 10:00:00"]
 
 
-def test_whole_settings_take_whole_floats_and_no_others():
+def test_integer_settings_accept_whole_floats_only():
+    """Integer settings accept only whole floats."""
     config = validate(with_values(run__total_steps=1e6))
     assert config.run.total_steps == 1_000_000 and isinstance(config.run.total_steps, int)
     assert mistakes_of(with_values(run__total_steps=1.5)) == ["run.total_steps=1.5: must be a whole number"]
@@ -217,6 +234,7 @@ def test_whole_settings_take_whole_floats_and_no_others():
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_infinite_counts_are_refused(value):
+    """Infinite counts are refused."""
     (mistake,) = mistakes_of(with_values(run__total_steps=value))
     assert mistake.startswith("run.total_steps=")
 
@@ -225,6 +243,7 @@ def test_infinite_counts_are_refused(value):
 
 
 def test_a_syntax_error_names_file_and_line(tmp_path):
+    """A syntax error names file and line."""
     path = written(tmp_path, "algo:\n  name: ppo\nenv: [unclosed\n")
     with pytest.raises(ConfigError, match="not valid YAML") as caught:
         load_config(path)
@@ -240,37 +259,44 @@ def test_a_syntax_error_names_file_and_line(tmp_path):
     ],
 )
 def test_a_key_given_twice_is_refused_with_its_line(text, key, line):
+    """A duplicate key is refused with its line."""
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "mine.yaml")
     assert caught.value.mistakes[0].startswith(f"mine.yaml:{line}: not valid YAML: the name {key}, in ")
 
 
 def test_the_same_key_in_two_groups_is_fine():
+    """Two sections may have the same key."""
     assert parse_yaml("a: {every: 1}\nb: {every: 1}", "test") == {"a": {"every": 1}, "b": {"every": 1}}
 
 
 def test_merge_keys_work():
+    """YAML merge keys are supported."""
     text = "base: &base {a: 1, b: 2}\nmine:\n  <<: *base\n  a: 3"
     assert parse_yaml(text, "test")["mine"] == {"a": 3, "b": 2}
 
 
 def test_yaml_makes_no_objects():
+    """YAML tags can't create Python objects."""
     with pytest.raises(ConfigError, match="not valid YAML"):
         parse_yaml("!!python/object/apply:os.getcwd []", "test")
 
 
-def test_a_control_character_is_a_mistake_and_not_a_crash():
+def test_a_control_character_is_a_mistake():
+    """A control character is reported as a mistake."""
     with pytest.raises(ConfigError, match="test:1:4: not valid YAML"):
         parse_yaml("a: \x01", "test")
 
 
 @pytest.mark.parametrize(("text", "kind"), [("- a", "a list"), ("", "nothing"), ("7", "a single value")])
-def test_a_file_must_hold_groups(tmp_path, text, kind):
+def test_a_file_must_contain_sections(tmp_path, text, kind):
+    """A file must contain sections of settings."""
     with pytest.raises(ConfigError, match=f"contains {kind}, not sections of settings"):
         read_tree(str(written(tmp_path, text)))
 
 
 def test_a_missing_file_lists_the_shipped_ones_and_the_nearest(tmp_path, monkeypatch):
+    """The error for a missing file lists the shipped configurations and suggests the nearest name."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
         load_config("pppo")
@@ -281,6 +307,7 @@ def test_a_missing_file_lists_the_shipped_ones_and_the_nearest(tmp_path, monkeyp
 
 
 def test_a_folder_or_a_binary_file_is_a_mistake(tmp_path):
+    """A folder and a binary file are mistakes."""
     with pytest.raises(ConfigError, match="is a folder"):
         load_config(tmp_path)
     binary = tmp_path / "binary.yaml"
@@ -321,11 +348,13 @@ def test_a_folder_or_a_binary_file_is_a_mistake(tmp_path):
         ("run__mode", "decopled", "run.mode=decopled: must be decoupled or coupled; did you mean decoupled?"),
     ],
 )
-def test_a_mistake_says_where_what_and_what_would_do(key, value, mistake):
+def test_a_mistake_names_setting_value_and_remedy(key, value, mistake):
+    """A mistake names the setting, the value and what would work."""
     assert mistakes_of(with_values(**{key: value})) == [mistake]
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_together():
+    """The error lists every mistake."""
     tree = with_values(run__seed=-1, env__num_envs="many", algo__clipp=0.1, log__level="loud")
     found = mistakes_of(tree)
     assert len(found) == 4
@@ -337,26 +366,30 @@ def test_all_mistakes_are_told_at_once():
     }
 
 
-def test_an_unknown_algorithm_gets_the_nearest_and_does_not_hide_other_mistakes():
+def test_an_unknown_algorithm_hides_no_other_mistake():
+    """An unknown algorithm gets the nearest name and hides no other mistake."""
     found = mistakes_of(with_values(algo__name="pppo", run__seed=-1))
     assert found[0].startswith("algo.name=pppo: ") and found[0].endswith("did you mean ppo?")
     assert found[1:] == ["run.seed=-1: must be at least 0"]
 
 
 @pytest.mark.parametrize("algo", [None, {}, {"gamma": 0.9}])
-def test_a_missing_algorithm_lists_those_there_are(algo):
+def test_a_missing_algorithm_lists_the_registered_ones(algo):
+    """The mistake for a missing algorithm lists the registered ones."""
     (mistake,) = mistakes_of({**SMALL, "algo": algo})
     assert mistake.startswith("algo.name: is missing; use one of ")
     assert {"ppo", "sac"} <= set(mistake.partition("one of ")[2].split(", "))
 
 
 @pytest.mark.parametrize("algo", ["ppo", 5, {"name": 5}, ["ppo"]])
-def test_an_algorithm_given_in_the_wrong_form_shows_the_right_one(algo):
+def test_an_algorithm_in_the_wrong_form_shows_the_right_one(algo):
+    """The mistake for an algorithm in the wrong form shows the right form."""
     (mistake,) = mistakes_of({**SMALL, "algo": algo})
     assert mistake.endswith(": must be a section of settings with a name; use algo.name=ppo")
 
 
 def test_an_algorithm_may_be_named_by_path():
+    """The import path of its arguments may name an algorithm."""
     config = validate(with_values(algo__name="sheeprl.algos.sac.args:SACArgs"))
     assert isinstance(config.algo, SACArgs)
     for path in ("sheeprl.algos.sac.args:Nothing", "no.such.module:PPO"):
@@ -365,16 +398,19 @@ def test_an_algorithm_may_be_named_by_path():
 
 
 @pytest.mark.parametrize("env", [None, {}])
-def test_a_missing_env_id_is_told_even_without_the_group(env):
+def test_a_missing_env_id_is_reported_without_the_section(env):
+    """A missing `env.id` is reported, also without the section `env`."""
     assert mistakes_of({**SMALL, "env": env}) == ["env.id: is missing"]
     assert mistakes_of({"algo": {"name": "ppo"}}) == ["env.id: is missing"]
 
 
-def test_a_group_whose_settings_are_commented_out_is_empty():
+def test_a_section_of_comments_is_empty():
+    """A section whose settings are all comments is empty."""
     assert validate(parse_yaml("algo: {name: ppo}\nenv: {id: X-v0}\nrun:\n  # seed: 1\n", "t")).run.seed == 0
 
 
-def test_inspect_puts_defaults_in_place_of_what_is_wrong():
+def test_inspect_replaces_wrong_values_by_defaults():
+    """`inspect` replaces wrong values by their defaults."""
     config, mistakes = inspect(with_values(run__seed=-1, run__total_steps=7, algo__hidden_sizes=[0], algo__bogus=1))
     assert config is not None and len(mistakes) == 3
     assert (config.run.seed, config.run.total_steps, config.algo) == (0, 7, PPOArgs(name="ppo"))
@@ -387,20 +423,23 @@ values = plain | st.sampled_from(["ppo", "sac", "coupled", math.inf, math.nan, [
 
 @given(st.dictionaries(groups, st.dictionaries(names, values, max_size=4) | values, max_size=6))
 def test_no_tree_makes_inspect_raise(tree):
+    """`inspect` raises for no tree."""
     config, mistakes = inspect(tree)
     assert config is not None or mistakes
     assert all(len(mistake.splitlines()) == 1 for mistake in ConfigError(mistakes).mistakes)
 
 
 @given(st.text(string.printable))
-def test_no_text_makes_the_parser_raise_anything_but_config_error(text):
+def test_the_parser_raises_config_errors_only(text):
+    """The parser raises nothing but `ConfigError` for any text."""
     try:
         parse_yaml(text, "test")
     except ConfigError as error:
         assert error.mistakes[0].startswith("test")
 
 
-def test_a_config_error_survives_the_way_between_processes():
+def test_a_config_error_can_be_pickled():
+    """A `ConfigError` can be pickled."""
     error = pickle.loads(pickle.dumps(ConfigError(["run.seed=-1: one\nline", "another"])))
     assert error.mistakes == ["run.seed=-1: one line", "another"]
     assert str(error) == "run.seed=-1: one line\nanother"
@@ -409,7 +448,8 @@ def test_a_config_error_survives_the_way_between_processes():
 # ------------------------------------------------------------------------------------------- overrides
 
 
-def test_overrides_win_over_the_file_and_are_yaml():
+def test_overrides_are_yaml_and_replace_values_of_the_file():
+    """Overrides are YAML and replace values of the file."""
     config = load_config(
         "ppo", ["env.num_envs=2", "algo.learning_rate=1e-3", "algo.hidden_sizes=[8, 8]", "run.dir=a=b"]
     )
@@ -419,11 +459,13 @@ def test_overrides_win_over_the_file_and_are_yaml():
 
 
 def test_the_last_override_of_a_key_wins():
+    """The last override of a key counts."""
     assert load_config("ppo", ["run.seed=1", "run.seed=2"]).run.seed == 2
 
 
 @pytest.mark.parametrize("override", ["run.seed", "=1", "run..seed=1", ".seed=1", "run seed=1", "--seed=1", ""])
 def test_an_override_of_the_wrong_form_is_refused(override):
+    """An override without `=` or key is refused."""
     with pytest.raises(ConfigError) as caught:
         apply_overrides({}, [override, "also wrong"])
     assert len(caught.value.mistakes) == 2
@@ -431,23 +473,27 @@ def test_an_override_of_the_wrong_form_is_refused(override):
 
 
 def test_an_override_whose_value_is_not_yaml_names_the_key():
+    """The mistake for an override that isn't YAML names the key."""
     with pytest.raises(ConfigError, match=r"the value of env\.kwargs: not valid YAML"):
         apply_overrides({}, ["env.kwargs={a: "])
 
 
 def test_an_unknown_override_gets_the_nearest_key():
+    """The mistake for an unknown override suggests the nearest key."""
     with pytest.raises(ConfigError) as caught:
         load_config("ppo", ["env.num_env=2"])
     assert caught.value.mistakes == ["env.num_env: unknown setting; did you mean env.num_envs?"]
 
 
-def test_set_value_makes_groups_and_replaces_what_is_none():
+def test_set_value_creates_missing_sections():
+    """`set_value` creates missing and empty sections."""
     tree = {"env": None}
     set_value(tree, "env.kwargs.size", 3)
     assert tree == {"env": {"kwargs": {"size": 3}}}
 
 
-def test_set_value_throws_nothing_away():
+def test_set_value_replaces_no_value_by_a_section():
+    """`set_value` refuses to replace a value by a section."""
     tree = {"env": 5}
     with pytest.raises(ConfigError, match=r"env=5: must be a section of settings to contain env\.kwargs\.size"):
         set_value(tree, "env.kwargs.size", 3)
@@ -458,6 +504,7 @@ def test_set_value_throws_nothing_away():
 
 
 def test_a_config_is_frozen():
+    """A configuration is frozen."""
     config = validate(SMALL)
     with pytest.raises(ValidationError):
         config.run = config.run
@@ -467,7 +514,8 @@ def test_a_config_is_frozen():
         config.algo.gamma = 0.5
 
 
-def test_checking_leaves_the_tree_as_it_was():
+def test_inspect_does_not_change_the_tree():
+    """`inspect` doesn't change the tree."""
     tree = with_values(run__seed=-1)
     before = repr(tree)
     inspect(tree)
@@ -475,18 +523,21 @@ def test_checking_leaves_the_tree_as_it_was():
 
 
 @pytest.mark.parametrize("args", [PPOArgs, SACArgs])
-def test_every_setting_says_what_it_is(args):
+def test_every_setting_has_a_description(args):
+    """Every setting has a description."""
     for key, field in leaves(config_class(args)):
         assert field.description, key
 
 
-def test_leaves_hold_the_algorithm_s_arguments_first():
+def test_leaves_begin_with_the_arguments_of_the_algorithm():
+    """`leaves` begins with the arguments of the algorithm."""
     keys = [key for key, _ in leaves(config_class(PPOArgs))]
     assert keys[0] == "algo.name" and "algo.clip" in keys and "run.total_steps" in keys
     assert len(keys) == len(set(keys))
 
 
 def test_the_shipped_configs_of_a_checkout_are_all_valid():
+    """Every shipped configuration is valid."""
     folder = Path(__file__).parents[2] / "configs"
     names = [path.stem for path in sorted(folder.glob("*.yaml"))]
     assert {"ppo", "sac"} <= set(names)
@@ -496,5 +547,6 @@ def test_the_shipped_configs_of_a_checkout_are_all_valid():
 
 @pytest.mark.parametrize("text", ["!!set [1]", "!!int x", "!!float x", "!!python/tuple 3", "!!timestamp 3", "[" * 5000])
 def test_a_tag_that_does_not_fit_its_value_is_a_mistake(text):
+    """A YAML tag that doesn't fit its value is a mistake."""
     with pytest.raises(ConfigError, match=r"mine\.yaml.*: not valid YAML: "):
         parse_yaml(text, "mine.yaml")

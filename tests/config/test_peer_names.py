@@ -1,4 +1,4 @@
-"""The names of other libraries: each leads to settings that exist, on one page."""
+"""Test the names of settings in other libraries."""
 
 import pytest
 
@@ -19,24 +19,28 @@ def owners(key):
 
 
 def test_every_target_is_a_setting():
+    """Every name leads to existing settings or has a note."""
     for name, peer in PEERS.items():
         for use in peer.uses:
             assert {setting.partition("=")[0] for setting in use.settings} <= KEYS, name
             assert use.settings or use.note, name
 
 
-def test_the_table_has_hundreds_of_names_of_every_library():
+def test_the_table_covers_every_library():
+    """The table has at least 200 names, and 20 of every library."""
     assert len(PEERS) >= 200
     for library in LIBRARIES:
         assert sum(library in peer.libraries for peer in PEERS.values()) >= 20
 
 
 def test_the_page_is_generated_from_the_table():
+    """The migration page is generated from the table."""
     assert migration.PAGE.read_text(encoding="utf-8") == migration.page(), "run python -m tools.migration"
 
 
 @pytest.mark.parametrize("algorithm", MODELS)
 def test_every_name_gets_a_hint(algorithm):
+    """Every name of another library gets a hint."""
     tree = {"algo": {"name": algorithm}, "env": {"id": "CartPole-v1"}}
     unknown = [name for name in PEERS if name not in ("env.id",) and name.partition(".")[0] not in Config.model_fields]
     _, mistakes = inspect({**tree, **dict.fromkeys(unknown, 1)})
@@ -70,6 +74,7 @@ def test_every_name_gets_a_hint(algorithm):
     ],
 )
 def test_a_name_in_a_group_gets_a_hint(key, hint):
+    """A name inside a section gets a hint."""
     tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
     below = tree
     *groups, leaf = key.split(".")
@@ -80,6 +85,7 @@ def test_a_name_in_a_group_gets_a_hint(key, hint):
 
 
 def test_an_environment_without_its_group_gets_the_setting():
+    """An environment without its section gets a hint to `env.id`."""
     tree = {"algo": {"name": "ppo"}, "env": "CartPole-v1"}
     assert inspect(tree)[1][0] == "env=CartPole-v1: must be a section of settings; use env.id=CartPole-v1"
 

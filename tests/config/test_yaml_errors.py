@@ -10,7 +10,7 @@ VALUE = "write name: value"
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "said"),
+    ("text", "place", "message"),
     [
         ("run:\n\tseed: 3\n", "2:1", "a tab indents the line, in `seed: 3`; use spaces"),
         ("run:\n  seed:\t3\n", "2:8", "a tab separates name and value, in `seed:\t3`; use spaces"),
@@ -40,12 +40,12 @@ VALUE = "write name: value"
         ("a: b\x07\n", "1:5", "the character U+0007 isn't allowed"),
     ],
 )
-def test_a_mistake_has_its_place_its_line_and_its_cause(text, place, said):
+def test_a_mistake_has_its_place_its_line_and_its_cause(text, place, message):
     """A mistake has its place, its line and its cause."""
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "mine.yaml")
     (mistake,) = caught.value.mistakes
-    assert mistake.startswith(f"mine.yaml:{place}: not valid YAML: {said}")
+    assert mistake.startswith(f"mine.yaml:{place}: not valid YAML: {message}")
 
 
 def test_a_value_on_the_command_line_has_no_place():

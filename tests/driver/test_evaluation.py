@@ -1,4 +1,4 @@
-"""Tests of evaluations on a worker that only evaluates."""
+"""Test evaluations on a worker that only evaluates."""
 
 from collections.abc import Callable
 
@@ -26,6 +26,7 @@ def train(seconds: float, on_call: Callable[[SimulatedHandle, str], None] = lamb
     """Return a run whose evaluations take `seconds` on workers that only evaluate."""
 
     async def run() -> World:
+        """Run the simulated driver."""
         world = World(SCHEDULE)
 
         def make(incarnation: int) -> SimulatedHandle:

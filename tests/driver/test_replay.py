@@ -10,10 +10,10 @@ from sheeprl.actors.handle import LocalHandle, LocalRef, LostError
 from sheeprl.actors.messages import Fragment, Write
 from sheeprl.actors.replay import Replay
 from sheeprl.buffer import ReplayBuffer
+from sheeprl.buffer.fragments import RefusedFragmentError
 from sheeprl.buffer.priorities import Prioritized
 from sheeprl.buffer.samplers import Transitions
 from sheeprl.buffer.sequences import Sequences
-from sheeprl.buffer.storage import RefusedFragmentError
 from sheeprl.driver.replay import ReplayClient
 from sheeprl.learning.batches import join_parts
 from sheeprl.utils.errors import RunFailedError

@@ -37,6 +37,7 @@ class Script:
         return UpdateInfo(self.steps, {}, 0.0, 0.0, (answer,) if answer else ()), []
 
     def warm_up(self):
+        """Do nothing."""
         pass
 
 
@@ -76,7 +77,7 @@ def test_a_rollout_lost_before_its_use_is_not_stored():
     one = make_scheduler([GONE, LOST], [""])
 
     async def run():
-        """Run the updates of the rounds."""
+        """Warm up and run the due updates."""
         assert not await one.run_due_updates(4)  # the driver then collects another one
         assert not one.trainers.stored_updates
         assert await one.run_due_updates(4)
@@ -90,7 +91,7 @@ def test_an_unused_rollout_lost_with_the_trainers_is_collected_again():
     one = make_scheduler(["", LOST], ["", GONE, ""])
 
     async def run():
-        """Run the updates of the rounds."""
+        """Warm up and run the due updates."""
         assert await one.run_due_updates(4)
         assert not await one.run_due_updates(4)
         assert len(one.trainers.stored_updates) == 1 and not one.trainers.rollout_lost
@@ -105,7 +106,7 @@ def test_a_used_rollout_lost_with_the_trainers_ends_the_run():
     one = make_scheduler(["", LOST], [GONE, ""])
 
     async def run():
-        """Run the updates of the rounds."""
+        """Warm up and run the due updates."""
         assert await one.run_due_updates(4)
         await one.run_due_updates(4)
 
@@ -119,7 +120,7 @@ def test_notes_of_repeated_updates_are_reported():
     one = make_scheduler(["", LOST], ["gradient steps aren't compiled: no compiler", ""])
 
     async def run():
-        """Run the updates of the rounds."""
+        """Warm up and run the due updates."""
         assert await one.run_due_updates(4)
         assert await one.run_due_updates(4)
 
@@ -130,10 +131,12 @@ def test_notes_of_repeated_updates_are_reported():
 
 @pytest.mark.parametrize("warms_up", [False, True])
 def test_only_a_warm_up_counts_as_compiling(warms_up):
+    """Only the time of a warm-up counts as compile time."""
     one = make_scheduler([""])
     one.trainers.warms_up = warms_up
 
     async def run():
+        """Warm up and run the due updates."""
         one.trainers.warm_up()
         await one.run_due_updates(4)
 

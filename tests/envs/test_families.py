@@ -1,4 +1,4 @@
-"""The environments of the optional packages can be made and trained on; a package that is missing skips its tests."""
+"""Test that the environments of optional packages train, and that a missing package is named."""
 
 import ctypes.util
 import importlib.util
@@ -45,12 +45,14 @@ REFUSED = [  # extra, package, algorithm, id, part of the message
 
 
 def need(extra, package):
+    """Skip the test without a package."""
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed; {install_command(extra)}")
 
 
 @pytest.mark.parametrize(("extra", "package", "algorithm", "env", "settings"), TRAINED)
 def test_an_environment_of_each_family_is_trained_on(tmp_path, recwarn, extra, package, algorithm, env, settings):
+    """A run trains on an environment of each family."""
     need(extra, package)
     small = PPO if algorithm == "ppo" else SAC
     result = run(tmp_path / "run", algorithm, *COUPLED, *small, *settings, "eval.episodes=0", env=env)
@@ -61,6 +63,7 @@ def test_an_environment_of_each_family_is_trained_on(tmp_path, recwarn, extra, p
 
 @pytest.mark.parametrize(("extra", "package", "algorithm", "env", "said"), REFUSED)
 def test_pixels_and_texts_are_refused(tmp_path, extra, package, algorithm, env, said):
+    """Pixels and text are refused for algorithms that can't use them."""
     need(extra, package)
     with pytest.raises(ConfigError) as caught:
         run(tmp_path / "run", algorithm, *COUPLED, env=env)
@@ -74,6 +77,7 @@ def test_pixels_and_texts_are_refused(tmp_path, extra, package, algorithm, env, 
     [("mujoco", "mujoco", "HalfCheetah-v5"), ("dmc", "dm_control", "dm_control/cartpole-swingup-v0")],
 )
 def test_mujoco_is_filmed_without_a_display(tmp_path, extra, package, env):
+    """MuJoCo renders videos without a display."""
     need(extra, package)
     need("video", "moviepy")
     if ctypes.util.find_library("EGL") is None:

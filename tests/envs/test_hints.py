@@ -1,4 +1,4 @@
-"""Ids that don't exist and modules that aren't installed: the message names what is missing and what would work."""
+"""Test the messages for unknown environment ids and missing modules."""
 
 import importlib
 import sys
@@ -41,9 +41,12 @@ def without(monkeypatch):
     """Return a function after whose call a package can't be imported."""
 
     def hide(package):
+        """Hide a package from the import system."""
+
         class Hiding:
             @staticmethod
             def find_spec(name, path=None, target=None):
+                """Raise for the hidden package."""
                 if name.partition(".")[0] == package:
                     raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
@@ -59,14 +62,16 @@ def without(monkeypatch):
 
 
 @pytest.mark.parametrize("module", ["my_mujoco_envs", "pygame_envs", "tests.shimmy"])
-def test_a_missing_module_of_one_s_own_is_not_an_extra(module):
+def test_a_missing_module_of_the_user_is_not_an_extra(module):
+    """The message for a missing module of the user names no extra of the package."""
     assert message_of(f"{module}:Ant-v0") == f"no module named {module}; install its package, {FOLDER}"
     assert message_of("CartPole-v1", wrappers=[f"{module}:Mine"]) == (
         f"no module named {module}; install its package, {FOLDER}"
     )
 
 
-def test_a_package_that_one_s_own_module_needs(site, without):
+def test_a_package_that_the_module_of_the_user_needs(site, without):
+    """The message names a missing package that the module of the user imports."""
     without("Box2D")
     (site / "walker_envs.py").write_text("import nowhere.at_all\n")
     needed = "nowhere, which walker_envs needs, is not installed; install the package that contains this module"
@@ -79,13 +84,15 @@ def test_a_package_that_one_s_own_module_needs(site, without):
     assert message_of("jumper_envs:Jumper-v0").startswith("cannot import name 'mujoco' from 'math' (")
 
 
-def test_gymnasium_s_own_extras(without):
+def test_extras_of_gymnasium(without):
+    """The message for a missing extra of Gymnasium shows how to install it."""
     without("mujoco")
     assert message_of("HalfCheetah-v5") == f"mujoco is not installed; {install_command('mujoco')}"
 
 
 @pytest.mark.parametrize("hidden", [False, True])
 def test_versions_that_have_moved_to_another_package(without, hidden):
+    """The message for an old version names the newest one."""
     if hidden:
         without("mujoco")
     message = message_of("HalfCheetah-v2")
@@ -112,10 +119,12 @@ def test_versions_that_have_moved_to_another_package(without, hidden):
     ],
 )
 def test_unknown_ids(env_id, said):
+    """The message for an unknown id suggests similar ones."""
     assert message_of(env_id).startswith(said)
 
 
 def test_ids_of_installed_packages_without_their_module(site):
+    """The message names the module that registers an id of an installed package."""
     package = site / "grid_worlds"
     package.mkdir()
     (package / "__init__.py").write_text(
@@ -140,6 +149,7 @@ def test_ids_of_installed_packages_without_their_module(site):
 
 
 def test_a_namespace_may_be_a_module(site):
+    """The message names the module that has the name of the namespace."""
     (site / "my_worlds.py").write_text("import gymnasium\ngymnasium.register('Desert-v0', 'my_worlds:Desert')\n")
     assert message_of("my_worlds/Desert-v0") == "no such environment; did you mean my_worlds:Desert-v0?"
 
@@ -155,4 +165,5 @@ def test_a_namespace_may_be_a_module(site):
     ],
 )
 def test_unknown_wrappers(path, said):
+    """The message for an unknown wrapper suggests similar ones."""
     assert message_of("CartPole-v1", wrappers=[path]).startswith(said)

@@ -1,4 +1,4 @@
-"""Environments and wrappers that return something else than gymnasium requires are named."""
+"""Test that wrong results of environments and wrappers are named."""
 
 import pytest
 from gymnasium import spaces
@@ -34,7 +34,7 @@ def wrapped(env):
 
 
 @pytest.mark.parametrize(
-    ("method", "count", "space", "said"),
+    ("method", "count", "space", "message"),
     [
         ("reset", 0, BOX, f"reset returned None; {RESET}"),
         ("reset", 1, BOX, f"reset returned one value (ndarray); {RESET}"),
@@ -47,24 +47,28 @@ def wrapped(env):
     ],
 )
 @pytest.mark.parametrize("wrap", [wrapped, lambda env: TimeLimit(env, 10)])
-def test_a_wrong_result_of_an_environment_is_named(method, count, space, said, wrap):
-    assert error_of(wrap(Results(method, count, space))) == f"tests.helpers.odd_envs.Results.{said}"
+def test_a_wrong_result_of_an_environment_is_named(method, count, space, message, wrap):
+    """The error names the environment and its wrong result."""
+    assert error_of(wrap(Results(method, count, space))) == f"tests.helpers.odd_envs.Results.{message}"
 
 
-@pytest.mark.parametrize(("wrapper", "said"), [(OldReset, RESET), (OldStep, STEP)])
-def test_a_wrong_result_of_a_wrapper_is_named(wrapper, said):
+@pytest.mark.parametrize(("wrapper", "message"), [(OldReset, RESET), (OldStep, STEP)])
+def test_a_wrong_result_of_a_wrapper_is_named(wrapper, message):
+    """The error names the wrapper and its wrong result."""
     error = error_of(wrapper(wrapped(Simple())))
-    assert error.startswith(f"tests.helpers.odd_envs.{wrapper.__name__}.") and said in error
+    assert error.startswith(f"tests.helpers.odd_envs.{wrapper.__name__}.") and message in error
 
 
-def test_other_errors_stay_as_they_are():
+def test_other_errors_are_unchanged():
+    """Other errors of an environment are unchanged."""
     env = SnapshotEnv(wrapped(StepFails()))
     env.reset(seed=0)
     with pytest.raises(ValueError, match="a value of the environment's own"):
         env.step(0)
 
 
-def test_a_worker_process_names_it_too():
+def test_a_worker_process_names_a_wrong_result():
+    """A worker process names a wrong result too."""
     kwargs = {"method": "step", "count": 4}
     envs = make_vector_env(
         EnvConfig(id="tests.helpers.odd_envs:Results-v0", num_envs=1, vectorization="async", kwargs=kwargs)
@@ -75,10 +79,11 @@ def test_a_worker_process_names_it_too():
     envs.close(terminate=True)
 
 
-@pytest.mark.parametrize(("method", "count", "said"), [("reset", 1, RESET), ("step", 4, STEP)])
-def test_a_wrong_result_of_a_native_vector_is_found_before_the_start(method, count, said):
+@pytest.mark.parametrize(("method", "count", "message"), [("reset", 1, RESET), ("step", 4, STEP)])
+def test_a_wrong_result_of_a_native_vector_is_found_before_the_start(method, count, message):
+    """The check before the start finds a wrong result of a native vector."""
     kwargs = f"env.kwargs={{method: {method}, count: {count}}}"
     overrides = ["env.id=tests.helpers.odd_envs:Results-v0", "env.vectorization=native", kwargs]
     with pytest.raises(ConfigError, match=r"odd_envs:Results-v0: ") as caught:
         check(load_config("ppo", overrides).model_dump())
-    assert f"{method} returned {count} values" in str(caught.value) and said in str(caught.value)
+    assert f"{method} returned {count} values" in str(caught.value) and message in str(caught.value)

@@ -1,4 +1,4 @@
-"""Environments of all kinds: they train, or one line says what would work, before anything starts."""
+"""Test environments of all kinds: they train, or a message says what would work."""
 
 import os
 from contextlib import closing
@@ -37,7 +37,8 @@ def mistakes_of(folder, env, *overrides, **settings):
     return caught.value.mistakes
 
 
-def test_arguments_are_the_same_in_a_run_its_resume_its_evaluation_and_its_re_execution(tmp_path):
+def test_arguments_are_the_same_in_every_command(tmp_path):
+    """A run, its resume, its evaluation and its re-execution pass the same arguments."""
     value = {1: [float("inf"), (1, float("nan"))], "b": b"\xff", None: {3}}
     folder, text = tmp_path / "run", repr(value)
     Recorded.received.clear()
@@ -53,6 +54,7 @@ YAML = '{value: {1: [.inf, !!python/tuple [1, .nan]], b: !!binary "/w==", null: 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_observation_keys_may_be_whole_numbers(tmp_path, vectorization):
+    """Observation keys may be integers."""
     train(validate(tree_of(tmp_path, "WholeKeys", f"env.vectorization={vectorization}", "eval.episodes=2")))
     assert lines(tmp_path)[-1]["status"] == "done"
 
@@ -60,6 +62,7 @@ def test_observation_keys_may_be_whole_numbers(tmp_path, vectorization):
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("quits", [False, True])
 def test_an_environment_whose_close_raises_trains(tmp_path, vectorization, quits):
+    """A run ignores the error of an environment's `close`."""
     overrides = [f"env.vectorization={vectorization}", "eval.episodes=2", f"env.kwargs={{quits: {quits}}}"]
     train(validate(tree_of(tmp_path, "CloseFails", *overrides)))
     assert lines(tmp_path)[-1]["status"] == "done"
@@ -68,12 +71,14 @@ def test_an_environment_whose_close_raises_trains(tmp_path, vectorization, quits
 
 
 def test_observation_keys_with_the_same_text(tmp_path):
+    """Observation keys with the same text are refused."""
     (mistake,) = mistakes_of(tmp_path / "run", "EqualKeys")
     assert "two observation keys have the same text (0, '0'); rename them in a wrapper" in mistake
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_instances_may_have_other_bounds(vectorization):
+    """Instances may differ in their bounds."""
     kwargs = {"vary": "bounds"}
     config = EnvConfig(id="tests.helpers.odd_envs:Varying-v0", kwargs=kwargs, num_envs=3, vectorization=vectorization)
     with closing(make_vector_env(config)) as envs:
@@ -89,6 +94,7 @@ def test_instances_may_have_other_bounds(vectorization):
     ("vary", "detail"), [("shape", "Box(-inf, inf, (3,), float32)"), ("actions", "Discrete(3) and Discrete(2)")]
 )
 def test_instances_with_other_spaces_are_named(vectorization, vary, detail):
+    """The error names instances with different spaces."""
     kwargs = {"vary": vary}
     config = EnvConfig(id="tests.helpers.odd_envs:Varying-v0", kwargs=kwargs, num_envs=2, vectorization=vectorization)
     with pytest.raises(EnvSettingsError) as caught:
@@ -103,12 +109,14 @@ def test_instances_with_other_spaces_are_named(vectorization, vary, detail):
 
 @pytest.mark.parametrize("vary", ["shape", "actions"])
 def test_an_instance_with_other_spaces_than_the_first_is_named(tmp_path, vary):
+    """The error names an instance whose spaces differ from those of the first."""
     tree = tree_of(tmp_path, "Varying", "env.num_envs=1", kwargs={"vary": vary})
     with pytest.raises(RunFailedError, match=r"^player 0 failed: .* its instances have different observation or act"):
         train(validate(tree))
 
 
 def test_a_wrong_result_ends_the_run_at_once(tmp_path, capsys):
+    """A wrong result ends the run without a retry."""
     tree = tree_of(tmp_path, "Results", "log.level=warning", kwargs={"method": "step", "count": 4})
     with pytest.raises(RunFailedError, match=r"^player 0 failed: .* raised in step 0: .* it must return \(observation"):
         train(validate(tree))
@@ -117,6 +125,7 @@ def test_a_wrong_result_ends_the_run_at_once(tmp_path, capsys):
 
 @pytest.mark.parametrize("setting", ["env.id=quitting_envs:Quits-v0", "env.wrappers=[quitting_envs:Quits]"])
 def test_a_module_that_quits(tmp_path, monkeypatch, setting):
+    """A module that exits during its import is a mistake."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "quitting_envs.py").write_text("raise SystemExit(3)")
     with pytest.raises(ConfigError, match=r"quitting_envs.*SystemExit: 3"):
@@ -124,6 +133,7 @@ def test_a_module_that_quits(tmp_path, monkeypatch, setting):
 
 
 def test_one_instance_suffices_for_an_evaluation(tmp_path, capsys):
+    """Without free instances, an evaluation uses one."""
     tree = tree_of(tmp_path, "OneInstance", "env.num_envs=1", "eval.episodes=3", "log.level=info")
     train(validate(tree))
     output = capsys.readouterr()
@@ -133,6 +143,7 @@ def test_one_instance_suffices_for_an_evaluation(tmp_path, capsys):
 
 
 def test_the_size_of_a_large_state_is_reported(tmp_path, capsys):
+    """The run reports the size of a large environment state once."""
     train(validate(tree_of(tmp_path, "Large", "checkpoint.envs=true", "log.level=info", "run.total_steps=16")))
     output = capsys.readouterr().out
     assert output.count("the state of the environments takes 24 MiB in every checkpoint; checkpoint.envs=false") == 1
@@ -149,12 +160,14 @@ def test_the_size_of_a_large_state_is_reported(tmp_path, capsys):
     ],
 )
 def test_wrappers_with_running_statistics_are_named(wrapper, name):
+    """A warning names wrappers with running statistics."""
     overrides = ["env.id=tests.helpers.odd_envs:Simple-v0", f"env.wrappers=[{wrapper}]"]
     warnings = check(load_config("ppo", overrides).model_dump()).warnings
     assert [text.partition(" normalizes")[0] for text in warnings] == ([f"env.wrappers: {name}"] if name else [])
 
 
 def test_an_evaluation_warns_of_running_statistics(tmp_path, capsys):
+    """A run with evaluations warns of running statistics."""
     wrappers = "env.wrappers=[gymnasium.wrappers:NormalizeObservation]"
     train(validate(tree_of(tmp_path, "Simple", wrappers, "run.total_steps=16", "log.level=warning")))
     warning = "warning: env.wrappers: gymnasium.wrappers.stateful_observation:NormalizeObservation normalizes by"

@@ -1,4 +1,4 @@
-"""Results of environments: converted where their value is clear, else refused in a line that names them."""
+"""Test results of environments: they are converted if their value is clear, else refused."""
 
 from fractions import Fraction
 
@@ -17,13 +17,15 @@ NO_NUMBERS += [{"r": 1.0}, object(), np.array("1"), np.datetime64(1, "s"), float
 
 @pytest.mark.parametrize("value", ONES, ids=repr)
 def test_one_number_of_any_type(value):
+    """A number of any type is converted."""
     number, flag = to_number(value, "the reward"), to_flag(value, "terminated")
     assert type(number) is float and number == 1.0
     assert flag is True
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
-def test_what_is_not_one_number_is_named(value):
+def test_other_values_than_one_number_are_refused(value):
+    """Other values than one number are refused with their type."""
     kind = type(value).__name__
     with pytest.raises(ResultError, match=rf"^the reward is .*\({kind}\), not one number; convert it in a wrapper"):
         to_number(value, "the reward")
@@ -33,17 +35,20 @@ def test_what_is_not_one_number_is_named(value):
 
 @pytest.mark.parametrize("value", [0.5, 2, -1, np.nan, [2]])
 def test_a_flag_is_true_or_false(value):
+    """A flag that is neither true nor false is refused."""
     with pytest.raises(ResultError, match="not one boolean"):
         to_flag(value, "terminated")
 
 
 def test_rewards_that_are_not_finite_stay_so():
+    """Infinite rewards are returned unchanged; a number too large for a float is refused."""
     assert np.isnan(to_number(np.float32("nan"), "the reward"))
     with pytest.raises(ResultError, match="not one number"):
         to_number(10**400, "the reward")
 
 
 def test_a_message_is_one_short_line():
+    """The message is one short line."""
     with pytest.raises(ResultError) as caught:
         to_number(np.arange(10_000).reshape(100, 100), "the reward")
     assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
@@ -83,6 +88,7 @@ FLOATS = spaces.Box(-1.0, 1.0, (3,), np.float32)
     ids=str,
 )
 def test_observations_get_the_shape_and_dtype_of_their_space(space, obs):
+    """Observations get the shape and dtype of their space."""
     checked = observation_check(space)(obs)
     before = obs.detach().numpy() if isinstance(obs, torch.Tensor) else np.asarray(obs)
     assert np.shape(checked) == space.shape
@@ -90,7 +96,8 @@ def test_observations_get_the_shape_and_dtype_of_their_space(space, obs):
     assert np.ravel(checked).astype(np.float64) == pytest.approx(before.ravel().astype(np.float64))
 
 
-def test_an_observation_that_fits_is_returned_as_it_is():
+def test_an_observation_that_fits_is_returned_unchanged():
+    """An observation that fits its space is returned unchanged."""
     for space in (FLOATS, BYTES, spaces.MultiDiscrete([2, 3]), spaces.Dict({"a": FLOATS, "b": spaces.Discrete(2)})):
         obs = space.sample()
         assert observation_check(space)(obs) is obs
@@ -122,12 +129,14 @@ def test_an_observation_that_fits_is_returned_as_it_is():
     ids=str,
 )
 def test_observations_that_do_not_fit_are_named_with_their_space(space, obs, said):
+    """The error for an observation outside its space names the space."""
     with pytest.raises(ResultError) as caught:
         observation_check(space)(obs)
     assert str(caught.value).startswith("the observation ") and said in str(caught.value)
 
 
 def test_parts_of_a_dict_are_named_by_their_keys():
+    """The error names the part of a dict by its keys."""
     space = spaces.Dict({"a": FLOATS, "inner": spaces.Dict({"phase": spaces.Discrete(3)})})
     check = observation_check(space)
     converted = check({"a": [0, 1, 0], "inner": {"phase": np.array([2])}, "unused": None})
@@ -146,6 +155,7 @@ def test_parts_of_a_dict_are_named_by_their_keys():
 
 
 def test_observations_of_a_vector_have_a_batch_axis():
+    """Observations of a vector environment have a batch axis."""
     check = observation_check(spaces.Discrete(3, start=1), (2,))
     assert check(np.array([1.0, 3.0])).dtype == np.int64
     with pytest.raises(ResultError, match=r"contains 4, which isn't in Discrete\(3, start=1\)"):
@@ -159,6 +169,7 @@ class Hostile(dict):
     """Raises at every use."""
 
     def items(self):
+        """Raise an error."""
         raise RuntimeError("no")
 
 
@@ -184,10 +195,12 @@ RECURSIVE["self"] = RECURSIVE
     ],
 )
 def test_the_finite_numbers_of_an_info(info, expected):
+    """Only finite numbers of an info are returned."""
     assert dict(episode_numbers(info)) == expected
 
 
 def test_statistics_are_separated_from_the_other_numbers():
+    """Episode statistics are separated from the other numbers."""
     pairs = episode_numbers({"episode": {"r": 2.5, "l": 7, "t": 0.1}, "success": True}, has_statistics=True)
     assert split_statistics(pairs) == ((2.5, 7), {"success": 1.0})
     assert split_statistics(episode_numbers({"success": True})) == (None, {"success": 1.0})
@@ -196,4 +209,5 @@ def test_statistics_are_separated_from_the_other_numbers():
 
 
 def test_an_info_that_contains_itself():
+    """An info that contains itself is read up to a limit."""
     assert dict(episode_numbers(RECURSIVE))["a"] == 1

@@ -12,8 +12,9 @@ import torch
 from sheeprl.actors.player import Player
 from sheeprl.config.checks import check
 from sheeprl.config.loading import load_config
+from sheeprl.envs.capture import StateError, capture, restore
 from sheeprl.envs.make import is_of_known_family, make_snapshot_env
-from sheeprl.envs.snapshot import StateError, capture, restore, why_not_snapshotable
+from sheeprl.envs.snapshot_check import why_not_snapshotable
 from sheeprl.models.weights import to_arrays
 from sheeprl.utils import serialization
 from tests.helpers import run_envs

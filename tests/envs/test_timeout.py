@@ -108,6 +108,7 @@ def test_a_process_stuck_in_c_ends():
 
 @pytest.mark.parametrize("seconds", [None, 60.0])
 def test_a_stop_request_interrupts_a_step_that_hangs(seconds):
+    """A stop request interrupts a step that hangs."""
     stop = StopRequest()
     watch = StepWatch(seconds, stop=stop)
     threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
@@ -125,6 +126,7 @@ def test_a_stop_request_interrupts_a_step_that_hangs(seconds):
 
 
 def test_a_stop_request_that_was_made_before_interrupts_too():
+    """An earlier stop request interrupts a step too."""
     stop = StopRequest()
     stop.make(patience=0.0)
     with pytest.raises(StoppedError), StepWatch(None, stop=stop).watching():

@@ -1,4 +1,4 @@
-"""Actions of agents in the terms of the environment."""
+"""Test the conversion of the agent's actions for the environment."""
 
 import numpy as np
 import pytest
@@ -42,24 +42,28 @@ def played(space):
 
 @pytest.mark.parametrize("space", [*WHOLE, *WIDE], ids=str)
 def test_every_action_is_in_the_space_and_of_its_dtype(space):
+    """Every converted action is in the space and has its dtype."""
     actions = played(space)
     assert actions.dtype == space.dtype
     assert all(space.contains(np.asarray(action)) for action in actions)
 
 
 @pytest.mark.parametrize("space", WHOLE, ids=str)
-def test_uniform_play_takes_every_whole_number_equally_often(space):
+def test_uniform_actions_give_uniform_integers(space):
+    """Uniform actions give every integer of the space equally often."""
     numbers, counts = np.unique(played(space), return_counts=True)
     assert [int(number) for number in numbers] == list(range(int(space.low.min()), int(space.high.max()) + 1))
     assert counts.max() - counts.min() <= 3  # the grid's rounding, and its two points beyond the ends
 
 
 def test_whole_numbers_without_bounds_are_rounded():
+    """Integer actions without bounds are rounded."""
     space = spaces.Box(-np.inf, np.inf, (4,), np.int64)
     assert ActionTransform(space)(np.array([[0.4, 0.6, -0.6, 7.0]], np.float32)).tolist() == [[0, 1, -1, 7]]
 
 
-def test_each_direction_has_its_own_numbers():
+def test_each_dimension_has_its_own_bounds():
+    """Each dimension is converted with its own bounds."""
     space = spaces.Box(np.array([0, -2]), np.array([1, 2]), (2,), np.int64)
     grid = np.repeat(np.linspace(-0.99, 0.99, 10, dtype=np.float32)[:, None], 2, 1)
     expected = [[0] * 5 + [1] * 5, [-2, -2, -1, -1, 0, 0, 1, 1, 2, 2]]

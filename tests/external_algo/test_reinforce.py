@@ -11,6 +11,7 @@ def column(*values: float) -> torch.Tensor:
 
 
 def test_returns_by_hand():
+    """Returns equal hand-computed values."""
     # Rows 0 to 4: row 2 is an end row, row 3 starts the next episode, row 4 is the bootstrap row.
     reward, value = column(0.0, 1.0, 2.0, 0.0, 3.0), column(9.0, 9.0, 10.0, 9.0, 20.0)
     end, never = column(0, 0, 1, 0, 0).bool(), column(0, 0, 0, 0, 0).bool()
@@ -21,6 +22,7 @@ def test_returns_by_hand():
 
 
 def test_losses_by_hand():
+    """Losses equal hand-computed values."""
     weight = torch.tensor([0.5, 0.5, 0.0])  # the third row is padding
     logprob, advantage = torch.tensor([-1.0, -2.0, -9.0]), torch.tensor([2.0, -1.0, 9.0])
     assert policy_loss(logprob, advantage, weight).item() == 0.0
@@ -29,6 +31,7 @@ def test_losses_by_hand():
 
 
 def test_learns_to_balance(tmp_path):
+    """The algorithm learns to balance the pole."""
     tree = {
         "algo": {"name": "reinforce_example.algorithm:Reinforce", "rollout_steps": 32},
         "env": {"id": "CartPole-v1", "num_envs": 8},

@@ -26,7 +26,7 @@ def _after(owner, name):
     original = getattr(owner, name)
 
     def instead(*args, **kwargs):
-        """Call the method and die."""
+        """Write half of the metadata file and stop."""
         original(*args, **kwargs)
         raise Killed
 
@@ -37,7 +37,8 @@ def _half_the_metadata(storage):
     """Make the journal raise `Killed` with half of its metadata file written."""
 
     def instead(metadata):
-        (storage.journal.folder / "book.json.part").write_text('{"checksum": 1, "te')
+        """Write a torn entry and stop."""
+        (storage.journal.folder / ".book.json.part").write_text('{"checksum": 1, "te')
         raise Killed
 
     storage.journal.begin = instead
@@ -49,6 +50,7 @@ def _half_an_entry(storage):
     write = journal.write
 
     def instead(entry):
+        """Write a torn entry and stop."""
         write(entry)
         raw = journal.records[journal.count : journal.count + 1].view(np.uint8)
         raw[len(raw) // 2 :] = 255
@@ -62,7 +64,7 @@ def _half_of_the_rows(storage):
     write_rows = storage._write_rows
 
     def instead(fragment, group, slots):
-        """Write half of the fields and die."""
+        """Write a torn entry and stop."""
         write_rows(dict(list(fragment.items())[: len(fragment) // 2]), group, slots)
         raise Killed
 

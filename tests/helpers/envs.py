@@ -30,7 +30,7 @@ class Counting(gymnasium.Env):
     action_space = spaces.Discrete(2)
 
     def __init__(self, lengths=(3,), ends=("terminated",), render_mode=None):
-        """Start before the first episode."""
+        """Store the result to change, its kind and the first step with it."""
         self.lengths, self.ends, self.render_mode = tuple(lengths), tuple(ends), render_mode
         self.episode, self.at, self.tag = -1, 0, 0
 
@@ -40,14 +40,14 @@ class Counting(gymnasium.Env):
         return self.lengths[self.episode % len(self.lengths)] if self.lengths else 1 + self.tag % 4
 
     def reset(self, *, seed=None, options=None):
-        """Begin an episode."""
+        """Reset and change the results."""
         super().reset(seed=seed)
         self.episode = 0 if seed is not None else self.episode + 1
         self.at, self.tag = 0, int(self.np_random.integers(1, 2**20))
         return self.observe(), {}
 
     def step(self, action):
-        """Take a step."""
+        """Step and change the results."""
         self.at += 1
         over = self.at >= self.length
         end = self.ends[self.episode % len(self.ends)]
@@ -55,7 +55,7 @@ class Counting(gymnasium.Env):
         return self.observe(), reward, over and end == "terminated", over and end == "truncated", {}
 
     def observe(self):
-        """Return the observation."""
+        """Return a picture of the episode and the step."""
         return np.array([self.tag, self.episode, self.at], np.float32)
 
 
@@ -65,7 +65,7 @@ class CountingVector(VectorEnv):
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - gymnasium's form
 
     def __init__(self, num_envs, **kwargs):
-        """Make the environments."""
+        """Store the result to change and its kind."""
         self.lanes = [Counting(**kwargs) for _ in range(num_envs)]
         self.num_envs = num_envs
         self.over = np.zeros(num_envs, np.bool_)
@@ -74,14 +74,14 @@ class CountingVector(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(self, *, seed=None, options=None):
-        """Reset all environments."""
+        """Reset and change the results."""
         self.over[:] = False
         assert not isinstance(seed, list)  # like gymnasium: one seed, from which those of all environments follow
         seeds = [None if seed is None else seed + lane for lane in range(self.num_envs)]
         return np.stack([lane.reset(seed=s)[0] for lane, s in zip(self.lanes, seeds, strict=True)]), {}
 
     def step(self, actions):
-        """Step all environments."""
+        """Step and change the results."""
         nothing = (0.0, False, False)
         arrivals = [
             (lane.reset()[0], *nothing) if over else lane.step(action)[:4]
@@ -96,7 +96,7 @@ class OtherVector(CountingVector):
     """Vector version whose observations have another shape than a single environment's."""
 
     def __init__(self, *args, **kwargs):
-        """Change the observation space."""
+        """Store the kind of the observations and the step that leaves their space."""
         super().__init__(*args, **kwargs)
         self.single_observation_space = gymnasium.spaces.Box(-1.0, 1.0, (7,), np.float32)
 
@@ -119,7 +119,7 @@ class Nested(Counting):
     )
 
     def observe(self) -> Any:
-        """Return the observation."""
+        """Return the step as a number, an array or a dict."""
         return {
             "where": np.array([self.at / 8, -self.at / 8]),
             "picture": np.full((2, 2, 1), 10 * self.episode + self.at, np.uint8),
@@ -134,6 +134,7 @@ class Camera(Counting):
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     def observe(self) -> Any:
+        """Return an observation without a vector form."""
         return np.full((2, 2, 1), 10 * self.episode + self.at, np.uint8)
 
 
@@ -154,18 +155,18 @@ class Echo(gymnasium.Env):
     }
 
     def __init__(self, kind="discrete"):
-        """Set the spaces."""
+        """Store the kind of the observations."""
         self.action_space = self.SPACES[kind]
         self.size = int(np.prod(self.action_space.shape))
         self.observation_space = spaces.Box(-np.inf, np.inf, (self.size,), np.float32)
 
     def reset(self, *, seed=None, options=None):
-        """Begin the episode."""
+        """Reset and change the results."""
         super().reset(seed=seed)
         return np.zeros(self.size, np.float32), {}
 
     def step(self, action):
-        """Return the action; raise if it isn't in the space."""
+        """Step and change the results."""
         if not self.action_space.contains(action):
             raise ValueError(f"{action!r} is not in {self.action_space}")
         received = np.asarray(action, np.float32).reshape(self.size)
@@ -188,7 +189,7 @@ class Masked(gymnasium.Env):
     }
 
     def __init__(self, kind="discrete", mask=None):
-        """Set the spaces."""
+        """Store the kind of the observations."""
         self.action_space = self.SPACES[kind]
         self.choices = action_choices(self.action_space)
         self.observation_space = spaces.Dict(
@@ -206,12 +207,12 @@ class Masked(gymnasium.Env):
     }
 
     def reset(self, *, seed=None, options=None):
-        """Begin the episode."""
+        """Reset and change the results."""
         super().reset(seed=seed)
         return self.observe(), {}
 
     def step(self, action):
-        """Raise if a component of the action is forbidden."""
+        """Step and change the results."""
         components = np.atleast_1d(action) - getattr(self.action_space, "start", 0)
         permitted = np.split(self.mask, np.cumsum(self.choices)[:-1])
         if not all(part[choice] for part, choice in zip(permitted, components, strict=True)):
@@ -219,7 +220,7 @@ class Masked(gymnasium.Env):
         return self.observe(), 1.0, False, False, {}
 
     def observe(self):
-        """Draw the next mask, in which one choice of each component is always permitted."""
+        """Return an observation without a vector form."""
         parts = [self.np_random.random(size) < 0.4 for size in self.choices]
         for part in parts:
             part[self.np_random.integers(len(part))] = True
@@ -239,17 +240,17 @@ class Raising(Counting):
     """
 
     def __init__(self, where="step", after=0, **kwargs):
-        """Set the failing call."""
+        """Store the kind of the observations."""
         super().__init__(**kwargs)
         self.where, self.left = where, after
 
     def reset(self, *, seed=None, options=None):
-        """Begin an episode or raise."""
+        """Reset and change the results."""
         self._maybe_raise("reset")
         return super().reset(seed=seed, options=options)
 
     def step(self, action):
-        """Take a step or raise."""
+        """Step and change the results."""
         self._maybe_raise("step")
         return super().step(action)
 
@@ -286,16 +287,20 @@ class Odd(Counting):
     }
 
     def __init__(self, result="reward", kind="array", since=0, **kwargs):
+        """Store the kind of the observations."""
         super().__init__(**kwargs)
         self.result, self.kind, self.since = result, kind, since
 
     def reset(self, *, seed=None, options=None):
+        """Reset and change the results."""
         return self.changed(*super().reset(seed=seed, options=options), names=("obs", "info"))
 
     def step(self, action):
+        """Step and change the results."""
         return self.changed(*super().step(action), names=("obs", "reward", "terminated", "truncated", "info"))
 
     def changed(self, *results, names):
+        """Return the results with the chosen one changed."""
         results = dict(zip(names, results, strict=True))
         if self.result in results and self.at >= self.since:
             value = self.at if self.result == "info" else results[self.result]
@@ -307,10 +312,12 @@ class OddVector(CountingVector):
     """Vector version of `Odd`: the results of all environments of that kind."""
 
     def __init__(self, num_envs, result="reward", kind="array", since=0, **kwargs):
+        """Store the kind of the observations."""
         super().__init__(num_envs, **kwargs)
         self.result, self.kind = result, kind
 
     def step(self, actions):
+        """Step and change the results."""
         results = dict(zip(("obs", "reward", "terminated", "truncated", "info"), super().step(actions), strict=True))
         if self.result == "info":
             at = np.array([lane.at for lane in self.lanes])
@@ -331,10 +338,12 @@ class Choosing(Counting):
     }
 
     def __init__(self, kind="discrete", leaves_at=None, **kwargs):
+        """Store the kind of the observations."""
         super().__init__(**kwargs)
         self.kind, self.leaves_at, self.observation_space = kind, leaves_at, self.SPACES[kind]
 
     def observe(self):
+        """Return an observation without a vector form."""
         phase = 9 if self.at == self.leaves_at else self.at
         shown = {"discrete": phase, "multi-discrete": np.array([phase, -1]), "equal": np.full((2, 2), phase)}
         return {"phase": phase} if self.kind == "dict" else shown[self.kind]
@@ -344,9 +353,11 @@ class Mission(gymnasium.Space):
     """Kind of space of a package, such as MiniGrid's texts."""
 
     def contains(self, x):
+        """Return True for text."""
         return isinstance(x, str)
 
     def sample(self, mask=None, probability=None):
+        """Return a text."""
         return "go"
 
 
@@ -365,10 +376,12 @@ class Spoken(Counting):
     }
 
     def __init__(self, kind="text", **kwargs):
+        """Store the kind of the observations."""
         super().__init__(**kwargs)
         self.kind, self.observation_space = kind, self.SPACES[kind]
 
     def observe(self):
+        """Return an observation without a vector form."""
         shown = {"text": {"inner": {"mission": "go"}, "phase": self.at}, "sequence": {"seen": (1, 2), "phase": self.at}}
         shown["own"] = {"mission": "go", "phase": self.at}
         return (self.at, np.zeros(2, np.float32)) if self.kind == "tuple" else shown[self.kind]

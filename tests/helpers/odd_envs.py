@@ -18,15 +18,18 @@ class Simple(gymnasium.Env):
     action_space = spaces.Discrete(2)
 
     def reset(self, *, seed=None, options=None):
+        """Start an episode."""
         super().reset(seed=seed)
         self.at = 0
         return self.observe(), {}
 
     def step(self, action):
+        """Step; an episode has three steps."""
         self.at += 1
         return self.observe(), 1.0, self.at == 3, False, {}
 
     def observe(self):
+        """Return a random observation."""
         self.observation_space.seed(int(self.np_random.integers(2**31)))
         return self.observation_space.sample()
 
@@ -37,6 +40,7 @@ class Recorded(Simple):
     received: list[str] = []  # noqa: RUF012 - of all instances
 
     def __init__(self, value):
+        """Record the argument, then change it."""
         self.received.append(repr(value))
         if isinstance(value, dict):
             value["changed"] = True
@@ -64,15 +68,19 @@ class Results(Simple):
     """
 
     def __init__(self, method, count, space=BOX):
+        """Store the method and the number of its results."""
         self.method, self.count, self.observation_space = method, count, space
 
     def reset(self, *, seed=None, options=None):
+        """Reset with a wrong number of results."""
         return self.cut("reset", super().reset(seed=seed))
 
     def step(self, action):
+        """Step with a wrong number of results."""
         return self.cut("step", super().step(action))
 
     def cut(self, method, result):
+        """Return `count` results if the method is the chosen one."""
         if method != self.method:
             return result
         return result[: self.count] if self.count > 1 else result[0] if self.count else None
@@ -82,6 +90,7 @@ class OldStep(gymnasium.Wrapper):
     """Wrapper whose step returns four values."""
 
     def step(self, action):
+        """Step with four results, as old environments do."""
         obs, reward, terminated, _, info = self.env.step(action)
         return obs, reward, terminated, info
 
@@ -90,6 +99,7 @@ class OldReset(gymnasium.Wrapper):
     """Wrapper whose reset returns the observation only."""
 
     def reset(self, *, seed=None, options=None):
+        """Reset without an info."""
         return self.env.reset(seed=seed, options=options)[0]
 
 
@@ -97,6 +107,7 @@ class StepFails(Simple):
     """Its step raises."""
 
     def step(self, action):
+        """Raise an error."""
         raise ValueError("a value of the environment's own")
 
 
@@ -106,15 +117,18 @@ class OldVector(VectorEnv):
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - gymnasium's form
 
     def __init__(self, num_envs, method, count):
+        """Store the method and the number of its results."""
         self.num_envs, self.method, self.count = num_envs, method, count
         self.single_observation_space, self.single_action_space = BOX, Simple.action_space
         self.observation_space = batch_space(BOX, num_envs)
         self.action_space = batch_space(Simple.action_space, num_envs)
 
     def reset(self, *, seed=None, options=None):
+        """Reset with a wrong number of results."""
         return (np.zeros((self.num_envs, 2), np.float32), {})[: self.count if self.method == "reset" else 2]
 
     def step(self, action):
+        """Step with a wrong number of results."""
         zeros, nothing = np.zeros((self.num_envs, 2), np.float32), np.zeros(self.num_envs)
         return (zeros, nothing, nothing > 0, nothing > 0, {})[: self.count if self.method == "step" else 5]
 
@@ -127,9 +141,11 @@ class CloseFails(Simple):
     """
 
     def __init__(self, quits=False):
+        """Store if `close` quits the process."""
         self.quits = quits
 
     def close(self):
+        """Raise an error or quit."""
         raise SystemExit(3) if self.quits else RuntimeError("the simulator has gone")
 
 
@@ -143,6 +159,7 @@ class Varying(Simple):
     made = itertools.count(1)
 
     def __init__(self, vary):
+        """Make a space that differs from that of the other instances."""
         number = next(self.made)
         if vary == "bounds":
             parts = {
@@ -156,6 +173,7 @@ class Varying(Simple):
             self.action_space = spaces.Discrete(2 + number % 2)
 
     def observe(self):
+        """Return a random observation."""
         return self.observation_space.sample()
 
 
@@ -165,11 +183,13 @@ class OneInstance(Simple):
     exists = False
 
     def __init__(self):
+        """Raise if another instance exists."""
         if OneInstance.exists:
             raise RuntimeError("the port is in use")
         OneInstance.exists = True
 
     def close(self):
+        """Permit another instance."""
         OneInstance.exists = False
 
 
@@ -177,6 +197,7 @@ class Large(Simple):
     """Its state takes 12 MiB."""
 
     def __init__(self):
+        """Allocate a large state."""
         self.table = np.zeros((12, 2**17))
 
 
@@ -184,6 +205,7 @@ class OwnStatistics(gymnasium.Wrapper):
     """Wrapper that counts and averages by itself."""
 
     def __init__(self, env):
+        """Start with running statistics of zeros."""
         super().__init__(env)
         self.running_mean = self.running_var = self.count = 0
 
@@ -192,6 +214,7 @@ class Constants(gymnasium.Wrapper):
     """Wrapper that scales by constants."""
 
     def __init__(self, env):
+        """Start with a mean and a standard deviation."""
         super().__init__(env)
         self.mean, self.std = np.zeros(2), np.ones(2)
 

@@ -24,7 +24,7 @@ from sheeprl.actors.evaluation import Evaluation
 from sheeprl.actors.handle import AllRanks, LostError
 from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.algos.args import OffPolicy, OnPolicy
-from sheeprl.buffer.storage import RefusedFragmentError
+from sheeprl.buffer.fragments import RefusedFragmentError
 from sheeprl.config.schema import Config
 from sheeprl.driver.players import PlayerGroup, PlayerState
 from sheeprl.driver.replay import ReplayClient

@@ -411,6 +411,7 @@ def start():
     started = []
 
     def run_in_background(*words):
+        """Start a run in another process."""
         command = [sys.executable, "-m", "sheeprl", "run", "sac", *words]
         started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
         return started[0]
@@ -424,6 +425,7 @@ def start():
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
 def test_an_evaluation_that_never_ends_obeys_a_signal(tmp_path, start, mode):
+    """A signal ends an evaluation that never ends."""
     words = [f"run.mode={mode}", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, "trainer.threads=1", "run.total_steps=200"]
     words += ["env.id=tests.helpers.run_envs:Walk-v0", "env.kwargs={endless: true}", "env.num_envs=1"]
     words += ["eval.episodes=1", "eval.step_limit=null", "log.every=200"]
@@ -441,6 +443,7 @@ def test_an_evaluation_that_never_ends_obeys_a_signal(tmp_path, start, mode):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
 def test_a_killed_driver_leaves_its_end_in_the_folder(tmp_path, start, mode):
+    """The metrics of a killed driver contain its end."""
     words = [f"run.mode={mode}", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=1000000"]
     process = start(*words, "checkpoint.every=100")
     _wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and checkpoints(tmp_path / "run"), process)
@@ -454,6 +457,7 @@ def test_a_killed_driver_leaves_its_end_in_the_folder(tmp_path, start, mode):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["raylet", "ray::DashboardAg"])
 def test_the_death_of_ray_ends_the_run_with_its_cause(tmp_path, start, name):
+    """The death of Ray ends the run with its cause."""
     words = ["run.mode=decoupled", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=1000000"]
     process = start(*words, "checkpoint.every=100")
     _wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and checkpoints(tmp_path / "run"), process)
@@ -468,6 +472,7 @@ def test_the_death_of_ray_ends_the_run_with_its_cause(tmp_path, start, name):
 
 @pytest.mark.slow
 def test_variables_of_other_ranks_do_not_concern_a_run(tmp_path):
+    """Variables of other ranks don't affect a run."""
     left = {"LOCAL_RANK": "1", "MASTER_ADDR": "192.0.2.1", "SLURM_NTASKS": "4", "SLURM_PROCID": "1", "WORLD_SIZE": "4"}
     words = [COUPLED, "trainer.devices=2", f"run.dir={tmp_path / 'run'}", *SMALL_SAC, *QUIET, "run.total_steps=200"]
     done = sheeprl("run", "sac", *words, env=os.environ | left)

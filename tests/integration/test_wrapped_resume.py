@@ -14,6 +14,7 @@ WRAPPERS = (
 
 
 def test_a_resumed_run_with_wrappers_is_bit_identical(tmp_path):
+    """A resumed run with wrappers is bit-identical to an uninterrupted one."""
     settings = [*SMALL, WRAPPERS, "env.num_envs=2", "algo.hidden_sizes=[8]"]
     run(tmp_path / "whole", "ppo", *settings, "run.total_steps=128", env="CartPole-v1")
     run(tmp_path / "parts", "ppo", *settings, "run.total_steps=64", env="CartPole-v1")

@@ -23,6 +23,7 @@ def some_stats():
 
 
 def test_the_numbers_of_episodes_are_averaged():
+    """The numbers of episode infos are averaged, also after a resume."""
     stats = RunStats(Counters(), 0.0)
     stats.record_fragment(FragmentInfo(0, 8, 8, (), (), 1.0, episode_numbers={"success": [1.0, 0.0], "a/b": [5.0]}))
     stats.record_fragment(FragmentInfo(0, 8, 8, (), (), 1.0, episode_numbers={"success": [1.0, 1.0]}))

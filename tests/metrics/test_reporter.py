@@ -203,6 +203,7 @@ class TestResume:
         assert [line["step"] for line in read_lines(tmp_path)] == [*complete, 3]
 
     def test_tensorboard_drops_what_a_resumed_run_repeats(self, make, tmp_path):
+        """TensorBoard drops the scalars that a resumed run repeats."""
         killed = make()
         for step in (100, 200, 300, 400):
             killed.metrics(step, {"Rewards/rew_avg": float(step)})
@@ -581,6 +582,7 @@ def test_imports_neither_torch_nor_ray(tmp_path):
 
 
 def test_new_videos_become_images(tmp_path, make):
+    """New videos become TensorBoard images."""
     pytest.importorskip("PIL")
     videos = tmp_path / "videos"
     videos.mkdir()

@@ -191,7 +191,7 @@ def test_masked_gradients_are_finite_and_0_where_forbidden(space, masks, dtype):
 
 @pytest.mark.parametrize(("space", "masks"), MASKED.values(), ids=MASKED)
 def test_a_mask_that_permits_everything_changes_nothing(space, masks):
-    """All results equal those without a mask to the bit."""
+    """A mask that permits all actions gives results that are bit-identical to those without a mask."""
     actions = Actions(space)
     output, _ = outputs_of(actions, 64)
     mask = torch.ones(64, masks.shape[1], dtype=torch.bool)

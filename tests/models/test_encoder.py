@@ -59,7 +59,10 @@ def test_batch_axes_are_preserved():
 )
 @pytest.mark.parametrize("batch", [(), (2,), (3, 2)])
 def test_choices_are_one_hot_under_any_batch(space, obs, vector, batch):
+    """Discrete observations are one-hot vectors for any batch shape."""
+
     def tensor(value):
+        """Return a value with the batch shape."""
         return torch.as_tensor(np.broadcast_to(value, batch + np.shape(value)).copy())
 
     batched = {key: tensor(value) for key, value in obs.items()} if isinstance(obs, dict) else tensor(obs)
@@ -102,7 +105,7 @@ def test_an_encoder_without_pictures_is_the_vector():
 
 
 def test_pictures_and_vectors_are_joined():
-    """Each picture has a CNN of its own; the features of the pictures precede the vectors."""
+    """Each picture has a separate CNN; the features of the pictures precede the vectors."""
     encoder, obs = Encoder(MIXED, features=8), sampled(MIXED, 3, 2)
     output = encoder(obs, batch_dims=2)
     assert output.shape == (3, 2, encoder.size) and encoder.size == 8 + 8 + 3 + 2

@@ -64,6 +64,7 @@ def test_objects_are_frozen_only_after_imports() -> None:
 
 @pytest.mark.parametrize("leaving", [True, False])
 def test_triton_does_not_report_what_is_left_to_the_end(leaving: bool) -> None:
+    """Triton doesn't report the objects that remain at the end of the process."""
     program = (
         "import atexit, gc, os, sys, sheeprl.utils.gc_control as garbage\n"
         "sys.modules['triton._C.libtriton'] = sys\n"

@@ -1,4 +1,4 @@
-"""Standard streams whose reader ends, or that can't be written."""
+"""Test standard streams whose reader ends, or that can't be written."""
 
 import os
 import subprocess
@@ -41,16 +41,19 @@ def closed_pipe():
 
 
 def test_a_program_outlives_the_readers_of_its_output(tmp_path, closed_pipe):
+    """A program continues after the readers of its output have ended."""
     assert run(tmp_path, stdout=closed_pipe, stderr=closed_pipe) == (0, ["stdout", "stderr"])
 
 
 def test_a_full_disk_loses_output_only(tmp_path):
+    """A full disk loses output only."""
     with open("/dev/full", "w") as full:
         code, lost = run(tmp_path, stdout=subprocess.DEVNULL, stderr=full)
     assert (code, lost) == (0, ["stderr"])
 
 
 def test_output_that_can_be_written_is_complete(tmp_path):
+    """Output to a file is complete."""
     path = tmp_path / "output"
     with path.open("w") as file:
         assert run(tmp_path, stdout=file, stderr=file) == (0, [])
@@ -65,6 +68,7 @@ def test_closed_descriptors_do_not_become_files(tmp_path):
 
 
 def test_replaced_streams_stay(capsys):
+    """Streams that another library replaced are unchanged."""
     stdout = sys.stdout
     with lasting_output():
         assert sys.stdout is stdout and lost_streams() == []

@@ -1,4 +1,4 @@
-"""Signals end the process wherever it is; a process has one run at a time, also one whose thread runs a loop."""
+"""Test signals, and that a process has one run at a time."""
 
 import asyncio
 import os
@@ -16,6 +16,7 @@ from sheeprl.utils.process import Interrupted, StopSignals, exclusive, run_in_lo
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_raises_unless_the_run_takes_it(number):
+    """A signal raises an error unless the run handles it."""
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as raised, StopSignals():
         signal.raise_signal(number)
@@ -23,7 +24,8 @@ def test_a_signal_raises_unless_the_run_takes_it(number):
     assert signal.getsignal(number) is before
 
 
-def test_the_run_takes_the_first_signal_and_the_second_raises():
+def test_the_run_handles_the_first_signal_and_the_second_raises():
+    """The run handles the first signal; the second one raises."""
     taken = []
     with StopSignals() as signals, signals.calling(taken.append):
         signal.raise_signal(signal.SIGTERM)
@@ -56,6 +58,7 @@ def test_a_repeated_signal_counts_once(monkeypatch):
 
 
 def test_a_signal_raises_where_the_run_does_not_wait_for_the_end():
+    """A signal raises an error within `raising`."""
     with StopSignals() as signals, signals.calling(lambda number: None):
         with pytest.raises(Interrupted), signals.raising():
             signal.raise_signal(signal.SIGINT)
@@ -63,7 +66,8 @@ def test_a_signal_raises_where_the_run_does_not_wait_for_the_end():
             raise AssertionError  # the signal has come before
 
 
-def test_a_forked_process_has_the_handlers_of_before():
+def test_a_forked_process_has_the_original_handlers():
+    """A forked process has the original signal handlers."""
     with StopSignals() as signals, signals.calling(lambda number: None):
         pid = os.fork()
         if pid == 0:
@@ -94,9 +98,11 @@ with process.StopSignals() as signals, signals.calling(print) if {first} else co
 
 
 def test_a_process_has_one_run_at_a_time():
+    """A process has one run at a time."""
     refused = []
 
     def second():
+        """Try to start a second run."""
         try:
             with exclusive("the run"):
                 pass
@@ -113,10 +119,14 @@ def test_a_process_has_one_run_at_a_time():
 
 
 def test_a_loop_runs_beside_a_running_one():
+    """An event loop runs in a thread beside a running one."""
+
     async def ident():
+        """Return the id of the thread."""
         return threading.get_ident()
 
     async def cell():
+        """Run a loop within a running one."""
         return run_in_loop(ident)
 
     assert run_in_loop(ident) == threading.get_ident()
@@ -124,10 +134,14 @@ def test_a_loop_runs_beside_a_running_one():
 
 
 def test_errors_of_a_loop_beside_a_running_one_are_raised():
+    """Errors of a loop beside a running one are raised."""
+
     async def fail():
+        """Raise an error."""
         raise RunFailedError("out of order")
 
     async def cell():
+        """Run a failing loop within a running one."""
         return run_in_loop(fail)
 
     with pytest.raises(RunFailedError, match="out of order"):
@@ -135,10 +149,12 @@ def test_errors_of_a_loop_beside_a_running_one_are_raised():
 
 
 def test_an_interrupted_thread_interrupts_the_loop_beside_it(monkeypatch):
+    """An interrupt of the main thread interrupts the loop beside it."""
     monkeypatch.setattr("sheeprl.utils.process.REPEAT", 0.0)
     ended = []
 
     async def busy():
+        """Handle signals and never end."""
         try:
             with signals.calling(lambda number: signal.raise_signal(number)):
                 while True:
@@ -147,6 +163,7 @@ def test_an_interrupted_thread_interrupts_the_loop_beside_it(monkeypatch):
             ended.append(True)
 
     async def cell():
+        """Send an interrupt to a loop within a running one."""
         threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         return run_in_loop(busy)
 

@@ -1,4 +1,4 @@
-"""Variables of other launchers and ranks don't make a process a rank."""
+"""Test that variables of other launchers and ranks don't make a process a rank."""
 
 import os
 
@@ -28,6 +28,7 @@ def variables(monkeypatch):
             monkeypatch.delenv(name)
 
     def change(values):
+        """Set variables."""
         for name, value in values.items():
             monkeypatch.setenv(name, value)
 
@@ -35,6 +36,7 @@ def variables(monkeypatch):
 
 
 def test_variables_that_were_left_are_hidden_and_come_back(variables):
+    """Foreign variables are hidden during a run and restored after it."""
     variables(LEFT)
     before = dict(os.environ)
     with rank_variables.only_own():
@@ -45,30 +47,35 @@ def test_variables_that_were_left_are_hidden_and_come_back(variables):
 
 
 def test_variables_of_lightning_concern_no_later_run():
+    """Variables that Lightning sets are removed after the run."""
     with rank_variables.only_own():
         os.environ.update(LEFT)
     assert not LEFT.keys() & os.environ.keys()
 
 
 def test_a_rank_of_the_run_keeps_its_variables(variables):
+    """A rank of the run uses its variables."""
     variables(LEFT | {rank_variables.STARTED_BY: str(os.getppid())})
     with rank_variables.only_own():
         assert rank_variables.local_rank() == 1 and os.environ["MASTER_PORT"] == "1"
 
 
 def test_a_rank_of_fabric_run_keeps_its_variables(variables):
+    """A rank of `fabric run` uses its variables."""
     variables(LEFT | {"LT_CLI_USED": "1", "TORCHELASTIC_RUN_ID": "none"})
     with rank_variables.only_own():
         assert rank_variables.local_rank() == 1 and rank_variables.world_size_of_fabric() == 4
 
 
 def test_several_processes_of_torchrun_are_refused(variables):
+    """Several processes of torchrun are refused."""
     variables({"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
     with pytest.raises(ConfigError, match=r"use trainer\.devices=2 without torchrun"), rank_variables.only_own():
         pass
 
 
 def test_one_process_of_torchrun_trains(variables):
+    """One process of torchrun trains."""
     variables({"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "1", "LOCAL_RANK": "0"})
     with rank_variables.only_own():
         assert rank_variables.local_rank() == 0

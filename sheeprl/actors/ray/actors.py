@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from sheeprl.actors.interfaces import LearnerInterface, PlayerProcessInterface, ReplayInterface
 from sheeprl.actors.messages import BufferStatus, Fragment, FragmentInfo, UpdateInfo, Writes
-from sheeprl.actors.ray.standby import run_at_idle_priority
 from sheeprl.buffer.block import Packed, pack
 from sheeprl.buffer.memmap import Array
 from sheeprl.buffer.storage import Rows
@@ -28,13 +27,10 @@ if TYPE_CHECKING:
 class PlayerActor(PlayerProcessInterface):
     """Runs a `Player`, whose number `assign` sets."""
 
-    def __init__(self, config: Config, spaces: Spaces, in_reserve: bool = False) -> None:
-        """Import the player; a standby process imports it at idle priority."""
+    def __init__(self, config: Config, spaces: Spaces) -> None:
+        """Import the player, so that the first fragment comes without the delay."""
         self.config, self.spaces = config, spaces
-        if in_reserve:
-            run_at_idle_priority(_import_player)
-        else:
-            _import_player()
+        _import_player()
 
     def assign(self, number: int, incarnation: int, video_folder: str | None) -> None:
         """Set the player's number. The player is built by the next call, which raises if that fails."""

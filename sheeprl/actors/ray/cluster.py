@@ -229,7 +229,7 @@ class Fleet:
 
     def _player(self, number: int, incarnation: int) -> Handle:
         """Start the actor of a player, or take a standby process once a first player exists."""
-        process = self._spares.take() if self._nodes else self._make_process(False)
+        process = self._spares.take() if self._nodes else self._make_process()
         process.call(PlayerActor.assign, number, incarnation, self.video_folder if number == 0 else None)
         return process
 
@@ -330,11 +330,11 @@ class Fleet:
         remove_placement_group(self.group)
 
 
-def _player_process(config: Config, spaces: Spaces, in_reserve: bool) -> RayHandle:
+def _player_process(config: Config, spaces: Spaces) -> RayHandle:
     """Start an actor that can become a player."""
     resources = player_resources(config)
     actor = _actor(PlayerActor, num_cpus=resources["CPU"], num_gpus=resources["GPU"])
-    return RayHandle(actor.remote(config, spaces, in_reserve))
+    return RayHandle(actor.remote(config, spaces))
 
 
 def _has_room(config: Config, nodes: Mapping[int, asyncio.Task[Any]]) -> bool:

@@ -44,21 +44,25 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
         self, policy: Actor, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
     ) -> PolicyOutput:
         """Sample actions and store their log probabilities; take the most likely actions when greedy."""
-        output = policy(inputs.obs)
+        output, before, state = self.policy_output(policy, inputs, rnn_state)
         if mode == "greedy":
-            return PolicyOutput(policy.greedy(output))
+            return PolicyOutput(policy.greedy(output), rnn_state=state)
         action = policy.sample(output, generator)
-        extras = {"logprob": policy.logprob(output, action)}
+        extras = {"logprob": policy.logprob(output, action), **before}
         if not self.args.normalize_reward:
-            return PolicyOutput(action, extras)
+            return PolicyOutput(action, extras, state)
         # After a greedy evaluation or in a new player, the sum starts from 0.
         previous = rnn_state.get(RETURN, torch.zeros_like(inputs.reward))
-        state = {RETURN: discounted_return(previous, inputs.reward, inputs.is_first, self.args.gamma)}
-        return PolicyOutput(action, {**extras, **state}, state)
+        sums = {RETURN: discounted_return(previous, inputs.reward, inputs.is_first, self.args.gamma)}
+        return PolicyOutput(action, {**extras, **sums}, {**state, **sums})
+
+    def policy_output(self, policy: Any, inputs: PolicyInput, rnn_state: Tensors) -> tuple[Tensor, Tensors, Tensors]:
+        """Return the policy's output, and its memory's state before and after the row; without memory, no state."""
+        return policy(inputs.obs), {}, {}
 
     def prepare_rollout(self, agent: Any, rollout: TensorDict) -> TensorDict | PreparedRollout:
         """Compute values, advantages and returns `[T, B]` with the current parameters, and the running statistics."""
-        value = agent.critic(agent.policy.features(rollout["obs"], batch_dims=2))  # [T + 1, B]
+        value = agent.critic(self.rollout_features(agent, rollout))  # [T + 1, B]
         reward, buffers = rollout["reward"], Tensors()
         if agent.policy.moments is not None:
             vector = agent.policy.vector(rollout["obs"], batch_dims=2)[:-1]
@@ -70,12 +74,26 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
         advantage = compute_gae(
             reward, value, rollout["terminated"], rollout["truncated"], self.args.gamma, self.args.gae_lambda
         )
-        rows = rollout[:-1].select("obs", "action", "logprob")
+        rows = rollout[:-1].select(*self.row_keys)
         rows["value"] = value[:-1]
         rows["advantage"] = advantage
         rows["returns"] = advantage + value[:-1]
         rows["mask"] = ~(rollout["terminated"] | rollout["truncated"])[:-1]  # end rows have no action
         return PreparedRollout(rows, buffers) if buffers else rows
+
+    @property
+    def row_keys(self) -> tuple[str, ...]:
+        """Return the stored keys that the losses read."""
+        return "obs", "action", "logprob"
+
+    def rollout_features(self, agent: Any, rollout: TensorDict) -> Tensor:
+        """Return the features `[T + 1, B, features]` of a whole rollout, which the critic reads."""
+        features: Tensor = agent.policy.features(rollout["obs"], batch_dims=2)
+        return features
+
+    def batch_features(self, agent: Any, batch: TensorDict) -> tuple[Tensor, TensorDict]:
+        """Return the features of a minibatch, `[N, features]`, and its rows `[N]`."""
+        return agent.policy.features(batch["obs"]), batch
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """Return the only phase, with the scheduled numbers."""
@@ -92,9 +110,9 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
         return {} if end is None else {"entropy_coef": linear(start, end, progress)}
 
     def loss(self, agent: Any, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
-        """Compute the policy loss + c1 L^VF − c2 S of rows `[N]`."""
+        """Compute the policy loss + c1 L^VF − c2 S of a minibatch."""
+        features, batch = self.batch_features(agent, batch)
         weight: Any = batch["sample_weight"]
-        features = agent.policy.features(batch["obs"])
         output = agent.policy.head(features, batch["obs"])
         logprob = agent.policy.logprob(output, batch["action"])
         pg_loss, metrics = self.policy_loss(logprob, batch, carry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from sheeprl.models.actions import Actions, action_mask
 from sheeprl.models.encoder import Encoder, to_vector, vector_size
 from sheeprl.models.mlp import mlp, orthogonal_
 from sheeprl.models.normalizer import RunningMoments
+from sheeprl.models.recurrent import Recurrent
 
 HIDDEN_GAIN = 2**0.5
 
@@ -23,6 +24,8 @@ class Actor(nn.Module):
     An action mask in the observation excludes choices. The standard deviation of continuous actions doesn't depend on
     the observation. Continuous actions aren't squashed: the environment gets them clipped to its bounds, so the
     probability ratio is that of plain normal densities.
+
+    A subclass may put a memory between the encoder and the layers, see `build_memory`.
 
     Args:
         observation: observation space.
@@ -37,20 +40,26 @@ class Actor(nn.Module):
         self.encoder = orthogonal_(encoder, HIDDEN_GAIN)
         self.vector_size = vector_size(encoder.vectors) if encoder.has_vectors else 0
         self.moments = RunningMoments((self.vector_size,)) if args.normalize_obs and self.vector_size else None
+        self.memory = self.build_memory(encoder.size, args)
+        self.size = encoder.size if self.memory is None else self.memory.size
         self.actions = Actions(action)
         outputs = self.actions.outputs
         log_std = nn.Parameter(torch.full((outputs,), args.log_std_init)) if self.actions.is_continuous else None
         self.register_parameter("log_std", log_std)
         self.network = orthogonal_(
-            mlp(encoder.size, args.hidden_sizes, outputs, args.activation), HIDDEN_GAIN, output_gain=0.01
+            mlp(self.size, args.hidden_sizes, outputs, args.activation), HIDDEN_GAIN, output_gain=0.01
         )
+
+    def build_memory(self, inputs: int, args: Any) -> Recurrent | None:
+        """Return a recurrent cell for vectors of `inputs` features; None for a policy without memory."""
+        return None
 
     def forward(self, obs: Any) -> Tensor:
         """Return the logits of all choices, or the means: `[N, *]` observations to `[N, outputs]`."""
         return self.head(self.features(obs), obs)
 
     def features(self, obs: Any, batch_dims: int = 1) -> Tensor:
-        """Return the inputs of actor and critic: `[*batch, *]` observations to `[*batch, features]`.
+        """Return the inputs of actor and critic, or of their memory: `[*batch, *]` to `[*batch, features]`.
 
         Pictures pass the CNN, which both networks share. Vectors are joined, and normalized with `normalize_obs`.
         """
@@ -96,7 +105,7 @@ class Critic(nn.Module):
     """State-value network V on the features of an observation.
 
     Args:
-        inputs: number of features.
+        inputs: number of features, `Actor.size`.
         args: sizes and activation of the layers.
     """
 
@@ -118,11 +127,14 @@ class ActorCriticAgent(nn.Module):
     pictures only, so actor and critic share no parameters where all observations are vectors.
     """
 
+    actor: ClassVar[type[Actor]] = Actor
+    """Class of the policy network."""
+
     def __init__(self, spaces: Spaces, args: ActorCriticArgs) -> None:
         """Build both networks for the given spaces."""
         super().__init__()
-        self.policy = Actor(spaces.observation, spaces.action, args)
-        self.critic = Critic(self.policy.encoder.size, args)
+        self.policy = self.actor(spaces.observation, spaces.action, args)
+        self.critic = Critic(self.policy.size, args)
         self.return_moments = RunningMoments() if args.normalize_reward else None
 
 

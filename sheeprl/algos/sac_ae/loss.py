@@ -18,9 +18,10 @@ def quantized(pictures: Tensor, noise: Tensor) -> Tensor:
         pictures: `[N, C, H, W]` in [0, 1], bytes divided by 255.
         noise: `[N, C, H, W]`, uniform in [0, 1).
     """
-    levels = 1 << BITS
-    steps = ((pictures * 255).round() * (levels / 256)).floor()
-    return (steps + noise) / levels - 0.5
+    levels = 2**BITS
+    steps: Tensor = ((pictures * 255).round() * (levels / 256)).floor()
+    result: Tensor = (steps + noise) / levels - 0.5
+    return result
 
 
 def reconstruction_loss(decoded: Tensor, pictures: Tensor, weight: Tensor) -> Tensor:

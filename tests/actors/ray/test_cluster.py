@@ -26,7 +26,7 @@ def test_a_failed_start_is_one_line_with_the_cause_first(monkeypatch, tmp_path, 
     """A failed start of Ray is an error of one line: the cause, what to do, and where Ray's logs are."""
 
     def init(*args, **kwargs):
-        """Raise Ray's error."""
+        """Refuse the connection."""
         raise Exception(f"{raised}\nAnd a page more.")
 
     monkeypatch.setattr(ray, "init", init)
@@ -42,6 +42,7 @@ def test_a_failed_start_is_one_line_with_the_cause_first(monkeypatch, tmp_path, 
 
 @pytest.mark.parametrize("variable", [True, False])
 def test_an_address_where_nothing_listens_is_named_with_its_variable(monkeypatch, variable):
+    """The error names an unreachable address and its variable."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with socket.socket() as free:
@@ -58,8 +59,11 @@ def test_an_address_where_nothing_listens_is_named_with_its_variable(monkeypatch
     assert ("unset RAY_ADDRESS" in str(raised.value)) == variable
 
 
-def test_a_cluster_that_refuses_is_told_with_the_variables_of_the_token(monkeypatch):
+def test_a_refused_connection_names_the_variables_of_the_token(monkeypatch):
+    """The error for a refused connection names the variables of the token."""
+
     def init(*args, **kwargs):
+        """Refuse the connection."""
         raise ConnectionError("Could not read anything")
 
     monkeypatch.setattr(ray, "init", init)

@@ -1,4 +1,4 @@
-"""Variables with which Ray can't be started or joined are named, with what to set them to."""
+"""Test the messages for variables with which Ray can't start or connect."""
 
 import os
 import sys
@@ -19,6 +19,7 @@ def mistakes(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def find(settings=(), **variables):
+        """Set variables and return the mistakes."""
         for name, value in variables.items():
             monkeypatch.setenv(name, str(value))
         tree = {"algo": {"name": "ppo"}, "env": {"id": "none"}, **dict(settings)}
@@ -28,10 +29,12 @@ def mistakes(monkeypatch, tmp_path):
 
 
 def test_a_home_folder_that_can_be_written_suffices(mistakes):
+    """A writable home folder suffices."""
     assert mistakes() == []
 
 
 def test_no_home_names_the_token_and_its_variables(mistakes, tmp_path):
+    """The mistake for a missing home folder names the token's variables."""
     (tmp_path / "file").touch()
     (mistake,) = mistakes(HOME=tmp_path / "file")
     assert mistake.startswith(f"HOME={tmp_path / 'file'}: Ray can't store its token in ~/.ray/auth_token")
@@ -40,26 +43,31 @@ def test_no_home_names_the_token_and_its_variables(mistakes, tmp_path):
 
 @pytest.mark.parametrize("variables", [{"RAY_AUTH_TOKEN": "secret"}, {"RAY_AUTH_MODE": "disabled"}])
 def test_no_home_is_needed_with_a_token_or_without_authentication(mistakes, variables):
+    """With a token or without authentication, no home folder is needed."""
     assert mistakes(HOME="/dev/null", **variables) == []
 
 
 def test_a_token_file_that_cannot_be_read_is_named(mistakes):
+    """The mistake names an unreadable token file."""
     (mistake,) = mistakes(RAY_AUTH_TOKEN_PATH="/none")
     assert mistake.startswith("RAY_AUTH_TOKEN_PATH=/none: can't be read; set it to a file with a token")
 
 
 @pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
 def test_a_temporary_folder_with_a_long_path_is_named(mistakes, tmp_path, name):
+    """The mistake names a temporary folder whose path is too long."""
     (mistake,) = mistakes(**{name: tmp_path / ("long" * 20)})
     assert mistake.startswith(f"{name}=") and "set RAY_TMPDIR to a shorter folder, such as RAY_TMPDIR=/tmp" in mistake
 
 
 def test_a_temporary_folder_that_cannot_be_written_is_named(mistakes):
+    """The mistake names a read-only temporary folder."""
     (mistake,) = mistakes(RAY_TMPDIR="/dev/null")
     assert mistake.startswith("RAY_TMPDIR=/dev/null: Ray can't write there (Not a directory); set RAY_TMPDIR to")
 
 
 def test_the_address_of_a_dashboard_is_refused(mistakes):
+    """The address of a dashboard is refused."""
     (mistake,) = mistakes(RAY_ADDRESS="http://127.0.0.1:8265")
     assert mistake.startswith("RAY_ADDRESS=http://127.0.0.1:8265: is the address of a dashboard")
     assert mistake.endswith("unset RAY_ADDRESS to start a local Ray")

@@ -1,7 +1,6 @@
 """Test the pool of standby processes."""
 
 import asyncio
-import os
 
 import pytest
 
@@ -45,10 +44,9 @@ class Cluster:
         """Start without processes."""
         self.room, self.made, self.leaving = room, [], set()
 
-    def make(self, in_reserve):
+    def make(self):
         """Make a process."""
         self.made.append(Process())
-        self.made[-1].in_reserve = in_reserve
         return self.made[-1]
 
     def has_room(self):
@@ -103,7 +101,6 @@ def test_a_ready_process_is_taken_once_and_replaced():
         await until(lambda: len(pool) == 2)
         second, third = pool.take(), pool.take()
         assert [first, second, third] == cluster.made[:3]
-        assert [process.in_reserve for process in cluster.made[:3]] == [False, True, True]
         await until(lambda: len(pool) == 2)
         assert len(cluster.made) == 5
 
@@ -164,18 +161,3 @@ async def until(condition):
             return
         await asyncio.sleep(0.002)
     raise AssertionError("the condition stayed false")
-
-
-def test_idle_priority_stays_inside_and_errors_are_raised():
-    """`run_at_idle_priority` leaves the caller's priority unchanged and raises the function's error."""
-    where = []
-
-    def look():
-        """Record the scheduling policy."""
-        where.append(os.sched_getscheduler(0) if hasattr(os, "SCHED_IDLE") else None)
-
-    standby.run_at_idle_priority(look)
-    look()
-    assert where == [os.SCHED_IDLE, os.SCHED_OTHER] if hasattr(os, "SCHED_IDLE") else where == [None, None]
-    with pytest.raises(ZeroDivisionError):
-        standby.run_at_idle_priority(lambda: 1 // 0)

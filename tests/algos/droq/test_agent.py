@@ -37,7 +37,7 @@ def test_critics_drop_by_the_seed_and_never_without_one():
 
 
 def test_places_of_all_layers_differ():
-    """Each hidden layer of each critic draws at a place of its own."""
+    """Each hidden layer of each critic draws at a separate position."""
     networks = build_agent(critics=3).critic.networks
     places = [network.place + number for network in networks for number in range(len(network.norms))]
     assert places == list(range(6))

@@ -175,7 +175,7 @@ def test_anneal_decays_clip_and_learning_rate(anneal, clip, lr_scale):
 
 
 def test_final_values_schedule_clip_and_learning_rate_separately():
-    """Each final value has a schedule of its own and takes precedence over `anneal`."""
+    """Each final value has a separate schedule and takes precedence over `anneal`."""
     step = Step(gradient_step=0, progress=0.75)
     (phase,) = build_ppo(learning_rate=1e-3, final_learning_rate=2e-3).phases(step)
     assert phase.scalars["clip"] == 0.2 and phase.lr_scale == pytest.approx(1.75)

@@ -19,12 +19,14 @@ pytest.importorskip("ale_py")
 
 
 def test_a_game_is_as_registered_without_the_preprocessing():
+    """Without the preprocessing, a game is as registered."""
     config = config_of("ALE/Pong-v5")
     assert make(config.id).observation_space.shape == (210, 160, 3)
     assert_a_snapshot_is_exact(config, before=5, after=5)
 
 
 def test_the_preprocessing():
+    """The preprocessing sets frame size, stack and lives."""
     config = config_of("ALE/Breakout-v5", {"path": "atari", "life_loss": True})
     env = make(config.id, "atari")
     assert env.observation_space.shape == (4, 84, 84) and env.observation_space.dtype == np.uint8
@@ -35,6 +37,7 @@ def test_the_preprocessing():
 
 
 def test_the_native_vector_counts_games():
+    """The native vector environment counts games, not lives."""
     config = EnvConfig(
         id="ALE/Breakout-v5",
         num_envs=2,
@@ -58,7 +61,8 @@ def test_the_native_vector_counts_games():
     assert ends == len(counted)
 
 
-def test_what_the_native_vector_can_not_do_is_named():
+def test_unsupported_settings_of_the_native_vector_are_named():
+    """The error names settings that the native vector environment doesn't support."""
     native = {"id": "ALE/Pong-v5", "vectorization": "native"}
     with pytest.raises(EnvSettingsError, match=r"env\.wrappers: wrap single environments"):
         make_vector_env(EnvConfig(**native, wrappers=("atari", "reward_as_observation")))

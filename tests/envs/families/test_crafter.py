@@ -12,6 +12,7 @@ from tests.envs.families.checks import (
 
 
 def test_a_set_keeps_the_order_of_its_additions():
+    """A set preserves the order of its additions."""
     items = _OrderedSet()
     for item in "cab":
         items.add(item)
@@ -20,6 +21,7 @@ def test_a_set_keeps_the_order_of_its_additions():
 
 
 def test_a_world_is_reproducible_and_saved():
+    """Equal seeds give equal worlds, and a snapshot is exact."""
     pytest.importorskip("crafter")
     config = config_of("Crafter/Reward-v1", area=[24, 24], size=[36, 45])
     assert make(config.id, **config.kwargs).observation_space.shape == (36, 45, 3)
@@ -28,6 +30,7 @@ def test_a_world_is_reproducible_and_saved():
 
 
 def test_achievements_are_numbers_of_the_info():
+    """The info contains achievements as numbers."""
     pytest.importorskip("crafter")
     env = make("Crafter/NoReward-v1", area=[16, 16], length=3)
     env.reset(seed=0)

@@ -19,6 +19,7 @@ needs_egl = pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="
 
 @pytest.mark.parametrize("task", ["walker-walk", "reacher-easy", "ball_in_cup-catch"])
 def test_states_are_reproducible_and_saved(task):
+    """Equal seeds give equal episodes, and a snapshot is exact."""
     config = config_of(f"dm_control/{task}-v0")
     assert_equal_seeds_give_equal_episodes(config)
     assert_a_snapshot_is_exact(config)
@@ -26,6 +27,7 @@ def test_states_are_reproducible_and_saved(task):
 
 
 def test_an_episode_is_truncated_at_the_time_limit():
+    """An episode is truncated at the time limit."""
     env = make("dm_control/cartpole-swingup-v0", task_kwargs={"time_limit": 0.05})
     observations = [env.reset(seed=0)[0], *(env.step(env.action_space.sample()) for _ in range(5))]
     assert [step[2:4] for step in observations[1:]] == [(False, False)] * 4 + [(False, True)]
@@ -34,6 +36,7 @@ def test_an_episode_is_truncated_at_the_time_limit():
 
 @needs_egl
 def test_pixels_alone_and_with_states():
+    """Observations are pixels, or pixels with states."""
     env = make("dm_control/cartpole-swingup-v0", pixels=True, size=[24, 32])
     obs, _ = env.reset(seed=0)
     assert obs.shape == (24, 32, 3) and obs.dtype == np.uint8 and obs.std() > 0
@@ -44,6 +47,7 @@ def test_pixels_alone_and_with_states():
     env.close()
 
 
-def test_an_observation_of_nothing_is_refused():
+def test_an_empty_observation_is_refused():
+    """An observation without pixels and states is refused."""
     with pytest.raises(EnvSettingsError, match="pixels=false and states=false: an observation needs one of them"):
         make("dm_control/cartpole-swingup-v0", states=False)

@@ -19,6 +19,7 @@ pytest.importorskip("minatar")
     [("Asterix", 4, 5), ("Breakout", 4, 3), ("Freeway", 7, 3), ("Seaquest", 10, 6), ("SpaceInvaders", 6, 4)],
 )
 def test_games_return_bytes_and_are_reproducible(game, channels, actions):
+    """Observations are bytes, and equal seeds give equal episodes."""
     config = config_of(f"MinAtar/{game}-v1")
     env = make(config.id)
     assert env.observation_space.shape == (10, 10, channels) and env.observation_space.dtype == np.uint8
@@ -30,6 +31,7 @@ def test_games_return_bytes_and_are_reproducible(game, channels, actions):
 
 
 def test_a_game_is_rendered():
+    """A game renders RGB pictures."""
     env = make("MinAtar/Breakout-v1", render_mode="rgb_array")
     env.reset(seed=0)
     picture = env.render()
@@ -37,5 +39,6 @@ def test_a_game_is_rendered():
 
 
 def test_arguments_of_the_game_are_passed_on():
+    """Arguments are passed to the game."""
     game = make("MinAtar/Breakout-v1", sticky_action_prob=0.0).unwrapped.game
     assert game.sticky_action_prob == 0.0

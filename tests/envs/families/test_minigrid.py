@@ -15,6 +15,7 @@ pytest.importorskip("minigrid")
 
 @pytest.mark.parametrize("env_id", ["MiniGrid-DoorKey-5x5-v0", "BabyAI-GoToObj-v0"])
 def test_worlds_are_reproducible_and_saved(env_id):
+    """Equal seeds give equal episodes, and a snapshot is exact."""
     config = config_of(env_id, "ImgObsWrapper")
     assert make(config.id, "ImgObsWrapper").observation_space.shape == (7, 7, 3)
     assert_equal_seeds_give_equal_episodes(config)
@@ -23,6 +24,7 @@ def test_worlds_are_reproducible_and_saved(env_id):
 
 
 def test_wrappers_have_short_names_and_arguments():
+    """Wrappers of MiniGrid have short names and arguments."""
     env = make("MiniGrid-Empty-5x5-v0", {"path": "RGBImgPartialObsWrapper", "tile_size": 4}, "ImgObsWrapper")
     assert env.observation_space.shape == (28, 28, 3)
     env = make("MiniGrid-Empty-5x5-v0", {"path": "FilterObservation", "filter_keys": ["image", "direction"]})

@@ -16,6 +16,7 @@ def make(game=None, **arguments):
 
 
 def test_an_observation_is_the_maximum_of_the_last_two_frames():
+    """An observation is the maximum of the last two frames."""
     env = make({"dark": [4]}, frame_stack=1)
     assert env.reset(seed=0)[0].tolist() == [[0, 0], [0, 0]]
     obs, reward, *_ = env.step(2)
@@ -25,6 +26,7 @@ def test_an_observation_is_the_maximum_of_the_last_two_frames():
 
 
 def test_frames_are_stacked_and_may_have_colors():
+    """Frames are stacked, in grayscale or in color."""
     env = make(frame_stack=3)
     env.reset(seed=0)
     assert [int(frame[0, 0]) for frame in env.step(0)[0]] == [0, 0, 4]
@@ -36,6 +38,7 @@ def test_frames_are_stacked_and_may_have_colors():
 
 
 def test_no_ops_begin_a_game():
+    """A random number of no-ops begins a game."""
     env = make(noop_max=3, frame_stack=1)
     counts = {int(env.reset(seed=seed)[0][0, 0]) for seed in range(20)}
     assert counts == {1, 2, 3}
@@ -43,12 +46,14 @@ def test_no_ops_begin_a_game():
 
 
 def test_fire_is_pressed_after_a_reset():
+    """A reset presses FIRE."""
     env = make(fire_reset=True, frame_stack=1)
     assert (env.reset(seed=0)[0] == 4).all()
     assert env.unwrapped.actions == ["reset", 1, 1, 1, 1]
 
 
 def test_the_true_return_is_in_the_last_info():
+    """The last info contains the return without clipping."""
     env = make()
     env.reset(seed=0)
     steps = [env.step(0) for _ in range(6)]
@@ -59,6 +64,7 @@ def test_the_true_return_is_in_the_last_info():
 
 
 def test_a_lost_life_ends_an_episode_but_not_the_game():
+    """A lost life ends the episode but not the game."""
     env = make(life_loss=True, frame_stack=1)
     env.reset(seed=0)
     ends, infos = [], []
@@ -76,6 +82,7 @@ def test_a_lost_life_ends_an_episode_but_not_the_game():
 
 
 def test_a_seed_begins_a_new_game_after_a_lost_life():
+    """A reset with a seed begins a new game after a lost life."""
     env = make(life_loss=True)
     env.reset(seed=0)
     env.step(0), env.step(0)
@@ -84,6 +91,7 @@ def test_a_seed_begins_a_new_game_after_a_lost_life():
 
 
 def test_a_game_that_skips_frames_is_refused():
+    """A game that skips frames itself is refused."""
     with pytest.raises(EnvSettingsError, match=r"the game skips frames itself \(frameskip=4\); set env.kwargs.frames"):
         make({"frameskip": 4})
     assert make(frame_skip=1, frame_stack=1, clip_reward=False).reset(seed=0)[0].dtype == np.uint8

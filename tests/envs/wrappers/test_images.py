@@ -11,11 +11,13 @@ SCRIPTED = "tests.helpers.wrapped_envs:Scripted-v0"
 
 
 def test_grayscale_is_the_luma():
+    """Grayscale is the luma of the colors."""
     picture = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
     assert grayscale(picture).tolist() == [[76, 150], [29, 255]]  # 255 times 0.299, 0.587 and 0.114, rounded
 
 
 def test_resize_averages_areas():
+    """Resizing averages areas."""
     picture = np.array([[0, 10, 20, 30], [40, 50, 60, 70]], np.uint8)
     assert AreaResize((2, 4), (1, 2))(picture).tolist() == [[25, 45]]
     row = np.array([[0, 60, 120]], np.uint8)
@@ -25,6 +27,7 @@ def test_resize_averages_areas():
 
 
 def test_resize_keeps_channels_and_constants():
+    """Resizing preserves channels and constant pictures."""
     picture = np.stack([np.full((210, 160), value, np.uint8) for value in (0, 77, 255)], -1)
     small = AreaResize((210, 160), (84, 84))(picture)
     assert small.shape == (84, 84, 3) and small.flags["C_CONTIGUOUS"]
@@ -32,6 +35,7 @@ def test_resize_keeps_channels_and_constants():
 
 
 def test_resize_agrees_with_opencv():
+    """Resizing agrees with OpenCV within rounding."""
     cv2 = pytest.importorskip("cv2")
     picture = np.random.default_rng(0).integers(0, 256, (210, 160, 3), dtype=np.uint8)
     theirs = cv2.resize(picture, (84, 84), interpolation=cv2.INTER_AREA)
@@ -48,6 +52,7 @@ def test_resize_agrees_with_opencv():
     ],
 )
 def test_wrappers_change_the_space_and_the_pictures(wrappers, kind, shape):
+    """Wrappers change the space and the pictures alike."""
     env = make_env(EnvConfig(id=SCRIPTED, kwargs={"kind": kind}, wrappers=tuple(wrappers)))
     env.reset(seed=0)
     obs = env.step(0)[0]

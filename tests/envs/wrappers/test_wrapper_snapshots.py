@@ -47,12 +47,14 @@ def flat(value):
 
 
 def test_every_wrapper_has_a_case():
+    """Every wrapper has a case."""
     assert {case[0] for case in CASES} == set(SHORT_NAMES)
 
 
 @pytest.mark.parametrize("before", [3, 12])
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
 def test_a_restored_copy_continues_in_the_same_way(case, before):
+    """A restored copy continues identically."""
     _, env_id, kwargs, wrappers = case
     kwargs = {"rewards": [0.5, -1.0, 2.0, -3.0, 4.0, 0.0, 1.0]} | kwargs if env_id == SCRIPTED else kwargs
     config = EnvConfig(id=env_id, kwargs=kwargs, wrappers=tuple(wrappers))

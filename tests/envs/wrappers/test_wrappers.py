@@ -27,6 +27,7 @@ def episode(env, actions):
 
 
 def test_action_repeat_sums_rewards_and_stops_at_the_end():
+    """`action_repeat` sums rewards and stops at the end of the episode."""
     env = make({"path": "action_repeat", "amount": 3})
     observations, steps = episode(env, [2, 1])
     assert [obs[0] for obs in observations] == [0, 3, 5]
@@ -35,18 +36,21 @@ def test_action_repeat_sums_rewards_and_stops_at_the_end():
 
 
 def test_frame_stack_repeats_the_first_observation():
+    """`frame_stack` repeats the first observation."""
     observations, _ = episode(make({"path": "frame_stack", "stack_size": 3}), [0, 0, 0])
     assert [obs[:, 0].tolist() for obs in observations] == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
     assert observations[0].shape == (3, 2) and observations[0].dtype == np.float32
 
 
 def test_frame_stack_with_dilation():
+    """`frame_stack` with a dilation skips observations."""
     observations, _ = episode(make({"path": "frame_stack", "stack_size": 3, "dilation": 2}), [0] * 5)
     assert observations[5][:, 0].tolist() == [1, 3, 5]
     assert observations[2][:, 0].tolist() == [0, 0, 2]
 
 
 def test_frame_stack_of_the_pictures_of_a_dict():
+    """`frame_stack` stacks the pictures of a dict."""
     env = make({"path": "frame_stack", "stack_size": 2}, kind="dict")
     assert {name: part.shape for name, part in env.observation_space.items()} == {
         "camera": (2, 2, 2, 3),
@@ -59,6 +63,7 @@ def test_frame_stack_of_the_pictures_of_a_dict():
 
 
 def test_mask_velocities_of_known_and_other_environments():
+    """`mask_velocities` masks known environments and refuses others."""
     masked = make_env(EnvConfig(id="CartPole-v1", wrappers=("mask_velocities",)))
     plain = make_env(EnvConfig(id="CartPole-v1"))
     one, other = masked.reset(seed=0)[0], plain.reset(seed=0)[0]
@@ -68,6 +73,7 @@ def test_mask_velocities_of_known_and_other_environments():
 
 
 def test_reward_as_observation():
+    """`reward_as_observation` adds the last reward."""
     observations, steps = episode(make("reward_as_observation"), [0, 0])
     assert [obs["reward"].tolist() for obs in observations] == [[0], [1], [-2]]
     assert observations[1]["obs"].tolist() == [1, -1] and steps[1][0] == -2.0
@@ -76,6 +82,7 @@ def test_reward_as_observation():
 
 
 def test_actions_as_observation_one_hot():
+    """`actions_as_observation` adds the last actions as one-hot vectors."""
     observations, _ = episode(make({"path": "actions_as_observation", "num_actions": 2}), [2, 1])
     assert [obs["actions"].tolist() for obs in observations] == [
         [0, 0, 0, 0, 0, 0],
@@ -87,6 +94,7 @@ def test_actions_as_observation_one_hot():
 
 
 def test_actions_as_observation_with_dilation_and_other_kinds():
+    """`actions_as_observation` supports a dilation and other action spaces."""
     wrapper = {"path": "actions_as_observation", "num_actions": 2, "dilation": 2}
     observations, _ = episode(make(wrapper), [0, 1, 2])
     assert observations[3]["actions"].tolist() == [1, 0, 0, 0, 0, 1]
@@ -101,6 +109,7 @@ def test_actions_as_observation_with_dilation_and_other_kinds():
 
 
 def test_action_mask_moves_into_the_observation():
+    """`action_mask` moves the mask from the info to the observation."""
     env = make("action_mask", masks=True)
     assert env.observation_space["action_mask"] == spaces.MultiBinary(3)
     observations, _ = episode(env, [0])
@@ -111,11 +120,13 @@ def test_action_mask_moves_into_the_observation():
 
 
 def test_a_missing_action_mask_is_named():
+    """The error names a missing action mask."""
     with pytest.raises(ValueError, match="the info has no 'action_mask'; its keys are \\[\\]"):
         make("action_mask").reset(seed=0)
 
 
 def test_episode_statistics():
+    """`episode_statistics` adds return and length to the last info."""
     _, steps = episode(make("episode_statistics"), [0] * 5)
     assert [step[-1] for step in steps] == [{}, {}, {}, {}, {"episode": {"r": 6.5, "l": 5}}]
 
@@ -125,12 +136,14 @@ def test_episode_statistics():
     [({}, [1, -1, 1, 1, 1]), ({"low": -1.5, "high": 2.0}, [1, -1.5, 2, 0.5, 2]), ({"high": 0.0}, [0, -2, 0, 0, 0])],
 )
 def test_clip_reward_leaves_the_true_return(arguments, rewards):
+    """`clip_reward` leaves the return in the info unclipped."""
     _, steps = episode(make({"path": "clip_reward", **arguments}), [0] * 5)
     assert [step[0] for step in steps] == rewards
     assert steps[-1][-1]["episode"] == {"r": 6.5, "l": 5}
 
 
 def test_wrappers_of_gymnasium_by_name():
+    """Wrappers of Gymnasium are found by name."""
     env = make({"path": "time_limit", "max_episode_steps": 2}, {"path": "TimeAwareObservation", "flatten": False})
     observations, steps = episode(env, [0, 0])
     assert [int(obs["time"][0]) for obs in observations] == [0, 1, 2]
@@ -142,6 +155,7 @@ def test_wrappers_of_gymnasium_by_name():
 
 
 def test_sticky_actions_repeat_the_last_action():
+    """`sticky_actions` repeats the last action with its probability."""
     env = make({"path": "sticky_actions", "repeat_action_probability": 0.5}, rewards=[0.0] * 101)
     episode(env, [step % 3 for step in range(100)])
     repeated = sum(received != step % 3 for step, received in enumerate(env.unwrapped.received))
@@ -149,12 +163,13 @@ def test_sticky_actions_repeat_the_last_action():
 
 
 def test_the_path_of_a_wrapper_may_have_arguments():
+    """A wrapper given by its path takes arguments."""
     env = make({"path": "sheeprl.envs.wrappers.frame_stack:FrameStack", "stack_size": 5})
     assert env.observation_space.shape == (5, 2)
 
 
 @pytest.mark.parametrize(
-    ("wrapper", "said"),
+    ("wrapper", "message"),
     [
         ("frame_stak", "env.wrappers=frame_stak: isn't a wrapper; did you mean frame_stack?"),
         ("nothing", "env.wrappers=nothing: isn't a wrapper; write package.module:Class or a short name"),
@@ -172,13 +187,15 @@ def test_the_path_of_a_wrapper_may_have_arguments():
         ({"path": "clip_reward", "low": 1, "high": 0}, "low=1 exceeds high=0"),
     ],
 )
-def test_mistakes_are_named(wrapper, said):
+def test_mistakes_are_named(wrapper, message):
+    """The error names the mistake in a wrapper's arguments."""
     with pytest.raises(EnvSettingsError) as caught:
         make(wrapper)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_key_that_does_not_exist_is_named():
+    """The error names a missing or duplicate observation key."""
     with pytest.raises(EnvSettingsError, match=r"the observation has the keys \['camera', 'state'\], not 'image'"):
         make({"path": "frame_stack", "keys": ["image"]}, kind="dict")
     with pytest.raises(EnvSettingsError, match=r"the observation has a key 'state' already"):

@@ -1,0 +1,49 @@
+"""Networks of recurrent PPO: PPO's, with a memory between the encoder and both heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sheeprl.algos.ppo.agent import Actor, PPOAgent
+from sheeprl.algos.ppo_recurrent.args import RecurrentPPOArgs
+from sheeprl.models.recurrent import GRU, LSTM, Recurrent, State
+
+CELLS: dict[str, type[Recurrent]] = {"lstm": LSTM, "gru": GRU}
+
+
+class RecurrentActor(Actor):
+    """Policy network with a memory: encoder, recurrent cell, hidden layers. The critic reads the cell, too."""
+
+    memory: Recurrent
+
+    def build_memory(self, inputs: int, args: RecurrentPPOArgs) -> Recurrent:
+        """Return the recurrent cell for vectors of `inputs` features."""
+        return CELLS[args.memory](inputs, args.memory_size)
+
+    def state(self, tensors: Mapping[str, Any], n: int) -> State:
+        """Return the memory's state among tensors `[n, *]`; zeros `[n, memory_size]` where it is missing."""
+        names = self.memory.names
+        return {name: tensors[name] for name in names} if names[0] in tensors else self.memory.initial(n)
+
+    def unroll(self, features: Tensor, state: State, is_first: Tensor) -> tuple[Tensor, State]:
+        """Pass rows through the memory, which is set to 0 before each row that begins an episode.
+
+        Args:
+            features: `[T, N, features]`, see `features`.
+            state: state `[N, memory_size]` before the first row.
+            is_first: `[T, N]` booleans, true where an episode begins.
+
+        Returns:
+            The inputs `[T, N, memory_size]` of both heads, and the state after the last row.
+        """
+        return self.memory.unroll(features, state, is_first)
+
+
+class RecurrentPPOAgent(PPOAgent):
+    """Actor and critic on a memory that they share. Players get the actor, and with it encoder and memory."""
+
+    actor: ClassVar[type[Actor]] = RecurrentActor
+    policy: RecurrentActor

@@ -1,0 +1,57 @@
+"""Keys of a fragment's rows, and checks of fragments before they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sheeprl.buffer.memmap import Array
+
+REQUIRED = ("reward", "terminated", "truncated", "is_first", "action")
+FLAGS = ("terminated", "truncated", "is_first")
+PER_STEP = ("reward", "terminated", "truncated")
+"""Keys of the step that led to the row. A transition takes them from its next row."""
+RESERVED = ("index", "mask", "discount", "importance", "next_obs")
+"""Keys that samples have in addition to the keys of the rows."""
+
+
+class RefusedFragmentError(ValueError):
+    """Raised when a fragment is invalid or does not match the stored rows. Nothing of it is stored."""
+
+
+def shape_of(fragment: Mapping[str, Array]) -> tuple[int, ...]:
+    """Return `[T + 1, B]` of a valid fragment.
+
+    Raises:
+        RefusedFragmentError: the fragment is invalid.
+    """
+    if missing := [name for name in REQUIRED if name not in fragment]:
+        raise RefusedFragmentError(f"the fragment has no {', '.join(missing)}")
+    shape = fragment["reward"].shape
+    if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
+        raise RefusedFragmentError(f"reward has shape {shape}; a fragment is [T + 1, B] with T and B at least 1")
+    for name, values in fragment.items():
+        if values.shape[:2] != shape:
+            raise RefusedFragmentError(f"{name} has shape {values.shape}, but reward has {shape}")
+    for name in FLAGS:
+        if (values := fragment[name]).shape != shape or values.dtype != np.bool_:
+            raise RefusedFragmentError(f"{name} is {values.dtype}{list(values.shape)}; flags are bool{list(shape)}")
+    if reserved := [name for name in fragment if name.partition("/")[0] in RESERVED]:
+        raise RefusedFragmentError(f"the key {reserved[0]} is reserved for samples; rename it")
+    return shape
+
+
+def check_like(fragment: Mapping[str, Array], rows: Mapping[str, Array]) -> None:
+    """Check that a fragment has the keys, shapes and dtypes of the stored rows, if there are any.
+
+    Raises:
+        RefusedFragmentError: they differ.
+    """
+    if rows and (different := set(rows) ^ set(fragment)):
+        raise RefusedFragmentError(f"keys differ from those of the first fragment: {', '.join(sorted(different))}")
+    for name, values in fragment.items() if rows else ():
+        stored = rows[name]
+        if (stored.shape[1:], stored.dtype) != (values.shape[2:], values.dtype):
+            given, known = (f"{a.dtype}{list(a.shape[n:])}" for a, n in ((values, 2), (stored, 1)))
+            raise RefusedFragmentError(f"{name} is {given}, but the stored rows have {known}")
