@@ -486,12 +486,14 @@ _row(
 )
 _row("algo.tau", "1 − polyak", other="polyak")
 _row(
-    "",
-    "the target critics move by algo.tau in every gradient step",
+    "algo.target_delay",
+    "gradient steps per update of the targets, which move by algo.tau",
     sb3="target_update_interval",
     cleanrl="target_network_frequency",
     rllib="target_network_update_freq",
+    old="algo.critic.per_rank_target_network_update_freq",
 )
+_row("algo.encoder_tau", old="algo.encoder.tau")
 _row("algo.alpha", "the initial temperature; fixed with algo.learn_alpha=false", sb3="ent_coef", zoo="ent_coef")
 _row(
     "algo.alpha",
@@ -511,9 +513,17 @@ _row(
     sb3="target_entropy",
     rllib="target_entropy",
 )
+_row("algo.target_entropy_scale", cleanrl="target_entropy_scale")
+_row("algo.latent_penalty", old="algo.decoder.l2_lambda")
+_row("algo.cnn_features", old="algo.encoder.features_dim")
 _row("algo.critics", sb3="n_critics", old="algo.critic.n")
 _row("algo.critics", "2 with twin_q, 1 without", rllib="twin_q")
-_row("algo.policy_delay", "gradient steps per step of the actor", cleanrl="policy_frequency")
+_row(
+    "algo.policy_delay",
+    "gradient steps per step of the actor",
+    cleanrl="policy_frequency",
+    old="algo.actor.per_rank_update_freq",
+)
 _row("algo.exploration_noise", "standard deviation of normal noise", sb3="action_noise")
 _row("algo.target_noise", sb3="target_policy_noise", cleanrl="policy_noise", rllib="target_noise")
 _row("algo.noise_clip", sb3="target_noise_clip", rllib="target_noise_clip")
