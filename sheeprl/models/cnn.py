@@ -48,13 +48,15 @@ def layers_of(kind: str, height: int, width: int) -> tuple[Conv, ...]:
     return tuple(layer._replace(kernel=min(layer.kernel, least)) for layer in KINDS[kind])
 
 
-def pixel_encoder(kind: str, shape: Sequence[int], features: int) -> nn.Sequential:
+def pixel_encoder(kind: str, shape: Sequence[int], features: int, layer_norm: bool = False) -> nn.Sequential:
     """Build a CNN from `[N, C, H, W]` to `[N, features]`: convolutions and a linear layer, each with ReLU.
 
     Args:
         kind: `nature`, `small`, or `auto` by the size of the picture.
         shape: (C, H, W).
         features: size of the output.
+        layer_norm: normalize the outputs of each layer before its activation, those of a convolution over channels
+            and pixels (LayerNorm, 1607.06450).
 
     Raises:
         ValueError: unknown kind, or the picture is too small for it.
@@ -62,11 +64,13 @@ def pixel_encoder(kind: str, shape: Sequence[int], features: int) -> nn.Sequenti
     channels, height, width = shape
     layers: list[nn.Module] = []
     convolutions = layers_of(kind, height, width)
-    for layer in convolutions:
-        layers += [nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride), nn.ReLU()]
+    sizes = zip(_sizes(convolutions, height)[1:], _sizes(convolutions, width)[1:], strict=True)
+    for layer, (height, width) in zip(convolutions, sizes, strict=True):
+        norm = [nn.LayerNorm((layer.channels, height, width))] if layer_norm else []
+        layers += [nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride), *norm, nn.ReLU()]
         channels = layer.channels
-    height, width = _sizes(convolutions, height)[-1], _sizes(convolutions, width)[-1]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, features), nn.ReLU())
+    norm = [nn.LayerNorm(features)] if layer_norm else []
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, features), *norm, nn.ReLU())
 
 
 class PixelDecoder(nn.Module):
@@ -124,9 +128,12 @@ class PictureEncoder(nn.Module):
         space: Box of the pictures.
         features: size of the output.
         kind: kind of CNN.
+        layer_norm: normalize the outputs of each layer; see `pixel_encoder`.
     """
 
-    def __init__(self, space: gymnasium.Space[Any], features: int, kind: str = "auto") -> None:
+    def __init__(
+        self, space: gymnasium.Space[Any], features: int, kind: str = "auto", layer_norm: bool = False
+    ) -> None:
         """Build the CNN."""
         super().__init__()
         shape = tuple(space.shape or ())
@@ -137,7 +144,7 @@ class PictureEncoder(nn.Module):
             shape = (*shape[:-3], shape[-1], *shape[-3:-1])
         self.shape = (math.prod(shape[:-2]), *shape[-2:])
         """(C, H, W) after all axes in front became channels."""
-        self.network = pixel_encoder(kind, self.shape, features)
+        self.network = pixel_encoder(kind, self.shape, features, layer_norm)
 
     def forward(self, pictures: Tensor, batch_dims: int = 1) -> Tensor:
         """Encode pictures: `[*batch, *shape]` to `[*batch, features]`."""
