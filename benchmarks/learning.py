@@ -262,7 +262,7 @@ def locked(path: Path) -> Iterator[None]:
 def print_seed(result: SeedResult) -> None:
     """Print the result of a seed."""
     print(
-        f"{result.seed:>6}  {result.mean:>10.1f} ± {result.std:<8.1f}  {result.policy_steps:>12,}  "
+        f"{result.seed:>6}  {result.mean:>10.2f} ± {result.std:<8.2f}  {result.policy_steps:>12,}  "
         f"{result.gradient_steps:>14,}  {result.wall_time:>8.0f} s",
         flush=True,
     )
@@ -275,7 +275,7 @@ def listing(table: dict[str, Row], out: Path) -> str:
         found = [
             json.loads(path.read_text()) for mode in rows.MODES if (path := out / f"{row.name}_{mode}.json").exists()
         ]
-        shown = ", ".join(f"{result['mode']} {result['mean']:.1f}" for result in found)
+        shown = ", ".join(f"{result['mode']} {result['mean']:.2f}" for result in found)
         missing = "needs a GPU" if row.gpu else "not run"
         state = shown or (missing if row.path.is_file() else f"configs/{row.config}.yaml doesn't exist")
         lines.append(f"{row.name:<26}{row.task:<38}{row.steps:>11,}  {row.required():<22}{state}")
@@ -342,7 +342,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if result:
             verdict = {True: "met", False: "NOT met", None: "not judged"}[result["met"]]
             print(
-                f"mean over {len(result['seeds'])} seeds {result['mean']:.1f}, {row.required()}: {verdict}; {job.path}"
+                f"mean over {len(result['seeds'])} seeds {result['mean']:.2f}, {row.required()}: {verdict}; {job.path}"
             )
     if failed:
         sys.exit(1)

@@ -230,9 +230,8 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
         learner.compiled.while_compiling = control.signals.raising  # compiling takes too long to wait for
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
-        replay = build_replay(
-            config, spaces.frame_stack, fabric.global_rank, ranks, folder=replay_folder(config, run_dir)
-        )
+        folder = replay_folder(config, run_dir)
+        replay = build_replay(config, fabric.global_rank, ranks, folder=folder, frame_stack=spaces.frame_stack)
     except (OSError, ValueError) as error:
         raise RunFailedError(f"the replay can't be opened: {one_line(error)}") from error
     place.startup.done("learner and replay")

@@ -36,7 +36,7 @@ from sheeprl.utils import seeding
 from sheeprl.utils.errors import AlgorithmError, one_line
 from sheeprl.utils.tensors import Tree, moved
 
-WARM_UP_STEPS = 2  # gradient steps: the first one creates the optimizer state, which compilation requires
+LONGEST_PERIOD = 64  # gradient steps in which the warm-up looks for kinds of steps, such as those of a delayed actor
 
 
 class NonFiniteError(RuntimeError):
@@ -88,6 +88,7 @@ class Learner(LearnerInterface):
         self.batches = self._make_batches()
         self.compiled = CompiledSteps(self.step, self.batches.assemble) if config.trainer.compile else None
         self._failure: NonFiniteError | None = None
+        self._checked: set[str | tuple[str, ...]] = set()  # groups that phases have named
         self._tables: list[Table] = []  # metrics of the current update, on the CPU
         self._notes: list[str] = []  # messages for the log of the run
 
@@ -209,7 +210,8 @@ class Learner(LearnerInterface):
         """Take one gradient step: one pass over the phases. Return True if a loss stopped the round before the step."""
         phases = self.algorithm.phases(Step(self.gradient_steps, progress))
         for phase in phases:
-            self._check_groups(phase)
+            if phase.optimizer not in self._checked:
+                self._check_groups(phase)
         samples = self.batches.samples(tensors)
         noise = [self._noise(phase, samples) for phase in phases]
         taken = self._compiled_step(phases, tensors, noise)
@@ -234,6 +236,7 @@ class Learner(LearnerInterface):
                 raise ValueError(f"phases() names the group {name!r}, but optimizers() has {', '.join(known)}")
         if len(set(phase.groups)) != len(phase.groups) or not phase.groups:
             raise ValueError(f"phases() names the groups {phase.groups}; name at least one, and each only once")
+        self._checked.add(phase.optimizer)
 
     def _compiled_step(
         self, phases: Sequence[Phase], tensors: Tree, noise: list[Tensors]
@@ -326,8 +329,9 @@ class Learner(LearnerInterface):
             return
         before = self._saved()
         try:
-            order, block = self._dummy_data()
-            info, _ = self.update(WARM_UP_STEPS, 0.0, order, block)
+            steps = self._warm_up_steps()
+            order, block = self._dummy_data(steps)
+            info, _ = self.update(steps, 0.0, order, block)
             self._notes = [*info.notes]  # the first real update returns them
         except Exception as error:  # dummy data may be unsuitable; a real update reports its own failure
             self._notes.append(
@@ -335,11 +339,28 @@ class Learner(LearnerInterface):
             )
         self.restore(before)
 
-    def _dummy_data(self) -> tuple[int | None, Rows]:
-        """Return dummy data. If one rank has none, all ranks raise, because a rank that continued alone would hang."""
+    def _warm_up_steps(self) -> int:
+        """Return the number of gradient steps that include a compiled one of every kind.
+
+        The first step of each kind is eager: it creates the optimizer state, which compilation requires.
+        """
+        kinds: set[tuple[Any, ...]] = set()
+        period = 1
+        for step in range(LONGEST_PERIOD):
+            phases = self.algorithm.phases(Step(step, 0.0))
+            kind = tuple((phase.groups, phase.loss, tuple(phase.target_updates)) for phase in phases)
+            period = period if kind in kinds else step + 1
+            kinds.add(kind)
+        return 2 * period
+
+    def _dummy_data(self, steps: int) -> tuple[int | None, Rows]:
+        """Return dummy data for some gradient steps.
+
+        If one rank has none, all ranks raise, because a rank that continued alone would hang.
+        """
         failure: Exception | None = None
         try:
-            batches = dummy_batches(self.config, self.algorithm, WARM_UP_STEPS)
+            batches = dummy_batches(self.config, self.algorithm, steps)
         except Exception as error:
             failure = error
         failures = self.step.ranks.sum(torch.tensor(float(failure is not None), device=self.fabric.device))

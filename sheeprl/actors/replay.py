@@ -145,21 +145,21 @@ class Replay(ReplayInterface):
 
 def build_replay(
     config: Config,
-    frame_stack: Mapping[str, int],
     shard: int = 0,
     shards: int = 1,
     incarnation: int = 0,
     folder: str | None = None,
+    frame_stack: Mapping[str, int] | None = None,
 ) -> Replay:
     """Return a shard of the replay. In coupled mode each rank has one shard.
 
     Args:
         config: configuration of the run, resolved.
-        frame_stack: `Spaces.frame_stack` of the environment.
         shard: number of the shard.
         shards: number of shards.
         incarnation: number of earlier shards with this number.
         folder: folder of the memory-mapped shards; None for shards in memory.
+        frame_stack: `Spaces.frame_stack` of the environment; None stores whole observations.
 
     Raises:
         BlockingIOError: another process uses the shard's files.
@@ -168,13 +168,13 @@ def build_replay(
     data = config.algo.data()
     batch_parts = shards if config.is_coupled else 1  # each rank draws its part of a batch
     path = Path(folder) / f"shard_{shard}" if folder else None
-    buffer = _open_buffer(config, frame_stack, shard, shards, incarnation, path)
+    buffer = _open_buffer(config, shard, shards, incarnation, path, frame_stack or {})
     batch_size = (data.batch_size or 0) // batch_parts  # None for a rollout, which is read whole
     return Replay(buffer, batch_size, shard, shards)
 
 
 def _open_buffer(
-    config: Config, frame_stack: Mapping[str, int], shard: int, shards: int, incarnation: int, folder: Path | None
+    config: Config, shard: int, shards: int, incarnation: int, folder: Path | None, frame_stack: Mapping[str, int]
 ) -> ReplayBuffer:
     """Return a new buffer, or the one that a lost process left in the folder."""
     data, settings = config.algo.data(), config.buffer

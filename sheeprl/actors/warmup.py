@@ -35,7 +35,7 @@ def dummy_batches(config: Config, algorithm: Algorithm[Any], steps: int) -> tupl
     Raises:
         NotEnoughDataError: a sample is longer than the dummy data.
     """
-    replay = build_replay(_with_small_replay(config), algorithm.spaces.frame_stack)
+    replay = build_replay(_with_small_replay(config), frame_stack=algorithm.spaces.frame_stack)
     _fill(replay, config, algorithm)
     if config.buffer.shards == 1:
         return None, replay.sample(steps, progress=0.0)[1]

@@ -177,11 +177,11 @@ _row(
     old="env/wrapper",
 )
 _row(
-    "env.wrappers",
-    "use a wrapper, such as gymnasium.wrappers:NormalizeObservation",
+    "algo.normalize_obs=true algo.normalize_reward=true",
+    "running statistics inside the policy, saved with it",
     zoo="normalize",
-    rllib="observation_filter",
 )
+_row("algo.normalize_obs=true", "running statistics inside the policy", rllib="observation_filter")
 _row(
     "env.wrappers",
     "use the wrapper clip_reward; metrics show the true returns",
@@ -323,7 +323,7 @@ _row(
     "",
     "the networks follow from the spaces; set their widths with algo.hidden_sizes",
     sb3="policy features_extractor_class ortho_init",
-    old="algo/mlp_keys algo/cnn_keys algo/layer_norm",
+    old="algo/layer_norm",
 )
 _row(
     "",
@@ -416,22 +416,16 @@ _row(
     old="algo/normalize_advantages",
 )
 _row(
-    "",
-    "the value loss isn't clipped",
+    "algo.clip_value",
+    "a clip range; leave it out to train without",
     sb3="clip_range_vf",
     cleanrl="clip_vloss",
     rllib="vf_clip_param",
     old="algo/clip_vloss",
+    other="value_clip",
 )
-_row(
-    "",
-    "PPO clips the ratio (algo.clip) and has no term or stop for the KL divergence",
-    sb3="target_kl",
-    cleanrl="target_kl",
-    rllib="kl_coeff kl_target use_kl_loss",
-    other="desired_kl",
-)
-_row("", "the weight of the entropy bonus is constant: algo.entropy_coef", old="algo/anneal_ent_coef")
+_row("", "algo.target_kl ends the training of a round early", rllib="kl_coeff kl_target use_kl_loss")
+_row("algo.final_entropy_coef", "the coefficient at the end of the run, such as 0", old="algo/anneal_ent_coef")
 _row("", "the noise is drawn in every step", sb3="use_sde sde_sample_freq")
 
 # --------------------------------------------------------------------------------------- off-policy

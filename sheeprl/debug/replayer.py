@@ -429,9 +429,8 @@ class _Stage:
             return Player(config, self.spaces, made.number, made.incarnation, videos)
         if made.role == "shard":
             folder = str(scratch / "buffer") if config.buffer.memmap else None
-            return build_replay(
-                config, self.spaces.frame_stack, made.number, config.buffer.shards, made.incarnation, folder
-            )
+            place = made.number, config.buffer.shards, made.incarnation, folder
+            return build_replay(config, *place, self.spaces.frame_stack)
         self.reexecution.learner = build_learner(config, self.spaces, self.fabric)
         return self.reexecution.learner
 

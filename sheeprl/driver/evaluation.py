@@ -96,7 +96,7 @@ class Evaluator:
             step, {"Test/cumulative_reward": result.mean_return, "Test/cumulative_reward_std": result.std_return}
         )
         self.reporter.message(
-            f"evaluation at step {step}: return {result.mean_return:.1f} ± {result.std_return:.1f} "
+            f"evaluation at step {step}: return {result.mean_return:.2f} ± {result.std_return:.2f} "
             f"over {len(result.returns)} episodes"
         )
         if cut := describe_cut(result):

@@ -181,9 +181,11 @@ class Minibatches(Batches):
             number = step % minibatches
             if number == 0:
                 pieces = valid[self.permute(len(valid))[place]]  # [minibatches, N]
-                chosen, counted = _by_minibatch(row[:, pieces]), _by_minibatch(is_action[:, pieces] & mask)
-                if self.data.sequence is None:
-                    chosen, counted = chosen[:, 0], counted[:, 0]
+                if self.data.sequence is None:  # a piece is a row, and valid ones have an action
+                    chosen, counted = pieces.unbind(0), mask.unbind(0)
+                else:
+                    chosen = _by_minibatch(row[:, pieces])
+                    counted = _by_minibatch(is_action[:, pieces] & mask)
             yield {"rows": rows, "chosen": chosen[number], "mask": counted[number]}
 
     def _check_prepared(self, name: str, prepared: TensorDict) -> None:
@@ -284,9 +286,9 @@ class Minibatches(Batches):
         )
 
 
-def _by_minibatch(values: Tensor) -> Tensor:
-    """Return `[L, minibatches, N]` values as contiguous `[minibatches, L, N]`."""
-    return values.transpose(0, 1).contiguous()
+def _by_minibatch(values: Tensor) -> tuple[Tensor, ...]:
+    """Return `[L, minibatches, N]` values as one contiguous `[L, N]` tensor per minibatch."""
+    return values.transpose(0, 1).contiguous().unbind(0)
 
 
 def join_parts(parts: Sequence[Rows], order: int, n_batches: int) -> Rows:

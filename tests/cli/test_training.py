@@ -99,9 +99,9 @@ def test_mistakes_of_words_and_of_settings_are_reported_together(sheeprl, traini
             "NAME: is missing; Usage: sheeprl train NAME [--setting VALUE | key=value]..., as in sheeprl train",
         ),
         (["train", "--env", "CartPole-v1"], "NAME: is missing; "),
-        (["train", "pppo"], "pppo: isn't a file or a shipped configuration (ppo, "),
+        (["train", "pppo"], "pppo: isn't a file or a shipped configuration ("),
         (["run", "my_ppo:MyPPO"], "my_ppo:MyPPO: is an algorithm, not a configuration; use sheeprl train my_ppo:MyPPO"),
-        (["run", "pppo"], "pppo: isn't a file or a shipped configuration (ppo, "),
+        (["run", "pppo"], "pppo: isn't a file or a shipped configuration ("),
     ],
 )
 def test_a_missing_or_unknown_name_is_one_line(sheeprl, training, words, mistake):
@@ -131,7 +131,7 @@ def test_every_name_of_another_library_gets_its_hint_as_a_flag(sheeprl, training
     [
         ("--clip-coef", "use --clip"),
         ("--num-gpus", "use --devices (one rank each; with trainer.accelerator=cuda)"),
-        ("--n_critics", "SAC has two critics"),
+        ("--n_critics", "corresponds to algo.critics of droq and sac"),
         ("--env.name", "use --env"),
         ("--total_timesteps", "use --total_steps"),
     ],

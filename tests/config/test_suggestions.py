@@ -51,7 +51,7 @@ def check_typos(name, place):
         ("max_checkpoints", None),
         ("auto_alpha", None),
         ("env_steps", None),
-        ("value_clip", None),
+        ("value_clip", "clip_value"),
         ("num_gpus", None),
         ("noise", None),
         ("momentum", None),

@@ -20,7 +20,6 @@ PPO = ["algo.rollout_steps=32", "algo.epochs=1", "algo.hidden_sizes=[8]", "run.t
 SAC = ["run.total_steps=100"]
 RAM = "env.kwargs={obs_type: ram}"
 FLAT = "env.wrappers=[FlatObsWrapper]"
-TINY_PICTURE = "env.wrappers=[{path: resize, size: 8}, FlattenObservation]"
 
 TRAINED = [  # extra, package, algorithm, id, settings
     ("classic", "pygame", "ppo", "CartPole-v1", ["env.vectorization=native"]),
@@ -30,16 +29,17 @@ TRAINED = [  # extra, package, algorithm, id, settings
     ("dmc", "dm_control", "sac", "dm_control/cartpole-swingup-v0", []),
     ("dmc", "dm_control", "ppo", "dm_control/walker-walk-v0", []),
     ("atari", "ale_py", "ppo", "ALE/Pong-v5", [RAM]),
+    ("atari", "ale_py", "ppo", "ALE/Pong-v5", ["env.wrappers=[atari]"]),
     ("box2d", "Box2D", "ppo", "LunarLander-v3", []),
     ("box2d", "Box2D", "sac", "BipedalWalker-v3", []),
     ("minigrid", "minigrid", "ppo", "MiniGrid-Empty-5x5-v0", [FLAT]),
-    ("minatar", "minatar", "ppo", "MinAtar/Breakout-v1", ["env.wrappers=[FlattenObservation]"]),
-    ("crafter", "crafter", "ppo", "Crafter/Reward-v1", [TINY_PICTURE]),
+    ("minatar", "minatar", "ppo", "MinAtar/Breakout-v1", []),
+    ("crafter", "crafter", "ppo", "Crafter/Reward-v1", []),
     ("dmc", "dm_control", "sac", "dm_control/cartpole-swingup-v0", ["env.wrappers=[action_repeat]"]),
 ]
 REFUSED = [  # extra, package, algorithm, id, part of the message
-    ("atari", "ale_py", "ppo", "ALE/Pong-v5", "are pixels of shape (210, 160, 3); ppo needs vector observations"),
-    ("box2d", "Box2D", "sac", "CarRacing-v3", "are pixels of shape (96, 96, 3); sac needs vector observations"),
+    ("atari", "ale_py", "td3", "ALE/Pong-v5", "are pixels of shape (210, 160, 3); td3 needs vector observations"),
+    ("box2d", "Box2D", "droq", "CarRacing-v3", "are pixels of shape (96, 96, 3); droq needs vector observations"),
     ("minigrid", "minigrid", "ppo", "MiniGrid-Empty-5x5-v0", "has no vector form"),
 ]
 

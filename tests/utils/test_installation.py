@@ -7,6 +7,7 @@ import pytest
 
 from sheeprl.checkpoint import remote
 from sheeprl.envs import hints
+from sheeprl.envs.families import FAMILIES
 from sheeprl.utils import installation
 from sheeprl.utils.installation import environment_warnings, install_command
 
@@ -118,7 +119,11 @@ class TestMetadata:
         assert self.project["name"] == installation.DISTRIBUTION
 
     def test_each_hint_names_an_extra(self):
-        hinted = {*hints.EXTRAS.values(), *remote.EXTRAS.values(), *(extra for _, extra in hints.NAMESPACES.values())}
+        hinted = {
+            *hints.EXTRAS.values(),
+            *remote.EXTRAS.values(),
+            *(family.extra for family in FAMILIES if family.extra),
+        }
         assert hinted <= self.project["optional-dependencies"].keys()
 
     def test_extras_refer_to_this_distribution(self):

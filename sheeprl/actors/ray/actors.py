@@ -94,7 +94,7 @@ class ReplayActor(ReplayInterface):
         """Build the shard."""
         from sheeprl.actors.replay import build_replay
 
-        self.replay = build_replay(config, frame_stack, shard, config.buffer.shards, incarnation, folder)
+        self.replay = build_replay(config, shard, config.buffer.shards, incarnation, folder, frame_stack)
 
     def add(self, fragment: Fragment) -> BufferStatus:
         """Call `Replay.add`."""

@@ -49,7 +49,7 @@ class DMControlEnv(gymnasium.Env[Any, Any]):
     """Task of the suite with gymnasium's interface.
 
     States are a Dict of float64 vectors. With pixels alone an observation is a picture `[height, width, 3]`; with both,
-    the Dict has it as `pixels`. An episode of a task without an end of its own is truncated at its time limit.
+    the Dict has it as `pixels`. A task that never terminates is truncated at its time limit.
 
     Args:
         domain: name of the body, such as `walker`.
