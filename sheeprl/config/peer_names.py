@@ -323,8 +323,8 @@ _row(
     "",
     "the networks follow from the spaces; set their widths with algo.hidden_sizes",
     sb3="policy features_extractor_class ortho_init",
-    old="algo/layer_norm",
 )
+_row("algo.layer_norm", old="algo/layer_norm")
 _row(
     "",
     "the optimizer is Adam",

@@ -81,7 +81,7 @@ class QNetwork(nn.Module):
             features = functional.relu(features if self.shared_norm is None else self.shared_norm(features))
         # Mixed precision ends here: the heads compute in float32.
         output = _apply(self.advantage, features, seed).float()
-        output = output.unflatten(-1, (self.actions.outputs, self.head.size))
+        output = output.reshape(*output.shape[:-1], self.actions.outputs, self.head.size)
         if self.value is None:
             return output
         value = _apply(self.value, features, seed).float().unsqueeze(-2)
