@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -11,6 +12,7 @@ from torch import tensor
 from sheeprl.algos.base import PolicyInput, Spaces, Step
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.algos.sac.sac import SAC
+from sheeprl.models.cnn import shifted
 from sheeprl.models.critics import StackedCritics
 
 
@@ -163,3 +165,81 @@ def test_losses_of_constant_networks():
     loss = algorithm.alpha_loss(agent, batch(), {}, {"logprob": tensor([1.0, -3.0])})
     assert loss.value.item() == pytest.approx(-math.log(2) * (-1 - 2))
     assert loss.metrics["Params/alpha"].item() == pytest.approx(2)
+
+
+def build_form(observation, action, **args):
+    """Build SAC for other spaces."""
+    return SAC(SACArgs(name="sac", hidden_sizes=(8,), **args), Spaces(observation, action))
+
+
+PICTURE = spaces.Box(0, 255, (6, 8, 3), np.uint8)
+BOX = spaces.Box(-1.0, 1.0, (2,))
+
+
+def test_losses_of_discrete_actions():
+    """The three losses equal hand-computed values for constant networks of two choices."""
+    args = {"gamma": 0.5, "alpha": 2.0, "target_entropy_scale": 0.5}
+    algorithm = build_form(spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2), **args)
+    agent = algorithm.build_agent()
+    for parameter in agent.policy.parameters():
+        parameter.data.zero_()  # both choices have probability ½
+    for critic, biases in ((agent.critic, [[3.0, 4.0], [7.0, 1.0]]), (agent.critic_target, [[9.0, 5.0], [8.0, 6.0]])):
+        for network, bias in zip(critic.networks, biases, strict=True):
+            for parameter in network.parameters():
+                parameter.data.zero_()
+            network[-1].bias.data.copy_(tensor(bias))
+    noise = algorithm.critic_noise(torch.Size([2]), torch.Generator())
+    assert noise == {}
+    rows = batch().update({"action": tensor([0, 1])})
+    loss = algorithm.critic_loss(agent, rows, noise, {})
+    target = 1 + 0.5 * ((8 + 5) / 2 + 2 * math.log(2))  # minima 8 and 5, entropy log 2
+    expected = ((3 - target) ** 2 + (4 - 2) ** 2 + (7 - target) ** 2 + (1 - 2) ** 2) / 2
+    assert loss.value.item() == pytest.approx(expected, rel=1e-5)
+    loss = algorithm.actor_loss(agent, rows, noise, {})
+    assert loss.value.item() == pytest.approx(-2 * math.log(2) - (3 + 1) / 2, rel=1e-5)
+    assert loss.carry["logprob"].tolist() == pytest.approx([-math.log(2)] * 2)
+    loss = algorithm.alpha_loss(agent, rows, {}, loss.carry)
+    assert loss.value.item() == pytest.approx(-math.log(2) * (-math.log(2) + 0.5 * math.log(2)))
+
+
+def test_targets_follow_every_target_delay_th_step():
+    """Targets are updated in the last of `target_delay` steps, the target encoder with a step size of its own."""
+    algorithm = build_form(PICTURE, BOX, target_delay=2, tau=0.25, encoder_tau=0.5)
+    first, second = (algorithm.phases(Step(step, 0.0))[0].target_updates for step in (0, 1))
+    assert first == ()
+    assert [(update.online, update.target, update.tau) for update in second] == [
+        ("critic", "critic_target", 0.25),
+        ("policy.encoder", "encoder_target", 0.5),
+    ]
+    (critic,) = build_form(PICTURE, BOX, tau=0.25, learn_alpha=False).phases(Step(0, 0.0))[:1]
+    assert [update.tau for update in critic.target_updates] == [0.25, 0.25]
+
+
+def test_random_shifts_are_uniform_per_sample():
+    """Each sample of a picture is shifted by −n to n; vectors and `random_shift=0` draw nothing."""
+    algorithm, generator = build_form(PICTURE, BOX, random_shift=2), torch.Generator().manual_seed(0)
+    noise = algorithm.critic_noise(torch.Size([4000]), generator)
+    assert set(noise) == {"action", "shift", "next_shift"} and not torch.equal(noise["shift"], noise["next_shift"])
+    for shift in (noise["shift"], noise["next_shift"]):
+        assert shift.shape == (4000, 2)
+        counts = torch.stack([(column + 2).bincount(minlength=5) for column in shift.T])
+        assert counts.shape == (2, 5) and ((counts - 800) ** 2 / 800).sum() < 30  # 8 degrees of freedom
+    assert set(algorithm.actor_noise(torch.Size([4]), generator)) == {"action", "shift"}
+    assert set(build_form(PICTURE, BOX).critic_noise(torch.Size([4]), generator)) == {"action"}
+    assert set(build_sac(random_shift=2).critic_noise(torch.Size([4]), generator)) == {"action"}
+
+
+def test_losses_read_shifted_pictures():
+    """A loss with shifts equals that of pictures that were shifted before."""
+    algorithm = build_form(PICTURE, BOX, random_shift=2)
+    agent, rows = algorithm.build_agent(), batch()
+    pictures = {name: torch.randint(256, (2, 6, 8, 3), dtype=torch.uint8) for name in ("obs", "next_obs")}
+    noise = algorithm.critic_noise(torch.Size([2]), torch.Generator().manual_seed(1))
+    moved = {
+        name: shifted(pictures[name].movedim(-1, 1), noise[shift]).movedim(1, -1)
+        for name, shift in (("obs", "shift"), ("next_obs", "next_shift"))
+    }
+    for loss in (algorithm.critic_loss, algorithm.actor_loss):
+        found = loss(agent, rows.update(pictures), noise, {}).value
+        expected = loss(agent, rows.update(moved), {"action": noise["action"]}, {}).value
+        torch.testing.assert_close(found, expected)
