@@ -88,7 +88,7 @@ def test_a_noisy_policy_explores_by_its_noise():
     algorithm = build_dqn(noisy=True)
     policy, obs = algorithm.build_agent().policy, torch.rand(1, 3).expand(200, 3)
 
-    def act(mode, seed, noisy_std=None):
+    def act(mode, seed):
         """Return the actions."""
         return algorithm.act(policy, inputs_of(obs), {}, mode, torch.Generator().manual_seed(seed)).action
 
