@@ -23,13 +23,14 @@ class Remembering:
     def __init__(self, env):
         """Store the spaces and start without rows."""
         self.spaces = SimpleNamespace(observation=observation_space(env.observation_space))
-        self.modes, self.rewards, self.observations = set(), [], []
+        self.modes, self.progress, self.rewards, self.observations = set(), set(), [], []
 
     def act(self, policy, row, state, mode, generator):
         """Record the row and count the actions of each lane."""
         count = state.get("count", torch.zeros(len(row.reward), dtype=torch.int64))
         count = torch.where(row.is_first, torch.zeros_like(count), count + 1)
         self.modes.add(mode)
+        self.progress.add(row.progress)
         self.rewards.append(row.reward)
         self.observations.append(row.obs)
         return PolicyOutput(count % 2, rnn_state={"count": count})
@@ -64,7 +65,7 @@ def test_results_do_not_depend_on_the_number_of_lanes(lanes):
     assert evaluation.lengths == [length for _, length in expected]
     assert evaluation.mean_return == pytest.approx(np.mean(evaluation.returns))
     assert evaluation.std_return == pytest.approx(np.std(evaluation.returns, ddof=1))
-    assert algorithm.modes == {"greedy"}
+    assert algorithm.modes == {"greedy"} and algorithm.progress == {1.0}
 
 
 def test_lanes_that_have_finished_wait_for_the_others():

@@ -71,7 +71,7 @@ def check(leg: Leg) -> None:
 
 
 def check_outcome(leg: Leg) -> None:
-    """Check that the failure budget alone decides if the run fails, and that each failure is counted."""
+    """Check that only the failure budget decides if the run fails, and that each failure is counted."""
     world, schedule = leg.world, leg.world.schedule
     ends = [event for event in world.events if event.what == "ended"]
     failures = [event for event in ends if event.method == "collect" and event.error]

@@ -56,6 +56,7 @@ class PolicyInput:
         reward: `[B]`, received on arrival; 0 on a first row.
         is_first: `[B]` booleans, true where the observation came from a reset.
         progress: completed fraction of the run, 0 to 1, at the time of the policy's weights; for exploration schedules.
+            Evaluations get 1, so one that explores does it as at the end of a run.
     """
 
     obs: Any

@@ -306,7 +306,9 @@ def _algorithms_text(algorithms: dict[str, list[str]], env_id: str) -> str:
     against: dict[str, list[str]] = {}
     for name, mistakes in algorithms.items():
         if mistakes:
-            reason = mistakes[0].removeprefix(f"env.id={env_id}: ").partition(";")[0]
+            reason = (
+                mistakes[0].removeprefix(f"env.id={env_id}: ").removeprefix(f"algo.name={name}: ").partition(";")[0]
+            )
             against.setdefault(reason, []).append(name)
     reasons = [f"not {', '.join(names)} ({reason})" for reason, names in against.items()]
     return "; ".join([", ".join(fitting), *reasons])

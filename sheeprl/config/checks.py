@@ -166,7 +166,7 @@ def algorithm_mistakes(name: str, env: str, spaces: Spaces) -> list[str]:
     try:
         return [*_space_mistakes(registry.args_class(name)(name=name), env, spaces)]
     except Exception as error:  # a broken package must not hide the other algorithms
-        return [f"algo.name={name}: {type(error).__name__}: {' '.join(str(error).split())}"]
+        return [f"algo.name={name}: can't be loaded; {type(error).__name__}: {' '.join(str(error).split())}"]
 
 
 def _space_mistakes(args: AlgoArgs, env: str, spaces: Spaces) -> Iterator[str]:

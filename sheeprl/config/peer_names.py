@@ -339,8 +339,8 @@ _row(
     "",
     "the networks follow from the spaces; set their widths with algo.hidden_sizes",
     sb3="policy features_extractor_class ortho_init",
-    old="algo/layer_norm",
 )
+_row("algo.layer_norm", old="algo/layer_norm")
 _row(
     "",
     "the optimizer is Adam",
@@ -486,6 +486,14 @@ _row(
 )
 _row("algo.tau", "1 − polyak", other="polyak")
 _row(
+    "algo.target_every",
+    "gradient steps; multiply environment steps by algo.replay_ratio",
+    sb3="target_update_interval",
+    cleanrl="target_network_frequency",
+    rllib="target_network_update_freq",
+    other="target_update_period target_update_freq sync_target_every hard_update_freq",
+)
+_row(
     "algo.target_delay",
     "gradient steps per update of the targets, which move by algo.tau",
     sb3="target_update_interval",
@@ -494,6 +502,37 @@ _row(
     old="algo.critic.per_rank_target_network_update_freq",
 )
 _row("algo.encoder_tau", old="algo.encoder.tau")
+_row("algo.epsilon", sb3="exploration_initial_eps", cleanrl="start_e", rllib="initial_epsilon", other="eps_start")
+_row(
+    "algo.final_epsilon",
+    sb3="exploration_final_eps",
+    cleanrl="end_e",
+    rllib="final_epsilon",
+    other="eps_end eps_min epsilon_min epsilon_end",
+)
+_row(
+    "algo.exploration_fraction",
+    "fraction of the run",
+    sb3="exploration_fraction",
+    cleanrl="exploration_fraction",
+)
+_row(
+    "algo.exploration_fraction",
+    "fraction of the run: divide by run.total_steps",
+    rllib="epsilon_timesteps",
+    other="eps_decay epsilon_decay",
+)
+_row("algo.q_lambda", cleanrl="q_lambda")
+_row("algo.double", rllib="double_q", other="double_dqn use_double is_double")
+_row("algo.dueling", rllib="dueling", other="dueling_dqn")
+_row("algo.noisy", rllib="noisy", other="noisy_net noisy_nets")
+_row("algo.noisy_std", rllib="sigma0", other="noisy_sigma sigma_init")
+_row("algo.n_step", cleanrl="n_step", rllib="n_step", other="multi_step nstep")
+_row("algo.prioritized", other="prioritized_replay use_per per")
+_row("algo.atoms", "with algo.head=c51", cleanrl="n_atoms", rllib="num_atoms", other="atom_size")
+_row("algo.v_min", "with algo.head=c51", cleanrl="v_min", rllib="v_min", other="vmin")
+_row("algo.v_max", "with algo.head=c51", cleanrl="v_max", rllib="v_max", other="vmax")
+_row("algo.quantiles", "with algo.head=qr", sb3="n_quantiles", other="num_quantiles")
 _row("algo.alpha", "the initial temperature; fixed with algo.learn_alpha=false", sb3="ent_coef", zoo="ent_coef")
 _row(
     "algo.alpha",

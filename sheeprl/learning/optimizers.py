@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam, RMSprop
 
 from sheeprl.models.optimizers import RMSpropTF
 
@@ -43,6 +43,23 @@ def corrected(rate: float, step: float, settings: Settings) -> tuple[float, ...]
     return rate, rate / (1 - beta1**step), math.sqrt(1 - beta2**step)
 
 
+def rectified(rate: float, step: float, settings: Settings) -> tuple[float, ...]:
+    """Return α r √(1 − β₂ᵗ) / (1 − β₁ᵗ) and α / (1 − β₁ᵗ); the one that RAdam doesn't use in this step is 0.
+
+    r_t = √((ρ_t − 4)(ρ_t − 2) ρ_∞ / ((ρ_∞ − 4)(ρ_∞ − 2) ρ_t)) rectifies the variance of the adaptive rate, with
+    ρ_∞ = 2 / (1 − β₂) − 1 and ρ_t = ρ_∞ − 2 t β₂ᵗ / (1 − β₂ᵗ). Up to ρ_t = 5, steps follow the mean alone.
+    """
+    beta1, beta2 = settings["betas"]
+    remaining = 1 - beta2**step
+    limit = 2 / (1 - beta2) - 1
+    length = limit - 2 * step * beta2**step / remaining
+    corrected_rate = rate / (1 - beta1**step)
+    if length <= 5:
+        return 0.0, corrected_rate
+    rectification = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
+    return corrected_rate * math.sqrt(rectification * remaining), 0.0
+
+
 def adam(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
     """Step by Adam, Kingma & Ba 2015 (1412.6980), algorithm 1: g ← g + λ θ (L2 penalty), then `_moments`."""
     gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
@@ -62,6 +79,16 @@ def _moments(vector: Tensor, gradient: Tensor, state: State, settings: Settings,
     square = state["exp_avg_sq"] * beta2 + gradient * gradient * (1 - beta2)
     deviation = square.sqrt() / factors[2] + settings["eps"]
     return vector - factors[1] * mean / deviation, {"exp_avg": mean, "exp_avg_sq": square}
+
+
+def radam(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
+    """Step by RAdam, Liu et al. 2020 (1908.03265), algorithm 2: θ ← θ − α r m̂ / (√v̂ + ε), or θ ← θ − α m̂ at first."""
+    gradient = gradient + settings["weight_decay"] * vector if settings["weight_decay"] else gradient
+    beta1, beta2 = settings["betas"]
+    mean = state["exp_avg"] + (gradient - state["exp_avg"]) * (1 - beta1)
+    square = state["exp_avg_sq"] * beta2 + gradient * gradient * (1 - beta2)
+    step = factors[0] * mean / (square.sqrt() + settings["eps"]) + factors[1] * mean
+    return vector - step, {"exp_avg": mean, "exp_avg_sq": square}
 
 
 def rmsprop(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
@@ -147,6 +174,7 @@ RULES: dict[type[Optimizer], Rule] = {
         adam, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize", "decoupled_weight_decay"), rates=2
     ),
     AdamW: Rule(adamw, corrected, ("exp_avg", "exp_avg_sq"), True, ("amsgrad", "maximize"), rates=2),
+    RAdam: Rule(radam, rectified, ("exp_avg", "exp_avg_sq"), True, ("maximize", "decoupled_weight_decay"), rates=2),
     RMSprop: Rule(
         rmsprop,
         learning_rate,

@@ -53,13 +53,15 @@ def layers_of(kind: str, height: int, width: int) -> tuple[Conv, ...]:
     return tuple(layer._replace(kernel=min(layer.kernel, least)) for layer in KINDS[kind])
 
 
-def pixel_encoder(kind: str, shape: Sequence[int], features: int | None) -> nn.Sequential:
+def pixel_encoder(kind: str, shape: Sequence[int], features: int | None, layer_norm: bool = False) -> nn.Sequential:
     """Build a CNN from `[N, C, H, W]` to `[N, features]`: convolutions and a linear layer, each with ReLU.
 
     Args:
         kind: a key of `KINDS`, or `auto` by the size of the picture.
         shape: (C, H, W).
         features: size of the output; None for the flattened output of the convolutions, without the linear layer.
+        layer_norm: normalize the outputs of each layer before its activation, those of a convolution over channels
+            and pixels (LayerNorm, 1607.06450).
 
     Raises:
         ValueError: unknown kind, or the picture is too small for it.
@@ -67,12 +69,15 @@ def pixel_encoder(kind: str, shape: Sequence[int], features: int | None) -> nn.S
     channels, height, width = shape
     layers: list[nn.Module] = []
     convolutions = layers_of(kind, height, width)
-    for layer in convolutions:
-        layers += [nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride), nn.ReLU()]
+    sizes = zip(_sizes(convolutions, height)[1:], _sizes(convolutions, width)[1:], strict=True)
+    for layer, (height, width) in zip(convolutions, sizes, strict=True):
+        norm = [nn.LayerNorm((layer.channels, height, width))] if layer_norm else []
+        layers += [nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride), *norm, nn.ReLU()]
         channels = layer.channels
     if features is None:
         return nn.Sequential(*layers, nn.Flatten())
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat_size(kind, shape), features), nn.ReLU())
+    norm = [nn.LayerNorm(features)] if layer_norm else []
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat_size(kind, shape), features), *norm, nn.ReLU())
 
 
 def flat_size(kind: str, shape: Sequence[int]) -> int:
@@ -137,9 +142,12 @@ class PictureEncoder(nn.Module):
         space: Box of the pictures.
         features: size of the output; None for the flattened output of the convolutions.
         kind: kind of CNN.
+        layer_norm: normalize the outputs of each layer; see `pixel_encoder`.
     """
 
-    def __init__(self, space: gymnasium.Space[Any], features: int | None, kind: str = "auto") -> None:
+    def __init__(
+        self, space: gymnasium.Space[Any], features: int | None, kind: str = "auto", layer_norm: bool = False
+    ) -> None:
         """Build the CNN."""
         super().__init__()
         shape = tuple(space.shape or ())
@@ -150,7 +158,7 @@ class PictureEncoder(nn.Module):
             shape = (*shape[:-3], shape[-1], *shape[-3:-1])
         self.shape = (math.prod(shape[:-2]), *shape[-2:])
         """(C, H, W) after all axes in front became channels."""
-        self.network = pixel_encoder(kind, self.shape, features)
+        self.network = pixel_encoder(kind, self.shape, features, layer_norm)
         self.size = flat_size(kind, self.shape) if features is None else features
         """Size of the output."""
 

@@ -32,6 +32,7 @@ class Encoder(nn.Module):
         cnn: kind of the CNNs, see `models.cnn.pixel_encoder`.
         mlp: sizes of the layers, each with an activation, that the joined vectors pass; empty for none.
         activation: activation of these layers, a key of `ACTIVATIONS`.
+        layer_norm: normalize the outputs of each layer of the CNNs before its activation.
 
     Raises:
         ValueError: no input is left.
@@ -47,6 +48,7 @@ class Encoder(nn.Module):
         cnn: str = "auto",
         mlp: Sequence[int] = (),
         activation: str = "relu",
+        layer_norm: bool = False,
     ) -> None:
         """Build the networks with torch's default initialization."""
         super().__init__()
@@ -57,7 +59,7 @@ class Encoder(nn.Module):
         self.has_vectors = bool(vectors)
         self.vectors = _only(space, vectors)
         self.paths = [_path(space, key) for key in pictures]
-        encoders = [PictureEncoder(parts[key], features, cnn) for key in pictures]
+        encoders = [PictureEncoder(parts[key], features, cnn, layer_norm) for key in pictures]
         self.pictures = nn.ModuleList(encoders)
         self.layers = _layers(vector_size(self.vectors), mlp, activation) if mlp and vectors else None
         vector = 0 if not vectors else mlp[-1] if mlp else vector_size(self.vectors)

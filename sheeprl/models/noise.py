@@ -1,7 +1,8 @@
 """Random numbers drawn on the device by a stateless generator: an integer hash of seed, place and element.
 
-A phase's noise function draws one seed per sample, `seeds`, and networks draw from it with `uniform` and `dropout`. All
-operations are exact, so eager and compiled steps, CPUs and GPUs, and any number of ranks get the same bits.
+A phase's noise function draws one seed per sample, `seeds`, and networks draw from it with `uniform`, `normal` and
+`dropout`. All operations but those of `normal` are exact, so eager and compiled steps, CPUs and GPUs, and any number of
+ranks get the same bits.
 
 The hash is `lowbias32` of Chris Wellons, https://nullprogram.com/blog/2018/07/31/. It computes with 32-bit integers
 that wrap around. Each shift is followed by a mask, which makes it a shift of an unsigned integer.
@@ -38,6 +39,21 @@ def uniform(seed: Tensor, place: int, shape: Sequence[int]) -> Tensor:
     """
     bits = _hash(seed, place, math.prod(shape))
     return (((bits >> 8) & 0xFFFFFF).float() * 2.0**-24).view(len(seed), *shape)
+
+
+def normal(seed: Tensor, place: int, shape: Sequence[int]) -> Tensor:
+    """Draw standard normal numbers by Box and Muller's transform of two uniform ones; equal up to rounding only.
+
+    Args:
+        seed: `[N]` int64, one per sample.
+        place: number of the place; see `uniform`.
+        shape: shape of each sample's numbers.
+
+    Returns:
+        `[N, *shape]` float32.
+    """
+    radius, angle = uniform(seed, place, (2, *shape)).unbind(1)
+    return (-2.0 * (1.0 - radius).log()).sqrt() * (2.0 * math.pi * angle).cos()
 
 
 def dropout(x: Tensor, p: float, seed: Tensor, place: int) -> Tensor:

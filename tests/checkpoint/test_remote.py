@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -343,8 +344,13 @@ def test_everything_is_sent_if_the_file_system_cannot_copy(run, tmp_path):
         """Fail like a file system without copies."""
         raise NotImplementedError
 
+    def send(source, target):
+        """Copy a local file and create its folder."""
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
     store.fs.cp_file = copy_fails
-    store.fs.put_file = shutil.copyfile
+    store.fs.put_file = send
     folder = run.checkpoint()
     store.upload(folder)
     assert content(RemoteStore(store.url).download(folder.name, tmp_path / "back")) == content(folder)

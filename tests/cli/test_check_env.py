@@ -1,4 +1,4 @@
-"""`sheeprl check-env` names what is wrong with an environment, and what fits it."""
+"""Test `sheeprl check-env`: it names the mistakes of an environment and the algorithms that fit."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from sheeprl.algos import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.helpers.broken_envs"
@@ -98,6 +100,7 @@ gymnasium.register("Stuck-v0", "stuck_envs:Stuck")
 
 @pytest.mark.parametrize(("env", "words", "line"), MISTAKES)
 def test_a_mistake_is_one_line(check_env, env, words, line):
+    """A mistake is one line."""
     done = check_env(env, *words)
     assert (done.code, done.out) == (2, "")
     assert len(done.errors) == 1 and line in done.errors[0]
@@ -105,12 +108,14 @@ def test_a_mistake_is_one_line(check_env, env, words, line):
 
 @pytest.mark.parametrize(("env", "words", "line"), WARNINGS)
 def test_an_oddity_is_a_warning(check_env, env, words, line):
+    """A suspicious result is a warning."""
     done = check_env(env, *words)
     assert done.code == 0 and "can be trained on" in done.out
     assert [text for text in done.err.splitlines() if line in text and text.startswith("warning: ")]
 
 
 def test_episodes_that_do_not_end_are_a_warning(check_env, monkeypatch):
+    """Episodes that don't end are a warning."""
     monkeypatch.setattr("sheeprl.envs.inspection.LONG", 5)
     assert "random steps and no time limit is known; if episodes never end" in check_env("Endless").err
     assert check_env("Endless", "env.max_episode_steps=500").err == ""
@@ -118,12 +123,14 @@ def test_episodes_that_do_not_end_are_a_warning(check_env, monkeypatch):
 
 @pytest.mark.parametrize("env", ["Sound", "OnceOnly", "WithMask"])
 def test_nothing_is_wrong_with_a_sound_environment(check_env, env):
+    """A correct environment has no mistakes and no warnings."""
     done = check_env(env)
     assert (done.code, done.err) == (0, "")
     assert "the same seed gives the same episodes" in done.out and ", length " in done.out
 
 
 def test_the_report_has_a_dozen_lines(check_env):
+    """The report has twelve lines."""
     done = check_env("NoReward", "env.kwargs={}")
     lines = done.out.splitlines()
     first = [line.split("  ")[0] for line in lines[1:]]
@@ -137,11 +144,30 @@ def test_the_report_has_a_dozen_lines(check_env):
 
 
 def test_unbounded_actions_exclude_algorithms(check_env):
+    """Actions without bounds exclude algorithms."""
     done = check_env("Unlimited")
     assert re.search(r"not droq,.* sac.* td3 \(its actions have no bounds\)", done.out)
 
 
+def test_an_algorithm_that_cannot_be_imported_hides_no_other(check_env, monkeypatch):
+    """An algorithm that can't be imported hides no other."""
+    monkeypatch.setattr("sheeprl.algos.registry.args_class", broken_args_class(registry.args_class))
+    assert re.search(r"algorithms .*\bppo\b.*not .*\ba2c\b.*\(can't be loaded\)", check_env("Sound").out)
+
+
+def broken_args_class(args_class):
+    """Return `registry.args_class` without A2C's package."""
+
+    def find(name):
+        if name == "a2c":
+            raise ImportError("no module named a2c")
+        return args_class(name)
+
+    return find
+
+
 def test_json_has_all_findings(check_env):
+    """The JSON contains all findings."""
     found = json.loads(check_env("NoReward", "--json").out)
     assert found["can_be_trained_on"] and found["is_deterministic"] and found["why_not_saved"] == ""
     assert found["steps_per_second"].keys() == {"single", "sync", "async"}
@@ -150,6 +176,7 @@ def test_json_has_all_findings(check_env):
 
 
 def test_json_has_the_mistakes(check_env):
+    """The JSON contains the mistakes."""
     done = check_env("Nan", "--json")
     found = json.loads(done.out)
     assert done.code == 2 and not found["can_be_trained_on"] and "contains nan" in found["mistakes"][0]
@@ -157,6 +184,7 @@ def test_json_has_the_mistakes(check_env):
 
 @pytest.mark.slow
 def test_a_step_that_hangs_in_c_ends_the_process_with_a_traceback(tmp_path):
+    """A step that hangs in C code ends the process with a traceback."""
     (tmp_path / "stuck_envs.py").write_text(STUCK)
     words = ["-m", "sheeprl", "check-env", "stuck_envs:Stuck-v0", *QUICK, "--timeout", "0.5"]
     path = os.pathsep.join([str(ROOT), *sys.path])
@@ -166,11 +194,13 @@ def test_a_step_that_hangs_in_c_ends_the_process_with_a_traceback(tmp_path):
 
 
 def test_the_id_is_required(sheeprl):
+    """The id is required."""
     done = sheeprl("check-env")
     assert done.code == 2 and done.errors[0].startswith("ID: is missing; Usage: sheeprl check-env ID")
 
 
 def test_help_shows_the_settings_of_environments(sheeprl):
+    """The help shows the settings of environments."""
     done = sheeprl("check-env", "-h")
     assert done.code == 0 and "--seconds" in done.out and "--wrappers" in done.out
     assert "--total_steps" not in done.out and "2 with one line per mistake" in done.out

@@ -27,9 +27,9 @@ def complete(sheeprl, monkeypatch, tmp_path):
     ("line", "found"),
     [
         ("sheeprl tr", {"train"}),
-        ("sheeprl s", {"sac"}),
-        ("sheeprl train ppo_", {"ppo_no_velocity_cartpole", "ppo_pendulum", "ppo_recurrent"}),
-        ("sheeprl run sac_", {"sac_halfcheetah"}),
+        ("sheeprl s", {"sac", "sac_ae"}),
+        ("sheeprl train ppo_min", {"ppo_minatar_breakout", "ppo_minigrid_doorkey"}),
+        ("sheeprl run sac_h", {"sac_halfcheetah", "sac_hopper"}),
         ("sheeprl ppo --lear", {"--learning_rate"}),
         ("sheeprl train sac --crit", {"--critic_lr", "--critics"}),
         ("sheeprl train ppo_pendulum --cl", {"--clip", "--clip_value"}),

@@ -42,9 +42,9 @@ def test_a_shipped_configuration_comes_before_the_algorithm_of_its_name():
     [
         ("sac", "HalfCheetah-v5", "HalfCheetah-v5"),
         ("sac", "Pendulum-v1", "Pendulum-v1"),
-        ("sac", "Hopper-v5", "Pendulum-v1"),
+        ("sac", "Walker2d-v5", "Pendulum-v1"),
         ("ppo", "Pendulum-v1", "Pendulum-v1"),
-        ("ppo", "HalfCheetah-v5", "CartPole-v1"),
+        ("ppo", "Walker2d-v5", "CartPole-v1"),
         ("ppo_pendulum", "CartPole-v1", "Pendulum-v1"),
     ],
 )

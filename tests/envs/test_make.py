@@ -177,7 +177,7 @@ def test_an_evaluation_warns_of_running_statistics(tmp_path, capsys):
 
 
 def test_signals_to_the_process_group_leave_the_environments():
-    """The worker processes of the environments outlive such a signal until the run has saved a checkpoint."""
+    """The worker processes of the environments continue after such a signal until the run has saved a checkpoint."""
     envs = make_vector_env(EnvConfig(id="CartPole-v1", num_envs=2, vectorization="async"))
     try:
         envs.reset(seed=0)

@@ -302,6 +302,12 @@ class TestBadInput:
         words = [algorithm, "env.id=CartPole-v1"]
         self.check(tmp_path, words, f"its actions are discrete; {algorithm} needs continuous")
 
+    @pytest.mark.parametrize("algorithm", [pytest.param("dqn"), pytest.param("pqn", marks=pytest.mark.slow)])
+    def test_a_continuous_env_for_discrete_actions(self, tmp_path, algorithm):
+        """Algorithms for discrete actions reject a continuous environment."""
+        words = [algorithm, "env.id=Pendulum-v1"]
+        self.check(tmp_path, words, f"its actions are continuous; {algorithm} needs discrete actions")
+
     def test_a_batch_larger_than_the_buffer(self, tmp_path):
         """A batch larger than the buffer is rejected."""
         self.check(tmp_path, ["sac", "buffer.size=200"], "algo.batch_size=256: larger than buffer.size=200")

@@ -92,6 +92,14 @@ def test_running_statistics_and_adaptive_rates_are_resumed(tmp_path, monkeypatch
     check_that_nothing_differs(tmp_path, monkeypatch, "ppo", overrides)
 
 
+@pytest.mark.slow
+def test_noise_and_priorities_are_resumed(tmp_path, monkeypatch):
+    """The same holds for DQN with noisy layers, prioritized replay and a distributional head."""
+    overrides = [*settings("dqn"), "run.mode=coupled", "algo.noisy=true", "algo.prioritized=true", "algo.head=c51"]
+    overrides += ["algo.dueling=true", "algo.n_step=3", "algo.target_every=20"]
+    check_that_nothing_differs(tmp_path, monkeypatch, "dqn", overrides)
+
+
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_environments_may_draw_from_process_wide_generators(tmp_path, monkeypatch, vectorization):
     """The same holds if environments draw from process-wide generators."""

@@ -22,7 +22,7 @@ ONE_PASS = {"learning_rate": "1e-2"}  # one gradient step per rollout, which is 
 OFF_POLICY = {
     "batch_size": "64", "learning_rate": "3e-3", "actor_lr": "3e-3", "critic_lr": "3e-3", "alpha_lr": "3e-3",
     "alpha": "0.1", "learn_alpha": "false", "tau": "0.05", "replay_ratio": "1", "policy_delay": "2",
-    "exploration_noise": "0.5",
+    "exploration_noise": "0.5", "target_every": "1", "exploration_fraction": "0.5",
 }  # fmt: skip
 PICTURE = {"learning_rate": "1e-3", "cnn_features": "64"}  # convolutional networks need a lower rate
 NEAR = {"gamma": "0.9"}  # large values slow down the policy where both share a memory
@@ -71,14 +71,14 @@ def agent_of(run_dir):
 
 
 def values(run_dir, observations, actions=None):
-    """V of observations, or min Q of observations and actions; the entropy term of SAC is small at alpha 0.1 and 0."""
+    """V of observations, min Q of observations and actions, or max Q; SAC's entropy term is small."""
     agent, obs = agent_of(run_dir), torch.tensor(observations, dtype=torch.float32)
     with torch.no_grad():
         if hasattr(agent, "critic_target") and actions is None:
             return agent.critic(obs, None).min(0).values.tolist()
         if hasattr(agent, "critic_target"):
             return agent.critic(obs, torch.tensor(actions, dtype=torch.float32)).min(0).values.tolist()
-        return agent.critic(obs).tolist()
+        return (agent.critic(obs) if hasattr(agent, "critic") else agent.policy(obs).max(-1).values).tolist()
 
 
 def mean_return(run_dir, episodes=20):

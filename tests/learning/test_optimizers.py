@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+from torch.optim import SGD, Adagrad, Adam, AdamW, RAdam, RMSprop
 
 from sheeprl.learning.optimizers import NoRuleError, check_elementwise, rule_of
 from sheeprl.models.optimizers import RMSpropTF
@@ -13,6 +13,8 @@ KNOWN = {
     "adam": partial(Adam, lr=1e-2, betas=(0.8, 0.95), eps=1e-5),
     "adam with decay": partial(Adam, lr=1e-2, weight_decay=0.1),
     "adamw": partial(AdamW, lr=1e-2, weight_decay=0.1),
+    "radam": partial(RAdam, lr=1e-2, betas=(0.8, 0.95), eps=1e-5),
+    "radam with decay": partial(RAdam, lr=1e-2, weight_decay=0.1),
     "rmsprop": partial(RMSprop, lr=1e-2, alpha=0.9, eps=1e-5, weight_decay=0.1),
     "rmsprop with momentum": partial(RMSprop, lr=1e-2, momentum=0.7),
     "centered rmsprop": partial(RMSprop, lr=1e-2, alpha=0.9, eps=1e-2, centered=True, momentum=0.5),

@@ -102,3 +102,13 @@ def test_an_encoder_and_a_decoder_learn_a_picture():
     pictures = torch.randint(0, 256, (16, 5, 5, 1), dtype=torch.uint8)
     (decoder(encoder(pictures)) - encoder.channels_first(pictures)).square().mean().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in both.parameters())
+
+
+def test_layer_norm_is_over_channels_and_pixels():
+    """Each layer is normalized before its activation, and only with the option."""
+    network = pixel_encoder("nature", (4, 84, 84), 16, layer_norm=True)
+    assert [layer.normalized_shape for layer in network if isinstance(layer, nn.LayerNorm)] == [
+        (32, 20, 20), (64, 9, 9), (64, 7, 7), (16,),
+    ]  # fmt: skip
+    assert network(torch.rand(2, 4, 84, 84)).shape == (2, 16)
+    assert not any(isinstance(layer, nn.LayerNorm) for layer in pixel_encoder("nature", (4, 84, 84), 16))

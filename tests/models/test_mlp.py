@@ -43,3 +43,9 @@ def test_orthogonal_initialization_of_any_module():
     assert torch.all(network[0].bias == 0)
     output = orthogonal_(nn.Linear(4, 2), gain=3.0).weight
     assert torch.allclose(output @ output.T, 9 * torch.eye(2), atol=1e-5)
+
+
+def test_layer_norm_precedes_each_activation():
+    """Hidden layers are normalized, the output layer isn't."""
+    kinds = [type(layer) for layer in mlp(3, (4, 5), 2, "relu", layer_norm=True)]
+    assert kinds == [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear]

@@ -92,3 +92,12 @@ def test_gradients_flow_through_the_remaining_elements_only():
     dropped = noise.dropout(x, 0.5, seeds(20), 0)
     dropped.sum().backward()
     assert torch.equal(x.grad, dropped.detach())
+
+
+def test_normal_is_standard_normal():
+    """Moments and tails are those of the standard normal distribution, and samples draw alone."""
+    seed = seeds(300)
+    found = noise.normal(seed, 4, (100,))
+    assert abs(float(found.mean())) < 0.025 and abs(float(found.std()) - 1) < 0.02
+    assert abs(float((found.abs() > 1.96).float().mean()) - 0.05) < 0.006
+    torch.testing.assert_close(noise.normal(seed[7:9], 4, (100,)), found[7:9])

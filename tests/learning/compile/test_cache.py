@@ -46,8 +46,15 @@ ARGS = {
 DELAYED = {  # the actor learns in every second step, so a run has two variants of steps
     "droq": {**ARGS["sac"], "dropout": 0.3, "policy_delay": 2},
     "td3": ARGS["sac"],
+    "dqn": {
+        **{"hidden_sizes": [8, 8], "batch_size": 16, "target_every": 2, "dueling": True, "noisy": True, "n_step": 3},
+        **{"head": "c51", "atoms": 5, "prioritized": True},
+    },
 }
-ACTIONS = defaultdict(lambda: gym_spaces.Box(-1.0, 1.0, (2,)), ppo=gym_spaces.Discrete(3))
+ON_POLICY = {"pqn": {"hidden_sizes": [8], "rollout_steps": 5, "batch_size": 4, "epochs": 2}}
+ACTIONS = defaultdict(
+    lambda: gym_spaces.Box(-1.0, 1.0, (2,)), {name: gym_spaces.Discrete(3) for name in ("ppo", "dqn", "pqn")}
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +69,7 @@ def folder(tmp_path_factory):
 def make_learner(fabric, algo, compiled=True, **args):
     """Return a learner of an algorithm with a small network."""
     tree = {
-        "algo": {"name": algo, **{**ARGS, **DELAYED}[algo], **args},
+        "algo": {"name": algo, **{**ARGS, **DELAYED, **ON_POLICY}[algo], **args},
         "env": {"id": "none"},
         "trainer": {"threads": 1, "compile": compiled},
     }
@@ -70,8 +77,16 @@ def make_learner(fabric, algo, compiled=True, **args):
 
 
 def make_block(algo, seed):
-    """Return the data of one update: a rollout for PPO, six batches off-policy."""
-    return rollout(seed=seed, ends=[(1, 0)]) if algo == "ppo" else transitions(seed=seed, batches=6)
+    """Return the data of one update: a rollout on-policy, six batches off-policy."""
+    if algo in ("ppo", *ON_POLICY):
+        return rollout(seed=seed, ends=[(1, 0)])
+    block = transitions(seed=seed, batches=6)
+    if algo == "dqn":
+        rng = np.random.default_rng(seed)
+        block["action"] = rng.integers(0, 3, block["reward"].shape)
+        block["importance"] = rng.uniform(0.1, 1.0, block["reward"].shape).astype(np.float32)
+        block["discount"] = (0.97 * ~block["terminated"]).astype(np.float32)
+    return block
 
 
 def update(learner, algo, seed):
@@ -79,7 +94,9 @@ def update(learner, algo, seed):
     return learner.update(6, seed / 10, None, make_block(algo, seed))
 
 
-@pytest.mark.parametrize("algo", ["ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ["sac", *DELAYED])])
+@pytest.mark.parametrize(
+    "algo", ["ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ["sac", *DELAYED, *ON_POLICY])]
+)
 def test_compiled_and_eager_learners_agree(fabric, algo, folder):
     """Compiled and eager learners agree closely, and a second compiled one is bit-identical."""
     eager, compiled = make_learner(fabric, algo, compiled=False), make_learner(fabric, algo)

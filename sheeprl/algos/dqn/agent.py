@@ -1,0 +1,128 @@
+"""Q-network of discrete actions, and its target network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sheeprl.algos.base import Spaces
+from sheeprl.algos.dqn.args import QArgs
+from sheeprl.algos.dqn.heads import Head
+from sheeprl.models.actions import Actions, action_mask
+from sheeprl.models.encoder import Encoder
+from sheeprl.models.mlp import mlp
+from sheeprl.models.noisy import NoisyMLP
+
+VALUE_PLACE = 1000  # of the noise in the stream of the value, apart from that of the advantages
+
+
+class QNetwork(nn.Module):
+    """Action values Q(s, ·) of a discrete space.
+
+    Args:
+        spaces: observation and action space.
+        args: sizes of the layers.
+        head: meaning of the outputs of one action.
+        dueling: sum the outputs of two streams, Q = V + A − mean A (Wang et al. 2016, 1511.06581, eq. 9). They share
+            all hidden layers but the last one.
+        noisy_std: initial noise of noisy layers; None for layers without noise.
+    """
+
+    def __init__(
+        self, spaces: Spaces, args: QArgs, head: Head, *, dueling: bool = False, noisy_std: float | None = None
+    ) -> None:
+        """Build encoder, shared layers and streams."""
+        super().__init__()
+        self.actions = Actions(spaces.action)
+        self.head = head
+        self.is_noisy = noisy_std is not None
+        self.encoder = Encoder(
+            spaces.observation,
+            args.mlp_keys,
+            args.cnn_keys,
+            features=args.cnn_features,
+            cnn=args.cnn,
+            layer_norm=args.layer_norm,
+        )
+        shared, own = (args.hidden_sizes[:-1], args.hidden_sizes[-1:]) if dueling else ((), args.hidden_sizes)
+
+        def build(inputs: int, hidden: Sequence[int], outputs: int, place: int) -> nn.Module:
+            """Build an MLP, noisy or not."""
+            if noisy_std is None:
+                return mlp(inputs, hidden, outputs, layer_norm=args.layer_norm)
+            return NoisyMLP(inputs, hidden, outputs, noisy_std, place)
+
+        inputs = self.encoder.size
+        self.shared = None
+        if shared:
+            self.shared = build(inputs, shared[:-1], shared[-1], 2 * VALUE_PLACE)
+            # The last layer has neither: it is the output layer of its MLP.
+            self.shared_norm = nn.LayerNorm(shared[-1]) if args.layer_norm else None
+            inputs = shared[-1]
+        self.advantage = build(inputs, own, self.actions.outputs * head.size, 0)
+        self.value = build(inputs, own, head.size, VALUE_PLACE) if dueling else None
+
+    def outputs(self, obs: Any, seed: Tensor | None = None, batch_dims: int = 1) -> Tensor:
+        """Return the outputs of all actions: `[*batch, *]` observations to `[*batch, actions, head.size]`.
+
+        Args:
+            obs: observations with `batch_dims` batch axes.
+            seed: `[N]` int64 seeds of the noise; None without noise.
+            batch_dims: number of leading batch axes.
+        """
+        features = self.encoder.forward(obs, batch_dims)
+        if self.shared is not None:
+            features = _apply(self.shared, features, seed)
+            features = functional.relu(features if self.shared_norm is None else self.shared_norm(features))
+        # Mixed precision ends here: the heads compute in float32.
+        output = _apply(self.advantage, features, seed).float()
+        output = output.reshape(*output.shape[:-1], self.actions.outputs, self.head.size)
+        if self.value is None:
+            return output
+        value = _apply(self.value, features, seed).float().unsqueeze(-2)
+        return value + output - output.mean(-2, keepdim=True)
+
+    def forward(self, obs: Any, seed: Tensor | None = None, batch_dims: int = 1) -> Tensor:
+        """Return the values Q(s, ·), those of forbidden actions very low; see `outputs` and `permitted`."""
+        return self.values(self.outputs(obs, seed, batch_dims), obs)
+
+    def values(self, output: Tensor, obs: Any) -> Tensor:
+        """Return the values Q(s, ·) `[*batch, actions]` of outputs, those of forbidden actions very low."""
+        return self.actions.masked(self.head.values(output), permitted(obs))
+
+
+class DQNAgent(nn.Module):
+    """Q-network and target network. Players get the Q-network, the submodule `policy`."""
+
+    def __init__(self, policy: QNetwork) -> None:
+        """Copy the network; the target starts equal."""
+        super().__init__()
+        self.policy = policy
+        self.target = copy.deepcopy(policy).requires_grad_(False)
+
+
+def permitted(obs: Any) -> Tensor | None:
+    """Return the action mask `[*batch, actions]` of observations; None if all actions are permitted.
+
+    A row that permits no action, such as a final observation, permits all of them: a truncated episode bootstraps from
+    it.
+    """
+    mask = None if isinstance(obs, Tensor) else action_mask(obs)
+    return None if mask is None else mask | ~mask.any(-1, keepdim=True)
+
+
+def of_action(output: Tensor, action: Tensor) -> Tensor:
+    """Return the outputs `[N, K]` of one action per sample, from those of all actions `[N, actions, K]`."""
+    index = action[:, None, None].expand(-1, 1, output.shape[-1])
+    return torch.gather(output, 1, index).squeeze(1)
+
+
+def _apply(network: nn.Module, inputs: Tensor, seed: Tensor | None) -> Tensor:
+    """Return the outputs of an MLP, with noise if there are seeds."""
+    outputs: Tensor = network.forward(inputs) if seed is None else network.forward(inputs, seed)
+    return outputs

@@ -1,0 +1,74 @@
+"""Deep Q-learning, Mnih et al. 2015, with the extensions of Rainbow, Hessel et al. 2018 (1710.02298)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.optim import Adam
+
+from sheeprl.algos.base import Loss, OptimizerSpec, Phase, Step, TargetUpdate, Tensors
+from sheeprl.algos.dqn.agent import DQNAgent, QNetwork, of_action
+from sheeprl.algos.dqn.args import DQNArgs
+from sheeprl.algos.dqn.heads import head_of
+from sheeprl.algos.dqn.loss import q_target
+from sheeprl.algos.dqn.q_learning import QLearning
+from sheeprl.models import noise
+from sheeprl.models.critics import discount, loss_weight
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+SEEDS = ("seed", "target_seed", "choice_seed")
+"""Seeds of the noise in the trained network, in the target network, and in the choice of the target's action."""
+
+
+class DQN(QLearning[DQNArgs]):
+    """DQN: one phase per gradient step, and a step of the target network in every `target_every`-th one."""
+
+    def build_agent(self) -> nn.Module:
+        """Build the Q-network and its target."""
+        args = self.args
+        std = args.noisy_std if args.noisy else None
+        return DQNAgent(QNetwork(self.spaces, args, head_of(args), dueling=args.dueling, noisy_std=std))
+
+    def optimizers(self) -> dict[str, OptimizerSpec]:
+        """Return one Adam for the Q-network."""
+        build = partial(Adam, lr=self.args.learning_rate, eps=self.args.adam_eps)
+        return {"policy": OptimizerSpec(("policy",), build, self.args.max_grad_norm)}
+
+    def phases(self, step: Step) -> Sequence[Phase]:
+        """Return the only phase, with the target update in every `target_every`-th step."""
+        is_due = (step.gradient_step + 1) % self.args.target_every == 0
+        updates = (TargetUpdate("policy", "target", self.args.tau),) if is_due else ()
+        drawn = self.noise if self.args.noisy else None
+        scale = self.lr_scale(step.progress)
+        return [Phase("policy", self.loss, drawn, lr_scale=scale, target_updates=updates)]
+
+    def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
+        """Return the seeds `[N]` of the noisy layers."""
+        return {name: noise.seeds(shape, generator) for name in SEEDS}
+
+    def loss(self, agent: DQNAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
+        """Compute the head's loss of a batch of transitions `[N]`, E[w · loss] with the importance w."""
+        head, next_obs = agent.policy.head, batch["next_obs"]
+        factor = discount(batch, self.args.gamma)
+        with torch.no_grad():
+            next_output = agent.target.outputs(next_obs, noise.get("target_seed"))
+            chooser = agent.policy(next_obs, noise.get("choice_seed")) if self.args.double else None
+            best = (agent.target.values(next_output, next_obs) if chooser is None else chooser).argmax(-1)
+            next_output = of_action(next_output, best)
+        output = of_action(agent.policy.outputs(batch["obs"], noise.get("seed")), batch["action"])
+        errors, priority = head.errors(output, next_output, batch["reward"], factor)
+        loss = (loss_weight(batch) * errors).sum()
+        target = q_target(batch["reward"], factor, head.values(next_output))
+        metrics = {
+            "Loss/value_loss": loss.detach(),
+            "Values/target": (batch["sample_weight"] * target).sum(),
+            "Values/q": (batch["sample_weight"] * head.values(output.detach())).sum(),
+        }
+        is_prioritized = batch.get("importance", None) is not None
+        return Loss(loss, metrics, priority=priority if is_prioritized else None)

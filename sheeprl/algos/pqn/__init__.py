@@ -1,0 +1,1 @@
+"""Parallelised Q-learning (PQN)."""

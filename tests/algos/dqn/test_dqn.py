@@ -1,0 +1,238 @@
+"""DQN's networks, acting, phases and loss."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from pydantic import ValidationError
+from tensordict import TensorDict
+from torch import tensor
+
+from sheeprl.algos.base import PolicyInput, Spaces, Step
+from sheeprl.algos.dqn.args import DQNArgs
+from sheeprl.algos.dqn.dqn import DQN
+from sheeprl.buffer.samplers import NStep
+
+VECTOR = spaces.Box(-1.0, 1.0, (3,))
+MASKED = spaces.Dict({"position": VECTOR, "action_mask": spaces.MultiBinary(4)})
+EVERYTHING = {"double": True, "dueling": True, "noisy": True, "prioritized": True, "n_step": 3}
+
+
+def build_dqn(observation=VECTOR, **args):
+    """Build DQN for 4 actions."""
+    args = {"hidden_sizes": (8,), "atoms": 5, "quantiles": 3, **args}
+    return DQN(DQNArgs(name="dqn", **args), Spaces(observation, spaces.Discrete(4)))
+
+
+def inputs_of(obs, progress=0.0):
+    """Return the inputs of a policy for a batch of observations."""
+    count = len(obs) if isinstance(obs, torch.Tensor) else len(obs["position"])
+    return PolicyInput(obs, torch.zeros(count), torch.zeros(count, dtype=torch.bool), progress)
+
+
+def constant_(network, values):
+    """Make the outputs of an MLP constant."""
+    for parameter in network.parameters():
+        parameter.data.zero_()
+    network[-1].bias.data.copy_(tensor(values))
+
+
+def make_batch(observation=VECTOR, samples=6):
+    """Return random transitions."""
+    generator = torch.Generator().manual_seed(0)
+
+    def obs():
+        """Return random observations."""
+        vector = torch.rand(samples, 3, generator=generator)
+        mask = (torch.rand(samples, 4, generator=generator) < 0.5).to(torch.int8)
+        return vector if observation is VECTOR else TensorDict({"position": vector, "action_mask": mask}, [samples])
+
+    rows = {
+        "obs": obs(),
+        "next_obs": obs(),
+        "action": torch.randint(4, (samples,), generator=generator),
+        "reward": torch.randn(samples, generator=generator),
+        "terminated": torch.rand(samples, generator=generator) < 0.3,
+        "sample_weight": torch.full((samples,), 1 / samples),
+    }
+    return TensorDict(rows, [samples])
+
+
+def test_epsilon_falls_over_a_fraction_of_the_run():
+    """Epsilon is linear in the policy steps, then constant."""
+    algorithm = build_dqn(epsilon=1.0, final_epsilon=0.2, exploration_fraction=0.5)
+    assert [algorithm.epsilon(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+
+
+def test_act():
+    """Greedy actions are the best ones; explored ones are random with probability epsilon; random ones uniform."""
+    algorithm = build_dqn(epsilon=0.4, final_epsilon=0.0, exploration_fraction=1.0)
+    policy, obs = algorithm.build_agent().policy, torch.rand(8000, 3)
+    constant_(policy.advantage, [0.0, 3.0, 1.0, 2.0])
+
+    def act(mode, progress=0.0):
+        """Return the frequencies of the actions."""
+        action = algorithm.act(policy, inputs_of(obs, progress), {}, mode, torch.Generator().manual_seed(0)).action
+        return (torch.bincount(action, minlength=4) / len(obs)).tolist()
+
+    assert act("greedy") == [0.0, 1.0, 0.0, 0.0]
+    assert act("random") == pytest.approx([0.25] * 4, abs=0.02)
+    assert act("explore") == pytest.approx([0.1, 0.7, 0.1, 0.1], abs=0.02)
+    assert act("explore", progress=0.5) == pytest.approx([0.05, 0.85, 0.05, 0.05], abs=0.02)
+
+
+def test_a_noisy_policy_explores_by_its_noise():
+    """Each action has its own noise from the generator; greedy actions have none, and epsilon has no effect."""
+    algorithm = build_dqn(noisy=True)
+    policy, obs = algorithm.build_agent().policy, torch.rand(1, 3).expand(200, 3)
+
+    def act(mode, seed, noisy_std=None):
+        """Return the actions."""
+        return algorithm.act(policy, inputs_of(obs), {}, mode, torch.Generator().manual_seed(seed)).action
+
+    assert len(act("greedy", 0).unique()) == 1
+    assert torch.equal(act("explore", 1), act("explore", 1)) and not torch.equal(act("explore", 1), act("explore", 2))
+    for layer in policy.advantage.layers:
+        layer.weight_noise.data.zero_(), layer.bias_noise.data.zero_()
+    assert torch.equal(act("explore", 1), act("greedy", 0))
+
+
+@pytest.mark.parametrize("mode", ["explore", "greedy", "random"])
+@pytest.mark.parametrize("args", [{}, {"noisy": True, "head": "c51", "dueling": True}, {"head": "qr"}])
+def test_forbidden_actions_are_never_taken(mode, args):
+    """The mask holds in every mode; a row that permits no action still gets one."""
+    algorithm = build_dqn(MASKED, **args)
+    policy, generator = algorithm.build_agent().policy, torch.Generator().manual_seed(0)
+    masks = tensor(list(itertools.product((0, 1), repeat=4)), dtype=torch.int8).repeat(40, 1)
+    obs = {"position": torch.rand(len(masks), 3), "action_mask": masks}
+    action = algorithm.act(policy, inputs_of(obs), {}, mode, generator).action
+    permitted = masks.gather(-1, action[:, None])[:, 0].bool()
+    assert (permitted | ~masks.any(-1)).all()
+
+
+def test_targets_choose_permitted_actions():
+    """The next action of a target is the best permitted one."""
+    algorithm = build_dqn(MASKED, gamma=1.0)
+    agent = algorithm.build_agent()
+    constant_(agent.policy.advantage, [0.0, 0.0, 0.0, 0.0])
+    constant_(agent.target.advantage, [1.0, 2.0, 3.0, 4.0])
+    batch = make_batch(MASKED, 2)
+    batch["next_obs", "action_mask"] = tensor([[0, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.int8)
+    batch["reward"], batch["terminated"] = tensor([0.0, 0.0]), tensor([False, False])
+    # double: the trained network prefers the first of the permitted actions
+    assert algorithm.loss(agent, batch, {}, {}).metrics["Values/target"].item() == (2 + 1) / 2
+
+
+@pytest.mark.parametrize(("double", "target"), [(True, 5.0), (False, 9.0)])
+def test_double_q_learning_values_the_choice_of_the_trained_network(double, target):
+    """By hand: double targets take the target network's value of the trained network's best action."""
+    algorithm = build_dqn(double=double, gamma=0.5)
+    agent = algorithm.build_agent()
+    constant_(agent.policy.advantage, [0.0, 3.0, 1.0, 2.0])
+    constant_(agent.target.advantage, [9.0, 5.0, 0.0, 0.0])
+    batch = make_batch(samples=2)
+    batch["action"], batch["reward"] = tensor([1, 2]), tensor([2.0, 2.0])
+    batch["terminated"] = tensor([False, True])
+    loss = algorithm.loss(agent, batch, {}, {})
+    first = 2 + 0.5 * target
+    assert loss.metrics["Values/target"].item() == (first + 2) / 2
+    # errors: first target − 3 (Huber), and 2 − 1 = 1
+    assert loss.value.item() == pytest.approx((abs(first - 3) - 0.5 + 0.5) / 2)
+    assert loss.priority is None
+
+
+def test_n_step_samples_bring_their_discount():
+    """A key `discount` replaces γ (1 − terminated): a return that a truncation cut to k steps has γ^k."""
+    algorithm = build_dqn(n_step=3, gamma=0.5)
+    assert algorithm.data().sampler == NStep(3, 0.5)
+    agent = algorithm.build_agent()
+    constant_(agent.target.advantage, [8.0, 8.0, 8.0, 8.0])
+    batch = make_batch(samples=2)
+    batch["reward"], batch["discount"] = tensor([1.75, 1.5]), tensor([0.125, 0.25])
+    assert algorithm.loss(agent, batch, {}, {}).metrics["Values/target"].item() == (1.75 + 1 + 1.5 + 2) / 2
+
+
+@pytest.mark.parametrize("head", ["value", "c51", "qr"])
+def test_importance_weighs_the_loss_and_every_head_returns_priorities(head):
+    """Priorities are detached and not negative; importance scales each sample's loss."""
+    algorithm = build_dqn(head=head, prioritized=True)
+    agent, batch = algorithm.build_agent(), make_batch()
+    plain = algorithm.loss(agent, batch, {}, {})
+    batch["importance"] = torch.full((6,), 0.5)
+    loss = algorithm.loss(agent, batch, {}, {})
+    assert loss.value.item() == pytest.approx(plain.value.item() / 2)
+    assert loss.priority.shape == (6,) and (loss.priority >= 0).all() and not loss.priority.requires_grad
+
+
+def test_dueling_streams():
+    """Q = V + A − mean A, for the outputs of every head."""
+    policy = build_dqn(dueling=True).build_agent().policy
+    constant_(policy.advantage, [1.0, 2.0, 3.0, 6.0])
+    constant_(policy.value, [10.0])
+    assert policy(torch.rand(1, 3)).tolist() == [[8.0, 9.0, 10.0, 13.0]]
+
+
+def test_values_of_distributional_heads():
+    """C51's values are means over its atoms, QR's are means of the quantiles."""
+    policy = build_dqn(head="c51", atoms=3, v_min=0.0, v_max=2.0).build_agent().policy
+    logits = tensor([0.5, 0.25, 0.25]).log()
+    constant_(policy.advantage, logits.repeat(4).tolist())
+    assert policy(torch.rand(1, 3))[0].tolist() == pytest.approx([0.75] * 4)
+    policy = build_dqn(head="qr", quantiles=2).build_agent().policy
+    constant_(policy.advantage, [0.0, 1.0, 1.0, 2.0, 2.0, 4.0, 3.0, 5.0])
+    assert policy(torch.rand(1, 3))[0].tolist() == [0.5, 1.5, 3.0, 4.0]
+
+
+def test_the_target_moves_in_every_kth_step():
+    """Periodic copies, or steps of size tau."""
+    algorithm = build_dqn(target_every=3, tau=0.5)
+    updates = [[update.tau for update in algorithm.phases(Step(step, 0.0))[0].target_updates] for step in range(6)]
+    assert updates == [[], [], [0.5], [], [], [0.5]]
+    agent = algorithm.build_agent()
+    assert not any(parameter.requires_grad for parameter in agent.target.parameters())
+    assert torch.equal(agent.policy(make_batch()["obs"]), agent.target(make_batch()["obs"]))
+
+
+def test_the_learning_rate_may_fall():
+    """`final_learning_rate` is reached linearly."""
+    algorithm = build_dqn(learning_rate=1e-3, final_learning_rate=0.0)
+    assert algorithm.phases(Step(0, 0.75))[0].lr_scale == pytest.approx(0.25)
+
+
+def test_pictures_and_vectors():
+    """A Q-network reads pictures with a CNN, with LayerNorm if required."""
+    space = spaces.Dict({"grid": spaces.Box(0, 1, (10, 10, 4), np.uint8), "speed": VECTOR})
+    for args in ({}, {"layer_norm": True, "dueling": True, "hidden_sizes": (8, 8)}, {"hidden_sizes": ()}):
+        policy = build_dqn(space, cnn_features=16, **args).build_agent().policy
+        obs = {"grid": torch.zeros(2, 5, 10, 10, 4, dtype=torch.uint8), "speed": torch.rand(2, 5, 3)}
+        assert policy(obs, batch_dims=2).shape == (2, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("args", "named"), [({"v_min": 1.0, "v_max": 1.0}, "v_min=1"), ({"noisy": True, "layer_norm": True}, "layer_norm")]
+)
+def test_arguments_that_do_not_fit_together(args, named):
+    """Arguments that exclude each other are refused."""
+    with pytest.raises(ValidationError, match=named):
+        DQNArgs(name="dqn", **args)
+
+
+@pytest.mark.parametrize("head", ["value", "c51", "qr"])
+def test_noise_depends_on_the_sample_alone(head):
+    """With noise, the mean of the gradients of two halves of a batch is the gradient of the whole."""
+    algorithm = build_dqn(head=head, **EVERYTHING)
+    agent, batch = algorithm.build_agent(), make_batch()
+    noise = algorithm.noise(torch.Size([6]), torch.Generator().manual_seed(0))
+
+    def gradient(rows):
+        """Return the gradient of some rows of the batch."""
+        part = batch[rows].update({"sample_weight": torch.full((len(batch[rows]),), 1 / len(batch[rows]))})
+        loss = algorithm.loss(agent, part, {name: values[rows] for name, values in noise.items()}, {})
+        found = torch.autograd.grad(loss.value, list(agent.policy.parameters()))
+        return torch.cat([each.flatten() for each in found])
+
+    halves = [gradient(slice(rank, None, 2)) for rank in range(2)]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, gradient(slice(None)))
+    assert gradient(slice(None)).isfinite().all()
