@@ -12,7 +12,8 @@ from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.config.loading import apply_overrides, validate
 from sheeprl.config.schema import Config
 
-QUICK = ("ppo", "sac")  # algorithms that the fast suite tests everywhere; the others only where a test is cheap
+QUICK = ("ppo", "sac")  # algorithms that the fast suite tests everywhere
+SLOW = ("dqn", "ppo_recurrent")  # algorithms with other mechanisms, which the slow suite tests everywhere
 
 # Overrides of those arguments that an algorithm has.
 ARGUMENTS = {"hidden_sizes": "[32,32]", "batch_size": "32"}
@@ -21,16 +22,17 @@ OFF_POLICY = {"learning_starts": "50", "replay_ratio": "1"}
 QUIET = ("eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=2")
 
 
-def every_algorithm(*also: str, quick: tuple[str, ...] = QUICK, kinds: tuple[str, ...] = ("vector", "pixels")) -> list:
-    """Return every registered algorithm as a parameter; all but the quick ones are marked slow.
+def every_algorithm(cheap: bool = False, kinds: tuple[str, ...] = ("vector", "pixels")) -> list:
+    """Return every registered algorithm as a parameter; all but the quick ones have a mark.
 
     Args:
-        also: algorithms that are quick too.
-        quick: algorithms without the mark.
+        cheap: the test takes seconds, so that the slow suite runs it for every algorithm.
         kinds: kinds of observations, of which an algorithm must support one.
     """
+    marks = {**dict.fromkeys(SLOW, pytest.mark.slow), **dict.fromkeys(QUICK, ())}
+    other = pytest.mark.slow if cheap else pytest.mark.every
     return [
-        pytest.param(name, marks=() if name in (*quick, *also) else pytest.mark.slow)
+        pytest.param(name, marks=marks.get(name, other))
         for name in registry.registered()
         if set(kinds) & set(registry.args_class(name).observations)
     ]

@@ -5,12 +5,11 @@ import signal
 import pytest
 import torch
 
-from sheeprl.algos import registry
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.driver.collection import Collector
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.run import Run
-from tests.helpers.algorithms import Small, is_off_policy
+from tests.helpers.algorithms import Small, every_algorithm, is_off_policy
 from tests.helpers.runs import lines, ray_session, saved
 
 INTERRUPTIONS = {  # methods of the run, and the calls in which it is stopped
@@ -75,13 +74,17 @@ def rows_of(folder):
     return {path.relative_to(newest): path.read_bytes() for path in sorted(newest.glob("buffer/*/*.bin"))}
 
 
-@pytest.mark.parametrize("mode", ["coupled", pytest.param("decoupled", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("algorithm", registry.registered())
-def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, request, algorithm, mode):
+@pytest.mark.parametrize("algorithm", every_algorithm(cheap=True))
+def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, algorithm):
     """An interrupted run equals an uninterrupted one."""
-    if mode == "decoupled":
-        request.getfixturevalue("cluster")
-    check_that_nothing_differs(tmp_path, monkeypatch, algorithm, [*settings(algorithm), f"run.mode={mode}"])
+    check_that_nothing_differs(tmp_path, monkeypatch, algorithm, [*settings(algorithm), "run.mode=coupled"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", every_algorithm())
+def test_an_interrupted_decoupled_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, cluster, algorithm):
+    """The same holds for a run of Ray actors."""
+    check_that_nothing_differs(tmp_path, monkeypatch, algorithm, [*settings(algorithm), "run.mode=decoupled"])
 
 
 @pytest.mark.slow
