@@ -90,6 +90,7 @@ class Small:
         env = [f"env.id={self.env}", *QUIET]
         if self.env.startswith("tests."):
             env.append(f"env.kwargs={{continuous: {str(not is_discrete(self.name)).lower()}}}")
+            env.append("checkpoint.envs=true")  # a resumed run continues their episodes, as those of Gymnasium
         if is_off_policy(self.name):
             sizes = ["buffer.size=20000", "players.fragment_rows=8"]
             return [*env, *sizes, *supported(self.name, ARGUMENTS | OFF_POLICY)]
