@@ -81,7 +81,10 @@ def evaluate(
     with only_result_on_stdout() as stdout:
         from sheeprl.evaluate import describe_cut, evaluate_checkpoint
 
-        result = evaluate_checkpoint(resolve_run(path), episodes, seed, video, step_limit, settings or [])
+        run = resolve_run(path)
+        if run != path:
+            typer.echo(f"folder: {run}", err=True)
+        result = evaluate_checkpoint(run, episodes, seed, video, step_limit, settings or [])
         if result.cut:
             typer.echo(f"warning: {describe_cut(result)}", err=True)
         if as_json:

@@ -503,6 +503,13 @@ def test_eval_prints_mean_and_deviation(sheeprl, evaluations):
     assert done.out == "return 2.50 ± 0.50 over 2 episodes, after 1000 policy steps\n"
 
 
+def test_eval_names_the_run_that_was_found(sheeprl, evaluations, monkeypatch):
+    """The folder of a run that wasn't given as a path is shown."""
+    monkeypatch.setattr("sheeprl.checkpoint.runs.resolve_run", lambda name: "logs/found" if name == "@last" else name)
+    assert "folder: logs/found\n" in sheeprl("eval", "@last").err
+    assert "folder" not in sheeprl("eval", "logs/mine").err
+
+
 def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
     """`eval --json` prints one object and nothing else."""
     words = ["--episodes", "2", "--seed", "3", "--video", "--step_limit", "500", "env.kwargs.a=1"]
