@@ -19,6 +19,7 @@ from torch import Tensor
 MULTIPLIER_1, MULTIPLIER_2 = 0x7FEB352D, 0x846CA68B - 2**32
 GOLDEN = 0x9E3779B9  # 2³² divided by the golden ratio: spreads consecutive numbers
 WORD = 2**32
+COPIES = 16  # of the numbers that a reduction stores; the compiler unrolls shorter reductions
 
 
 def seeds(shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -78,9 +79,18 @@ def _hash(seed: Tensor, place: int, count: int) -> Tensor:
     """
     low, high = seed.int(), (seed >> 32).int()  # a conversion to int32 drops the upper half
     element = torch.arange(count, dtype=torch.int32, device=seed.device)
-    first = _mix(low + _signed(GOLDEN * (2 * place + 1)))[:, None]
-    second = _mix(high ^ first[:, 0])[:, None]
-    return _mix((element * _signed(GOLDEN)) ^ first, second)
+    first = _stored(_mix(low + _signed(GOLDEN * (2 * place + 1))))
+    second = _stored(_mix(high ^ first))
+    return _mix((element * _signed(GOLDEN)) ^ first[:, None], second[:, None])
+
+
+def _stored(x: Tensor) -> Tensor:
+    """Return `[N]` numbers unchanged, by a reduction, whose result the compiler stores.
+
+    It would repeat the computation of `x` for each use otherwise, and each step of the hash uses its input twice: the
+    time to compile would grow exponentially.
+    """
+    return x.expand(COPIES, len(x)).amax(0)
 
 
 def _mix(x: Tensor, added: Tensor | None = None) -> Tensor:

@@ -47,7 +47,7 @@ DELAYED = {  # the actor learns in every second step, so a run has two variants 
     "droq": {**ARGS["sac"], "dropout": 0.3, "policy_delay": 2},
     "td3": ARGS["sac"],
     "dqn": {
-        **{"hidden_sizes": [8, 8], "batch_size": 16, "target_every": 2, "dueling": True, "noisy": True, "n_step": 3},
+        **{"hidden_sizes": [8, 8], "batch_size": 16, "target_every": 2, "dueling": True, "n_step": 3},
         **{"head": "c51", "atoms": 5, "prioritized": True},
     },
 }
@@ -116,6 +116,7 @@ def test_compiled_and_eager_learners_agree(fabric, algo, folder):
     assert set(folder.rglob("*.pt2")) == libraries
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_steps_agree_with_options_of_ppo(fabric):
     """Compiled steps scale the learning rate, stop and normalize as eager ones do."""
     args = {"anneal": False, "desired_kl": 1e-6, "learning_rate": 1e-2, "clip_value": 0.1, "final_entropy_coef": 0.1}
