@@ -66,11 +66,12 @@ class OnPolicy:
     def minibatches(self, rows: int) -> int:
         """Return the minibatches per epoch over a rollout of `rows` = T × B rows.
 
-        These are ⌈rows / batch_size⌉; with sequences of L rows, ⌈B ⌈T / L⌉ / (batch_size / L)⌉.
+        These are ⌈rows / batch_size⌉; with sequences of L rows, ⌈B ⌈T / L⌉ / (batch_size / L)⌉. A minibatch holds at
+        least one sequence.
         """
         if not self.batch_size:
             return 1
-        return math.ceil(self.pieces(rows) / (self.batch_size // (self.sequence or 1)))
+        return math.ceil(self.pieces(rows) / max(1, self.batch_size // (self.sequence or 1)))
 
     def pieces(self, rows: int) -> int:
         """Return the pieces of a rollout of `rows` = T × B rows that minibatches hold: rows, or B ⌈T / L⌉ sequences."""

@@ -282,6 +282,11 @@ def test_checks_name_no_argument_of_one_algorithm():
             "such as 20",
         ),
         (
+            ["algo.batch_size=3"],
+            "algo.batch_size=3: a minibatch holds whole sequences of 4 rows on each of 1 ranks; use a multiple of 4, "
+            "such as 4",
+        ),
+        (
             ["algo.sequence=8"],
             "algo.rollout_steps=6: shorter than a training sequence of 8 rows; use at least 8, or shorter sequences",
         ),
@@ -292,5 +297,12 @@ def test_minibatches_hold_whole_sequences(tmp_path, overrides, message):
     sizes = ["algo.rollout_steps=6", "algo.batch_size=24", "env.num_envs=8"]
     file = tmp_path / "toy.yaml"
     file.write_text("algo: {name: 'tests.helpers.toy_recurrent:ToyRecurrent'}\nenv: {id: CartPole-v1}\n")
-    assert message in mistakes_of(str(file), *sizes, *overrides)
+    assert mistakes_of(str(file), *sizes, *overrides) == [message]
     check(load_config(str(file), sizes).model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("override", ["algo.batch_size=8", "algo.sequence=128"])
+def test_a_minibatch_smaller_than_a_sequence_is_one_mistake(override):
+    """A minibatch smaller than a sequence of a registered algorithm is the only mistake."""
+    (mistake,) = mistakes_of("ppo", "algo.name=ppo_recurrent", "env.id=CartPole-v1", override)
+    assert "a minibatch holds whole sequences of" in mistake
