@@ -54,7 +54,17 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
-    return Resolved(config, spaces, tuple(warnings))
+    return Resolved(config, spaces, (*warnings, *_untrained(config)))
+
+
+def _untrained(config: Config) -> Iterator[str]:
+    """Yield a warning if the run takes no gradient step."""
+    data = config.algo.data()
+    if isinstance(data, OffPolicy) and data.replay_ratio == 0:
+        yield (
+            "algo.replay_ratio=0: no gradient step is taken, so nothing is trained; use a larger one, such as "
+            "algo.replay_ratio=1"
+        )
 
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:

@@ -42,6 +42,13 @@ def test_a_replay_that_cannot_be_split_is_refused(algorithm, overrides, message)
     assert message in mistake
 
 
+def test_a_run_without_gradient_steps_is_warned_about():
+    """A run that takes no gradient step is permitted, with a warning."""
+    tree = load_config("sac", ["env.id=Pendulum-v1", "algo.replay_ratio=0"]).model_dump(mode="json")
+    (warning,) = check(tree).warnings
+    assert warning.startswith("algo.replay_ratio=0: no gradient step is taken, so nothing is trained; use")
+
+
 def test_shards_that_fit():
     """A replay that can be split into shards is accepted."""
     overrides = ["buffer.shards=2", "players.num=3", "buffer.size=320", "players.fragment_rows=20"]
