@@ -49,6 +49,16 @@ def test_a_run_without_gradient_steps_is_warned_about():
     assert warning.startswith("algo.replay_ratio=0: no gradient step is taken, so nothing is trained; use")
 
 
+def test_a_run_too_short_for_its_batches_names_what_would_work():
+    """A batch and a start of training beyond the end of the run are named with what would work."""
+    sizes = ["env.id=Pendulum-v1", "algo.batch_size=256", "algo.learning_starts=1000", "run.total_steps=250"]
+    assert mistakes_of("sac", *sizes) == [
+        "algo.batch_size=256: larger than run.total_steps=250; use at most 250, or raise run.total_steps",
+        "algo.learning_starts=1000: must be less than run.total_steps=250; use fewer, such as "
+        "algo.learning_starts=25, or raise run.total_steps",
+    ]
+
+
 def test_shards_that_fit():
     """A replay that can be split into shards is accepted."""
     overrides = ["buffer.shards=2", "players.num=3", "buffer.size=320", "players.fragment_rows=20"]
