@@ -252,7 +252,8 @@ def key_mistakes(space=MIXED, **keys):
             "algo.mlp_keys=[camera]: camera of shape (8, 8, 3) is a picture; move it to algo.cn",
         ),
         ({"cnn_keys": ["inner/state"]}, "inner/state of shape (2,) is no picture; move it to algo.mlp_keys"),
-        ({"cnn_keys": ["action_mask"]}, "the observation has no key action_mask"),
+        ({"cnn_keys": ["action_mask"]}, "action_mask permits actions and is never an input; leave it out"),
+        ({"mlp_keys": ["action_mask"]}, "algo.mlp_keys=[action_mask]: action_mask permits actions and is never an"),
         ({"mlp_keys": [], "cnn_keys": []}, "algo.mlp_keys=[], algo.cnn_keys=[]: no key of the observation is left"),
     ],
 )
@@ -267,6 +268,19 @@ def test_mistaken_keys_of_an_encoder(keys, message):
 def test_right_keys_of_an_encoder(keys):
     """Without keys, the encoder reads everything."""
     assert key_mistakes(**keys) == []
+
+
+def test_an_unknown_key_leads_to_keys_of_its_kind():
+    """An unknown key leads to vectors in `mlp_keys` and to pictures in `cnn_keys`."""
+    assert key_mistakes(mlp_keys=["camer"]) == [
+        "algo.mlp_keys=[camer]: the observation has no key camer; use some of inner/state"
+    ]
+    assert key_mistakes(cnn_keys=["inner/stat"]) == [
+        "algo.cnn_keys=[inner/stat]: the observation has no key inner/stat; use some of camera"
+    ]
+    assert key_mistakes(STATE, cnn_keys=["x"]) == [
+        "algo.cnn_keys=[x]: the observation has no key x and no picture; leave algo.cnn_keys out"
+    ]
 
 
 def test_the_only_part_of_an_observation_has_the_key_obs():
