@@ -66,11 +66,12 @@ class OnPolicy:
     def minibatches(self, rows: int) -> int:
         """Return the minibatches per epoch over a rollout of `rows` = T × B rows.
 
-        These are ⌈rows / batch_size⌉; with sequences of L rows, ⌈B ⌈T / L⌉ / (batch_size / L)⌉.
+        These are ⌈rows / batch_size⌉; with sequences of L rows, ⌈B ⌈T / L⌉ / (batch_size / L)⌉. A minibatch holds at
+        least one sequence.
         """
         if not self.batch_size:
             return 1
-        return math.ceil(self.pieces(rows) / (self.batch_size // (self.sequence or 1)))
+        return math.ceil(self.pieces(rows) / max(1, self.batch_size // (self.sequence or 1)))
 
     def pieces(self, rows: int) -> int:
         """Return the pieces of a rollout of `rows` = T × B rows that minibatches hold: rows, or B ⌈T / L⌉ sequences."""
@@ -209,17 +210,20 @@ class EncoderArgs(AlgoArgs):
 
     def space_mistakes(self, spaces: Spaces) -> Iterator[str]:
         """Yield a line for each key that isn't in the observation or is of the other kind, and if no key is left."""
-        from sheeprl.envs.transforms import input_keys, input_spaces, is_picture  # imports NumPy
+        from sheeprl.envs.transforms import ACTION_MASK, input_keys, input_spaces, is_picture  # imports NumPy
 
         yield from super().space_mistakes(spaces)
         parts = input_spaces(spaces.observation)
         pairs = (("mlp_keys", "cnn_keys", self.mlp_keys), ("cnn_keys", "mlp_keys", self.cnn_keys))
         for setting, other, keys in pairs:
             named = f"algo.{setting}=[{', '.join(keys or ())}]"
+            usable = [key for key, part in parts.items() if is_picture(part) == (setting == "cnn_keys")]
             for key in keys or ():
                 part = parts.get(key)
-                if part is None:
-                    yield f"{named}: the observation has no key {key}{_nearest(key, parts)}"
+                if key.rpartition("/")[2] == ACTION_MASK:
+                    yield f"{named}: {key} permits actions and is never an input; leave it out"
+                elif part is None:
+                    yield f"{named}: the observation has no key {key}{_nearest(key, usable, setting)}"
                 elif is_picture(part) != (setting == "cnn_keys"):
                     kind = "a picture" if is_picture(part) else "no picture"
                     yield f"{named}: {key} of shape {part.shape} is {kind}; move it to algo.{other}"
@@ -228,10 +232,12 @@ class EncoderArgs(AlgoArgs):
             yield f"{shown or 'env.id'}: no key of the observation is left as an input; use some of {', '.join(parts)}"
 
 
-def _nearest(key: str, known: Collection[str]) -> str:
-    """Return the advice for an unknown key: the most similar one, or all."""
-    near = difflib.get_close_matches(key, known, 1)
-    return f"; did you mean {near[0]}?" if near else f"; use some of {', '.join(known)}"
+def _nearest(key: str, usable: Collection[str], setting: str) -> str:
+    """Return the advice for an unknown key: the most similar one of the usable keys, all of these, or to use none."""
+    if not usable:
+        return f" and no {'picture' if setting == 'cnn_keys' else 'vector'}; leave algo.{setting} out"
+    near = difflib.get_close_matches(key, usable, 1)
+    return f"; did you mean {near[0]}?" if near else f"; use some of {', '.join(usable)}"
 
 
 class TDArgs(OffPolicyArgs):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import typer
 
@@ -172,8 +173,9 @@ def _read_settings(tree: Tree, words: Sequence[str], command: str) -> tuple[Flag
 
 def _train(tree: Tree, settings: Words, flags: Flags, session: Session, dry_run: bool) -> int:
     """Train with a tree and the settings on top, or only check them; return the exit code."""
+    inherited = _inherited(tree, settings)
     settings.apply(tree)
-    _refuse(settings, tree, flags)
+    _refuse(settings, tree, flags, inherited)
     try:
         if dry_run:
             return _check(tree)
@@ -181,18 +183,39 @@ def _train(tree: Tree, settings: Words, flags: Flags, session: Session, dry_run:
 
         result = train_tree(tree)
     except ConfigError as error:
-        raise ConfigError([_with_flag(mistake, flags) for mistake in error.mistakes]) from error
+        raise ConfigError(_explained(error.mistakes, flags, inherited)) from error
     except Exception:
         session.traceback |= get_value(tree, "log.level") == "debug"
         raise
     return 0 if result.interrupted_by is None else 128 + result.interrupted_by
 
 
-def _refuse(settings: Words, tree: Tree, flags: Flags) -> None:
+def _inherited(tree: Tree, settings: Words) -> dict[str, str]:
+    """Return a line for each argument of a configuration, by key, if the command line names another algorithm."""
+    algo, given = tree.get("algo"), {setting.key: setting.value for setting in settings.given}
+    name = given.get("algo.name")
+    if not isinstance(algo, dict) or not isinstance(name, str) or name not in registry.registered():
+        return {}
+    return {
+        f"algo.{key}": f"algo.{key}={shown(value)}: comes from the configuration, which is for {algo.get('name')}, and "
+        f"{name} has no such setting; use {shell_command(name)}"
+        for key, value in algo.items()
+        if f"algo.{key}" not in given
+    }
+
+
+def _refuse(settings: Words, tree: Tree, flags: Flags, inherited: Mapping[str, str] = MappingProxyType({})) -> None:
     """Raise the mistakes of the command line, together with those of the tree."""
     if settings.mistakes:
-        mistakes = [_with_flag(mistake, flags) for mistake in inspect(tree)[1]]
+        mistakes = _explained(inspect(tree)[1], flags, inherited)
         raise ConfigError(list(dict.fromkeys([*settings.mistakes, *mistakes])))
+
+
+def _explained(mistakes: Sequence[str], flags: Flags, inherited: Mapping[str, str]) -> list[str]:
+    """Return mistakes with the flags of missing settings, and with the origin of inherited unknown ones."""
+    return [
+        inherited.get(mistake.partition(": unknown setting")[0], _with_flag(mistake, flags)) for mistake in mistakes
+    ]
 
 
 def _check(tree: Tree) -> int:

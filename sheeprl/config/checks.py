@@ -54,7 +54,17 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
-    return Resolved(config, spaces, tuple(warnings))
+    return Resolved(config, spaces, (*warnings, *_untrained(config)))
+
+
+def _untrained(config: Config) -> Iterator[str]:
+    """Yield a warning if the run takes no gradient step."""
+    data = config.algo.data()
+    if isinstance(data, OffPolicy) and data.replay_ratio == 0:
+        yield (
+            "algo.replay_ratio=0: no gradient step is taken, so nothing is trained; use a larger one, such as "
+            "algo.replay_ratio=1"
+        )
 
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
@@ -371,14 +381,23 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
     """Yield a mistake for each size that is incompatible with the replay."""
     size, total = config.buffer.size or DEFAULT_REPLAY, config.run.total_steps
     if data.batch_size > size:
-        yield f"algo.batch_size={data.batch_size}: larger than buffer.size={size}"
+        yield (
+            f"algo.batch_size={data.batch_size}: larger than buffer.size={size}; use at most {size}, or raise "
+            "buffer.size"
+        )
     elif data.batch_size > total:
-        yield f"algo.batch_size={data.batch_size}: larger than run.total_steps={total}"
+        yield (
+            f"algo.batch_size={data.batch_size}: larger than run.total_steps={total}; use at most {total}, or raise "
+            "run.total_steps"
+        )
     players = config.num_players
     shards = config.trainer.ranks if config.is_coupled else config.buffer.shards
     shard_rows = config.round_rows // players * math.ceil(players / shards)
     if data.learning_starts >= total:
-        yield f"algo.learning_starts={data.learning_starts}: must be less than run.total_steps={total}"
+        yield (
+            f"algo.learning_starts={data.learning_starts}: must be less than run.total_steps={total}; use fewer, such "
+            f"as algo.learning_starts={total // 10}, or raise run.total_steps"
+        )
     if size < config.round_rows:
         yield f"buffer.size={size}: smaller than one round; use at least {config.round_rows}"
     elif size // shards < shard_rows:

@@ -194,7 +194,17 @@ def _describe_value(key: str, detail: Mapping[str, Any], model: type[Config]) ->
         bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
         limit = next((f"must be {words} {context[name]:g}" for name, words in bounds.items() if name in context), None)
         message = limit or detail["msg"].removeprefix("Value error, ")
+        if kind == "value_error" and isinstance(given, Mapping) and key in model.model_fields:
+            return _of_section(key, message, model)
     return f"{key}={shown(given)}: {message}"
+
+
+def _of_section(section: str, message: str, model: type[Config]) -> str:
+    """Return the line of settings that don't fit together: `section.name=value: …` if the message begins with one."""
+    first = re.match(r"(\w+)=\S+(?= )", message)
+    if first and f"{section}.{first[1]}" in dict(leaves(model)):
+        return f"{section}.{first[0]}:{message[first.end() :]}"
+    return f"{section}: {message}"
 
 
 def _unstorable(key: str, part: Any) -> str:

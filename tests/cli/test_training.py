@@ -81,6 +81,17 @@ def test_the_algorithm_of_an_override_has_its_flags(sheeprl, training):
     assert mistake.startswith("algo.name=pppo: unknown algorithm") and mistake.endswith("did you mean ppo?")
 
 
+def test_arguments_of_a_configuration_for_another_algorithm_are_named_as_such(sheeprl, training):
+    """Unknown arguments that come from the configuration lead to the command of the algorithm."""
+    done = sheeprl("train", "ppo", "algo.name=dqn", "algo.clip=0.1")
+    assert done.code == 2
+    assert (
+        "algo.rollout_steps=128: comes from the configuration, which is for ppo, and dqn has no such setting; use "
+        "sheeprl dqn"
+    ) in done.errors
+    assert any(line.startswith("algo.clip: unknown setting") for line in done.errors)
+
+
 def test_an_algorithm_s_command_trains_this_algorithm(sheeprl, training):
     """The command of an algorithm trains no other one."""
     done = sheeprl("ppo", "--env", "CartPole-v1", "algo.name=sac")

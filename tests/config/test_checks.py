@@ -42,6 +42,23 @@ def test_a_replay_that_cannot_be_split_is_refused(algorithm, overrides, message)
     assert message in mistake
 
 
+def test_a_run_without_gradient_steps_is_warned_about():
+    """A run that takes no gradient step is permitted, with a warning."""
+    tree = load_config("sac", ["env.id=Pendulum-v1", "algo.replay_ratio=0"]).model_dump(mode="json")
+    (warning,) = check(tree).warnings
+    assert warning.startswith("algo.replay_ratio=0: no gradient step is taken, so nothing is trained; use")
+
+
+def test_a_run_too_short_for_its_batches_names_what_would_work():
+    """A batch and a start of training beyond the end of the run are named with what would work."""
+    sizes = ["env.id=Pendulum-v1", "algo.batch_size=256", "algo.learning_starts=1000", "run.total_steps=250"]
+    assert mistakes_of("sac", *sizes) == [
+        "algo.batch_size=256: larger than run.total_steps=250; use at most 250, or raise run.total_steps",
+        "algo.learning_starts=1000: must be less than run.total_steps=250; use fewer, such as "
+        "algo.learning_starts=25, or raise run.total_steps",
+    ]
+
+
 def test_shards_that_fit():
     """A replay that can be split into shards is accepted."""
     overrides = ["buffer.shards=2", "players.num=3", "buffer.size=320", "players.fragment_rows=20"]
@@ -235,7 +252,8 @@ def key_mistakes(space=MIXED, **keys):
             "algo.mlp_keys=[camera]: camera of shape (8, 8, 3) is a picture; move it to algo.cn",
         ),
         ({"cnn_keys": ["inner/state"]}, "inner/state of shape (2,) is no picture; move it to algo.mlp_keys"),
-        ({"cnn_keys": ["action_mask"]}, "the observation has no key action_mask"),
+        ({"cnn_keys": ["action_mask"]}, "action_mask permits actions and is never an input; leave it out"),
+        ({"mlp_keys": ["action_mask"]}, "algo.mlp_keys=[action_mask]: action_mask permits actions and is never an"),
         ({"mlp_keys": [], "cnn_keys": []}, "algo.mlp_keys=[], algo.cnn_keys=[]: no key of the observation is left"),
     ],
 )
@@ -250,6 +268,19 @@ def test_mistaken_keys_of_an_encoder(keys, message):
 def test_right_keys_of_an_encoder(keys):
     """Without keys, the encoder reads everything."""
     assert key_mistakes(**keys) == []
+
+
+def test_an_unknown_key_leads_to_keys_of_its_kind():
+    """An unknown key leads to vectors in `mlp_keys` and to pictures in `cnn_keys`."""
+    assert key_mistakes(mlp_keys=["camer"]) == [
+        "algo.mlp_keys=[camer]: the observation has no key camer; use some of inner/state"
+    ]
+    assert key_mistakes(cnn_keys=["inner/stat"]) == [
+        "algo.cnn_keys=[inner/stat]: the observation has no key inner/stat; use some of camera"
+    ]
+    assert key_mistakes(STATE, cnn_keys=["x"]) == [
+        "algo.cnn_keys=[x]: the observation has no key x and no picture; leave algo.cnn_keys out"
+    ]
 
 
 def test_the_only_part_of_an_observation_has_the_key_obs():
@@ -282,6 +313,11 @@ def test_checks_name_no_argument_of_one_algorithm():
             "such as 20",
         ),
         (
+            ["algo.batch_size=3"],
+            "algo.batch_size=3: a minibatch holds whole sequences of 4 rows on each of 1 ranks; use a multiple of 4, "
+            "such as 4",
+        ),
+        (
             ["algo.sequence=8"],
             "algo.rollout_steps=6: shorter than a training sequence of 8 rows; use at least 8, or shorter sequences",
         ),
@@ -292,5 +328,12 @@ def test_minibatches_hold_whole_sequences(tmp_path, overrides, message):
     sizes = ["algo.rollout_steps=6", "algo.batch_size=24", "env.num_envs=8"]
     file = tmp_path / "toy.yaml"
     file.write_text("algo: {name: 'tests.helpers.toy_recurrent:ToyRecurrent'}\nenv: {id: CartPole-v1}\n")
-    assert message in mistakes_of(str(file), *sizes, *overrides)
+    assert mistakes_of(str(file), *sizes, *overrides) == [message]
     check(load_config(str(file), sizes).model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("override", ["algo.batch_size=8", "algo.sequence=128"])
+def test_a_minibatch_smaller_than_a_sequence_is_one_mistake(override):
+    """A minibatch smaller than a sequence of a registered algorithm is the only mistake."""
+    (mistake,) = mistakes_of("ppo", "algo.name=ppo_recurrent", "env.id=CartPole-v1", override)
+    assert "a minibatch holds whole sequences of" in mistake

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sheeprl import ConfigError, load_config
 from sheeprl.algos import registry
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.sac.args import SACArgs
@@ -104,3 +105,25 @@ def test_a_hint_converts_keys_to_the_form_of_the_message():
     assert hint("num_env", PPO, lambda key: f"<{key}>") == "; did you mean <env.num_envs>?"
     assert hint("lr", PPO, lambda key: f"<{key}>") == "; use <algo.learning_rate>"
     assert hint("lr", SAC) == "; use algo.actor_lr, algo.critic_lr or algo.alpha_lr"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["algo.head=c51", "algo.v_min=5", "algo.v_max=2"], "algo.v_min=5: must be below v_max=2"),
+        (["algo.noisy=true", "algo.layer_norm=true"], "algo.noisy=true: has no layer_norm; set one of them to false"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_named_alone(overrides, line):
+    """Settings of a section that don't fit together are named without the rest of the section."""
+    with pytest.raises(ConfigError) as caught:
+        load_config("dqn", overrides)
+    assert caught.value.mistakes == [line]
+
+
+def test_settings_that_do_not_fit_together_may_begin_with_words():
+    """A message that begins with no value is shown after the section."""
+    with pytest.raises(ConfigError) as caught:
+        load_config("ppo", ["algo.anneal=true", "algo.desired_kl=0.01"])
+    (line,) = caught.value.mistakes
+    assert line.startswith("algo: desired_kl adapts the learning rate, so anneal can't schedule it")
