@@ -129,6 +129,11 @@ def test_nothing_is_wrong_with_a_sound_environment(check_env, env):
     assert "the same seed gives the same episodes" in done.out and ", length " in done.out
 
 
+def test_the_state_is_tested_with_permitted_actions(check_env):
+    """The test of the state takes permitted actions only, over the ends of episodes."""
+    assert "resume       bit-identical with checkpoint.envs=true: the state can be saved" in check_env("WithMask").out
+
+
 def test_the_report_has_a_dozen_lines(check_env):
     """The report has twelve lines."""
     done = check_env("NoReward", "env.kwargs={}")
