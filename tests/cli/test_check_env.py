@@ -33,6 +33,7 @@ MISTAKES = [
     ("NeedsPackage", [], "a_simulator_that_is_missing, which tests.helpers.broken_envs needs, is not installed"),
     ("NeedsArgument", [], "missing 1 required positional argument: 'level'"),
     ("Sound", ["env.kwargs.level=3"], "got an unexpected keyword argument 'level'"),
+    ("NeedsArgument", ["env.kwargs={levl: 3}"], "got an unexpected keyword argument 'levl'; did you mean level? (env."),
     ("Fails", [], "can't be made: OSError: the simulator isn't running"),
     ("Sound", ["env.wrappers=[FrameStak]"], "env.wrappers=FrameStak: isn't a wrapper"),
     (f"{ODD}:Results-v0", [CUT % ("reset", 1)], "Results.reset returned one value (ndarray)"),
