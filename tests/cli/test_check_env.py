@@ -8,8 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from gymnasium import spaces
 
 from sheeprl.algos import registry
+from sheeprl.algos.args import AlgoArgs
+from sheeprl.cli.check_env import _start
+from sheeprl.cli.flags import Flags
+from sheeprl.cli.words import read_words
+from sheeprl.envs.config import EnvConfig
+from sheeprl.envs.transforms import Spaces
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.helpers.broken_envs"
@@ -147,6 +154,22 @@ def test_the_report_has_a_dozen_lines(check_env):
     assert "bit-identical with checkpoint.envs=true" in done.out and "6 x 8 (env.capture_video" in done.out
     assert re.search(r"algorithms +a2c, .*ppo.*; not .*td3 \(its actions are discrete\)", done.out)
     assert f"start with   sheeprl train ppo --env {MODULE}:NoReward-v0 env.num_envs=2" in done.out
+
+
+@pytest.mark.parametrize(
+    ("env", "fitting", "command"),
+    [
+        ("MinAtar/Breakout-v1", ["dqn", "ppo"], "sheeprl train ppo_minatar_breakout env.num_envs=2"),
+        ("CartPole-v1", ["dqn", "ppo"], "sheeprl train ppo env.num_envs=2"),
+        ("Acrobot-v1", ["dqn", "ppo"], "sheeprl train dqn_acrobot env.num_envs=2"),
+        ("Mine-v0", ["dqn", "ppo"], "sheeprl train ppo --env Mine-v0 env.num_envs=2"),
+    ],
+)
+def test_a_shipped_configuration_is_recommended_for_its_environment(env, fitting, command):
+    """The command to start with names a shipped configuration of the environment."""
+    settings = read_words(["env.num_envs=2"], Flags(AlgoArgs), "sheeprl check-env -h")
+    found = Spaces(spaces.Box(0, 1, (2,)), spaces.Discrete(2))
+    assert _start(EnvConfig(id=env), settings, found, fitting, None) == command
 
 
 def test_unbounded_actions_exclude_algorithms(check_env):
