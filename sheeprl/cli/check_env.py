@@ -176,14 +176,15 @@ def _inspect(config: EnvConfig, settings: Words, seconds: float, timeout: float,
 
 
 def _start(config: EnvConfig, settings: Words, spaces: Spaces, fitting: list[str], vectorization: str | None) -> str:
-    """Return the command to start with: of a shipped configuration's algorithm if one is for this environment."""
-    tuned = [configuration.algorithm for configuration in shipped() if configuration.env == config.id]
+    """Return the command to start with: of a shipped configuration if one is for this environment."""
+    fitted = {tuned.algorithm: tuned.name for tuned in reversed(shipped()) if tuned.env == config.id}
     preferred = [*FIRST.get(spaces.action_kind, ("ppo",)), *fitting]
-    name = min(fitting, key=lambda name: (name not in tuned, preferred.index(name)))
+    name = min(fitting, key=lambda name: (name not in fitted, preferred.index(name)))
     given = {setting.key: setting.assignment for setting in settings.given if setting.key != "env.id"}
     if vectorization is not None and vectorization != config.vectorization:
         given["env.vectorization"] = f"env.vectorization={vectorization}"
-    return shlex.join(["sheeprl", "train", name, "--env", config.id, *given.values()])
+    base = [fitted[name]] if name in fitted else [name, "--env", config.id]
+    return shlex.join(["sheeprl", "train", *base, *given.values()])
 
 
 # ------------------------------------------------------------------------------------------------ the lines

@@ -161,7 +161,7 @@ def unsupported_spaces(env: str, spaces: Spaces) -> list[str]:
     for key, part in without_vector_form(spaces.observation):
         mistakes.append(
             f"env.id={env}: the observation{key} has the space {short_repr(part)}, which has no vector form; "
-            f"{_advice_against(spaces.observation)}"
+            f"{_advice_against(env, spaces.observation)}"
         )
     return mistakes + [f"env.id={env}: {mistake}" for mistake in _mask_mistakes(spaces)]
 
@@ -223,8 +223,12 @@ def _mask_mistakes(spaces: Spaces) -> Iterator[str]:
         )
 
 
-def _advice_against(space: Any) -> str:
+def _advice_against(env: str, space: Any) -> str:
     """Return a way to train with an observation space of which a part has no vector form."""
+    from sheeprl.envs.families import family_of
+
+    if wrappers := family_of(env).without_text:
+        return f"use {wrappers}"
     own = "drop or convert it in a wrapper of your own, env.wrappers=[my_module:MyWrapper]"
     flattenable = False
     with contextlib.suppress(NotImplementedError):  # a package's own kind of space

@@ -246,7 +246,7 @@ def _wrap(path: str, arguments: dict[str, Any], env: gymnasium.Env[Any, Any], mo
         wrapped = wrapper(env, **arguments)
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        given = f" (its arguments: {arguments})" if arguments else ""
+        given = f" (given: {arguments})" if arguments else ""
         raise EnvSettingsError(
             f"env.wrappers={path}: can't be used: {reason}{_accepted(wrapper, error)}{given}"
         ) from error
@@ -327,11 +327,25 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
             newer = hints.newer_version(config.id)
             reason += f"; use {newer}" if newer else ""
         elif isinstance(error, (TypeError, errors.Error)):
-            reason = _last_line(error)
+            reason = _creator_error(config, error)
         else:
             reason = f"can't be made: {type(error).__name__}: {_last_line(error)}"
         arguments = f" (env.kwargs: {config.kwargs})" if config.kwargs else ""
         raise EnvSettingsError(f"env.id={config.id}: {reason}{arguments}") from error
+
+
+def _creator_error(config: EnvConfig, error: BaseException) -> str:
+    """Return an error of the environment's creator; an unexpected argument is followed by the most similar one."""
+    reason = re.sub(r" was raised from the environment creator for .* with kwargs \(.*\)$", "", _last_line(error))
+    match = re.search(r"unexpected keyword argument '(\w+)'", reason)
+    if match is not None and match.group(1) in config.kwargs:
+        with contextlib.suppress(Exception):  # a creator without a signature
+            entry: Any = _spec(config.id).entry_point
+            creator = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+            return reason.partition(". Did you mean")[0] + hints.nearest_name(
+                match.group(1), inspect.signature(creator).parameters
+            )
+    return reason
 
 
 def _last_line(error: BaseException) -> str:

@@ -142,7 +142,6 @@ class VectorState:
     def __init__(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
         """Store the vector environment."""
         self.envs = envs
-        self.action_space = envs.action_space
         self.ended = self.resets_itself = False
 
     def reset(self, seed: int | None = None) -> tuple[Any, dict[str, Any]]:

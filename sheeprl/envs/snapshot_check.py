@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sheeprl.envs import global_rng
+from sheeprl.envs.random_actions import RandomActions
 from sheeprl.envs.snapshot import SnapshotEnv, VectorState
 
 PROBE_STEPS = 100
@@ -42,13 +42,15 @@ class _Probe:
     def __init__(self, one: SnapshotEnv | VectorState, other: SnapshotEnv | VectorState) -> None:
         """Store both environments and make a source of random actions."""
         self.one, self.other = one, other
-        self.actions = copy.deepcopy(one.action_space)
-        self.actions.seed(0)
+        self.count = one.envs.num_envs if isinstance(one, VectorState) else None  # None for one environment
+        space = one.envs.single_action_space if isinstance(one, VectorState) else one.action_space
+        self.actions = RandomActions(space, 0)
+        self.obs: Any = None  # the last observation of both
         self.until = time.monotonic() + PROBE_SECONDS
 
     def run(self) -> str:
         """Compare within an episode and at an episode's end; return the first difference or an empty string."""
-        self.one.reset(seed=1)
+        self.obs, _ = self.one.reset(seed=1)
         self.other.reset(seed=2)
         for most in (7, PROBE_STEPS):  # within an episode, and at its end if that comes early
             self._play_on(most, until_end=most == PROBE_STEPS)
@@ -66,16 +68,22 @@ class _Probe:
             if self.one.ended:
                 if until_end:
                     return
-                self.one.reset()
-            self.one.step(self.actions.sample())
+                self.obs, _ = self.one.reset()
+            self.obs = self.one.step(self._draw())[0]
+
+    def _draw(self) -> Any:
+        """Return random permitted actions for the last observation; a step that resets ignores its action."""
+        obs = None if self.one.resets_itself else self.obs
+        return self.actions.draw(obs) if self.count is None else self.actions.draw_batch(obs, self.count)
 
     def _compare(self, steps: int) -> str:
         """Step both environments; return the first difference or an empty string."""
         for number in range(steps):
             if number >= MIN_PROBE_STEPS and time.monotonic() > self.until:
                 break
-            action = self.actions.sample()
+            action = self._draw()
             ones, others = self._of_both(lambda env, action=action: env.step(action))  # type: ignore[misc]
+            self.obs = ones[0]
             for name, a, b in zip(STEP, ones[:4], others[:4], strict=True):
                 if not is_same(a, b):
                     return f"a restored copy behaves differently: the {name} of step {number + 1} differs"
@@ -92,6 +100,7 @@ class _Probe:
     def _compare_reset(self) -> str:
         """Reset both environments; return the difference or an empty string."""
         (a, _), (b, _) = self._of_both(lambda env: env.reset())
+        self.obs = a
         return "" if is_same(a, b) else "a restored copy begins a different episode"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import reprlib
 import shlex
 import sysconfig
@@ -98,10 +99,10 @@ def shell_command(*words: object) -> str:
 
 
 def short_repr(value: object, length: int = 80) -> str:
-    """Return the representation of a value in one line of about `length` characters, for messages."""
+    """Return the representation of a value for messages: one line of about `length` characters without addresses."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = length
-    return " ".join(short.repr(value).split())
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(short.repr(value).split()))
 
 
 async def require(answer: Awaitable[Any], component: str, passing: tuple[type[Exception], ...] = ()) -> Any:

@@ -8,8 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from gymnasium import spaces
 
 from sheeprl.algos import registry
+from sheeprl.algos.args import AlgoArgs
+from sheeprl.cli.check_env import _start
+from sheeprl.cli.flags import Flags
+from sheeprl.cli.words import read_words
+from sheeprl.envs.config import EnvConfig
+from sheeprl.envs.transforms import Spaces
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.helpers.broken_envs"
@@ -33,6 +40,7 @@ MISTAKES = [
     ("NeedsPackage", [], "a_simulator_that_is_missing, which tests.helpers.broken_envs needs, is not installed"),
     ("NeedsArgument", [], "missing 1 required positional argument: 'level'"),
     ("Sound", ["env.kwargs.level=3"], "got an unexpected keyword argument 'level'"),
+    ("NeedsArgument", ["env.kwargs={levl: 3}"], "got an unexpected keyword argument 'levl'; did you mean level? (env."),
     ("Fails", [], "can't be made: OSError: the simulator isn't running"),
     ("Sound", ["env.wrappers=[FrameStak]"], "env.wrappers=FrameStak: isn't a wrapper"),
     (f"{ODD}:Results-v0", [CUT % ("reset", 1)], "Results.reset returned one value (ndarray)"),
@@ -129,6 +137,11 @@ def test_nothing_is_wrong_with_a_sound_environment(check_env, env):
     assert "the same seed gives the same episodes" in done.out and ", length " in done.out
 
 
+def test_the_state_is_tested_with_permitted_actions(check_env):
+    """The test of the state takes permitted actions only, over the ends of episodes."""
+    assert "resume       bit-identical with checkpoint.envs=true: the state can be saved" in check_env("WithMask").out
+
+
 def test_the_report_has_a_dozen_lines(check_env):
     """The report has twelve lines."""
     done = check_env("NoReward", "env.kwargs={}")
@@ -141,6 +154,22 @@ def test_the_report_has_a_dozen_lines(check_env):
     assert "bit-identical with checkpoint.envs=true" in done.out and "6 x 8 (env.capture_video" in done.out
     assert re.search(r"algorithms +a2c, .*ppo.*; not .*td3 \(its actions are discrete\)", done.out)
     assert f"start with   sheeprl train ppo --env {MODULE}:NoReward-v0 env.num_envs=2" in done.out
+
+
+@pytest.mark.parametrize(
+    ("env", "fitting", "command"),
+    [
+        ("MinAtar/Breakout-v1", ["dqn", "ppo"], "sheeprl train ppo_minatar_breakout env.num_envs=2"),
+        ("CartPole-v1", ["dqn", "ppo"], "sheeprl train ppo env.num_envs=2"),
+        ("Acrobot-v1", ["dqn", "ppo"], "sheeprl train dqn_acrobot env.num_envs=2"),
+        ("Mine-v0", ["dqn", "ppo"], "sheeprl train ppo --env Mine-v0 env.num_envs=2"),
+    ],
+)
+def test_a_shipped_configuration_is_recommended_for_its_environment(env, fitting, command):
+    """The command to start with names a shipped configuration of the environment."""
+    settings = read_words(["env.num_envs=2"], Flags(AlgoArgs), "sheeprl check-env -h")
+    found = Spaces(spaces.Box(0, 1, (2,)), spaces.Discrete(2))
+    assert _start(EnvConfig(id=env), settings, found, fitting, None) == command
 
 
 def test_unbounded_actions_exclude_algorithms(check_env):

@@ -24,6 +24,26 @@ def mistakes_of(algorithm, *overrides):
 
 
 @pytest.mark.parametrize(
+    ("env", "advice"),
+    [
+        ("MiniGrid-Empty-5x5-v0", "use env.wrappers=[one_hot_grid] or env.wrappers=[ImgObsWrapper]"),
+        ("Mine-v0", "drop or convert it in a wrapper of your own"),
+    ],
+)
+def test_a_text_in_the_observation_is_named_without_its_address(env, advice):
+    """The message of a text names the wrappers of the family, and no address in memory."""
+
+    class Mission(spaces.Space):
+        def __repr__(self):
+            """Return the representation of MiniGrid's space of texts."""
+            return "MissionSpace(<function gen_mission at 0x7f12ab34cd56>, None)"
+
+    space = spaces.Dict({"mission": Mission(), "image": spaces.Box(0, 1, (2,))})
+    (line,) = checks.unsupported_spaces(env, Spaces(space, spaces.Discrete(2)))
+    assert "MissionSpace(<function gen_mission>, None), which has no vector form; " + advice in line
+
+
+@pytest.mark.parametrize(
     ("algorithm", "overrides", "message"),
     [
         ("sac", ["run.mode=coupled"], "buffer.shards=2: coupled mode has one shard per rank; leave it out or use"),

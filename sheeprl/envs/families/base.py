@@ -18,6 +18,7 @@ class Family:
         prefixes: beginnings of the ids.
         package: the package that must be importable.
         extra: the extra that installs it.
+        without_text: wrappers that drop or convert texts in the observations, as settings; "" without texts.
         wrappers: module whose wrappers have short names in `env.wrappers`.
         renders: the environments may render observations, so a display or an offscreen renderer is selected for them.
     """
@@ -25,6 +26,7 @@ class Family:
     prefixes: ClassVar[tuple[str, ...]] = ()
     package: ClassVar[str] = ""
     extra: ClassVar[str] = ""
+    without_text: ClassVar[str] = ""
     wrappers: ClassVar[str] = ""
 
     def register(self) -> None:

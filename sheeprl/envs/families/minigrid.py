@@ -15,6 +15,7 @@ class MiniGrid(Family):
     prefixes = ("MiniGrid-", "BabyAI-")
     package = "minigrid"
     extra = "minigrid"
+    without_text = "env.wrappers=[one_hot_grid] or env.wrappers=[ImgObsWrapper]"
     wrappers = "minigrid.wrappers"
 
     def register(self) -> None:

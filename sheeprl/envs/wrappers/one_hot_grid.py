@@ -9,6 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from sheeprl.utils.errors import short_repr
+
 
 class OneHotGrid(gymnasium.ObservationWrapper[Any, Any, Any]):
     """Return the grid `[W, H, kinds + colors + states]` as bytes of 0 and 255, and drop the rest of the observation.
@@ -30,7 +32,7 @@ class OneHotGrid(gymnasium.ObservationWrapper[Any, Any, Any]):
         self._is_dict = isinstance(space, spaces.Dict)
         grid = space.spaces.get("image") if self._is_dict else space
         if not isinstance(grid, spaces.Box) or len(grid.shape) != 3 or grid.shape[2] != 3:
-            raise ValueError(f"needs observations of MiniGrid with an image [W, H, 3], not {space}")
+            raise ValueError(f"needs observations of MiniGrid with an image [W, H, 3], not {short_repr(space)}")
         tables = (constants.OBJECT_TO_IDX, constants.COLOR_TO_IDX, constants.STATE_TO_IDX)
         self.sizes = [max(numbers.values()) + 1 for numbers in tables]
         self._first = np.cumsum([0, *self.sizes[:-1]])

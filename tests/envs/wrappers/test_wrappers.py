@@ -175,7 +175,7 @@ def test_the_path_of_a_wrapper_may_have_arguments():
         ("nothing", "env.wrappers=nothing: isn't a wrapper; write package.module:Class or a short name"),
         (
             {"path": "frame_stack", "stack": 3},
-            "unexpected keyword argument 'stack'; its arguments are stack_size, dilation, keys (its",
+            "unexpected keyword argument 'stack'; its arguments are stack_size, dilation, keys (given",
         ),
         ({"path": "frame_stack", "stack_size": 0}, "stack_size=0, dilation=1: must be at least 1"),
         ({"path": "frame_stack", "keys": ["a"]}, "keys=['a']: the observation is a Box, not a Dict"),
