@@ -296,7 +296,7 @@ class TestBadInput:
         words = ["ppo", "env.id=CartPole-v9", "env.num_env=3", "buffer.size=-1", "run.mode=couple"]
         self.check(tmp_path, words, "env.num_env", "run.mode", "buffer.size", "CartPole-v1")
 
-    @pytest.mark.parametrize("algorithm", ["sac", "td3", pytest.param("droq", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("algorithm", ["td3", pytest.param("droq", marks=pytest.mark.slow)])
     def test_a_discrete_env_for_continuous_actions(self, tmp_path, algorithm):
         """Algorithms for continuous actions reject a discrete environment."""
         words = [algorithm, "env.id=CartPole-v1"]
