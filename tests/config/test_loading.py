@@ -67,7 +67,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     learning_rate=numbers,
     env_id=texts,
@@ -421,6 +421,7 @@ names = st.sampled_from(["name", "id", "num_envs", "seed", "kwargs", "hidden_siz
 values = plain | st.sampled_from(["ppo", "sac", "coupled", math.inf, math.nan, [[1]], {1: {2: 3}}])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(groups, st.dictionaries(names, values, max_size=4) | values, max_size=6))
 def test_no_tree_makes_inspect_raise(tree):
     """`inspect` raises for no tree."""
@@ -429,6 +430,7 @@ def test_no_tree_makes_inspect_raise(tree):
     assert all(len(mistake.splitlines()) == 1 for mistake in ConfigError(mistakes).mistakes)
 
 
+@settings(deadline=None)
 @given(st.text(string.printable))
 def test_the_parser_raises_config_errors_only(text):
     """The parser raises nothing but `ConfigError` for any text."""
