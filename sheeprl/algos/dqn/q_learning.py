@@ -9,7 +9,7 @@ import torch
 from sheeprl.algos.base import Algorithm, Mode, PolicyInput, PolicyOutput, Tensors
 from sheeprl.algos.dqn.agent import QNetwork, permitted
 from sheeprl.algos.dqn.args import QArgs
-from sheeprl.algos.schedules import linear
+from sheeprl.algos.schedules import linear, rate_scale
 from sheeprl.models import noise
 
 QArgsT = TypeVar("QArgsT", bound=QArgs)
@@ -44,5 +44,4 @@ class QLearning(Algorithm[QArgsT]):
 
     def lr_scale(self, progress: float) -> float:
         """Return the scheduled factor on the learning rate at `progress`, from 0 to 1."""
-        start, end = self.args.learning_rate, self.args.final_learning_rate
-        return linear(1.0, None if end is None else end / start, progress)
+        return rate_scale(self.args.learning_rate, self.args.final_learning_rate, progress)

@@ -23,7 +23,7 @@ from sheeprl.algos.base import (
 from sheeprl.algos.ppo.agent import Actor, ActorCriticAgent
 from sheeprl.algos.ppo.args import ActorCriticArgs
 from sheeprl.algos.ppo.loss import compute_gae, discounted_return, entropy_loss, value_loss
-from sheeprl.algos.schedules import linear
+from sheeprl.algos.schedules import linear, rate_scale
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -101,8 +101,7 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
 
     def lr_scale(self, progress: float) -> float:
         """Return the scheduled factor on the learning rate at `progress`, from 0 to 1."""
-        start, end = self.args.learning_rate, self.args.learning_rate_end
-        return linear(1.0, None if end is None else end / start, progress)
+        return rate_scale(self.args.learning_rate, self.args.learning_rate_end, progress)
 
     def scalars(self, progress: float) -> dict[str, float]:
         """Return the scheduled numbers of the loss at `progress`; `entropy_coef` only where it isn't constant."""
