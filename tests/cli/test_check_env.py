@@ -79,7 +79,7 @@ MISTAKES = [
 WARNINGS = [
     ("Outside", [], "which is outside Box(-1.0, 1.0, (2,), float32)"),
     ("Double", [], "the observation is float64, but its space is float32; each is converted"),
-    ("Constant", [], "all observations of random play are equal"),
+    ("Unchanging", [], "all observations of random play are equal"),
     ("Aliased", [], "each step changes the observation that the previous one returned"),
     ("Changed", [CHANGED % ("reward", "array")], "the reward is array([1.]) (ndarray), not a float; it is converted"),
     ("Changed", [CHANGED % ("info", "none")], "the info is None (NoneType), not a dict; metrics ignore it"),
@@ -125,8 +125,8 @@ def test_an_oddity_is_a_warning(check_env, env, words, line):
 def test_episodes_that_do_not_end_are_a_warning(check_env, monkeypatch):
     """Episodes that don't end are a warning."""
     monkeypatch.setattr("sheeprl.envs.inspection.LONG", 5)
-    assert "random steps and no time limit is known; if episodes never end" in check_env("Endless").err
-    assert "no episode ended" not in check_env("Endless", "env.max_episode_steps=500").err
+    assert "random steps and no time limit is known; if episodes never end" in check_env("NeverEnding").err
+    assert "no episode ended" not in check_env("NeverEnding", "env.max_episode_steps=500").err
 
 
 @pytest.mark.parametrize("env", ["Sound", "OnceOnly", "WithMask"])

@@ -79,7 +79,7 @@ class Nan(Sound):
         return np.array([0.5, np.nan if self.at == 5 else 0.1], np.float32)
 
 
-class Constant(Sound):
+class Unchanging(Sound):
     def observe(self):
         """Return zeros."""
         return np.zeros(2, np.float32)
@@ -194,7 +194,7 @@ class GrowingActions(Sound):
         return super().step(action)
 
 
-class Endless(Sound):
+class NeverEnding(Sound):
     def step(self, action):
         """Step; an episode never ends."""
         obs, reward, _, _, info = super().step(action)
