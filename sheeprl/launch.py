@@ -38,6 +38,7 @@ from sheeprl.utils.gc_control import importing
 from sheeprl.utils.installation import environment_warnings
 from sheeprl.utils.output import lasting_output
 from sheeprl.utils.process import Interrupted, StopSignals, ending_with_parent, exclusive, run_in_loop
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
@@ -468,7 +469,8 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     if policy_steps >= total:
         more = shell_command("resume", place.run_dir, f"run.total_steps={policy_steps + total}")
         reporter.message(
-            f"run.total_steps={total} is already reached by {policy_steps} policy steps; to train on: {more}",
+            f"run.total_steps={total} is already reached by {counted(policy_steps, 'policy step')}; to train "
+            f"on: {more}",
             "warning",
         )
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))

@@ -20,6 +20,7 @@ from sheeprl.driver.trainers import LearnerGroup, Update
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import RunFailedError, one_line, require
+from sheeprl.utils.text import counted
 
 CHUNK_STEPS = 64  # gradient steps per call of the learner: more would delay a stop, fewer would add overhead
 CHUNK_BYTES = 64 * 2**20  # limit for the batches of one call, for large samples
@@ -147,7 +148,8 @@ class UpdateScheduler:
             self.reported_waiting = True
             needed, available = self.replay.batch_size, self.replay.available
             self.reporter.message(
-                f"the replay holds {available} of {needed} samples; training starts at algo.batch_size={needed}"
+                f"the replay holds {available:,} of {counted(needed, 'sample')}; training "
+                f"starts at algo.batch_size={needed}"
             )
         return self.replay.is_ready
 
@@ -225,7 +227,9 @@ class UpdateScheduler:
                     error = another
             seconds = self.clock.time() - began
             self.stats.window.recovery += seconds
-            self.reporter.message(f"trainers were rebuilt in {seconds:.1f} s and repeat {repeated} gradient steps")
+            self.reporter.message(
+                f"trainers were rebuilt in {seconds:.1f} s and repeat {counted(repeated, 'gradient step')}"
+            )
 
     async def weights(self) -> Ref[Rows] | None:
         """Return a reference to the newest weights; None if the trainers were lost and have been rebuilt."""
