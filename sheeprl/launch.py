@@ -229,6 +229,8 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
     if learner.compiled is not None:
         learner.compiled.while_compiling = control.signals.raising  # compiling takes too long to wait for
+        if fabric.global_rank == 0:
+            learner.compiled.on_compile = lambda text: control.report(text)
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
         folder = replay_folder(config, run_dir)
@@ -309,6 +311,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
 
     start = place.start
     reporter = _open_reporter(config, place)
+    control.report = reporter.message
     store = CheckpointWriter(
         place.run_dir, config, place.shards, on_problem=lambda text: reporter.message(text, "error")
     )

@@ -23,6 +23,7 @@ from sheeprl.utils.errors import RunFailedError, one_line, require
 from sheeprl.utils.text import counted
 
 CHUNK_STEPS = 64  # gradient steps per call of the learner: more would delay a stop, fewer would add overhead
+COMPILE_PATIENCE = 2.0  # seconds: loading a compiled step from the cache is mostly shorter
 CHUNK_BYTES = 64 * 2**20  # limit for the batches of one call, for large samples
 
 
@@ -120,7 +121,7 @@ class UpdateScheduler:
                 break
             if self.trainers.is_warming_up:
                 began = self.clock.time()
-                await self.trainers.warmed_up()
+                await self.trainers.warmed_up(self._say_compiling, COMPILE_PATIENCE)
                 self.stats.window.compiling += self.clock.time() - began
             self.newest = update = self.trainers.update(chunk, progress)
             requested.append(update)
@@ -131,6 +132,13 @@ class UpdateScheduler:
         while requested:
             missed |= not await self.updated(requested.popleft())
         return missed
+
+    def _say_compiling(self) -> None:
+        """Report that training waits for the compiler."""
+        self.reporter.message(
+            "training waits until the gradient step is compiled, which takes about 20 s; later runs load it from the "
+            "cache"
+        )
 
     def chunks(self, steps: int) -> list[int]:
         """Divide gradient steps into chunks for one call each; a rollout is one chunk."""
