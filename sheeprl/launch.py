@@ -38,6 +38,7 @@ from sheeprl.utils.gc_control import importing
 from sheeprl.utils.installation import environment_warnings
 from sheeprl.utils.output import lasting_output
 from sheeprl.utils.process import Interrupted, StopSignals, ending_with_parent, exclusive, run_in_loop
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
@@ -233,6 +234,8 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
     if learner.compiled is not None:
         learner.compiled.while_compiling = control.signals.raising  # compiling takes too long to wait for
+        if fabric.global_rank == 0:
+            learner.compiled.on_compile = lambda text: control.report(text)
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
         folder = replay_folder(config, run_dir)
@@ -313,6 +316,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
 
     start = place.start
     reporter = workers.observe(_open_reporter(config, place))
+    control.report = reporter.message
     store = CheckpointWriter(
         place.run_dir, config, place.shards, on_problem=lambda text: reporter.message(text, "error")
     )
@@ -473,7 +477,8 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     if policy_steps >= total:
         more = shell_command("resume", place.run_dir, f"run.total_steps={policy_steps + total}")
         reporter.message(
-            f"run.total_steps={total} is already reached by {policy_steps} policy steps; to train on: {more}",
+            f"run.total_steps={total} is already reached by {counted(policy_steps, 'policy step')}; to train "
+            f"on: {more}",
             "warning",
         )
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
