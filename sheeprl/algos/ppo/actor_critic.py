@@ -22,7 +22,8 @@ from sheeprl.algos.base import (
 )
 from sheeprl.algos.ppo.agent import Actor, ActorCriticAgent
 from sheeprl.algos.ppo.args import ActorCriticArgs
-from sheeprl.algos.ppo.loss import compute_gae, discounted_return, entropy_loss, value_loss
+from sheeprl.algos.ppo.loss import discounted_return, entropy_loss, value_loss
+from sheeprl.algos.returns import compute_gae, has_action
 from sheeprl.algos.schedules import linear, rate_scale
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
         rows["value"] = value[:-1]
         rows["advantage"] = advantage
         rows["returns"] = advantage + value[:-1]
-        rows["mask"] = ~(rollout["terminated"] | rollout["truncated"])[:-1]  # end rows have no action
+        rows["mask"] = has_action(rollout["terminated"], rollout["truncated"])[:-1]
         return PreparedRollout(rows, buffers) if buffers else rows
 
     @property
