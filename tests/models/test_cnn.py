@@ -124,7 +124,8 @@ def test_layer_norm_is_over_channels_and_pixels():
 
 
 @pytest.mark.parametrize(
-    ("shape", "least"), [((3, 64, 64), (4, 4)), ((1, 10, 7), (5, 4)), ((1, 10, 10), (3, 3)), ((3, 84, 84), (6, 6)), ((2, 3, 3), (2, 2))]
+    ("shape", "least"),
+    [((3, 64, 64), (4, 4)), ((1, 10, 7), (5, 4)), ((1, 10, 10), (3, 3)), ((3, 84, 84), (6, 6)), ((2, 3, 3), (2, 2))],
 )
 def test_halving_and_doubling(shape, least):
     """Pictures of any size are halved at most four times, and decoded to their size."""
