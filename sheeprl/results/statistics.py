@@ -177,7 +177,8 @@ def curve(
     grid = np.linspace(first, max(first, last), points)
     values = np.array([on_grid(x, y, grid) for x, y in runs]).T
     estimates = [bootstrap([at], lambda drawn: iqm(drawn[0]), repetitions, seed) for at in values]
-    return (grid, *(np.array([getattr(each, name) for each in estimates]) for name in ("value", "low", "high")))
+    value, low, high = (np.array([getattr(each, name) for each in estimates]) for name in ("value", "low", "high"))
+    return grid, value, low, high
 
 
 def time_to_threshold(x: Array, y: Array, threshold: float) -> float:
@@ -197,4 +198,4 @@ def smoothed(values: Array, window: int) -> Array:
     total = np.concatenate([[0.0], np.cumsum(np.asarray(values, float))])
     ends = np.arange(1, len(total))
     starts = np.maximum(0, ends - window)
-    return (total[ends] - total[starts]) / (ends - starts)
+    return np.asarray((total[ends] - total[starts]) / (ends - starts))
