@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 from sheeprl.utils.files import write_atomically
 from sheeprl.utils.output import lost_streams
@@ -197,7 +197,7 @@ class JsonLines:
             self._file = path.open("ab", buffering=0)  # unbuffered: closing doesn't repeat a failed write
             self._end_last_line()
 
-    def append(self, values: Mapping[str, float | str | None]) -> None:
+    def append(self, values: Mapping[str, Any]) -> None:
         """Append an object; a number that isn't finite becomes null."""
         line = json.dumps({key: _plain(value) for key, value in values.items()}, allow_nan=False) + "\n"
         with _naming(self._path):
@@ -313,10 +313,12 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), file) from error
 
 
-def _plain(value: float | str | None) -> float | str | None:
-    """Return a value that JSON can represent: Python numbers, and None for non-finite numbers."""
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can represent: Python numbers, None for non-finite numbers, and lists of such."""
     if value is None or isinstance(value, (str, int)):
         return value
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
     number = float(value)
     return number if math.isfinite(number) else None
 
