@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from sheeprl.driver.replay import ReplayClient
     from sheeprl.driver.trainers import LearnerGroup
     from sheeprl.envs.transforms import Spaces
-    from sheeprl.metrics.reporter import FileReporter
+    from sheeprl.metrics.reporter import FileReporter, Reporter
     from sheeprl.run import Run
 
 PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0, signal.SIGHUP: 2.0}
@@ -147,6 +147,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     environment.configure(config)
     with importing():
         from sheeprl.actors.ray import cluster  # slow to import, so only after all checks
+        from sheeprl.metrics.publisher import RunPublisher
 
     place.startup.done("imports")
     if config.log.level in ("debug", "info"):
@@ -164,6 +165,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
         fleet = cluster.Fleet(config, spaces, video_folder(config, place.run_dir), replay_folder(config, place.run_dir))
+        publisher = RunPublisher(config, place.run_dir)
         workers = Workers(
             fleet.make_player,
             _shards(config, fleet.shards, fleet.make_shard),
@@ -171,6 +173,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             fleet.make_trainers,
             fleet.players_leaving,
             fleet.make_evaluator,
+            publisher.observe,
         )
 
         async def main() -> Result:
@@ -182,10 +185,12 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             return await _run_driver(config, workers, place, control)
 
         try:
+            publisher.start()
             return run_in_loop(main)
         except cluster.ClusterError as error:
             raise RunFailedError(str(error)) from error
         finally:
+            publisher.close()
             if not connected:  # on disconnecting, Ray ends the run's actors
                 fleet.close()
     finally:
@@ -307,7 +312,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
     from sheeprl.checkpoint.writer import CheckpointWriter
 
     start = place.start
-    reporter = _open_reporter(config, place)
+    reporter = workers.observe(_open_reporter(config, place))
     store = CheckpointWriter(
         place.run_dir, config, place.shards, on_problem=lambda text: reporter.message(text, "error")
     )
@@ -361,7 +366,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
     return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)
 
 
-def _make_run(config: Config, workers: Workers, place: RunDir, reporter: FileReporter, store: CheckpointWriter) -> Run:
+def _make_run(config: Config, workers: Workers, place: RunDir, reporter: Reporter, store: CheckpointWriter) -> Run:
     """Make the driver, with the counters and player states of the checkpoint if there is one."""
     from sheeprl.driver.clock import WallClock
     from sheeprl.driver.players import PlayerGroup

@@ -291,11 +291,19 @@ class Learner(LearnerInterface):
         raise NonFiniteError(f"{what} at gradient step {self.gradient_steps}")
 
     def _noise(self, phase: Phase, samples: int) -> Tensors:
-        """Draw the noise of the group; return this rank's part, on the CPU."""
-        if phase.noise is None:
-            return {}
-        drawn = phase.noise(torch.Size([samples * self.world]), self.group_rng)
-        return {name: values[self.rank :: self.world] for name, values in drawn.items()}
+        """Draw the noise of the group; return this rank's part and all that is shared, on the CPU.
+
+        Raises:
+            ValueError: both functions of the phase return a tensor of the same name.
+        """
+        drawn = phase.noise(torch.Size([samples * self.world]), self.group_rng) if phase.noise else {}
+        shared = phase.shared_noise(self.group_rng) if phase.shared_noise else {}
+        if twice := drawn.keys() & shared.keys():
+            raise ValueError(
+                f"Phase.noise and Phase.shared_noise of the group {phase.optimizer!r} both return {min(twice)!r}; use "
+                "another name in one of them"
+            )
+        return {name: values[self.rank :: self.world] for name, values in drawn.items()} | shared
 
     def _means(self) -> dict[str, float]:
         """Return the mean of every metric over the steps and the ranks."""

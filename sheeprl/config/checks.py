@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from sheeprl.algos.args import AlgoArgs, OffPolicy, OnPolicy
 from sheeprl.config.defaults import DEFAULT_REPLAY, fill_in, has_compiler
+from sheeprl.config.effects import without_effect
 from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Config
 from sheeprl.config.suggestions import describe_error
@@ -42,7 +43,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     config, mistakes = inspect(tree)
     if config is None or any(mistake.startswith("env.kwargs") for mistake in mistakes):
         raise ConfigError([*mistakes, *_env_mistakes_of(tree)])
-    config = fill_in(config)
+    given, config = config, fill_in(config)
     warnings: list[str] = []
     spaces, env_mistakes = probe_env(config.env, warnings)
     if spaces is not None and not config.algo.data().is_off_policy:
@@ -54,7 +55,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
-    return Resolved(config, spaces, (*warnings, *_untrained(config)))
+    return Resolved(config, spaces, (*warnings, *_untrained(config), *without_effect(given, config, spaces)))
 
 
 def _untrained(config: Config) -> Iterator[str]:
