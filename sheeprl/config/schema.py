@@ -74,8 +74,8 @@ class RunConfig(Section):
     )
     max_staleness: Natural | None = Field(
         None,
-        description="policy versions by which collection may lag behind training; default 1 off-policy and decoupled, "
-        "else 0",
+        description="policy versions by which collection may lag behind training; default 1 if decoupled and the "
+        "algorithm tolerates it (off-policy, or with V-trace), else 0",
     )
     resume: bool = Field(False, description="resume from the newest checkpoint in run.dir, if there is one")
     until: dict[str, float] = Field(
