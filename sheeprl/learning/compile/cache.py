@@ -117,11 +117,12 @@ class CompiledSteps:
     Args:
         step: gradient step to compile.
         assemble: function that makes a batch from the input tensors.
+        limit: largest number of operations of a compiled graph.
     """
 
-    def __init__(self, step: GradientStep, assemble: Assemble) -> None:
+    def __init__(self, step: GradientStep, assemble: Assemble, limit: int) -> None:
         """Start without compiled steps."""
-        self.step, self.assemble = step, assemble
+        self.step, self.assemble, self.limit = step, assemble, limit
         self.device = step.flat.vectors[0].device
         self.seconds = 0.0  # total time spent on compiling and loading
         self.notes: list[str] = []  # messages for the log of the run
@@ -283,7 +284,9 @@ class CompiledSteps:
         try:
             make_cache_folder()
             with self.while_compiling(), quiet(), not_collected():
-                compiled = CompiledStep(self.step, phases, self.assemble, inputs, self._all_finite, cache_folder())
+                compiled = CompiledStep(
+                    self.step, phases, self.assemble, inputs, self._all_finite, cache_folder(), self.limit
+                )
         except Exception as error:  # tracer and compiler can raise any error
             compiled = CompileError(one_line(error)[:300])
             compiled.__cause__ = error

@@ -66,12 +66,12 @@ def folder(tmp_path_factory):
         yield folder
 
 
-def make_learner(fabric, algo, compiled=True, **args):
+def make_learner(fabric, algo, compiled=True, trainer=(), **args):
     """Return a learner of an algorithm with a small network."""
     tree = {
         "algo": {"name": algo, **{**ARGS, **DELAYED, **ON_POLICY}[algo], **args},
         "env": {"id": "none"},
-        "trainer": {"threads": 1, "compile": compiled},
+        "trainer": {"threads": 1, "compile": compiled, **dict(trainer)},
     }
     return Learner(defaults.fill_in(validate(tree)), Spaces(OBS, ACTIONS[algo]), fabric)
 
@@ -420,6 +420,15 @@ class ValueDependent(Carrying):
         """Return a loss whose sign depends on the rewards."""
         sign = 1.0 if batch["reward"].sum() > 0 else -1.0
         return Loss(sign * agent.policy.weight.squeeze(), carry={"latent": torch.tensor(3.0)})
+
+
+def test_a_graph_above_the_limit_is_not_compiled(fabric):
+    """A step with too many operations runs eagerly, and one note gives their number and the limit."""
+    learner = make_learner(fabric, "sac", trainer={"compile_limit": 100})
+    (note,) = update(learner, "sac", 0)[0].notes
+    assert note.startswith("gradient steps aren't compiled: they have ")
+    assert "operations, more than trainer.compile_limit=100; " in note
+    assert learner.compiled is None and learner.gradient_steps == 6
 
 
 class UnknownOptimizer(Carrying):
