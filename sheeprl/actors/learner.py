@@ -47,8 +47,8 @@ class FabricRanks:
     """Ranks of a Fabric, which uses Torch's default process group."""
 
     def __init__(self, fabric: Fabric) -> None:
-        """Store the number of ranks."""
-        self.world = fabric.world_size
+        """Store the number of ranks and of this rank."""
+        self.rank, self.world = fabric.global_rank, fabric.world_size
 
     def sum(self, value: Tensor) -> Tensor:
         """Return the sum over the ranks."""
@@ -123,7 +123,8 @@ class Learner(LearnerInterface):
             optimizer = spec.build([flat.vectors[number] for number in flat.of_group(name)])
             check_elementwise(name, optimizer)
             rates = [float(group["lr"]) for group in optimizer.param_groups]
-            groups[name] = Group(flat.stepped_by(optimizer), optimizer, rates, spec.max_grad_norm)
+            stepped, limits = flat.stepped_by(optimizer), (spec.max_grad_norm, spec.adaptive_clip)
+            groups[name] = Group(stepped, optimizer, rates, *limits)
             if sorted(groups[name].vectors) != sorted(flat.of_group(name)):
                 raise ValueError(f"the optimizer {name!r} must contain each parameter that it is built with once")
         ranks, may_stop = FabricRanks(self.fabric), not self.algorithm.data().is_off_policy

@@ -37,6 +37,8 @@ class OnPolicy:
             whole trainer group.
         sequence: rows L of a sequence, for recurrent policies. Minibatches then hold whole sequences, with
             `batch_size` / L sequences each. None for single rows.
+        tolerates_staleness: the losses correct for players with older weights, so in decoupled mode collection overlaps
+            training by default.
     """
 
     rollout_steps: int
@@ -44,6 +46,7 @@ class OnPolicy:
     epochs: int
     standardize: tuple[str, ...] = ()
     sequence: int | None = None
+    tolerates_staleness: bool = False
 
     is_off_policy: ClassVar[bool] = False
     """One call takes all gradient steps of a rollout; none is left for a later round."""
@@ -98,6 +101,7 @@ class OffPolicy:
 
     is_off_policy: ClassVar[bool] = True
     """Gradient steps that are still due at the end of a round are taken in a later one."""
+    tolerates_staleness: ClassVar[bool] = True
 
     batch_size: int
     replay_ratio: float
