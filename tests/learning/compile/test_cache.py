@@ -48,7 +48,7 @@ DELAYED = {  # the actor learns in every second step, so a run has two variants 
     "td3": ARGS["sac"],
     "dqn": {
         **{"hidden_sizes": [8, 8], "batch_size": 16, "target_every": 2, "dueling": True, "n_step": 3},
-        **{"head": "c51", "atoms": 5, "prioritized": True},
+        **{"head": "c51", "atoms": 5, "prioritized": True, "noisy": True},
     },
 }
 ON_POLICY = {"pqn": {"hidden_sizes": [8], "rollout_steps": 5, "batch_size": 4, "epochs": 2}}
@@ -92,6 +92,19 @@ def make_block(algo, seed):
 def update(learner, algo, seed):
     """Take six gradient steps on seeded data."""
     return learner.update(6, seed / 10, None, make_block(algo, seed))
+
+
+def test_traced_and_eager_noise_agree(fabric, monkeypatch):
+    """A traced step takes the noise that all samples share as an input."""
+    monkeypatch.setattr(tracing, "open_graph", run_graph)
+    eager, traced = make_learner(fabric, "dqn", compiled=False), make_learner(fabric, "dqn")
+    taken = count_compiled_steps(monkeypatch)
+    for seed in range(2):
+        for learner in (eager, traced):
+            update(learner, "dqn", seed)
+    assert len(taken) == 11  # the first step is eager
+    for name, values in eager.agent.state_dict().items():
+        torch.testing.assert_close(traced.agent.state_dict()[name], values, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
