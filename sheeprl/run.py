@@ -27,12 +27,15 @@ from sheeprl.driver.evaluation import Evaluator
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.players import PlayerGroup
 from sheeprl.driver.replay import ReplayClient
-from sheeprl.driver.trainers import LearnerGroup
+from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.metrics.counters import Counters, RunStats
 from sheeprl.metrics.reporter import Progress, Reporter
 from sheeprl.metrics.time_breakdown import TimeBreakdown, in_short
 from sheeprl.utils.errors import RunFailedError, require
+
+SNAPSHOT_REST = 20.0  # times the duration of a snapshot, until the next one: a thousand players make one due per round
+MOST_STORED_UPDATES = 8  # rollouts that wait for a snapshot; the object store holds them until then
 
 
 class Run:
@@ -75,7 +78,11 @@ class Run:
         )
         self.counters = self.stats.counters
         self.failures = FailureBudget(
-            config.ray.max_failures, config.ray.failure_window, self.clock.time, reporter.message
+            config.ray.max_failures,
+            config.ray.failure_window,
+            self.clock.time,
+            reporter.message,
+            config.ray.max_node_losses,
         )
         self.stopping = asyncio.Event()
         self.updates = UpdateScheduler(
@@ -95,6 +102,7 @@ class Run:
             leaving,
         )
         self.evaluator = Evaluator(config, self.stats, players, self.collector, reporter, make_evaluator)
+        self.next_snapshot = float("-inf")  # time from which a snapshot costs little of the time
         self.has_begun = False  # rounds have been requested
 
     def stop(self, patience: float = 10.0) -> None:
@@ -178,10 +186,26 @@ class Run:
             self.evaluator.begin()
         due_snapshot = self.stats.is_due("snapshot", self.config.checkpoint.snapshot_every)
         by_steps = self.stats.is_due("checkpoint", self.config.checkpoint.every)
+        if by_steps and self.checkpointing.is_resting:
+            by_steps = False
+            self.checkpointing.postpone()
         if self.checkpointing.is_due(self.collector.newest_round, self.collector.rounds_added) or by_steps:
             await self.checkpointing.begin(self.log_error)
         elif due_snapshot and self.trainers.make is not None:
-            self.trainers.take_snapshot()  # the next call to the trainers raises its failure
+            self.take_snapshot()
+
+    def take_snapshot(self) -> None:
+        """Start a snapshot of the trainers, unless the last ones cost too much of the time since."""
+        began = self.clock.time()
+        if began < self.next_snapshot and len(self.trainers.stored_updates) < MOST_STORED_UPDATES:
+            return
+
+        def note_cost(taken: asyncio.Future[Snapshot]) -> None:
+            """Compute the time of the next snapshot."""
+            now = self.clock.time()
+            self.next_snapshot = now + SNAPSHOT_REST * (now - began)
+
+        self.trainers.take_snapshot().add_done_callback(note_cost)  # the next call to the trainers raises its failure
 
     async def save_last_resort(self) -> None:
         """Save a checkpoint of a failed run, if its workers still respond."""

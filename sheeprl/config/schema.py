@@ -20,6 +20,9 @@ from sheeprl.envs.config import EnvConfig
 from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Positive, Section
 
 Tree = dict[str, Any]
+Labels = dict[str, str]
+SELECTOR = "run on Ray nodes with these labels, as in {market: spot}"
+FALLBACK = "labels of the nodes to use while no node has those of label_selector; {} for any node"
 
 
 class RunConfig(Section):
@@ -40,7 +43,11 @@ class RunConfig(Section):
         description="policy versions by which collection may lag behind training; default 1 off-policy and decoupled, "
         "else 0",
     )
-    resume: bool = Field(False, description="resume from the newest checkpoint in run.dir, if there is one")
+    resume: bool | Literal["auto"] = Field(
+        False,
+        description="resume from the newest checkpoint in run.dir, if there is one; auto: also start a run there that "
+        "doesn't exist yet or was ended before its first checkpoint",
+    )
 
 
 class PlayersConfig(Section):
@@ -49,6 +56,8 @@ class PlayersConfig(Section):
     num: Count | None = Field(None, description="number of players; default 1, or one per rank in coupled mode")
     cpus: Positive = Field(1.0, description="Ray CPUs per player")
     gpus: NonNegative = Field(0.0, description="Ray GPUs per player")
+    label_selector: Labels = Field(default_factory=dict, description=f"players {SELECTOR}")
+    label_fallback: Labels | None = Field(None, description=FALLBACK)
     spares: Natural = Field(
         1, description="standby processes to replace lost players; started after the first loss, if resources allow"
     )
@@ -68,6 +77,10 @@ class BufferConfig(Section):
     checkpoint: bool = Field(True, description="save the replay in checkpoints")
     memmap: bool = Field(False, description="store the replay in memory-mapped files; it may exceed the memory")
     dir: str | None = Field(None, description="folder of the memory-mapped files; default: buffer, in the run folder")
+    label_selector: Labels = Field(
+        default_factory=dict, description=f"shards {SELECTOR}; default: the nodes of the trainers"
+    )
+    label_fallback: Labels | None = Field(None, description=FALLBACK)
     online_fraction: Fractional = Field(
         0.0, description="fraction of each batch taken from the newest rows, each row once"
     )
@@ -81,7 +94,9 @@ class TrainerConfig(Section):
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="accelerator of Fabric")
     devices: Count = Field(1, description="devices per node, one rank each")
-    num_nodes: Count = Field(1, description="number of nodes")
+    num_nodes: Count = Field(1, description="number of nodes, each with `devices` ranks")
+    label_selector: Labels = Field(default_factory=dict, description=f"ranks {SELECTOR}")
+    label_fallback: Labels | None = Field(None, description=FALLBACK)
     strategy: Literal["auto", "ddp"] = Field("auto", description="strategy of Fabric")
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="precision of Fabric")
     compile: bool | Literal["auto"] = Field(
@@ -121,9 +136,10 @@ class CheckpointConfig(Section):
         description="save the state of environments, so that a resumed run continues their episodes; tested at "
         "the start with two extra environments; auto: for Gymnasium's and Atari's environments",
     )
-    mirror: str | None = Field(
+    storage: str | None = Field(
         None,
-        description="also copy checkpoints to this URL, below the name of the run folder: s3://bucket/prefix, gs://…",
+        description="where checkpoints are, below the name of the run folder: s3://bucket/prefix, gs://…, or a folder "
+        "that all nodes share; default: the run folder",
     )
     snapshot_every: Count = Field(
         1000,
@@ -165,9 +181,18 @@ class RayConfig(Section):
     """Ray cluster and failures."""
 
     address: str | None = Field(None, description="address of the cluster to join; default RAY_ADDRESS, else start Ray")
-    wait_timeout: Positive = Field(600.0, description="seconds to wait for enough cluster resources")
+    runtime_env: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Ray's runtime_env of the run's actors, as in {pip: [sheeprl-ray]}, for nodes without the packages",
+    )
+    wait_timeout: Positive = Field(
+        600.0, description="seconds to wait for cluster resources, at the start and for each replaced actor"
+    )
     max_failures: Natural = Field(
         3, description="tolerated failures of one player, one shard or the trainer group within failure_window"
+    )
+    max_node_losses: Natural = Field(
+        100, description="tolerated losses of one worker together with its node, as by preemption, in failure_window"
     )
     failure_window: Positive = Field(600.0, description="seconds for which a failure counts")
 

@@ -18,12 +18,19 @@ from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.metrics.counters import RunStats
 from sheeprl.utils.errors import RunFailedError, one_line
 
+LONG = 2.0  # seconds from which a checkpoint counts as long
+REST = 10.0  # times the duration of a long checkpoint, until the next one
+
 
 class CheckpointStore(Protocol):
     """Writes checkpoints and deletes old ones."""
 
     def begin(self, policy_steps: int) -> str:
         """Make and return the folder for a checkpoint."""
+        ...
+
+    def replay_place(self, folder: str) -> str:
+        """Return where the shards save their rows for the checkpoint in a folder."""
         ...
 
     async def finish(
@@ -87,6 +94,8 @@ class CheckpointScheduler:
         self.began = clock() - stats.counters.wall_time
         self._next = clock() + (seconds or 0.0)
         self._writing: asyncio.Task[None] | None = None
+        self.rest = REST
+        self._rests_until = float("-inf")
 
     def wants_states_of(self, round_number: int) -> bool:
         """Return whether this round may end with a checkpoint that isn't due by policy steps."""
@@ -100,7 +109,7 @@ class CheckpointScheduler:
             added: number of rounds in the buffer.
         """
         by_clock = self.seconds is not None and self.clock() >= self._next
-        if not by_clock and not self.overdue:
+        if self.is_resting or (not by_clock and not self.overdue):
             return False
         if self.from_round is None:
             self.from_round = newest_requested + 1
@@ -109,6 +118,18 @@ class CheckpointScheduler:
         self.from_round, self.overdue = None, False
         self._next = self.clock() + (self.seconds or 0.0)
         return True
+
+    @property
+    def is_resting(self) -> bool:
+        """Return True if the last checkpoint took long and ended recently.
+
+        With a thousand players, every round may pass a multiple of `checkpoint.every` steps.
+        """
+        return self.clock() < self._rests_until
+
+    def postpone(self) -> None:
+        """Write a checkpoint that is due by policy steps after the rest."""
+        self.overdue = True
 
     async def begin(self, failed: Callable[[str], None]) -> None:
         """Start a checkpoint in the background. The run continues, also if the checkpoint fails.
@@ -128,6 +149,8 @@ class CheckpointScheduler:
             try:
                 await writing
             except RunFailedError as error:
+                if getattr(error.__cause__, "is_final", False):
+                    raise
                 failed(error.reason)
 
     async def write_last(self, idle: Sequence[int]) -> None:
@@ -162,12 +185,14 @@ class CheckpointScheduler:
         try:
             folder = self.store.begin(self.stats.counters.policy_steps)
             if self.store.keeps_buffer:
-                await self.replay.save(f"{folder}/buffer", while_playing)
+                await self.replay.save(self.store.replay_place(folder), while_playing)
             snapshot = await self._newest_snapshot(requested, last_resort)
             self.stats.window.checkpoint_stall += self.clock() - now
             # The counters miss the gradient steps of a failed update.
             stats["counters"]["gradient_steps"] = snapshot.gradient_steps
             await self.store.finish(folder, stats, snapshot, player_states)
+            if (seconds := self.clock() - now) >= LONG:
+                self._rests_until = self.clock() + self.rest * seconds
         except Exception as error:
             if folder:
                 self.store.abandon(folder)

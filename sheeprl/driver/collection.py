@@ -225,7 +225,8 @@ class Collector:
     async def watch_draining_nodes(self) -> None:
         """Mark players whose node is being drained. Each moves after its current fragment."""
         while self.find_draining is not None:
-            for number in await self.find_draining() - self.players.leaving:
+            leaving: set[int] = await require(self.find_draining(), "the cluster")
+            for number in leaving - self.players.leaving:
                 self.reporter.message(f"player {number} moves: its node is being drained")
                 self.players.leaving.add(number)
             await asyncio.sleep(DRAIN_CHECK_SECONDS)
