@@ -150,6 +150,10 @@ class CheckpointWriter:
             self._check_replay(partial / "buffer")
         manifest.write(partial, about)
         replace_folder(final, partial)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Remove all checkpoints in the run folder except the newest and those with the best mean returns."""
         found = checkpoints(self.run_dir)
         retained: list[Path] = self._worth_keeping(found, _score, step_of)
         for path in set(found) - set(retained):
