@@ -32,6 +32,7 @@ from sheeprl.driver.players import PlayerState
 from sheeprl.metrics.counters import Counters
 from sheeprl.metrics.time_breakdown import StartupTimer
 from sheeprl.utils.errors import ConfigError, one_line, shell_command
+from sheeprl.utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,8 @@ def clear_other_layout(config: Config, place: RunDir) -> None:
     if place.start.buffer is None:
         raise ConfigError(
             [
-                f"buffer: {folder} has {len(found)} shards of {max(found.values())} rows, but no checkpoint has them; "
-                "resume with the same number and size of shards"
+                f"buffer: {folder} has {counted(len(found), 'shard')} of {counted(max(found.values()), 'row')}, "
+                "but no checkpoint has them; resume with the same number and size of shards"
             ]
         )
     shutil.rmtree(folder)
@@ -236,6 +237,8 @@ def newest_start(
     if storage is not None:
         try:
             if start := _newest_stored(storage, run_dir, damaged, log):
+                if config.checkpoint.keep_best:
+                    _fetch_older(storage, run_dir)
                 return start
         except OSError as error:
             raise ConfigError([f"checkpoint.storage={config.checkpoint.storage}: {one_line(error)}"]) from error
@@ -257,6 +260,13 @@ def _newest_stored(storage: RunStorage, run_dir: Path, damaged: list[str], log: 
             return start
         log(f"warning: {saved.folder} is skipped: {damaged[-1]}")
     return None
+
+
+def _fetch_older(storage: RunStorage, run_dir: Path) -> None:
+    """Copy the other checkpoints at the storage to the run folder, so that the best ones are retained."""
+    for saved in storage.checkpoints():
+        if not (run_dir / "checkpoints" / saved.folder).exists():
+            _fetched_unless_damaged(storage, saved, run_dir, [])
 
 
 def _fetched_unless_damaged(storage: RunStorage, saved: Saved, run_dir: Path, damaged: list[str]) -> Start | None:

@@ -93,7 +93,8 @@ def make_run_dir(config: Config) -> Path:
         ConfigError: `run.dir` isn't empty or can't be created.
     """
     named = config.run.dir
-    stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.run.seed}"
+    label = f"{config.run.name}_" if config.run.name else ""
+    stem = f"{label}{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.run.seed}"
     is_named = named is not None or config.run.resume == "auto"
     folder = named_folder(config) if is_named else logs_folder(config) / stem
     check_run_dir(config)
@@ -163,7 +164,7 @@ def named_folder(config: Config) -> Path:
     Its name has no time, so that the same command finds it again.
     """
     if config.run.dir is None:
-        return logs_folder(config) / f"auto_{config.run.seed}"
+        return logs_folder(config) / f"{config.run.name or 'auto'}_{config.run.seed}"
     return base_folder() / Path(config.run.dir).expanduser()
 
 

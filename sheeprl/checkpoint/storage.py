@@ -25,6 +25,7 @@ from typing import Any
 from sheeprl.buffer.places import MANIFEST as INDEX
 from sheeprl.buffer.places import OBJECTS, DamagedSaveError, read_object_manifest
 from sheeprl.buffer.saving import read_index_bytes
+from sheeprl.callbacks.records import EVALUATIONS
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import METRICS, URL_FILE
 from sheeprl.checkpoint.manifest import DamagedCheckpointError
@@ -138,13 +139,6 @@ class RunStorage:
     def manifest_url(self, saved: Saved) -> str:
         """Return the URL of a manifest, from which shards read their rows."""
         return f"{self.url}/{saved.name}"
-
-    def about(self, saved: Saved) -> dict[str, Any]:
-        """Return the description in a manifest; empty if it is damaged."""
-        try:
-            return dict(read_object_manifest(self.objects, saved.name)["about"])
-        except (DamagedSaveError, KeyError, TypeError):
-            return {}
 
     def fetch(self, saved: Saved, into: Path) -> Path:
         """Copy a checkpoint without its rows to a local folder, and check that all its objects exist.
@@ -295,6 +289,7 @@ def run_storage(config: Config, run_dir: Path) -> RunStorage | None:
 
 
 def restore_metrics(checkpoint: Path, run_dir: Path) -> None:
-    """Copy the metrics in a fetched checkpoint to a run folder that has none."""
-    if (checkpoint / METRICS).is_file() and not (run_dir / METRICS).exists():
-        shutil.copy(checkpoint / METRICS, run_dir / METRICS)
+    """Copy the metrics and evaluations in a fetched checkpoint to a run folder that has none."""
+    for name in (METRICS, EVALUATIONS):
+        if (checkpoint / name).is_file() and not (run_dir / name).exists():
+            shutil.copy(checkpoint / name, run_dir / name)

@@ -7,19 +7,13 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sheeprl.algos.args import OffPolicy
+from sheeprl.callbacks.records import EVALUATIONS
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import (
-    AGENT,
-    CONFIG,
-    METRICS,
-    METRICS_SIZE,
-    STATE,
-    file_size,
-    step_of,
-)
+from sheeprl.checkpoint.best import by_score
+from sheeprl.checkpoint.files import AGENT, CONFIG, METRICS, METRICS_SIZE, STATE, file_size
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.checkpoint.storage import RunStorage, Saved
 from sheeprl.config.schema import Config
@@ -27,8 +21,6 @@ from sheeprl.driver.players import PlayerState
 from sheeprl.driver.trainers import Snapshot
 from sheeprl.utils.errors import one_line
 from sheeprl.utils.files import replace_folder, write_synced
-
-Item = TypeVar("Item")
 
 
 class CheckpointWriter:
@@ -153,11 +145,20 @@ class CheckpointWriter:
         self._remove_old()
 
     def _remove_old(self) -> None:
-        """Remove all checkpoints in the run folder except the newest and those with the best mean returns."""
+        """Remove all checkpoints except the newest and the best ones, also at the storage."""
         found = checkpoints(self.run_dir)
-        retained: list[Path] = self._worth_keeping(found, _score, step_of)
+        retained = self._worth_keeping(found)
         for path in set(found) - set(retained):
             shutil.rmtree(path)
+        if self.storage is None:
+            return
+        names = {path.name for path in retained}
+        try:
+            stored = self.storage.checkpoints()
+            newest = stored[-self.config.checkpoint.keep_last :]
+            self.storage.clean([*newest, *(saved for saved in stored if saved.folder in names)])
+        except OSError as error:
+            self.on_problem(f"old checkpoints can't be removed: {one_line(error)}")
 
     def _check_replay(self, folder: Path) -> None:
         """Check that this process sees the rows of all shards, which other nodes may have written to other disks.
@@ -173,43 +174,24 @@ class CheckpointWriter:
                 )
 
     def _commit(self, storage: RunStorage, partial: Path, about: Mapping[str, Any], metrics_size: int) -> None:
-        """Commit a checkpoint at the storage, and remove old ones there."""
-        metrics = self.run_dir / METRICS
-        if metrics.exists():  # for a resume in another folder
-            with metrics.open("rb") as file:
+        """Commit a checkpoint at the storage, with the metrics so far, for a resume in another folder."""
+        if (self.run_dir / METRICS).exists():
+            with (self.run_dir / METRICS).open("rb") as file:
                 write_synced(partial / METRICS, file.read(metrics_size))
+        if (self.run_dir / EVALUATIONS).exists():
+            write_synced(partial / EVALUATIONS, (self.run_dir / EVALUATIONS).read_bytes())
         shards = self.shards if self._keeps_buffer else 0
         self._stored = [storage.commit(partial, _step_of_partial(partial), about, shards)]
-        try:
-            found, scores = storage.checkpoints(), dict[Saved, Any]()
-            if self.config.checkpoint.keep_best:
-                scores = {saved: storage.about(saved).get("mean_return") for saved in found}
-            storage.clean(self._worth_keeping(found, scores.get, lambda saved: saved.step))
-        except OSError as error:
-            self.on_problem(f"old checkpoints can't be removed: {one_line(error)}")
 
-    def _worth_keeping(
-        self, found: Sequence[Item], score_of: Callable[[Item], float | None], step_of: Callable[[Item], int]
-    ) -> list[Item]:
+    def _worth_keeping(self, found: Sequence[Path]) -> list[Path]:
         """Return the `keep_last` newest and the `keep_best` best checkpoints."""
         settings = self.config.checkpoint
         retained = list(found[-settings.keep_last :])
         if settings.keep_best:
-            scored = [(score, each) for each in found if (score := score_of(each)) is not None]
-            best = sorted(scored, key=lambda pair: (pair[0], step_of(pair[1])))[-settings.keep_best :]
-            retained += [each for _, each in best]
+            retained += by_score(found, self.run_dir, settings.best_by)[-settings.keep_best :]
         return retained
 
 
 def _step_of_partial(folder: Path) -> int:
     """Return the policy step in the name of a temporary folder."""
     return int(folder.name.removeprefix(".step_").removesuffix(".part"))
-
-
-def _score(checkpoint: Path) -> float | None:
-    """Return the mean return at the time of a checkpoint, None if unknown."""
-    try:
-        score: float | None = manifest.read(checkpoint).about["mean_return"]
-    except manifest.DamagedCheckpointError:
-        return None
-    return score

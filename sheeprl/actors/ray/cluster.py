@@ -32,6 +32,7 @@ from sheeprl.actors.ray.waiting import ClusterError, Waits
 from sheeprl.config.defaults import cluster_address
 from sheeprl.config.schema import BufferConfig, Config, PlayersConfig
 from sheeprl.envs.transforms import Spaces, row_bytes
+from sheeprl.utils.text import counted
 
 VITAL = {
     "raylet": "Ray's node process",
@@ -505,8 +506,8 @@ class Fleet:
         )
         return (
             f"the run asks for {requested} (players.num={config.players.num} x players.cpus={config.players.cpus:g}, "
-            f"{config.trainer.ranks} ranks of trainer.devices={config.trainer.devices}); the cluster has {available}; "
-            f"{reason}; lower players.num, players.cpus or trainer.devices, or add a node"
+            f"{counted(config.trainer.ranks, 'rank')} of trainer.devices={config.trainer.devices}); the cluster has "
+            f"{available}; {reason}; lower players.num, players.cpus or trainer.devices, or add a node"
         )
 
     def _shapes(self, name: str) -> list[Shape]:
