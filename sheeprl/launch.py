@@ -134,6 +134,7 @@ def train_tree(tree: Mapping[str, Any], callbacks: Sequence[Callback] = ()) -> R
             for warning in resolved.warnings:
                 _say(f"warning: {warning}")
         control = Control(signals)
+        control.open_settings = resolved.open_settings
         control.callbacks = [*callbacks, *load_callbacks(resolved.config)]
         train = _train_coupled if resolved.config.is_coupled else _train_decoupled
         return train(resolved.config, resolved.spaces, startup, control)
@@ -200,7 +201,8 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             config = _with_accelerator(config, cluster.choose_accelerator(config))
         folders = video_folder(config, place.run_dir), replay_folder(config, place.run_dir)
         marker = _marker(config, place)
-        fleet = cluster.Fleet(config, spaces, *folders, run=place.run_dir.name, marker=marker, report=_say)
+        fleet = cluster.Fleet(config, spaces, *folders, run=place.run_dir.name, marker=marker, report=control.report)
+        fleet.open_settings = control.open_settings
         publisher = RunPublisher(config, place.run_dir)
         workers = Workers(
             fleet.make_player,
@@ -218,7 +220,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             await control.wait_unless_services_die(starting)
             starting.result()
             place.startup.done("actors")
-            return await _run_driver(config, workers, place, control)
+            return await _run_driver(fleet.config, workers, place, control)
 
         try:
             publisher.start()

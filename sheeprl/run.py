@@ -141,7 +141,7 @@ class Run:
                 self.stats.evaluating.clear()
                 self.evaluator.begin()
             await self.finish_round()
-            await self.collector.collect_during(self.learn())
+            await self.collector.collect_during(self.learn(), watching)
         except RunFailedError:
             await self.save_last_resort()
             raise
@@ -243,11 +243,18 @@ class Run:
 
     async def save_last_resort(self) -> None:
         """Save a checkpoint of a failed run, if its workers still respond."""
+        limit = self.config.ray.wait_timeout  # a shard may wait for a node
         try:
-            await self.checkpointing.written(self.log_error)
-            await self.checkpointing.write(last_resort=True)
+            await asyncio.wait_for(self._save_last_resort(), limit)
         except RunFailedError as error:
             self.log_error(error.reason)
+        except asyncio.TimeoutError:
+            self.log_error(f"no checkpoint could be written within {limit:g} s (ray.wait_timeout)")
+
+    async def _save_last_resort(self) -> None:
+        """Wait for the checkpoint in progress and write another one."""
+        await self.checkpointing.written(self.log_error)
+        await self.checkpointing.write(last_resort=True)
 
     def log_error(self, text: str) -> None:
         """Log an error message."""

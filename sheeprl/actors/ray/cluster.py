@@ -9,7 +9,7 @@ import os
 import socket
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,7 +29,7 @@ from sheeprl.actors.ray.handle import GroupHandle, RayHandle
 from sheeprl.actors.ray.queries import SteadyQuery
 from sheeprl.actors.ray.standby import StandbyPool
 from sheeprl.actors.ray.waiting import ClusterError, Waits
-from sheeprl.config.defaults import cluster_address
+from sheeprl.config.defaults import cluster_address, fit_to
 from sheeprl.config.schema import BufferConfig, Config, PlayersConfig
 from sheeprl.envs.transforms import Spaces, row_bytes
 from sheeprl.utils.text import counted
@@ -195,6 +195,8 @@ class Fleet:
         run: name of the run, for the names of its actors.
         marker: file that nodes with shards must be able to read; None if they needn't.
         report: called with a message about the cluster.
+        excluded: ids of the nodes that can't run the actors.
+        open_settings: settings whose defaults are those of the trainers' machine, which `start` fills in.
 
     Raises:
         ClusterError: a node can't read the marker, or a label is invalid.
@@ -208,6 +210,7 @@ class Fleet:
     marker: nodes.Marker | None = None
     report: Report = lambda text: None
     excluded: set[str] = field(default_factory=set)
+    open_settings: Collection[str] = ()
 
     def __post_init__(self) -> None:
         """Check the nodes, reserve the trainers' resources and start the shards."""
@@ -475,7 +478,14 @@ class Fleet:
         """Join the ranks to one Fabric group, with the rendezvous at rank 0."""
         ranks = self.learner.ranks
         host, port = await ranks[0].call(TrainerActor.address)
-        await asyncio.gather(*(rank.call(TrainerActor.join, host, port) for rank in ranks))
+        machine = await ranks[0].call(TrainerActor.machine)
+        self.config = fit_to(self.config, machine, self.open_settings)
+        if self.config.trainer.compile and not machine.has_compiler:
+            raise ClusterError(
+                f"trainer.compile=true: needs a C++ compiler on node {host}; install one there, or use "
+                "trainer.compile=false"
+            )
+        await asyncio.gather(*(rank.call(TrainerActor.join, host, port, self.config) for rank in ranks))
 
     def requested(self) -> dict[str, float]:
         """Return the resources that the run requests."""
