@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 
 import pytest
 import ray
@@ -83,37 +84,38 @@ def test_actors_stand_on_the_nodes_of_their_labels(head):
 
 
 @pytest.fixture
-def away(head, tmp_path):
-    """Yield the head, after a node has joined that sees another, empty file system in the place of the runs' folder."""
+def away(tmp_path):
+    """Yield the address of a cluster; its second node sees an empty file system in the place of the runs' folder."""
     (tmp_path / "runs").mkdir()
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make mount namespaces")
-    head.add_node(num_cpus=2)
-    start = f"ray start --address={head.address} --num-cpus=2 --labels=where=away --block"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    start = f"ray start --address={cluster.address} --num-cpus=2 --labels=where=away --block"
     script = f"mount -t tmpfs tmpfs {tmp_path}/runs && exec {start}"
-    process = subprocess.Popen(
-        ["unshare", "-m", "sh", "-c", script],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with (tmp_path / "node").open("w") as said:
+        command = ["unshare", "-m", "sh", "-c", script]
+        slow = {**os.environ, "RAY_raylet_start_wait_time_s": "120"}
+        process = subprocess.Popen(command, start_new_session=True, env=slow, stdout=said, stderr=subprocess.STDOUT)
     try:
-        ray.init(address=head.address, logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
         until = time.monotonic() + PATIENCE
-        while sum(node["Alive"] for node in ray.nodes()) < 3:
-            assert time.monotonic() < until and process.poll() is None
+        while sum(node["Alive"] for node in ray.nodes()) < 2:
+            assert time.monotonic() < until and process.poll() is None, (tmp_path / "node").read_text()
             time.sleep(0.2)
         ray.shutdown()
-        yield head
+        yield cluster.address
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.mark.slow
 def test_a_node_without_the_runs_folder(away, tmp_path):
     """Such a node ends the run at once, with the setting that helps; with it, shards there save and restore rows."""
-    words = ["run.mode=decoupled", f"run.dir={tmp_path}/runs/a", f"ray.address={away.address}", *RUN, *SMALL_SAC]
+    words = ["run.mode=decoupled", f"run.dir={tmp_path}/runs/a", f"ray.address={away}", *RUN, *SMALL_SAC]
     words += ["run.total_steps=300", "checkpoint.every=100", "trainer.label_selector={where: away}"]
     refused = sheeprl("run", "sac", *words)
     assert refused.returncode == 1
@@ -175,3 +177,32 @@ def test_a_killed_run_resumes_from_the_bucket_with_other_numbers(tmp_path, monke
     if algorithm == "sac":
         check_exact(tmp_path / "second")
     assert lines(tmp_path / "second")[-1]["policy_steps"] >= newest + 300
+
+
+# --- stop and resubmission, as by `ray job stop` and `ray job submit` ---
+
+
+@pytest.mark.slow
+def test_a_stopped_job_goes_on_when_it_is_submitted_again(tmp_path, monkeypatch):
+    """SIGTERM ends a job with a checkpoint and exit code 143; the same command then resumes it."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # as in a job, whose working folder is a copy
+    monkeypatch.setenv("SHEEPRL_HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "60")
+    words = ["run.mode=coupled", "run.resume=auto", "run.total_steps=100000", "log.every=100", *RUN, *SMALL_SAC]
+    command, said = [sys.executable, "-m", "sheeprl", "run", "sac", *words], tmp_path / "said"
+    for attempt in range(2):
+        with said.open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            until = time.monotonic() + PATIENCE
+            while said.read_text().count("policy steps ") < 4:
+                assert process.poll() is None and time.monotonic() < until, said.read_text()
+                time.sleep(0.1)
+            process.terminate()
+            assert process.wait(60) == 143, said.read_text()
+        finally:
+            process.kill()
+            process.wait()
+        assert ("resuming from step_" in said.read_text()) == bool(attempt)
+    (folder,) = (tmp_path / "logs" / "sac").glob("*/auto_0")
+    assert [line["status"] for line in lines(folder) if "status" in line][-1] == "interrupted"

@@ -170,7 +170,7 @@ def choose_accelerator(config: Config) -> str:
     with_room = sum(node["Resources"].get("GPU", 0) >= trainer.devices for node in _live_nodes())
     if with_room >= trainer.num_nodes:
         return "cuda"
-    if internals.is_autoscaled():
+    if not internals.services() and internals.is_autoscaled():
         raise ClusterError(
             "trainer.accelerator=auto: no node with the GPUs is up now, but the cluster's autoscaler may add one; set "
             "trainer.accelerator=cuda to wait for it, or trainer.accelerator=cpu to train without"
