@@ -277,7 +277,27 @@ def _size_mistakes(config: Config) -> Iterator[str]:
     yield from _rank_mistakes(config, data.batch_size or 0)
     yield from _shard_mistakes(config)
     yield from _replay_setting_mistakes(config)
+    yield from _storage_mistakes(config)
     yield from _rollout_mistakes(config, data) if isinstance(data, OnPolicy) else _replay_mistakes(config, data)
+
+
+def _storage_mistakes(config: Config) -> Iterator[str]:
+    """Yield a mistake for an invalid `checkpoint.storage`, and for a setting that it excludes."""
+    storage = config.checkpoint.storage
+    if storage is None:
+        return
+    from sheeprl.utils.objects import as_url, check_url
+
+    try:
+        check_url(as_url(storage))
+    except ValueError as error:
+        # The message has no secrets, unlike the value.
+        yield f"checkpoint.storage: {error}"
+    if config.log.record:
+        yield (
+            "log.record=true: a re-execution reads checkpoints from the run folder; use log.record=false or leave "
+            "checkpoint.storage out"
+        )
 
 
 def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
