@@ -24,13 +24,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from sheeprl.actors.handle import Handle, LostError, awaited, consume_exception
 from sheeprl.actors.ray import environment, internals, nodes
 from sheeprl.actors.ray.actors import PlayerActor, ReplayActor, TrainerActor
-from sheeprl.actors.ray.capacity import Shape, describe_shortage
+from sheeprl.actors.ray.capacity import Node, Shape, describe_shortage, matches
 from sheeprl.actors.ray.handle import GroupHandle, RayHandle
 from sheeprl.actors.ray.queries import SteadyQuery
 from sheeprl.actors.ray.standby import StandbyPool
 from sheeprl.actors.ray.waiting import ClusterError, Waits
 from sheeprl.config.defaults import cluster_address, fit_to
-from sheeprl.config.schema import BufferConfig, Config, PlayersConfig
+from sheeprl.config.schema import BufferConfig, Config, PlayersConfig, TrainerConfig
 from sheeprl.envs.transforms import Spaces, row_bytes
 from sheeprl.utils.text import counted
 
@@ -294,7 +294,7 @@ class Fleet:
         """
         trainer, labels = self.config.trainer, [node.get("Labels", {}) for node in _live_nodes()]
         selector = trainer.label_selector
-        if trainer.label_fallback is not None and not any(nodes.matches(each, selector) for each in labels):
+        if trainer.label_fallback is not None and not any(matches(each, selector) for each in labels):
             selector = trainer.label_fallback
         return {**selector, **self._not_excluded()}
 
@@ -502,16 +502,19 @@ class Fleet:
     def _describe_shortage(self, name: str) -> str:
         """Return the result of `shortage`; blocks while the control store doesn't answer."""
         config = self.config
-        total = {str(node["NodeID"]): dict(node["Resources"]) for node in _live_nodes()}
         now = self._free or internals.free_resources()  # at the start, the run's own actors hold resources already
-        free = [now[node] for node in total if node in now]
-        reason = describe_shortage(self._shapes(name), free, list(total.values()))
+        found = [
+            Node(now[node["NodeID"]], node["Resources"], node.get("Labels", {}))
+            for node in _live_nodes()
+            if node["NodeID"] in now and node["NodeID"] not in self.excluded
+        ]
+        reason = describe_shortage(self._shapes(name), found)
         if reason is None:
             return ""
         requested = " and ".join(f"{amount:g} {name}s" for name, amount in self.requested().items())
         available = " and ".join(
-            f"{sum(node.get(name, 0) for node in total.values()):g} {name}s, "
-            f"{sum(node.get(name, 0) for node in free):g} of them free"
+            f"{sum(node.total.get(name, 0) for node in found):g} {name}s, "
+            f"{sum(node.free.get(name, 0) for node in found):g} of them free"
             for name in self.requested()
         )
         return (
@@ -523,15 +526,22 @@ class Fleet:
     def _shapes(self, name: str) -> list[Shape]:
         """Return the shapes of the waiting actors: of the whole run, or of the one of a name."""
         config, each = self.config, player_resources(self.config)
-        nodes = Shape(
-            "trainer node", self._bundle(0), config.trainer.num_nodes, f"trainer.devices={config.trainer.devices}", True
+        spread = Shape(
+            "trainer node",
+            self._bundle(0),
+            config.trainer.num_nodes,
+            f"trainer.devices={config.trainer.devices}{_labelled('trainer', config.trainer.label_selector)}",
+            spread=True,
+            selectors=_selectors(config.trainer),
         )
-        players = Shape("player", each, config.num_players, f"players.cpus={each['CPU']:g}")
+        labelled = _labelled("players", config.players.label_selector)
+        settings = f"players.cpus={each['CPU']:g}{labelled}"
+        players = Shape("player", each, config.num_players, settings, selectors=_selectors(config.players))
         if name == RUN:
-            return [nodes, players]
+            return [spread, players]
         if name.startswith("player"):
             return [replace(players, number=1)]
-        return [nodes] if name == TRAINERS else []
+        return [spread] if name == TRAINERS else []
 
     def close(self) -> None:
         """End all actors and free their resources."""
@@ -544,6 +554,18 @@ class Fleet:
     def forget(self) -> None:
         """Drop all handles: in a reference cycle, they would outlive Ray."""
         self.__dict__.clear()
+
+
+def _selectors(section: PlayersConfig | TrainerConfig) -> list[dict[str, str]]:
+    """Return the label selectors of a kind of actor; empty if it may use all nodes."""
+    if not section.label_selector:
+        return []
+    return [section.label_selector, *([] if section.label_fallback is None else [section.label_fallback])]
+
+
+def _labelled(section: str, selector: Mapping[str, str]) -> str:
+    """Return the setting of a label selector, for messages; "" without one."""
+    return f", {section}.label_selector={dict(selector)}" if selector else ""
 
 
 def _numbered(kind: str, number: int, incarnation: int) -> str:

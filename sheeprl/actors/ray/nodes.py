@@ -147,14 +147,3 @@ def check_nodes(
         except Exception as error:  # the node was lost, or an import fails there
             reports.append(NodeReport(name, address, [one_line(error)]))
     return reports
-
-
-def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Return True if a node's labels satisfy a selector: `value`, `!value`, `in(a,b)` or `!in(a,b)` for each key."""
-    for key, wanted in selector.items():
-        negated = wanted.startswith("!")
-        text = wanted.removeprefix("!")
-        values = text[3:-1].split(",") if text.startswith("in(") and text.endswith(")") else [text]
-        if (labels.get(key) in [value.strip() for value in values]) == negated:
-            return False
-    return True

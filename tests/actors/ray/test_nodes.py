@@ -1,25 +1,6 @@
-"""Test the labels of nodes, and the check of a node's access to the storage."""
+"""Test the check of a node: its access to the storage and its packages."""
 
-import pytest
-
-from sheeprl.actors.ray.nodes import Marker, env_modules, matches, versions, why_unseen
-
-
-@pytest.mark.parametrize(
-    ("selector", "expected"),
-    [
-        ({}, True),
-        ({"market": "spot"}, True),
-        ({"market": "!spot"}, False),
-        ({"market": "in(spot, reserved)", "zone": "a"}, True),
-        ({"market": "!in(spot,reserved)"}, False),
-        ({"kind": "gpu"}, False),
-        ({"kind": "!gpu"}, True),
-    ],
-)
-def test_labels_match_ray_s_selectors(selector, expected):
-    """A node matches a selector by Ray's rules."""
-    assert matches({"market": "spot", "zone": "a"}, selector) == expected
+from sheeprl.actors.ray.nodes import Marker, env_modules, versions, why_unseen
 
 
 def test_a_marker_is_read_by_path_and_by_url(tmp_path):
