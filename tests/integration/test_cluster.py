@@ -124,7 +124,7 @@ def test_a_node_without_the_runs_folder(away, tmp_path):
     done = sheeprl("run", "sac", *words, f"checkpoint.storage={tmp_path}/store")
     assert done.returncode == 0, done.stderr
     assert not list((tmp_path / "runs").rglob("shard_*"))
-    resumed = sheeprl("resume", f"{tmp_path}/runs/a", "run.total_steps=500", "buffer.shards=2")
+    resumed = sheeprl("resume", f"{tmp_path}/runs/a", "run.total_steps=500", "players.num=2", "buffer.shards=2")
     assert resumed.returncode == 0, resumed.stderr
     check_exact(tmp_path / "runs" / "a")
 
