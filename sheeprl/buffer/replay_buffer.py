@@ -20,6 +20,7 @@ import numpy.typing as npt
 from sheeprl.buffer.fragments import RefusedFragmentError
 from sheeprl.buffer.memmap import InMemory, MemoryMapped
 from sheeprl.buffer.online import Newest
+from sheeprl.buffer.places import Folder, Place
 from sheeprl.buffer.priorities import Priorities, Prioritized, normalize_importance
 from sheeprl.buffer.sampler import Sampler
 from sheeprl.buffer.samplers import Transitions
@@ -420,8 +421,8 @@ class ReplayBuffer:
         """Release the files of a memory-mapped buffer for another process. Do not use this buffer afterwards."""
         self.storage.memory.close()
 
-    def save(self, folder: Path | str) -> int:
-        """Save the buffer to a new folder. Chunks unchanged since the last save are hard links.
+    def save(self, folder: Path | str | Place) -> int:
+        """Save the buffer to a new folder or place. Chunks unchanged since the last save are hard links.
 
         Returns:
             Bytes written.
@@ -430,16 +431,18 @@ class ReplayBuffer:
             NoRoomError: the disk is full.
             FileExistsError: the folder exists already.
         """
-        return self._saver.save(Path(folder), self._state())
+        place = Folder(Path(folder)) if isinstance(folder, (str, Path)) else folder
+        return self._saver.save(place, self._state())
 
-    def load(self, folder: Path | str) -> None:
-        """Load a buffer from a folder of `save`.
+    def load(self, folder: Path | str | Place) -> None:
+        """Load a buffer from a folder or place of `save`.
 
         Raises:
             DamagedSaveError: a file is missing or altered.
             ValueError: the saved buffer has another capacity or other rows than this one.
         """
-        self._restore(self._saver.load(Path(folder)))
+        place = Folder(Path(folder)) if isinstance(folder, (str, Path)) else folder
+        self._restore(self._saver.load(place))
 
     def adopt(self, counts: Counts) -> None:
         """Mark all rows of the storage as drawn by `online_fraction`, and set the counts."""
