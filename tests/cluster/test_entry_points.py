@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.cluster.test_scripts import drain_node
 from tests.helpers.clusters import (
     PATIENCE,
     end_processes_of,
@@ -81,37 +81,41 @@ def test_cluster_refuses_clients_without_its_token():
         assert done.returncode == 2 and "RAY_AUTH_MODE=token" in done.stderr
 
 
-def test_drained_node_ends():
-    """`drain_node.py` announces the end of a node, and an idle one ends at once."""
+def test_drained_node_takes_no_more_work(monkeypatch):
+    """`drain_node.py` announces the end of a node, and waits for its workers only."""
     with local_cluster() as cluster:
+
+        def nodes():
+            """Return the ids of the cluster's nodes."""
+            return {node: pid for pid, (node, address) in drain_node.raylets() if address == cluster.address}
+
         cluster.start_head("--num-cpus=1", "--include-dashboard=false")
-        code = "import sys; sys.path.append('cluster'); import drain_node; print(dict(drain_node.raylets()))"
-        known = cluster.call("python", "-c", code, cwd=ROOT)
-        head = set(re.findall(r"'(\w{56})', '" + re.escape(cluster.address), known.stdout))
-        assert len(head) == 1, known.stderr
+        head = nodes()
         cluster.add_node("--num-cpus=1")
-        both = set()
-
-        def has_joined():
-            """Return whether the second node runs."""
-            found = cluster.call("python", "-c", code, cwd=ROOT).stdout
-            both.update(re.findall(r"'(\w{56})', '" + re.escape(cluster.address), found))
-            return len(both) == 2
-
-        wait_for(has_joined, "the second node")
-        (node,) = both - head
-        code = f"import sys; sys.path.append('cluster'); import drain_node; print(drain_node.drain({node!r}, "
-        code += f"{cluster.address!r}, 60))"
-        deadline = time.monotonic() + PATIENCE
-        while "True" not in (done := cluster.call("python", "-c", code, cwd=ROOT)).stdout:  # it may not be known yet
-            assert time.monotonic() < deadline, done.stderr
-        wait_for(lambda: cluster.nodes[1].poll() is not None, "the end of the node")
+        (node,) = nodes().keys() - head.keys()
+        for name in ("PATH", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            monkeypatch.setenv(name, cluster.env[name])
+        # A node that has just started may not be known yet.
+        wait_for(lambda: drain_node.drain(node, cluster.address, 60), "the drain")
+        assert not drain_node.is_busy(nodes()[node])
+        hold = "import ray, time; ray.init(log_to_driver=False); "
+        hold += "ray.get(ray.remote(num_cpus=1)(lambda: time.sleep(600)).remote())"
+        driver = subprocess.Popen(["python", "-c", hold], env=cluster.env)
+        try:  # the task runs on the head, since the other node takes no more
+            wait_for(lambda: drain_node.is_busy(*head.values()), "the task", process=driver)
+            assert not drain_node.is_busy(nodes()[node])
+        finally:
+            driver.kill()
+            driver.wait()
 
 
 def test_run_brings_nodes_of_the_fake_autoscaler(tmp_path):
     """A run that needs more nodes waits until the autoscaler has added them."""
     with local_cluster() as cluster:
-        config = FOLDER / "fake-autoscaling" / "config.yaml"
+        tree = yaml.safe_load((FOLDER / "fake-autoscaling" / "config.yaml").read_text())
+        tree["provider"]["gcs_address"] = cluster.address  # by default that of port 6379
+        config = cluster.folder / "config.yaml"
+        config.write_text(yaml.dump(tree))
         options = ["--num-cpus=2", "--include-dashboard=false", f"--autoscaling-config={config}"]
         cluster.start_head(*options, RAY_FAKE_CLUSTER="1")
         words = [
@@ -176,7 +180,9 @@ def test_slurm_job_is_queued_again_at_its_limit_and_resumes(tmp_path):
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            wait_for(lambda: metrics.exists() and metrics.stat().st_size, "the first metrics", process=job)
+            wait_for(
+                lambda: job.poll() is not None or (metrics.exists() and metrics.stat().st_size), "the first metrics"
+            )
             job.send_signal(signal.SIGTERM)
             output, _ = job.communicate(timeout=PATIENCE)
             assert job.returncode == 143, output

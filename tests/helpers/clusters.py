@@ -11,6 +11,8 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ray.util import get_node_ip_address
+
 BIN = Path(sys.executable).parent
 PATIENCE = 240.0  # seconds
 
@@ -44,7 +46,7 @@ class LocalCluster:
         """Choose ports and a token."""
         self.folder = folder
         self.port, self.dashboard_port = free_port(), free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{get_node_ip_address()}:{self.port}"  # as Ray's processes write it
         self.nodes = []
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -57,16 +59,15 @@ class LocalCluster:
         }
 
     def start_head(self, *options, **variables):
-        """Start the head and wait for its control service and dashboard."""
+        """Start the head and wait until it runs, with its dashboard."""
         ports = [f"--port={self.port}", f"--dashboard-port={self.dashboard_port}"]
-        command = ["ray", "start", "--block", "--head", "--node-ip-address=127.0.0.1", *ports, *options]
+        command = ["ray", "start", "--block", "--head", *ports, *options]
         head = self._start(command, variables)
-        wait_for(lambda: is_open(self.port), "the head", process=head)
         if "--include-dashboard=false" not in options:
             wait_for(lambda: is_open(self.dashboard_port), "the dashboard", process=head)
 
     def add_node(self, *options):
-        """Start another node."""
+        """Start another node and wait until it runs."""
         self._start(["ray", "start", "--block", f"--address={self.address}", *options], {})
 
     def call(self, *command, **options):
@@ -74,13 +75,14 @@ class LocalCluster:
         return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE * 2, **options)
 
     def _start(self, command, variables):
-        """Start a node in a session of its own."""
-        log = open(self.folder / f"node_{len(self.nodes)}.log", "wb")  # noqa: SIM115
-        node = subprocess.Popen(
-            command, env=self.env | variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        log.close()
+        """Start a node in a session of its own, and wait until it has registered."""
+        path = self.folder / f"node_{len(self.nodes)}.log"
+        with path.open("wb") as log:
+            node = subprocess.Popen(
+                command, env=self.env | variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
         self.nodes.append(node)
+        wait_for(lambda: "will now block" in path.read_text(), f"the start of node {len(self.nodes)}", process=node)
         return node
 
     def close(self):
