@@ -20,12 +20,14 @@ import numpy.typing as npt
 from sheeprl.buffer.fragments import RefusedFragmentError
 from sheeprl.buffer.memmap import InMemory, MemoryMapped
 from sheeprl.buffer.online import Newest
+from sheeprl.buffer.places import Folder, Place
 from sheeprl.buffer.priorities import Priorities, Prioritized, normalize_importance
 from sheeprl.buffer.sampler import Sampler
 from sheeprl.buffer.samplers import Transitions
 from sheeprl.buffer.saving import Saver
 from sheeprl.buffer.storage import Extension, NotEnoughDataError, Rows, Storage
 from sheeprl.buffer.streams import Slots, StreamKey
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -302,7 +304,8 @@ class ReplayBuffer:
         available = self.available
         if 0 < available < batch_size and not self._sampler.takes_all:
             raise NotEnoughDataError(
-                f"batch_size={batch_size} but the buffer holds only {available} samples; add more or reduce batch_size"
+                f"batch_size={batch_size} but the buffer holds only {counted(available, 'sample')}; "
+                "add more or reduce batch_size"
             )
         rows = self.draw(batch_size, n_batches, progress)
         normalize_importance(rows)
@@ -418,8 +421,8 @@ class ReplayBuffer:
         """Release the files of a memory-mapped buffer for another process. Do not use this buffer afterwards."""
         self.storage.memory.close()
 
-    def save(self, folder: Path | str) -> int:
-        """Save the buffer to a new folder. Chunks unchanged since the last save are hard links.
+    def save(self, folder: Path | str | Place) -> int:
+        """Save the buffer to a new folder or place. Chunks unchanged since the last save are hard links.
 
         Returns:
             Bytes written.
@@ -428,16 +431,18 @@ class ReplayBuffer:
             NoRoomError: the disk is full.
             FileExistsError: the folder exists already.
         """
-        return self._saver.save(Path(folder), self._state())
+        place = Folder(Path(folder)) if isinstance(folder, (str, Path)) else folder
+        return self._saver.save(place, self._state())
 
-    def load(self, folder: Path | str) -> None:
-        """Load a buffer from a folder of `save`.
+    def load(self, folder: Path | str | Place) -> None:
+        """Load a buffer from a folder or place of `save`.
 
         Raises:
             DamagedSaveError: a file is missing or altered.
             ValueError: the saved buffer has another capacity or other rows than this one.
         """
-        self._restore(self._saver.load(Path(folder)))
+        place = Folder(Path(folder)) if isinstance(folder, (str, Path)) else folder
+        self._restore(self._saver.load(place))
 
     def adopt(self, counts: Counts) -> None:
         """Mark all rows of the storage as drawn by `online_fraction`, and set the counts."""

@@ -5,23 +5,41 @@ This module imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sheeprl.checkpoint.files import CONFIG, LOCK, METRICS
-from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked
+from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked, read_config
+from sheeprl.checkpoint.run_info import read_run_info
+from sheeprl.config.loading import get_value
 from sheeprl.metrics.summary import STATUS_NAMES
 from sheeprl.utils.errors import ConfigError
 
 LAST = "@last"
 LOGS_DEPTH = 4  # folders below logs that are searched: algorithm, environment, run
+LIKE_LAST = ("last", "latest", "newest", "lst")
+SIMILAR = 0.85  # least similarity of a suggested run, from 0 to 1
 LAST_BYTES = 2**16  # enough for the last line of a run's metrics
 OTHER_DEPTH = 2  # folders below the working folder that are searched for runs with run.dir
+
+
+LISTED = {
+    "algo.name": "algo",
+    "env.id": "env",
+    "run.seed": "seed",
+    "run.name": "name",
+    "run.tags": "tags",
+    "run.mode": "mode",
+    "run.total_steps": "total_steps",
+}
+"""Names in `run.json` by setting."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,26 @@ class FoundRun:
             return str(self.folder)
         path = self.folder.relative_to(base_folder())
         return str(path.relative_to("logs")) if path.parts[0] == "logs" and len(path.parts) > 1 else str(path)
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """Return the content of `run.json`; that of the configuration for a run of an older version."""
+        info = read_run_info(self.folder)
+        if not info:
+            try:
+                tree = read_config(self.folder)
+            except ConfigError:  # a damaged file must not hide the other runs
+                tree = {}
+            info = {name: get_value(tree, key) for key, name in LISTED.items()}
+        return info
+
+    def has_listed(self, key: str) -> bool:
+        """Return whether `listed` knows a setting."""
+        return key in LISTED
+
+    def listed(self, key: str) -> Any:
+        """Return a setting that lists show, without reading the configuration; None if it is unknown."""
+        return self.info.get(LISTED[key])
 
     @property
     def policy_steps(self) -> int | None:
@@ -119,7 +157,7 @@ def resolve_run(name: str) -> str:
     `@last` may be followed by a path in the run's folder, as in `@last/checkpoints/step_1000`.
 
     Raises:
-        ConfigError: there is no run, or several runs have the prefix.
+        ConfigError: there is no run, several runs have the prefix, or the name resembles that of a run.
     """
     if name != LAST and not name.startswith(f"{LAST}/"):
         return _by_prefix(name)
@@ -129,16 +167,39 @@ def resolve_run(name: str) -> str:
     return runs[0].path + name.removeprefix(LAST)
 
 
+def matching_runs(start: str) -> list[FoundRun]:
+    """Return the runs whose `run.name`, folder or path begins with a text; those that equal it, if there are any."""
+    start = start.rstrip("/")
+    if not start:
+        return []
+    found = [run for run in find_runs() if run.folder.name.startswith(start) or run.name.startswith(start)]
+    named = [run for run in find_runs() if str(run.listed("run.name") or "").startswith(start)] if not found else []
+    found += named
+    exact = [run for run in found if start in (run.folder.name, run.name)]
+    return exact or found
+
+
 def _by_prefix(name: str) -> str:
     """Return the path of the only run whose name or path starts with `name`; return other names unchanged."""
     if "://" in name or Path(name).expanduser().exists():
         return name
-    start = name.rstrip("/")
-    matches = [run for run in find_runs() if run.folder.name.startswith(start) or run.name.startswith(start)]
+    matches = matching_runs(name)
     if len(matches) > 1:
         several = ", ".join(run.name for run in matches[:5]) + (", …" if len(matches) > 5 else "")
         raise ConfigError([f"{name}: {len(matches)} runs start so ({several}); use a longer prefix or @last"])
-    return matches[0].path if matches and start else name
+    if matches:
+        return matches[0].path
+    if likely := _likely(name.rstrip("/")):
+        raise ConfigError([f"{name}: no such folder or run; did you mean {likely}? (list: sheeprl ls)"])
+    return name
+
+
+def _likely(name: str) -> str:
+    """Return the run, or `@last`, that a name without a run probably means; "" if there is none."""
+    if name.startswith("@") or name in LIKE_LAST:
+        return LAST
+    names = [word for run in find_runs() for word in (run.folder.name, run.name)]
+    return next(iter(difflib.get_close_matches(name, names, 1, SIMILAR)), "")
 
 
 def last_event(run_dir: Path) -> dict[str, Any]:

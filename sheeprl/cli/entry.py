@@ -12,7 +12,7 @@ from sheeprl.cli import help as help_texts
 from sheeprl.cli import training
 from sheeprl.cli.check_env import check_env
 from sheeprl.cli.completion import flags_for, words_to_complete
-from sheeprl.cli.names import is_algorithm, shipped_files
+from sheeprl.cli.names import is_algorithm, peer_use, shipped_files
 from sheeprl.cli.report import report
 from sheeprl.cli.training import Session
 from sheeprl.cli.words import ENV_ID, take_switch
@@ -183,6 +183,8 @@ def _check_command(command: str | None) -> None:
         reason = f"; use sheeprl train {command}"
     elif re.fullmatch(ENV_ID, command):
         reason = f"; use sheeprl train ppo --env {command}"
+    elif use := peer_use(command):
+        reason = f"; use sheeprl train {use}"
     elif command in OTHER_WORDS:
         reason = f"; {OTHER_WORDS[command]}"
     else:

@@ -30,6 +30,7 @@ from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import RunFailedError, one_line, require
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.algos.base import Mode
@@ -225,7 +226,8 @@ class Collector:
     async def watch_draining_nodes(self) -> None:
         """Mark players whose node is being drained. Each moves after its current fragment."""
         while self.find_draining is not None:
-            for number in await self.find_draining() - self.players.leaving:
+            leaving: set[int] = await require(self.find_draining(), "the cluster")
+            for number in leaving - self.players.leaving:
                 self.reporter.message(f"player {number} moves: its node is being drained")
                 self.players.leaving.add(number)
             await asyncio.sleep(DRAIN_CHECK_SECONDS)
@@ -343,7 +345,7 @@ class Collector:
             self.reporter.message(reason, "error")
         report = f"shard {number} of the replay is back after {seconds:.1f} s"
         if self.data.is_off_policy:  # a lost rollout is collected again
-            report += f" without the {lost} rows that weren't saved" if lost else " with all its rows"
+            report += f" without the {counted(lost, 'row')} that weren't saved" if lost else " with all its rows"
         self.reporter.message(report)
 
     def _report_fresh_start(self, number: int, reason: str) -> None:

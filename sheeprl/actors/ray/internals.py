@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any
 
+from ray.exceptions import RayActorError
+
+NODE_GROUP = "ray.io/node-group"  # label of a node that an autoscaler started
+NODE_DIED = "node has died"  # in the message of an actor that was lost with its node
 START_TIMED_OUT = "timed out during startup"  # in the message of the plain Exception that Ray raises
 REPORTED_LOSSES = (
     "A worker died or was killed",
@@ -64,6 +69,11 @@ def node_socket() -> str:
     return str(worker._global_node.raylet_socket_name) if worker._global_node else ""
 
 
+def died_with_node(error: RayActorError) -> bool:
+    """Return True if an actor was lost because its node was lost or preempted."""
+    return error.preempted or NODE_DIED in str(error)
+
+
 def store_value(namespace: str, key: str, value: str) -> None:
     """Store a value in the cluster's control store; this program must be connected."""
     from ray.experimental import internal_kv
@@ -115,10 +125,33 @@ def running_cluster(address: str) -> str:
 
 
 def draining_nodes() -> set[str]:
-    """Return the ids of the nodes that are being drained; empty if this Ray version has no such state."""
+    """Return the ids of the nodes that are being drained; empty if this Ray version has no such state.
+
+    Blocks while the control store doesn't answer, and then raises.
+    """
     try:
         from ray._private.state import state
 
-        return set(state.get_draining_nodes())
+        query = state.get_draining_nodes
     except (ImportError, AttributeError):
         return set()
+    return set(query())
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """Return the free resources of each live node, by its id."""
+    state: Any = import_module("ray._private.state")
+    return {node: dict(resources) for node, resources in state.available_resources_per_node().items()}
+
+
+def is_autoscaled() -> bool:
+    """Return True if an autoscaler manages the cluster, which may then add nodes that don't exist yet."""
+    ray: Any = import_module("ray")
+    from ray.experimental import internal_kv
+
+    if any(node["Alive"] and NODE_GROUP in node.get("Labels", {}) for node in ray.nodes()):
+        return True  # set by the second version of the autoscaler, by the cluster launcher and by KubeRay
+    status = internal_kv._internal_kv_get("__autoscaling_status")
+    report = json.loads(status).get("autoscaler_report", {}) if status else {}
+    # Without an autoscaler, Ray's monitor reports each node as a type of its own, named by its id.
+    return any(not name.startswith("node_") for name in report.get("active_nodes", {}))

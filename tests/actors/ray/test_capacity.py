@@ -1,0 +1,25 @@
+"""Test the comparison of actors' shapes with single nodes."""
+
+from sheeprl.actors.ray.capacity import Shape, describe_shortage, placeable
+
+SMALL, LARGE = {"CPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}
+
+
+def test_actors_are_placed_on_single_nodes():
+    """A shape that fits the sum of the nodes but no node finds no room; spread shapes use a node each."""
+    player = Shape("player", {"CPU": 3}, 2, "players.cpus=3")
+    assert placeable([player], [SMALL] * 4) == [0]
+    assert placeable([player], [SMALL, LARGE]) == [2]
+    assert placeable([Shape("node", {"CPU": 1}, 3, "", spread=True)], [SMALL, LARGE]) == [2]
+    assert placeable([Shape("rank", {"CPU": 8}, 1, ""), player], [LARGE]) == [1, 0]
+
+
+def test_a_shortage_names_the_shape_and_the_largest_node():
+    """The description names the shape that no node can hold, or the number that find room."""
+    player = Shape("player", {"CPU": 3, "GPU": 0}, 3, "players.cpus=3")
+    assert describe_shortage([player], [LARGE, LARGE], [LARGE, LARGE]) is None
+    nowhere = describe_shortage([player], [SMALL] * 4, [SMALL] * 4)
+    assert nowhere == "no node can hold a player of 3 CPUs (players.cpus=3): the largest has 2 CPUs, 0 GPUs"
+    assert describe_shortage([player], [LARGE], [LARGE]) == (
+        "there is room for 2 of 3 players of 3 CPUs (players.cpus=3)"
+    )
