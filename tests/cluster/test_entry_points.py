@@ -25,7 +25,14 @@ from tests.helpers.runs import lines
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster"
-SMALL = ["players.num=1", "trainer.threads=1", "trainer.compile=false", "eval.episodes=0", "algo.hidden_sizes=[16]"]
+SMALL = [
+    "players.num=1",
+    "trainer.accelerator=cpu",
+    "trainer.threads=1",
+    "trainer.compile=false",
+    "eval.episodes=0",
+    "algo.hidden_sizes=[16]",
+]
 LONG, STEPS = 10_000_000, 400  # policy steps of a run that is stopped, and of one that ends
 
 

@@ -37,8 +37,11 @@ def test_dockerfile_copies_what_exists():
 
 
 def test_run_of_the_clusters_is_a_configuration():
-    """The run's settings exist, and the same command resumes it."""
-    assert load_config(str(FOLDER / "run.yaml")).run.resume
+    """The run's settings exist, the same command resumes it, and its workers ask for the labels of the node types."""
+    config = load_config(str(FOLDER / "run.yaml"))
+    assert config.run.resume == "auto"
+    assert config.players.label_selector == {"role": "player"}
+    assert config.trainer.label_selector == config.buffer.label_selector == {"role": "trainer"}
 
 
 # ------------------------------------------------------------------------------------------ drain_node
