@@ -32,6 +32,7 @@ TOKEN = "http://169.254.169.254/latest/api/token"  # of AWS, whose metadata requ
 HEADERS = {"gcp": {"Metadata-Flavor": "Google"}, "azure": {"Metadata": "true"}}
 ENDING = {"Preempt", "Terminate"}  # events of Azure that end the machine
 POLL = 5.0  # seconds between two looks at the metadata
+OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")  # children of a raylet that do no work
 COMMANDS = ("train", "run", "resume")  # of sheeprl, which start a driver
 
 
@@ -84,7 +85,7 @@ def is_busy(raylet: int) -> bool:
         names = [" ".join(child.cmdline()) for child in psutil.Process(raylet).children()]
     except psutil.Error:  # it has ended
         return False
-    return any(name.startswith("ray::") and not name.startswith("ray::IDLE") for name in names)
+    return any(name.startswith("ray::") and not name.startswith(OWN) for name in names)
 
 
 def drain(node: str, address: str, seconds: int) -> bool:

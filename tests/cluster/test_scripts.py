@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,6 +141,26 @@ def test_refused_drain_is_exit_1(monkeypatch):
     monkeypatch.setattr(drain_node, "raylets", lambda: {1: ("n", "a:1")}.items())
     monkeypatch.setattr(drain_node, "drain", lambda *args: False)
     assert drain_node.main([]) == 1
+
+
+@pytest.mark.parametrize(
+    ("children", "busy"),
+    [
+        (["ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE", "python -u agent.py"], False),
+        (["ray::IDLE", "ray::PlayerActor.collect"], True),
+        ([], False),
+    ],
+)
+def test_only_workers_keep_a_node_busy(monkeypatch, children, busy):
+    """Actors and tasks keep a node busy; Ray's own processes and idle workers don't."""
+    processes = [SimpleNamespace(cmdline=lambda name=name: [name]) for name in children]
+    monkeypatch.setattr(drain_node.psutil, "Process", lambda pid: SimpleNamespace(children=lambda: processes))
+    assert drain_node.is_busy(1) == busy
+
+
+def test_node_that_has_ended_is_not_busy():
+    """A process that doesn't exist isn't busy."""
+    assert not drain_node.is_busy(2**22 + 1)
 
 
 @pytest.mark.parametrize(
