@@ -74,7 +74,7 @@ def metadata(monkeypatch):
             """Print nothing."""
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         base = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(drain_node, "NOTICES", {cloud: f"{base}/{cloud}" for cloud in drain_node.NOTICES})
         monkeypatch.setattr(drain_node, "TOKEN", f"{base}/token")
