@@ -75,7 +75,7 @@ class LocalCluster:
         return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE * 2, **options)
 
     def _start(self, command, variables):
-        """Start a node in a session of its own, and wait until it has registered."""
+        """Start a node in a new session, and wait until it has registered."""
         path = self.folder / f"node_{len(self.nodes)}.log"
         with path.open("wb") as log:
             node = subprocess.Popen(
