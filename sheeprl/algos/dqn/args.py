@@ -63,16 +63,21 @@ class DQNArgs(QArgs, TDArgs):
         json_schema_extra=STRUCTURAL,
     )
     noisy_std: Positive = Field(0.5, description="initial noise sigma_0 of noisy layers")
-    head: Literal["value", "c51", "qr"] = Field(
+    head: Literal["value", "c51", "qr", "iqn"] = Field(
         "value",
-        description="output per action: value; or a distribution of returns, on fixed atoms (c51, 1707.06887) or by "
-        "its quantiles (qr, 1710.10044)",
+        description="output per action: value; or a distribution of returns, on fixed atoms (c51, 1707.06887), by "
+        "its quantiles (qr, 1710.10044) or by quantiles at random fractions (iqn, 1806.06923)",
         json_schema_extra=STRUCTURAL,
     )
     atoms: Count = Field(51, ge=2, description="atoms of head c51", json_schema_extra=STRUCTURAL)
     v_min: float = Field(-10.0, description="lowest atom of head c51")
     v_max: float = Field(10.0, description="highest atom of head c51")
-    quantiles: Count = Field(50, description="quantiles of head qr", json_schema_extra=STRUCTURAL)
+    quantiles: Count = Field(
+        50, description="quantiles of head qr; fractions of head iqn per sample", json_schema_extra=STRUCTURAL
+    )
+    cosines: Count = Field(
+        64, description="cosines that represent a fraction of head iqn", json_schema_extra=STRUCTURAL
+    )
 
     @model_validator(mode="after")
     def _check_together(self) -> DQNArgs:

@@ -48,9 +48,15 @@ class DQN(QLearning[DQNArgs]):
         """Return the only phase, with the target update in every `target_every`-th step."""
         is_due = (step.gradient_step + 1) % self.args.target_every == 0
         updates = (TargetUpdate("policy", "target", self.args.tau),) if is_due else ()
-        drawn = self.noise if self.args.noisy else None
+        fractions = self.fractions if self.args.head == "iqn" else None
+        shared = self.noise if self.args.noisy else None
         scale = self.lr_scale(step.progress)
-        return [Phase("policy", self.loss, shared_noise=drawn, lr_scale=scale, target_updates=updates)]
+        return [Phase("policy", self.loss, fractions, shared, lr_scale=scale, target_updates=updates)]
+
+    def fractions(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
+        """Return the quantile fractions `[N, K]` of the trained network and of the target network."""
+        size = (*shape, self.args.quantiles)
+        return {name: torch.rand(size, generator=generator) for name in ("fraction", "target_fraction")}
 
     @cached_property
     def noise_size(self) -> int:
@@ -67,12 +73,13 @@ class DQN(QLearning[DQNArgs]):
         head, next_obs = agent.policy.head, batch["next_obs"]
         factor = discount(batch, self.args.gamma)
         with torch.no_grad():
-            next_output = agent.target.outputs(next_obs, noise.get("target"))
+            next_output = agent.target.outputs(next_obs, noise.get("target"), fraction=noise.get("target_fraction"))
             chooser = agent.policy(next_obs, noise.get("choice")) if self.args.double else None
             best = (agent.target.values(next_output, next_obs) if chooser is None else chooser).argmax(-1)
             next_output = of_action(next_output, best)
-        output = of_action(agent.policy.outputs(batch["obs"], noise.get("policy")), batch["action"])
-        errors, priority = head.errors(output, next_output, batch["reward"], factor)
+        fraction = noise.get("fraction")
+        output = of_action(agent.policy.outputs(batch["obs"], noise.get("policy"), fraction=fraction), batch["action"])
+        errors, priority = head.errors(output, next_output, batch["reward"], factor, fraction)
         loss = (loss_weight(batch) * errors).sum()
         target = q_target(batch["reward"], factor, head.values(next_output))
         metrics = {

@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import tensor
 
 from sheeprl.algos.base import PolicyInput, Spaces, Step
+from sheeprl.algos.dqn.agent import FractionEmbedding, of_action
 from sheeprl.algos.dqn.args import DQNArgs
 from sheeprl.algos.dqn.dqn import DQN
 from sheeprl.buffer.samplers import NStep
@@ -100,7 +101,9 @@ def test_a_noisy_policy_explores_by_its_noise():
 
 
 @pytest.mark.parametrize("mode", ["explore", "greedy", "random"])
-@pytest.mark.parametrize("args", [{}, {"noisy": True, "head": "c51", "dueling": True}, {"head": "qr"}])
+@pytest.mark.parametrize(
+    "args", [{}, {"noisy": True, "head": "c51", "dueling": True}, {"head": "qr"}, {"head": "iqn", "noisy": True}]
+)
 def test_forbidden_actions_are_never_taken(mode, args):
     """The mask holds in every mode; a row that permits no action still gets one."""
     algorithm = build_dqn(MASKED, **args)
@@ -154,7 +157,7 @@ def test_n_step_samples_bring_their_discount():
     assert algorithm.loss(agent, batch, {}, {}).metrics["Values/target"].item() == (1.75 + 1 + 1.5 + 2) / 2
 
 
-@pytest.mark.parametrize("head", ["value", "c51", "qr"])
+@pytest.mark.parametrize("head", ["value", "c51", "qr", "iqn"])
 def test_importance_weighs_the_loss_and_every_head_returns_priorities(head):
     """Priorities are detached and not negative; importance scales each sample's loss."""
     algorithm = build_dqn(head=head, prioritized=True)
@@ -183,6 +186,58 @@ def test_values_of_distributional_heads():
     policy = build_dqn(head="qr", quantiles=2).build_agent().policy
     constant_(policy.advantage, [0.0, 1.0, 1.0, 2.0, 2.0, 4.0, 3.0, 5.0])
     assert policy(torch.rand(1, 3))[0].tolist() == [0.5, 1.5, 3.0, 4.0]
+
+
+def test_iqn_represents_a_fraction_by_cosines():
+    """By hand: features times relu(Σ_i cos(π i τ) w_i + b)."""
+    embedding = FractionEmbedding(size=2, cosines=3)
+    embedding.layer.weight.data.copy_(tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]))
+    embedding.layer.bias.data.copy_(tensor([0.5, 0.0]))
+    embedded = embedding(tensor([[2.0, 4.0]]), tensor([[0.0, 0.5, 1.0]]))
+    # Cosines of τ = 0, ½, 1: (1, 1, 1), (1, 0, −1), (1, −1, 1).
+    expected = [[2 * 6.5, 4 * 1], [2 * 0, 4 * 0], [2 * 2.5, 4 * 0]]
+    torch.testing.assert_close(embedded[0], tensor(expected))
+
+
+@pytest.mark.parametrize("args", [{}, {"dueling": True}, {"noisy": True, "hidden_sizes": (8, 8)}])
+def test_iqn_draws_fractions_for_each_sample(args):
+    """Outputs belong to their fractions, values are means over the midpoints, and the loss uses the phase's noise."""
+    algorithm = build_dqn(head="iqn", **args)
+    agent, batch = algorithm.build_agent(), make_batch()
+    (phase,) = algorithm.phases(Step(0, 0.0))
+    noise = phase.noise(torch.Size([6]), torch.Generator().manual_seed(0))
+    assert {name: tuple(values.shape) for name, values in noise.items()} == {
+        "fraction": (6, 3),
+        "target_fraction": (6, 3),
+    }
+    output = agent.policy.outputs(batch["obs"], fraction=noise["fraction"])
+    assert output.shape == (6, 4, 3)
+    swapped = agent.policy.outputs(batch["obs"], fraction=noise["fraction"].flip(-1))
+    torch.testing.assert_close(swapped, output.flip(-1))
+    midpoints = tensor([1 / 6, 3 / 6, 5 / 6]).expand(6, 3)
+    torch.testing.assert_close(
+        agent.policy(batch["obs"]), agent.policy.outputs(batch["obs"], fraction=midpoints).mean(-1)
+    )
+    losses = [algorithm.loss(agent, batch, drawn, {}).value for drawn in (noise, noise, {})]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_iqn_learns_a_distribution():
+    """It learns the expectiles of rewards between 0 and 1, since the loss is quadratic for errors below 1."""
+    torch.manual_seed(0)
+    algorithm = build_dqn(head="iqn", quantiles=16, hidden_sizes=(16, 16))
+    agent, batch = algorithm.build_agent(), make_batch(samples=64)
+    batch["terminated"][:] = True
+    optimizer, generator = torch.optim.Adam(agent.policy.parameters(), 1e-2), torch.Generator().manual_seed(0)
+    for _ in range(300):
+        batch["reward"] = torch.rand(64, generator=generator)
+        optimizer.zero_grad()
+        algorithm.loss(agent, batch, algorithm.fractions(torch.Size([64]), generator), {}).value.backward()
+        optimizer.step()
+    fraction = tensor([0.1, 0.3, 0.5, 0.7, 0.9]).expand(64, 5)
+    with torch.no_grad():
+        found = of_action(agent.policy.outputs(batch["obs"], fraction=fraction), batch["action"]).mean(0)
+    torch.testing.assert_close(found, tensor([0.25, 0.396, 0.5, 0.604, 0.75]), atol=0.06, rtol=0)
 
 
 def test_the_target_moves_in_every_kth_step():

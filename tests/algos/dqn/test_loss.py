@@ -49,6 +49,15 @@ def test_categorical_divergence():
     torch.testing.assert_close(logits.grad, logits.detach().softmax(-1) - target)
 
 
+def test_quantile_huber_of_given_fractions():
+    """The loss of quantiles at given fractions equals a hand-computed value."""
+    quantiles, fraction = tensor([[1.0, 2.0]]), tensor([[0.25, 0.9]])
+    # Errors of the targets 1.5 and 4: 0.5 and 3 for the first quantile, −0.5 and 2 for the second one.
+    first = (0.25 * 0.125 + 0.25 * 2.5) / 2
+    second = (0.1 * 0.125 + 0.9 * 1.5) / 2
+    assert quantile_huber(quantiles, tensor([[1.5, 4.0]]), fraction).item() == pytest.approx(first + second)
+
+
 def test_quantile_huber():
     """Two quantiles (τ = ¼ and ¾) against targets 0 and 4, by hand."""
     quantiles = tensor([[0.0, 1.0]])
