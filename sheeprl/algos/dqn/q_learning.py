@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from sheeprl.algos.base import Algorithm, Mode, PolicyInput, PolicyOutput, Tensors
 from sheeprl.algos.dqn.agent import QNetwork, permitted
 from sheeprl.algos.dqn.args import QArgs
+from sheeprl.algos.dqn.loss import env_epsilon
 from sheeprl.algos.schedules import linear, rate_scale
 from sheeprl.models.noisy import factors
 
@@ -23,7 +25,8 @@ class QLearning(Algorithm[QArgsT]):
     ) -> PolicyOutput:
         """Take the best action (greedy), a random one with probability ε (explore), or always a random one (random).
 
-        A noisy network explores by new noise for every action, in place of ε.
+        A noisy network explores by new noise for every action, in place of ε. With `env_epsilon`, each environment of
+        the run has its own constant ε.
         """
         count = len(inputs.reward)
         if mode == "random":
@@ -35,8 +38,15 @@ class QLearning(Algorithm[QArgsT]):
         if not explores or is_noisy:
             return PolicyOutput(best)
         drawn = policy.actions.random(count, generator, mask=permitted(inputs.obs))
-        is_random = torch.rand(count, generator=generator) < self.epsilon(inputs.progress)
+        is_random = torch.rand(count, generator=generator) < self.explored(inputs)
         return PolicyOutput(torch.where(is_random, drawn, best))
+
+    def explored(self, inputs: PolicyInput) -> Tensor | float:
+        """Return the probability of a random action, for all environments or `[B]`."""
+        base = self.args.env_epsilon
+        if base is None:
+            return self.epsilon(inputs.progress)
+        return env_epsilon(inputs.place, base, self.args.env_epsilon_power)
 
     def epsilon(self, progress: float) -> float:
         """Return the probability of a random action at `progress`, from 0 to 1."""

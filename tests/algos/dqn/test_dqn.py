@@ -1,6 +1,7 @@
 """DQN's networks, acting, phases and loss."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sheeprl.algos.base import PolicyInput, Spaces, Step
 from sheeprl.algos.dqn.agent import FractionEmbedding, of_action
 from sheeprl.algos.dqn.args import DQNArgs
 from sheeprl.algos.dqn.dqn import DQN
+from sheeprl.buffer import ReplayBuffer
 from sheeprl.buffer.samplers import NStep
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,))
@@ -82,6 +84,51 @@ def test_act():
     assert act("random") == pytest.approx([0.25] * 4, abs=0.02)
     assert act("explore") == pytest.approx([0.1, 0.7, 0.1, 0.1], abs=0.02)
     assert act("explore", progress=0.5) == pytest.approx([0.05, 0.85, 0.05, 0.05], abs=0.02)
+
+
+def test_each_environment_of_the_run_has_its_own_epsilon():
+    """With `env_epsilon`, the numbers of a player's environments set their epsilons, whatever the progress."""
+    algorithm = build_dqn(env_epsilon=0.5, env_epsilon_power=1.0)
+    inputs = replace(inputs_of(torch.rand(2, 3), progress=0.7), first_env=2, num_envs=5)
+    assert inputs.place.tolist() == [0.5, 0.75]
+    assert algorithm.explored(inputs).tolist() == pytest.approx([0.5**1.5, 0.5**1.75])
+    assert build_dqn(epsilon=0.5, final_epsilon=0.5).explored(inputs) == 0.5
+
+
+@pytest.mark.parametrize("observation", [VECTOR, MASKED], ids=["vector", "masked"])
+@pytest.mark.parametrize("args", [{"n_step": 3}, {"head": "c51"}, {"head": "qr", "n_step": 2, "dueling": True}])
+def test_initial_priorities_equal_those_of_the_learner(observation, args):
+    """The player's priority of a new transition is the one of the learner's loss with the same weights."""
+    algorithm = build_dqn(observation, prioritized=True, initial_priority="error", **args)
+    agent, steps, envs = algorithm.build_agent(), 7, 2
+    batches = [make_batch(observation, envs) for _ in range(steps + 1)]
+    rows = torch.stack([batch.select("obs", "action", "reward") for batch in batches])
+    generator = torch.Generator().manual_seed(1)
+    rows["reward"] = torch.randn(steps + 1, envs, generator=generator)
+    is_last = torch.rand(steps + 1, envs, generator=generator) < 0.3
+    rows["terminated"] = is_last & (torch.rand(steps + 1, envs, generator=generator) < 0.5)
+    rows["truncated"] = is_last & ~rows["terminated"]
+    rows["is_first"] = is_last.roll(1, 0)
+    assert is_last[1:-1].any()
+    with torch.no_grad():
+        priority = algorithm.initial_priority(agent.policy, rows.to_dict())
+    data = algorithm.data()
+    buffer = ReplayBuffer(100, data.sampler, prioritized=data.prioritized)
+    buffer.add(rows.set("priority", torch.cat([priority, torch.zeros(1, envs)])))
+    batch = buffer.sample(buffer.available, 20).flatten()
+    batch["sample_weight"] = torch.ones(len(batch))
+    learned = algorithm.loss(agent, batch, {}, {}).priority
+    torch.testing.assert_close(learned, priority.flatten()[batch["index"]])
+    leaves = buffer.priorities.tree.leaves[batch["index"]]
+    np.testing.assert_allclose(leaves, np.maximum(learned.numpy(), 1e-6) ** 0.6, rtol=1e-4)
+
+
+def test_new_transitions_get_the_highest_priority_by_default():
+    """Players compute no priorities unless `initial_priority=error`, which needs prioritized sampling."""
+    algorithm = build_dqn(prioritized=True)
+    assert algorithm.initial_priority(algorithm.build_agent().policy, {}) is None
+    with pytest.raises(ValidationError, match="initial_priority=error needs prioritized=true"):
+        build_dqn(initial_priority="error")
 
 
 def test_a_noisy_policy_explores_by_its_noise():
