@@ -10,11 +10,11 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Section
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Section
 
 if TYPE_CHECKING:
     from sheeprl.buffer.priorities import Prioritized
@@ -234,6 +234,19 @@ class EncoderArgs(AlgoArgs):
         if not any(input_keys(spaces.observation, self.mlp_keys, self.cnn_keys)):
             shown = ", ".join(f"algo.{setting}={list(keys)}" for setting, _, keys in pairs if keys is not None)
             yield f"{shown or 'env.id'}: no key of the observation is left as an input; use some of {', '.join(parts)}"
+
+
+class OneOptimizerArgs(EncoderArgs):
+    """Arguments of every algorithm that trains all of its networks, one encoder included, with one optimizer."""
+
+    learning_rate: Positive = Field(3e-4, description="learning rate of the optimizer")
+    final_learning_rate: NonNegative | None = Field(
+        None, description="learning rate at the end of the run, reached linearly; null keeps it constant"
+    )
+    cnn: Literal["auto", "nature", "small"] = Field(
+        "auto", description="CNN for pictures; auto chooses it by their size", json_schema_extra=STRUCTURAL
+    )
+    cnn_features: Count = Field(512, description="features of each picture", json_schema_extra=STRUCTURAL)
 
 
 def _nearest(key: str, usable: Collection[str], setting: str) -> str:

@@ -199,6 +199,8 @@ class Phase:
         scalars: numbers that change over the run, such as an annealed clip. The loss gets them as tensors in `carry`.
         lr_scale: factor on the optimizers' learning rate.
         target_updates: target networks to update after the step.
+        compile: allow `trainer.compile` to compile gradient steps with this phase. False where the loss unrolls so many
+            steps in time that compiling would take longer than it saves.
     """
 
     optimizer: str | tuple[str, ...]
@@ -208,6 +210,7 @@ class Phase:
     scalars: Mapping[str, float] = field(default_factory=dict)
     lr_scale: float = 1.0
     target_updates: Sequence[TargetUpdate] = ()
+    compile: bool = True
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -224,11 +227,14 @@ class OptimizerSpec:
         build: function that builds the optimizer from a list of parameters. The list holds flat vectors with the
             parameters of all modules, so the optimizer must be elementwise (Adam, AdamW, RMSprop, SGD).
         max_grad_norm: maximum global norm of the gradients; None disables clipping.
+        adaptive_clip: maximum norm of each parameter's gradient, as a fraction of the parameter's norm; None disables
+            it. Adaptive gradient clipping (AGC), Brock et al. 2021 (2102.06171), by tensor instead of by unit.
     """
 
     modules: tuple[str, ...]
     build: Callable[[list[nn.Parameter]], Optimizer]
     max_grad_norm: float | None = None
+    adaptive_clip: float | None = None
 
 
 class Algorithm(ABC, Generic[ArgsT]):

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sheeprl.algos import registry
-from sheeprl.cli import commands
+from sheeprl.cli import commands, results
 from sheeprl.cli.check_env import SECONDS, TIMEOUT
 from sheeprl.cli.completion import (
     complete_env,
@@ -66,6 +66,10 @@ PLAIN: dict[str, Callable[..., None]] = {
     "replay": commands.replay,
     "ls": commands.list_runs,
     "status": status,
+    "compare": results.compare,
+    "plot": results.plot,
+    "report": results.report,
+    "clean": results.clean,
     "algos": commands.algos,
     "configs": commands.configs,
     "version": commands.version,

@@ -23,6 +23,7 @@ from sheeprl.envs.transforms import Spaces
 from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, short_repr
 from sheeprl.utils.installation import install_command
+from sheeprl.utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -436,6 +437,6 @@ def too_few_gpus(config: Config, found: int) -> str:
         advice.insert(0, f"trainer.devices={found}")
     if not config.is_coupled:
         advice.append("join a cluster with ray.address")
-    has = f"{found or 'no'} {kind} GPU{'s' * (found != 1)}"
+    has = counted(found, f"{kind} GPU") if found else f"no {kind} GPUs"
     cause = f"trainer.devices={trainer.devices}" if found else f"trainer.accelerator={trainer.accelerator}"
     return f"{cause}: this machine has {has}; use {' or '.join(advice)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from sheeprl.actors.handle import LostError, consume_exception
@@ -88,6 +89,12 @@ class CheckpointScheduler:
         self._next = clock() + (seconds or 0.0)
         self._completed: float | None = None  # time of the newest checkpoint
         self._writing: asyncio.Task[None] | None = None
+        self._new_checkpoints: list[Path] = []
+
+    def take_new_checkpoints(self) -> list[Path]:
+        """Return the checkpoints that were completed since the last call."""
+        taken, self._new_checkpoints = self._new_checkpoints, []
+        return taken
 
     @property
     def age(self) -> float | None:
@@ -175,6 +182,7 @@ class CheckpointScheduler:
             stats["counters"]["gradient_steps"] = snapshot.gradient_steps
             await self.store.finish(folder, stats, snapshot, player_states)
             self._completed = self.clock()
+            self._new_checkpoints.append(Path(folder).with_name(f"step_{stats['counters']['policy_steps']}"))
         except Exception as error:
             if folder:
                 self.store.abandon(folder)

@@ -13,9 +13,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 from sheeprl.utils.files import write_atomically
 from sheeprl.utils.output import lost_streams
@@ -105,6 +105,7 @@ class FileReporter:
         self._display: _Display = _LiveLine(stream) if _is_terminal(stream) else _PlainLines(stream, interval)
         self._speed = Speedometer()
         self._latest: Progress | None = None
+        self._shown: Progress | None = None
         self._next_shown = -math.inf
         self._warned_of_nonfinite = False
         self._lost_streams: set[str] = set()
@@ -158,10 +159,12 @@ class FileReporter:
             self._show_latest()
 
     def _show_latest(self) -> None:
-        """Show the newest progress once."""
+        """Show the newest progress, unless its counters are those that were shown last."""
         if self._latest is not None:
             latest, self._latest = self._latest, None
-            self._display.show(latest, self._speed)
+            if self._shown is None or replace(latest, hint=None) != replace(self._shown, hint=None):
+                self._display.show(latest, self._speed)
+            self._shown = latest
 
     def _note_lost_streams(self) -> None:
         """Write an event for each stream whose text is dropped from now on."""
@@ -194,7 +197,7 @@ class JsonLines:
             self._file = path.open("ab", buffering=0)  # unbuffered: closing doesn't repeat a failed write
             self._end_last_line()
 
-    def append(self, values: Mapping[str, float | str | None]) -> None:
+    def append(self, values: Mapping[str, Any]) -> None:
         """Append an object; a number that isn't finite becomes null."""
         line = json.dumps({key: _plain(value) for key, value in values.items()}, allow_nan=False) + "\n"
         with _naming(self._path):
@@ -310,10 +313,12 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), file) from error
 
 
-def _plain(value: float | str | None) -> float | str | None:
-    """Return a value that JSON can represent: Python numbers, and None for non-finite numbers."""
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can represent: Python numbers, None for non-finite numbers, and lists of such."""
     if value is None or isinstance(value, (str, int)):
         return value
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
     number = float(value)
     return number if math.isfinite(number) else None
 

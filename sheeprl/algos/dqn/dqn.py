@@ -14,8 +14,9 @@ from sheeprl.algos.base import Loss, OptimizerSpec, Phase, Step, TargetUpdate, T
 from sheeprl.algos.dqn.agent import DQNAgent, QNetwork, of_action
 from sheeprl.algos.dqn.args import DQNArgs
 from sheeprl.algos.dqn.heads import head_of
-from sheeprl.algos.dqn.loss import n_step_returns, q_target
+from sheeprl.algos.dqn.loss import q_target
 from sheeprl.algos.dqn.q_learning import QLearning
+from sheeprl.algos.returns import n_step_returns
 from sheeprl.models.critics import discount, loss_weight
 from sheeprl.models.noisy import factors
 

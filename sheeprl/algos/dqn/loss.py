@@ -26,33 +26,6 @@ def env_epsilon(place: Tensor, base: float, power: float) -> Tensor:
     return base ** (1.0 + power * place)
 
 
-def n_step_returns(
-    reward: Tensor, terminated: Tensor, truncated: Tensor, n: int, gamma: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the n-step returns of a fragment's rows, as `buffer.samplers.NStep` computes those of the newest rows.
-
-    Args:
-        reward: `[T + 1, B]`, received on arrival at each row; the last row is the bootstrap row.
-        terminated: `[T + 1, B]` booleans.
-        truncated: `[T + 1, B]` booleans.
-        n: maximum number of steps; the end of an episode or of the fragment shortens them.
-        gamma: discount factor γ.
-
-    Returns:
-        `[T, B]` sums of rewards, discounts of the value of the row after the last step, and numbers of that row.
-    """
-    last, is_last = len(reward) - 1, terminated | truncated
-    after = torch.arange(1, last + 1, device=reward.device).unsqueeze(-1).expand(-1, reward.shape[1])
-    total = reward[1:]
-    discount = torch.full_like(total, gamma)
-    for _ in range(n - 1):
-        continues = (after < last) & ~is_last.gather(0, after)
-        after = after + continues
-        total = total + torch.where(continues, discount * reward.gather(0, after), 0.0)
-        discount = torch.where(continues, discount * gamma, discount)
-    return total, discount * ~terminated.gather(0, after), after
-
-
 def q_target(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
     """Return y = r + γ (1 − terminated) Q̄(s', a'), Mnih et al. 2015.
 

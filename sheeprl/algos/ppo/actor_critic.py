@@ -22,7 +22,8 @@ from sheeprl.algos.base import (
 )
 from sheeprl.algos.ppo.agent import Actor, ActorCriticAgent
 from sheeprl.algos.ppo.args import ActorCriticArgs
-from sheeprl.algos.ppo.loss import compute_gae, discounted_return, entropy_loss, value_loss
+from sheeprl.algos.ppo.loss import discounted_return, entropy_loss, value_loss
+from sheeprl.algos.returns import compute_gae, has_action
 from sheeprl.algos.schedules import linear, rate_scale
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
         rows = rollout[:-1].select(*self.row_keys)
         rows["value"] = value[:-1]
         rows.update(self.estimates(agent, rollout, features, reward, value))
-        rows["mask"] = ~(rollout["terminated"] | rollout["truncated"])[:-1]  # end rows have no action
+        rows["mask"] = has_action(rollout["terminated"], rollout["truncated"])[:-1]
         return PreparedRollout(rows, buffers) if buffers else rows
 
     def estimates(self, agent: Any, rollout: TensorDict, features: Tensor, reward: Tensor, value: Tensor) -> Tensors:

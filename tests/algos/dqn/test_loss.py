@@ -8,7 +8,6 @@ from sheeprl.algos.dqn.loss import (
     categorical_divergence,
     env_epsilon,
     huber,
-    n_step_returns,
     project,
     q_target,
     quantile_huber,
@@ -89,15 +88,3 @@ def test_quantiles_minimize_the_loss_of_their_distribution():
 def test_every_environment_has_its_own_epsilon():
     """Ape-X's epsilons run from the base to its eighth power."""
     assert env_epsilon(tensor([0.0, 0.5, 1.0]), 0.5, 7.0).tolist() == pytest.approx([0.5, 0.5**4.5, 0.5**8])
-
-
-def test_n_step_returns_by_hand():
-    """Returns end with the episode, with the fragment or after n steps, and bootstrap unless terminated."""
-    # Rows 0 to 5: row 3 is an end row, row 4 starts the next episode, row 5 is the bootstrap row.
-    reward = tensor([0.0, 1.0, 2.0, 4.0, 0.0, 8.0]).unsqueeze(-1)
-    end, never = tensor([0, 0, 0, 1, 0, 0]).bool().unsqueeze(-1), torch.zeros(6, 1, dtype=torch.bool)
-    total, discount, after = n_step_returns(reward, never, end, n=2, gamma=0.5)
-    rows = [0, 1, 2, 4]  # row 3 has no action
-    assert total[rows, 0].tolist() == [1 + 0.5 * 2, 2 + 0.5 * 4, 4, 8]
-    assert discount[rows, 0].tolist() == [0.25, 0.25, 0.5, 0.5] and after[rows, 0].tolist() == [2, 3, 3, 5]
-    assert n_step_returns(reward, end, never, n=2, gamma=0.5)[1][rows, 0].tolist() == [0.25, 0, 0, 0.5]
