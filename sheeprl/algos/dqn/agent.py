@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from sheeprl.models.actions import Actions, action_mask
 from sheeprl.models.encoder import Encoder
 from sheeprl.models.mlp import mlp
 from sheeprl.models.noisy import NoisyMLP
+from sheeprl.models.recurrent import Recurrent
 
 
 class FractionEmbedding(nn.Module):
@@ -54,7 +55,8 @@ class QNetwork(nn.Module):
             all hidden layers but the last one.
         noisy_std: initial noise of noisy layers; None for layers without noise.
 
-    A head with quantile fractions gets them before the last hidden layer.
+    A head with quantile fractions gets them before the last hidden layer. A subclass may put a memory between the
+    encoder and the layers, see `build_memory`.
     """
 
     def __init__(
@@ -81,7 +83,8 @@ class QNetwork(nn.Module):
                 return mlp(inputs, hidden, outputs, layer_norm=args.layer_norm)
             return NoisyMLP(inputs, hidden, outputs, noisy_std)
 
-        inputs = self.encoder.size
+        self.memory = self.build_memory(self.encoder.size, args)
+        inputs = self.encoder.size if self.memory is None else self.memory.size
         self.shared = None
         if shared:
             self.shared = build(inputs, shared[:-1], shared[-1])
@@ -95,6 +98,10 @@ class QNetwork(nn.Module):
         self.noise_sizes = [network.noise_size if isinstance(network, NoisyMLP) else 0 for network in networks]
         self.noise_size = sum(self.noise_sizes)
         """Number of factors of the noise in all layers, 0 without noisy layers."""
+
+    def build_memory(self, inputs: int, args: Any) -> Recurrent | None:
+        """Return a recurrent cell for `inputs` features of the observation; None for a network without memory."""
+        return None
 
     def outputs(
         self, obs: Any, noise: Tensor | None = None, batch_dims: int = 1, fraction: Tensor | None = None
@@ -113,7 +120,10 @@ class QNetwork(nn.Module):
         return self.outputs_of(self.encoder.forward(obs, batch_dims), noise, fraction)
 
     def outputs_of(self, features: Tensor, noise: Tensor | None = None, fraction: Tensor | None = None) -> Tensor:
-        """Return the outputs `[*batch, actions, K]` of all actions for features `[*batch, features]`; see `outputs`."""
+        """Return the outputs `[*batch, actions, K]` of all actions for features `[*batch, features]`; see `outputs`.
+
+        Features are those of the encoder, or the outputs of the memory.
+        """
         shared, advantage, value = [None] * 3 if noise is None else noise.split_with_sizes(self.noise_sizes, -1)
         if self.shared is not None:
             features = _apply(self.shared, features, shared)
@@ -161,6 +171,11 @@ def permitted(obs: Any) -> Tensor | None:
     """
     mask = None if isinstance(obs, Tensor) else action_mask(obs)
     return None if mask is None else mask | ~mask.any(-1, keepdim=True)
+
+
+def mapped(obs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return observations with each tensor changed."""
+    return change(obs) if isinstance(obs, Tensor) else {name: mapped(part, change) for name, part in obs.items()}
 
 
 def of_action(output: Tensor, action: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from sheeprl.algos.base import Loss, OptimizerSpec, Phase, Step, TargetUpdate, Tensors
-from sheeprl.algos.dqn.agent import DQNAgent, QNetwork, of_action
+from sheeprl.algos.dqn.agent import DQNAgent, QNetwork, mapped, of_action
 from sheeprl.algos.dqn.args import DQNArgs
 from sheeprl.algos.dqn.heads import head_of
 from sheeprl.algos.dqn.loss import q_target
@@ -124,8 +124,3 @@ class DQN(QLearning[DQNArgs]):
             "discount": factor.flatten(),
         }
         return self.errors(policy, policy, batch, {})[1].view(shape)
-
-
-def mapped(obs: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return observations with each tensor changed."""
-    return change(obs) if isinstance(obs, Tensor) else {name: mapped(part, change) for name, part in obs.items()}
