@@ -182,7 +182,7 @@ class CheckpointScheduler:
             stats["counters"]["gradient_steps"] = snapshot.gradient_steps
             await self.store.finish(folder, stats, snapshot, player_states)
             self._completed = self.clock()
-            self._new_checkpoints.append(Path(folder).with_name(f"step_{stats['counters']['policy_steps']}"))
+            self._new_checkpoints.append(Path(folder).parent / f"step_{stats['counters']['policy_steps']}")
         except Exception as error:
             if folder:
                 self.store.abandon(folder)
