@@ -27,7 +27,7 @@ class R2D2Args(QArgs, OffPolicyArgs):
     max_grad_norm: Positive | None = Field(40.0, description="maximum global norm of the gradients; null for no limit")
     batch_size: Count = Field(64, description="sequences per batch of the whole trainer group")
     replay_ratio: NonNegative = Field(0.01, description="gradient steps per policy step, exact")
-    learning_starts: Natural = Field(10_000, description="policy steps with random actions before training starts")
+    learning_starts: Natural = Field(1000, description="policy steps with random actions before training starts")
     gamma: Fractional = Field(0.997, description="discount factor")
     n_step: Count = Field(5, description="steps of reward before the value of the next observation")
     sequence: Count = Field(80, description="rows of a training sequence, through which gradients flow back in time")
