@@ -100,6 +100,7 @@ class Player(PlayerInterface):
         self.steps = 0
         self.algorithm = build_algorithm(config.algo, spaces)
         self.policy = self.algorithm.build_agent().get_submodule("policy").eval()
+        self._is_prioritized = self.algorithm.data().prioritized is not None
         self.version = -1
         self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])
         self.process_generators = OwnGenerators(self._seeds(seeding.Role.PROCESS, 1)[0])
@@ -322,7 +323,9 @@ class Player(PlayerInterface):
 
     def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:
         """Step the environments `count` times; return `[count + 1, B, *]` rows, the last one for bootstrapping."""
-        rollout = RolloutWriter(self.spaces.observation, self._tail, count, self.progress)
+        per_player, players = envs.num_envs, self.config.num_players
+        place = (self.number * per_player, players * per_player)
+        rollout = RolloutWriter(self.spaces.observation, self._tail, count, self.progress, *place)
         act, policy, generator = self.algorithm.act, self.policy, self.generator
         for t in range(count):
             try:
@@ -347,7 +350,26 @@ class Player(PlayerInterface):
             if infos:
                 self._add_episode_numbers(t, infos)
         self._tail = rollout.bootstrap_row()
+        if self._is_prioritized:
+            self._add_initial_priority(rollout)
         return rollout.rows
+
+    def _add_initial_priority(self, rollout: RolloutWriter) -> None:
+        """Add the key `priority` to a fragment's rows, if the algorithm computes initial priorities.
+
+        Raises:
+            AlgorithmError: the algorithm raised, or returned a tensor of another shape than `[T, B]`.
+        """
+        name, expected = f"{type(self.algorithm).__name__}.initial_priority()", rollout.rows["action"][:-1].shape[:2]
+        try:
+            priority = self.algorithm.initial_priority(self.policy, rollout.tensors())
+        except Exception as error:
+            raise AlgorithmError(f"{name} raised {describe(error)}", traceback.format_exc()) from None
+        if priority is None:
+            return
+        if priority.shape != expected:
+            raise AlgorithmError(f"{name} returned a tensor of shape {list(priority.shape)}; return {list(expected)}")
+        rollout.add_priority(priority)
 
     @property
     def _act(self) -> str:
