@@ -137,7 +137,7 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         goes_on = (~rows["terminated"]).to(features.dtype) * args.gamma
         logit = agent.continuation(features).squeeze(-1)
         posterior, prior = observed.posterior, observed.prior
-        forward, backward = latents.kl(posterior.detach(), prior), latents.kl(posterior, prior.detach())
+        forward, backward = latents.divergences(posterior, prior)
         losses = {
             "Loss/reconstruction": reconstruction,
             "Loss/reward": agent.two_hot.loss(agent.reward(features), rows["reward"]),
@@ -148,8 +148,8 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         total = torch.stack(list(means.values())).sum()
         states = {
             "State/kl": forward,
-            "State/prior_entropy": latents.entropy(prior),
-            "State/post_entropy": latents.entropy(posterior),
+            "State/prior_entropy": latents.entropy(prior.detach()),
+            "State/post_entropy": latents.entropy(posterior.detach()),
         }
         metrics = means | {name: mean(values, weight) for name, values in states.items()}
         return total, {name: value.detach() for name, value in metrics.items()} | {
