@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from sheeprl.checkpoint.run_dir import (
     write_config,
 )
 from sheeprl.checkpoint.run_info import write_run_info
+from sheeprl.checkpoint.spaces_file import write_spaces
 from sheeprl.config.schema import Config
 from sheeprl.driver.control import Control
 from sheeprl.driver.workers import Workers
@@ -146,7 +147,7 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Train with a Ray actor for each worker."""
-    place = open_run_dir(config, startup, config.buffer.shards, _say)
+    place = replace(open_run_dir(config, startup, config.buffer.shards, _say), spaces=spaces)
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
         clear_other_layout(config, place)
         return _train_on_ray(config, spaces, place, control)
@@ -217,7 +218,7 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
             signal.signal(number, lambda number, frame: control.environments.make(PATIENCE[number]))
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
-    place = open_run_dir(config, startup, ranks, _say)
+    place = replace(open_run_dir(config, startup, ranks, _say), spaces=spaces)
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
         clear_other_layout(config, place)
         return _train_in_process(config, spaces, place, control)
@@ -331,6 +332,8 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         if start is not None:
             await _load(workers.replay, run.trainers, start)
         write_config(config, place.run_dir)
+        if place.spaces is not None:
+            write_spaces(place.spaces, place.run_dir)
         write_run_info(config, place.run_dir, run.counters.policy_steps if start else None)
     except BaseException:
         reporter.close()

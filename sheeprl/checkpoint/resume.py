@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.checkpoint import manifest
@@ -30,6 +30,9 @@ from sheeprl.metrics.counters import Counters
 from sheeprl.metrics.time_breakdown import StartupTimer
 from sheeprl.utils.errors import ConfigError, one_line, shell_command
 
+if TYPE_CHECKING:
+    from sheeprl.envs.transforms import Spaces
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -40,12 +43,14 @@ class RunDir:
         start: the checkpoint to resume from, None for a new run.
         shards: number of replay shards; in coupled mode one per rank.
         startup: timer of the start-up phases.
+        spaces: spaces of the agent; None on ranks that write no files.
     """
 
     run_dir: Path
     start: Start | None
     shards: int = 1
     startup: StartupTimer = field(default_factory=StartupTimer)
+    spaces: Spaces | None = None
 
 
 def open_run_dir(config: Config, startup: StartupTimer, shards: int, log: Callable[[str], None]) -> RunDir:

@@ -25,7 +25,7 @@ class QLearning(Algorithm[QArgsT]):
 
         A noisy network explores by new noise for every action, in place of ε.
         """
-        count = len(inputs.reward)
+        count = inputs.reward.shape[0]
         if mode == "random":
             return PolicyOutput(policy.actions.random(count, generator, mask=permitted(inputs.obs)))
         explores = mode == "explore"

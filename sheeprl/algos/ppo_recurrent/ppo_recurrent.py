@@ -33,7 +33,7 @@ class RecurrentPPO(PPO, Algorithm[RecurrentPPOArgs]):
         self, policy: RecurrentActor, inputs: PolicyInput, rnn_state: Tensors
     ) -> tuple[Tensor, Tensors, Tensors]:
         """Take one step of the memory. Return the policy's output, and the state before and after the row."""
-        before = policy.state(rnn_state, len(inputs.is_first))
+        before = policy.state(rnn_state, inputs.is_first.shape[0])
         features = policy.features(inputs.obs).unsqueeze(0)
         outputs, after = policy.unroll(features, before, inputs.is_first.unsqueeze(0))
         return policy.head(outputs.squeeze(0), inputs.obs), before, after
