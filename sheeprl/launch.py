@@ -42,6 +42,7 @@ from sheeprl.utils.gc_control import importing
 from sheeprl.utils.installation import environment_warnings
 from sheeprl.utils.output import lasting_output
 from sheeprl.utils.process import Interrupted, StopSignals, ending_with_parent, exclusive, run_in_loop
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from sheeprl.driver.replay import ReplayClient
     from sheeprl.driver.trainers import LearnerGroup
     from sheeprl.envs.transforms import Spaces
-    from sheeprl.metrics.reporter import FileReporter
+    from sheeprl.metrics.reporter import FileReporter, Reporter
     from sheeprl.run import Run
 
 PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0, signal.SIGHUP: 2.0}
@@ -162,6 +163,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     environment.configure(config)
     with importing():
         from sheeprl.actors.ray import cluster  # slow to import, so only after all checks
+        from sheeprl.metrics.publisher import RunPublisher
 
     place.startup.done("imports")
     if config.log.level in ("debug", "info"):
@@ -179,6 +181,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
         fleet = cluster.Fleet(config, spaces, video_folder(config, place.run_dir), replay_folder(config, place.run_dir))
+        publisher = RunPublisher(config, place.run_dir)
         workers = Workers(
             fleet.make_player,
             _shards(config, fleet.shards, fleet.make_shard),
@@ -186,6 +189,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             fleet.make_trainers,
             fleet.players_leaving,
             fleet.make_evaluator,
+            publisher.observe,
         )
 
         async def main() -> Result:
@@ -197,10 +201,12 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             return await _run_driver(config, workers, place, control)
 
         try:
+            publisher.start()
             return run_in_loop(main)
         except cluster.ClusterError as error:
             raise RunFailedError(str(error)) from error
         finally:
+            publisher.close()
             if not connected:  # on disconnecting, Ray ends the run's actors
                 fleet.close()
     finally:
@@ -243,6 +249,8 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
     if learner.compiled is not None:
         learner.compiled.while_compiling = control.signals.raising  # compiling takes too long to wait for
+        if fabric.global_rank == 0:
+            learner.compiled.on_compile = lambda text: control.report(text)
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
         folder = replay_folder(config, run_dir)
@@ -322,7 +330,8 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
     from sheeprl.checkpoint.writer import CheckpointWriter
 
     start = place.start
-    reporter = _open_reporter(config, place)
+    reporter = workers.observe(_open_reporter(config, place))
+    control.report = reporter.message
     store = CheckpointWriter(
         place.run_dir, config, place.shards, on_problem=lambda text: reporter.message(text, "error")
     )
@@ -405,7 +414,7 @@ def _make_run(
     config: Config,
     workers: Workers,
     place: RunDir,
-    reporter: FileReporter,
+    reporter: Reporter,
     store: CheckpointWriter,
     callbacks: Callbacks,
 ) -> Run:
@@ -515,7 +524,8 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     if policy_steps >= total:
         more = shell_command("resume", place.run_dir, f"run.total_steps={policy_steps + total}")
         reporter.message(
-            f"run.total_steps={total} is already reached by {policy_steps} policy steps; to train on: {more}",
+            f"run.total_steps={total} is already reached by {counted(policy_steps, 'policy step')}; to train "
+            f"on: {more}",
             "warning",
         )
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))

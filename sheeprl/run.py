@@ -245,6 +245,7 @@ class Run:
                 players_alive=len(self.players.handles),
                 players=self.config.num_players,
                 hint=in_short(self.breakdown, self.config),
+                checkpoint_age=self.checkpointing.age,
             )
         )
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sheeprl.algos import registry
+from sheeprl.cli.names import shipped_files
+from sheeprl.config import peer_algorithms
 from sheeprl.config.peer_names import LIBRARIES, PEERS, Use
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "migration.md"
@@ -38,13 +41,24 @@ Commands correspond as follows:
 | `Algorithm.restore(path)`, `checkpoint.resume_from=…` | `sheeprl resume RUN` |
 | `--env-kwargs sutton_barto_reward:True` | `--kwargs "{sutton_barto_reward: true}"` |
 
-`python -m tools.migration` generates this page from `sheeprl/config/peer_names.py`.
+The mean return in the log is that of the last 100 episodes, like the running mean `rollout/ep_rew_mean` of
+Stable-Baselines3. In the metrics, `Rewards/rew_avg` is the mean of only the episodes that ended since the last line.
+
+`python -m tools.migration` generates this page from `sheeprl/config/peer_names.py` and
+`sheeprl/config/peer_algorithms.py`.
 """
 
 
 def page() -> str:
     """Return the page."""
-    return "\n".join([HEAD, *(table(library) for library in LIBRARIES)])
+    return "\n".join([HEAD, algorithms(), *(table(library) for library in LIBRARIES)])
+
+
+def algorithms() -> str:
+    """Return the table of algorithms."""
+    uses = peer_algorithms.known_uses([*shipped_files(), *registry.registered()])
+    rows = [f"| {_code(peer_algorithms.names_of(use))} | `sheeprl train {use}` |" for use in uses]
+    return "\n".join(["## Algorithms", "", "| there | here |", "|---|---|", *rows, ""])
 
 
 def table(library: str) -> str:

@@ -15,6 +15,7 @@ from sheeprl.envs.snapshot import SnapshotEnv
 from sheeprl.envs.timeout import StepWatch
 from sheeprl.envs.wrappers.episode_statistics import running_return
 from sheeprl.utils import seeding
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.algos.base import Algorithm, Mode
@@ -42,8 +43,8 @@ def describe_cut(evaluation: Evaluation) -> str:
         return ""
     most = max(evaluation.lengths)
     return (
-        f"{evaluation.cut} of {len(evaluation.returns)} evaluation episodes didn't end within {most} steps and were "
-        f"cut (eval.step_limit={most})"
+        f"{evaluation.cut} of {counted(len(evaluation.returns), 'evaluation episode')} didn't end within "
+        f"{counted(most, 'step')} and were cut (eval.step_limit={most})"
     )
 
 

@@ -41,6 +41,7 @@ from sheeprl.envs.timeout import StepTimeoutError, StepWatch, StoppedError, Stop
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization
 from sheeprl.utils.errors import AlgorithmError, describe
+from sheeprl.utils.text import counted
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -253,7 +254,9 @@ class Player(PlayerInterface):
                 return False
             if (there := len(playing["episode_return"])) != self.config.env.num_envs:
                 num_envs = self.config.env.num_envs
-                raise ValueError(f"env.num_envs={num_envs} but the saved player state has {there} environments")
+                raise ValueError(
+                    f"env.num_envs={num_envs} but the saved player state has {counted(there, 'environment')}"
+                )
             with self.watch.watching(), self.process_generators.in_use():
                 self._envs = self._guard("reset", self._start)
             self._restore_episodes(self._envs, playing)
@@ -368,7 +371,8 @@ class Player(PlayerInterface):
             expected = [envs.num_envs, *(space.shape or () if name == "action" else found[1:])]
             if found != expected:
                 raise AlgorithmError(
-                    f"{self._act} returned {name} of shape {found}; return {expected}, for {envs.num_envs} environments"
+                    f"{self._act} returned {name} of shape {found}; return {expected}, for "
+                    f"{counted(envs.num_envs, 'environment')}"
                     + (f" with the actions {space}" if name == "action" else "")
                 )
 

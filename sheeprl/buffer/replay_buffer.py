@@ -26,6 +26,7 @@ from sheeprl.buffer.samplers import Transitions
 from sheeprl.buffer.saving import Saver
 from sheeprl.buffer.storage import Extension, NotEnoughDataError, Rows, Storage
 from sheeprl.buffer.streams import Slots, StreamKey
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -302,7 +303,8 @@ class ReplayBuffer:
         available = self.available
         if 0 < available < batch_size and not self._sampler.takes_all:
             raise NotEnoughDataError(
-                f"batch_size={batch_size} but the buffer holds only {available} samples; add more or reduce batch_size"
+                f"batch_size={batch_size} but the buffer holds only {counted(available, 'sample')}; "
+                "add more or reduce batch_size"
             )
         rows = self.draw(batch_size, n_batches, progress)
         normalize_importance(rows)

@@ -29,6 +29,7 @@ from sheeprl.driver.players import PlayerState
 from sheeprl.metrics.counters import Counters
 from sheeprl.metrics.time_breakdown import StartupTimer
 from sheeprl.utils.errors import ConfigError, one_line, shell_command
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.envs.transforms import Spaces
@@ -105,8 +106,8 @@ def clear_other_layout(config: Config, place: RunDir) -> None:
     if place.start.buffer is None:
         raise ConfigError(
             [
-                f"buffer: {folder} has {len(found)} shards of {max(found.values())} rows, but no checkpoint has them; "
-                "resume with the same number and size of shards"
+                f"buffer: {folder} has {counted(len(found), 'shard')} of {counted(max(found.values()), 'row')}, "
+                "but no checkpoint has them; resume with the same number and size of shards"
             ]
         )
     shutil.rmtree(folder)

@@ -5,6 +5,7 @@ This module imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import time
@@ -23,6 +24,8 @@ from sheeprl.utils.errors import ConfigError
 
 LAST = "@last"
 LOGS_DEPTH = 4  # folders below logs that are searched: algorithm, environment, run
+LIKE_LAST = ("last", "latest", "newest", "lst")
+SIMILAR = 0.85  # least similarity of a suggested run, from 0 to 1
 LAST_BYTES = 2**16  # enough for the last line of a run's metrics
 OTHER_DEPTH = 2  # folders below the working folder that are searched for runs with run.dir
 
@@ -154,7 +157,7 @@ def resolve_run(name: str) -> str:
     `@last` may be followed by a path in the run's folder, as in `@last/checkpoints/step_1000`.
 
     Raises:
-        ConfigError: there is no run, or several runs have the prefix.
+        ConfigError: there is no run, several runs have the prefix, or the name resembles that of a run.
     """
     if name != LAST and not name.startswith(f"{LAST}/"):
         return _by_prefix(name)
@@ -184,7 +187,19 @@ def _by_prefix(name: str) -> str:
     if len(matches) > 1:
         several = ", ".join(run.name for run in matches[:5]) + (", …" if len(matches) > 5 else "")
         raise ConfigError([f"{name}: {len(matches)} runs start so ({several}); use a longer prefix or @last"])
-    return matches[0].path if matches else name
+    if matches:
+        return matches[0].path
+    if likely := _likely(name.rstrip("/")):
+        raise ConfigError([f"{name}: no such folder or run; did you mean {likely}? (list: sheeprl ls)"])
+    return name
+
+
+def _likely(name: str) -> str:
+    """Return the run, or `@last`, that a name without a run probably means; "" if there is none."""
+    if name.startswith("@") or name in LIKE_LAST:
+        return LAST
+    names = [word for run in find_runs() for word in (run.folder.name, run.name)]
+    return next(iter(difflib.get_close_matches(name, names, 1, SIMILAR)), "")
 
 
 def last_event(run_dir: Path) -> dict[str, Any]:

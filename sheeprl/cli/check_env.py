@@ -26,6 +26,7 @@ from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Tree
 from sheeprl.envs.config import EnvConfig
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.envs.inspection import Inspection
@@ -237,10 +238,10 @@ def _episodes_text(found: Inspection) -> str:
     episodes = found.episodes
     if not episodes.returns:
         limit = f"; the time limit is {found.max_episode_steps:,}" if found.max_episode_steps else ""
-        return f"no episode ended in {episodes.steps:,} steps{limit}"
+        return f"no episode ended in {counted(episodes.steps, 'step')}{limit}"
     count = len(episodes.returns)
     returns = _spread(episodes.returns) if episodes.found_reward else "0 (no reward was found)"
-    return f"{count:,} episode{'s' * (count > 1)}, return {returns}, length {_spread(episodes.lengths)}"
+    return f"{counted(count, 'episode')}, return {returns}, length {_spread(episodes.lengths)}"
 
 
 def _spread(values: Sequence[float]) -> str:

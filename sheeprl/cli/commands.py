@@ -21,6 +21,7 @@ from sheeprl.cli.report import FAILED, first_line, print_error
 from sheeprl.config.loading import get_value, shipped_folder
 from sheeprl.config.schema import EvalConfig
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.text import counted
 from sheeprl.version import __version__
 
 EPISODES: int = EvalConfig.model_fields["episodes"].default
@@ -99,10 +100,10 @@ def evaluate(
         if as_json:
             text = json.dumps(asdict(result))
         else:
-            episodes_played = f"{len(result.returns)} episode{'s' if len(result.returns) > 1 else ''}"
             text = (
-                f"return {result.mean_return:.2f} ± {result.std_return:.2f} over {episodes_played}, "
-                f"after {result.policy_steps} policy steps"
+                f"return {result.mean_return:.2f} ± {result.std_return:.2f} over "
+                f"{counted(len(result.returns), 'episode')}, "
+                f"after {counted(result.policy_steps, 'policy step')}"
             )
         typer.echo(text, stdout)
 
@@ -157,7 +158,8 @@ def replay(
         print_error(f"re-execution differs: {replayed.difference}")
         raise typer.Exit(FAILED)
     typer.echo(
-        f"re-execution is identical: {replayed.fragments:,} fragments, {replayed.gradient_steps:,} gradient steps, "
+        f"re-execution is identical: {counted(replayed.fragments, 'fragment')}, "
+        f"{counted(replayed.gradient_steps, 'gradient step')}, "
         f"final parameters {replayed.parameters}"
     )
 

@@ -12,7 +12,7 @@ from sheeprl.cli import help as help_texts
 from sheeprl.cli import training
 from sheeprl.cli.check_env import check_env
 from sheeprl.cli.completion import flags_for, words_to_complete
-from sheeprl.cli.names import is_algorithm, shipped_files
+from sheeprl.cli.names import is_algorithm, peer_use, shipped_files
 from sheeprl.cli.report import report
 from sheeprl.cli.training import Session
 from sheeprl.cli.words import ENV_ID, take_switch
@@ -35,7 +35,7 @@ PROGRAM_FLAGS = (*HELP_FLAGS, "-V", "--version", "--sheeprl_help", "--install-co
 OTHER_WORDS = {
     "list": "use sheeprl ls for runs, sheeprl algos or sheeprl configs",
     "runs": "use sheeprl ls",
-    "status": "use sheeprl ls",
+    "ps": "use sheeprl status for the runs of a cluster, or sheeprl ls",
     **dict.fromkeys(("play", "render", "watch"), "use sheeprl enjoy RUN, or sheeprl eval RUN --video"),
     **dict.fromkeys(("evaluate", "test"), "use sheeprl eval RUN"),
     **dict.fromkeys(("learn", "fit", "start"), "use sheeprl train NAME"),
@@ -183,6 +183,8 @@ def _check_command(command: str | None) -> None:
         reason = f"; use sheeprl train {command}"
     elif re.fullmatch(ENV_ID, command):
         reason = f"; use sheeprl train ppo --env {command}"
+    elif use := peer_use(command):
+        reason = f"; use sheeprl train {use}"
     elif command in OTHER_WORDS:
         reason = f"; {OTHER_WORDS[command]}"
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sheeprl.algos import registry
 from sheeprl.cli.words import ENV_ID
+from sheeprl.config import peer_algorithms
 from sheeprl.config.loading import find_config, get_value, read_tree, shipped_folder
 from sheeprl.config.schema import Tree
 from sheeprl.config.suggestions import nearest
@@ -66,6 +67,11 @@ def is_algorithm(name: str) -> bool:
     return name in registry.registered() or bool(re.fullmatch(r"[\w.]+:\w+", name))
 
 
+def peer_use(name: str) -> str | None:
+    """Return the words after `sheeprl train` for the name of an algorithm in another library, None for other names."""
+    return peer_algorithms.find(name, [*shipped_files(), *registry.registered()])
+
+
 def is_name(word: str) -> bool:
     """Return whether a word names a configuration or an algorithm."""
     return Path(word).is_file() or word in shipped_files() or is_algorithm(word)
@@ -117,6 +123,8 @@ def _unknown(name: str) -> str:
     algorithms = list(registry.registered())
     if re.fullmatch(ENV_ID, name):
         return f"{name}: is an environment, not a configuration or an algorithm; use sheeprl train ppo --env {name}"
+    if not Path(name).is_dir() and (use := peer_use(name)):
+        return f"{name}: isn't a file, a shipped configuration or an algorithm; use sheeprl train {use}"
     try:
         find_config(name)
     except ConfigError as error:

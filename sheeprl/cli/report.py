@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import traceback
 from typing import Any
@@ -28,6 +29,24 @@ Exit codes:
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 """Base class of typer's errors of usage; depending on typer's version, a class of click or of typer."""
+
+
+EVAL_WORDS = {
+    **dict.fromkeys(("deterministic", "greedy"), "an evaluation is deterministic; eval.explore=true makes it explore"),
+    **dict.fromkeys(("stochastic", "sample", "no_deterministic"), "use eval.explore=true"),
+    **dict.fromkeys(("n_eval_episodes", "n_episodes", "num_episodes", "eval_episodes"), "use --episodes"),
+    **dict.fromkeys(("render", "render_mode", "record", "record_video", "capture_video", "save_video"), "use --video"),
+    **dict.fromkeys(("no_render", "no_video"), "an evaluation renders only with --video; leave it out"),
+    **dict.fromkeys(("max_steps", "n_timesteps", "max_episode_length"), "use --step-limit"),
+    **dict.fromkeys(
+        ("checkpoint", "checkpoint_path", "ckpt", "load_checkpoint", "model", "model_path", "path", "folder", "run"),
+        "name the run or the checkpoint without a flag, as in sheeprl eval @last",
+    ),
+    **dict.fromkeys(("load_best", "best"), "use sheeprl eval RUN/checkpoints/NAME; checkpoint.keep_best keeps these"),
+    **dict.fromkeys(("algo", "config"), "the checkpoint contains its algorithm and its configuration; leave it out"),
+    **dict.fromkeys(("device", "cuda", "accelerator", "gpu"), "an evaluation runs on the CPU; leave it out"),
+}
+"""Options with which other programs evaluate, and what to do instead."""
 
 
 def report(error: BaseException, with_traceback: bool = False) -> int:
@@ -75,24 +94,35 @@ def usage_mistake(error: Any) -> str:
         return f"{parameter.metavar or parameter.name}: is missing; {usage}"
     if kind == "NoSuchOption":
         known = [name.lstrip("-") for name in error.possibilities or ()]
-        hint = nearest(error.option_name.lstrip("-"), known, "--") or _setting_hint(error.option_name, command)
+        hint = nearest(error.option_name.lstrip("-"), known, "--") or _eval_hint(error.option_name, command)
         return f"{error.option_name}: unknown flag{hint} (list: {command} -h)"
     if kind == "BadOptionUsage":
         return f"{error.option_name}: needs a value"
     if kind == "BadParameter" and parameter is not None:
-        reason = "must be a whole number" if "integer" in error.message else error.message
-        return f"{parameter.opts[0]}: {reason}"
+        if "integer" not in error.message:
+            return f"{parameter.opts[0]}: {error.message}"
+        # Old versions of typer quote the value; newer ones raise from an error of pydantic, which contains it.
+        quoted = re.search(r"^'(.*)'|input_value='(.*)', input_type", f"{error.message} {error.__cause__}")
+        value = f"={quoted[1] or quoted[2]}" if quoted else ""
+        return f"{parameter.opts[0]}{value}: must be a whole number"
     if "extra argument" in error.message:
         words = error.message.partition("(")[2].partition(")")[2].strip(" ()")
         return f"{words}: unexpected; {usage}"
     return str(error.format_message())
 
 
-def _setting_hint(option: str, command: str) -> str:
-    """Return how `eval` sets a setting of the environment, "" for other options and commands."""
-    flag, _ = Flags(AlgoArgs).find(option.lstrip("-"))
-    if flag is None or flag.section != "env" or not command.endswith(" eval"):
+def _eval_hint(option: str, command: str) -> str:
+    """Return what `eval` has for a setting or for another program's option, "" for other options and commands."""
+    if not command.endswith(" eval"):
         return ""
-    from sheeprl.evaluate import SETTINGS
+    name = option.lstrip("-").replace("-", "_")
+    if (use := EVAL_WORDS.get(name)) is not None:
+        return f"; {use}"
+    flag, _ = Flags(AlgoArgs).find(name)
+    if flag is None:
+        return ""
+    from sheeprl.evaluate import OPTIONS, SETTINGS
 
+    if flag.key in OPTIONS:
+        return f"; use {OPTIONS[flag.key]}"
     return f"; use {flag.key}=VALUE" if flag.key in SETTINGS else f"; an evaluation takes {', '.join(SETTINGS)}"

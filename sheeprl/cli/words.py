@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,14 +103,15 @@ class _Reader:
     def __init__(self, words: Sequence[str], flags: Flags, listing: str) -> None:
         """Store the arguments."""
         self.words, self.flags, self.listing = words, flags, listing
-        self.position = 0
+        self.begin = self.position = 0
         self.result = Words()
-        self.spellings: dict[str, str] = {}
+        self.typed: dict[str, tuple[str, str]] = {}
+        """The name and the words, as typed, of each setting so far."""
 
     def read(self) -> Words:
         """Return all settings and mistakes."""
         while self.position < len(self.words):
-            word = self.words[self.position]
+            word, self.begin = self.words[self.position], self.position
             self.position += 1
             try:
                 self._read(word)
@@ -129,7 +131,7 @@ class _Reader:
         elif equals and re.fullmatch(rf"[+~]+{KEY}", name):
             raise ConfigError([f"{word!r}: isn't a setting; use {word.lstrip('+~')}"])
         elif re.fullmatch(ENV_ID, word):
-            if "env.id" not in self.spellings:  # one message suffices
+            if "env.id" not in self.typed:  # one message suffices
                 self.result.given.append(Given("env.id", word, word))
             raise ConfigError([f"{word!r}: not a flag; did you mean --env {word}?"])
         elif equals or "." in word:
@@ -147,14 +149,14 @@ class _Reader:
         if negated:
             if text is not None:
                 raise ConfigError([f"{spelled}={text}: takes no value; use --{flag.name}={text}"])
-            return self._set(flag.key, False, spelled, flag)
+            return self._set(flag.key, False, spelled)
         if text is None and self._next_is_value(unless_setting=flag.is_switch):
             text = self.words[self.position]
             self.position += 1
         if text is not None:
-            return self._set(flag.key, _value(flag, text, f"--{flag.name}"), spelled, flag)
+            return self._set(flag.key, _value(flag, text, f"--{flag.name}"), spelled)
         if flag.is_switch:
-            return self._set(flag.key, True, spelled, flag)
+            return self._set(flag.key, True, spelled)
         raise ConfigError([f"{spelled}: needs a value, as in {spelled} {example(flag)}"])
 
     def _next_is_value(self, unless_setting: bool = True) -> bool:
@@ -164,11 +166,12 @@ class _Reader:
         word = self.words[self.position]
         return not word.startswith("--") and not (unless_setting and re.match(KEY + "=", word))
 
-    def _set(self, key: str, value: Any, spelled: str, flag: Flag | None = None) -> None:
+    def _set(self, key: str, value: Any, spelled: str) -> None:
         """Note a setting; the last value wins, if the name is the same."""
-        if self.spellings.setdefault(key, spelled) != spelled:
-            shown = f"--{flag.name}" if flag else key
-            raise ConfigError([f"{shown}: set twice, under two names"])
+        typed = shlex.join(self.words[self.begin : self.position])
+        before, first = self.typed.setdefault(key, (spelled, typed))
+        if before != spelled:
+            raise ConfigError([f"{first} and {typed}: set {key} twice; leave one of them out"])
         self.result.given.append(Given(key, value, spelled))
 
 
@@ -247,10 +250,15 @@ def take_value(words: list[str], name: str) -> str | None:
     while (position := next((place for place, word in enumerate(words) if _is_option(word, name)), None)) is not None:
         _, equals, value = words.pop(position).partition("=")
         if not equals:
-            if position == len(words) or words[position].startswith("-"):
+            if position == len(words) or _is_flag(words[position]):
                 raise ConfigError([f"--{name}: needs a value"])
             value = words.pop(position)
     return value
+
+
+def _is_flag(word: str) -> bool:
+    """Return whether a word is a flag, not a value such as -1."""
+    return word.startswith("-") and not re.fullmatch(r"-(\.?\d.*|inf|nan)", word)
 
 
 def _is_option(word: str, name: str) -> bool:

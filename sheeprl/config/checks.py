@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from sheeprl.algos.args import AlgoArgs, OffPolicy, OnPolicy
 from sheeprl.config.defaults import DEFAULT_REPLAY, fill_in, has_compiler
+from sheeprl.config.effects import without_effect
 from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Config
 from sheeprl.config.suggestions import describe_error
@@ -22,6 +23,7 @@ from sheeprl.envs.transforms import Spaces
 from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, short_repr
 from sheeprl.utils.installation import install_command
+from sheeprl.utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     config, mistakes = inspect(tree)
     if config is None or any(mistake.startswith("env.kwargs") for mistake in mistakes):
         raise ConfigError([*mistakes, *_env_mistakes_of(tree)])
-    config = fill_in(config)
+    given, config = config, fill_in(config)
     warnings: list[str] = []
     spaces, env_mistakes = probe_env(config.env, warnings)
     if spaces is not None and not config.algo.data().is_off_policy:
@@ -54,7 +56,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
-    return Resolved(config, spaces, (*warnings, *_untrained(config)))
+    return Resolved(config, spaces, (*warnings, *_untrained(config), *without_effect(given, config, spaces)))
 
 
 def _untrained(config: Config) -> Iterator[str]:
@@ -435,6 +437,6 @@ def too_few_gpus(config: Config, found: int) -> str:
         advice.insert(0, f"trainer.devices={found}")
     if not config.is_coupled:
         advice.append("join a cluster with ray.address")
-    has = f"{found or 'no'} {kind} GPU{'s' * (found != 1)}"
+    has = counted(found, f"{kind} GPU") if found else f"no {kind} GPUs"
     cause = f"trainer.devices={trainer.devices}" if found else f"trainer.accelerator={trainer.accelerator}"
     return f"{cause}: this machine has {has}; use {' or '.join(advice)}"

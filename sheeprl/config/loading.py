@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from sheeprl.algos import registry
 from sheeprl.algos.args import AlgoArgs
+from sheeprl.config import peer_algorithms
 from sheeprl.config.schema import Config, Tree, config_class
 from sheeprl.config.suggestions import describe_error, nearest, shown
 from sheeprl.config.yaml_io import parse_yaml
@@ -39,6 +40,8 @@ def find_config(name: str) -> Path:
     if name in shipped:
         return shipped[name]
     kind = "is a folder, not a file" if path.is_dir() else "isn't a file"
+    if use := peer_algorithms.find(name, [*shipped, *registry.registered()]):
+        raise ConfigError([f"{name}: {kind} or a shipped configuration; use sheeprl train {use}"])
     hint = nearest(path.stem, shipped)
     raise ConfigError([f"{name}: {kind} or a shipped configuration ({', '.join(shipped)}){hint}"])
 
@@ -170,6 +173,8 @@ def _args_of(tree: Tree) -> tuple[type[AlgoArgs] | None, list[str]]:
         return registry.args_class(name), []
     except registry.UnknownAlgorithmError as error:
         known = registry.registered()
+        if use := peer_algorithms.find(name, known):
+            return None, [f"algo.name={name}: {error}; use algo.name={use}"]
         return None, [f"algo.name={name}: {error}; use one of {', '.join(known)}{nearest(name, known)}"]
 
 

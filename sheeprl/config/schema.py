@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.config.yaml_io import Dumper, Loader
 from sheeprl.envs.config import EnvConfig
-from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Positive, Section
+from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Positive, Section, needs
 
 Tree = dict[str, Any]
 
@@ -74,8 +74,8 @@ class RunConfig(Section):
     )
     max_staleness: Natural | None = Field(
         None,
-        description="policy versions by which collection may lag behind training; default 1 off-policy and decoupled, "
-        "else 0",
+        description="policy versions by which collection may lag behind training; default 1 if decoupled and the "
+        "algorithm tolerates it (off-policy, or with V-trace), else 0",
     )
     resume: bool = Field(False, description="resume from the newest checkpoint in run.dir, if there is one")
     until: dict[str, float] = Field(
@@ -109,10 +109,12 @@ class PlayersConfig(Section):
     """Players: the actors that collect experience."""
 
     num: Count | None = Field(None, description="number of players; default 1, or one per rank in coupled mode")
-    cpus: Positive = Field(1.0, description="Ray CPUs per player")
-    gpus: NonNegative = Field(0.0, description="Ray GPUs per player")
+    cpus: Positive = Field(1.0, description="Ray CPUs per player", json_schema_extra=needs("decoupled"))
+    gpus: NonNegative = Field(0.0, description="Ray GPUs per player", json_schema_extra=needs("decoupled"))
     spares: Natural = Field(
-        1, description="standby processes to replace lost players; started after the first loss, if resources allow"
+        1,
+        description="standby processes to replace lost players; started after the first loss, if resources allow",
+        json_schema_extra=needs("decoupled", "ray.max_failures"),
     )
     fragment_rows: Count | None = Field(
         None, description="rows per environment and fragment; default: the rollout on-policy, 16 off-policy"
@@ -127,7 +129,7 @@ class BufferConfig(Section):
 
     size: Count | None = Field(None, description="capacity in rows; default: one rollout on-policy, 1000000 off-policy")
     shards: Count = Field(1, description="replay shards, one actor each; off-policy and decoupled only")
-    checkpoint: bool = Field(True, description="save the replay in checkpoints")
+    checkpoint: bool = Field(True, description="save the replay in checkpoints", json_schema_extra=needs("off-policy"))
     memmap: bool = Field(False, description="store the replay in memory-mapped files; it may exceed the memory")
     dir: str | None = Field(None, description="folder of the memory-mapped files; default: buffer, in the run folder")
     online_fraction: Fractional = Field(
@@ -141,10 +143,14 @@ class BufferConfig(Section):
 class TrainerConfig(Section):
     """Trainer group: the Fabric ranks that train the agent."""
 
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="accelerator of Fabric")
-    devices: Count = Field(1, description="devices per node, one rank each")
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="accelerator of Fabric", json_schema_extra=needs("own ranks")
+    )
+    devices: Count = Field(1, description="devices per node, one rank each", json_schema_extra=needs("own ranks"))
     num_nodes: Count = Field(1, description="number of nodes")
-    strategy: Literal["auto", "ddp"] = Field("auto", description="strategy of Fabric")
+    strategy: Literal["auto", "ddp"] = Field(
+        "auto", description="strategy of Fabric", json_schema_extra=needs("own ranks", "several ranks")
+    )
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="precision of Fabric")
     compile: bool | Literal["auto"] = Field(
         "auto",
@@ -156,7 +162,9 @@ class TrainerConfig(Section):
         description="CPU threads per rank; default: 1 for small networks, else all cores but one, divided among the "
         "ranks",
     )
-    prefetch: Natural = Field(1, description="chunks of batches to request ahead, within a round")
+    prefetch: Natural = Field(
+        1, description="chunks of batches to request ahead, within a round", json_schema_extra=needs("off-policy")
+    )
 
     @property
     def ranks(self) -> int:
@@ -195,6 +203,7 @@ class CheckpointConfig(Section):
     snapshot_every: Count = Field(
         1000,
         description="policy steps between in-memory snapshots, from which a lost trainer group resumes",
+        json_schema_extra=needs("decoupled", "ray.max_failures"),
     )
 
     @property
@@ -206,15 +215,24 @@ class CheckpointConfig(Section):
 class EvalConfig(Section):
     """Evaluation of the policy on environments besides those of training."""
 
-    every: Count | None = Field(None, description="policy steps between evaluations; default only at the end")
+    every: Count | None = Field(
+        None,
+        description="policy steps between evaluations; default only at the end",
+        json_schema_extra=needs("eval.episodes", "before the end"),
+    )
     episodes: Natural = Field(10, description="episodes per evaluation; 0 disables evaluation")
     step_limit: Count | None = Field(
-        100_000, description="steps after which an evaluation episode is cut, with a warning; null for no limit"
+        100_000,
+        description="steps after which an evaluation episode is cut, with a warning; null for no limit",
+        json_schema_extra=needs("eval.episodes"),
     )
-    explore: bool = Field(False, description="act with the exploration noise of training")
+    explore: bool = Field(
+        False, description="act with the exploration noise of training", json_schema_extra=needs("eval.episodes")
+    )
     env: dict[str, Any] = Field(
         default_factory=dict,
         description="settings of env that evaluations change, as in {kwargs: {difficulty: hard}}",
+        json_schema_extra=needs("eval.episodes"),
     )
 
 
@@ -235,12 +253,20 @@ class LogConfig(Section):
 class RayConfig(Section):
     """Ray cluster and failures."""
 
-    address: str | None = Field(None, description="address of the cluster to join; default RAY_ADDRESS, else start Ray")
-    wait_timeout: Positive = Field(600.0, description="seconds to wait for enough cluster resources")
+    address: str | None = Field(
+        None,
+        description="address of the cluster to join; default RAY_ADDRESS, else start Ray",
+        json_schema_extra=needs("decoupled"),
+    )
+    wait_timeout: Positive = Field(
+        600.0, description="seconds to wait for enough cluster resources", json_schema_extra=needs("decoupled")
+    )
     max_failures: Natural = Field(
         3, description="tolerated failures of one player, one shard or the trainer group within failure_window"
     )
-    failure_window: Positive = Field(600.0, description="seconds for which a failure counts")
+    failure_window: Positive = Field(
+        600.0, description="seconds for which a failure counts", json_schema_extra=needs("ray.max_failures")
+    )
 
 
 class Config(Section):

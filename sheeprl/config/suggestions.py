@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import reprlib
@@ -10,6 +11,7 @@ from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
+from pydantic import ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from sheeprl.algos import registry
@@ -196,7 +198,29 @@ def _describe_value(key: str, detail: Mapping[str, Any], model: type[Config]) ->
         message = limit or detail["msg"].removeprefix("Value error, ")
         if kind == "value_error" and isinstance(given, Mapping) and key in model.model_fields:
             return _of_section(key, message, model)
-    return f"{key}={shown(given)}: {message}"
+    example = _as_list(given, dict(leaves(model)).get(key)) if kind == "tuple_type" else ""
+    return f"{key}={shown(given)}: {message}" + (f"; use {example}" if example else "")
+
+
+def _as_list(given: Any, field: FieldInfo | None) -> str:
+    """Return a list that a setting accepts: of the parts of a value, of the value itself, or its default; "" if none.
+
+    Args:
+        given: the value.
+        field: the setting; None for one that the model doesn't know.
+    """
+    if field is None:
+        return ""
+    default = field.get_default(call_default_factory=True) if not field.is_required() else None
+    words = re.findall(r"[^\s,;()]+", given) if isinstance(given, str) else []
+    parts = [int(word) if word.isdecimal() else word for word in words]
+    fields: dict[str, Any] = {"setting": (field.annotation, field)}
+    section = create_model("Section", __base__=Section, **fields)
+    for value in (parts, [given], [*default] if default else []):
+        with contextlib.suppress(ValidationError):
+            if value and (accepted := section.model_validate({"setting": value}).model_dump()["setting"]):
+                return shown([*accepted])
+    return ""
 
 
 def _of_section(section: str, message: str, model: type[Config]) -> str:

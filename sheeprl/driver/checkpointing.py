@@ -87,6 +87,7 @@ class CheckpointScheduler:
         self.from_round: int | None = None
         self.began = clock() - stats.counters.wall_time
         self._next = clock() + (seconds or 0.0)
+        self._completed: float | None = None  # time of the newest checkpoint
         self._writing: asyncio.Task[None] | None = None
         self._new_checkpoints: list[Path] = []
 
@@ -94,6 +95,11 @@ class CheckpointScheduler:
         """Return the checkpoints that were completed since the last call."""
         taken, self._new_checkpoints = self._new_checkpoints, []
         return taken
+
+    @property
+    def age(self) -> float | None:
+        """Return the seconds since the newest checkpoint of this process, None before the first one."""
+        return None if self._completed is None else self.clock() - self._completed
 
     def wants_states_of(self, round_number: int) -> bool:
         """Return whether this round may end with a checkpoint that isn't due by policy steps."""
@@ -175,7 +181,8 @@ class CheckpointScheduler:
             # The counters miss the gradient steps of a failed update.
             stats["counters"]["gradient_steps"] = snapshot.gradient_steps
             await self.store.finish(folder, stats, snapshot, player_states)
-            self._new_checkpoints.append(Path(folder).with_name(f"step_{stats['counters']['policy_steps']}"))
+            self._completed = self.clock()
+            self._new_checkpoints.append(Path(folder).parent / f"step_{stats['counters']['policy_steps']}")
         except Exception as error:
             if folder:
                 self.store.abandon(folder)

@@ -30,6 +30,7 @@ from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import RunFailedError, one_line, require
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.algos.base import Mode
@@ -343,7 +344,7 @@ class Collector:
             self.reporter.message(reason, "error")
         report = f"shard {number} of the replay is back after {seconds:.1f} s"
         if self.data.is_off_policy:  # a lost rollout is collected again
-            report += f" without the {lost} rows that weren't saved" if lost else " with all its rows"
+            report += f" without the {counted(lost, 'row')} that weren't saved" if lost else " with all its rows"
         self.reporter.message(report)
 
     def _report_fresh_start(self, number: int, reason: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ class Control:
         signals: signals that stop this process.
         environments: request that interrupts the environments of this process.
         services: ids of processes that the run depends on, by description.
+        report: shows a message of this process: on stdout, and by the reporter as soon as it is open.
         callbacks: callbacks of the user.
     """
 
@@ -34,6 +35,7 @@ class Control:
     watchdog: Watchdog = field(init=False)
     environments: StopRequest = field(default_factory=StopRequest)
     services: dict[str, int] = field(default_factory=dict)
+    report: Callable[[str], None] = print
     callbacks: Sequence[Callback] = ()
 
     def check_services(self) -> None:

@@ -17,6 +17,7 @@ from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import one_line
+from sheeprl.utils.text import counted
 
 
 class Evaluator:
@@ -104,7 +105,7 @@ class Evaluator:
         )
         self.reporter.message(
             f"evaluation at step {step}: return {result.mean_return:.2f} ± {result.std_return:.2f} "
-            f"over {len(result.returns)} episodes"
+            f"over {counted(len(result.returns), 'episode')}"
         )
         if cut := describe_cut(result):
             self.reporter.message(cut, "warning")

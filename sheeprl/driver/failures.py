@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from sheeprl.utils.errors import RunFailedError, one_line
+from sheeprl.utils.text import counted
 
 
 class FailureBudget:
@@ -55,7 +56,8 @@ class FailureBudget:
             return self.report(
                 f"{worker} failed and is {remedy} ({count} of {self.most}): {one_line(error)}", "warning"
             )
-        reason = f"{worker} failed {count} times in {self.window:g} s (ray.max_failures={self.most}): {failures[0][1]}"
+        often = f"failed {counted(count, 'time')} in {self.window:g} s (ray.max_failures={self.most})"
+        reason = f"{worker} {often}: {failures[0][1]}"
         raise RunFailedError(reason, getattr(error, "trace", "")) from error
 
     def recovered(self, worker: str) -> None:

@@ -37,6 +37,7 @@ from sheeprl.envs.snapshot_check import is_same, why_not_snapshotable
 from sheeprl.envs.timeout import StepTimeoutError, StepWatch
 from sheeprl.envs.transforms import ACTION_MASK, Spaces
 from sheeprl.utils.errors import describe, short_repr
+from sheeprl.utils.text import counted
 
 Array = npt.NDArray[Any]
 V = TypeVar("V", bound=VectorEnv[Any, Any, Any])
@@ -268,8 +269,8 @@ class _Inspector:
         if not has_end and found.episodes.steps >= LONG and not found.mistakes:
             found.warnings.append(
                 self._line(
-                    f"no episode ended within {found.episodes.steps:,} random steps and no time limit is known; if "
-                    "episodes never end, set env.max_episode_steps"
+                    f"no episode ended within {counted(found.episodes.steps, 'random step')} and no time limit "
+                    "is known; if episodes never end, set env.max_episode_steps"
                 )
             )
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
@@ -32,6 +32,7 @@ class Progress:
     """Progress of a run.
 
     `mean_return` is None before the first episode ends. `hint` names the bottleneck of the trainer, if there is one.
+    `checkpoint_age` is the time in seconds since the newest checkpoint, None before the first one of this process.
     """
 
     policy_steps: int
@@ -41,6 +42,7 @@ class Progress:
     players_alive: int
     players: int
     hint: str | None = None
+    checkpoint_age: float | None = None
 
 
 class Reporter(Protocol):
@@ -103,6 +105,7 @@ class FileReporter:
         self._display: _Display = _LiveLine(stream) if _is_terminal(stream) else _PlainLines(stream, interval)
         self._speed = Speedometer()
         self._latest: Progress | None = None
+        self._shown: Progress | None = None
         self._next_shown = -math.inf
         self._warned_of_nonfinite = False
         self._lost_streams: set[str] = set()
@@ -156,10 +159,12 @@ class FileReporter:
             self._show_latest()
 
     def _show_latest(self) -> None:
-        """Show the newest progress once."""
+        """Show the newest progress, unless its counters are those that were shown last."""
         if self._latest is not None:
             latest, self._latest = self._latest, None
-            self._display.show(latest, self._speed)
+            if self._shown is None or replace(latest, hint=None) != replace(self._shown, hint=None):
+                self._display.show(latest, self._speed)
+            self._shown = latest
 
     def _note_lost_streams(self) -> None:
         """Write an event for each stream whose text is dropped from now on."""

@@ -77,6 +77,16 @@ STRUCTURAL: dict[str, Any] = {"structural": True}
 """`json_schema_extra` of arguments that shape the networks: a resumed run can't change them."""
 
 
+def needs(*conditions: str) -> dict[str, Any]:
+    """Return the `json_schema_extra` of a setting that has an effect only under conditions.
+
+    Args:
+        conditions: names in `sheeprl.config.effects.CONDITIONS`, or settings such as `eval.episodes` (not 0, false or
+            null) and `algo.head=c51`.
+    """
+    return {"needs": list(conditions)}
+
+
 def _whole(value: Any) -> Any:
     """Convert a whole float, such as the step count 1e6, to an int; return other values unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -97,6 +97,27 @@ def test_last_and_unique_prefixes_name_runs(runs, name, path):
     assert resolve_run(name) == path
 
 
+@pytest.mark.parametrize(
+    ("name", "likely"),
+    [
+        ("@lst", "@last"),
+        ("@latest/checkpoints/step_8", "@last"),
+        ("latest", "@last"),
+        ("grib", None),
+        ("runs/grib", "runs/grip"),
+        ("2026-11-29_10-00-01_0", "2026-11-29_10-00-00_0"),
+    ],
+)
+def test_a_mistyped_run_is_refused_with_the_likely_one(runs, name, likely):
+    """The error for a mistyped name has the run that it probably means."""
+    if likely is None:
+        assert resolve_run(name) == name
+        return
+    with pytest.raises(ConfigError) as caught:
+        resolve_run(name)
+    assert caught.value.mistakes == [f"{name}: no such folder or run; did you mean {likely}? (list: sheeprl ls)"]
+
+
 def test_an_ambiguous_prefix_is_refused_with_the_runs(runs):
     """The error for an ambiguous prefix lists the runs."""
     with pytest.raises(ConfigError) as caught:

@@ -72,6 +72,7 @@ MISTAKES = [
     ("Sound", ["--seed", "3"], "--seed: isn't a setting of the environment"),
     ("Sound", ["--num_env", "3"], "--num_env: unknown flag; did you mean --num_envs?"),
     ("Sound", ["--timeout", "soon"], "--timeout=soon: must be a positive number of seconds"),
+    ("Sound", ["--seconds", "-1"], "--seconds=-1: must be a positive number of seconds"),
     ("Sound", ["--env", "CartPole-v1"], "--env: the environment is tests.helpers.broken_envs:Sound-v0 already"),
 ]  # fmt: skip
 """Environment and settings that can't be trained with, and a part of the only line."""

@@ -119,6 +119,11 @@ def test_mistakes_of_words_and_of_settings_are_reported_together(sheeprl, traini
         ),
         (["train", "--env", "CartPole-v1"], "NAME: is missing; "),
         (["train", "pppo"], "pppo: isn't a file or a shipped configuration ("),
+        (
+            ["train", "rppo"],
+            "rppo: isn't a file, a shipped configuration or an algorithm; use sheeprl train ppo_recurrent",
+        ),
+        (["run", "rainbow"], "rainbow: isn't a file or a shipped configuration; use sheeprl train rainbow_atari"),
         (["run", "my_ppo:MyPPO"], "my_ppo:MyPPO: is an algorithm, not a configuration; use sheeprl train my_ppo:MyPPO"),
         (["run", "pppo"], "pppo: isn't a file or a shipped configuration ("),
     ],

@@ -552,3 +552,24 @@ def test_a_tag_that_does_not_fit_its_value_is_a_mistake(text):
     """A YAML tag that doesn't fit its value is a mistake."""
     with pytest.raises(ConfigError, match=r"mine\.yaml.*: not valid YAML: "):
         parse_yaml(text, "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "advice"),
+    [
+        ("algo", "hidden_sizes", 64, "; use [64]"),
+        ("algo", "hidden_sizes", "64, 32", "; use [64, 32]"),
+        ("algo", "hidden_sizes", "wide", "; use [64, 64]"),
+        ("algo", "hidden_sizes", True, "; use [64, 64]"),
+        ("algo", "mlp_keys", "state", "; use [state]"),
+        ("algo", "cnn_keys", 3, ""),
+        ("env", "wrappers", "FlattenObservation", "; use [FlattenObservation]"),
+        ("env", "wrappers", {"path": "a"}, "; use [{path: a}]"),
+    ],
+)
+def test_a_value_instead_of_a_list_is_shown_as_a_list(section, name, value, advice):
+    """The mistake of a value that must be a list shows the list."""
+    tree = {"algo": {"name": "ppo"}, "env": {"id": "Any-v0"}}
+    tree[section][name] = value
+    (mistake,) = inspect(tree)[1]
+    assert mistake.endswith(f": must be a list{advice}")

@@ -599,3 +599,14 @@ def test_new_videos_become_images(tmp_path, make):
     (image,) = events.Images("Videos/episode")
     assert (image.step, image.width, image.height) == (10, 150, 2)
     assert image.encoded_image_string == (videos / "new.gif").read_bytes()
+
+
+def test_the_last_progress_is_shown_once(make, clock):
+    """The end of a run doesn't repeat the progress that its last update showed."""
+    stream = StringIO()
+    reporter = make(stream)
+    reporter.progress(at(10_000, 20))
+    clock.now += 1
+    reporter.progress(replace(at(10_000, 20), hint="trainer waits for players 9 %"))
+    reporter.close()
+    assert stream.getvalue().count("10,000/10,000") == 1

@@ -28,6 +28,7 @@ from sheeprl.actors.ray.standby import StandbyPool
 from sheeprl.config.defaults import cluster_address
 from sheeprl.config.schema import Config
 from sheeprl.envs.transforms import Spaces
+from sheeprl.utils.text import counted
 
 VITAL = {
     "raylet": "Ray's node process",
@@ -317,7 +318,7 @@ class Fleet:
         )
         return (
             f"the run asks for {requested} (players.num={config.players.num} x players.cpus={config.players.cpus:g}, "
-            f"{ranks} ranks of trainer.devices={config.trainer.devices}); the cluster has {available}; "
+            f"{counted(ranks, 'rank')} of trainer.devices={config.trainer.devices}); the cluster has {available}; "
             "lower players.num, players.cpus or trainer.devices, or add a node"
         )
 

@@ -11,6 +11,7 @@ from sheeprl.config.checks import too_few_gpus
 from sheeprl.config.defaults import cluster_address
 from sheeprl.config.schema import Config
 from sheeprl.utils.folders import why_not_writable
+from sheeprl.utils.text import counted
 
 # Longest path below the temporary folder, of a socket.
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
@@ -83,8 +84,9 @@ def _gpu_mistakes(config: Config) -> Iterator[str]:
         yield too_few_gpus(config, found)
     elif ranks + number * each > found:
         yield (
-            f"players.gpus={each:g}: {number} players and {ranks} ranks need {ranks + number * each:g} GPUs, but this "
-            f"machine has {found}; lower players.gpus or players.num, or join a cluster with ray.address"
+            f"players.gpus={each:g}: {counted(number, 'player')} and {counted(ranks, 'rank')} need "
+            f"{ranks + number * each:g} GPUs, but this machine has {found}; lower "
+            "players.gpus or players.num, or join a cluster with ray.address"
         )
 
 

@@ -30,6 +30,7 @@ from sheeprl.utils.errors import one_line
 from sheeprl.utils.gc_control import not_collected
 from sheeprl.utils.tensors import Tree, flattened, moved
 
+COMPILING = "compiling the gradient step, which takes about 20 s; later runs load it from the cache"
 MAX_VARIANTS = 16  # of gradient steps: each takes about 20 s to compile, and its library stays in memory
 
 
@@ -125,6 +126,7 @@ class CompiledSteps:
         self.device = step.flat.vectors[0].device
         self.seconds = 0.0  # total time spent on compiling and loading
         self.notes: list[str] = []  # messages for the log of the run
+        self.on_compile: Callable[[str], None] = lambda text: None  # shows a message before a step is compiled
         self.while_compiling: Callable[[], AbstractContextManager[None]] = nullcontext
         self._all_finite = torch.ones((), dtype=torch.bool, device=self.device)
         self._pending: list[PendingStep] = []
@@ -258,6 +260,10 @@ class CompiledSteps:
 
     def _compile_timed(self, phases: Sequence[Phase], inputs: Tree) -> CompiledStep:
         """Compile a step and add the time to `seconds`; note it for the log unless it was loaded from the cache."""
+        for phase in phases:
+            if not phase.compile:
+                groups = " and ".join(map(repr, phase.groups))
+                raise CompileError(f"the algorithm excludes its phase {groups}, because it is long to compile")
         if len(self._compiled) + len(self._eager) == MAX_VARIANTS:
             self._is_full = True
             raise CompileError(
@@ -283,7 +289,15 @@ class CompiledSteps:
         try:
             make_cache_folder()
             with self.while_compiling(), quiet(), not_collected():
-                compiled = CompiledStep(self.step, phases, self.assemble, inputs, self._all_finite, cache_folder())
+                compiled = CompiledStep(
+                    self.step,
+                    phases,
+                    self.assemble,
+                    inputs,
+                    self._all_finite,
+                    cache_folder(),
+                    lambda: self.on_compile(COMPILING),
+                )
         except Exception as error:  # tracer and compiler can raise any error
             compiled = CompileError(one_line(error)[:300])
             compiled.__cause__ = error

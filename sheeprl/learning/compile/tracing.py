@@ -115,6 +115,7 @@ class CompiledStep:
             calls may be on the CPU.
         all_finite: boolean scalar; true while all gradients have been finite. The step changes it in place.
         folder: cache folder of compiled libraries.
+        on_compile: called once before a part of the graph is compiled.
     """
 
     def __init__(
@@ -125,11 +126,12 @@ class CompiledStep:
         inputs: Tree,
         all_finite: Tensor,
         folder: Path,
+        on_compile: Callable[[], None] = lambda: None,
     ) -> None:
         """Trace the step, and compile its graph or load it from the cache."""
         self._step, self._phases, self._assemble = step, phases, assemble
         self._groups = {name: step.groups[name] for phase in phases for name in phase.groups}
-        self._all_finite, self._folder = all_finite, folder
+        self._all_finite, self._folder, self._on_compile = all_finite, folder, on_compile
         self.metrics: list[str] = []  # names in the report: norms of the gradients, then metrics of the losses
         self.may_stop = False  # the report ends with a number that isn't 0 if the step was stopped
         self.is_new = False  # true if a part of the graph was not in the cache
@@ -144,9 +146,14 @@ class CompiledStep:
     def _open(self, graph: GraphModule, examples: list[Tensor]) -> Library:
         """Compile a part of the graph or load it from the cache."""
         open_part = open_library if self._all_finite.device.type == "cpu" else open_kernels
-        library, is_new = open_part(graph, examples, self._folder)
+        library, is_new = open_part(graph, examples, self._folder, self._announce)
         self.is_new |= is_new
         return library
+
+    def _announce(self) -> None:
+        """Call `on_compile` before the first part is compiled."""
+        if not self.is_new:
+            self._on_compile()
 
     def rebind(self) -> None:
         """Bind the step to the optimizers' current state tensors; `load_state_dict` replaces them by new ones."""
