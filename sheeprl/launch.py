@@ -394,12 +394,17 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
 def _make_callbacks(config: Config, place: RunDir, control: Control) -> Callbacks:
     """Return the callbacks of a run: its files, its conditions to stop early, and those of the user."""
     from sheeprl.callbacks.records import RecordFiles, rewind_records
+    from sheeprl.callbacks.tensorboard import TensorBoardConfig
+    from sheeprl.callbacks.trackers import TRACKERS, TrackerProcess
     from sheeprl.callbacks.until import Until
 
     if place.start is not None:
         rewind_records(place.run_dir, place.start.stats)
-    until = [Until(config.run.until)] if config.run.until else []
-    return Callbacks([RecordFiles(place.run_dir), *until, *control.callbacks], place.run_dir)
+    own: list[Callback] = [RecordFiles(place.run_dir)]
+    own += [TensorBoardConfig(place.run_dir)] if "tensorboard" in config.log.to else []
+    own += [TrackerProcess(name, place.run_dir) for name in config.log.to if name in TRACKERS]
+    own += [Until(config.run.until)] if config.run.until else []
+    return Callbacks([*own, *control.callbacks], place.run_dir)
 
 
 def _end_callbacks(run: Run, status: str) -> None:
@@ -509,6 +514,7 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
         config.log.level,
         start_time=counters.get("wall_time", 0.0),
         resumed_at=counters["policy_steps"] if start else None,
+        tensorboard="tensorboard" in config.log.to,
     )
     reporter.message(opening_line(config))
     if warning := core_warning(config):
