@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sheeprl.algos import registry
-from sheeprl.cli import commands, policy, results
+from sheeprl.cli import commands, machine, policy, results
 from sheeprl.cli.check_env import SECONDS, TIMEOUT
 from sheeprl.cli.completion import (
     complete_env,
@@ -72,6 +72,7 @@ PLAIN: dict[str, Callable[..., None]] = {
     "clean": results.clean,
     "export": policy.export,
     "enjoy": policy.enjoy,
+    "doctor": machine.doctor,
     "algos": commands.algos,
     "configs": commands.configs,
     "version": commands.version,
