@@ -84,6 +84,7 @@ class FileReporter:
         start_time: seconds that a resumed run took before.
         interval: seconds between progress lines without a terminal.
         resumed_at: policy steps of the checkpoint that the run resumes from; TensorBoard drops later scalars.
+        tensorboard: True to write TensorBoard events.
 
     """
 
@@ -96,6 +97,7 @@ class FileReporter:
         start_time: float = 0.0,
         interval: float = PLAIN_INTERVAL,
         resumed_at: int | None = None,
+        tensorboard: bool = True,
     ) -> None:
         """Make the folder and open the files."""
         stream = sys.stdout if stream is None else stream
@@ -112,7 +114,7 @@ class FileReporter:
         self._closed = False
         run_dir.mkdir(parents=True, exist_ok=True)
         self._lines = JsonLines(run_dir / "metrics.jsonl")
-        self._scalars = _Scalars(run_dir, resumed_at)
+        self._scalars = _Scalars(run_dir, resumed_at) if tensorboard else None
 
     def progress(self, progress: Progress) -> None:
         """Show the progress, at most once per display interval."""
@@ -130,8 +132,9 @@ class FileReporter:
         """Append a metrics line and TensorBoard scalars; both are on disk on return."""
         seconds = round(self._clock() - self._zero, 3)
         self._lines.append({"step": step, "time": seconds, **values})
-        self._scalars.add(step, values)
-        self._scalars.add_new_videos(step)
+        if self._scalars is not None:
+            self._scalars.add(step, values)
+            self._scalars.add_new_videos(step)
         self._warn_of_nonfinite(step, values)
 
     def message(self, text: str, level: str = "info") -> None:
@@ -154,7 +157,8 @@ class FileReporter:
         self._closed = True
         with contextlib.ExitStack() as closing:  # an error in one callback doesn't prevent the others
             closing.callback(self._lines.close)
-            closing.callback(self._scalars.close)
+            if self._scalars is not None:
+                closing.callback(self._scalars.close)
             closing.callback(self._display.close)
             self._show_latest()
 

@@ -29,7 +29,7 @@ class QLearning(Algorithm[QArgsT]):
         the run has its own constant ε.
         """
         is_noisy = mode == "explore" and policy.noise_size > 0
-        noise = factors((len(inputs.reward), policy.noise_size), generator) if is_noisy else None
+        noise = factors((inputs.reward.shape[0], policy.noise_size), generator) if is_noisy else None
         q = None if mode == "random" else policy.forward(inputs.obs, noise)
         return PolicyOutput(self.chosen(policy, q, inputs, "greedy" if is_noisy else mode, generator))
 
@@ -43,7 +43,7 @@ class QLearning(Algorithm[QArgsT]):
         if mode == "greedy":
             assert q is not None
             return q.argmax(-1)
-        count = len(inputs.reward)
+        count = inputs.reward.shape[0]
         drawn = policy.actions.random(count, generator, mask=permitted(inputs.obs))
         if mode == "random":
             return drawn
