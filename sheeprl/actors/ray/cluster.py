@@ -9,7 +9,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,7 +68,7 @@ def connect(config: Config) -> bool:
     requested = requested_resources(config)["CPU"] + config.players.spares * player_resources(config)["CPU"]
     local = {"num_cpus": max(os.cpu_count() or 1, math.ceil(requested)), "include_dashboard": False}
     try:
-        with internals.apart_from_signals():
+        with internals.apart_from_signals(), nullcontext() if address or show else internals.without_idle_services():
             # "local": a cluster on this machine is joined only if it is named.
             options = {"address": address} if address else {"address": "local", **local}
             ray.init(**options, log_to_driver=show, logging_level=logging.ERROR)
