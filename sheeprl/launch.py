@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy
+from sheeprl.callbacks.base import Callback, Callbacks
+from sheeprl.callbacks.loading import load_callbacks
 from sheeprl.checkpoint.resume import RunDir, clear_other_layout, first_incarnations, open_run_dir
 from sheeprl.checkpoint.run_dir import (
     checkpoints,
@@ -27,6 +29,7 @@ from sheeprl.checkpoint.run_dir import (
     video_folder,
     write_config,
 )
+from sheeprl.checkpoint.run_info import write_run_info
 from sheeprl.config.schema import Config
 from sheeprl.driver.control import Control
 from sheeprl.driver.workers import Workers
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
     from sheeprl.driver.replay import ReplayClient
     from sheeprl.driver.trainers import LearnerGroup
     from sheeprl.envs.transforms import Spaces
-    from sheeprl.metrics.reporter import FileReporter
+    from sheeprl.metrics.reporter import FileReporter, Reporter
     from sheeprl.run import Run
 
 PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0, signal.SIGHUP: 2.0}
@@ -75,8 +78,12 @@ class Result:
     interrupted_by: int | None = None
 
 
-def train(config: Config) -> Result:
+def train(config: Config, callbacks: Sequence[Callback] = ()) -> Result:
     """Train a configuration.
+
+    Args:
+        config: the configuration.
+        callbacks: callbacks besides those of `run.callbacks`.
 
     Raises:
         ConfigError: the configuration doesn't fit the environment or the machine.
@@ -84,11 +91,15 @@ def train(config: Config) -> Result:
     """
     if not isinstance(config, Config):
         raise ConfigError([f"train() needs a Config, not {type(config).__name__}; use train(load_config({config!r}))"])
-    return train_tree(config.model_dump())
+    return train_tree(config.model_dump(), callbacks)
 
 
-def train_tree(tree: Mapping[str, Any]) -> Result:
+def train_tree(tree: Mapping[str, Any], callbacks: Sequence[Callback] = ()) -> Result:
     """Train a nested mapping of settings.
+
+    Args:
+        tree: the settings.
+        callbacks: callbacks besides those of `run.callbacks`.
 
     Raises:
         ConfigError: the settings have mistakes, all of which it lists. Nothing was started.
@@ -106,8 +117,10 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
         if resolved.config.log.level != "error" and rank_variables.local_rank() == 0:
             for warning in resolved.warnings:
                 _say(f"warning: {warning}")
+        control = Control(signals)
+        control.callbacks = [*callbacks, *load_callbacks(resolved.config)]
         train = _train_coupled if resolved.config.is_coupled else _train_decoupled
-        return train(resolved.config, resolved.spaces, startup, Control(signals))
+        return train(resolved.config, resolved.spaces, startup, control)
 
 
 def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
@@ -124,6 +137,7 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 
     resolved = check(tree)
     config = resolved.config
+    load_callbacks(config)
     mistakes = [*folder_mistakes(config), *(() if config.is_coupled else environment.mistakes(config))]
     if mistakes:
         raise ConfigError(mistakes)
@@ -148,6 +162,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     environment.configure(config)
     with importing():
         from sheeprl.actors.ray import cluster  # slow to import, so only after all checks
+        from sheeprl.metrics.publisher import RunPublisher
 
     place.startup.done("imports")
     if config.log.level in ("debug", "info"):
@@ -165,6 +180,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
         fleet = cluster.Fleet(config, spaces, video_folder(config, place.run_dir), replay_folder(config, place.run_dir))
+        publisher = RunPublisher(config, place.run_dir)
         workers = Workers(
             fleet.make_player,
             _shards(config, fleet.shards, fleet.make_shard),
@@ -172,6 +188,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             fleet.make_trainers,
             fleet.players_leaving,
             fleet.make_evaluator,
+            publisher.observe,
         )
 
         async def main() -> Result:
@@ -183,10 +200,12 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             return await _run_driver(config, workers, place, control)
 
         try:
+            publisher.start()
             return run_in_loop(main)
         except cluster.ClusterError as error:
             raise RunFailedError(str(error)) from error
         finally:
+            publisher.close()
             if not connected:  # on disconnecting, Ray ends the run's actors
                 fleet.close()
     finally:
@@ -309,16 +328,18 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
     from sheeprl.checkpoint.writer import CheckpointWriter
 
     start = place.start
-    reporter = _open_reporter(config, place)
+    reporter = workers.observe(_open_reporter(config, place))
     control.report = reporter.message
     store = CheckpointWriter(
         place.run_dir, config, place.shards, on_problem=lambda text: reporter.message(text, "error")
     )
     try:
-        run = _make_run(config, workers, place, reporter, store)
+        callbacks = _make_callbacks(config, place, control)
+        run = _make_run(config, workers, place, reporter, store, callbacks)
         if start is not None:
             await _load(workers.replay, run.trainers, start)
         write_config(config, place.run_dir)
+        write_run_info(config, place.run_dir, run.counters.policy_steps if start else None)
     except BaseException:
         reporter.close()
         raise
@@ -339,6 +360,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         reporter.message(f"stopped without saving a checkpoint; {advice}", "warning")
         raise
     finally:
+        _end_callbacks(run, status)
         counters = run.counters
         wall_time = round(time.monotonic() - run.checkpointing.began, 3)
         reporter.event(
@@ -351,6 +373,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
             buffer_restarts=counters.buffer_restarts,
             status=status,
             **({"cause": cause} if cause else {}),
+            **({"stopped_by": run.callbacks.stopped_by} if run.callbacks.stopped_by else {}),
         )
         control.watchdog.has_end_event(cause)
         reporter.close()
@@ -364,7 +387,33 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
     return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)
 
 
-def _make_run(config: Config, workers: Workers, place: RunDir, reporter: FileReporter, store: CheckpointWriter) -> Run:
+def _make_callbacks(config: Config, place: RunDir, control: Control) -> Callbacks:
+    """Return the callbacks of a run: its files, its conditions to stop early, and those of the user."""
+    from sheeprl.callbacks.records import RecordFiles, rewind_records
+    from sheeprl.callbacks.until import Until
+
+    if place.start is not None:
+        rewind_records(place.run_dir, place.start.stats)
+    until = [Until(config.run.until)] if config.run.until else []
+    return Callbacks([RecordFiles(place.run_dir), *until, *control.callbacks], place.run_dir)
+
+
+def _end_callbacks(run: Run, status: str) -> None:
+    """Call the callbacks with the end of the run; report an exception, since the run is over."""
+    try:
+        run.end_callbacks(status)
+    except (RunFailedError, OSError) as error:
+        run.reporter.message(str(error), "error")
+
+
+def _make_run(
+    config: Config,
+    workers: Workers,
+    place: RunDir,
+    reporter: Reporter,
+    store: CheckpointWriter,
+    callbacks: Callbacks,
+) -> Run:
     """Make the driver, with the counters and player states of the checkpoint if there is one."""
     from sheeprl.driver.clock import WallClock
     from sheeprl.driver.players import PlayerGroup
@@ -384,7 +433,7 @@ def _make_run(config: Config, workers: Workers, place: RunDir, reporter: FileRep
     )
     workers.replay.newest_save = lambda: store.newest_buffer
     parts = config, players, workers.replay, trainers, reporter, store, stats, clock
-    return Run(*parts, workers.leaving, workers.make_evaluator)
+    return Run(*parts, workers.leaving, workers.make_evaluator, callbacks)
 
 
 async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> None:

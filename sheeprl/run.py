@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from sheeprl.actors.handle import Handle, LostError
+from sheeprl.callbacks.base import Callbacks, RunView
 from sheeprl.config.schema import Config
 from sheeprl.driver.checkpointing import CheckpointScheduler, CheckpointStore
 from sheeprl.driver.clock import Clock, WallClock
@@ -50,6 +51,7 @@ class Run:
         clock: source of time; None for real time.
         leaving: returns the numbers of players on nodes that are being drained.
         make_evaluator: makes a worker for evaluations during training; None if the first player evaluates.
+        callbacks: callbacks, called at the border between two rounds.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Run:
         clock: Clock | None = None,
         leaving: Callable[[], Awaitable[set[int]]] | None = None,
         make_evaluator: Callable[[int], Handle] | None = None,
+        callbacks: Callbacks | None = None,
     ) -> None:
         """Store the workers and make the parts of the driver."""
         self.config, self.data = config, config.algo.data()
@@ -95,7 +98,13 @@ class Run:
             self.updates.weights,
             leaving,
         )
-        self.evaluator = Evaluator(config, self.stats, players, self.collector, reporter, make_evaluator)
+        self.callbacks = callbacks or Callbacks()
+        self.callbacks.bind(
+            RunView(config, self.callbacks.run_dir, self.stats, self.seconds, reporter.message, self.stop)
+        )
+        self.evaluator = Evaluator(
+            config, self.stats, players, self.collector, reporter, make_evaluator, self.callbacks
+        )
         self.has_begun = False  # rounds have been requested
 
     def stop(self, patience: float = 10.0) -> None:
@@ -120,6 +129,10 @@ class Run:
             await self.publish()
             self.trainers.warm_up()
             self.has_begun = True
+            self.callbacks.call("on_start")
+            if self.stats.evaluating:  # interrupted before its result was on file
+                self.stats.evaluating.clear()
+                self.evaluator.begin()
             await self.finish_round()
             await self.collector.collect_during(self.learn())
         except RunFailedError:
@@ -134,6 +147,7 @@ class Run:
                 await self.evaluator.evaluate()
             self.log_metrics()
         await self.checkpointing.written(self.log_error)
+        self.call_back()
         await self.write_last_checkpoint()
 
     async def write_last_checkpoint(self) -> None:
@@ -173,6 +187,8 @@ class Run:
     async def finish_round(self) -> None:
         """Show progress, log, evaluate, save a checkpoint and take a snapshot, each when it is due."""
         self.show_progress()
+        self.call_back()
+        self.callbacks.call("on_round")
         if self.stats.is_due("log", self.config.log.every):
             self.log_metrics()
         if self.config.eval.episodes and self.stats.is_due("evaluate", self.config.eval.every):
@@ -183,6 +199,24 @@ class Run:
             await self.checkpointing.begin(self.log_error)
         elif due_snapshot and self.trainers.make is not None:
             self.trainers.take_snapshot()  # the next call to the trainers raises its failure
+
+    def call_back(self) -> None:
+        """Call the callbacks with the episodes, evaluations and checkpoints since the last border."""
+        for episode in self.stats.take_new_episodes():
+            self.callbacks.post("on_episode", episode)
+        for path in self.checkpointing.take_new_checkpoints():
+            self.callbacks.post("on_checkpoint", path)
+        self.callbacks.dispatch()
+
+    def end_callbacks(self, status: str) -> None:
+        """Call the callbacks with the last checkpoint and the end of the run.
+
+        Args:
+            status: `done`, `interrupted` or `failed`.
+        """
+        for path in self.checkpointing.take_new_checkpoints():
+            self.callbacks.post("on_checkpoint", path)
+        self.callbacks.end(status)
 
     async def save_last_resort(self) -> None:
         """Save a checkpoint of a failed run, if its workers still respond."""
@@ -196,6 +230,10 @@ class Run:
         """Log an error message."""
         self.reporter.message(text, "error")
 
+    def seconds(self) -> float:
+        """Return the seconds of the run, including those before a resume."""
+        return self.clock.time() - self.checkpointing.began
+
     def show_progress(self) -> None:
         """Report the progress of the run."""
         counters = self.counters
@@ -208,6 +246,7 @@ class Run:
                 players_alive=len(self.players.handles),
                 players=self.config.num_players,
                 hint=in_short(self.breakdown, self.config),
+                checkpoint_age=self.checkpointing.age,
             )
         )
 
@@ -235,4 +274,5 @@ class Run:
             **{f"Buffer/{what}": count for what, count in self.replay.counts.items() if count and what != "refused"},
         }
         self.reporter.metrics(self.counters.policy_steps, values)
+        self.callbacks.call("on_metrics", self.counters.policy_steps, values)
         self.stats.reset_window(now)

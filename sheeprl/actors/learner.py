@@ -27,7 +27,7 @@ from sheeprl.learning.batches import Batches, Minibatches, Samples, Share
 from sheeprl.learning.compile.allreduce import sum_over_ranks
 from sheeprl.learning.compile.cache import CompiledSteps, CompileError, NonFiniteGradientError
 from sheeprl.learning.flat_parameters import FlatParameters
-from sheeprl.learning.forbidden_modules import check_modules
+from sheeprl.learning.forbidden_modules import check_dtypes, check_modules
 from sheeprl.learning.metrics import Table, means_of, norm_names
 from sheeprl.learning.optimizers import check_elementwise
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
@@ -47,8 +47,8 @@ class FabricRanks:
     """Ranks of a Fabric, which uses Torch's default process group."""
 
     def __init__(self, fabric: Fabric) -> None:
-        """Store the number of ranks."""
-        self.world = fabric.world_size
+        """Store the number of ranks and of this rank."""
+        self.rank, self.world = fabric.global_rank, fabric.world_size
 
     def sum(self, value: Tensor) -> Tensor:
         """Return the sum over the ranks."""
@@ -78,6 +78,7 @@ class Learner(LearnerInterface):
         torch.manual_seed(seeding.seeds(seed, seeding.Role.AGENT)[0])
         agent = self.algorithm.build_agent()
         check_modules(agent)
+        check_dtypes(agent, fabric.device)
         self.agent = fabric.to_device(agent)
         self.gradient_steps = 0
         # Every rank draws the minibatches and the noise of the whole group and takes its part. So the results don't
@@ -119,7 +120,8 @@ class Learner(LearnerInterface):
             optimizer = spec.build([flat.vectors[number] for number in flat.of_group(name)])
             check_elementwise(name, optimizer)
             rates = [float(group["lr"]) for group in optimizer.param_groups]
-            groups[name] = Group(flat.stepped_by(optimizer), optimizer, rates, spec.max_grad_norm)
+            stepped, limits = flat.stepped_by(optimizer), (spec.max_grad_norm, spec.adaptive_clip)
+            groups[name] = Group(stepped, optimizer, rates, *limits)
             if sorted(groups[name].vectors) != sorted(flat.of_group(name)):
                 raise ValueError(f"the optimizer {name!r} must contain each parameter that it is built with once")
         ranks, may_stop = FabricRanks(self.fabric), not self.algorithm.data().is_off_policy
@@ -291,11 +293,19 @@ class Learner(LearnerInterface):
         raise NonFiniteError(f"{what} at gradient step {self.gradient_steps}")
 
     def _noise(self, phase: Phase, samples: int) -> Tensors:
-        """Draw the noise of the group; return this rank's part, on the CPU."""
-        if phase.noise is None:
-            return {}
-        drawn = phase.noise(torch.Size([samples * self.world]), self.group_rng)
-        return {name: values[self.rank :: self.world] for name, values in drawn.items()}
+        """Draw the noise of the group; return this rank's part and all that is shared, on the CPU.
+
+        Raises:
+            ValueError: both functions of the phase return a tensor of the same name.
+        """
+        drawn = phase.noise(torch.Size([samples * self.world]), self.group_rng) if phase.noise else {}
+        shared = phase.shared_noise(self.group_rng) if phase.shared_noise else {}
+        if twice := drawn.keys() & shared.keys():
+            raise ValueError(
+                f"Phase.noise and Phase.shared_noise of the group {phase.optimizer!r} both return {min(twice)!r}; use "
+                "another name in one of them"
+            )
+        return {name: values[self.rank :: self.world] for name, values in drawn.items()} | shared
 
     def _means(self) -> dict[str, float]:
         """Return the mean of every metric over the steps and the ranks."""

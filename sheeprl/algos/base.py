@@ -144,7 +144,7 @@ LossFunction = Callable[[Any, "TensorDict", Tensors, Tensors], Loss]
 
 - `agent`: module with all networks.
 - `batch`: see `Algorithm.phases`.
-- `noise`: result of `Phase.noise`; empty without one.
+- `noise`: results of `Phase.noise` and `Phase.shared_noise`; empty without them.
 - `carry`: tensors that travel through the phases of one gradient step. A phase gets its own `Phase.scalars` and all
   tensors that earlier phases of this step returned in `Loss.carry`. The first phase of every gradient step starts
   with the scalars alone.
@@ -155,6 +155,9 @@ NoiseFunction = Callable[["torch.Size", torch.Generator], Tensors]
 
 N counts the samples of the whole trainer group. Every rank gets its part, so results don't depend on their number.
 """
+
+SharedNoiseFunction = Callable[[torch.Generator], Tensors]
+"""Signature `shared_noise(generator)`: return random tensors that all samples of a batch share, equal on all ranks."""
 
 
 @dataclass(frozen=True)
@@ -181,18 +184,23 @@ class Phase:
             the phase are those before the groups' steps; each group clips its own. `Grads/<group>` logs their norms.
         loss: the pure loss function. It is compiled once, so it must be the same object in every step: a method or a
             function of a module.
-        noise: function that draws the random numbers of the loss.
+        noise: function that draws the random numbers of each sample.
+        shared_noise: function that draws random numbers that all samples share, under other names.
         scalars: numbers that change over the run, such as an annealed clip. The loss gets them as tensors in `carry`.
         lr_scale: factor on the optimizers' learning rate.
         target_updates: target networks to update after the step.
+        compile: allow `trainer.compile` to compile gradient steps with this phase. False where the loss unrolls so many
+            steps in time that compiling would take longer than it saves.
     """
 
     optimizer: str | tuple[str, ...]
     loss: LossFunction
     noise: NoiseFunction | None = None
+    shared_noise: SharedNoiseFunction | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     lr_scale: float = 1.0
     target_updates: Sequence[TargetUpdate] = ()
+    compile: bool = True
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -209,11 +217,14 @@ class OptimizerSpec:
         build: function that builds the optimizer from a list of parameters. The list holds flat vectors with the
             parameters of all modules, so the optimizer must be elementwise (Adam, AdamW, RMSprop, SGD).
         max_grad_norm: maximum global norm of the gradients; None disables clipping.
+        adaptive_clip: maximum norm of each parameter's gradient, as a fraction of the parameter's norm; None disables
+            it. Adaptive gradient clipping (AGC), Brock et al. 2021 (2102.06171), by tensor instead of by unit.
     """
 
     modules: tuple[str, ...]
     build: Callable[[list[nn.Parameter]], Optimizer]
     max_grad_norm: float | None = None
+    adaptive_clip: float | None = None
 
 
 class Algorithm(ABC, Generic[ArgsT]):

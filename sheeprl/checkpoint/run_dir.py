@@ -94,7 +94,8 @@ def make_run_dir(config: Config) -> Path:
     """
     named = config.run.dir
     algorithm, env = (re.sub(r"[^\w.-]", "_", name) for name in (config.algo.name, config.env.id))
-    stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.run.seed}"
+    label = f"{config.run.name}_" if config.run.name else ""
+    stem = f"{label}{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.run.seed}"
     folder = base_folder() / "logs" / algorithm / env / stem if named is None else named_folder(named)
     check_run_dir(config)
     try:

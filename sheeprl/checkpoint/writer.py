@@ -11,15 +11,8 @@ from typing import Any
 
 from sheeprl.algos.args import OffPolicy
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import (
-    AGENT,
-    CONFIG,
-    METRICS,
-    METRICS_SIZE,
-    STATE,
-    file_size,
-    step_of,
-)
+from sheeprl.checkpoint.best import by_score
+from sheeprl.checkpoint.files import AGENT, CONFIG, METRICS, METRICS_SIZE, STATE, file_size
 from sheeprl.checkpoint.remote import RemoteStore, remote_store
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.config.schema import Config
@@ -137,7 +130,7 @@ class CheckpointWriter:
         return final
 
     def _remove_old(self) -> None:
-        """Remove all checkpoints except the newest and those with the best mean returns."""
+        """Remove all checkpoints except the newest and the best ones."""
         found = checkpoints(self.run_dir)
         for path in set(found) - set(self._worth_keeping(found)):
             shutil.rmtree(path)
@@ -147,9 +140,7 @@ class CheckpointWriter:
         settings = self.config.checkpoint
         retained = list(found[-settings.keep_last :])
         if settings.keep_best:
-            scored = [(score, path) for path in found if (score := _score(path)) is not None]
-            best = sorted(scored, key=lambda pair: (pair[0], step_of(pair[1])))[-settings.keep_best :]
-            retained += [path for _, path in best]
+            retained += by_score(found, self.run_dir, settings.best_by)[-settings.keep_best :]
         return retained
 
     def _send(self, remote: RemoteStore, final: Path) -> None:
@@ -162,12 +153,3 @@ class CheckpointWriter:
                     remote.remove(name)
         except (OSError, ValueError) as error:
             self.on_problem(f"{final.name} is saved locally but not in checkpoint.mirror: {one_line(error)}")
-
-
-def _score(checkpoint: Path) -> float | None:
-    """Return the mean return at the time of a checkpoint, None if unknown."""
-    try:
-        score: float | None = manifest.read(checkpoint).about["mean_return"]
-    except manifest.DamagedCheckpointError:
-        return None
-    return score

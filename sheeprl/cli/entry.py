@@ -35,7 +35,7 @@ PROGRAM_FLAGS = (*HELP_FLAGS, "-V", "--version", "--sheeprl_help", "--install-co
 OTHER_WORDS = {
     "list": "use sheeprl ls for runs, sheeprl algos or sheeprl configs",
     "runs": "use sheeprl ls",
-    "status": "use sheeprl ls",
+    "ps": "use sheeprl status for the runs of a cluster, or sheeprl ls",
     **dict.fromkeys(("enjoy", "play", "render", "watch"), "use sheeprl eval RUN --video"),
     **dict.fromkeys(("evaluate", "test"), "use sheeprl eval RUN"),
     **dict.fromkeys(("learn", "fit", "start"), "use sheeprl train NAME"),

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sheeprl.algos import registry
-from sheeprl.cli import commands
+from sheeprl.cli import commands, results
 from sheeprl.cli.check_env import SECONDS, TIMEOUT
 from sheeprl.cli.completion import (
     complete_env,
@@ -23,6 +23,7 @@ from sheeprl.cli.completion import (
 from sheeprl.cli.flags import Flag, Flags, type_name
 from sheeprl.cli.names import shipped_files
 from sheeprl.cli.report import EXIT_CODES
+from sheeprl.cli.status import status
 from sheeprl.config.schema import Config
 from sheeprl.config.suggestions import nearest
 from sheeprl.utils.errors import ConfigError
@@ -64,6 +65,11 @@ PLAIN: dict[str, Callable[..., None]] = {
     "eval": commands.evaluate,
     "replay": commands.replay,
     "ls": commands.list_runs,
+    "status": status,
+    "compare": results.compare,
+    "plot": results.plot,
+    "report": results.report,
+    "clean": results.clean,
     "algos": commands.algos,
     "configs": commands.configs,
     "version": commands.version,

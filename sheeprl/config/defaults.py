@@ -28,7 +28,7 @@ def fill_in(config: Config) -> Config:
     rollout = rows * config.env.num_envs * players
     staleness = config.run.max_staleness
     if staleness is None:
-        staleness = 1 if isinstance(data, OffPolicy) and not coupled else 0
+        staleness = 1 if data.tolerates_staleness and not coupled else 0
     values = {
         "players": {"num": players, "fragment_rows": rows},
         "buffer": {"size": config.buffer.size or (rollout if isinstance(data, OnPolicy) else DEFAULT_REPLAY)},

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, SerializeAsAny, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, create_model, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.config.yaml_io import Dumper, Loader
@@ -20,6 +21,38 @@ from sheeprl.envs.config import EnvConfig
 from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Positive, Section, needs
 
 Tree = dict[str, Any]
+
+
+def _check_label(value: str) -> str:
+    """Reject a name that doesn't fit into a file name, or that could be taken for a selector."""
+    if not re.fullmatch(r"\w[\w.+-]*", value):
+        raise PydanticCustomError("label", "must consist of letters, digits and _ . + - only, and begin with a letter")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    """Return a single word as a list."""
+    return [value] if isinstance(value, str) else value
+
+
+Label = Annotated[str, AfterValidator(_check_label)]
+"""Name without spaces and slashes."""
+
+Words = BeforeValidator(_as_list)
+
+
+def _check_callback(entry: Any) -> Any:
+    """Reject an entry of `run.callbacks` that names no class, or whose arguments no call can pass."""
+    names = [*entry] if isinstance(entry, dict) else []
+    path = entry.get("path") if isinstance(entry, dict) else entry
+    if not isinstance(path, str) or ":" not in path or not all(isinstance(name, str) for name in names):
+        example = "{path: my_callbacks:Harder, by: 0.9}"
+        raise PydanticCustomError("callback", f"must be package.module:Class, or a mapping such as {example}")
+    return entry
+
+
+CallbackSetting = Annotated[Any, AfterValidator(_check_callback)]
+"""Path of a callback, or a mapping of its `path` and its arguments."""
 
 
 class RunConfig(Section):
@@ -31,16 +64,45 @@ class RunConfig(Section):
         "that reaches them",
     )
     seed: Natural = Field(0, description="seed from which all random generators are derived")
-    dir: str | None = Field(None, description="run folder; default logs/<algo>/<env id>/<time>_<seed>")
+    dir: str | None = Field(None, description="run folder; default logs/<algo>/<env id>/[<name>_]<time>_<seed>")
+    name: Label | None = Field(None, description="name of the run; commands find the run by its beginning")
+    tags: Annotated[tuple[Label, ...], Field(strict=False), Words] = Field(
+        (), description="words that group runs, for tag:WORD in sheeprl ls, compare and plot"
+    )
     mode: Literal["decoupled", "coupled"] = Field(
         "decoupled", description="decoupled: players, buffer and trainers are Ray actors; coupled: one process, no Ray"
     )
     max_staleness: Natural | None = Field(
         None,
-        description="policy versions by which collection may lag behind training; default 1 off-policy and decoupled, "
-        "else 0",
+        description="policy versions by which collection may lag behind training; default 1 if decoupled and the "
+        "algorithm tolerates it (off-policy, or with V-trace), else 0",
     )
     resume: bool = Field(False, description="resume from the newest checkpoint in run.dir, if there is one")
+    until: dict[str, float] = Field(
+        default_factory=dict,
+        description="stop early once a metric reaches a value, or after `patience` evaluations without a better one, "
+        "as in {eval/return: 475, patience: 5}; metrics: eval/return, episode/return, and those of metrics.jsonl",
+    )
+    callbacks: tuple[CallbackSetting, ...] = Field(
+        (),
+        strict=False,
+        description="callbacks: package.module:Class, or a mapping of its path and its arguments",
+    )
+
+    @field_validator("until")
+    @classmethod
+    def _check_patience(cls, value: dict[str, float]) -> dict[str, float]:
+        """Reject a patience that isn't a positive whole number."""
+        patience = value.get("patience", 1)
+        if patience < 1 or patience != int(patience):
+            raise PydanticCustomError("patience", "patience must be a whole number of evaluations, at least 1")
+        return value
+
+    @property
+    def callback_calls(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """Return the path and the arguments of each callback."""
+        pairs = ((entry, {}) if isinstance(entry, str) else (entry["path"], dict(entry)) for entry in self.callbacks)
+        return tuple((path, {name: part for name, part in given.items() if name != "path"}) for path, given in pairs)
 
 
 class PlayersConfig(Section):
@@ -124,6 +186,11 @@ class CheckpointConfig(Section):
     every_minutes: Positive | None = Field(None, description="also save a checkpoint after this many minutes")
     keep_last: Count = Field(3, description="number of newest checkpoints to keep")
     keep_best: Natural = Field(0, description="number of checkpoints with the best mean return to keep as well")
+    best_by: Literal["episode/return", "eval/return"] = Field(
+        "episode/return",
+        description="episode/return: the best checkpoint has the best mean return of training episodes; eval/return: "
+        "of evaluations",
+    )
     envs: bool | Literal["auto"] = Field(
         "auto",
         description="save the state of environments, so that a resumed run continues their episodes; tested at "
@@ -177,6 +244,10 @@ class LogConfig(Section):
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe messages to print")
     record: bool = Field(False, description="record all calls in order, for sheeprl replay")
+    to: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], Field(strict=False), Words] = Field(
+        ("tensorboard",),
+        description="where metrics go besides metrics.jsonl (extras: wandb, mlflow, trackio)",
+    )
 
 
 class RayConfig(Section):

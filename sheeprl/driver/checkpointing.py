@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from sheeprl.actors.handle import LostError, consume_exception
@@ -86,7 +87,19 @@ class CheckpointScheduler:
         self.from_round: int | None = None
         self.began = clock() - stats.counters.wall_time
         self._next = clock() + (seconds or 0.0)
+        self._completed: float | None = None  # time of the newest checkpoint
         self._writing: asyncio.Task[None] | None = None
+        self._new_checkpoints: list[Path] = []
+
+    def take_new_checkpoints(self) -> list[Path]:
+        """Return the checkpoints that were completed since the last call."""
+        taken, self._new_checkpoints = self._new_checkpoints, []
+        return taken
+
+    @property
+    def age(self) -> float | None:
+        """Return the seconds since the newest checkpoint of this process, None before the first one."""
+        return None if self._completed is None else self.clock() - self._completed
 
     def wants_states_of(self, round_number: int) -> bool:
         """Return whether this round may end with a checkpoint that isn't due by policy steps."""
@@ -168,6 +181,8 @@ class CheckpointScheduler:
             # The counters miss the gradient steps of a failed update.
             stats["counters"]["gradient_steps"] = snapshot.gradient_steps
             await self.store.finish(folder, stats, snapshot, player_states)
+            self._completed = self.clock()
+            self._new_checkpoints.append(Path(folder).parent / f"step_{stats['counters']['policy_steps']}")
         except Exception as error:
             if folder:
                 self.store.abandon(folder)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
     from sheeprl.driver.replay import ReplayClient
+    from sheeprl.metrics.reporter import Reporter
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Workers:
         make_learner: builds another group for a lost one, if it can be replaced.
         leaving: numbers of players whose node is being drained.
         make_evaluator: makes a worker that only evaluates, if the run can have one; gets the number of earlier ones.
+        observe: returns a reporter that also passes on what the run reports, such as to its cluster.
     """
 
     make_player: Callable[[int, int], Handle]
@@ -30,3 +32,4 @@ class Workers:
     make_learner: Callable[[int], Awaitable[Handle]] | None = None
     leaving: Callable[[], Awaitable[set[int]]] | None = None
     make_evaluator: Callable[[int], Handle] | None = None
+    observe: Callable[[Reporter], Reporter] = lambda reporter: reporter

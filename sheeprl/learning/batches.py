@@ -23,7 +23,8 @@ from sheeprl.algos.base import Algorithm, PreparedRollout, Tensors
 from sheeprl.buffer.priorities import normalize_importance
 from sheeprl.buffer.storage import Rows
 from sheeprl.buffer.tensordicts import leaves, nested, to_tensor, unflatten
-from sheeprl.learning.step import Ranks, leaf_names
+from sheeprl.learning.step import leaf_names
+from sheeprl.models.ranks import Ranks
 from sheeprl.utils.errors import AlgorithmError, naming_function
 from sheeprl.utils.tensors import Tree, moved
 

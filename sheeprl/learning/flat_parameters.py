@@ -100,6 +100,10 @@ class FlatParameters:
         """Return the names of the parameters in a vector, in order."""
         return [name for name, slot in self.slots.items() if slot.vector == number]
 
+    def sizes_in(self, number: int) -> list[int]:
+        """Return the numbers of elements of the parameters in a vector, in order."""
+        return [slot.stop - slot.start for slot in self.slots.values() if slot.vector == number]
+
     def stepped_by(self, optimizer: Optimizer) -> list[int]:
         """Return the numbers of an optimizer's vectors, in the optimizer's order."""
         numbers = {id(vector): number for number, vector in enumerate(self.vectors)}

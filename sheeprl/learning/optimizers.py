@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam, RMSprop
 
-from sheeprl.models.optimizers import RMSpropTF
+from sheeprl.models.optimizers import LaProp, RMSpropTF
 
 Settings = Mapping[str, Any]
 """Settings of one of the optimizer's `param_groups`."""
@@ -119,6 +119,15 @@ def rmsprop_tf(
     return vector - factors[0] * gradient / (square + settings["eps"]).sqrt(), {"square_avg": square}
 
 
+def laprop(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
+    """Step by `LaProp`: v ← β₂ v + (1 − β₂) g², m ← β₁ m + (1 − β₁) g / (√v̂ + ε), θ ← θ − lr m̂."""
+    beta1, beta2 = settings["betas"]
+    square = state["exp_avg_sq"] * beta2 + gradient * gradient * (1 - beta2)
+    deviation = square.sqrt() / factors[2] + settings["eps"]
+    mean = state["exp_avg"] * beta1 + gradient / deviation * (1 - beta1)
+    return vector - factors[1] * mean, {"exp_avg": mean, "exp_avg_sq": square}
+
+
 def sgd(vector: Tensor, gradient: Tensor, state: State, settings: Settings, factors: Sequence[Tensor]) -> Stepped:
     """Step by stochastic gradient descent: θ ← θ − lr g.
 
@@ -183,6 +192,7 @@ RULES: dict[type[Optimizer], Rule] = {
         ("maximize",),
         {"momentum": "momentum_buffer", "centered": "grad_avg"},
     ),
+    LaProp: Rule(laprop, corrected, ("exp_avg", "exp_avg_sq"), True, (), rates=2),
     RMSpropTF: Rule(rmsprop_tf, learning_rate, ("square_avg",), False, ()),
     SGD: Rule(sgd, learning_rate, (), False, ("maximize",), {"momentum": "momentum_buffer"}),
 }

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from sheeprl.algos.base import Loss, LossFunction, Phase, TargetUpdate, Tensors
 from sheeprl.learning.flat_parameters import FlatParameters, Span
+from sheeprl.models.ranks import Ranks, trainer_group
 from sheeprl.utils.errors import AlgorithmError, naming_function
 
 
@@ -32,12 +33,14 @@ class Group:
         optimizer: optimizer of these vectors.
         learning_rates: initial learning rate of each of the optimizer's `param_groups`.
         max_grad_norm: maximum norm of the group's gradient; None disables clipping.
+        adaptive_clip: maximum norm of each parameter's gradient, as a fraction of the parameter's norm, if not None.
     """
 
     vectors: list[int]
     optimizer: Optimizer
     learning_rates: list[float]
     max_grad_norm: float | None
+    adaptive_clip: float | None = None
 
     def settings(self) -> list[tuple[dict[str, Any], float]]:
         """Return for each vector the optimizer's settings and the initial learning rate."""
@@ -50,6 +53,9 @@ class Group:
         self.optimizer.load_state_dict(state)
         for settings, before in zip(self.optimizer.param_groups, current, strict=True):
             settings.update({name: value for name, value in before.items() if name not in ("params", "lr")})
+
+
+SMALLEST_NORM = 1e-3  # of a parameter that counts for adaptive clipping: a parameter of 0 must be able to leave it
 
 
 def leaf_names(batch: TensorDict) -> list[str]:
@@ -74,17 +80,6 @@ class Outcome:
     metrics: Tensors = field(default_factory=dict)
     losses: list[Loss] = field(default_factory=list)
     stop: Tensor | None = None
-
-
-class Ranks(Protocol):
-    """Process group of the trainer."""
-
-    world: int
-    """Number of ranks."""
-
-    def sum(self, value: Tensor) -> Tensor:
-        """Return the sum of a tensor over the ranks."""
-        ...
 
 
 class Stepper(Protocol):
@@ -191,7 +186,8 @@ class GradientStep:
                 outcome.stop = loss.stop
             norms = [torch.linalg.vector_norm(torch.cat(part) if len(part) > 1 else part[0]) for part in gradients]
             clipped = [
-                self.clip(name, part, norm) for name, part, norm in zip(phase.groups, gradients, norms, strict=True)
+                self.clip(name, part, norm, vectors)
+                for name, part, norm in zip(phase.groups, gradients, norms, strict=True)
             ]
             stepper.step(phase, loss, clipped, norms)
             for update in phase.target_updates:
@@ -280,7 +276,7 @@ class GradientStep:
             parts = {"the batch": leaf_names(batch), "noise": sorted(noise), "carry": sorted(carry)}
             return ", ".join(f"{part} has {', '.join(names) or 'nothing'}" for part, names in parts.items())
 
-        with naming_function(name, known):
+        with naming_function(name, known), trainer_group(self.ranks):
             loss: Loss = functional_call(self._bound(phase.loss), tensors, (batch, noise, carry))
         if not isinstance(loss, Loss):
             raise AlgorithmError(f"{name} returned {type(loss).__name__}; return a sheeprl.algos.base.Loss")
@@ -310,13 +306,44 @@ class GradientStep:
             self._spans[names] = self.flat.spans(self.agent, update)
         return self._spans[names]
 
-    def clip(self, name: str, gradients: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
-        """Return the gradients scaled to the maximum norm of the group, as `clip_grad_norm_` does."""
-        max_norm = self.groups[name].max_grad_norm
-        if max_norm is None:
-            return list(gradients)
-        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        return [gradient * factor for gradient in gradients]
+    def clip(self, name: str, gradients: Sequence[Tensor], norm: Tensor, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the clipped gradients of a group: by its maximum norm, as `clip_grad_norm_` does, then adaptively.
+
+        Args:
+            name: name of the group.
+            gradients: gradient of each of the group's vectors.
+            norm: norm of the gradients.
+            vectors: flat vectors of the agent's parameters.
+        """
+        group = self.groups[name]
+        if group.max_grad_norm is not None:
+            factor = (group.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            gradients = [gradient * factor for gradient in gradients]
+        if group.adaptive_clip is not None:
+            sizes = [self.flat.sizes_in(number) for number in group.vectors]
+            parts = zip(gradients, group.vectors, sizes, strict=True)
+            gradients = [
+                adaptively_clipped(gradient, vectors[number].detach(), size, group.adaptive_clip)
+                for gradient, number, size in parts
+            ]
+        return list(gradients)
+
+
+def adaptively_clipped(gradient: Tensor, vector: Tensor, sizes: Sequence[int], limit: float) -> Tensor:
+    """Return a gradient of which each parameter's part is scaled to ‖g‖ ≤ limit · max(0.001, ‖θ‖).
+
+    Args:
+        gradient: gradient of a vector.
+        vector: the vector of parameters.
+        sizes: number of elements of each parameter in the vector.
+        limit: largest norm of a gradient, as a fraction of the parameter's norm.
+    """
+    parts = torch.split(gradient, list(sizes))
+    norms = torch.stack([torch.linalg.vector_norm(part) for part in parts])
+    weights = torch.stack([torch.linalg.vector_norm(part) for part in torch.split(vector, list(sizes))])
+    largest = limit * weights.clamp_min(SMALLEST_NORM)
+    factors = (1.0 / (norms / largest).clamp_min(1.0)).unbind(0)
+    return torch.cat([part * factor for part, factor in zip(parts, factors, strict=True)])
 
 
 class OptimizerStepper:

@@ -18,6 +18,7 @@ class Progress:
     """Progress of a run.
 
     `mean_return` is None before the first episode ends. `hint` names the bottleneck of the trainer, if there is one.
+    `checkpoint_age` is the time in seconds since the newest checkpoint, None before the first one of this process.
     """
 
     policy_steps: int
@@ -27,6 +28,7 @@ class Progress:
     players_alive: int
     players: int
     hint: str | None = None
+    checkpoint_age: float | None = None
 
 
 class Rates(NamedTuple):

@@ -29,7 +29,7 @@ class JsonLines:
         with _naming(path):
             self._end_last_line()
 
-    def append(self, values: Mapping[str, float | str | None]) -> None:
+    def append(self, values: Mapping[str, Any]) -> None:
         """Append an object; a number that isn't finite becomes null."""
         line = json.dumps({key: _plain(value) for key, value in values.items()}, allow_nan=False) + "\n"
         self._file.append(line.encode())
@@ -203,9 +203,11 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), file) from error
 
 
-def _plain(value: float | str | None) -> float | str | None:
-    """Return a value that JSON can represent: Python numbers, and None for non-finite numbers."""
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can represent: Python numbers, None for non-finite numbers, and lists of such."""
     if value is None or isinstance(value, (str, int)):
         return value
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
     number = float(value)
     return number if math.isfinite(number) else None

@@ -139,7 +139,7 @@ class FileReporter:
         """Show the newest progress, unless its counters are those that were shown last."""
         if self._latest is not None:
             latest, self._latest = self._latest, None
-            if self._shown is None or replace(latest, hint=None) != replace(self._shown, hint=None):
+            if self._shown is None or _counts(latest) != _counts(self._shown):
                 self._display.show(latest, self._speed)
             self._shown = latest
 
@@ -159,3 +159,8 @@ class FileReporter:
                 f"{', '.join(bad)} at step {step}: null in metrics.jsonl (no further warnings)",
                 "warning",
             )
+
+
+def _counts(progress: Progress) -> Progress:
+    """Return the progress without what changes in time alone."""
+    return replace(progress, hint=None, checkpoint_age=None)

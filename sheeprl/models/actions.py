@@ -8,6 +8,7 @@ import gymnasium
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn import functional
 
 from sheeprl.envs.transforms import ACTION_MASK, action_choices
 from sheeprl.models import distributions
@@ -142,6 +143,19 @@ class Actions:
         return torch.stack(
             [distributions.categorical_entropy(part) for part in output.split_with_sizes(self.choices, -1)]
         ).sum(0)
+
+    def vector(self, action: Tensor) -> Tensor:
+        """Return actions as float vectors, the input of a world model or a recurrent network.
+
+        Choices become joined one-hot vectors `[*, sum of choices]`; the components of a MultiBinary and a Box are
+        unchanged, `[*, n]`.
+        """
+        if self.is_continuous or self.is_binary:
+            return action.float()
+        if self.is_single:
+            return functional.one_hot(action.long(), self.choices[0]).float()
+        pairs = zip(action.long().unbind(-1), self.choices, strict=True)
+        return torch.cat([functional.one_hot(part, count) for part, count in pairs], -1).float()
 
     def random(
         self,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from sheeprl.models.normed import BlockLinear, RMSNorm, truncated_normal_
+
+BuildCNN = Callable[[Sequence[int]], nn.Module]
+"""Function that builds a CNN from (C, H, W); the attribute `size` of the module is the size of its output."""
 LEAST_NATURE = 36  # smallest height and width of which three layers of NatureCNN leave a pixel
 LEAST = {"nature": LEAST_NATURE, "deep": 15}
 """Smallest height and width by the kind of a CNN; the kernels of other kinds shrink with the picture."""
@@ -123,6 +128,104 @@ class PixelDecoder(nn.Module):
         return pictures.reshape(*features.shape[:-1], *pictures.shape[1:])
 
 
+class HalvingEncoder(nn.Module):
+    """CNN of DreamerV3: convolutions, each with maximum pooling to half the size, RMSNorm and SiLU.
+
+    Four stages take a picture of 64 x 64 pixels to 4 x 4. Smaller pictures have fewer stages. Odd sizes are rounded up.
+
+    Args:
+        shape: (C, H, W).
+        depth: channels of the last four stages are 2, 3, 4 and 4 times this number.
+        kernel: size of the square kernels, odd.
+    """
+
+    def __init__(self, shape: Sequence[int], depth: int, kernel: int = 5) -> None:
+        """Build the layers."""
+        super().__init__()
+        channels, height, width = shape
+        self.sizes = halved_sizes(height, width)
+        """Height and width of the picture and after each stage."""
+        layers: list[nn.Module] = []
+        for multiple in MULTIPLES[1 - len(self.sizes) :]:
+            layers += [
+                nn.Conv2d(channels, depth * multiple, kernel, padding=kernel // 2),
+                nn.MaxPool2d(2, ceil_mode=True),
+                RMSNorm(depth * multiple, axis=-3),
+                nn.SiLU(),
+            ]
+            channels = depth * multiple
+        self.layers = truncated_normal_(nn.Sequential(*layers))
+        self.size = channels * math.prod(self.sizes[-1])
+        """Length of the output."""
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Encode pictures of numbers in [0, 1]: `[N, C, H, W]` to `[N, size]`."""
+        features: Tensor = self.layers(pictures - 0.5)
+        return features.flatten(1)
+
+
+class DoublingDecoder(nn.Module):
+    """Mirror of `HalvingEncoder`: linear maps to the smallest picture, then doubling and convolutions, in [0, 1].
+
+    The deterministic state passes a linear map in blocks, the stochastic state two layers; their sum is normalized.
+
+    Args:
+        deter: size of the deterministic state.
+        stoch: size of the stochastic state.
+        shape: (C, H, W) of the picture.
+        depth: as the encoder's.
+        units: half the size of the hidden layer of the stochastic state.
+        blocks: number of blocks.
+        kernel: size of the square kernels, odd.
+    """
+
+    def __init__(
+        self, deter: int, stoch: int, shape: Sequence[int], depth: int, units: int, blocks: int, kernel: int = 5
+    ) -> None:
+        """Build the layers."""
+        super().__init__()
+        channels, height, width = shape
+        self.sizes, self.deter, self.blocks = halved_sizes(height, width), deter, blocks
+        stages = [depth * multiple for multiple in MULTIPLES[1 - len(self.sizes) :]]
+        self.least = (stages[-1], *self.sizes[-1])
+        self.from_deter = BlockLinear(deter // blocks, math.prod(self.least) // blocks, blocks)
+        hidden = 2 * units
+        layers = [nn.Linear(stoch, hidden), RMSNorm(hidden), nn.SiLU(), nn.Linear(hidden, math.prod(self.least))]
+        self.from_stoch = truncated_normal_(nn.Sequential(*layers))
+        self.start = nn.Sequential(RMSNorm(stages[-1], axis=-3), nn.SiLU())
+        pairs = zip(reversed(stages), [*reversed(stages[:-1]), channels], strict=True)
+        self.layers = nn.ModuleList(nn.Conv2d(before, after, kernel, padding=kernel // 2) for before, after in pairs)
+        self.norms = nn.ModuleList(RMSNorm(after, axis=-3) for after in reversed(stages[:-1]))
+        truncated_normal_(self.layers)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Decode joined states `[N, deter + stoch]` to `[N, C, H, W]`."""
+        deter, stoch = state[:, : self.deter], state[:, self.deter :]
+        parts = self.from_deter(deter.view(len(deter), self.blocks, -1).transpose(0, 1)).transpose(0, 1)
+        # each block gives some channels of the smallest picture
+        pictures = self.start(parts.reshape(-1, *self.least) + self.from_stoch(stoch).view(-1, *self.least))
+        for number, layer in enumerate(self.layers):
+            height, width = self.sizes[-2 - number]
+            pictures = pictures.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., :height, :width]
+            pictures = layer(pictures)
+            if number < len(self.norms):
+                pictures = functional.silu(self.norms[number](pictures))
+        decoded: Tensor = pictures.sigmoid()
+        return decoded
+
+
+MULTIPLES = (2, 3, 4, 4)  # channels of the stages of a HalvingEncoder, as multiples of its depth
+SMALLEST_PICTURE = 4  # pictures with a side of at most this size aren't halved any more
+
+
+def halved_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """Return height and width of a picture before the first stage of a `HalvingEncoder` and after each stage."""
+    sizes = [(height, width)]
+    while len(sizes) <= len(MULTIPLES) and (len(sizes) == 1 or min(sizes[-1]) > SMALLEST_PICTURE):
+        sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
+    return sizes
+
+
 def _sizes(layers: Sequence[Conv], size: int) -> list[int]:
     """Return the height or width of a picture before the first layer and after each layer."""
     sizes = [size]
@@ -141,12 +244,13 @@ class PictureEncoder(nn.Module):
     Args:
         space: Box of the pictures.
         features: size of the output; None for the flattened output of the convolutions.
-        kind: kind of CNN.
+        kind: kind of CNN, or a function that builds one from (C, H, W); the module's `size` is then the size of the
+            output.
         layer_norm: normalize the outputs of each layer; see `pixel_encoder`.
     """
 
     def __init__(
-        self, space: gymnasium.Space[Any], features: int | None, kind: str = "auto", layer_norm: bool = False
+        self, space: gymnasium.Space[Any], features: int | None, kind: str | BuildCNN = "auto", layer_norm: bool = False
     ) -> None:
         """Build the CNN."""
         super().__init__()
@@ -158,9 +262,15 @@ class PictureEncoder(nn.Module):
             shape = (*shape[:-3], shape[-1], *shape[-3:-1])
         self.shape = (math.prod(shape[:-2]), *shape[-2:])
         """(C, H, W) after all axes in front became channels."""
+        self.network: nn.Module
+        self.size: int
+        """Size of the output."""
+        if callable(kind):
+            self.network = kind(self.shape)
+            self.size = int(self.network.size)  # type: ignore[arg-type]
+            return
         self.network = pixel_encoder(kind, self.shape, features, layer_norm)
         self.size = flat_size(kind, self.shape) if features is None else features
-        """Size of the output."""
 
     def forward(self, pictures: Tensor, batch_dims: int = 1, shift: Tensor | None = None) -> Tensor:
         """Encode pictures: `[*batch, *shape]` to `[*batch, features]`, shifted by `shift` as by `shifted`."""

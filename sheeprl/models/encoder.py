@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sheeprl.envs.transforms import ACTION_MASK, input_keys, input_spaces, vector_size
-from sheeprl.models.cnn import PictureEncoder
+from sheeprl.models.cnn import BuildCNN, PictureEncoder
 from sheeprl.models.mlp import ACTIVATIONS, MLP, mlp
 
 __all__ = ["Bottleneck", "Encoder", "to_vector", "vector_size"]
@@ -29,7 +29,7 @@ class Encoder(nn.Module):
         mlp_keys: keys of the vectors to read; None for all of them.
         cnn_keys: keys of the pictures to read; None for all of them.
         features: features of each picture; None for the flattened outputs of the convolutions.
-        cnn: kind of the CNNs, see `models.cnn.pixel_encoder`.
+        cnn: kind of the CNNs, see `models.cnn.PictureEncoder`.
         mlp: sizes of the layers, each with an activation, that the joined vectors pass; empty for none.
         activation: activation of these layers, a key of `ACTIVATIONS`.
         layer_norm: normalize the outputs of each layer of the CNNs before its activation.
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
         cnn_keys: Collection[str] | None = None,
         *,
         features: int | None = 512,
-        cnn: str = "auto",
+        cnn: str | BuildCNN = "auto",
         mlp: Sequence[int] = (),
         activation: str = "relu",
         layer_norm: bool = False,
@@ -79,13 +79,13 @@ class Encoder(nn.Module):
             shift: `[N, 2]` shifts of the pictures of each of the N observations, see `models.cnn.shifted`.
         """
         if not self.paths:
-            return self._vector(obs, batch_dims)
+            return self.vector(obs, batch_dims)
         parts = [
             picture.forward(_at(obs, path), batch_dims, shift)
             for path, picture in zip(self.paths, self.pictures, strict=True)
         ]
         if self.has_vectors:
-            parts.append(self._vector(obs, batch_dims))
+            parts.append(self.vector(obs, batch_dims))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def channels_first(self, obs: Any) -> list[Tensor]:
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
         pictures = cast("list[PictureEncoder]", self.pictures)
         return [picture.channels_first(_at(obs, path)) for path, picture in zip(self.paths, pictures, strict=True)]
 
-    def _vector(self, obs: Any, batch_dims: int) -> Tensor:
+    def vector(self, obs: Any, batch_dims: int) -> Tensor:
         """Return the joined vectors after their layers."""
         vector = to_vector(self.vectors, obs, batch_dims)
         return vector if self.layers is None else self.layers.forward(vector)

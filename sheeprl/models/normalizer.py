@@ -1,4 +1,4 @@
-"""Running mean and variance of observations, rewards or returns."""
+"""Running mean and variance of observations, rewards or returns, and running percentiles of returns."""
 
 from __future__ import annotations
 
@@ -80,3 +80,37 @@ class RunningMoments(nn.Module):
             "total": self.total + rows.sum(0),
             "total_square": self.total_square + rows.square().sum(0),
         }
+
+
+class PercentileRange(nn.Module):
+    """Exponential averages of a low and a high percentile, as buffers that are saved. Their distance scales returns.
+
+    Hafner et al. 2023 (2301.04104), eq. 12. The distance ignores outliers, and small returns aren't scaled up.
+
+    Args:
+        low: the low percentile, as a fraction.
+        high: the high percentile, as a fraction.
+        rate: step size of the averages, which start at 0.
+        least: smallest scale.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, low: float = 0.05, high: float = 0.95, rate: float = 0.01, least: float = 1.0) -> None:
+        """Start both averages at 0."""
+        super().__init__()
+        self.fractions, self.rate, self.least = (low, high), rate, least
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+
+    def updated(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the buffers by name after more numbers, those of all ranks; this module is unchanged."""
+        fractions = torch.tensor(self.fractions, dtype=self.low.dtype, device=self.low.device)
+        low, high = torch.quantile(rows.detach().flatten().to(self.low.dtype), fractions).unbind(0)
+        return {"low": self.low + self.rate * (low - self.low), "high": self.high + self.rate * (high - self.high)}
+
+    def scale(self, buffers: dict[str, Tensor] | None = None) -> Tensor:
+        """Return max(least, high − low) of this module, or of the result of `updated`: a scalar."""
+        low, high = (self.low, self.high) if buffers is None else (buffers["low"], buffers["high"])
+        return (high - low).clamp_min(self.least)

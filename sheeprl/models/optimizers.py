@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -58,3 +59,53 @@ class RMSpropTF(Optimizer):
             state["square_avg"] = torch.ones_like(parameter)
         square = state["square_avg"].mul_(settings["alpha"]).addcmul_(gradient, gradient, value=1 - settings["alpha"])
         parameter.addcdiv_(gradient, (square + settings["eps"]).sqrt_(), value=-settings["lr"])
+
+
+class LaProp(Optimizer):
+    """LaProp, Ziyin et al. 2020 (2002.04839): normalize the gradient by its mean square, then apply momentum.
+
+    v ← β₂ v + (1 − β₂) g², m ← β₁ m + (1 − β₁) g / (√(v / (1 − β₂ᵗ)) + ε), θ ← θ − lr m / (1 − β₁ᵗ).
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        betas: decays β₁ and β₂.
+        eps: ε.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 4e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-20,
+    ) -> None:
+        """Store the settings; the first step creates the state."""
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; return the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for settings in self.param_groups:
+            for parameter in settings["params"]:
+                if parameter.grad is not None:
+                    self._step_one(parameter, settings)
+        return loss
+
+    def _step_one(self, parameter: Tensor, settings: dict[str, Any]) -> None:
+        """Step one parameter in place."""
+        gradient, state, (beta1, beta2) = parameter.grad, self.state[parameter], settings["betas"]
+        assert gradient is not None
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        step = float(state["step"])
+        square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        deviation = square.sqrt().div_(math.sqrt(1 - beta2**step)).add_(settings["eps"])
+        mean = state["exp_avg"].mul_(beta1).addcdiv_(gradient, deviation, value=1 - beta1)
+        parameter.add_(mean, alpha=-settings["lr"] / (1 - beta1**step))

@@ -148,6 +148,7 @@ def test_help_without_a_command(sheeprl, words):
         "eval",
         "replay",
         "ls",
+        "status",
         "algos",
         "--install-completion",
     ):

@@ -16,7 +16,11 @@ QUICK = ("ppo", "sac")  # algorithms that the fast suite tests everywhere
 SLOW = ("dqn", "ppo_recurrent")  # algorithms with other mechanisms, which the slow suite tests everywhere
 
 # Overrides of those arguments that an algorithm has.
-ARGUMENTS = {"hidden_sizes": "[32,32]", "batch_size": "32"}
+WORLD_MODEL = {
+    "sequence_length": "8", "horizon": "3", "deter": "32", "hidden": "16", "classes": "4", "categoricals": "8",
+    "units": "32", "depth": "2", "blocks": "4", "warmup": "50",
+}  # fmt: skip
+ARGUMENTS = {"hidden_sizes": "[32,32]", "batch_size": "32"} | WORLD_MODEL
 ON_POLICY = {"rollout_steps": "32", "epochs": "2"}
 OFF_POLICY = {"learning_starts": "50", "replay_ratio": "1"}
 QUIET = ("eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=2")

@@ -14,7 +14,7 @@ from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.config.checks import check
 from sheeprl.config.loading import apply_overrides, validate
 from sheeprl.evaluate import evaluate_checkpoint
-from tests.helpers.algorithms import every_algorithm, is_discrete, is_off_policy, is_recurrent, supported
+from tests.helpers.algorithms import WORLD_MODEL, every_algorithm, is_discrete, is_off_policy, is_recurrent, supported
 from tests.helpers.probe_envs import Follow
 
 ON_POLICY = {"learning_rate": "3e-3", "rollout_steps": "32", "epochs": "5"}
@@ -23,7 +23,7 @@ OFF_POLICY = {
     "batch_size": "64", "learning_rate": "3e-3", "actor_lr": "3e-3", "critic_lr": "3e-3", "alpha_lr": "3e-3",
     "alpha": "0.1", "learn_alpha": "false", "tau": "0.05", "replay_ratio": "1", "policy_delay": "2",
     "exploration_noise": "0.5", "target_every": "1", "exploration_fraction": "0.5",
-}  # fmt: skip
+} | WORLD_MODEL  # fmt: skip
 PICTURE = {"learning_rate": "1e-3", "cnn_features": "64"}  # convolutional networks need a lower rate
 NEAR = {"gamma": "0.9"}  # large values slow down the policy where both share a memory
 QUIET = ["run.mode=coupled", "eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=4"]

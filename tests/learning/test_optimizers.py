@@ -7,7 +7,7 @@ import torch
 from torch.optim import SGD, Adagrad, Adam, AdamW, RAdam, RMSprop
 
 from sheeprl.learning.optimizers import NoRuleError, check_elementwise, rule_of
-from sheeprl.models.optimizers import RMSpropTF
+from sheeprl.models.optimizers import LaProp, RMSpropTF
 
 KNOWN = {
     "adam": partial(Adam, lr=1e-2, betas=(0.8, 0.95), eps=1e-5),
@@ -18,6 +18,7 @@ KNOWN = {
     "rmsprop": partial(RMSprop, lr=1e-2, alpha=0.9, eps=1e-5, weight_decay=0.1),
     "rmsprop with momentum": partial(RMSprop, lr=1e-2, momentum=0.7),
     "centered rmsprop": partial(RMSprop, lr=1e-2, alpha=0.9, eps=1e-2, centered=True, momentum=0.5),
+    "laprop": partial(LaProp, lr=1e-2, betas=(0.8, 0.9)),
     "rmsprop of tensorflow": partial(RMSpropTF, lr=1e-2, alpha=0.9, eps=1e-3, weight_decay=0.1),
     "sgd": partial(SGD, lr=1e-2, weight_decay=0.1),
     "sgd with momentum": partial(SGD, lr=1e-2, momentum=0.9, dampening=0.2),

@@ -13,7 +13,7 @@ from sheeprl.algos.base import Loss, OptimizerSpec, Phase
 from sheeprl.config import defaults
 from sheeprl.learning.compile import tracing
 from sheeprl.learning.compile.allreduce import sum_over_ranks
-from sheeprl.models.optimizers import RMSpropTF
+from sheeprl.models.optimizers import LaProp, RMSpropTF
 from tests.actors.test_learner import assert_same, fabric, make_learner, parameters_of, rollout
 from tests.actors.test_learner import spaces as gym_spaces
 from tests.helpers.graphs import run_graph
@@ -207,6 +207,7 @@ def test_a_phase_names_each_group_once(make, groups):
         lambda parameters: SGD(parameters, lr=0.1, momentum=0.9, nesterov=True),
         lambda parameters: RMSprop(parameters, lr=0.01, centered=True, momentum=0.5),
         lambda parameters: RMSpropTF(parameters, lr=0.01, eps=1e-5),
+        lambda parameters: LaProp(parameters, lr=0.01),
     ],
 )
 def test_traced_optimizers_equal_eager_ones(make, build):

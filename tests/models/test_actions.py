@@ -227,3 +227,11 @@ def test_a_mask_without_permitted_choices_is_finite(space):
     total = actions.logprob(output, action, mask=mask) + actions.entropy(output, mask=mask)
     total.sum().backward()
     assert total.isfinite().all() and output.grad.isfinite().all()
+
+
+def test_vectors_of_actions():
+    """Choices become joined one-hot vectors; bits and real numbers are unchanged."""
+    assert Actions(spaces.Discrete(3)).vector(tensor([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert Actions(spaces.MultiDiscrete([2, 3])).vector(tensor([[1, 2]])).tolist() == [[0, 1, 0, 0, 1]]
+    assert Actions(spaces.MultiBinary(2)).vector(tensor([[1, 0]], dtype=torch.int8)).tolist() == [[1.0, 0.0]]
+    assert Actions(spaces.Box(-1, 1, (2,))).vector(tensor([[0.5, -2.0]])).tolist() == [[0.5, -2.0]]

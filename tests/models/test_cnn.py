@@ -7,7 +7,16 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional
 
-from sheeprl.models.cnn import PictureEncoder, PixelDecoder, flat_size, pixel_encoder, shifted
+from sheeprl.models.cnn import (
+    DoublingDecoder,
+    HalvingEncoder,
+    PictureEncoder,
+    PixelDecoder,
+    flat_size,
+    halved_sizes,
+    pixel_encoder,
+    shifted,
+)
 
 
 def test_nature_cnn_has_the_published_layers():
@@ -112,3 +121,26 @@ def test_layer_norm_is_over_channels_and_pixels():
     ]  # fmt: skip
     assert network(torch.rand(2, 4, 84, 84)).shape == (2, 16)
     assert not any(isinstance(layer, nn.LayerNorm) for layer in pixel_encoder("nature", (4, 84, 84), 16))
+
+
+@pytest.mark.parametrize(
+    ("shape", "least"),
+    [((3, 64, 64), (4, 4)), ((1, 10, 7), (5, 4)), ((1, 10, 10), (3, 3)), ((3, 84, 84), (6, 6)), ((2, 3, 3), (2, 2))],
+)
+def test_halving_and_doubling(shape, least):
+    """Pictures of any size are halved at most four times, and decoded to their size."""
+    assert halved_sizes(*shape[1:])[-1] == least
+    encoder, decoder = HalvingEncoder(shape, depth=2), DoublingDecoder(16, 6, shape, depth=2, units=4, blocks=4)
+    features = encoder(torch.rand(5, *shape))
+    assert features.shape == (5, encoder.size) and encoder.size == 8 * least[0] * least[1]
+    pictures = decoder(torch.randn(5, 22))
+    assert pictures.shape == (5, *shape) and ((pictures > 0) & (pictures < 1)).all()
+
+
+def test_an_observation_has_the_features_of_the_chosen_cnn():
+    """A function builds the CNN for (C, H, W); bytes are scaled to [0, 1] and centred."""
+    encoder = PictureEncoder(spaces.Box(0, 255, (8, 8, 3), np.uint8), None, lambda shape: HalvingEncoder(shape, 2))
+    picture = torch.randint(256, (4, 8, 8, 3), dtype=torch.uint8)
+    expected = encoder.network.layers(picture.movedim(-1, 1) / 255 - 0.5).flatten(1)
+    torch.testing.assert_close(encoder(picture), expected)
+    assert encoder.size == expected.shape[1]

@@ -1,13 +1,14 @@
 """Running moments."""
 
 import hypothesis.extra.numpy as hnp
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import tensor
 
-from sheeprl.models.normalizer import RunningMoments
+from sheeprl.models.normalizer import PercentileRange, RunningMoments
 
 
 def with_rows(moments, x, mask=None):
@@ -104,3 +105,17 @@ def test_many_rows_far_from_0():
     for _ in range(100):
         with_rows(moments, 1e4 + torch.randn(1000, generator=generator, dtype=torch.float64))
     assert moments.variance.item() == pytest.approx(1, abs=0.02)
+
+
+def test_percentile_range_by_hand():
+    """The averages start at 0 and move towards the percentiles; small ranges count as 1."""
+    normalizer = PercentileRange(0.25, 0.75, rate=0.5, least=1.0)
+    assert normalizer.scale() == 1.0
+    rows = torch.tensor([[0.0, 10.0], [20.0, 30.0], [40.0, -0.0]])
+    updated = normalizer.updated(rows)
+    low, high = np.percentile(rows.numpy(), [25, 75])
+    assert updated["low"].item() == pytest.approx(low / 2) and updated["high"].item() == pytest.approx(high / 2)
+    assert normalizer.scale(updated).item() == pytest.approx((high - low) / 2)
+    normalizer.load_state_dict(updated)
+    assert normalizer.scale().item() == pytest.approx((high - low) / 2)
+    assert normalizer.updated(rows)["high"].item() == pytest.approx(0.75 * high)

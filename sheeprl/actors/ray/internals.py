@@ -85,6 +85,56 @@ def node_socket() -> str:
     return str(worker._global_node.raylet_socket_name) if worker._global_node else ""
 
 
+def store_value(namespace: str, key: str, value: str) -> None:
+    """Store a value in the cluster's control store; this program must be connected."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(key, value, True, namespace=namespace)
+
+
+def remove_value(namespace: str, key: str) -> None:
+    """Remove a value from the cluster's control store; this program must be connected."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_del(key, namespace=namespace)
+
+
+def stored_values(namespace: str) -> dict[str, bytes]:
+    """Return the values of a namespace in the control store of the cluster to which this program is connected."""
+    internal_kv: Any = import_module("ray.experimental.internal_kv")
+    return _values(internal_kv.internal_kv_get_gcs_client(), namespace)
+
+
+def cluster_contents(address: str, namespace: str) -> tuple[dict[str, bytes], set[str]]:
+    """Return the values of a namespace in a cluster's control store, and the ids of the cluster's live jobs.
+
+    It reads the control store without joining the cluster, which would take seconds and add a job.
+    """
+    raylet: Any = import_module("ray._raylet")
+    client = raylet.GcsClient(address=address)
+    # Without these fields, the control store would ask each driver for its tasks.
+    jobs = client.get_all_job_info(skip_submission_job_info_field=True, skip_is_running_tasks_field=True)
+    return _values(client, namespace), {job.hex() for job, info in jobs.items() if not info.is_dead}
+
+
+def _values(client: Any, namespace: str) -> dict[str, bytes]:
+    """Return the values of a namespace. A key may be removed while they are read."""
+    space = namespace.encode()
+    found = {key.decode(): client.internal_kv_get(key, space) for key in client.internal_kv_keys(b"", space)}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def running_cluster(address: str) -> str:
+    """Return the address of a cluster as host and port; `auto` stands for the one on this machine.
+
+    Raises:
+        ConnectionError: no cluster runs on this machine.
+        ValueError: the address is malformed.
+    """
+    services: Any = import_module("ray._private.services")
+    return str(services.canonicalize_bootstrap_address(address))
+
+
 def draining_nodes() -> set[str]:
     """Return the ids of the nodes that are being drained; empty if this Ray version has no such state."""
     try:

@@ -18,8 +18,6 @@ from sheeprl.models.encoder import Encoder
 from sheeprl.models.mlp import mlp
 from sheeprl.models.noisy import NoisyMLP
 
-VALUE_PLACE = 1000  # of the noise in the stream of the value, apart from that of the advantages
-
 
 class QNetwork(nn.Module):
     """Action values Q(s, ·) of a discrete space.
@@ -40,7 +38,6 @@ class QNetwork(nn.Module):
         super().__init__()
         self.actions = Actions(spaces.action)
         self.head = head
-        self.is_noisy = noisy_std is not None
         self.encoder = Encoder(
             spaces.observation,
             args.mlp_keys,
@@ -51,45 +48,51 @@ class QNetwork(nn.Module):
         )
         shared, own = (args.hidden_sizes[:-1], args.hidden_sizes[-1:]) if dueling else ((), args.hidden_sizes)
 
-        def build(inputs: int, hidden: Sequence[int], outputs: int, place: int) -> nn.Module:
+        def build(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Module:
             """Build an MLP, noisy or not."""
             if noisy_std is None:
                 return mlp(inputs, hidden, outputs, layer_norm=args.layer_norm)
-            return NoisyMLP(inputs, hidden, outputs, noisy_std, place)
+            return NoisyMLP(inputs, hidden, outputs, noisy_std)
 
         inputs = self.encoder.size
         self.shared = None
         if shared:
-            self.shared = build(inputs, shared[:-1], shared[-1], 2 * VALUE_PLACE)
+            self.shared = build(inputs, shared[:-1], shared[-1])
             # The last layer has neither: it is the output layer of its MLP.
             self.shared_norm = nn.LayerNorm(shared[-1]) if args.layer_norm else None
             inputs = shared[-1]
-        self.advantage = build(inputs, own, self.actions.outputs * head.size, 0)
-        self.value = build(inputs, own, head.size, VALUE_PLACE) if dueling else None
+        self.advantage = build(inputs, own, self.actions.outputs * head.size)
+        self.value = build(inputs, own, head.size) if dueling else None
+        networks = (self.shared, self.advantage, self.value)
+        self.noise_sizes = [network.noise_size if isinstance(network, NoisyMLP) else 0 for network in networks]
+        self.noise_size = sum(self.noise_sizes)
+        """Number of factors of the noise in all layers, 0 without noisy layers."""
 
-    def outputs(self, obs: Any, seed: Tensor | None = None, batch_dims: int = 1) -> Tensor:
+    def outputs(self, obs: Any, noise: Tensor | None = None, batch_dims: int = 1) -> Tensor:
         """Return the outputs of all actions: `[*batch, *]` observations to `[*batch, actions, head.size]`.
 
         Args:
             obs: observations with `batch_dims` batch axes.
-            seed: `[N]` int64 seeds of the noise; None without noise.
+            noise: result of `models.noisy.factors`, `[noise_size]` for the same noise in all samples, or
+                `[*batch, noise_size]`; None without noise.
             batch_dims: number of leading batch axes.
         """
         features = self.encoder.forward(obs, batch_dims)
+        shared, advantage, value = [None] * 3 if noise is None else noise.split_with_sizes(self.noise_sizes, -1)
         if self.shared is not None:
-            features = _apply(self.shared, features, seed)
+            features = _apply(self.shared, features, shared)
             features = functional.relu(features if self.shared_norm is None else self.shared_norm(features))
         # Mixed precision ends here: the heads compute in float32.
-        output = _apply(self.advantage, features, seed).float()
+        output = _apply(self.advantage, features, advantage).float()
         output = output.reshape(*output.shape[:-1], self.actions.outputs, self.head.size)
         if self.value is None:
             return output
-        value = _apply(self.value, features, seed).float().unsqueeze(-2)
-        return value + output - output.mean(-2, keepdim=True)
+        state_value = _apply(self.value, features, value).float().unsqueeze(-2)
+        return state_value + output - output.mean(-2, keepdim=True)
 
-    def forward(self, obs: Any, seed: Tensor | None = None, batch_dims: int = 1) -> Tensor:
+    def forward(self, obs: Any, noise: Tensor | None = None, batch_dims: int = 1) -> Tensor:
         """Return the values Q(s, ·), those of forbidden actions very low; see `outputs` and `permitted`."""
-        return self.values(self.outputs(obs, seed, batch_dims), obs)
+        return self.values(self.outputs(obs, noise, batch_dims), obs)
 
     def values(self, output: Tensor, obs: Any) -> Tensor:
         """Return the values Q(s, ·) `[*batch, actions]` of outputs, those of forbidden actions very low."""
@@ -122,7 +125,7 @@ def of_action(output: Tensor, action: Tensor) -> Tensor:
     return torch.gather(output, 1, index).squeeze(1)
 
 
-def _apply(network: nn.Module, inputs: Tensor, seed: Tensor | None) -> Tensor:
-    """Return the outputs of an MLP, with noise if there are seeds."""
-    outputs: Tensor = network.forward(inputs) if seed is None else network.forward(inputs, seed)
+def _apply(network: nn.Module, inputs: Tensor, noise: Tensor | None) -> Tensor:
+    """Return the outputs of an MLP, with noise if there is any."""
+    outputs: Tensor = network.forward(inputs) if noise is None else network.forward(inputs, noise)
     return outputs

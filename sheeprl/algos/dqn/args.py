@@ -6,19 +6,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sheeprl.algos.args import EncoderArgs, TDArgs
+from sheeprl.algos.args import OneOptimizerArgs, TDArgs
 from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes
 
 
-class QArgs(EncoderArgs):
+class QArgs(OneOptimizerArgs):
     """Arguments of `QLearning`: network, exploration and optimizer."""
 
     actions: ClassVar[tuple[str, ...]] = ("discrete",)
 
     learning_rate: Positive = Field(5e-4, description="learning rate of the optimizer")
-    final_learning_rate: NonNegative | None = Field(
-        None, description="learning rate at the end of the run, reached linearly; null keeps it constant"
-    )
     max_grad_norm: Positive | None = Field(10.0, description="maximum global norm of the gradients; null for no limit")
     epsilon: Fractional = Field(1.0, description="probability of a random action at the start of the run")
     final_epsilon: Fractional = Field(0.05, description="probability of a random action after exploration_fraction")
@@ -31,10 +28,6 @@ class QArgs(EncoderArgs):
     layer_norm: bool = Field(
         False, description="normalize the outputs of each hidden layer (LayerNorm)", json_schema_extra=STRUCTURAL
     )
-    cnn: Literal["auto", "nature", "small"] = Field(
-        "auto", description="CNN for pictures; auto chooses it by their size", json_schema_extra=STRUCTURAL
-    )
-    cnn_features: Count = Field(512, description="features of each picture", json_schema_extra=STRUCTURAL)
 
 
 class DQNArgs(QArgs, TDArgs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,14 +16,14 @@ from sheeprl.algos.dqn.args import DQNArgs
 from sheeprl.algos.dqn.heads import head_of
 from sheeprl.algos.dqn.loss import q_target
 from sheeprl.algos.dqn.q_learning import QLearning
-from sheeprl.models import noise
 from sheeprl.models.critics import discount, loss_weight
+from sheeprl.models.noisy import factors
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
 
-SEEDS = ("seed", "target_seed", "choice_seed")
-"""Seeds of the noise in the trained network, in the target network, and in the choice of the target's action."""
+NOISES = ("policy", "target", "choice")
+"""Noise of the trained network, of the target network, and of the choice of the target's action."""
 
 
 class DQN(QLearning[DQNArgs]):
@@ -31,9 +31,13 @@ class DQN(QLearning[DQNArgs]):
 
     def build_agent(self) -> nn.Module:
         """Build the Q-network and its target."""
+        return DQNAgent(self._build_network())
+
+    def _build_network(self) -> QNetwork:
+        """Build the Q-network."""
         args = self.args
         std = args.noisy_std if args.noisy else None
-        return DQNAgent(QNetwork(self.spaces, args, head_of(args), dueling=args.dueling, noisy_std=std))
+        return QNetwork(self.spaces, args, head_of(args), dueling=args.dueling, noisy_std=std)
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
         """Return one Adam for the Q-network."""
@@ -46,22 +50,28 @@ class DQN(QLearning[DQNArgs]):
         updates = (TargetUpdate("policy", "target", self.args.tau),) if is_due else ()
         drawn = self.noise if self.args.noisy else None
         scale = self.lr_scale(step.progress)
-        return [Phase("policy", self.loss, drawn, lr_scale=scale, target_updates=updates)]
+        return [Phase("policy", self.loss, shared_noise=drawn, lr_scale=scale, target_updates=updates)]
 
-    def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
-        """Return the seeds `[N]` of the noisy layers."""
-        return {name: noise.seeds(shape, generator) for name in SEEDS}
+    @cached_property
+    def noise_size(self) -> int:
+        """Number of factors of the noise in a network."""
+        with torch.device("meta"):  # parameters without memory
+            return self._build_network().noise_size
+
+    def noise(self, generator: torch.Generator) -> Tensors:
+        """Return the factors of the noise of each forward pass, `[noise_size]`, the same for the whole batch."""
+        return {name: factors((self.noise_size,), generator) for name in NOISES}
 
     def loss(self, agent: DQNAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Compute the head's loss of a batch of transitions `[N]`, E[w · loss] with the importance w."""
         head, next_obs = agent.policy.head, batch["next_obs"]
         factor = discount(batch, self.args.gamma)
         with torch.no_grad():
-            next_output = agent.target.outputs(next_obs, noise.get("target_seed"))
-            chooser = agent.policy(next_obs, noise.get("choice_seed")) if self.args.double else None
+            next_output = agent.target.outputs(next_obs, noise.get("target"))
+            chooser = agent.policy(next_obs, noise.get("choice")) if self.args.double else None
             best = (agent.target.values(next_output, next_obs) if chooser is None else chooser).argmax(-1)
             next_output = of_action(next_output, best)
-        output = of_action(agent.policy.outputs(batch["obs"], noise.get("seed")), batch["action"])
+        output = of_action(agent.policy.outputs(batch["obs"], noise.get("policy")), batch["action"])
         errors, priority = head.errors(output, next_output, batch["reward"], factor)
         loss = (loss_weight(batch) * errors).sum()
         target = q_target(batch["reward"], factor, head.values(next_output))

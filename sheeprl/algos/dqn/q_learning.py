@@ -10,7 +10,7 @@ from sheeprl.algos.base import Algorithm, Mode, PolicyInput, PolicyOutput, Tenso
 from sheeprl.algos.dqn.agent import QNetwork, permitted
 from sheeprl.algos.dqn.args import QArgs
 from sheeprl.algos.schedules import linear, rate_scale
-from sheeprl.models import noise
+from sheeprl.models.noisy import factors
 
 QArgsT = TypeVar("QArgsT", bound=QArgs)
 
@@ -29,9 +29,10 @@ class QLearning(Algorithm[QArgsT]):
         if mode == "random":
             return PolicyOutput(policy.actions.random(count, generator, mask=permitted(inputs.obs)))
         explores = mode == "explore"
-        seed = noise.seeds(torch.Size([count]), generator) if explores and policy.is_noisy else None
-        best = policy.forward(inputs.obs, seed).argmax(-1)
-        if not explores or policy.is_noisy:
+        is_noisy = explores and policy.noise_size > 0
+        noise = factors((count, policy.noise_size), generator) if is_noisy else None
+        best = policy.forward(inputs.obs, noise).argmax(-1)
+        if not explores or is_noisy:
             return PolicyOutput(best)
         drawn = policy.actions.random(count, generator, mask=permitted(inputs.obs))
         is_random = torch.rand(count, generator=generator) < self.epsilon(inputs.progress)

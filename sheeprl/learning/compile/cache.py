@@ -260,6 +260,10 @@ class CompiledSteps:
 
     def _compile_timed(self, phases: Sequence[Phase], inputs: Tree) -> CompiledStep:
         """Compile a step and add the time to `seconds`; note it for the log unless it was loaded from the cache."""
+        for phase in phases:
+            if not phase.compile:
+                groups = " and ".join(map(repr, phase.groups))
+                raise CompileError(f"the algorithm excludes its phase {groups}, because it is long to compile")
         if len(self._compiled) + len(self._eager) == MAX_VARIANTS:
             self._is_full = True
             raise CompileError(

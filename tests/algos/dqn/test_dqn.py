@@ -220,16 +220,16 @@ def test_arguments_that_do_not_fit_together(args, named):
 
 
 @pytest.mark.parametrize("head", ["value", "c51", "qr"])
-def test_noise_depends_on_the_sample_alone(head):
+def test_noise_is_shared_by_the_batch(head):
     """With noise, the mean of the gradients of two halves of a batch is the gradient of the whole."""
     algorithm = build_dqn(head=head, **EVERYTHING)
     agent, batch = algorithm.build_agent(), make_batch()
-    noise = algorithm.noise(torch.Size([6]), torch.Generator().manual_seed(0))
+    noise = algorithm.noise(torch.Generator().manual_seed(0))
 
     def gradient(rows):
         """Return the gradient of some rows of the batch."""
         part = batch[rows].update({"sample_weight": torch.full((len(batch[rows]),), 1 / len(batch[rows]))})
-        loss = algorithm.loss(agent, part, {name: values[rows] for name, values in noise.items()}, {})
+        loss = algorithm.loss(agent, part, noise, {})
         found = torch.autograd.grad(loss.value, list(agent.policy.parameters()))
         return torch.cat([each.flatten() for each in found])
 

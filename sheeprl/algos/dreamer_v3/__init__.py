@@ -1,0 +1,1 @@
+"""DreamerV3: a world model, and an actor and a critic that learn in its imagination."""

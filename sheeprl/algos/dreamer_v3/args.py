@@ -1,0 +1,159 @@
+"""DreamerV3's arguments and their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from sheeprl.algos.args import EncoderArgs, OffPolicy, OffPolicyArgs
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive
+
+if TYPE_CHECKING:
+    from sheeprl.envs.transforms import Spaces
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Widths of the networks.
+
+    Args:
+        deter: length of the deterministic state.
+        hidden: width of the dynamics' hidden layers.
+        classes: classes of each categorical of the stochastic state.
+        depth: channels of the CNNs are multiples of it.
+        units: width of the hidden layers of encoder, decoder and heads.
+    """
+
+    deter: int
+    hidden: int
+    classes: int
+    depth: int
+    units: int
+
+
+Size = Literal["1M", "12M", "25M", "50M", "100M", "200M", "400M"]
+SIZES: dict[str, Widths] = {
+    "1M": Widths(512, 64, 4, 4, 64),
+    "12M": Widths(2048, 256, 16, 16, 256),
+    "25M": Widths(3072, 384, 24, 24, 384),
+    "50M": Widths(4096, 512, 32, 32, 512),
+    "100M": Widths(6144, 768, 48, 48, 768),
+    "200M": Widths(8192, 1024, 64, 64, 1024),
+    "400M": Widths(12288, 1536, 96, 96, 1536),
+}
+"""Widths by the name of a size, which is about the number of parameters with pictures."""
+
+
+class WorldModelArgs(EncoderArgs, OffPolicyArgs):
+    """Arguments of every Dreamer."""
+
+    actions: ClassVar[tuple[str, ...]] = ("discrete", "multi-discrete", "continuous")
+    bounded_actions: ClassVar[bool] = True
+
+    learning_starts: Natural = Field(1024, description="policy steps with random actions before training starts")
+    replay_ratio: NonNegative = Field(0.5, description="gradient steps per policy step, exact")
+    batch_size: Count = Field(16, description="sequences per batch of the whole trainer group")
+    sequence_length: Count = Field(64, description="rows of a sequence, besides its context row")
+    horizon: Count = Field(15, description="steps of imagination")
+    imag_last: Natural = Field(0, description="last rows of each sequence from which imagination starts; 0 for all")
+    lambda_: Fractional = Field(0.95, description="λ of the returns")
+
+    @field_validator("imag_last")
+    @classmethod
+    def _check_starts(cls, rows: int, info: ValidationInfo) -> int:
+        """Reject more rows than a sequence has."""
+        length = info.data.get("sequence_length")
+        if length is not None and rows > length:
+            raise ValueError(f"must be at most algo.sequence_length={length}")
+        return rows
+
+    @property
+    def starts(self) -> int:
+        """Return the number of rows of each sequence from which imagination starts."""
+        return self.imag_last or self.sequence_length
+
+    def data(self) -> OffPolicy:
+        """Return settings to read sequences, each with the row before, into which states are written back."""
+        from sheeprl.buffer.sequences import Sequences  # imports NumPy, which would delay the help
+
+        sampler = Sequences(self.sequence_length, context=True)
+        return replace(super().data(), sampler=sampler, writes_back=True)
+
+
+class DreamerV3Args(WorldModelArgs):
+    """Arguments of DreamerV3, Hafner et al. 2023 (2301.04104), as in the authors' code of 2026."""
+
+    algorithm: ClassVar[str] = "sheeprl.algos.dreamer_v3.dreamer_v3:DreamerV3"
+    summary: ClassVar[str] = "DreamerV3: discrete world model, actor and critic learn in imagination"
+    help_first: ClassVar[tuple[str, ...]] = (
+        *("size", "replay_ratio", "batch_size", "sequence_length", "imag_last", "learning_rate", "learning_starts"),
+    )
+
+    size: Size = Field("1M", description="widths of all networks by parameters", json_schema_extra=STRUCTURAL)
+    deter: Count | None = Field(
+        None, description="length of the deterministic state; default by algo.size", json_schema_extra=STRUCTURAL
+    )
+    hidden: Count | None = Field(
+        None, description="width of the dynamics' hidden layers; default by algo.size", json_schema_extra=STRUCTURAL
+    )
+    classes: Count | None = Field(
+        None, description="classes of each categorical, at most 256; default by algo.size", json_schema_extra=STRUCTURAL
+    )
+    depth: Count | None = Field(
+        None, description="channels of the CNNs are multiples of it; default by algo.size", json_schema_extra=STRUCTURAL
+    )
+    units: Count | None = Field(
+        None, description="width of the other hidden layers; default by algo.size", json_schema_extra=STRUCTURAL
+    )
+    categoricals: Count = Field(32, description="categoricals of the stochastic state", json_schema_extra=STRUCTURAL)
+    blocks: Count = Field(8, description="blocks of the recurrent cell", json_schema_extra=STRUCTURAL)
+
+    learning_rate: Positive = Field(4e-5, description="learning rate of LaProp")
+    warmup: Natural = Field(1000, description="gradient steps over which the learning rate rises linearly")
+    adaptive_clip: Positive = Field(
+        0.3, description="maximum norm of a parameter's gradient, as a fraction of the parameter's norm"
+    )
+    uniform_mix: Fractional = Field(0.01, description="uniform part of the categoricals of states and actions")
+    free_nats: NonNegative = Field(1.0, description="KL divergence below which it isn't trained")
+    prior_scale: NonNegative = Field(1.0, description="coefficient of the KL divergence that trains the prior")
+    posterior_scale: NonNegative = Field(0.1, description="coefficient of the KL divergence that trains the posterior")
+    effective_horizon: Positive = Field(333.0, description="discount factor 1 - 1 / effective_horizon")
+    entropy_coef: NonNegative = Field(3e-4, description="coefficient of the policy's entropy")
+    target_tau: Fractional = Field(0.02, description="step size of the slow critic towards the critic")
+    slow_scale: NonNegative = Field(1.0, description="coefficient of the critic's distance to the slow critic")
+    replay_value_scale: NonNegative = Field(0.3, description="coefficient of the critic's loss on replayed rows")
+    return_rate: Fractional = Field(0.01, description="step size of the averages of the returns' percentiles")
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, classes: int | None) -> int | None:
+        """Reject more classes than a byte holds: the replay buffer stores each categorical in one."""
+        if classes is not None and classes > 256:
+            raise ValueError("must be at most 256")
+        return classes
+
+    @property
+    def widths(self) -> Widths:
+        """Return the widths of `size`, replaced by those that are set by hand."""
+        chosen = {name: getattr(self, name) for name in ("deter", "hidden", "classes", "depth", "units")}
+        return replace(SIZES[self.size], **{name: width for name, width in chosen.items() if width is not None})
+
+    @property
+    def gamma(self) -> float:
+        """Return the discount factor."""
+        return 1.0 - 1.0 / self.effective_horizon
+
+    def space_mistakes(self, spaces: Spaces) -> Iterator[str]:
+        """Yield also a line for each width that can't be divided into the blocks."""
+        from sheeprl.envs.transforms import input_keys
+
+        yield from super().space_mistakes(spaces)
+        deter, depth = self.widths.deter, self.widths.depth
+        if deter % self.blocks:
+            yield f"algo.deter={deter}: must be a multiple of algo.blocks={self.blocks}"
+        _, pictures = input_keys(spaces.observation, self.mlp_keys, self.cnn_keys)
+        if pictures and 4 * depth % self.blocks:
+            yield f"algo.depth={depth}: 4 * algo.depth must be a multiple of algo.blocks={self.blocks} for pictures"

@@ -1,0 +1,72 @@
+"""DreamerV3's formulas, as pure functions.
+
+`weight` is the batch's `sample_weight` `[N]`, so `mean(x, weight)` is the mean of `[*, N]` values over the whole group.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sheeprl.models.returns import lambda_returns
+
+
+def mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Return the mean of values `[*, N]` over all axes, weighted by `[N]`."""
+    return (weight * values.flatten(0, -2).mean(0)).sum()
+
+
+def imagined_weights(continues: Tensor) -> Tensor:
+    """Return w_t = Π_{i ≤ t} c_i, the probability that imagination reaches state t: `[H + 1, *]` to `[H + 1, *]`."""
+    return continues.cumprod(0)
+
+
+def imagined_returns(reward: Tensor, continues: Tensor, value: Tensor, mix: float) -> Tensor:
+    """Return the λ-returns of imagined states, in which c_t is the predicted discount factor.
+
+    Args:
+        reward: `[H + 1, *]`, predicted on arrival at each state; the first one isn't used.
+        continues: `[H + 1, *]`, c_t.
+        value: `[H + 1, *]`.
+        mix: λ.
+
+    Returns:
+        `[H, *]`.
+    """
+    return lambda_returns(reward[1:], continues[1:], value[1:], mix)
+
+
+def replayed_returns(
+    reward: Tensor, terminated: Tensor, is_last: Tensor, bootstrap: Tensor, gamma: float, mix: float
+) -> Tensor:
+    """Return the λ-returns of replayed rows, with imagined returns as the values.
+
+    Args:
+        reward: `[K, N]`, received on arrival.
+        terminated: `[K, N]` booleans.
+        is_last: `[K, N]` booleans, true on end rows, whose return doesn't reach into the next episode.
+        bootstrap: `[K, N]`, the return imagined from each row.
+        gamma: discount factor.
+        mix: λ.
+
+    Returns:
+        `[K − 1, N]`; meaningless on end rows.
+    """
+    discount = gamma * (~terminated[1:]).to(reward.dtype)
+    return lambda_returns(reward[1:], discount, bootstrap[1:], mix * (~is_last[1:]).to(reward.dtype))
+
+
+def policy_loss(
+    logprob: Tensor, advantage: Tensor, entropy: Tensor, reached: Tensor, coefficient: float, weight: Tensor
+) -> Tensor:
+    """Return −E[w (sg(A) log π(a|s) + η H)], eq. 11. Inputs are `[H, K, N]`.
+
+    Args:
+        logprob: log π of the imagined actions.
+        advantage: A, the normalized advantages.
+        entropy: H of the policy.
+        reached: w, the probability that imagination reaches the state.
+        coefficient: η.
+        weight: `[N]`.
+    """
+    gain = advantage.detach() * logprob + coefficient * entropy
+    return -mean(reached.detach() * gain, weight)

@@ -1,0 +1,101 @@
+"""The command `status`: list the runs of a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from sheeprl.cli.commands import print_table
+from sheeprl.metrics.run_entry import NAMESPACE, RunEntry
+from sheeprl.utils.errors import ConfigError, one_line
+
+TIMEOUT = 5.0  # seconds until an address counts as closed
+
+
+def status(
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="address of the cluster; default RAY_ADDRESS, else the one on this machine",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON array")] = False,
+) -> None:
+    """List the runs of a Ray cluster with their progress, the newest first."""
+    runs = cluster_runs(address)
+    if as_json:
+        typer.echo(json.dumps(runs))
+        return
+    if not runs:
+        typer.echo("no run on the cluster; sheeprl ls lists the runs in this folder")
+        return
+    print_table(
+        [
+            ("run", "state", "algorithm", "environment", "policy steps", "return", "players", "since", "node"),
+            *(_row(run) for run in runs),
+        ]
+    )
+
+
+def cluster_runs(address: str | None = None) -> list[dict[str, Any]]:
+    """Return the runs of a cluster, the newest first: the fields of `RunEntry` and the run's name.
+
+    Raises:
+        ConfigError: there is no cluster at the address, or it requires another token.
+    """
+    # Ray's C++ code would print its own lines about a closed port.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    from sheeprl.actors.ray import internals
+
+    source = f"--address {address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}"
+    named = address or os.environ.get("RAY_ADDRESS") or "auto"
+    if "://" in named:
+        raise ConfigError([f"{source}: use the address of the head node's Ray, such as HOST:6379, or auto"])
+    try:
+        found = internals.running_cluster(named)
+    except ConnectionError:
+        raise ConfigError(
+            ["no Ray cluster runs on this machine; name one with --address HOST:6379, or use sheeprl ls"]
+        ) from None
+    except Exception as error:
+        raise ConfigError([f"{source}: {one_line(error)}; use HOST:PORT, such as 10.0.0.5:6379"]) from None
+    where = f"the cluster at {found}" if named == "auto" else source
+    try:
+        host, _, port = found.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT).close()
+        values, live_jobs = internals.cluster_contents(found, NAMESPACE)
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{where}: can't be reached: {one_line(error)}; start it or correct the address"]) from None
+    except Exception as error:  # Ray's own, of several kinds
+        advice = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
+        raise ConfigError([f"{where}: can't be read: {one_line(error)}; if it requires a token, {advice}"]) from None
+    entries = [entry for text in values.values() if (entry := RunEntry.from_json(text)) is not None]
+    now = time.time()
+    return [
+        {"name": entry.name, **asdict(entry), "state": entry.current_state(live_jobs, now)}
+        for entry in sorted(entries, key=lambda entry: -entry.since)
+    ]
+
+
+def _row(run: dict[str, Any]) -> tuple[str, ...]:
+    """Return the row of a run in the list."""
+    mean_return = "-" if run["mean_return"] is None else f"{run['mean_return']:.2f}"
+    return (
+        run["name"],
+        run["state"],
+        run["algorithm"],
+        run["environment"],
+        f"{run['policy_steps']:,}/{run['total_steps']:,}",
+        mean_return,
+        f"{run['players_alive']}/{run['players']}",
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(run["since"])),
+        run["node"],
+    )

@@ -1,0 +1,215 @@
+"""Recurrent state-space model (RSSM), Hafner et al. 2019 (1811.04551): the dynamics of all Dreamers.
+
+The state joins a deterministic vector h, of a recurrent cell, and a stochastic vector z. The prior predicts z from h.
+The posterior knows the observation too.
+
+h_t = cell(h_{t−1}, z_{t−1}, a_{t−1}), z_t ~ posterior(h_t, x_t) or, without an observation, z_t ~ prior(h_t).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sheeprl.models.latents import Latents
+from sheeprl.models.normed import BlockLinear, JoinedLayer, RMSNorm, truncated_normal_
+from sheeprl.models.recurrent import LayerNormGRU, Recurrent
+
+
+class Cell(nn.Module, ABC):
+    """Recurrent cell of an RSSM.
+
+    Attributes:
+        size: length of the deterministic state.
+    """
+
+    size: int
+
+    @abstractmethod
+    def prepare(self, action: Tensor) -> Tensor:
+        """Return what a step needs of its action, for all steps at once: `[*, actions]` to `[*, prepared]`."""
+
+    @abstractmethod
+    def forward(self, deter: Tensor, stoch: Tensor, prepared: Tensor) -> Tensor:
+        """Return the next deterministic state `[N, size]`."""
+
+
+class BlockGRU(Cell):
+    """Gated recurrent unit in blocks, of DreamerV3.
+
+    Each of h, z and a passes a linear layer, RMSNorm and SiLU to u. In every block, x = SiLU(RMSNorm(W [h_block, u]))
+    and r, c, g = V x. Then h' = σ(g − 1) tanh(σ(r) c) + (1 − σ(g − 1)) h. RMSNorm is over all blocks.
+
+    Args:
+        size: size of the state.
+        stoch: size of the stochastic state.
+        actions: size of the action vector.
+        hidden: size of each of the three input layers.
+        blocks: number of blocks, a divisor of `size`.
+    """
+
+    def __init__(self, size: int, stoch: int, actions: int, hidden: int, blocks: int) -> None:
+        """Build the layers."""
+        super().__init__()
+        self.size, self.blocks = size, blocks
+        self.deter_input = nn.Sequential(nn.Linear(size, hidden), RMSNorm(hidden), nn.SiLU())
+        self.stoch_input = nn.Sequential(nn.Linear(stoch, hidden), RMSNorm(hidden), nn.SiLU())
+        self.action_input = nn.Sequential(nn.Linear(actions, hidden), RMSNorm(hidden), nn.SiLU())
+        truncated_normal_(self.deter_input), truncated_normal_(self.stoch_input), truncated_normal_(self.action_input)
+        self.mixing = BlockLinear(size // blocks + 3 * hidden, size // blocks, blocks)
+        self.norm = RMSNorm(size)
+        self.gates = BlockLinear(size // blocks, 3 * size // blocks, blocks)
+
+    def prepare(self, action: Tensor) -> Tensor:
+        """Return the output of the action's input layer."""
+        prepared: Tensor = self.action_input(action)
+        return prepared
+
+    def forward(self, deter: Tensor, stoch: Tensor, prepared: Tensor) -> Tensor:
+        """Take one step."""
+        n, blocks = len(deter), self.blocks
+        inputs = torch.cat([self.deter_input(deter), self.stoch_input(stoch), prepared], -1)
+        own = deter.view(n, blocks, -1).transpose(0, 1)
+        mixed = self.mixing(torch.cat([own, inputs.expand(blocks, -1, -1)], -1))
+        mixed = nn.functional.silu(self.norm(mixed.transpose(0, 1).reshape(n, -1)))
+        gates = self.gates(mixed.view(n, blocks, -1).transpose(0, 1))
+        reset, candidate, update = gates.chunk(3, -1)
+        change = (update - 1.0).sigmoid() * ((reset.sigmoid() * candidate).tanh() - own)
+        following: Tensor = (own + change).transpose(0, 1).reshape(n, -1)
+        return following
+
+
+class DenseGRU(Cell):
+    """Cell of the first Dreamers: a dense layer on z and a, then a gated recurrent unit.
+
+    Args:
+        cell: the gated recurrent unit.
+        stoch: size of the stochastic state.
+        actions: size of the action vector.
+        hidden: size of the dense layer.
+        norm: normalize the outputs of the dense layer.
+    """
+
+    def __init__(self, cell: Recurrent, stoch: int, actions: int, hidden: int, norm: bool) -> None:
+        """Build the dense layer."""
+        super().__init__()
+        self.size, self.cell = cell.size, cell
+        self.input = JoinedLayer(stoch, actions, hidden, nn.LayerNorm(hidden) if norm else None, nn.ELU())
+
+    def prepare(self, action: Tensor) -> Tensor:
+        """Return the products of the dense layer with the action."""
+        prepared: Tensor = self.input.prepare(action)
+        return prepared
+
+    def forward(self, deter: Tensor, stoch: Tensor, prepared: Tensor) -> Tensor:
+        """Take one step."""
+        output, _ = self.cell.forward(self.input(stoch, prepared), {"hidden": deter})
+        return output
+
+
+@dataclass(frozen=True)
+class Observed:
+    """States of a sequence, inferred from its observations.
+
+    Args:
+        deter: deterministic states `[T, N, deter]`.
+        stoch: samples of the posteriors `[T, N, stoch]`.
+        posterior: outputs that parametrize the posteriors `[T, N, outputs]`.
+        prior: outputs that parametrize the priors `[T, N, outputs]`.
+    """
+
+    deter: Tensor
+    stoch: Tensor
+    posterior: Tensor
+    prior: Tensor
+
+    @property
+    def features(self) -> Tensor:
+        """Return the joined states `[T, N, deter + stoch]`."""
+        return torch.cat([self.deter, self.stoch], -1)
+
+
+class RSSM(nn.Module):
+    """Recurrent state-space model.
+
+    Args:
+        cell: recurrent cell.
+        latents: kind of the stochastic state.
+        prior: network from h to the prior's output.
+        joined: first layer of the posterior, on h and the encoded observation.
+        posterior: remaining layers of the posterior.
+    """
+
+    def __init__(
+        self, cell: Cell, latents: Latents, prior: nn.Module, joined: JoinedLayer, posterior: nn.Module
+    ) -> None:
+        """Store the parts."""
+        super().__init__()
+        self.cell, self.latents = cell, latents
+        self.prior, self.joined, self.posterior = prior, joined, posterior
+
+    @property
+    def size(self) -> int:
+        """Return the length of the joined state."""
+        return self.cell.size + self.latents.size
+
+    def imagine(self, deter: Tensor, stoch: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one step without an observation.
+
+        Args:
+            deter: `[N, deter]`.
+            stoch: `[N, stoch]`.
+            action: `[N, actions]`, chosen in this state.
+            noise: noise of the sample from the prior.
+
+        Returns:
+            The next deterministic and stochastic state.
+        """
+        deter = self.cell(deter, stoch, self.cell.prepare(action))
+        return deter, self.latents.sample(self.prior(deter), noise)
+
+    def infer(self, deter: Tensor, tokens: Tensor, noise: Tensor) -> Tensor:
+        """Return a sample of the posterior `[N, stoch]` of an observation, encoded as `tokens`, `[N, tokens]`."""
+        output = self.posterior(self.joined(deter, self.joined.prepare(tokens)))
+        return self.latents.sample(output, noise)
+
+    def observe(
+        self,
+        tokens: Tensor,
+        previous_action: Tensor,
+        is_first: Tensor,
+        state: tuple[Tensor, Tensor],
+        noise: Tensor,
+    ) -> Observed:
+        """Infer the states of a sequence; state and action before a row that begins an episode count as 0.
+
+        Args:
+            tokens: encoded observations `[T, N, tokens]`.
+            previous_action: `[T, N, actions]`, chosen in the row before each row.
+            is_first: `[T, N]` booleans.
+            state: deterministic and stochastic state before the first row.
+            noise: `[T, N, *]`, noise of the samples.
+        """
+        keep = (~is_first).unsqueeze(-1).to(tokens.dtype)
+        actions = self.cell.prepare(previous_action * keep)
+        prepared = self.joined.prepare(tokens)
+        deter, stoch = state
+        deters, stochs, outputs = [], [], []
+        rows = (each.unbind(0) for each in (actions, prepared, keep, noise))
+        for action, token, factor, drawn in zip(*rows, strict=True):
+            deter = self.cell(deter * factor, stoch * factor, action)
+            output = self.posterior(self.joined(deter, token))
+            stoch = self.latents.sample(output, drawn)
+            deters.append(deter)
+            stochs.append(stoch)
+            outputs.append(output)
+        joined = torch.stack(deters)
+        return Observed(joined, torch.stack(stochs), torch.stack(outputs), self.prior(joined))
+
+
+def layer_norm_gru(stoch: int, actions: int, size: int, hidden: int) -> DenseGRU:
+    """Build the cell of DreamerV2."""
+    return DenseGRU(LayerNormGRU(hidden, size), stoch, actions, hidden, norm=True)

@@ -1,0 +1,62 @@
+"""Symmetric logarithm, and distributions of scalars over a grid of bins that are exponentially far apart.
+
+Hafner et al. 2023 (2301.04104) predict observations, rewards and values of any magnitude with them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def symlog(x: Tensor) -> Tensor:
+    """Return sign(x) log(1 + |x|)."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """Return sign(x) (exp(|x|) − 1), the inverse of `symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
+class TwoHot(nn.Module):
+    """Distribution of a scalar over bins, trained by cross entropy with a target on the two nearest bins.
+
+    The bins are symexp of evenly spaced numbers. The grid is exactly symmetric, and so is the order of the sums in
+    `mean`: uniform probabilities have the mean 0.
+
+    Args:
+        bins: number of bins, odd.
+        limit: the outer bins are symexp(±limit).
+    """
+
+    bins: Tensor
+
+    def __init__(self, bins: int = 255, limit: float = 20.0) -> None:
+        """Compute the bins."""
+        super().__init__()
+        half = symexp(torch.linspace(-limit, 0.0, bins // 2 + 1))
+        self.register_buffer("bins", torch.cat([half, -half[:-1].flip(0)]), persistent=False)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """Return Σ_i p_i b_i with p = softmax(logits): `[*, bins]` to `[*]`."""
+        probability, middle = logits.softmax(-1), len(self.bins) // 2
+        lower = (probability[..., :middle] * self.bins[:middle]).flip(-1)
+        upper = probability[..., middle + 1 :] * self.bins[middle + 1 :]
+        return (lower + upper).sum(-1) + probability[..., middle] * self.bins[middle]
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the cross entropy −Σ_i t_i log p_i, where the two-hot target t has the mean `target`.
+
+        Args:
+            logits: `[*, bins]`.
+            target: `[*]`; values outside of the grid count as its nearest end.
+        """
+        target = target.clamp(self.bins[0], self.bins[-1])
+        above = torch.searchsorted(self.bins, target.contiguous(), right=True).clamp(1, len(self.bins) - 1)
+        lower, upper = self.bins[above - 1], self.bins[above]
+        share = (target - lower) / (upper - lower)
+        logprob = logits.log_softmax(-1)
+        at_lower = logprob.gather(-1, (above - 1).unsqueeze(-1)).squeeze(-1)
+        at_upper = logprob.gather(-1, above.unsqueeze(-1)).squeeze(-1)
+        return -(1.0 - share) * at_lower - share * at_upper
