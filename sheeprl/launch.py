@@ -288,8 +288,7 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
     if learner.compiled is not None:
         learner.compiled.while_compiling = control.signals.raising  # compiling takes too long to wait for
-        if fabric.global_rank == 0:
-            learner.compiled.on_compile = lambda text: control.report(text)
+        learner.compiled.on_compile = lambda text: control.report(text)
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
         folder = replay_folder(config, run_dir)
@@ -546,7 +545,9 @@ def _start_over(config: Config) -> str:
 
 def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     """Open the run's reporter and write its first messages."""
-    from sheeprl.metrics.reporter import FileReporter, Progress, rewind
+    from sheeprl.metrics.display import Progress
+    from sheeprl.metrics.files import rewind
+    from sheeprl.metrics.reporter import FileReporter
 
     start = place.start
     counters: dict[str, Any] = start.stats["counters"] if start else {}

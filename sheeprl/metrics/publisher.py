@@ -14,8 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from sheeprl.config.schema import Config
+from sheeprl.metrics.display import Progress
 from sheeprl.metrics.ray_metrics import RayMetrics
-from sheeprl.metrics.reporter import Progress, Reporter
+from sheeprl.metrics.reporter import Reporter
 from sheeprl.metrics.run_entry import FAILED, NAMESPACE, RUNNING, STARTING, RunEntry
 from sheeprl.metrics.summary import STATUS_NAMES
 

@@ -371,6 +371,10 @@ def test_a_failing_environment_is_named(vectorization, where, after, expected):
     if vectorization == "sync":  # a worker process reports no place
         assert re.search(r"\(\S+/tests/helpers/envs.py:\d+\)$", str(caught.value))
     assert "Traceback" in caught.value.trace and f"broken {where}" in caught.value.trace
+    assert caught.value.advice == (
+        "check the environment with sheeprl check-env tests.helpers.envs:Raising-v0 "
+        f"'env.kwargs={{after: {after}, lengths: [3], where: {where}}}'"
+    )
     player.close()
 
 

@@ -10,8 +10,8 @@ from sheeprl import load_config
 from sheeprl.actors.ray import internals
 from sheeprl.config.checks import check
 from sheeprl.metrics import publisher as module
+from sheeprl.metrics.display import Progress
 from sheeprl.metrics.publisher import RETENTION, RunPublisher
-from sheeprl.metrics.reporter import Progress
 from sheeprl.metrics.run_entry import RunEntry
 
 

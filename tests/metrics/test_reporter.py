@@ -9,13 +9,16 @@ import sys
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sheeprl.envs.wrappers.video import write_gif
-from sheeprl.metrics.reporter import FileReporter, JsonLines, Progress, Reporter, Speedometer, describe
+from sheeprl.metrics.display import Progress, Speedometer, describe
+from sheeprl.metrics.files import JsonLines
+from sheeprl.metrics.reporter import FileReporter, Reporter
 
 
 class Clock:
@@ -240,7 +243,7 @@ class TestDiskErrors:
         """A full disk leaves no incomplete line."""
         resource = pytest.importorskip("resource")
         program = (
-            "import resource, signal, sys; from pathlib import Path; from sheeprl.metrics.reporter import JsonLines\n"
+            "import resource, signal, sys; from pathlib import Path; from sheeprl.metrics.files import JsonLines\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "lines = JsonLines(Path(sys.argv[1])); lines.append({'step': 1})\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
@@ -263,7 +266,9 @@ class TestDiskErrors:
             """Raise an OSError."""
             raise error
 
-        reporter._scalars._writer.add_event = fail
+        appended = reporter._scalars._file._file
+        file = appended._file
+        appended._file = SimpleNamespace(fileno=file.fileno, write=fail, truncate=file.truncate, close=file.close)
         with pytest.raises(OSError, match=r"No space left on device: '.*events\.out\.tfevents"):
             reporter.metrics(1, {"a": 1.0})
         assert read_lines(tmp_path) == [{"step": 1, "time": 0.0, "a": 1.0}]
