@@ -6,13 +6,9 @@ import contextlib
 import json
 import math
 import os
-import socket
-import struct
 import time
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from sheeprl.utils.files import write_atomically
 
@@ -25,111 +21,44 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         """Open the file and remove an incomplete last line."""
-        self._file = _AppendedFile(path)
+        self._path = path
         with _naming(path):
+            self._file = path.open("ab", buffering=0)  # unbuffered: closing doesn't repeat a failed write
             self._end_last_line()
 
     def append(self, values: Mapping[str, Any]) -> None:
         """Append an object; a number that isn't finite becomes null."""
         line = json.dumps({key: _plain(value) for key, value in values.items()}, allow_nan=False) + "\n"
-        self._file.append(line.encode())
+        with _naming(self._path):
+            size = os.fstat(self._file.fileno()).st_size
+            try:
+                self._write(line.encode())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(size)
+                raise
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
+    def _write(self, data: bytes) -> None:
+        """Write all bytes."""
+        while data:  # a full disk first accepts a part, then raises
+            data = data[self._file.write(data) :]
+
     def _end_last_line(self) -> None:
         """Remove an incomplete last line, or add its missing line break."""
-        path = self._file.path
-        if not path.stat().st_size:
+        if not self._path.stat().st_size:
             return
-        content = path.read_bytes()
+        content = self._path.read_bytes()
         tail = content.rpartition(b"\n")[2]
         try:
             json.loads(tail or b"{}")
         except ValueError:
             self._file.truncate(len(content) - len(tail))
         else:
-            self._file.append(b"\n" if tail else b"")
-
-
-class EventFile:
-    """File of TensorBoard events, each on disk when `append` returns.
-
-    TensorBoard's own writer takes half a second to import and writes from a thread.
-
-    Args:
-        folder: folder of the file, whose name is new.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Open the file and write its version."""
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        now = time.time()
-        name = f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._file = _AppendedFile(folder / name)
-        self.append(Event(wall_time=now, file_version="brain.Event:2"))
-
-    def append(self, event: Any) -> None:
-        """Append an event as a record: its length and its bytes, each followed by a checksum."""
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        self._file.append(length + _checksum(length) + data + _checksum(data))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-class _AppendedFile:
-    """File to which whole records are appended."""
-
-    def __init__(self, path: Path) -> None:
-        """Open the file."""
-        self.path = path
-        with _naming(path):
-            self._file = path.open("ab", buffering=0)  # unbuffered: closing doesn't repeat a failed write
-
-    def append(self, data: bytes) -> None:
-        """Write a record, or nothing if that fails."""
-        with _naming(self.path):
-            size = os.fstat(self._file.fileno()).st_size
-            try:
-                while data:  # a full disk first accepts a part, then raises
-                    data = data[self._file.write(data) :]
-            except OSError:
-                with contextlib.suppress(OSError):
-                    self._file.truncate(size)
-                raise
-
-    def truncate(self, size: int) -> None:
-        """Shorten the file."""
-        self._file.truncate(size)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-@cache
-def _crc_table() -> list[int]:
-    """Return the CRC-32C (Castagnoli) of each byte."""
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        table.append(byte)
-    return table
-
-
-def _checksum(data: bytes) -> bytes:
-    """Return the masked CRC-32C of a part of a record, as TensorBoard reads it."""
-    table, crc = _crc_table(), 0xFFFFFFFF
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+            self._write(b"\n" if tail else b"")
 
 
 def rewind(run_dir: Path, size: int) -> None:
@@ -154,22 +83,29 @@ class Scalars:
     def __init__(self, folder: Path, resumed_at: int | None) -> None:
         """Open an event file in the folder."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter  # slow: not for `sheeprl --help`
 
+        self._path = folder / "events.out.tfevents.*"
         self._videos = folder / "videos"
         self._shown = set(self._find_videos())
         self._make_event = Event
-        self._file = EventFile(folder)
-        if resumed_at is not None:
-            # At this event TensorBoard drops the scalars of its step and of later ones.
-            start = SessionLog(status=SessionLog.START)
-            self._file.append(Event(wall_time=time.time(), step=resumed_at + 1, session_log=start))
+        with _naming(self._path):
+            self._writer = EventFileWriter(str(folder))
+            if resumed_at is not None:
+                # At this event TensorBoard drops the scalars of its step and of later ones.
+                start = SessionLog(status=SessionLog.START)
+                self._writer.add_event(Event(wall_time=time.time(), step=resumed_at + 1, session_log=start))
+                self._writer.flush()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of a policy step."""
+        # One event for all scalars: each event wakes the writer's thread, which costs more than the write.
         event = self._make_event(wall_time=time.time(), step=step)
         for key, value in values.items():
             event.summary.value.add(tag=key, simple_value=value)
-        self._file.append(event)
+        with _naming(self._path):
+            self._writer.add_event(event)
+            self._writer.flush()
 
     def add_new_videos(self, step: int) -> None:
         """Write the animated pictures of recorded episodes that are new, as images of a policy step."""
@@ -181,7 +117,9 @@ class Scalars:
                 width, height = (int.from_bytes(content[at : at + 2], "little") for at in (6, 8))  # GIF's header
                 image = event.summary.value.add(tag="Videos/episode").image
                 image.width, image.height, image.colorspace, image.encoded_image_string = width, height, 3, content
-                self._file.append(event)
+                with _naming(self._path):
+                    self._writer.add_event(event)
+                    self._writer.flush()
 
     def _find_videos(self) -> list[tuple[Path, int]]:
         """Return the animated pictures and when they were written, the oldest first."""
@@ -190,7 +128,8 @@ class Scalars:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with _naming(self._path):
+            self._writer.close()
 
 
 @contextlib.contextmanager

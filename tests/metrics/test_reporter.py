@@ -9,7 +9,6 @@ import sys
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -266,9 +265,7 @@ class TestDiskErrors:
             """Raise an OSError."""
             raise error
 
-        appended = reporter._scalars._file._file
-        file = appended._file
-        appended._file = SimpleNamespace(fileno=file.fileno, write=fail, truncate=file.truncate, close=file.close)
+        reporter._scalars._writer.add_event = fail
         with pytest.raises(OSError, match=r"No space left on device: '.*events\.out\.tfevents"):
             reporter.metrics(1, {"a": 1.0})
         assert read_lines(tmp_path) == [{"step": 1, "time": 0.0, "a": 1.0}]
