@@ -701,4 +701,4 @@ _row(
     cleanrl="track wandb_project_name wandb_entity",
     other="wandb model_manager",
 )
-_row("", "checkpoints stay in the run's folder and at checkpoint.mirror", cleanrl="upload_model hf_entity")
+_row("", "checkpoints stay in the run's folder or at checkpoint.storage", cleanrl="upload_model hf_entity")
