@@ -45,7 +45,7 @@ def test_a_long_checkpoint_is_followed_by_a_rest(seconds, rests):
         now = [100.0]
         trainers = SimpleNamespace(rollout_lost=False, take_snapshot=snapshot)
         counters = SimpleNamespace(wall_time=0.0, policy_steps=1000)
-        state = {"counters": {}}
+        state = {"counters": {"policy_steps": 1000}}
         window = SimpleNamespace(checkpoint_stall=0.0)
         stats = SimpleNamespace(counters=counters, window=window, state_dict=lambda now: state)
         players = SimpleNamespace(saved_states={})
