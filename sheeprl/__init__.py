@@ -10,9 +10,20 @@ if TYPE_CHECKING:
     from sheeprl.config.loading import load_config
     from sheeprl.config.schema import Config
     from sheeprl.launch import Result, train
+    from sheeprl.policy.loading import load_policy
     from sheeprl.utils.errors import ConfigError, RunFailedError
 
-__all__ = ["Callback", "Config", "ConfigError", "Result", "RunFailedError", "__version__", "load_config", "train"]
+__all__ = [
+    "Callback",
+    "Config",
+    "ConfigError",
+    "Result",
+    "RunFailedError",
+    "__version__",
+    "load_config",
+    "load_policy",
+    "train",
+]
 
 _MODULES = {
     "Callback": "sheeprl.callbacks.base",
@@ -21,6 +32,7 @@ _MODULES = {
     "Result": "sheeprl.launch",
     "RunFailedError": "sheeprl.utils.errors",
     "load_config": "sheeprl.config.loading",
+    "load_policy": "sheeprl.policy.loading",
     "train": "sheeprl.launch",
 }
 """Module of each public name. It is imported at the first use, so that the command line can handle Ctrl-C before."""

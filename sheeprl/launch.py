@@ -13,7 +13,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from sheeprl.checkpoint.run_dir import (
     write_config,
 )
 from sheeprl.checkpoint.run_info import write_run_info
+from sheeprl.checkpoint.spaces_file import write_spaces
 from sheeprl.config.schema import Config
 from sheeprl.driver.control import Control
 from sheeprl.driver.workers import Workers
@@ -164,7 +165,7 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Train with a Ray actor for each worker."""
-    place = open_run_dir(config, startup, config.buffer.shards, _say)
+    place = replace(open_run_dir(config, startup, config.buffer.shards, _say), spaces=spaces)
     config = _with_resume(config, place)
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
         claim_storage(config, place)
@@ -266,7 +267,7 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
             signal.signal(number, lambda number, frame: control.environments.make(patience(number)))
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
-    place = open_run_dir(config, startup, ranks, _say)
+    place = replace(open_run_dir(config, startup, ranks, _say), spaces=spaces)
     config = _with_resume(config, place)
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
         claim_storage(config, place)
@@ -293,8 +294,7 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
     if learner.compiled is not None:
         learner.compiled.while_compiling = control.signals.raising  # compiling takes too long to wait for
-        if fabric.global_rank == 0:
-            learner.compiled.on_compile = lambda text: control.report(text)
+        learner.compiled.on_compile = lambda text: control.report(text)
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
         folder = replay_folder(config, run_dir)
@@ -389,6 +389,8 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         if start is not None:
             await _load(workers.replay, run.trainers, start)
         write_config(config, place.run_dir)
+        if place.spaces is not None:
+            write_spaces(place.spaces, place.run_dir)
         write_run_info(config, place.run_dir, run.counters.policy_steps if start else None)
     except BaseException:
         reporter.close()
@@ -440,12 +442,17 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
 def _make_callbacks(config: Config, place: RunDir, control: Control) -> Callbacks:
     """Return the callbacks of a run: its files, its conditions to stop early, and those of the user."""
     from sheeprl.callbacks.records import RecordFiles, rewind_records
+    from sheeprl.callbacks.tensorboard import TensorBoardConfig
+    from sheeprl.callbacks.trackers import TRACKERS, TrackerProcess
     from sheeprl.callbacks.until import Until
 
     if place.start is not None:
         rewind_records(place.run_dir, place.start.stats)
-    until = [Until(config.run.until)] if config.run.until else []
-    return Callbacks([RecordFiles(place.run_dir), *until, *control.callbacks], place.run_dir)
+    own: list[Callback] = [RecordFiles(place.run_dir)]
+    own += [TensorBoardConfig(place.run_dir)] if "tensorboard" in config.log.to else []
+    own += [TrackerProcess(name, place.run_dir) for name in config.log.to if name in TRACKERS]
+    own += [Until(config.run.until)] if config.run.until else []
+    return Callbacks([*own, *control.callbacks], place.run_dir)
 
 
 def _end_callbacks(run: Run, status: str) -> None:
@@ -544,7 +551,9 @@ def _start_over(config: Config) -> str:
 
 def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     """Open the run's reporter and write its first messages."""
-    from sheeprl.metrics.reporter import FileReporter, Progress, rewind
+    from sheeprl.metrics.display import Progress
+    from sheeprl.metrics.files import rewind
+    from sheeprl.metrics.reporter import FileReporter
 
     start = place.start
     counters: dict[str, Any] = start.stats["counters"] if start else {}
@@ -555,6 +564,7 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
         config.log.level,
         start_time=counters.get("wall_time", 0.0),
         resumed_at=counters["policy_steps"] if start else None,
+        tensorboard="tensorboard" in config.log.to,
     )
     reporter.message(opening_line(config))
     if warning := core_warning(config):

@@ -32,7 +32,8 @@ from sheeprl.driver.replay import ReplayClient
 from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.metrics.counters import Counters, RunStats
-from sheeprl.metrics.reporter import Progress, Reporter
+from sheeprl.metrics.display import Progress
+from sheeprl.metrics.reporter import Reporter
 from sheeprl.metrics.time_breakdown import TimeBreakdown, in_short
 from sheeprl.utils.errors import RunFailedError, require
 

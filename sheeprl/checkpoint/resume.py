@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.checkpoint import manifest
@@ -34,6 +34,9 @@ from sheeprl.metrics.time_breakdown import StartupTimer
 from sheeprl.utils.errors import ConfigError, one_line, shell_command
 from sheeprl.utils.text import counted
 
+if TYPE_CHECKING:
+    from sheeprl.envs.transforms import Spaces
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -45,6 +48,7 @@ class RunDir:
         shards: number of replay shards; in coupled mode one per rank.
         startup: timer of the start-up phases.
         storage: where checkpoints are, None for the run folder.
+        spaces: spaces of the agent; None on ranks that write no files.
     """
 
     run_dir: Path
@@ -52,6 +56,7 @@ class RunDir:
     shards: int = 1
     startup: StartupTimer = field(default_factory=StartupTimer)
     storage: RunStorage | None = None
+    spaces: Spaces | None = None
 
 
 def open_run_dir(config: Config, startup: StartupTimer, shards: int, log: Callable[[str], None]) -> RunDir:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sheeprl.algos import registry
-from sheeprl.cli import commands, results
+from sheeprl.cli import commands, machine, policy, results
 from sheeprl.cli.check_env import SECONDS, TIMEOUT
 from sheeprl.cli.completion import (
     complete_env,
@@ -70,6 +70,9 @@ PLAIN: dict[str, Callable[..., None]] = {
     "plot": results.plot,
     "report": results.report,
     "clean": results.clean,
+    "export": policy.export,
+    "enjoy": policy.enjoy,
+    "doctor": machine.doctor,
     "algos": commands.algos,
     "configs": commands.configs,
     "version": commands.version,

@@ -449,6 +449,9 @@ def _machine_mistakes(config: Config) -> Iterator[str]:
             yield too_few_gpus(config, found)
     if config.env.capture_video and importlib.util.find_spec("moviepy") is None:
         yield f"env.capture_video=true: needs moviepy; run {install_command('video')}"
+    for name in config.log.to:
+        if importlib.util.find_spec(name) is None:
+            yield f"log.to={name}: needs {name}; run {install_command(name)}"
 
 
 def too_few_gpus(config: Config, found: int) -> str:

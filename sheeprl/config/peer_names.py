@@ -487,7 +487,7 @@ _row(
 _row("algo.tau", "1 − polyak", other="polyak")
 _row(
     "algo.target_every",
-    "gradient steps; multiply environment steps by algo.replay_ratio",
+    "gradient steps; multiply environment steps by algo.replay_ratio, and use at least one call's gradient_steps",
     sb3="target_update_interval",
     cleanrl="target_network_frequency",
     rllib="target_network_update_freq",

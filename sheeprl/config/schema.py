@@ -176,6 +176,11 @@ class TrainerConfig(Section):
         description="compile the gradient step, and cache it for later runs; auto: if the run is long enough to "
         "recover the compile time, and a C++ compiler is installed",
     )
+    compile_limit: Count = Field(
+        5000,
+        description="largest number of operations of a compiled gradient step; larger ones run eagerly, since they "
+        "would compile for several minutes",
+    )
     threads: Count | None = Field(
         None,
         description="CPU threads per rank; default: 1 for small networks, else all cores but one, divided among the "

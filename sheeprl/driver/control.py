@@ -27,7 +27,7 @@ class Control:
         signals: signals that stop this process.
         environments: request that interrupts the environments of this process.
         services: ids of processes that the run depends on, by description.
-        report: shows a message of this process: on stdout, and by the reporter as soon as it is open.
+        report: shows a message of this process, by the reporter as soon as it is open.
         callbacks: callbacks of the user.
         open_settings: settings with defaults of the trainers' machine, as `Resolved.open_settings`.
     """
@@ -36,7 +36,7 @@ class Control:
     watchdog: Watchdog = field(init=False)
     environments: StopRequest = field(default_factory=StopRequest)
     services: dict[str, int] = field(default_factory=dict)
-    report: Callable[[str], None] = print
+    report: Callable[[str], None] = lambda text: None
     callbacks: Sequence[Callback] = ()
     open_settings: Collection[str] = ()
 

@@ -52,12 +52,13 @@ class FailureBudget:
         while failures and failures[0][0] < now - self.window:
             failures.popleft()
         failures.append((now, one_line(error)))
+        advice = f"; {text}" if (text := getattr(error, "advice", "")) else ""
         if getattr(error, "is_final", False):
-            raise RunFailedError(f"{worker} failed: {one_line(error)}", getattr(error, "trace", "")) from error
+            raise RunFailedError(f"{worker} failed: {one_line(error)}{advice}", getattr(error, "trace", "")) from error
         before, signature = self._signatures.get(worker, ""), getattr(error, "signature", "")
         self._signatures[worker] = signature
         if signature and signature == before:
-            reason = f"{worker} failed again in the same way: {one_line(error)}"
+            reason = f"{worker} failed again in the same way: {one_line(error)}{advice}"
             raise RunFailedError(reason, getattr(error, "trace", "")) from error
         count = len(failures)
         failed, most = "failed", self.most

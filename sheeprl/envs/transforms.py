@@ -29,11 +29,13 @@ class Spaces:
         observation: observation space.
         action: action space.
         frame_stack: by flat key, the frames of each observation of which the replay buffer stores the newest only.
+        env_action: the environment's own action space; None if it is unknown.
     """
 
     observation: Space[Any]
     action: Space[Any]
     frame_stack: Mapping[str, int] = field(default_factory=dict)
+    env_action: Space[Any] | None = field(default=None, compare=False)
 
     @property
     def action_kind(self) -> str:

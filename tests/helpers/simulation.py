@@ -31,7 +31,7 @@ from sheeprl.driver.replay import ReplayClient
 from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.driver.updates import CHUNK_BYTES, CHUNK_STEPS
 from sheeprl.metrics.counters import Counters, RunStats
-from sheeprl.metrics.reporter import Progress
+from sheeprl.metrics.display import Progress
 from sheeprl.run import Run
 from sheeprl.utils.errors import RunFailedError
 from tests.helpers.driver_config import driver_config

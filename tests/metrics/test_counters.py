@@ -161,12 +161,12 @@ def test_losses_with_the_node_have_a_budget_of_their_own():
 def test_a_failure_that_recurs_at_once_is_final():
     """A second failure of the same signature ends the run, unless the worker has worked in between."""
     failures = FailureBudget(9, 10.0, lambda: 0.0, lambda *words: None)
-    failing, passing = EnvFailedError("no", signature="reset"), EnvFailedError("lost", signature="")
+    failing, passing = EnvFailedError("no", signature="reset", advice="check x"), EnvFailedError("lost", signature="")
     failures.count("a", "replaced", failing)
     failures.count("b", "replaced", failing)
     failures.recovered("a")
     failures.count("a", "replaced", failing)
     for _ in range(3):
         failures.count("a", "replaced", passing)
-    with pytest.raises(RunFailedError, match=r"^b failed again in the same way: no$"):
+    with pytest.raises(RunFailedError, match=r"^b failed again in the same way: no; check x$"):
         failures.count("b", "replaced", failing)

@@ -10,7 +10,7 @@ import socket
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -69,7 +69,7 @@ def connect(config: Config) -> bool:
     requested = requested_resources(config)["CPU"] + config.players.spares * player_resources(config)["CPU"]
     local = {"num_cpus": max(os.cpu_count() or 1, math.ceil(requested)), "include_dashboard": False}
     try:
-        with internals.apart_from_signals():
+        with internals.apart_from_signals(), nullcontext() if address or show else internals.without_idle_services():
             # "local": a cluster on this machine is joined only if it is named.
             options: dict[str, Any] = {"address": address} if address else {"address": "local", **local}
             if config.ray.runtime_env:

@@ -43,8 +43,7 @@ def mistakes(config: Config) -> Iterator[str]:
         return
     address = cluster_address(config)
     if address is None:
-        yield from _folder_mistakes()
-        yield from _token_mistakes()
+        yield from machine_mistakes()
         yield from _gpu_mistakes(config)
     elif address.startswith("ray://"):
         yield (
@@ -57,6 +56,12 @@ def mistakes(config: Config) -> Iterator[str]:
             f"{source(config)}={address}: is the address of a dashboard, to which jobs are submitted; use the address "
             f"of the head node's Ray, such as HOST:6379, or auto on a node of the cluster{or_local(config)}"
         )
+
+
+def machine_mistakes() -> Iterator[str]:
+    """Yield a mistake for each property of this machine with which a local Ray can't be started."""
+    yield from _folder_mistakes()
+    yield from _token_mistakes()
 
 
 def source(config: Config) -> str:

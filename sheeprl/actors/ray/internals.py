@@ -54,6 +54,27 @@ def apart_from_signals() -> Iterator[None]:
         services.ConsolePopen, utils.set_sigterm_handler = popen, set_handler
 
 
+IDLE_SERVICES = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Methods of Ray's node that start what a run's own Ray doesn't use: the dashboard, the autoscaler, the log reader."""
+
+
+@contextmanager
+def without_idle_services() -> Iterator[None]:
+    """Start Ray within the block without the services that a single node without log forwarding doesn't use.
+
+    `ray.init` waits for the dashboard's server, and each of the three takes about a second of CPU time.
+    """
+    node: Any = import_module("ray._private.node").Node
+    before = {name: getattr(node, name) for name in IDLE_SERVICES if hasattr(node, name)}
+    for name in before:
+        setattr(node, name, lambda self, **settings: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(node, name, method)
+
+
 def services() -> list[Any]:
     """Return the Ray service processes that this program's `ray.init` started."""
     from ray._private import worker

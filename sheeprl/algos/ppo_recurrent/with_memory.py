@@ -35,7 +35,7 @@ class WithMemory(ActorCritic[Any]):
         """Take one step of the memory. Return the policy's output, and the state before and after the row."""
         if self.args.memory is None:
             return super().policy_output(policy, inputs, rnn_state)
-        before = policy.state(rnn_state, len(inputs.is_first))
+        before = policy.state(rnn_state, inputs.is_first.shape[0])
         features = policy.features(inputs.obs).unsqueeze(0)
         outputs, after = policy.unroll(features, before, inputs.is_first.unsqueeze(0))
         return policy.head(outputs.squeeze(0), inputs.obs), before, after
