@@ -121,6 +121,7 @@ def test_run_brings_nodes_of_the_fake_autoscaler(tmp_path):
     with local_cluster() as cluster:
         tree = yaml.safe_load((FOLDER / "fake-autoscaling" / "config.yaml").read_text())
         tree["provider"]["gcs_address"] = cluster.address  # by default that of port 6379
+        tree["idle_timeout_minutes"] = 5  # a busy machine may need longer to start a worker
         config = cluster.folder / "config.yaml"
         config.write_text(yaml.dump(tree))
         options = ["--num-cpus=2", "--include-dashboard=false", f"--autoscaling-config={config}"]

@@ -55,7 +55,7 @@ class LocalCluster:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_TMPDIR": str(folder),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": "120",
+            "RAY_raylet_start_wait_time_s": str(PATIENCE),
         }
 
     def start_head(self, *options, **variables):
@@ -82,7 +82,8 @@ class LocalCluster:
                 command, env=self.env | variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         self.nodes.append(node)
-        wait_for(lambda: "will now block" in path.read_text(), f"the start of node {len(self.nodes)}", process=node)
+        wait_for(lambda: "will now block" in path.read_text() or node.poll() is not None, "the start of a node")
+        assert node.poll() is None, path.read_text()
         return node
 
     def close(self):
