@@ -135,7 +135,7 @@ def test_run_brings_nodes_of_the_fake_autoscaler(tmp_path):
         ]
         done = cluster.call("sheeprl", "run", "sac", "env.id=Pendulum-v1", *words)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "waiting for the cluster" in done.stdout
+        assert "waits for room" in done.stdout
         assert lines(tmp_path / "run")[-1]["status"] == "done"
 
 
