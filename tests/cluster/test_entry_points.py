@@ -140,9 +140,15 @@ def test_run_brings_nodes_of_the_fake_autoscaler(tmp_path):
 
 
 SRUN = """#!/bin/bash
-# Run the command of a step on this machine.
+# Run the command of a step on this machine. Ray's node gives up after 30 seconds, which a busy machine may exceed.
 while [[ "$1" == --* ]]; do shift; done
-exec "$@"
+trap 'kill -TERM "${child}"; wait "${child}"; exit 143' TERM
+for _ in 1 2 3 4; do
+    "$@" &
+    child=$!
+    wait "${child}" && exit 0
+done
+exit 1
 """
 SCONTROL = """#!/bin/bash
 if [[ "$1 $2" == "show hostnames" ]]; then echo 127.0.0.1; else echo "$@" >> "${CALLS}"; fi
