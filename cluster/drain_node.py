@@ -32,6 +32,7 @@ TOKEN = "http://169.254.169.254/latest/api/token"  # of AWS, whose metadata requ
 HEADERS = {"gcp": {"Metadata-Flavor": "Google"}, "azure": {"Metadata": "true"}}
 ENDING = {"Preempt", "Terminate"}  # events of Azure that end the machine
 POLL = 5.0  # seconds between two looks at the metadata
+OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")  # children of a raylet that do no work
 COMMANDS = ("train", "run", "resume")  # of sheeprl, which start a driver
 
 
@@ -41,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--address", help="address of the cluster, HOST:PORT; default: that of this machine's nodes")
     parser.add_argument("--seconds", type=int, default=60, help="time until this machine ends (default 60)")
     parser.add_argument("--watch", choices=sorted(NOTICES), help="wait for the notice of this cloud first")
-    parser.add_argument("--wait", action="store_true", help="wait until the nodes have ended, at most --seconds")
+    parser.add_argument("--wait", action="store_true", help="wait until no worker is left here, at most --seconds")
     parser.add_argument("--drivers", action="store_true", help="stop the runs of this machine, and wait for them")
     options = parser.parse_args(args)
     if options.seconds < 0:
@@ -62,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
     address = options.address or clusters.pop()
     refused = sum(not drain(node, address, options.seconds) for node in chosen.values())
     if options.wait:
-        while time.monotonic() < deadline and any(psutil.pid_exists(pid) for pid in chosen):
+        while time.monotonic() < deadline and any(is_busy(pid) for pid in chosen):
             time.sleep(0.5)
     return int(refused > 0)
 
@@ -76,6 +77,15 @@ def raylets() -> Iterator[tuple[int, tuple[str, str]]]:
             options = {name.lstrip("-").replace("-", "_"): value for name, value in pairs}
             if "node_id" in options and "gcs_address" in options:
                 yield process.pid, (options["node_id"], options["gcs_address"])
+
+
+def is_busy(raylet: int) -> bool:
+    """Return whether a Ray node runs an actor or a task. Ray names the processes of its workers after their work."""
+    try:
+        names = [" ".join(child.cmdline()) for child in psutil.Process(raylet).children()]
+    except psutil.Error:  # it has ended
+        return False
+    return any(name.startswith("ray::") and not name.startswith(OWN) for name in names)
 
 
 def drain(node: str, address: str, seconds: int) -> bool:

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from sheeprl.algos.args import OffPolicy
 from sheeprl.callbacks.base import Callback, Callbacks
 from sheeprl.callbacks.loading import load_callbacks
-from sheeprl.checkpoint.resume import RunDir, clear_other_layout, first_incarnations, open_run_dir
+from sheeprl.checkpoint.files import MARKER
+from sheeprl.checkpoint.resume import RunDir, claim_storage, clear_other_layout, first_incarnations, open_run_dir
 from sheeprl.checkpoint.run_dir import (
     checkpoints,
     clear_run_dir,
@@ -46,6 +48,7 @@ from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
+    from sheeprl.actors.ray import nodes
     from sheeprl.checkpoint.resume import Start
     from sheeprl.checkpoint.writer import CheckpointWriter
     from sheeprl.driver.replay import ReplayClient
@@ -56,8 +59,21 @@ if TYPE_CHECKING:
 
 PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0, signal.SIGHUP: 2.0}
 """Seconds to wait for the rounds in progress after a signal, so that a resumed run is bit-identical."""
+JOB_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # seconds between a Ray job's SIGTERM and its end
 
 STOPPING = "stopping after this round and saving a checkpoint; press Ctrl-C again to stop now without saving\n"
+
+
+def patience(number: int) -> float:
+    """Return the seconds to wait for the rounds in progress after a signal.
+
+    A Ray job is killed a set time after its SIGTERM. A third of it remains for the checkpoint.
+    """
+    try:
+        wait = float(os.environ[JOB_WAIT])
+    except (KeyError, ValueError):
+        return PATIENCE[number]
+    return wait * 2 / 3 if number == signal.SIGTERM else PATIENCE[number]
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,7 @@ def train_tree(tree: Mapping[str, Any], callbacks: Sequence[Callback] = ()) -> R
             for warning in resolved.warnings:
                 _say(f"warning: {warning}")
         control = Control(signals)
+        control.open_settings = resolved.open_settings
         control.callbacks = [*callbacks, *load_callbacks(resolved.config)]
         train = _train_coupled if resolved.config.is_coupled else _train_decoupled
         return train(resolved.config, resolved.spaces, startup, control)
@@ -149,7 +166,9 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Train with a Ray actor for each worker."""
     place = replace(open_run_dir(config, startup, config.buffer.shards, _say), spaces=spaces)
+    config = _with_resume(config, place)
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
+        claim_storage(config, place)
         clear_other_layout(config, place)
         return _train_on_ray(config, spaces, place, control)
 
@@ -163,6 +182,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     environment.configure(config)
     with importing():
         from sheeprl.actors.ray import cluster  # slow to import, so only after all checks
+        from sheeprl.actors.ray.waiting import ClusterError
         from sheeprl.metrics.publisher import RunPublisher
 
     place.startup.done("imports")
@@ -170,7 +190,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
         _say("starting Ray and its actors for players, replay and trainers, which takes some seconds")
     try:
         connected = cluster.connect(config)
-    except cluster.ClusterError as error:
+    except ClusterError as error:
         raise RunFailedError(str(error)) from error
     place.startup.done("Ray")
     if connected:
@@ -179,8 +199,11 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     control.watchdog.watch(control.services)
     try:
         if config.trainer.accelerator == "auto":
-            config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
-        fleet = cluster.Fleet(config, spaces, video_folder(config, place.run_dir), replay_folder(config, place.run_dir))
+            config = _with_accelerator(config, cluster.choose_accelerator(config))
+        folders = video_folder(config, place.run_dir), replay_folder(config, place.run_dir)
+        marker = _marker(config, place)
+        fleet = cluster.Fleet(config, spaces, *folders, run=place.run_dir.name, marker=marker, report=control.report)
+        fleet.open_settings = control.open_settings
         publisher = RunPublisher(config, place.run_dir)
         workers = Workers(
             fleet.make_player,
@@ -194,24 +217,38 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
 
         async def main() -> Result:
             """Start the actors and run the driver."""
-            starting = asyncio.ensure_future(fleet.start(first_incarnations(config, place), _say))
+            starting = asyncio.ensure_future(fleet.start(first_incarnations(config, place)))
             await control.wait_unless_services_die(starting)
             starting.result()
             place.startup.done("actors")
-            return await _run_driver(config, workers, place, control)
+            return await _run_driver(fleet.config, workers, place, control)
 
         try:
             publisher.start()
             return run_in_loop(main)
-        except cluster.ClusterError as error:
-            raise RunFailedError(str(error)) from error
         finally:
             publisher.close()
             if not connected:  # on disconnecting, Ray ends the run's actors
                 fleet.close()
+            fleet.forget()
+    except ClusterError as error:
+        raise RunFailedError(str(error)) from error
     finally:
         if connected:
             cluster.disconnect()
+
+
+def _marker(config: Config, place: RunDir) -> nodes.Marker | None:
+    """Return a file that the nodes of replay shards must be able to read; None if shards save no rows."""
+    from sheeprl.actors.ray.nodes import Marker
+
+    if not (config.buffer.checkpoint and isinstance(config.algo.data(), OffPolicy)):
+        return None
+    if place.storage is not None:
+        return Marker(f"{place.storage.url}/{place.storage.lease_name}", place.storage.lease)
+    content = uuid.uuid4().hex
+    (place.run_dir / MARKER).write_text(content, encoding="utf-8")
+    return Marker(str(place.run_dir / MARKER), content)
 
 
 def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
@@ -221,11 +258,13 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
     # their environments.
     if rank_variables.local_rank() != 0:
         for number in PATIENCE:
-            signal.signal(number, lambda number, frame: control.environments.make(PATIENCE[number]))
+            signal.signal(number, lambda number, frame: control.environments.make(patience(number)))
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
     place = replace(open_run_dir(config, startup, ranks, _say), spaces=spaces)
+    config = _with_resume(config, place)
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
+        claim_storage(config, place)
         clear_other_layout(config, place)
         return _train_in_process(config, spaces, place, control)
 
@@ -249,8 +288,7 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
     if learner.compiled is not None:
         learner.compiled.while_compiling = control.signals.raising  # compiling takes too long to wait for
-        if fabric.global_rank == 0:
-            learner.compiled.on_compile = lambda text: control.report(text)
+        learner.compiled.on_compile = lambda text: control.report(text)
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
         folder = replay_folder(config, run_dir)
@@ -333,7 +371,11 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
     reporter = workers.observe(_open_reporter(config, place))
     control.report = reporter.message
     store = CheckpointWriter(
-        place.run_dir, config, place.shards, on_problem=lambda text: reporter.message(text, "error")
+        place.run_dir,
+        config,
+        place.shards,
+        on_problem=lambda text: reporter.message(text, "error"),
+        storage=place.storage,
     )
     try:
         callbacks = _make_callbacks(config, place, control)
@@ -470,7 +512,7 @@ async def _train_unless_ended(run: Run, control: Control) -> None:
 
     def stop(number: int) -> None:
         """Stop the run; end it at once if there is nothing to save."""
-        run.stop(PATIENCE[number])
+        run.stop(patience(number))
         if not ended.done() and (not run.has_begun or run.trainers.is_warming_up):
             ended.set_exception(Interrupted(number))
 
@@ -478,7 +520,7 @@ async def _train_unless_ended(run: Run, control: Control) -> None:
         """Report the signal, interrupt the environments and stop the run."""
         with suppress(OSError):  # without a stderr
             os.write(2, STOPPING.encode())  # a system call, since the signal may interrupt a print
-        control.environments.make(PATIENCE[number])
+        control.environments.make(patience(number))
         loop.call_soon_threadsafe(stop, number)
 
     control.signals.is_stuck = lambda: control.environments.is_ignored
@@ -503,7 +545,9 @@ def _start_over(config: Config) -> str:
 
 def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     """Open the run's reporter and write its first messages."""
-    from sheeprl.metrics.reporter import FileReporter, Progress, rewind
+    from sheeprl.metrics.display import Progress
+    from sheeprl.metrics.files import rewind
+    from sheeprl.metrics.reporter import FileReporter
 
     start = place.start
     counters: dict[str, Any] = start.stats["counters"] if start else {}
@@ -555,3 +599,11 @@ def _with_accelerator(config: Config, accelerator: str) -> Config:
     """Return the configuration with the accelerator that was found."""
     update = {"accelerator": accelerator, "compile": bool(config.trainer.compile) and accelerator != "mps"}
     return config.model_copy(update={"trainer": config.trainer.model_copy(update=update)})
+
+
+def _with_resume(config: Config, place: RunDir) -> Config:
+    """Return the configuration with `run.resume=auto` decided, and the folder of the run as `run.dir`."""
+    if config.run.resume != "auto":
+        return config
+    update = {"resume": True, "dir": str(place.run_dir)} if place.start else {"dir": str(place.run_dir)}
+    return config.model_copy(update={"run": config.run.model_copy(update=update)})

@@ -28,12 +28,16 @@ from sheeprl.driver.evaluation import Evaluator
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.players import PlayerGroup
 from sheeprl.driver.replay import ReplayClient
-from sheeprl.driver.trainers import LearnerGroup
+from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.metrics.counters import Counters, RunStats
-from sheeprl.metrics.reporter import Progress, Reporter
+from sheeprl.metrics.display import Progress
+from sheeprl.metrics.reporter import Reporter
 from sheeprl.metrics.time_breakdown import TimeBreakdown, in_short
 from sheeprl.utils.errors import RunFailedError, require
+
+SNAPSHOT_REST = 20.0  # times the duration of a snapshot, until the next one: a thousand players make one due per round
+MOST_STORED_UPDATES = 8  # rollouts that wait for a snapshot; the object store holds them until then
 
 
 class Run:
@@ -78,7 +82,11 @@ class Run:
         )
         self.counters = self.stats.counters
         self.failures = FailureBudget(
-            config.ray.max_failures, config.ray.failure_window, self.clock.time, reporter.message
+            config.ray.max_failures,
+            config.ray.failure_window,
+            self.clock.time,
+            reporter.message,
+            config.ray.max_node_losses,
         )
         self.stopping = asyncio.Event()
         self.updates = UpdateScheduler(
@@ -104,6 +112,7 @@ class Run:
         self.evaluator = Evaluator(
             config, self.stats, players, self.collector, reporter, make_evaluator, self.callbacks
         )
+        self.next_snapshot = float("-inf")  # time from which a snapshot costs little of the time
         self.has_begun = False  # rounds have been requested
 
     def stop(self, patience: float = 10.0) -> None:
@@ -133,7 +142,7 @@ class Run:
                 self.stats.evaluating.clear()
                 self.evaluator.begin()
             await self.finish_round()
-            await self.collector.collect_during(self.learn())
+            await self.collector.collect_during(self.learn(), watching)
         except RunFailedError:
             await self.save_last_resort()
             raise
@@ -194,10 +203,26 @@ class Run:
             self.evaluator.begin()
         due_snapshot = self.stats.is_due("snapshot", self.config.checkpoint.snapshot_every)
         by_steps = self.stats.is_due("checkpoint", self.config.checkpoint.every)
+        if by_steps and self.checkpointing.is_resting:
+            by_steps = False
+            self.checkpointing.postpone()
         if self.checkpointing.is_due(self.collector.newest_round, self.collector.rounds_added) or by_steps:
             await self.checkpointing.begin(self.log_error)
         elif due_snapshot and self.trainers.make is not None:
-            self.trainers.take_snapshot()  # the next call to the trainers raises its failure
+            self.take_snapshot()
+
+    def take_snapshot(self) -> None:
+        """Start a snapshot of the trainers, unless the last ones cost too much of the time since."""
+        began = self.clock.time()
+        if began < self.next_snapshot and len(self.trainers.stored_updates) < MOST_STORED_UPDATES:
+            return
+
+        def note_cost(taken: asyncio.Future[Snapshot]) -> None:
+            """Compute the time of the next snapshot."""
+            now = self.clock.time()
+            self.next_snapshot = now + SNAPSHOT_REST * (now - began)
+
+        self.trainers.take_snapshot().add_done_callback(note_cost)  # the next call to the trainers raises its failure
 
     def call_back(self) -> None:
         """Call the callbacks with the episodes, evaluations and checkpoints since the last border."""
@@ -219,11 +244,18 @@ class Run:
 
     async def save_last_resort(self) -> None:
         """Save a checkpoint of a failed run, if its workers still respond."""
+        limit = self.config.ray.wait_timeout  # a shard may wait for a node
         try:
-            await self.checkpointing.written(self.log_error)
-            await self.checkpointing.write(last_resort=True)
+            await asyncio.wait_for(self._save_last_resort(), limit)
         except RunFailedError as error:
             self.log_error(error.reason)
+        except asyncio.TimeoutError:
+            self.log_error(f"no checkpoint could be written within {limit:g} s (ray.wait_timeout)")
+
+    async def _save_last_resort(self) -> None:
+        """Wait for the checkpoint in progress and write another one."""
+        await self.checkpointing.written(self.log_error)
+        await self.checkpointing.write(last_resort=True)
 
     def log_error(self, text: str) -> None:
         """Log an error message."""

@@ -105,10 +105,10 @@ POLICIES = {
         ),
         Workload(
             "ppo_recurrent",
-            "PPO with an LSTM, CartPole-v1 without velocities, 8 envs, rollout 32, batch 256, 20 epochs, 32,768 steps",
+            "PPO with an LSTM, CartPole-v1 without velocities, 8 envs, rollout 32, batch 256, 20 epochs, 16,384 steps",
             "configs/ppo_recurrent.yaml",
             ("algo.anneal=false", "algo.normalize_obs=false", "algo.memory_size=64", "algo.hidden_sizes=[64]"),
-            32_768,
+            16_384,
             rollout=(256, 20),
         ),
     )

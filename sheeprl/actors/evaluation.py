@@ -158,7 +158,8 @@ def _play_lanes(
             watch.check()
             obs = _stack([lane.obs for lane in lanes], algorithm.spaces.observation)
             reward = torch.tensor([lane.reward for lane in lanes])
-            row = PolicyInput(obs, reward, torch.tensor([lane.is_first for lane in lanes]), progress=1.0)
+            is_first = torch.tensor([lane.is_first for lane in lanes])
+            row = PolicyInput(obs, reward, is_first, progress=1.0, num_envs=len(lanes))
             output = algorithm.act(policy, row, state, mode, generator)
             state = output.rnn_state
             for lane, action in zip(lanes, to_env(output.action.numpy()), strict=True):

@@ -87,7 +87,10 @@ class Learner(LearnerInterface):
         self.rank_rng = self._make_rank_rng()
         self.step = self._make_step()
         self.batches = self._make_batches()
-        self.compiled = CompiledSteps(self.step, self.batches.assemble) if config.trainer.compile else None
+        trainer = config.trainer
+        self.compiled = (
+            CompiledSteps(self.step, self.batches.assemble, trainer.compile_limit) if trainer.compile else None
+        )
         self._failure: NonFiniteError | None = None
         self._checked: set[str | tuple[str, ...]] = set()  # groups that phases have named
         self._tables: list[Table] = []  # metrics of the current update, on the CPU

@@ -14,7 +14,7 @@ from typing import Any
 from sheeprl.actors.evaluation import Evaluation
 from sheeprl.callbacks.base import Callback, RunView
 from sheeprl.metrics.counters import Episode
-from sheeprl.metrics.reporter import JsonLines
+from sheeprl.metrics.files import JsonLines
 from sheeprl.utils.files import write_atomically
 
 EPISODES, EVALUATIONS = "episodes.jsonl", "evaluations.jsonl"

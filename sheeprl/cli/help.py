@@ -235,7 +235,7 @@ def _arguments(command: str) -> Iterator[inspect.Parameter]:
         argument = typer.Argument(metavar="CONFIG", help=text, autocompletion=complete_name, show_default=False)
         yield _parameter("name", Annotated[str | None, argument])
     elif command == "resume":
-        text = "folder of a run, its URL in a checkpoint.mirror, @last, or a prefix of its name"
+        text = "folder of a run, its URL in a checkpoint.storage, @last, or a prefix of its name"
         argument = typer.Argument(metavar="RUN", help=text, autocompletion=complete_run, show_default=False)
         yield _parameter("name", Annotated[str | None, argument])
     elif command == "check-env":

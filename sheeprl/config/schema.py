@@ -21,6 +21,9 @@ from sheeprl.envs.config import EnvConfig
 from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Positive, Section, needs
 
 Tree = dict[str, Any]
+Labels = dict[str, str]
+SELECTOR = "run on Ray nodes with these labels, as in {market: spot}"
+FALLBACK = "labels of the nodes to use while no node has those of label_selector; {} for any node"
 
 
 def _check_label(value: str) -> str:
@@ -77,7 +80,11 @@ class RunConfig(Section):
         description="policy versions by which collection may lag behind training; default 1 if decoupled and the "
         "algorithm tolerates it (off-policy, or with V-trace), else 0",
     )
-    resume: bool = Field(False, description="resume from the newest checkpoint in run.dir, if there is one")
+    resume: bool | Literal["auto"] = Field(
+        False,
+        description="resume from the newest checkpoint in run.dir, if there is one; auto: also start a run there that "
+        "doesn't exist yet or was ended before its first checkpoint",
+    )
     until: dict[str, float] = Field(
         default_factory=dict,
         description="stop early once a metric reaches a value, or after `patience` evaluations without a better one, "
@@ -111,6 +118,10 @@ class PlayersConfig(Section):
     num: Count | None = Field(None, description="number of players; default 1, or one per rank in coupled mode")
     cpus: Positive = Field(1.0, description="Ray CPUs per player", json_schema_extra=needs("decoupled"))
     gpus: NonNegative = Field(0.0, description="Ray GPUs per player", json_schema_extra=needs("decoupled"))
+    label_selector: Labels = Field(
+        default_factory=dict, description=f"players {SELECTOR}", json_schema_extra=needs("decoupled")
+    )
+    label_fallback: Labels | None = Field(None, description=FALLBACK, json_schema_extra=needs("players.label_selector"))
     spares: Natural = Field(
         1,
         description="standby processes to replace lost players; started after the first loss, if resources allow",
@@ -132,6 +143,10 @@ class BufferConfig(Section):
     checkpoint: bool = Field(True, description="save the replay in checkpoints", json_schema_extra=needs("off-policy"))
     memmap: bool = Field(False, description="store the replay in memory-mapped files; it may exceed the memory")
     dir: str | None = Field(None, description="folder of the memory-mapped files; default: buffer, in the run folder")
+    label_selector: Labels = Field(
+        default_factory=dict, description=f"shards {SELECTOR}; default: the nodes of the trainers"
+    )
+    label_fallback: Labels | None = Field(None, description=FALLBACK)
     online_fraction: Fractional = Field(
         0.0, description="fraction of each batch taken from the newest rows, each row once"
     )
@@ -147,15 +162,24 @@ class TrainerConfig(Section):
         "auto", description="accelerator of Fabric", json_schema_extra=needs("own ranks")
     )
     devices: Count = Field(1, description="devices per node, one rank each", json_schema_extra=needs("own ranks"))
-    num_nodes: Count = Field(1, description="number of nodes")
+    num_nodes: Count = Field(1, description="number of nodes, each with `devices` ranks")
     strategy: Literal["auto", "ddp"] = Field(
         "auto", description="strategy of Fabric", json_schema_extra=needs("own ranks", "several ranks")
     )
+    label_selector: Labels = Field(
+        default_factory=dict, description=f"ranks {SELECTOR}", json_schema_extra=needs("decoupled")
+    )
+    label_fallback: Labels | None = Field(None, description=FALLBACK, json_schema_extra=needs("trainer.label_selector"))
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="precision of Fabric")
     compile: bool | Literal["auto"] = Field(
         "auto",
         description="compile the gradient step, and cache it for later runs; auto: if the run is long enough to "
         "recover the compile time, and a C++ compiler is installed",
+    )
+    compile_limit: Count = Field(
+        5000,
+        description="largest number of operations of a compiled gradient step; larger ones run eagerly, since they "
+        "would compile for several minutes",
     )
     threads: Count | None = Field(
         None,
@@ -196,9 +220,10 @@ class CheckpointConfig(Section):
         description="save the state of environments, so that a resumed run continues their episodes; tested at "
         "the start with two extra environments; auto: for Gymnasium's and Atari's environments",
     )
-    mirror: str | None = Field(
+    storage: str | None = Field(
         None,
-        description="also copy checkpoints to this URL, below the name of the run folder: s3://bucket/prefix, gs://…",
+        description="where checkpoints are, below the name of the run folder: s3://bucket/prefix, gs://…, or a folder "
+        "that all nodes share; default: the run folder",
     )
     snapshot_every: Count = Field(
         1000,
@@ -258,11 +283,23 @@ class RayConfig(Section):
         description="address of the cluster to join; default RAY_ADDRESS, else start Ray",
         json_schema_extra=needs("decoupled"),
     )
+    runtime_env: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Ray's runtime_env of the run's actors, as in {pip: [sheeprl-ray]}, for nodes without the packages",
+        json_schema_extra=needs("decoupled"),
+    )
     wait_timeout: Positive = Field(
-        600.0, description="seconds to wait for enough cluster resources", json_schema_extra=needs("decoupled")
+        600.0,
+        description="seconds to wait for cluster resources, at the start and for each replaced actor",
+        json_schema_extra=needs("decoupled"),
     )
     max_failures: Natural = Field(
         3, description="tolerated failures of one player, one shard or the trainer group within failure_window"
+    )
+    max_node_losses: Natural = Field(
+        100,
+        description="tolerated losses of one worker together with its node, as by preemption, in failure_window",
+        json_schema_extra=needs("decoupled"),
     )
     failure_window: Positive = Field(
         600.0, description="seconds for which a failure counts", json_schema_extra=needs("ray.max_failures")

@@ -345,6 +345,8 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
 def _creator_error(config: EnvConfig, error: BaseException) -> str:
     """Return an error of the environment's creator; an unexpected argument is followed by the most similar one."""
     reason = re.sub(r" was raised from the environment creator for .* with kwargs \(.*\)$", "", _last_line(error))
+    if re.search(r"^Gym is incompatible|must inherit from the gymnasium\.Env", reason):
+        return f"its class isn't derived from gymnasium.Env; if it is of gym, {hints.conversion(config.id)}"
     match = re.search(r"unexpected keyword argument '(\w+)'", reason)
     if match is not None and match.group(1) in config.kwargs:
         with contextlib.suppress(Exception):  # a creator without a signature

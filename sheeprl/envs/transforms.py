@@ -292,3 +292,10 @@ def _within(bound: Array) -> Array:
     """Return integer bounds as float64, which may round them up; the next lower float64 where it does."""
     rounded = bound.astype(np.float64)
     return np.where(rounded > bound.astype(object), np.nextafter(rounded, -np.inf), rounded)
+
+
+def row_bytes(spaces: Spaces) -> int:
+    """Return the bytes of one row of the replay buffer: observation, action, reward and three flags."""
+    action = math.prod(spaces.action.shape or ()) * array_dtype(spaces.action).itemsize
+    flags = 3 * np.dtype(np.bool_).itemsize
+    return observation_bytes(spaces) + action + np.dtype(np.float32).itemsize + flags

@@ -17,7 +17,7 @@ from sheeprl.models.normed import BlockLinear, RMSNorm, truncated_normal_
 BuildCNN = Callable[[Sequence[int]], nn.Module]
 """Function that builds a CNN from (C, H, W); the attribute `size` of the module is the size of its output."""
 LEAST_NATURE = 36  # smallest height and width of which three layers of NatureCNN leave a pixel
-LEAST = {"nature": LEAST_NATURE, "deep": 15}
+LEAST = {"nature": LEAST_NATURE, "deep": 15, "strided32": 46, "strided48": 46}
 """Smallest height and width by the kind of a CNN; the kernels of other kinds shrink with the picture."""
 
 
@@ -33,11 +33,14 @@ KINDS: dict[str, tuple[Conv, ...]] = {
     "nature": (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1)),
     "small": (Conv(16, 3, 1),),
     "deep": (Conv(32, 3, 2), *(Conv(32, 3, 1),) * 3),
+    "strided32": tuple(Conv(32 * multiple, 4, 2) for multiple in (1, 2, 4, 8)),
+    "strided48": tuple(Conv(48 * multiple, 4, 2) for multiple in (1, 2, 4, 8)),
 }
 """Layers by the kind of a CNN.
 
 - `nature`: Mnih et al. 2015, for pictures of at least 36 x 36 pixels.
 - `small`: MinAtar's, Young and Tian 2019 (1903.03176), for grids of a few cells.
+- `strided32`, `strided48`: Ha and Schmidhuber 2018 (1803.10122), for pictures of at least 46 x 46 pixels.
 - `deep`: Yarats et al. 2019 (1910.01741), for pictures of continuous control, of at least 15 x 15 pixels.
 """
 

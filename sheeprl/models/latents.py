@@ -27,11 +27,21 @@ def inverse_cdf_sample(probability: Tensor, uniform: Tensor) -> Tensor:
     return (uniform.unsqueeze(-1) >= cumulated).sum(-1)
 
 
+def probabilities(logits: Tensor) -> Tensor:
+    """Return softmax(logits): `[*, n]` to `[*, n]`.
+
+    torch's softmax takes about 90 ns per row on a CPU, which for the short rows of a stochastic state is five times as
+    long as its parts.
+    """
+    powers = (logits - logits.detach().amax(-1, keepdim=True)).exp()
+    return powers / powers.sum(-1, keepdim=True)
+
+
 def mixed_logprob(logits: Tensor, mix: float) -> Tensor:
     """Return log((1 − mix) softmax(logits) + mix / n): `[*, n]` to `[*, n]`."""
     if not mix:
         return logits.log_softmax(-1)
-    return ((1.0 - mix) * logits.softmax(-1) + mix / logits.shape[-1]).log()
+    return ((1.0 - mix) * probabilities(logits) + mix / logits.shape[-1]).log()
 
 
 def balanced_kl(forward: Tensor, backward: Tensor, prior_scale: float, posterior_scale: float, free: float) -> Tensor:
@@ -80,6 +90,10 @@ class Latents(ABC):
     def kl(self, output: Tensor, other: Tensor) -> Tensor:
         """Return KL(output ‖ other): `[*, outputs]` to `[*]`."""
 
+    def divergences(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """Return KL(sg(posterior) ‖ prior) and KL(posterior ‖ sg(prior)), where sg stops the gradient: `[*]` each."""
+        return self.kl(posterior.detach(), prior), self.kl(posterior, prior.detach())
+
     @abstractmethod
     def entropy(self, output: Tensor) -> Tensor:
         """Return the entropy: `[*, outputs]` to `[*]`."""
@@ -114,7 +128,7 @@ class Categoricals(Latents):
 
     def sample(self, output: Tensor, noise: Tensor) -> Tensor:
         """Return joined one-hot vectors, with the gradient of the probabilities."""
-        probability = self._split(output).softmax(-1)
+        probability = probabilities(self._split(output))
         if self.mix:
             probability = (1.0 - self.mix) * probability + self.mix / self.classes
         one_hot = functional.one_hot(inverse_cdf_sample(probability, noise), self.classes).to(output.dtype)
@@ -134,6 +148,13 @@ class Categoricals(Latents):
         """Return Σ_categoricals Σ_i p_i (log p_i − log q_i)."""
         logprob = self.logprob(output)
         return (logprob.exp() * (logprob - self.logprob(other))).sum((-2, -1))
+
+    def divergences(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both divergences from one computation of the probabilities."""
+        mine, other = self.logprob(posterior), self.logprob(prior)
+        probability = mine.exp()
+        forward = (probability.detach() * (mine.detach() - other)).sum((-2, -1))
+        return forward, (probability * (mine - other.detach())).sum((-2, -1))
 
     def entropy(self, output: Tensor) -> Tensor:
         """Return −Σ_categoricals Σ_i p_i log p_i."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,47 @@ class RMSNorm(nn.Module):
             return functional.rms_norm(x, self.weight.shape, self.weight, EPSILON)
         scale = (x.square().mean(self.axis, keepdim=True) + EPSILON).rsqrt()
         return x * scale * self.weight.view(-1, *[1] * (-self.axis - 1))
+
+
+class _NormedSiLU(torch.autograd.Function):
+    """SiLU(g x / √(mean(x²) + ε)) as one node of autograd, which a small recurrent cell needs for speed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """Normalize the last axis of x, `[*, n]`, and apply gain and SiLU."""
+        scale = x.square().mean(-1, keepdim=True).add_(EPSILON).rsqrt_()
+        normal = x * scale
+        gained = normal * weight
+        ctx.save_for_backward(normal, scale, weight, gained)
+        return functional.silu(gained)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients: with y = x / r, that of x is (dy − y mean(y dy)) / r."""
+        normal, scale, weight, gained = ctx.saved_tensors
+        outer = torch.ops.aten.silu_backward(gradients[0], gained)
+        by_weight = (outer * normal).sum(tuple(range(outer.dim() - 1)))
+        inner = outer.mul_(weight)
+        projection = (inner * normal).mean(-1, keepdim=True)
+        return inner.addcmul_(normal, projection, value=-1.0).mul_(scale), by_weight
+
+
+class NormedSiLU(nn.Module):
+    """RMSNorm and SiLU of vectors.
+
+    Args:
+        size: length of the vectors.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Start with the gain 1."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the last axis and apply SiLU."""
+        result: Tensor = _NormedSiLU.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        return result
 
 
 class BlockLinear(nn.Module):
@@ -95,37 +136,37 @@ def normed_mlp(inputs: int, units: int, layers: int, outputs: int | None = None,
     """
     parts: list[nn.Module] = []
     for number in range(layers):
-        parts += [nn.Linear(units if number else inputs, units), RMSNorm(units), nn.SiLU()]
+        parts += [nn.Linear(units if number else inputs, units), NormedSiLU(units)]
     if outputs is None:
         return truncated_normal_(nn.Sequential(*parts))
     return truncated_normal_(nn.Sequential(*parts, nn.Linear(units if layers else inputs, outputs)), scale)
 
 
 class JoinedLayer(nn.Module):
-    """Layer on two joined inputs, of which one is known before the unroll: linear map, normalization, activation.
+    """Layer on two joined inputs, of which one is known before the unroll: linear map, then normalization and so on.
 
     Args:
         inputs: size of the input of each step.
         known: size of the input that is known before.
         outputs: size of the output.
-        norm: normalization of the outputs; None for none.
-        activation: activation.
+        activation: what follows the linear map.
     """
 
-    def __init__(self, inputs: int, known: int, outputs: int, norm: nn.Module | None, activation: nn.Module) -> None:
+    def __init__(self, inputs: int, known: int, outputs: int, activation: nn.Module) -> None:
         """Build the layer."""
         super().__init__()
         self.linear = nn.Linear(inputs + known, outputs)
-        self.inputs = inputs
-        self.norm, self.activation = norm, activation
+        self.inputs, self.activation = inputs, activation
 
     def prepare(self, known: Tensor) -> Tensor:
         """Return the products with the known input: `[*, known]` to `[*, outputs]`."""
         return functional.linear(known, self.linear.weight[:, self.inputs :], self.linear.bias)
 
-    def forward(self, x: Tensor, prepared: Tensor) -> Tensor:
-        """Return the outputs `[*, outputs]` of inputs `[*, inputs]` and the result of `prepare`."""
-        y = prepared + functional.linear(x, self.linear.weight[:, : self.inputs])
-        y = y if self.norm is None else self.norm(y)
-        result: Tensor = self.activation(y)
+    def step_weight(self) -> Tensor:
+        """Return the weight of the other input, transposed. An unroll slices it once, not in each step."""
+        return self.linear.weight[:, : self.inputs].t()
+
+    def forward(self, x: Tensor, prepared: Tensor, weight: Tensor) -> Tensor:
+        """Return the outputs `[N, outputs]` of inputs `[N, inputs]`, the result of `prepare` and `step_weight()`."""
+        result: Tensor = self.activation(torch.addmm(prepared, x, weight))
         return result

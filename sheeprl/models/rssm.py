@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sheeprl.models.latents import Latents
-from sheeprl.models.normed import BlockLinear, JoinedLayer, RMSNorm, truncated_normal_
+from sheeprl.models.normed import BlockLinear, JoinedLayer, NormedSiLU, truncated_normal_
 from sheeprl.models.recurrent import LayerNormGRU, Recurrent
 
 
@@ -55,12 +55,12 @@ class BlockGRU(Cell):
         """Build the layers."""
         super().__init__()
         self.size, self.blocks = size, blocks
-        self.deter_input = nn.Sequential(nn.Linear(size, hidden), RMSNorm(hidden), nn.SiLU())
-        self.stoch_input = nn.Sequential(nn.Linear(stoch, hidden), RMSNorm(hidden), nn.SiLU())
-        self.action_input = nn.Sequential(nn.Linear(actions, hidden), RMSNorm(hidden), nn.SiLU())
+        self.deter_input = nn.Sequential(nn.Linear(size, hidden), NormedSiLU(hidden))
+        self.stoch_input = nn.Sequential(nn.Linear(stoch, hidden), NormedSiLU(hidden))
+        self.action_input = nn.Sequential(nn.Linear(actions, hidden), NormedSiLU(hidden))
         truncated_normal_(self.deter_input), truncated_normal_(self.stoch_input), truncated_normal_(self.action_input)
         self.mixing = BlockLinear(size // blocks + 3 * hidden, size // blocks, blocks)
-        self.norm = RMSNorm(size)
+        self.norm = NormedSiLU(size)
         self.gates = BlockLinear(size // blocks, 3 * size // blocks, blocks)
 
     def prepare(self, action: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class BlockGRU(Cell):
         inputs = torch.cat([self.deter_input(deter), self.stoch_input(stoch), prepared], -1)
         own = deter.view(n, blocks, -1).transpose(0, 1)
         mixed = self.mixing(torch.cat([own, inputs.expand(blocks, -1, -1)], -1))
-        mixed = nn.functional.silu(self.norm(mixed.transpose(0, 1).reshape(n, -1)))
+        mixed = self.norm(mixed.transpose(0, 1).reshape(n, -1))
         gates = self.gates(mixed.view(n, blocks, -1).transpose(0, 1))
         reset, candidate, update = gates.chunk(3, -1)
         change = (update - 1.0).sigmoid() * ((reset.sigmoid() * candidate).tanh() - own)
@@ -97,7 +97,8 @@ class DenseGRU(Cell):
         """Build the dense layer."""
         super().__init__()
         self.size, self.cell = cell.size, cell
-        self.input = JoinedLayer(stoch, actions, hidden, nn.LayerNorm(hidden) if norm else None, nn.ELU())
+        activation = nn.Sequential(nn.LayerNorm(hidden), nn.ELU()) if norm else nn.ELU()
+        self.input = JoinedLayer(stoch, actions, hidden, activation)
 
     def prepare(self, action: Tensor) -> Tensor:
         """Return the products of the dense layer with the action."""
@@ -106,7 +107,7 @@ class DenseGRU(Cell):
 
     def forward(self, deter: Tensor, stoch: Tensor, prepared: Tensor) -> Tensor:
         """Take one step."""
-        output, _ = self.cell.forward(self.input(stoch, prepared), {"hidden": deter})
+        output, _ = self.cell.forward(self.input(stoch, prepared, self.input.step_weight()), {"hidden": deter})
         return output
 
 
@@ -173,7 +174,7 @@ class RSSM(nn.Module):
 
     def infer(self, deter: Tensor, tokens: Tensor, noise: Tensor) -> Tensor:
         """Return a sample of the posterior `[N, stoch]` of an observation, encoded as `tokens`, `[N, tokens]`."""
-        output = self.posterior(self.joined(deter, self.joined.prepare(tokens)))
+        output = self.posterior(self.joined(deter, self.joined.prepare(tokens), self.joined.step_weight()))
         return self.latents.sample(output, noise)
 
     def observe(
@@ -195,13 +196,13 @@ class RSSM(nn.Module):
         """
         keep = (~is_first).unsqueeze(-1).to(tokens.dtype)
         actions = self.cell.prepare(previous_action * keep)
-        prepared = self.joined.prepare(tokens)
+        prepared, weight = self.joined.prepare(tokens), self.joined.step_weight()
         deter, stoch = state
         deters, stochs, outputs = [], [], []
         rows = (each.unbind(0) for each in (actions, prepared, keep, noise))
         for action, token, factor, drawn in zip(*rows, strict=True):
             deter = self.cell(deter * factor, stoch * factor, action)
-            output = self.posterior(self.joined(deter, token))
+            output = self.posterior(self.joined(deter, token, weight))
             stoch = self.latents.sample(output, drawn)
             deters.append(deter)
             stochs.append(stoch)

@@ -142,7 +142,7 @@ def test_tokens_are_on_and_the_dashboard_stays_inside():
 
 
 def test_network_policy_covers_all_pods():
-    """The policy selects every pod of the namespace, in both directions, and opens no port to everybody."""
+    """The policy selects every pod of the namespace, in both directions, and opens no port to all addresses."""
     (policy,) = [item["spec"] for item in read("base.yaml") if item["kind"] == "NetworkPolicy"]
     assert policy["podSelector"] == {} and policy["policyTypes"] == ["Ingress", "Egress"]
     assert all(rule["from"] for rule in policy["ingress"]) and all(rule["to"] for rule in policy["egress"])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,8 +38,11 @@ def test_dockerfile_copies_what_exists():
 
 
 def test_run_of_the_clusters_is_a_configuration():
-    """The run's settings exist, and the same command resumes it."""
-    assert load_config(str(FOLDER / "run.yaml")).run.resume
+    """The run's settings exist, the same command resumes it, and its workers ask for the labels of the node types."""
+    config = load_config(str(FOLDER / "run.yaml"))
+    assert config.run.resume == "auto"
+    assert config.players.label_selector == {"role": "player"}
+    assert config.trainer.label_selector == config.buffer.label_selector == {"role": "trainer"}
 
 
 # ------------------------------------------------------------------------------------------ drain_node
@@ -70,7 +74,7 @@ def metadata(monkeypatch):
             """Print nothing."""
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         base = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(drain_node, "NOTICES", {cloud: f"{base}/{cloud}" for cloud in drain_node.NOTICES})
         monkeypatch.setattr(drain_node, "TOKEN", f"{base}/token")
@@ -137,6 +141,26 @@ def test_refused_drain_is_exit_1(monkeypatch):
     monkeypatch.setattr(drain_node, "raylets", lambda: {1: ("n", "a:1")}.items())
     monkeypatch.setattr(drain_node, "drain", lambda *args: False)
     assert drain_node.main([]) == 1
+
+
+@pytest.mark.parametrize(
+    ("children", "busy"),
+    [
+        (["ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE", "python -u agent.py"], False),
+        (["ray::IDLE", "ray::PlayerActor.collect"], True),
+        ([], False),
+    ],
+)
+def test_only_workers_keep_a_node_busy(monkeypatch, children, busy):
+    """Actors and tasks keep a node busy; Ray's own processes and idle workers don't."""
+    processes = [SimpleNamespace(cmdline=lambda name=name: [name]) for name in children]
+    monkeypatch.setattr(drain_node.psutil, "Process", lambda pid: SimpleNamespace(children=lambda: processes))
+    assert drain_node.is_busy(1) == busy
+
+
+def test_node_that_has_ended_is_not_busy():
+    """A process that doesn't exist isn't busy."""
+    assert not drain_node.is_busy(2**22 + 1)
 
 
 @pytest.mark.parametrize(

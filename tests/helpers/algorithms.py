@@ -18,11 +18,11 @@ SLOW = ("dqn", "ppo_recurrent")  # algorithms with other mechanisms, which the s
 # Overrides of those arguments that an algorithm has.
 WORLD_MODEL = {
     "sequence_length": "8", "horizon": "3", "deter": "32", "hidden": "16", "classes": "4", "categoricals": "8",
-    "units": "32", "depth": "2", "blocks": "4", "warmup": "50",
+    "units": "32", "layers": "2", "stoch": "8", "depth": "2", "blocks": "4", "warmup": "50",
 }  # fmt: skip
 ARGUMENTS = {"hidden_sizes": "[32,32]", "batch_size": "32"} | WORLD_MODEL
 ON_POLICY = {"rollout_steps": "32", "epochs": "2"}
-OFF_POLICY = {"learning_starts": "50", "replay_ratio": "1"}
+OFF_POLICY = {"learning_starts": "50", "replay_ratio": "1", "sequence": "6", "burn_in": "3"}
 QUIET = ("eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=2")
 
 

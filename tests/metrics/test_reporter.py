@@ -15,7 +15,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sheeprl.envs.wrappers.video import write_gif
-from sheeprl.metrics.reporter import FileReporter, JsonLines, Progress, Reporter, Speedometer, describe
+from sheeprl.metrics.display import Progress, Speedometer, describe
+from sheeprl.metrics.files import JsonLines
+from sheeprl.metrics.reporter import FileReporter, Reporter
 
 
 class Clock:
@@ -240,7 +242,7 @@ class TestDiskErrors:
         """A full disk leaves no incomplete line."""
         resource = pytest.importorskip("resource")
         program = (
-            "import resource, signal, sys; from pathlib import Path; from sheeprl.metrics.reporter import JsonLines\n"
+            "import resource, signal, sys; from pathlib import Path; from sheeprl.metrics.files import JsonLines\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "lines = JsonLines(Path(sys.argv[1])); lines.append({'step': 1})\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"

@@ -57,6 +57,19 @@ def test_divergence_and_entropy_of_categoricals():
     assert LATENTS.kl(p, p).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("latents", [LATENTS, Gaussians(6)])
+def test_divergences_stop_the_gradient_of_one_side(latents):
+    """Both have the value of the divergence; each has the gradient of one distribution."""
+    p, q = (torch.randn(5, 12, requires_grad=True) for _ in range(2))
+    forward, backward = latents.divergences(p, q)
+    torch.testing.assert_close((forward, backward), (latents.kl(p, q),) * 2)
+    expected = torch.autograd.grad(latents.kl(p, q).sum(), [p, q])
+    assert torch.autograd.grad(forward.sum(), p, retain_graph=True, allow_unused=True) == (None,)
+    assert torch.autograd.grad(backward.sum(), q, retain_graph=True, allow_unused=True) == (None,)
+    found = torch.autograd.grad(backward.sum(), p) + torch.autograd.grad(forward.sum(), q)
+    torch.testing.assert_close(found, expected)
+
+
 def test_divergence_and_entropy_of_gaussians():
     """Both equal torch's."""
     latents = Gaussians(3, least=0.1)

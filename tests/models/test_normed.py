@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sheeprl.models.normed import BlockLinear, JoinedLayer, RMSNorm, normed_mlp, truncated_normal_
+from sheeprl.models.normed import BlockLinear, JoinedLayer, NormedSiLU, RMSNorm, normed_mlp, truncated_normal_
 
 
 def rms(x, gain, axis=-1):
@@ -24,6 +24,19 @@ def test_rms_norm():
     np.testing.assert_allclose(channels(pictures).detach(), rms(pictures.numpy(), gain, -3), rtol=1e-5)
 
 
+def test_normed_silu_equals_its_parts():
+    """Value and gradients equal those of RMSNorm and SiLU."""
+    together, norm = NormedSiLU(5).double(), RMSNorm(5).double()
+    nn.init.uniform_(norm.weight, 0.5, 2.0)
+    together.load_state_dict(norm.state_dict())
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(together(x), nn.functional.silu(norm(x)))
+    assert torch.autograd.gradcheck(together, x)
+    found = torch.autograd.grad(together(x).square().sum(), [x, together.weight])
+    expected = torch.autograd.grad(nn.functional.silu(norm(x)).square().sum(), [x, norm.weight])
+    torch.testing.assert_close(found, expected)
+
+
 def test_block_linear_is_a_block_diagonal_matrix():
     """Each block of the output depends on its block of the input only."""
     layer, x = BlockLinear(3, 2, 4), torch.randn(4, 5, 3)
@@ -35,10 +48,10 @@ def test_block_linear_is_a_block_diagonal_matrix():
 
 def test_a_joined_layer_equals_one_layer_on_both_inputs():
     """The prepared product and the product of the step add up."""
-    layer = JoinedLayer(3, 2, 4, RMSNorm(4), nn.SiLU())
+    layer = JoinedLayer(3, 2, 4, NormedSiLU(4))
     x, known = torch.randn(5, 3), torch.randn(5, 2)
-    expected = nn.functional.silu(layer.norm(layer.linear(torch.cat([x, known], -1))))
-    torch.testing.assert_close(layer(x, layer.prepare(known)), expected)
+    expected = layer.activation(layer.linear(torch.cat([x, known], -1)))
+    torch.testing.assert_close(layer(x, layer.prepare(known), layer.step_weight()), expected)
 
 
 def test_truncated_normals():
@@ -50,4 +63,4 @@ def test_truncated_normals():
     assert not layer.bias.any()
     network = normed_mlp(400, 100, 2, 50, scale=0.0)
     assert not network[-1].weight.any() and network[0].weight.std().item() == pytest.approx(0.05, rel=0.03)
-    assert [type(layer) for layer in network] == [*[nn.Linear, RMSNorm, nn.SiLU] * 2, nn.Linear]
+    assert [type(layer) for layer in network] == [*[nn.Linear, NormedSiLU] * 2, nn.Linear]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sheeprl.models.latents import Categoricals, Gaussians
-from sheeprl.models.normed import JoinedLayer, RMSNorm, normed_mlp
+from sheeprl.models.normed import JoinedLayer, NormedSiLU, normed_mlp
 from sheeprl.models.rssm import RSSM, BlockGRU, layer_norm_gru
 
 DETER, HIDDEN, BLOCKS, ACTIONS, TOKENS, STEPS, N = 8, 5, 2, 3, 4, 6, 2
@@ -64,7 +64,7 @@ def build(kind):
         cell = BlockGRU(DETER, latents.size, ACTIONS, HIDDEN, BLOCKS)
     else:
         cell = layer_norm_gru(latents.size, ACTIONS, DETER, HIDDEN)
-    joined = JoinedLayer(DETER, TOKENS, HIDDEN, RMSNorm(HIDDEN), nn.SiLU())
+    joined = JoinedLayer(DETER, TOKENS, HIDDEN, NormedSiLU(HIDDEN))
     return RSSM(
         cell, latents, normed_mlp(DETER, HIDDEN, 2, latents.outputs), joined, nn.Linear(HIDDEN, latents.outputs)
     )

@@ -45,6 +45,12 @@ def mistakes(config: Config) -> Iterator[str]:
     if address is None:
         yield from machine_mistakes()
         yield from _gpu_mistakes(config)
+    elif address.startswith("ray://"):
+        yield (
+            f"{source(config)}={address}: is the address of a Ray client server, through which the driver can't share "
+            "memory with its node; start the run on a node of the cluster with the address auto, or submit it as a "
+            f"job with ray job submit{or_local(config)}"
+        )
     elif address.startswith(("http://", "https://")):
         yield (
             f"{source(config)}={address}: is the address of a dashboard, to which jobs are submitted; use the address "

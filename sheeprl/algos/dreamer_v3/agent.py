@@ -16,7 +16,7 @@ from sheeprl.models.cnn import DoublingDecoder, HalvingEncoder
 from sheeprl.models.encoder import Encoder
 from sheeprl.models.latents import Categoricals
 from sheeprl.models.normalizer import PercentileRange
-from sheeprl.models.normed import JoinedLayer, RMSNorm, normed_mlp, truncated_normal_
+from sheeprl.models.normed import JoinedLayer, NormedSiLU, normed_mlp, truncated_normal_
 from sheeprl.models.rssm import RSSM, BlockGRU
 from sheeprl.models.symlog import TwoHot, symlog
 
@@ -99,7 +99,7 @@ def build_rssm(tokens: int, actions: int, args: DreamerV3Args) -> RSSM:
     latents = build_latents(args)
     cell = BlockGRU(widths.deter, latents.size, actions, widths.hidden, args.blocks)
     prior = normed_mlp(widths.deter, widths.hidden, 2, latents.outputs)
-    joined = JoinedLayer(widths.deter, tokens, widths.hidden, RMSNorm(widths.hidden), nn.SiLU())
+    joined = JoinedLayer(widths.deter, tokens, widths.hidden, NormedSiLU(widths.hidden))
     posterior = truncated_normal_(nn.Linear(widths.hidden, latents.outputs))
     return RSSM(cell, latents, prior, truncated_normal_(joined), posterior)
 

@@ -29,7 +29,7 @@ from sheeprl.algos.dreamer_v3.args import DreamerV3Args
 from sheeprl.algos.dreamer_v3.imagination import Imagined, imagine
 from sheeprl.algos.dreamer_v3.loss import imagined_returns, imagined_weights, mean, policy_loss, replayed_returns
 from sheeprl.models.actions import action_mask
-from sheeprl.models.latents import balanced_kl
+from sheeprl.models.latents import Latents, balanced_kl
 from sheeprl.models.optimizers import LaProp
 from sheeprl.models.ranks import all_rows
 from sheeprl.models.rssm import Observed
@@ -50,6 +50,9 @@ GROUPS = ("world_model", "actor", "critic")
 
 class DreamerV3(Algorithm[DreamerV3Args]):
     """DreamerV3: one loss and one phase per gradient step."""
+
+    latents: Latents
+    head: ActorHead
 
     def __init__(self, args: DreamerV3Args, spaces: Spaces) -> None:
         """Choose the distributions of states and actions."""
@@ -109,10 +112,12 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         observed = self.observe(agent.policy, batch, rows, noise)
         model, metrics = self.world_model_loss(agent, observed, rows, batch["sample_weight"])
         behavior, more, buffers = self.behavior_loss(agent, observed, rows, noise, batch["sample_weight"])
+        return Loss(model + behavior, metrics | more, buffers=buffers, write=self.fresh_states(batch, observed))
+
+    def fresh_states(self, batch: TensorDict, observed: Observed) -> Tensors:
+        """Return the states to write back; the context row gets no new state, so its values stay."""
         fresh = {"deter": observed.deter.detach(), "stoch": self.latents.stored(observed.stoch.detach())}
-        # The context row gets no new state, so its values stay.
-        write = {name: torch.cat([batch[name][:1], values.to(batch[name].dtype)]) for name, values in fresh.items()}
-        return Loss(model + behavior, metrics | more, buffers=buffers, write=write)
+        return {name: torch.cat([batch[name][:1], values.to(batch[name].dtype)]) for name, values in fresh.items()}
 
     def observe(self, policy: Policy, batch: TensorDict, rows: TensorDict, noise: Tensors) -> Observed:
         """Infer the states of all rows but the first, from whose stored state and action the sequence begins."""
@@ -137,7 +142,7 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         goes_on = (~rows["terminated"]).to(features.dtype) * args.gamma
         logit = agent.continuation(features).squeeze(-1)
         posterior, prior = observed.posterior, observed.prior
-        forward, backward = latents.kl(posterior.detach(), prior), latents.kl(posterior, prior.detach())
+        forward, backward = latents.divergences(posterior, prior)
         losses = {
             "Loss/reconstruction": reconstruction,
             "Loss/reward": agent.two_hot.loss(agent.reward(features), rows["reward"]),
@@ -148,8 +153,8 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         total = torch.stack(list(means.values())).sum()
         states = {
             "State/kl": forward,
-            "State/prior_entropy": latents.entropy(prior),
-            "State/post_entropy": latents.entropy(posterior),
+            "State/prior_entropy": latents.entropy(prior.detach()),
+            "State/post_entropy": latents.entropy(posterior.detach()),
         }
         metrics = means | {name: mean(values, weight) for name, values in states.items()}
         return total, {name: value.detach() for name, value in metrics.items()} | {

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sheeprl.algos.base import Tensors
 from sheeprl.algos.impala.args import VTraceArgs
-from sheeprl.algos.impala.loss import vtrace
 from sheeprl.algos.ppo_recurrent.with_memory import WithMemory
+from sheeprl.algos.returns import vtrace
 
 if TYPE_CHECKING:
     from tensordict import TensorDict

@@ -118,11 +118,12 @@ class CompiledSteps:
     Args:
         step: gradient step to compile.
         assemble: function that makes a batch from the input tensors.
+        limit: largest number of operations of a compiled graph.
     """
 
-    def __init__(self, step: GradientStep, assemble: Assemble) -> None:
+    def __init__(self, step: GradientStep, assemble: Assemble, limit: int) -> None:
         """Start without compiled steps."""
-        self.step, self.assemble = step, assemble
+        self.step, self.assemble, self.limit = step, assemble, limit
         self.device = step.flat.vectors[0].device
         self.seconds = 0.0  # total time spent on compiling and loading
         self.notes: list[str] = []  # messages for the log of the run
@@ -296,6 +297,7 @@ class CompiledSteps:
                     inputs,
                     self._all_finite,
                     cache_folder(),
+                    self.limit,
                     lambda: self.on_compile(COMPILING),
                 )
         except Exception as error:  # tracer and compiler can raise any error

@@ -34,6 +34,10 @@ Assemble = Callable[[Tree], TensorDict]
 """Function that makes the batch of the losses from the input tensors of a step."""
 
 
+class GraphTooLargeError(RuntimeError):
+    """Raised when a traced graph has too many operations to be compiled; the message gives the limit in one line."""
+
+
 class RuleStepper:
     """Stepper of a traced step: applies the optimizers' update rules of `learning.optimizers`.
 
@@ -115,7 +119,11 @@ class CompiledStep:
             calls may be on the CPU.
         all_finite: boolean scalar; true while all gradients have been finite. The step changes it in place.
         folder: cache folder of compiled libraries.
+        limit: largest number of operations of the graph.
         on_compile: called once before a part of the graph is compiled.
+
+    Raises:
+        GraphTooLargeError: the graph has more operations.
     """
 
     def __init__(
@@ -126,6 +134,7 @@ class CompiledStep:
         inputs: Tree,
         all_finite: Tensor,
         folder: Path,
+        limit: int,
         on_compile: Callable[[], None] = lambda: None,
     ) -> None:
         """Trace the step, and compile its graph or load it from the cache."""
@@ -138,6 +147,11 @@ class CompiledStep:
         self._writes: list[list[str]] = []  # keys that each loss writes back
         # Store no reference to `inputs`: they may be in Ray's object store, which could then never free them.
         graph = self._trace({**self._state(), **inputs})
+        if (operations := sum(node.op == "call_function" for node in graph.graph.nodes)) > limit:
+            raise GraphTooLargeError(
+                f"they have {operations} operations, more than trainer.compile_limit={limit}; training is right but "
+                "slower, and a higher limit compiles them in several minutes"
+            )
         self._library = open_graph(graph, self._open)
         # A graph with sums over ranks isn't captured, because each sum waits for the other ranks.
         self._is_captured = all_finite.device.type == "cuda" and not has_sums(graph)

@@ -4,41 +4,18 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from tensordict import TensorDict
 
 from sheeprl.algos.base import PolicyInput, Spaces, Step
 from sheeprl.algos.dreamer_v3.args import DreamerV3Args
 from sheeprl.algos.dreamer_v3.dreamer_v3 import DreamerV3, after_context
 from sheeprl.models.latents import mixed_logprob
+from tests.helpers.dreamer_rows import CASES, ROWS, VECTOR, N, make_batch, random_values
 from tests.helpers.thread_ranks import on_ranks
 
 SMALL = {
     "sequence_length": 6, "horizon": 3, "imag_last": 4, "deter": 16, "hidden": 8, "classes": 4, "categoricals": 3,
     "units": 8, "depth": 2, "blocks": 4,
 }  # fmt: skip
-VECTOR, PICTURE = spaces.Box(-5.0, 5.0, (3,)), spaces.Box(0, 255, (8, 8, 3), np.uint8)
-BOX, ROWS, N = spaces.Box(-1.0, 1.0, (2,)), 7, 4
-CASES = {
-    "continuous": Spaces(VECTOR, BOX),
-    "discrete, pixels": Spaces(PICTURE, spaces.Discrete(3)),
-    "multi-discrete, Dict": Spaces(
-        spaces.Dict({"rgb": PICTURE, "arm": spaces.Dict({"x": VECTOR, "mode": spaces.Discrete(2)})}),
-        spaces.MultiDiscrete([2, 3]),
-    ),
-}
-
-
-def random_values(space, *batch):
-    """Return random elements of a space, nested as the space."""
-    if isinstance(space, spaces.Dict):
-        return {name: random_values(part, *batch) for name, part in space.items()}
-    if isinstance(space, spaces.Discrete):
-        return torch.randint(int(space.n), batch)
-    if isinstance(space, spaces.MultiDiscrete):
-        return torch.stack([torch.randint(int(count), batch) for count in space.nvec], -1)
-    if space.dtype == np.uint8:
-        return torch.randint(256, (*batch, *space.shape), dtype=torch.uint8)
-    return torch.randn(*batch, *space.shape)
 
 
 def build(made_for=CASES["continuous"], **args):
@@ -50,19 +27,6 @@ def build(made_for=CASES["continuous"], **args):
         for parameter in agent.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return algorithm, agent
-
-
-def make_batch(algorithm, ends=True):
-    """Return random sequences `[1 + L, N]`; an episode ends in the middle of some."""
-    rows = {"obs": random_values(algorithm.spaces.observation, ROWS, N)}
-    rows |= {"action": random_values(algorithm.spaces.action, ROWS, N), "reward": torch.randn(ROWS, N)}
-    terminated, truncated = (torch.zeros(ROWS, N, dtype=torch.bool) for _ in range(2))
-    if ends:
-        terminated[3, 0] = truncated[4, 1] = True
-    is_first = torch.cat([torch.zeros(1, N, dtype=torch.bool), (terminated | truncated)[:-1]])
-    state = {"deter": torch.randn(ROWS, N, 16), "stoch": torch.randint(4, (ROWS, N, 3), dtype=torch.uint8)}
-    flags = {"terminated": terminated, "truncated": truncated, "is_first": is_first}
-    return TensorDict(rows | flags | state | {"sample_weight": torch.full((N,), 1 / N)}, [])
 
 
 def compute(algorithm, agent, batch, noise=None):

@@ -1,0 +1,1 @@
+"""DreamerV1: a world model with Gaussian states, and an actor that learns by gradients through it."""

@@ -1,0 +1,191 @@
+"""DreamerV2, Hafner et al. 2021 (2010.02193)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import AdamW
+
+from sheeprl.algos.base import Algorithm, Loss, OptimizerSpec, Phase, Spaces, Step, TargetUpdate, Tensors
+from sheeprl.algos.dreamer_v2.actor import TruncatedHead
+from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, Policy
+from sheeprl.algos.dreamer_v2.args import DreamerV2Args
+from sheeprl.algos.dreamer_v3.dreamer_v3 import DreamerV3, after_context
+from sheeprl.algos.dreamer_v3.imagination import imagine
+from sheeprl.algos.dreamer_v3.loss import imagined_returns, mean
+from sheeprl.models.latents import Categoricals, Latents, balanced_kl
+from sheeprl.models.recurrent import LayerNormGRU
+from sheeprl.models.rssm import Observed
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+CNN = "strided48"
+BEHAVIOR = ("actor", "critic")
+MODULES = {
+    "world_model": ("policy.encoder", "policy.rssm", "decoder", "reward", "continuation"),
+    "actor": ("policy.actor",),
+    "critic": ("critic",),
+}
+
+
+class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
+    """DreamerV2 with two phases: the world model, then actor and critic in imagination from the inferred states.
+
+    The actor's gradient passes through the dynamics if actions are real numbers; choices use REINFORCE.
+    """
+
+    args: Any  # another class than the base class's
+    latents: Latents
+    through_dynamics: bool
+    """The actor's gradient passes through the dynamics."""
+    entropy_coef: float
+    target_every: int
+
+    def __init__(self, args: DreamerV2Args, spaces: Spaces) -> None:
+        """Choose the distributions of states and actions."""
+        Algorithm.__init__(self, args, spaces)  # type: ignore[misc]
+        self.latents = Categoricals(args.categoricals, args.classes, mix=0.0)
+        self.head = TruncatedHead(spaces.action)
+        self.through_dynamics = self.head.actions.is_continuous
+        self.entropy_coef, self.target_every = args.entropy_coef, args.target_every
+
+    def build_agent(self) -> nn.Module:
+        """Build all networks."""
+        cell = LayerNormGRU(self.args.hidden, self.args.deter)
+        policy = Policy(self.spaces, self.args, self.head, self.latents, cell, CNN)
+        return EarlyDreamerAgent(policy, self.args, CNN)
+
+    def optimizers(self) -> dict[str, OptimizerSpec]:
+        """Return one AdamW each for world model, actor and critic."""
+        args = self.args
+        rates = {"world_model": args.model_lr, "actor": args.actor_lr, "critic": args.critic_lr}
+        return {
+            name: OptimizerSpec(
+                modules,
+                # AdamW multiplies the decay by the learning rate, DreamerV2 doesn't
+                partial(AdamW, lr=rates[name], eps=args.adam_eps, weight_decay=args.weight_decay / rates[name]),
+                args.max_grad_norm,
+            )
+            for name, modules in MODULES.items()
+        }
+
+    def phases(self, step: Step) -> Sequence[Phase]:
+        """Return the phases world model and behavior; the target critic is copied every `target_every` steps."""
+        copy = TargetUpdate("critic", "critic_target", 1.0)
+        updates = () if (step.gradient_step + 1) % self.target_every else (copy,)
+        return [
+            Phase("world_model", self.model_loss, self.model_noise, compile=False),
+            Phase(BEHAVIOR, self.actor_critic_loss, self.imagined_noise, target_updates=updates, compile=False),
+        ]
+
+    def model_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
+        """Return the noise of the posteriors, sample axis first."""
+        return {"posterior": self.latents.draw((*shape, self.args.sequence_length), generator)}
+
+    def imagined_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
+        """Return the noise of imagined states and actions, sample axis first."""
+        args = self.args
+        return {
+            "state": self.latents.draw((*shape, args.starts, args.horizon), generator),
+            "action": self.head.draw((*shape, args.starts, args.horizon + 1), generator),
+        }
+
+    def model_loss(self, agent: EarlyDreamerAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
+        """Compute the loss of the world model of a batch of sequences `[1 + L, N]`, and carry the last states."""
+        rows = after_context(batch.select("obs", "reward", "terminated", "truncated"))
+        observed = self.observe(agent.policy, batch, rows, noise)  # type: ignore[arg-type]
+        args, latents, features = self.args, self.latents, observed.features
+        pictures, vector = agent.decoder(features)
+        picture_targets, vector_target = agent.policy.encoder.targets(rows["obs"], 2)
+        reconstruction = torch.zeros_like(rows["reward"])
+        for picture, target in zip(pictures, picture_targets, strict=True):
+            errors = (picture - target).square().sum((1, 2, 3))
+            reconstruction = reconstruction + 0.5 * errors.view_as(rows["reward"])
+        if vector is not None:
+            reconstruction = reconstruction + 0.5 * (vector - vector_target).square().sum(-1)
+        losses = {
+            "Loss/reconstruction": reconstruction,
+            "Loss/reward": 0.5 * (agent.reward(features).squeeze(-1) - rows["reward"]).square(),
+            "Loss/kl": args.kl_scale * self.kl_loss(observed),
+        }
+        if args.continue_scale:
+            goes_on = args.gamma * (~rows["terminated"]).to(features.dtype)
+            logit = agent.continuation(features).squeeze(-1)
+            error = functional.binary_cross_entropy_with_logits(logit, goes_on, reduction="none")
+            losses["Loss/continue"] = args.continue_scale * error
+        weight = batch["sample_weight"]
+        means = {name: mean(values, weight) for name, values in losses.items()}
+        total = torch.stack(list(means.values())).sum()
+        posterior, prior = observed.posterior.detach(), observed.prior.detach()
+        states = {
+            "State/kl": latents.kl(posterior, prior),
+            "State/prior_entropy": latents.entropy(prior),
+            "State/post_entropy": latents.entropy(posterior),
+        }
+        metrics = means | {name: mean(values, weight) for name, values in states.items()}
+        metrics["Loss/world_model_loss"] = total
+        last = slice(-args.starts, None)
+        return Loss(
+            total,
+            {name: value.detach() for name, value in metrics.items()},
+            carry={"deter": observed.deter[last].detach(), "stoch": observed.stoch[last].detach()},
+            write=self.fresh_states(batch, observed),
+        )
+
+    def kl_loss(self, observed: Observed) -> Tensor:
+        """Return the KL loss with balancing, eq. 3, `[L, N]`: `kl_balance` of it trains the prior."""
+        balance = self.args.kl_balance
+        divergences = self.latents.divergences(observed.posterior, observed.prior)
+        return balanced_kl(*divergences, balance, 1.0 - balance, self.args.free_nats)
+
+    def continues(self, agent: EarlyDreamerAgent, states: Tensor) -> Tensor:
+        """Return the discount factor on arrival at states `[*, state]`: predicted, or γ without a continuation."""
+        if not self.args.continue_scale:
+            return torch.full(states.shape[:-1], self.args.gamma, dtype=states.dtype, device=states.device)
+        predicted: Tensor = agent.continuation(states).squeeze(-1).sigmoid()
+        return predicted
+
+    def target_values(self, agent: EarlyDreamerAgent, states: Tensor) -> Tensor:
+        """Return the values of states for the returns, by the target critic."""
+        values: Tensor = agent.critic_target(states).squeeze(-1)
+        return values
+
+    def actor_critic_loss(self, agent: EarlyDreamerAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
+        """Compute the losses of actor and critic on states imagined from the carried ones.
+
+        The actor's loss has no gradient to the critic, whose values are those of the target critic. The critic's loss
+        has none to the actor, because its states are detached.
+        """
+        args, weight = self.args, batch["sample_weight"]
+        with torch.set_grad_enabled(self.through_dynamics):
+            policy: Any = agent.policy
+            imagined = imagine(policy, carry["deter"], carry["stoch"], noise["state"], noise["action"])
+            reward = agent.reward(imagined.states).squeeze(-1)
+            continues, value = self.continues(agent, imagined.states), self.target_values(agent, imagined.states)
+            returns = imagined_returns(reward, continues, value, args.lambda_)
+        states = imagined.states.detach()
+        # The start is real, so it counts fully.
+        reached = torch.cat([torch.ones_like(continues[:1]), continues[1:-1].detach()]).cumprod(0)
+        parameters = agent.policy.actor(states[:-1])
+        entropy = self.head.entropy(parameters)
+        if self.through_dynamics:
+            objective = returns
+        else:
+            advantage = (returns - value[:-1]).detach()
+            objective = self.head.logprob(parameters, imagined.actions[:-1]) * advantage
+        actor_loss = -mean(reached * (objective + self.entropy_coef * entropy), weight)
+        errors = 0.5 * (agent.critic(states[:-1]).squeeze(-1) - returns.detach()).square()
+        critic_loss = mean(reached * errors, weight)
+        metrics = {
+            "Loss/policy_loss": actor_loss,
+            "Loss/value_loss": critic_loss,
+            "Policy/entropy": mean(entropy, weight),
+            "Values/imagined_return": mean(returns, weight),
+        }
+        return Loss(actor_loss + critic_loss, {name: value.detach() for name, value in metrics.items()})

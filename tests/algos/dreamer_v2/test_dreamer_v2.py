@@ -1,0 +1,166 @@
+"""Test states, gradients and spaces of the first two Dreamers."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from sheeprl.algos.base import PolicyInput, Step
+from sheeprl.algos.dreamer_v1.args import DreamerV1Args
+from sheeprl.algos.dreamer_v1.dreamer_v1 import DreamerV1
+from sheeprl.algos.dreamer_v2.args import DreamerV2Args
+from sheeprl.algos.dreamer_v2.dreamer_v2 import DreamerV2
+from tests.helpers.dreamer_rows import CASES, ROWS, N, make_batch, random_values
+from tests.helpers.thread_ranks import on_ranks
+
+SMALL = {"sequence_length": 6, "horizon": 3, "imag_last": 4, "deter": 16, "hidden": 8, "units": 8, "layers": 2}
+KINDS = [("v1", "continuous"), *(("v2", case) for case in CASES)]
+
+
+def build(kind="v2", case="continuous", **args):
+    """Return a small algorithm and its agent."""
+    torch.manual_seed(0)
+    if kind == "v1":
+        algorithm = DreamerV1(DreamerV1Args(name="dreamer_v1", stoch=5, **SMALL | args), CASES[case])
+    else:
+        algorithm = DreamerV2(DreamerV2Args(name="dreamer_v2", classes=4, categoricals=3, **SMALL | args), CASES[case])
+    return algorithm, algorithm.build_agent()
+
+
+def take(algorithm, agent, batch, noise=None):
+    """Return the losses of both phases, and the noise that they used."""
+    phases, generator, carry, losses = algorithm.phases(Step(0, 0.0)), torch.Generator().manual_seed(0), {}, []
+    noise = [phase.noise(torch.Size([N]), generator) for phase in phases] if noise is None else noise
+    for phase, drawn in zip(phases, noise, strict=True):
+        losses.append(phase.loss(agent, batch, drawn, carry))
+        carry |= losses[-1].carry
+    return losses, noise
+
+
+def parameters_of(algorithm, agent, group):
+    """Return the parameters of a group."""
+    return [part for name in algorithm.optimizers()[group].modules for part in agent.get_submodule(name).parameters()]
+
+
+@pytest.mark.parametrize(("kind", "case"), KINDS)
+def test_every_space_is_played_and_learned(kind, case):
+    """Actions are elements of the space, and each group's phase gives each of its parameters a gradient."""
+    algorithm, agent = build(kind, case)
+    inputs = PolicyInput(random_values(algorithm.spaces.observation, N), torch.zeros(N), torch.ones(N) > 0)
+    state, generator, space = {}, torch.Generator().manual_seed(0), algorithm.spaces.action
+    for mode in ("random", "explore", "greedy"):
+        with torch.no_grad():
+            output = algorithm.act(agent.policy, inputs, state, mode, generator)
+        state = output.rnn_state
+        assert all(space.contains(np.asarray(action, space.dtype)) for action in output.action)
+    (model, behavior), _ = take(algorithm, agent, make_batch(algorithm))
+    for loss, group in ((model, "world_model"), (behavior, "actor"), (behavior, "critic")):
+        parameters = parameters_of(algorithm, agent, group)
+        gradients = torch.autograd.grad(loss.value, parameters, retain_graph=True)
+        assert all(gradient.isfinite().all() for gradient in gradients) and any(each.any() for each in gradients)
+
+
+@pytest.mark.parametrize(("kind", "case"), KINDS)
+def test_the_actor_learns_through_the_dynamics_only_with_real_numbers(kind, case):
+    """Returns have a gradient to the actor, through rewards of imagined states, unless actions are choices."""
+    algorithm, agent = build(kind, case, **({"entropy_coef": 0.0} if kind == "v2" else {}))
+    batch = make_batch(algorithm)
+    actor = parameters_of(algorithm, agent, "actor")
+
+    def gradient():
+        """Return the actor's gradient."""
+        (_, behavior), _ = take(algorithm, agent, batch)
+        reward = list(agent.reward.parameters())
+        found = torch.autograd.grad(behavior.value, [*actor, *reward], retain_graph=True, allow_unused=True)
+        return found[: len(actor)], found[len(actor) :]
+
+    _, by_reward = gradient()
+    is_continuous = isinstance(algorithm.spaces.action, spaces.Box)
+    assert all((each is not None and each.any()) == is_continuous for each in by_reward)
+
+
+@pytest.mark.parametrize(("kind", "case"), KINDS)
+def test_losses_of_actor_and_critic_are_separate(kind, case):
+    """The target critic, not the critic, gives the values of returns, and the critic's states are constants."""
+    algorithm, agent = build(kind, case)
+    batch = make_batch(algorithm)
+    (_, before), _ = take(algorithm, agent, batch)
+    first = torch.autograd.grad(before.value, parameters_of(algorithm, agent, "actor"))
+    with torch.no_grad():
+        for parameter in agent.critic.parameters():
+            parameter.add_(1.0)
+    (_, after), _ = take(algorithm, agent, batch)
+    torch.testing.assert_close(torch.autograd.grad(after.value, parameters_of(algorithm, agent, "actor")), first)
+    assert after.value != before.value
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_two_ranks_equal_one(kind):
+    """The mean of the gradients of two halves of a batch is the gradient of the whole."""
+    algorithm, agent = build(kind)
+    batch = make_batch(algorithm)
+    groups = [parameters_of(algorithm, agent, name) for name in ("world_model", "actor", "critic")]
+
+    def gradients(losses):
+        """Return the gradients of all groups."""
+        values = (losses[0].value, losses[1].value, losses[1].value)
+        return [
+            each
+            for value, group in zip(values, groups, strict=True)
+            for each in torch.autograd.grad(value, group, retain_graph=True)
+        ]
+
+    losses, noise = take(algorithm, agent, batch)
+
+    def part(rank):
+        """Return one rank's gradients."""
+        half = batch.apply(lambda values: values[:, rank::2] if values.dim() > 1 else torch.full((2,), 1 / 2))
+        drawn = [{name: values[rank::2] for name, values in one.items()} for one in noise]
+        return gradients(take(algorithm, agent, half, drawn)[0])
+
+    one, two = on_ranks(part)
+    means = [(a + b) / 2 for a, b in zip(one, two, strict=True)]
+    torch.testing.assert_close(means, gradients(losses), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_an_episode_forgets_what_came_before(kind):
+    """States after the end of an episode depend neither on earlier rows nor on the stored state."""
+    algorithm, agent = build(kind)
+    batch = make_batch(algorithm)
+    (first, _), noise = take(algorithm, agent, batch)
+    other = batch.clone()
+    other["deter"][0] += 1.0
+    other["obs"][:4] += 1.0
+    (second, _), _ = take(algorithm, agent, other, noise)
+    torch.testing.assert_close(first.write["deter"][4:, 0], second.write["deter"][4:, 0])
+    assert not torch.allclose(first.write["deter"][4:, 2], second.write["deter"][4:, 2])
+    assert first.write["stoch"].shape[:2] == (ROWS, N)
+
+
+def test_kl_balance_and_free_nats():
+    """DreamerV2 weights both sides of the KL divergence; DreamerV1 trains both alike, above its free nats."""
+    for kind, free in (("v1", 0.0), ("v2", 0.0), ("v1", 1e3), ("v2", 1e3)):
+        algorithm, agent = build(kind, free_nats=free)
+        batch = make_batch(algorithm)
+        rows = batch.select("obs").apply(lambda values: values[1:])
+        noise = algorithm.model_noise(torch.Size([N]), torch.Generator().manual_seed(0))
+        observed = algorithm.observe(agent.policy, batch, rows, noise)
+        plain = algorithm.latents.kl(observed.posterior, observed.prior).detach()
+        torch.testing.assert_close(algorithm.kl_loss(observed).detach(), plain.clamp_min(free))
+
+
+def test_the_target_critic_is_copied_every_hundredth_step():
+    """DreamerV1 copies it in every step, so its values are the critic's own."""
+    for kind, expected in (("v1", 200), ("v2", 2)):
+        algorithm, _ = build(kind)
+        updates = [phase.target_updates for step in range(200) for phase in algorithm.phases(Step(step, 0.0))]
+        assert sum(map(len, updates)) == expected
+
+
+def test_without_a_predicted_continuation_gamma_discounts():
+    """`continue_scale=0` uses the discount factor alone."""
+    algorithm, agent = build(continue_scale=0.0, gamma=0.5)
+    assert (algorithm.continues(agent, torch.randn(2, 3, agent.policy.rssm.size)) == 0.5).all()
+    (model, _), _ = take(algorithm, agent, make_batch(algorithm))
+    assert "Loss/continue" not in model.metrics
