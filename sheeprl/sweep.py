@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sheeprl.checkpoint.resume import resume_tree
-from sheeprl.checkpoint.run_dir import checkpoints, is_locked, named_folder
+from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked
 from sheeprl.checkpoint.runs import last_event
 from sheeprl.config.defaults import available_cores
 from sheeprl.config.loading import apply_overrides, get_value, inspect
@@ -126,7 +126,7 @@ def plan(tree: Tree, varied: Mapping[str, Sequence[str]], folder: Path) -> list[
 def sweep_folder(name: str, varied: Mapping[str, Sequence[str]], out: str | None) -> Path:
     """Return the folder of a sweep: `out`, or one below `logs/sweeps` that the varied settings name."""
     label = "_".join([Path(name).stem, *varied])
-    return named_folder(out or f"logs/sweeps/{re.sub(r'[^A-Za-z0-9_.-]', '_', label)}")
+    return base_folder() / Path(out or f"logs/sweeps/{re.sub(r'[^A-Za-z0-9_.-]', '_', label)}").expanduser()
 
 
 def sweep(
