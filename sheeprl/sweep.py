@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 import re
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 from sheeprl.checkpoint.resume import resume_tree
 from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked
 from sheeprl.checkpoint.runs import last_event
-from sheeprl.config.defaults import available_cores
+from sheeprl.config.defaults import available_cores, cluster_address
 from sheeprl.config.loading import apply_overrides, get_value, inspect
 from sheeprl.config.schema import Tree
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
@@ -156,9 +157,9 @@ def _train_all(
     waiting: list[Planned], cpus: float, jobs: int | None, say: Callable[[str], None]
 ) -> Iterator[Outcome] | list[Outcome]:
     """Train the runs as Ray tasks."""
-    import ray
+    began = _start_ray(waiting[0].tree)
+    import ray  # after its variables are set
 
-    began = _start_ray()
     task = ray.remote(num_cpus=cpus, max_retries=0)(train_one)
     left, outcomes = list(reversed(waiting)), []
     running: dict[Any, Planned] = {}
@@ -182,28 +183,35 @@ def _train_all(
             ray.shutdown()
 
 
-def _start_ray() -> bool:
+def _start_ray(tree: Tree) -> bool:
     """Join the cluster of RAY_ADDRESS, or start a local Ray with the cores of this process; return False if one runs.
 
+    Args:
+        tree: settings of a run, which may name the address.
+
     Raises:
+        ConfigError: Ray can't be started with the variables of this shell.
         RunFailedError: it can't be started or joined.
     """
-    import logging
-    import os
+    from sheeprl.actors.ray import environment
 
+    config = inspect(tree)[0]
+    assert config is not None  # `plan` has checked it
+    if mistakes := list(environment.mistakes(config)):
+        raise ConfigError(mistakes)
+    environment.configure(config)
     import ray
+
+    from sheeprl.actors.ray import internals
 
     if ray.is_initialized():
         return False
-    address = os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    address = cluster_address(config)
     local = {"num_cpus": available_cores(), "include_dashboard": False}
     options: dict[str, Any] = {"address": address} if address else {"address": "local", **local}
     try:
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        with internals.apart_from_signals():
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises a plain Exception if its processes don't start in time
         raise RunFailedError(f"Ray can't be started: {one_line(error)}; sheeprl doctor looks for causes") from error
     return True
