@@ -55,9 +55,16 @@ def test_job_of_the_manifest_is_stopped_and_resumed(tmp_path):
         cluster.add_node("--num-cpus=1", "--labels=role=player")
         web = ["--address", f"http://127.0.0.1:{cluster.dashboard_port}"]
         words = [*entrypoint.split(), *SMALL]
-        done = cluster.call(
-            *submit, *web, "--submission-id=first-0", "--no-wait", "--", *words, f"run.total_steps={LONG}"
-        )
+        done = None
+
+        def is_submitted():
+            """Submit the job; the head's agent may not be up yet."""
+            nonlocal done
+            first = ["--submission-id=first-0", "--no-wait", "--", *words, f"run.total_steps={LONG}"]
+            done = cluster.call(*submit, *web, *first)
+            return done.returncode == 0 or "try again later" not in done.stderr
+
+        wait_for(is_submitted, "the submission")
         assert done.returncode == 0, done.stderr
         metrics = tmp_path / "runs" / "first" / "metrics.jsonl"
         wait_for(lambda: metrics.exists() and metrics.stat().st_size, "the first metrics")
