@@ -31,6 +31,7 @@ SMALL = [
     "trainer.threads=1",
     "trainer.compile=false",
     "eval.episodes=0",
+    "log.every=100",
     "algo.hidden_sizes=[16]",
 ]
 LONG, STEPS = 10_000_000, 400  # policy steps of a run that is stopped, and of one that ends
@@ -192,6 +193,7 @@ def test_slurm_job_is_queued_again_at_its_limit_and_resumes(tmp_path):
             *SMALL,
         ]
         metrics = tmp_path / "run" / "metrics.jsonl"
+        job = None
         try:
             env["SHEEPRL_RAY_PORT"] = str(free_port())
             job = subprocess.Popen(
@@ -221,4 +223,8 @@ def test_slurm_job_is_queued_again_at_its_limit_and_resumes(tmp_path):
             assert again.returncode == 0 and "resuming from" in again.stdout, again.stdout + again.stderr
             assert not list(home.glob(".sheeprl-token*"))
         finally:
+            if job is not None:
+                job.kill()
+                job.wait()
+            end_processes_of(tmp_path)  # the driver, and the steps
             end_processes_of(folder)
