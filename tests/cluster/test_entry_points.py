@@ -22,7 +22,7 @@ from tests.helpers.clusters import (
 )
 from tests.helpers.runs import lines
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster"
 SMALL = [
