@@ -14,7 +14,7 @@ from pathlib import Path
 from ray.util import get_node_ip_address
 
 BIN = Path(sys.executable).parent
-PATIENCE = 240.0  # seconds
+PATIENCE = 400.0  # seconds; a run takes one minute on an idle machine
 ATTEMPTS = 4  # starts of a node
 
 
