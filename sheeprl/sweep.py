@@ -20,8 +20,8 @@ from typing import Any
 from sheeprl.checkpoint.resume import resume_tree
 from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked
 from sheeprl.checkpoint.runs import last_event
-from sheeprl.config.defaults import available_cores, cluster_address
-from sheeprl.config.loading import apply_overrides, get_value, inspect
+from sheeprl.config.defaults import available_cores, cluster_address, fill_in
+from sheeprl.config.loading import apply_overrides, get_value, inspect, validate
 from sheeprl.config.schema import Tree
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 
@@ -195,8 +195,7 @@ def _start_ray(tree: Tree) -> bool:
     """
     from sheeprl.actors.ray import environment
 
-    config = inspect(tree)[0]
-    assert config is not None  # `plan` has checked it
+    config = fill_in(validate(tree))
     if mistakes := list(environment.mistakes(config)):
         raise ConfigError(mistakes)
     environment.configure(config)
