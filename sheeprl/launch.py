@@ -200,10 +200,16 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     try:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, cluster.choose_accelerator(config))
-        folders = video_folder(config, place.run_dir), replay_folder(config, place.run_dir)
-        marker = _marker(config, place)
-        fleet = cluster.Fleet(config, spaces, *folders, run=place.run_dir.name, marker=marker, report=control.report)
-        fleet.open_settings = control.open_settings
+        fleet = cluster.Fleet(
+            config,
+            spaces,
+            video_folder(config, place.run_dir),
+            replay_folder(config, place.run_dir),
+            run=place.run_dir.name,
+            marker=_marker(config, place),
+            report=lambda text: control.report(text),  # the reporter's later
+            open_settings=control.open_settings,
+        )
         publisher = RunPublisher(config, place.run_dir)
         workers = Workers(
             fleet.make_player,
