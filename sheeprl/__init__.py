@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from sheeprl.config.loading import load_config
     from sheeprl.config.schema import Config
     from sheeprl.launch import train
-    from sheeprl.session import Result
     from sheeprl.policy.loading import load_policy
+    from sheeprl.session import Result
     from sheeprl.utils.errors import ConfigError, RunFailedError
 
 __all__ = [
