@@ -51,6 +51,11 @@ SECTIONS = (
         "second.",
     ),
     Section(
+        "policies",
+        "Policies that read pictures or remember",
+        "Whole runs as above, of PPO with a CNN and of PPO with an LSTM. The pictures are random bytes, without costs.",
+    ),
+    Section(
         "limit",
         "SAC beside its matrix products",
         "The matrix products of one update's networks in float32, timed alone with the same number of threads, are a "

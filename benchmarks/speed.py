@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from benchmarks.harness.bounds import Bound
 from benchmarks.harness.programs import (
     BARE,
     PEERS,
+    POLICIES,
     WORKLOADS,
     BenchmarkError,
     Peer,
@@ -63,6 +64,7 @@ REQUIREMENTS = (
     *(Requirement("ppo_cartpole", "first time", peer, 1.0) for peer in ("sb3", "sheeprl_084")),
     *(Requirement("sac_halfcheetah", "loop", peer, 1.8, 2.6) for peer in ("sb3", "sheeprl_084")),
     Requirement("sac_halfcheetah", "loop", "rllib", 15.0),
+    *(Requirement(name, "loop", "sb3", 2.0) for name in POLICIES),
 )
 
 
@@ -246,16 +248,39 @@ def print_table(comparison: Comparison) -> None:
         print(f"  {bound}")
 
 
-def parse(args: Sequence[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True)
+class Benchmark:
+    """Benchmark that compares programs: its name, its workloads and the libraries that can run them.
+
+    Args:
+        name: name of the module and of the result.
+        description: first line of the help.
+        workloads: workloads by name.
+        peers: keys of the other libraries.
+    """
+
+    name: str
+    description: str
+    workloads: Mapping[str, Workload]
+    peers: Sequence[str]
+
+
+SPEED = Benchmark("speed", (__doc__ or "").splitlines()[0], WORKLOADS, list(PEERS))
+
+
+def parse(args: Sequence[str] | None, benchmark: Benchmark) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks speed", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {benchmark.name}", description=benchmark.description)
+    names = list(benchmark.workloads)
+    parser.add_argument("--workloads", nargs="+", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="policy steps, to shorten the work")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers to try for every program")
     parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES), help="SheepRL's placements")
     parser.add_argument("--warm", action="store_true", help="leave out the runs with no compiled graphs")
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="the other libraries")
+    parser.add_argument(
+        "--peers", nargs="*", choices=benchmark.peers, default=benchmark.peers, help="the other libraries"
+    )
     parser.add_argument(
         "--peer-python",
         nargs="+",
@@ -272,13 +297,13 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     return given
 
 
-def compared(given: argparse.Namespace, cache: Path) -> list[Comparison]:
+def compared(given: argparse.Namespace, cache: Path, benchmark: Benchmark) -> list[Comparison]:
     """Return the comparisons that the command line selects."""
     pythons = dict(word.split("=", 1) for word in given.peer_python)
     peers = [replace(PEERS[key], python=pythons.get(key) or python_of(key), device=given.device) for key in given.peers]
     extra = (f"trainer.accelerator={given.device}", *given.set)
     comparisons = []
-    for workload in (WORKLOADS[name] for name in given.workloads):
+    for workload in (benchmark.workloads[name] for name in given.workloads):
         ours = [SheepRL(mode, cache, extra) for mode in given.modes]
         kinds = {requirement.kind for requirement in REQUIREMENTS if requirement.workload == workload.name}
         if "first time" in kinds and not given.warm:
@@ -300,14 +325,14 @@ def measure(comparisons: Sequence[Comparison], rounds: int) -> Iterator[int]:
         yield number + 1
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the benchmark."""
-    given = parse(args)
+def compare(benchmark: Benchmark, args: Sequence[str] | None) -> None:
+    """Run the programs of a benchmark in turn, write the result and print it."""
+    given = parse(args, benchmark)
     described = record.describe("configs", "benchmarks/peers") | {"load_before": load(), "device": given.device}
-    path = given.out / "speed.json"
+    path = given.out / f"{benchmark.name}.json"
     with temporary_cache() as cache:
         try:
-            comparisons = compared(given, cache)
+            comparisons = compared(given, cache, benchmark)
             for rounds in measure(comparisons, given.rounds):  # an interrupted benchmark leaves the rounds before
                 found = [bound.as_json() for comparison in comparisons for bound in comparison.bounds()]
                 workloads = [comparison.as_json() for comparison in comparisons]
@@ -317,6 +342,11 @@ def main(args: Sequence[str] | None = None) -> None:
     for comparison in comparisons:
         print_table(comparison)
     print(f"\n{path}")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    compare(SPEED, args)
 
 
 if __name__ == "__main__":

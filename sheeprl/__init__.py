@@ -6,19 +6,33 @@ from sheeprl.version import __version__
 
 TYPE_CHECKING = False  # type checkers know this name; the module typing is slow to import
 if TYPE_CHECKING:
+    from sheeprl.callbacks.base import Callback
     from sheeprl.config.loading import load_config
     from sheeprl.config.schema import Config
     from sheeprl.launch import Result, train
+    from sheeprl.policy.loading import load_policy
     from sheeprl.utils.errors import ConfigError, RunFailedError
 
-__all__ = ["Config", "ConfigError", "Result", "RunFailedError", "__version__", "load_config", "train"]
+__all__ = [
+    "Callback",
+    "Config",
+    "ConfigError",
+    "Result",
+    "RunFailedError",
+    "__version__",
+    "load_config",
+    "load_policy",
+    "train",
+]
 
 _MODULES = {
+    "Callback": "sheeprl.callbacks.base",
     "Config": "sheeprl.config.schema",
     "ConfigError": "sheeprl.utils.errors",
     "Result": "sheeprl.launch",
     "RunFailedError": "sheeprl.utils.errors",
     "load_config": "sheeprl.config.loading",
+    "load_policy": "sheeprl.policy.loading",
     "train": "sheeprl.launch",
 }
 """Module of each public name. It is imported at the first use, so that the command line can handle Ctrl-C before."""

@@ -44,7 +44,7 @@ def evaluate_checkpoint(
         path: the folder of the run or of the checkpoint.
         episodes: number of episodes.
         seed: the start seeds are derived from it; default `run.seed`.
-        video: record the episodes of one environment in the folder `videos` of the run.
+        video: play the best, the worst and the median episode again, and film them in the folder `videos` of the run.
         step_limit: steps after which an episode is cut; default `eval.step_limit`.
         settings: settings of the environment that differ from those of the run, each as `env.key=value`.
 
@@ -82,9 +82,9 @@ def _evaluate(
     config = _changed(trained, settings)
     env = config.env
     try:
-        filmed = [make_env(env, "rgb_array") for _ in range(video)]  # the first, which selects how to render
-        envs = make_eval_envs(env, min(episodes, LANES) - video, least=1 - video)
-        envs += [record_video(env, str(run_dir / "videos"), every_episode=True) for env in filmed]
+        if video:  # before all others, since it selects how to render
+            record_video(make_env(env, "rgb_array"), str(run_dir / "videos")).close()
+        envs = make_eval_envs(env, min(episodes, LANES))
     except EnvSettingsError as error:
         raise ConfigError([str(error)]) from error
     if wrappers := with_statistics(envs[0]):
@@ -107,9 +107,19 @@ def _evaluate(
         watch = StepWatch(config.players.step_timeout)
         mode: Mode = "explore" if config.eval.explore else "greedy"
         played = play_episodes(algorithm, policy, envs, seeds, most, watch, mode)
+        for number, name in chosen_episodes(played.returns).items() if video else ():
+            filmed = record_video(make_env(env, "rgb_array"), str(run_dir / "videos"), every_episode=True, name=name)
+            play_episodes(algorithm, policy, [filmed], [seeds[number]], most, watch, mode)
     except ResultError as error:
         raise RunFailedError(f"{env.id}, evaluation: {error}") from error
     return replace(played, policy_steps=read_counters(checkpoint).policy_steps)
+
+
+def chosen_episodes(returns: Sequence[float]) -> dict[int, str]:
+    """Return names by number of the best, the worst and the median episode; fewer if there are fewer episodes."""
+    order = sorted(range(len(returns)), key=lambda number: returns[number])
+    names = {order[(len(order) - 1) // 2]: "median", order[0]: "worst", order[-1]: "best"}
+    return dict(reversed(names.items()))
 
 
 def _changed(config: Config, settings: Sequence[str]) -> Config:

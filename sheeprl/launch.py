@@ -10,14 +10,18 @@ import os
 import signal
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy
-from sheeprl.checkpoint.resume import RunDir, clear_other_layout, first_incarnations, open_run_dir
+from sheeprl.callbacks.base import Callback, Callbacks
+from sheeprl.callbacks.loading import load_callbacks
+from sheeprl.checkpoint.files import MARKER
+from sheeprl.checkpoint.resume import RunDir, claim_storage, clear_other_layout, first_incarnations, open_run_dir
 from sheeprl.checkpoint.run_dir import (
     checkpoints,
     clear_run_dir,
@@ -27,6 +31,8 @@ from sheeprl.checkpoint.run_dir import (
     video_folder,
     write_config,
 )
+from sheeprl.checkpoint.run_info import write_run_info
+from sheeprl.checkpoint.spaces_file import write_spaces
 from sheeprl.config.schema import Config
 from sheeprl.driver.control import Control
 from sheeprl.driver.workers import Workers
@@ -38,9 +44,11 @@ from sheeprl.utils.gc_control import importing
 from sheeprl.utils.installation import environment_warnings
 from sheeprl.utils.output import lasting_output
 from sheeprl.utils.process import Interrupted, StopSignals, ending_with_parent, exclusive, run_in_loop
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
+    from sheeprl.actors.ray import nodes
     from sheeprl.checkpoint.resume import Start
     from sheeprl.checkpoint.writer import CheckpointWriter
     from sheeprl.driver.replay import ReplayClient
@@ -51,8 +59,21 @@ if TYPE_CHECKING:
 
 PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0, signal.SIGHUP: 2.0}
 """Seconds to wait for the rounds in progress after a signal, so that a resumed run is bit-identical."""
+JOB_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # seconds between a Ray job's SIGTERM and its end
 
 STOPPING = "stopping after this round and saving a checkpoint; press Ctrl-C again to stop now without saving\n"
+
+
+def patience(number: int) -> float:
+    """Return the seconds to wait for the rounds in progress after a signal.
+
+    A Ray job is killed a set time after its SIGTERM. A third of it remains for the checkpoint.
+    """
+    try:
+        wait = float(os.environ[JOB_WAIT])
+    except (KeyError, ValueError):
+        return PATIENCE[number]
+    return wait * 2 / 3 if number == signal.SIGTERM else PATIENCE[number]
 
 
 @dataclass(frozen=True)
@@ -74,8 +95,12 @@ class Result:
     interrupted_by: int | None = None
 
 
-def train(config: Config) -> Result:
+def train(config: Config, callbacks: Sequence[Callback] = ()) -> Result:
     """Train a configuration.
+
+    Args:
+        config: the configuration.
+        callbacks: callbacks besides those of `run.callbacks`.
 
     Raises:
         ConfigError: the configuration doesn't fit the environment or the machine.
@@ -83,11 +108,15 @@ def train(config: Config) -> Result:
     """
     if not isinstance(config, Config):
         raise ConfigError([f"train() needs a Config, not {type(config).__name__}; use train(load_config({config!r}))"])
-    return train_tree(config.model_dump())
+    return train_tree(config.model_dump(), callbacks)
 
 
-def train_tree(tree: Mapping[str, Any]) -> Result:
+def train_tree(tree: Mapping[str, Any], callbacks: Sequence[Callback] = ()) -> Result:
     """Train a nested mapping of settings.
+
+    Args:
+        tree: the settings.
+        callbacks: callbacks besides those of `run.callbacks`.
 
     Raises:
         ConfigError: the settings have mistakes, all of which it lists. Nothing was started.
@@ -105,8 +134,11 @@ def train_tree(tree: Mapping[str, Any]) -> Result:
         if resolved.config.log.level != "error" and rank_variables.local_rank() == 0:
             for warning in resolved.warnings:
                 _say(f"warning: {warning}")
+        control = Control(signals)
+        control.open_settings = resolved.open_settings
+        control.callbacks = [*callbacks, *load_callbacks(resolved.config)]
         train = _train_coupled if resolved.config.is_coupled else _train_decoupled
-        return train(resolved.config, resolved.spaces, startup, Control(signals))
+        return train(resolved.config, resolved.spaces, startup, control)
 
 
 def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
@@ -123,6 +155,7 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 
     resolved = check(tree)
     config = resolved.config
+    load_callbacks(config)
     mistakes = [*folder_mistakes(config), *(() if config.is_coupled else environment.mistakes(config))]
     if mistakes:
         raise ConfigError(mistakes)
@@ -132,8 +165,10 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Train with a Ray actor for each worker."""
-    place = open_run_dir(config, startup, config.buffer.shards, _say)
+    place = replace(open_run_dir(config, startup, config.buffer.shards, _say), spaces=spaces)
+    config = _with_resume(config, place)
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
+        claim_storage(config, place)
         clear_other_layout(config, place)
         return _train_on_ray(config, spaces, place, control)
 
@@ -147,6 +182,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     environment.configure(config)
     with importing():
         from sheeprl.actors.ray import cluster  # slow to import, so only after all checks
+        from sheeprl.actors.ray.waiting import ClusterError
         from sheeprl.metrics.publisher import RunPublisher
 
     place.startup.done("imports")
@@ -154,7 +190,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
         _say("starting Ray and its actors for players, replay and trainers, which takes some seconds")
     try:
         connected = cluster.connect(config)
-    except cluster.ClusterError as error:
+    except ClusterError as error:
         raise RunFailedError(str(error)) from error
     place.startup.done("Ray")
     if connected:
@@ -163,8 +199,11 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     control.watchdog.watch(control.services)
     try:
         if config.trainer.accelerator == "auto":
-            config = _with_accelerator(config, "cuda" if cluster.cuda_available(config) else "cpu")
-        fleet = cluster.Fleet(config, spaces, video_folder(config, place.run_dir), replay_folder(config, place.run_dir))
+            config = _with_accelerator(config, cluster.choose_accelerator(config))
+        folders = video_folder(config, place.run_dir), replay_folder(config, place.run_dir)
+        marker = _marker(config, place)
+        fleet = cluster.Fleet(config, spaces, *folders, run=place.run_dir.name, marker=marker, report=control.report)
+        fleet.open_settings = control.open_settings
         publisher = RunPublisher(config, place.run_dir)
         workers = Workers(
             fleet.make_player,
@@ -178,24 +217,38 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
 
         async def main() -> Result:
             """Start the actors and run the driver."""
-            starting = asyncio.ensure_future(fleet.start(first_incarnations(config, place), _say))
+            starting = asyncio.ensure_future(fleet.start(first_incarnations(config, place)))
             await control.wait_unless_services_die(starting)
             starting.result()
             place.startup.done("actors")
-            return await _run_driver(config, workers, place, control)
+            return await _run_driver(fleet.config, workers, place, control)
 
         try:
             publisher.start()
             return run_in_loop(main)
-        except cluster.ClusterError as error:
-            raise RunFailedError(str(error)) from error
         finally:
             publisher.close()
             if not connected:  # on disconnecting, Ray ends the run's actors
                 fleet.close()
+            fleet.forget()
+    except ClusterError as error:
+        raise RunFailedError(str(error)) from error
     finally:
         if connected:
             cluster.disconnect()
+
+
+def _marker(config: Config, place: RunDir) -> nodes.Marker | None:
+    """Return a file that the nodes of replay shards must be able to read; None if shards save no rows."""
+    from sheeprl.actors.ray.nodes import Marker
+
+    if not (config.buffer.checkpoint and isinstance(config.algo.data(), OffPolicy)):
+        return None
+    if place.storage is not None:
+        return Marker(f"{place.storage.url}/{place.storage.lease_name}", place.storage.lease)
+    content = uuid.uuid4().hex
+    (place.run_dir / MARKER).write_text(content, encoding="utf-8")
+    return Marker(str(place.run_dir / MARKER), content)
 
 
 def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
@@ -205,11 +258,13 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
     # their environments.
     if rank_variables.local_rank() != 0:
         for number in PATIENCE:
-            signal.signal(number, lambda number, frame: control.environments.make(PATIENCE[number]))
+            signal.signal(number, lambda number, frame: control.environments.make(patience(number)))
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
-    place = open_run_dir(config, startup, ranks, _say)
+    place = replace(open_run_dir(config, startup, ranks, _say), spaces=spaces)
+    config = _with_resume(config, place)
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
+        claim_storage(config, place)
         clear_other_layout(config, place)
         return _train_in_process(config, spaces, place, control)
 
@@ -233,6 +288,7 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
     if learner.compiled is not None:
         learner.compiled.while_compiling = control.signals.raising  # compiling takes too long to wait for
+        learner.compiled.on_compile = lambda text: control.report(text)
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
         folder = replay_folder(config, run_dir)
@@ -313,14 +369,23 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
 
     start = place.start
     reporter = workers.observe(_open_reporter(config, place))
+    control.report = reporter.message
     store = CheckpointWriter(
-        place.run_dir, config, place.shards, on_problem=lambda text: reporter.message(text, "error")
+        place.run_dir,
+        config,
+        place.shards,
+        on_problem=lambda text: reporter.message(text, "error"),
+        storage=place.storage,
     )
     try:
-        run = _make_run(config, workers, place, reporter, store)
+        callbacks = _make_callbacks(config, place, control)
+        run = _make_run(config, workers, place, reporter, store, callbacks)
         if start is not None:
             await _load(workers.replay, run.trainers, start)
         write_config(config, place.run_dir)
+        if place.spaces is not None:
+            write_spaces(place.spaces, place.run_dir)
+        write_run_info(config, place.run_dir, run.counters.policy_steps if start else None)
     except BaseException:
         reporter.close()
         raise
@@ -341,6 +406,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         reporter.message(f"stopped without saving a checkpoint; {advice}", "warning")
         raise
     finally:
+        _end_callbacks(run, status)
         counters = run.counters
         wall_time = round(time.monotonic() - run.checkpointing.began, 3)
         reporter.event(
@@ -353,6 +419,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
             buffer_restarts=counters.buffer_restarts,
             status=status,
             **({"cause": cause} if cause else {}),
+            **({"stopped_by": run.callbacks.stopped_by} if run.callbacks.stopped_by else {}),
         )
         control.watchdog.has_end_event(cause)
         reporter.close()
@@ -366,7 +433,38 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
     return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)
 
 
-def _make_run(config: Config, workers: Workers, place: RunDir, reporter: Reporter, store: CheckpointWriter) -> Run:
+def _make_callbacks(config: Config, place: RunDir, control: Control) -> Callbacks:
+    """Return the callbacks of a run: its files, its conditions to stop early, and those of the user."""
+    from sheeprl.callbacks.records import RecordFiles, rewind_records
+    from sheeprl.callbacks.tensorboard import TensorBoardConfig
+    from sheeprl.callbacks.trackers import TRACKERS, TrackerProcess
+    from sheeprl.callbacks.until import Until
+
+    if place.start is not None:
+        rewind_records(place.run_dir, place.start.stats)
+    own: list[Callback] = [RecordFiles(place.run_dir)]
+    own += [TensorBoardConfig(place.run_dir)] if "tensorboard" in config.log.to else []
+    own += [TrackerProcess(name, place.run_dir) for name in config.log.to if name in TRACKERS]
+    own += [Until(config.run.until)] if config.run.until else []
+    return Callbacks([*own, *control.callbacks], place.run_dir)
+
+
+def _end_callbacks(run: Run, status: str) -> None:
+    """Call the callbacks with the end of the run; report an exception, since the run is over."""
+    try:
+        run.end_callbacks(status)
+    except (RunFailedError, OSError) as error:
+        run.reporter.message(str(error), "error")
+
+
+def _make_run(
+    config: Config,
+    workers: Workers,
+    place: RunDir,
+    reporter: Reporter,
+    store: CheckpointWriter,
+    callbacks: Callbacks,
+) -> Run:
     """Make the driver, with the counters and player states of the checkpoint if there is one."""
     from sheeprl.driver.clock import WallClock
     from sheeprl.driver.players import PlayerGroup
@@ -386,7 +484,7 @@ def _make_run(config: Config, workers: Workers, place: RunDir, reporter: Reporte
     )
     workers.replay.newest_save = lambda: store.newest_buffer
     parts = config, players, workers.replay, trainers, reporter, store, stats, clock
-    return Run(*parts, workers.leaving, workers.make_evaluator)
+    return Run(*parts, workers.leaving, workers.make_evaluator, callbacks)
 
 
 async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> None:
@@ -414,7 +512,7 @@ async def _train_unless_ended(run: Run, control: Control) -> None:
 
     def stop(number: int) -> None:
         """Stop the run; end it at once if there is nothing to save."""
-        run.stop(PATIENCE[number])
+        run.stop(patience(number))
         if not ended.done() and (not run.has_begun or run.trainers.is_warming_up):
             ended.set_exception(Interrupted(number))
 
@@ -422,7 +520,7 @@ async def _train_unless_ended(run: Run, control: Control) -> None:
         """Report the signal, interrupt the environments and stop the run."""
         with suppress(OSError):  # without a stderr
             os.write(2, STOPPING.encode())  # a system call, since the signal may interrupt a print
-        control.environments.make(PATIENCE[number])
+        control.environments.make(patience(number))
         loop.call_soon_threadsafe(stop, number)
 
     control.signals.is_stuck = lambda: control.environments.is_ignored
@@ -447,7 +545,9 @@ def _start_over(config: Config) -> str:
 
 def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     """Open the run's reporter and write its first messages."""
-    from sheeprl.metrics.reporter import FileReporter, Progress, rewind
+    from sheeprl.metrics.display import Progress
+    from sheeprl.metrics.files import rewind
+    from sheeprl.metrics.reporter import FileReporter
 
     start = place.start
     counters: dict[str, Any] = start.stats["counters"] if start else {}
@@ -458,6 +558,7 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
         config.log.level,
         start_time=counters.get("wall_time", 0.0),
         resumed_at=counters["policy_steps"] if start else None,
+        tensorboard="tensorboard" in config.log.to,
     )
     reporter.message(opening_line(config))
     if warning := core_warning(config):
@@ -473,7 +574,8 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     if policy_steps >= total:
         more = shell_command("resume", place.run_dir, f"run.total_steps={policy_steps + total}")
         reporter.message(
-            f"run.total_steps={total} is already reached by {policy_steps} policy steps; to train on: {more}",
+            f"run.total_steps={total} is already reached by {counted(policy_steps, 'policy step')}; to train "
+            f"on: {more}",
             "warning",
         )
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
@@ -497,3 +599,11 @@ def _with_accelerator(config: Config, accelerator: str) -> Config:
     """Return the configuration with the accelerator that was found."""
     update = {"accelerator": accelerator, "compile": bool(config.trainer.compile) and accelerator != "mps"}
     return config.model_copy(update={"trainer": config.trainer.model_copy(update=update)})
+
+
+def _with_resume(config: Config, place: RunDir) -> Config:
+    """Return the configuration with `run.resume=auto` decided, and the folder of the run as `run.dir`."""
+    if config.run.resume != "auto":
+        return config
+    update = {"resume": True, "dir": str(place.run_dir)} if place.start else {"dir": str(place.run_dir)}
+    return config.model_copy(update={"run": config.run.model_copy(update=update)})

@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from sheeprl.actors.handle import Handle, LostError
+from sheeprl.callbacks.base import Callbacks, RunView
 from sheeprl.config.schema import Config
 from sheeprl.driver.checkpointing import CheckpointScheduler, CheckpointStore
 from sheeprl.driver.clock import Clock, WallClock
@@ -27,12 +28,16 @@ from sheeprl.driver.evaluation import Evaluator
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.players import PlayerGroup
 from sheeprl.driver.replay import ReplayClient
-from sheeprl.driver.trainers import LearnerGroup
+from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.metrics.counters import Counters, RunStats
-from sheeprl.metrics.reporter import Progress, Reporter
+from sheeprl.metrics.display import Progress
+from sheeprl.metrics.reporter import Reporter
 from sheeprl.metrics.time_breakdown import TimeBreakdown, in_short
 from sheeprl.utils.errors import RunFailedError, require
+
+SNAPSHOT_REST = 20.0  # times the duration of a snapshot, until the next one: a thousand players make one due per round
+MOST_STORED_UPDATES = 8  # rollouts that wait for a snapshot; the object store holds them until then
 
 
 class Run:
@@ -49,6 +54,7 @@ class Run:
         clock: source of time; None for real time.
         leaving: returns the numbers of players on nodes that are being drained.
         make_evaluator: makes a worker for evaluations during training; None if the first player evaluates.
+        callbacks: callbacks, called at the border between two rounds.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class Run:
         clock: Clock | None = None,
         leaving: Callable[[], Awaitable[set[int]]] | None = None,
         make_evaluator: Callable[[int], Handle] | None = None,
+        callbacks: Callbacks | None = None,
     ) -> None:
         """Store the workers and make the parts of the driver."""
         self.config, self.data = config, config.algo.data()
@@ -75,7 +82,11 @@ class Run:
         )
         self.counters = self.stats.counters
         self.failures = FailureBudget(
-            config.ray.max_failures, config.ray.failure_window, self.clock.time, reporter.message
+            config.ray.max_failures,
+            config.ray.failure_window,
+            self.clock.time,
+            reporter.message,
+            config.ray.max_node_losses,
         )
         self.stopping = asyncio.Event()
         self.updates = UpdateScheduler(
@@ -94,7 +105,14 @@ class Run:
             self.updates.weights,
             leaving,
         )
-        self.evaluator = Evaluator(config, self.stats, players, self.collector, reporter, make_evaluator)
+        self.callbacks = callbacks or Callbacks()
+        self.callbacks.bind(
+            RunView(config, self.callbacks.run_dir, self.stats, self.seconds, reporter.message, self.stop)
+        )
+        self.evaluator = Evaluator(
+            config, self.stats, players, self.collector, reporter, make_evaluator, self.callbacks
+        )
+        self.next_snapshot = float("-inf")  # time from which a snapshot costs little of the time
         self.has_begun = False  # rounds have been requested
 
     def stop(self, patience: float = 10.0) -> None:
@@ -119,8 +137,12 @@ class Run:
             await self.publish()
             self.trainers.warm_up()
             self.has_begun = True
+            self.callbacks.call("on_start")
+            if self.stats.evaluating:  # interrupted before its result was on file
+                self.stats.evaluating.clear()
+                self.evaluator.begin()
             await self.finish_round()
-            await self.collector.collect_during(self.learn())
+            await self.collector.collect_during(self.learn(), watching)
         except RunFailedError:
             await self.save_last_resort()
             raise
@@ -133,6 +155,7 @@ class Run:
                 await self.evaluator.evaluate()
             self.log_metrics()
         await self.checkpointing.written(self.log_error)
+        self.call_back()
         await self.write_last_checkpoint()
 
     async def write_last_checkpoint(self) -> None:
@@ -172,28 +195,75 @@ class Run:
     async def finish_round(self) -> None:
         """Show progress, log, evaluate, save a checkpoint and take a snapshot, each when it is due."""
         self.show_progress()
+        self.call_back()
+        self.callbacks.call("on_round")
         if self.stats.is_due("log", self.config.log.every):
             self.log_metrics()
         if self.config.eval.episodes and self.stats.is_due("evaluate", self.config.eval.every):
             self.evaluator.begin()
         due_snapshot = self.stats.is_due("snapshot", self.config.checkpoint.snapshot_every)
         by_steps = self.stats.is_due("checkpoint", self.config.checkpoint.every)
+        if by_steps and self.checkpointing.is_resting:
+            by_steps = False
+            self.checkpointing.postpone()
         if self.checkpointing.is_due(self.collector.newest_round, self.collector.rounds_added) or by_steps:
             await self.checkpointing.begin(self.log_error)
         elif due_snapshot and self.trainers.make is not None:
-            self.trainers.take_snapshot()  # the next call to the trainers raises its failure
+            self.take_snapshot()
+
+    def take_snapshot(self) -> None:
+        """Start a snapshot of the trainers, unless the last ones cost too much of the time since."""
+        began = self.clock.time()
+        if began < self.next_snapshot and len(self.trainers.stored_updates) < MOST_STORED_UPDATES:
+            return
+
+        def note_cost(taken: asyncio.Future[Snapshot]) -> None:
+            """Compute the time of the next snapshot."""
+            now = self.clock.time()
+            self.next_snapshot = now + SNAPSHOT_REST * (now - began)
+
+        self.trainers.take_snapshot().add_done_callback(note_cost)  # the next call to the trainers raises its failure
+
+    def call_back(self) -> None:
+        """Call the callbacks with the episodes, evaluations and checkpoints since the last border."""
+        for episode in self.stats.take_new_episodes():
+            self.callbacks.post("on_episode", episode)
+        for path in self.checkpointing.take_new_checkpoints():
+            self.callbacks.post("on_checkpoint", path)
+        self.callbacks.dispatch()
+
+    def end_callbacks(self, status: str) -> None:
+        """Call the callbacks with the last checkpoint and the end of the run.
+
+        Args:
+            status: `done`, `interrupted` or `failed`.
+        """
+        for path in self.checkpointing.take_new_checkpoints():
+            self.callbacks.post("on_checkpoint", path)
+        self.callbacks.end(status)
 
     async def save_last_resort(self) -> None:
         """Save a checkpoint of a failed run, if its workers still respond."""
+        limit = self.config.ray.wait_timeout  # a shard may wait for a node
         try:
-            await self.checkpointing.written(self.log_error)
-            await self.checkpointing.write(last_resort=True)
+            await asyncio.wait_for(self._save_last_resort(), limit)
         except RunFailedError as error:
             self.log_error(error.reason)
+        except asyncio.TimeoutError:
+            self.log_error(f"no checkpoint could be written within {limit:g} s (ray.wait_timeout)")
+
+    async def _save_last_resort(self) -> None:
+        """Wait for the checkpoint in progress and write another one."""
+        await self.checkpointing.written(self.log_error)
+        await self.checkpointing.write(last_resort=True)
 
     def log_error(self, text: str) -> None:
         """Log an error message."""
         self.reporter.message(text, "error")
+
+    def seconds(self) -> float:
+        """Return the seconds of the run, including those before a resume."""
+        return self.clock.time() - self.checkpointing.began
 
     def show_progress(self) -> None:
         """Report the progress of the run."""
@@ -235,4 +305,5 @@ class Run:
             **{f"Buffer/{what}": count for what, count in self.replay.counts.items() if count and what != "refused"},
         }
         self.reporter.metrics(self.counters.policy_steps, values)
+        self.callbacks.call("on_metrics", self.counters.policy_steps, values)
         self.stats.reset_window(now)

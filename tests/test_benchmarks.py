@@ -7,9 +7,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
 
-from benchmarks import learning, report, speed
+from benchmarks import learning, policies, report, speed
 from benchmarks.__main__ import benchmarks, main, summary_of
 from benchmarks.cases.fakes import ENVS, ROWS, make_run
 from benchmarks.harness import rows
@@ -17,6 +19,7 @@ from benchmarks.harness.bounds import Bound
 from benchmarks.harness.products import HALFCHEETAH, of_sac
 from benchmarks.harness.programs import (
     PEERS,
+    POLICIES,
     WORKLOADS,
     BenchmarkError,
     Peer,
@@ -27,6 +30,7 @@ from benchmarks.harness.programs import (
 )
 from benchmarks.harness.record import RESULTS, ROOT
 from benchmarks.peers import environments
+from benchmarks.peers.pictures import EPISODE
 from benchmarks.report import Results, page
 from benchmarks.reports import results
 from benchmarks.speed import Comparison, Timings
@@ -459,3 +463,22 @@ def test_the_first_figure_of_the_readme_is_described_by_its_results():
     for workload in speed["workloads"]:
         for program, _, _ in plot.PROGRAMS:
             assert f"{plot.fastest(workload, program):.1f}" in alt
+
+
+def test_the_pictures_of_the_benchmark_end_after_their_episode():
+    """Pictures have their size and are bytes; an episode has its length."""
+    env = gymnasium.make("benchmarks.peers.pictures:Pictures-v0", size=10)
+    first, _ = env.reset(seed=0)
+    assert first.shape == (10, 10, 4)
+    assert first.dtype == np.uint8
+    ends = [env.step(0)[3] for _ in range(EPISODE)]
+    assert ends == [False] * (EPISODE - 1) + [True]
+
+
+def test_a_benchmark_offers_its_own_workloads_and_peers(capsys):
+    """`policies` knows its own workloads and libraries only."""
+    for words in (["--workloads", "ppo_cartpole"], ["--peers", "rllib"]):
+        with pytest.raises(SystemExit):
+            policies.main(words)
+        assert "invalid choice" in capsys.readouterr().err
+    assert {requirement.workload for requirement in speed.REQUIREMENTS} == {*WORKLOADS, *POLICIES}

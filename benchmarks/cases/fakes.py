@@ -17,7 +17,7 @@ from sheeprl.driver.players import PlayerGroup, PlayerState
 from sheeprl.driver.replay import ReplayClient
 from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.envs.config import EnvConfig
-from sheeprl.metrics.reporter import Progress
+from sheeprl.metrics.display import Progress
 from sheeprl.run import Run
 
 ENVS = 4

@@ -1,4 +1,4 @@
-"""Workloads of `benchmarks.speed` and `benchmarks.limit`, and the programs that run them, each in a process."""
+"""Workloads of benchmarks that compare whole runs, and the programs that run them, each in a process."""
 
 from __future__ import annotations
 
@@ -78,6 +78,42 @@ WORKLOADS = {
         ),
     )
 }
+
+PICTURES = (
+    "env.id=benchmarks.peers.pictures:Pictures-v0",
+    "env.wrappers=[]",
+    *("env.num_envs=8", "algo.rollout_steps=128", "algo.batch_size=256", "algo.epochs=4", "algo.anneal=false"),
+)
+POLICIES = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            "ppo_grid",
+            "PPO with MinAtar's CNN, pictures of 10 x 10, 8 envs, rollout 128, batch 256, 4 epochs, 32,768 steps",
+            "configs/ppo_atari.yaml",
+            (*PICTURES, "env.kwargs={size: 10}", "algo.cnn=small", "algo.cnn_features=128"),
+            32_768,
+            rollout=(1024, 16),
+        ),
+        Workload(
+            "ppo_pictures",
+            "PPO with NatureCNN, pictures of 84 x 84, 8 envs, rollout 128, batch 256, 4 epochs, 4,096 steps",
+            "configs/ppo_atari.yaml",
+            (*PICTURES, "env.kwargs={size: 84}", "algo.cnn=nature", "algo.cnn_features=512"),
+            4096,
+            rollout=(1024, 16),
+        ),
+        Workload(
+            "ppo_recurrent",
+            "PPO with an LSTM, CartPole-v1 without velocities, 8 envs, rollout 32, batch 256, 20 epochs, 16,384 steps",
+            "configs/ppo_recurrent.yaml",
+            ("algo.anneal=false", "algo.normalize_obs=false", "algo.memory_size=64", "algo.hidden_sizes=[64]"),
+            16_384,
+            rollout=(256, 20),
+        ),
+    )
+}
+"""Workloads of `benchmarks.policies`."""
 
 
 @dataclass(frozen=True)

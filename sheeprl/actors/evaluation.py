@@ -15,6 +15,7 @@ from sheeprl.envs.snapshot import SnapshotEnv
 from sheeprl.envs.timeout import StepWatch
 from sheeprl.envs.wrappers.episode_statistics import running_return
 from sheeprl.utils import seeding
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.algos.base import Algorithm, Mode
@@ -42,8 +43,8 @@ def describe_cut(evaluation: Evaluation) -> str:
         return ""
     most = max(evaluation.lengths)
     return (
-        f"{evaluation.cut} of {len(evaluation.returns)} evaluation episodes didn't end within {most} steps and were "
-        f"cut (eval.step_limit={most})"
+        f"{evaluation.cut} of {counted(len(evaluation.returns), 'evaluation episode')} didn't end within "
+        f"{counted(most, 'step')} and were cut (eval.step_limit={most})"
     )
 
 
@@ -157,7 +158,8 @@ def _play_lanes(
             watch.check()
             obs = _stack([lane.obs for lane in lanes], algorithm.spaces.observation)
             reward = torch.tensor([lane.reward for lane in lanes])
-            row = PolicyInput(obs, reward, torch.tensor([lane.is_first for lane in lanes]), progress=1.0)
+            is_first = torch.tensor([lane.is_first for lane in lanes])
+            row = PolicyInput(obs, reward, is_first, progress=1.0, num_envs=len(lanes))
             output = algorithm.act(policy, row, state, mode, generator)
             state = output.rnn_state
             for lane, action in zip(lanes, to_env(output.action.numpy()), strict=True):

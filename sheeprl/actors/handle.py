@@ -19,7 +19,17 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class LostError(RuntimeError):
-    """Raised when an actor died and its state is lost. Exceptions of the actor's code are raised unchanged."""
+    """Raised when an actor died and its state is lost. Exceptions of the actor's code are raised unchanged.
+
+    Args:
+        message: the cause.
+        with_node: True if its node was lost, too, as at a preemption.
+    """
+
+    def __init__(self, message: str, with_node: bool = False) -> None:
+        """Store the cause."""
+        super().__init__(message)
+        self.with_node = with_node
 
 
 class DataLostError(RuntimeError):

@@ -27,7 +27,7 @@ from sheeprl.learning.batches import Batches, Minibatches, Samples, Share
 from sheeprl.learning.compile.allreduce import sum_over_ranks
 from sheeprl.learning.compile.cache import CompiledSteps, CompileError, NonFiniteGradientError
 from sheeprl.learning.flat_parameters import FlatParameters
-from sheeprl.learning.forbidden_modules import check_modules
+from sheeprl.learning.forbidden_modules import check_dtypes, check_modules
 from sheeprl.learning.metrics import Table, means_of, norm_names
 from sheeprl.learning.optimizers import check_elementwise
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
@@ -78,6 +78,7 @@ class Learner(LearnerInterface):
         torch.manual_seed(seeding.seeds(seed, seeding.Role.AGENT)[0])
         agent = self.algorithm.build_agent()
         check_modules(agent)
+        check_dtypes(agent, fabric.device)
         self.agent = fabric.to_device(agent)
         self.gradient_steps = 0
         # Every rank draws the minibatches and the noise of the whole group and takes its part. So the results don't
@@ -86,7 +87,10 @@ class Learner(LearnerInterface):
         self.rank_rng = self._make_rank_rng()
         self.step = self._make_step()
         self.batches = self._make_batches()
-        self.compiled = CompiledSteps(self.step, self.batches.assemble) if config.trainer.compile else None
+        trainer = config.trainer
+        self.compiled = (
+            CompiledSteps(self.step, self.batches.assemble, trainer.compile_limit) if trainer.compile else None
+        )
         self._failure: NonFiniteError | None = None
         self._checked: set[str | tuple[str, ...]] = set()  # groups that phases have named
         self._tables: list[Table] = []  # metrics of the current update, on the CPU

@@ -22,7 +22,9 @@ from sheeprl.algos.base import Mode, PolicyOutput, Spaces, Tensors
 from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
+from sheeprl.config.suggestions import shown
 from sheeprl.envs import transforms
+from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.global_rng import OwnGenerators
 from sheeprl.envs.interface import InterfaceError
 from sheeprl.envs.make import (
@@ -40,7 +42,8 @@ from sheeprl.envs.snapshot_check import why_not_snapshotable
 from sheeprl.envs.timeout import StepTimeoutError, StepWatch, StoppedError, StopRequest
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization
-from sheeprl.utils.errors import AlgorithmError, describe
+from sheeprl.utils.errors import AlgorithmError, describe, shell_command
+from sheeprl.utils.text import counted
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -55,12 +58,16 @@ class EnvFailedError(RuntimeError):
         is_final: True if a replacement of the player would fail in the same way.
         signature: text that is equal for two failures if the environment fails in the same way again; "" if the cause
             may be outside of the environment.
+        advice: command that checks the environment, for the message of a run that such a failure ends.
     """
 
-    def __init__(self, reason: str, trace: str = "", is_final: bool = False, signature: str = "") -> None:
+    def __init__(
+        self, reason: str, trace: str = "", is_final: bool = False, signature: str = "", advice: str = ""
+    ) -> None:
         """Store the arguments."""
-        super().__init__(reason, trace, is_final, signature)
+        super().__init__(reason, trace, is_final, signature, advice)
         self.reason, self.trace, self.is_final, self.signature = reason, trace, is_final, signature
+        self.advice = advice
 
     def __str__(self) -> str:
         """Return the reason."""
@@ -99,6 +106,7 @@ class Player(PlayerInterface):
         self.steps = 0
         self.algorithm = build_algorithm(config.algo, spaces)
         self.policy = self.algorithm.build_agent().get_submodule("policy").eval()
+        self._is_prioritized = self.algorithm.data().prioritized is not None
         self.version = -1
         self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])
         self.process_generators = OwnGenerators(self._seeds(seeding.Role.PROCESS, 1)[0])
@@ -253,7 +261,9 @@ class Player(PlayerInterface):
                 return False
             if (there := len(playing["episode_return"])) != self.config.env.num_envs:
                 num_envs = self.config.env.num_envs
-                raise ValueError(f"env.num_envs={num_envs} but the saved player state has {there} environments")
+                raise ValueError(
+                    f"env.num_envs={num_envs} but the saved player state has {counted(there, 'environment')}"
+                )
             with self.watch.watching(), self.process_generators.in_use():
                 self._envs = self._guard("reset", self._start)
             self._restore_episodes(self._envs, playing)
@@ -315,11 +325,16 @@ class Player(PlayerInterface):
         reason = f"{env}, {where}: {error}" if isinstance(error, ResultError) else f"{env} raised in {where}: {what}"
         is_final = isinstance(error, (InterfaceError, DifferentSpacesError))
         may_pass = isinstance(error, (OSError, MemoryError, EOFError))  # such as a lost connection, or a time limit
-        return EnvFailedError(reason, traceback.format_exc(), is_final, "" if may_pass else f"{where}: {what}")
+        signature, check = "" if may_pass else f"{where}: {what}", check_command(self.config.env)
+        return EnvFailedError(
+            reason, traceback.format_exc(), is_final, signature, f"check the environment with {check}"
+        )
 
     def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:
         """Step the environments `count` times; return `[count + 1, B, *]` rows, the last one for bootstrapping."""
-        rollout = RolloutWriter(self.spaces.observation, self._tail, count, self.progress)
+        per_player, players = envs.num_envs, self.config.num_players
+        place = (self.number * per_player, players * per_player)
+        rollout = RolloutWriter(self.spaces.observation, self._tail, count, self.progress, *place)
         act, policy, generator = self.algorithm.act, self.policy, self.generator
         for t in range(count):
             try:
@@ -344,7 +359,26 @@ class Player(PlayerInterface):
             if infos:
                 self._add_episode_numbers(t, infos)
         self._tail = rollout.bootstrap_row()
+        if self._is_prioritized:
+            self._add_initial_priority(rollout)
         return rollout.rows
+
+    def _add_initial_priority(self, rollout: RolloutWriter) -> None:
+        """Add the key `priority` to a fragment's rows, if the algorithm computes initial priorities.
+
+        Raises:
+            AlgorithmError: the algorithm raised, or returned a tensor of another shape than `[T, B]`.
+        """
+        name, expected = f"{type(self.algorithm).__name__}.initial_priority()", rollout.rows["action"][:-1].shape[:2]
+        try:
+            priority = self.algorithm.initial_priority(self.policy, rollout.tensors())
+        except Exception as error:
+            raise AlgorithmError(f"{name} raised {describe(error)}", traceback.format_exc()) from None
+        if priority is None:
+            return
+        if priority.shape != expected:
+            raise AlgorithmError(f"{name} returned a tensor of shape {list(priority.shape)}; return {list(expected)}")
+        rollout.add_priority(priority)
 
     @property
     def _act(self) -> str:
@@ -368,7 +402,8 @@ class Player(PlayerInterface):
             expected = [envs.num_envs, *(space.shape or () if name == "action" else found[1:])]
             if found != expected:
                 raise AlgorithmError(
-                    f"{self._act} returned {name} of shape {found}; return {expected}, for {envs.num_envs} environments"
+                    f"{self._act} returned {name} of shape {found}; return {expected}, for "
+                    f"{counted(envs.num_envs, 'environment')}"
                     + (f" with the actions {space}" if name == "action" else "")
                 )
 
@@ -403,3 +438,11 @@ class Player(PlayerInterface):
             self._episode_return[env] += reward[start:, env].sum(dtype=np.float64)
             self._episode_length[env] += np.count_nonzero(~is_first[start:, env])
         return tuple(returns), tuple(lengths)
+
+
+def check_command(env: EnvConfig) -> str:
+    """Return the command that checks an environment with its settings."""
+    settings = {name: getattr(env, name) for name in ("kwargs", "wrappers", "max_episode_steps")}
+    texts = {name: shown([*value] if name == "wrappers" else value) for name, value in settings.items() if value}
+    words = [f"env.{name}={text}" for name, text in texts.items() if not text.endswith("...")]  # shortened ones
+    return shell_command("check-env", env.id, *words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,7 +13,8 @@ import numpy as np
 from sheeprl.actors.interfaces import ReplayInterface
 from sheeprl.actors.messages import BufferStatus, Fragment, Write, Writes
 from sheeprl.buffer import reshard
-from sheeprl.buffer.memmap import has_buffer, in_use
+from sheeprl.buffer.memmap import has_buffer, in_use, is_of_this_boot, remove_buffer
+from sheeprl.buffer.places import place_of
 from sheeprl.buffer.replay_buffer import ReplayBuffer
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
@@ -106,19 +106,19 @@ class Replay(ReplayInterface):
             self.buffer.update_priorities(index if axis == 0 else index[-1], write.priority[mine])
 
     def save(self, folder: str) -> BufferStatus:
-        """Save the buffer in the shard's folder below `folder`."""
-        path = self._folder(folder)
-        shutil.rmtree(path, ignore_errors=True)  # an incomplete save of a lost shard
-        self.buffer.save(path)
+        """Save the buffer in the shard's place below `folder`, which may be a URL."""
+        place = place_of(folder, self.shard)
+        place.discard()  # an incomplete save of a lost shard
+        self.buffer.save(place)
         return self.status()
 
     def load(self, folder: str) -> BufferStatus:
         """Load the rows of a saved replay, which may have another number or size of shards."""
         here = reshard.Layout(self.shards, self.buffer.storage.capacity)
-        if reshard.layout_of(Path(folder)) == here:
-            self.buffer.load(self._folder(folder))
+        if reshard.layout_of(folder) == here:
+            self.buffer.load(place_of(folder, self.shard))
         else:
-            reshard.load(self.buffer, Path(folder), self.shard, self.shards)
+            reshard.load(self.buffer, folder, self.shard, self.shards)
         return self.status()
 
     def restore(self, folder: str | None) -> BufferStatus:
@@ -137,10 +137,6 @@ class Replay(ReplayInterface):
             self.load(folder)
             self.buffer.rng.bit_generator.state = generator
         return self.status()
-
-    def _folder(self, folder: str) -> Path:
-        """Return the shard's folder below `folder`."""
-        return Path(folder) / f"shard_{self.shard}"
 
 
 def build_replay(
@@ -192,6 +188,17 @@ def _open_buffer(
     if not incarnation and not config.run.resume:
         raise FileExistsError(f"{folder} holds the replay of another run; use another buffer.dir")
     _wait_for_release(folder)
+    if config.run.resume == "auto" and not incarnation:  # of an attempt that ended before its first checkpoint
+        remove_buffer(folder)
+    elif not is_of_this_boot(folder):
+        if not settings.checkpoint:
+            raise FileExistsError(
+                f"{folder} was written on another machine or before its restart, so its rows may be torn, and "
+                "buffer.checkpoint=false has no others; remove it to go on with an empty replay"
+            )
+        remove_buffer(folder)
+    if not has_buffer(folder):
+        return ReplayBuffer(capacity, data.sampler, seed, memmap=folder, **options)
     return ReplayBuffer.attach(folder, capacity, data.sampler, seed, **options)
 
 

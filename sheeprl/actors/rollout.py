@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sheeprl.algos.base import PolicyInput, PolicyOutput
+from sheeprl.algos.base import PolicyInput, PolicyOutput, Tensors
 from sheeprl.buffer.storage import Rows
 from sheeprl.envs import transforms
 
@@ -27,10 +27,21 @@ class RolloutWriter:
         first: first row as `[B, *]` arrays by flat key, from `first_row` or `bootstrap_row`.
         count: time steps T.
         progress: progress of the run, from 0 to 1, which is part of every policy input.
+        first_env: number of the first environment in the run.
+        num_envs: number of all environments of the run.
     """
 
-    def __init__(self, space: gymnasium.Space[Any], first: Rows, count: int, progress: float) -> None:
+    def __init__(
+        self,
+        space: gymnasium.Space[Any],
+        first: Rows,
+        count: int,
+        progress: float,
+        first_env: int = 0,
+        num_envs: int = 1,
+    ) -> None:
         """Allocate the arrays and write the first row."""
+        self._space = space
         leaves = transforms.flat_spaces(space)
         dtypes = {key: transforms.array_dtype(leaf) for key, leaf in leaves.items()}
         dtypes |= {"reward": np.dtype(np.float32)}
@@ -44,7 +55,7 @@ class RolloutWriter:
         self._flags = [self.rows[key] for key in ("reward", "terminated", "truncated", "is_first")]
         reward, is_first = (torch.from_numpy(self.rows[key]).unbind(0) for key in ("reward", "is_first"))
         arrivals = zip(_by_row(self.rows, space, "obs"), reward, is_first, strict=True)
-        self.inputs = [PolicyInput(obs, reward, is_first, progress) for obs, reward, is_first in arrivals]
+        self.inputs = [PolicyInput(*arrival, progress, first_env, num_envs) for arrival in arrivals]
         """Policy input of each row."""
 
     def write_action(self, t: int, output: PolicyOutput) -> Array:
@@ -74,6 +85,16 @@ class RolloutWriter:
         truncations[t] = truncated
         np.logical_or(terminations[t - 1], truncations[t - 1], out=firsts[t])
 
+    def tensors(self) -> Tensors:
+        """Return the rows as tensors by key, with observations nested like their space."""
+        rest = {name: torch.from_numpy(values) for name, values in self.rows.items() if not name.startswith("obs/")}
+        return {**rest, "obs": _nested(self.rows, self._space, "obs")}
+
+    def add_priority(self, priority: torch.Tensor) -> None:
+        """Add initial priorities `[T, B]` under the key `priority`; the bootstrap row gets 0."""
+        self.rows["priority"] = np.zeros((len(self.inputs), *priority.shape[1:]), np.float32)
+        self.rows["priority"][:-1] = priority.numpy()
+
     def bootstrap_row(self) -> Rows:
         """Return the last row, with which the next fragment begins."""
         return {key: self.rows[key][-1].copy() for key in self._arrival_keys}
@@ -92,3 +113,10 @@ def _by_row(rows: Rows, space: gymnasium.Space[Any], key: str) -> list[Any]:
         return list(torch.from_numpy(rows[key]).unbind(0))
     parts = {name: _by_row(rows, part, f"{key}/{name}") for name, part in space.items()}
     return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
+
+
+def _nested(rows: Rows, space: gymnasium.Space[Any], key: str) -> Any:
+    """Return the observations of all rows as tensors, nested like the space."""
+    if not isinstance(space, gymnasium.spaces.Dict):
+        return torch.from_numpy(rows[key])
+    return {name: _nested(rows, part, f"{key}/{name}") for name, part in space.items()}

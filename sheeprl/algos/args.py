@@ -10,11 +10,11 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Section
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Section
 
 if TYPE_CHECKING:
     from sheeprl.buffer.priorities import Prioritized
@@ -37,6 +37,8 @@ class OnPolicy:
             whole trainer group.
         sequence: rows L of a sequence, for recurrent policies. Minibatches then hold whole sequences, with
             `batch_size` / L sequences each. None for single rows.
+        tolerates_staleness: the losses correct for players with older weights, so in decoupled mode collection overlaps
+            training by default.
     """
 
     rollout_steps: int
@@ -44,6 +46,7 @@ class OnPolicy:
     epochs: int
     standardize: tuple[str, ...] = ()
     sequence: int | None = None
+    tolerates_staleness: bool = False
 
     is_off_policy: ClassVar[bool] = False
     """One call takes all gradient steps of a rollout; none is left for a later round."""
@@ -98,6 +101,7 @@ class OffPolicy:
 
     is_off_policy: ClassVar[bool] = True
     """Gradient steps that are still due at the end of a round are taken in a later one."""
+    tolerates_staleness: ClassVar[bool] = True
 
     batch_size: int
     replay_ratio: float
@@ -230,6 +234,19 @@ class EncoderArgs(AlgoArgs):
         if not any(input_keys(spaces.observation, self.mlp_keys, self.cnn_keys)):
             shown = ", ".join(f"algo.{setting}={list(keys)}" for setting, _, keys in pairs if keys is not None)
             yield f"{shown or 'env.id'}: no key of the observation is left as an input; use some of {', '.join(parts)}"
+
+
+class OneOptimizerArgs(EncoderArgs):
+    """Arguments of every algorithm that trains all of its networks, one encoder included, with one optimizer."""
+
+    learning_rate: Positive = Field(3e-4, description="learning rate of the optimizer")
+    final_learning_rate: NonNegative | None = Field(
+        None, description="learning rate at the end of the run, reached linearly; null keeps it constant"
+    )
+    cnn: Literal["auto", "nature", "small"] = Field(
+        "auto", description="CNN for pictures; auto chooses it by their size", json_schema_extra=STRUCTURAL
+    )
+    cnn_features: Count = Field(512, description="features of each picture", json_schema_extra=STRUCTURAL)
 
 
 def _nearest(key: str, usable: Collection[str], setting: str) -> str:

@@ -57,12 +57,22 @@ class PolicyInput:
         is_first: `[B]` booleans, true where the observation came from a reset.
         progress: completed fraction of the run, 0 to 1, at the time of the policy's weights; for exploration schedules.
             Evaluations get 1, so one that explores does it as at the end of a run.
+        first_env: number of the first of these B environments among all environments of the run.
+        num_envs: number of all environments of the run; those of an evaluation are counted apart.
     """
 
     obs: Any
     reward: Tensor
     is_first: Tensor
     progress: float = 0.0
+    first_env: int = 0
+    num_envs: int = 1
+
+    @property
+    def place(self) -> Tensor:
+        """Return the place of each environment among all of the run, `[B]` from 0 (first) to 1 (last)."""
+        numbers = torch.arange(self.first_env, self.first_env + len(self.reward))
+        return numbers / max(1, self.num_envs - 1)
 
 
 @dataclass(frozen=True)
@@ -279,6 +289,18 @@ class Algorithm(ABC, Generic[ArgsT]):
             mode: explore, greedy (no exploration noise) or random (uniform actions before `learning_starts`).
             generator: the only permitted source of random numbers.
         """
+
+    def initial_priority(self, policy: Any, rows: Tensors) -> Tensor | None:
+        """Return the priorities `[T, B]` with which a fragment enters the replay buffer, with prioritized sampling.
+
+        None, the default, gives new rows the highest priority so far. Players call it without gradients once per
+        fragment, before they send it. End rows may have any priority.
+
+        Args:
+            policy: the agent's submodule `policy`, which collected the fragment.
+            rows: `[T + 1, B, *]` tensors by stored key, `obs` nested like its space; the last row is the bootstrap row.
+        """
+        return None
 
     def prepare_rollout(self, agent: Any, rollout: TensorDict) -> TensorDict | PreparedRollout:
         """Convert a rollout `[T + 1, B]` into training rows `[T, B]`. On-policy only.

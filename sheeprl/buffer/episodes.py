@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sheeprl.buffer.sampler import Flags, read_rows, slots_by_stream
 from sheeprl.buffer.storage import Extension, Rows, Storage
 from sheeprl.buffer.streams import Slots
+from sheeprl.utils.text import counted
 
 
 class EpisodeIndex:
@@ -181,7 +182,7 @@ class Episodes:
 
     def why_empty(self, storage: Storage) -> str:
         """Return the reason why there are no samples."""
-        return f"the buffer holds no complete episode of at least {self.length or 1} rows yet"
+        return f"the buffer holds no complete episode of at least {counted(self.length or 1, 'row')} yet"
 
     def rows_per_sample(self, storage: Storage) -> int:
         """Return the rows of a part, or of the longest episode."""

@@ -12,8 +12,10 @@ REQUIRED = ("reward", "terminated", "truncated", "is_first", "action")
 FLAGS = ("terminated", "truncated", "is_first")
 PER_STEP = ("reward", "terminated", "truncated")
 """Keys of the step that led to the row. A transition takes them from its next row."""
-RESERVED = ("index", "mask", "discount", "importance", "next_obs")
-"""Keys that samples have in addition to the keys of the rows."""
+PRIORITY = "priority"
+"""Key of a fragment's initial priorities, `[T + 1, B]`; a buffer that draws by priority doesn't store it as a row."""
+RESERVED = ("index", "mask", "discount", "importance", "next_obs", PRIORITY)
+"""Keys that samples have in addition to the keys of the rows, and that of the priorities."""
 
 
 class RefusedFragmentError(ValueError):

@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import shutil
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -21,6 +22,8 @@ Array = npt.NDArray[Any]
 Spec = Mapping[str, "tuple[tuple[int, ...], np.dtype[Any]]"]
 """Shape and dtype by name."""
 LAYOUT = "layout.json"
+BOOT = "boot"  # file with the host and the boot of the system that wrote the arrays
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class NoRoomError(OSError):
@@ -141,6 +144,7 @@ class MemoryMapped:
         except OSError as error:
             self._remove_files()
             raise _no_disk(self.folder, needed, free) from error
+        write_atomically(self.folder / BOOT, this_boot().encode(), sync=False)
         self._write_layout()
         return self.attach()
 
@@ -202,6 +206,37 @@ class MemoryMapped:
 def has_buffer(folder: Path) -> bool:
     """Return True if a folder holds a buffer to attach."""
     return (folder / LAYOUT).is_file()
+
+
+def this_boot() -> str:
+    """Return the name of this host and the id of its current boot."""
+    boot = BOOT_ID.read_text(encoding="ascii").strip() if BOOT_ID.exists() else ""
+    return f"{socket.gethostname()} {boot}"
+
+
+def is_of_this_boot(folder: Path) -> bool:
+    """Return True if the arrays in a folder were written on this host since its boot.
+
+    The last pages that another boot wrote may not have reached the disk, so its rows may be torn.
+    """
+    path = folder / BOOT
+    return path.is_file() and path.read_text(encoding="utf-8") == this_boot()
+
+
+def remove_buffer(folder: Path) -> None:
+    """Remove the files of a buffer, the layout first.
+
+    Raises:
+        BlockingIOError: another process uses the folder.
+    """
+    lock = _lock(folder)
+    try:
+        (folder / LAYOUT).unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if path.suffix in (".bin", ".json"):
+                path.unlink()
+    finally:
+        lock.close()
 
 
 def capacity_of(folder: Path) -> int:

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sheeprl.buffer.fragments import RefusedFragmentError
-from sheeprl.buffer.memmap import InMemory, MemoryMapped
+from sheeprl.buffer.fragments import PRIORITY, RefusedFragmentError
+from sheeprl.buffer.memmap import Array, InMemory, MemoryMapped
 from sheeprl.buffer.online import Newest
+from sheeprl.buffer.places import Folder, Place
 from sheeprl.buffer.priorities import Priorities, Prioritized, normalize_importance
 from sheeprl.buffer.sampler import Sampler
 from sheeprl.buffer.samplers import Transitions
 from sheeprl.buffer.saving import Saver
 from sheeprl.buffer.storage import Extension, NotEnoughDataError, Rows, Storage
 from sheeprl.buffer.streams import Slots, StreamKey
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -234,7 +236,8 @@ class ReplayBuffer:
         Args:
             fragment: `[T + 1, B]` with `obs`, `action`, `reward`, `terminated`, `truncated`, `is_first` and the extra
                 keys of the algorithm. Its last row is the bootstrap row, which has no action yet. The first row of the
-                next fragment replaces it.
+                next fragment replaces it. With prioritized sampling, the key `priority` sets the priorities of the new
+                rows; without it they get the highest one so far.
             stream: (player, incarnation). A new incarnation begins new streams.
             sequence: sequence number of the fragment in its stream; None uses the next one. A number that was already
                 added is ignored, so a fragment may be sent twice. A skipped number begins new streams.
@@ -259,14 +262,34 @@ class ReplayBuffer:
             return False
         sequence = expected if sequence is None else sequence
         is_gap = sequence > expected
+        initial = fragment.get(PRIORITY) if self.priorities else None
+        if initial is not None:
+            fragment = {name: values for name, values in fragment.items() if name != PRIORITY}
         try:
             self._check_finite(fragment)
+            self._check_initial(initial, fragment)
             self.storage.add(stream, fragment, sequence, new_streams=is_gap)
         except RefusedFragmentError:
             self.counts.refused += 1
             raise
         self.counts.gaps += is_gap and expected > 0
+        if self.priorities and initial is not None:
+            rows = initial[:-1].ravel()
+            self.priorities.update(self.storage, np.arange(self.storage.total - len(rows), self.storage.total), rows)
         return True
+
+    def _check_initial(self, initial: Array | None, fragment: Rows) -> None:
+        """Refuse initial priorities that don't fit the fragment, or that are negative or not finite.
+
+        Raises:
+            RefusedFragmentError: they don't.
+        """
+        if initial is None:
+            return
+        if initial.shape != fragment["reward"].shape:
+            raise RefusedFragmentError(f"{PRIORITY} has shape {initial.shape}, but reward {fragment['reward'].shape}")
+        if wrong := initial[:-1][~(np.isfinite(initial[:-1]) & (initial[:-1] >= 0))].tolist():
+            raise RefusedFragmentError(f"{PRIORITY} is {wrong[0]}; pass finite priorities of at least 0")
 
     def _check_finite(self, fragment: Rows) -> None:
         """Refuse or count a fragment with rewards or observations that are not finite.
@@ -302,7 +325,8 @@ class ReplayBuffer:
         available = self.available
         if 0 < available < batch_size and not self._sampler.takes_all:
             raise NotEnoughDataError(
-                f"batch_size={batch_size} but the buffer holds only {available} samples; add more or reduce batch_size"
+                f"batch_size={batch_size} but the buffer holds only {counted(available, 'sample')}; "
+                "add more or reduce batch_size"
             )
         rows = self.draw(batch_size, n_batches, progress)
         normalize_importance(rows)
@@ -418,8 +442,8 @@ class ReplayBuffer:
         """Release the files of a memory-mapped buffer for another process. Do not use this buffer afterwards."""
         self.storage.memory.close()
 
-    def save(self, folder: Path | str) -> int:
-        """Save the buffer to a new folder. Chunks unchanged since the last save are hard links.
+    def save(self, folder: Path | str | Place) -> int:
+        """Save the buffer to a new folder or place. Chunks unchanged since the last save are hard links.
 
         Returns:
             Bytes written.
@@ -428,16 +452,18 @@ class ReplayBuffer:
             NoRoomError: the disk is full.
             FileExistsError: the folder exists already.
         """
-        return self._saver.save(Path(folder), self._state())
+        place = Folder(Path(folder)) if isinstance(folder, (str, Path)) else folder
+        return self._saver.save(place, self._state())
 
-    def load(self, folder: Path | str) -> None:
-        """Load a buffer from a folder of `save`.
+    def load(self, folder: Path | str | Place) -> None:
+        """Load a buffer from a folder or place of `save`.
 
         Raises:
             DamagedSaveError: a file is missing or altered.
             ValueError: the saved buffer has another capacity or other rows than this one.
         """
-        self._restore(self._saver.load(Path(folder)))
+        place = Folder(Path(folder)) if isinstance(folder, (str, Path)) else folder
+        self._restore(self._saver.load(place))
 
     def adopt(self, counts: Counts) -> None:
         """Mark all rows of the storage as drawn by `online_fraction`, and set the counts."""

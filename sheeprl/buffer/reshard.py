@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sheeprl.buffer.places import DamagedSaveError, Place, count_shards, place_of
 from sheeprl.buffer.replay_buffer import Counts, ReplayBuffer
-from sheeprl.buffer.saving import DamagedSaveError, read_manifest
+from sheeprl.buffer.saving import read_index
 from sheeprl.buffer.storage import Rows
 from sheeprl.buffer.streams import Slots, StreamGroup, StreamKey
 
@@ -60,24 +61,27 @@ class Piece:
     priority: npt.NDArray[np.float64] | None
 
 
-def layout_of(folder: Path) -> Layout:
-    """Return the layout of the replay in a checkpoint's folder.
+def layout_of(folder: Path | str) -> Layout:
+    """Return the layout of a saved replay.
+
+    Args:
+        folder: its folder, or the URL of its checkpoint's manifest.
 
     Raises:
         DamagedSaveError: the folder contains no shard, or a manifest is damaged.
     """
-    shards = len(list(folder.glob("shard_*")))
+    shards = count_shards(folder)
     if not shards:
         raise DamagedSaveError(f"{folder}: contains no shard")
-    return Layout(shards, int(read_manifest(folder / "shard_0")["book"]["capacity"]))
+    return Layout(shards, int(read_index(place_of(folder, 0))["book"]["capacity"]))
 
 
-def load(buffer: ReplayBuffer, folder: Path, shard: int, shards: int) -> None:
+def load(buffer: ReplayBuffer, folder: Path | str, shard: int, shards: int) -> None:
     """Replace the rows of a buffer by those of its players in a saved replay.
 
     Args:
         buffer: buffer of the new shard.
-        folder: folder of the checkpoint's replay, with all saved shards.
+        folder: folder of the saved replay, or the URL of its checkpoint's manifest.
         shard: number of the new shard.
         shards: new number of shards.
 
@@ -90,7 +94,7 @@ def load(buffer: ReplayBuffer, folder: Path, shard: int, shards: int) -> None:
     newest: dict[int, int] = {}
     evicted, counts = 0, Counter[str]()
     for number in range(before.shards):
-        saved = _read(buffer, folder / f"shard_{number}", before.capacity)
+        saved = _read(buffer, place_of(folder, number), before.capacity)
         groups = list(_groups_of(saved))
         for group, slots in groups:
             if group.key[0] % shards == shard:
@@ -111,11 +115,11 @@ def load(buffer: ReplayBuffer, folder: Path, shard: int, shards: int) -> None:
     buffer.adopt(Counts(**counts))
 
 
-def _read(like: ReplayBuffer, folder: Path, capacity: int) -> ReplayBuffer:
+def _read(like: ReplayBuffer, place: Place, capacity: int) -> ReplayBuffer:
     """Return a saved shard in memory, with the sampler and the priorities of `like`."""
     prioritized = like.priorities.prioritized if like.priorities else None
     saved = ReplayBuffer(capacity, like.sampler, prioritized=prioritized)
-    saved.load(folder)
+    saved.load(place)
     return saved
 
 

@@ -21,6 +21,7 @@ from sheeprl.buffer.fragments import RefusedFragmentError, check_like, shape_of
 from sheeprl.buffer.journal import RECORDS, Journal, JournalEntry
 from sheeprl.buffer.memmap import Array, InMemory, Memory, MemoryMapped
 from sheeprl.buffer.streams import GAP_LENGTH, Slots, StreamGroup, StreamKey, Streams
+from sheeprl.utils.text import counted
 
 Rows = dict[str, Array]
 """Arrays by flat key. Slashes join the levels of a nested key, as in `obs/position`."""
@@ -172,7 +173,8 @@ class Storage:
         known_group = self.streams.groups.get(key)
         if known_group and len(known_group.streams) != envs:
             raise RefusedFragmentError(
-                f"player {key[0]} has {envs} environments, but its earlier fragments have {len(known_group.streams)}"
+                f"player {key[0]} has {counted(envs, 'environment')}, but its earlier fragments have "
+                f"{len(known_group.streams)}"
             )
         return rows, envs
 

@@ -8,6 +8,8 @@ STATE = "state.json"
 AGENT = "agent.pt"
 CONFIG = "config.yaml"
 LOCK = ".lock"
+URL_FILE = ".storage"  # the URL of the run at checkpoint.storage
+MARKER = ".marker"  # read by other nodes, to check that they share the folder
 METRICS = "metrics.jsonl"
 METRICS_SIZE = ".metrics_size"  # only while a checkpoint is being written
 

@@ -97,7 +97,7 @@ def write(folder: Path, about: dict[str, Any]) -> Manifest:
     _check_sizes(folder, files, chunks)
     for parent in {(folder / name).parent for name in names}:
         sync_folder(parent)
-    manifest = Manifest(FORMAT, about, _versions(), files)
+    manifest = Manifest(FORMAT, about, versions(), files)
     write_atomically(folder / MANIFEST, _render(manifest))
     return manifest
 
@@ -159,7 +159,7 @@ def parse(raw: bytes, where: Path | str) -> Manifest:
             raise DamagedCheckpointError(where, f"{found}; use the SheepRL version that wrote it, or a newer one")
         if body["format"] != FORMAT:
             raise ValueError(f"format {body['format']} doesn't exist")
-        files = {_inside(name): _entry(**each) for name, each in body["files"].items()}
+        files = {inside(name): _entry(**each) for name, each in body["files"].items()}
         return Manifest(body["format"], dict(body["about"]), dict(body["versions"]), files)
     except DamagedCheckpointError:
         raise
@@ -188,7 +188,7 @@ def chunks_of(names: Iterable[str], read: Callable[[str], bytes], where: Path | 
         try:
             for array in decode_checksummed(read(name))["arrays"]:
                 for each in array["chunks"]:
-                    chunks[_inside(f"{path.parent / each['file']}")] = Chunk(
+                    chunks[inside(f"{path.parent / each['file']}")] = Chunk(
                         str(array["name"]), int(each["bytes"]), int(each["crc32"])
                     )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -260,7 +260,7 @@ def _first_line(rest: bytes) -> bytes:
     return b'{"crc32": "%08x",' % zlib.crc32(rest)
 
 
-def _inside(name: str) -> str:
+def inside(name: str) -> str:
     """Return a file name, if it is inside the checkpoint; raise a ValueError otherwise."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or path.as_posix() != name or name in ("", ".") or "\0" in name:
@@ -276,7 +276,7 @@ def _entry(bytes: int, crc32: int | None) -> FileEntry:
     return FileEntry(bytes, crc32)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the versions of SheepRL, Python and the main packages, without importing the packages."""
     versions = {"sheeprl": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
     for package in ("torch", "numpy", "ray"):

@@ -8,27 +8,34 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import AGENT, CONFIG, STATE
-from sheeprl.checkpoint.remote import RemoteStore, remote_store
+from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE
 from sheeprl.checkpoint.run_dir import (
+    base_folder,
     checkpoints,
     find_checkpoint,
     make_run_dir,
     named_folder,
     read_config,
     replay_folder,
+    unfinished_start,
 )
+from sheeprl.checkpoint.storage import RunStorage, Saved, restore_metrics, run_storage
 from sheeprl.config.loading import apply_overrides, get_value, inspect
 from sheeprl.config.schema import Config, structural_keys
 from sheeprl.config.suggestions import shown
+from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.driver.players import PlayerState
 from sheeprl.metrics.counters import Counters
 from sheeprl.metrics.time_breakdown import StartupTimer
 from sheeprl.utils.errors import ConfigError, one_line, shell_command
+from sheeprl.utils.text import counted
+
+if TYPE_CHECKING:
+    from sheeprl.envs.transforms import Spaces
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,16 @@ class RunDir:
         start: the checkpoint to resume from, None for a new run.
         shards: number of replay shards; in coupled mode one per rank.
         startup: timer of the start-up phases.
+        storage: where checkpoints are, None for the run folder.
+        spaces: spaces of the agent; None on ranks that write no files.
     """
 
     run_dir: Path
     start: Start | None
     shards: int = 1
     startup: StartupTimer = field(default_factory=StartupTimer)
+    storage: RunStorage | None = None
+    spaces: Spaces | None = None
 
 
 def open_run_dir(config: Config, startup: StartupTimer, shards: int, log: Callable[[str], None]) -> RunDir:
@@ -58,16 +69,63 @@ def open_run_dir(config: Config, startup: StartupTimer, shards: int, log: Callab
         log: called with a message for each skipped or downloaded checkpoint.
 
     Raises:
-        ConfigError: the folder contains another run or an incompatible checkpoint.
+        ConfigError: the folder contains another run or an incompatible checkpoint, or the storage can't be read.
     """
-    if config.run.resume and config.run.dir is None:
+    resume = config.run.resume
+    if resume is True and config.run.dir is None:
         raise ConfigError(["run.resume=true: set run.dir to the folder of the run to resume"])
-    if config.run.resume:
-        folder = named_folder(str(config.run.dir))
-        if start := newest_start(folder, config, log):
+    start = None
+    if resume:
+        folder = named_folder(config)
+        storage = run_storage(config, folder)
+        if start := newest_start(folder, config, log, storage):
             check_fits(start, config)
-            return RunDir(folder.resolve(), start, shards, startup)
-    return RunDir(make_run_dir(config).resolve(), None, shards, startup)
+            if resume == "auto":
+                _check_unchanged(start, config)
+        elif resume == "auto":
+            unfinished_start(folder, log)
+    if start is None:
+        folder = make_run_dir(config)
+        storage = run_storage(config, folder)
+    return RunDir(folder.resolve(), start, shards, startup, storage)
+
+
+def claim_storage(config: Config, place: RunDir) -> None:
+    """Become the only driver that writes checkpoints of the run at `checkpoint.storage`, and check that this works.
+
+    Raises:
+        ConfigError: the storage isn't readable and writable.
+    """
+    if place.storage is None:
+        return
+    try:
+        place.storage.take_lease()
+    except OSError as error:
+        raise ConfigError(
+            [f"checkpoint.storage={config.checkpoint.storage}: can't be used: {one_line(error)}"]
+        ) from error
+    (place.run_dir / URL_FILE).write_text(place.storage.url, encoding="utf-8")
+
+
+def _check_unchanged(start: Start, config: Config) -> None:
+    """Check that a resumed configuration has the values of the checkpoint where they can't change.
+
+    Raises:
+        ConfigError: a setting differs.
+    """
+    before, now = parse_yaml((start.checkpoint / CONFIG).read_text(encoding="utf-8"), CONFIG), config.to_tree()
+    fixed = {*FIXED, *structural_keys(type(config))} - {"run.dir", "run.resume"}
+    if isinstance(config.algo.data(), OnPolicy):
+        fixed.remove("buffer.size")
+    changed = sorted(key for key in fixed if repr(get_value(before, key)) != repr(get_value(now, key)))
+    if changed:
+        raise ConfigError([_differs(key, get_value(now, key), get_value(before, key)) for key in changed])
+
+
+def _differs(key: str, value: Any, before: Any) -> str:
+    """Return the mistake of a setting that differs from that of the run to resume."""
+    advice = f"use {shown(before)}, or another run.dir for a new run"
+    return f"{key}={shown(value)}: can't change in a resumed run; {advice}"
 
 
 def first_incarnations(config: Config, place: RunDir) -> list[int]:
@@ -100,8 +158,8 @@ def clear_other_layout(config: Config, place: RunDir) -> None:
     if place.start.buffer is None:
         raise ConfigError(
             [
-                f"buffer: {folder} has {len(found)} shards of {max(found.values())} rows, but no checkpoint has them; "
-                "resume with the same number and size of shards"
+                f"buffer: {folder} has {counted(len(found), 'shard')} of {counted(max(found.values()), 'row')}, "
+                "but no checkpoint has them; resume with the same number and size of shards"
             ]
         )
     shutil.rmtree(folder)
@@ -118,6 +176,7 @@ class Start:
         stats: the run's statistics, as `RunStats.state_dict` returns them.
         metrics_size: size of `metrics.jsonl` at the checkpoint, in bytes.
         incarnations: incarnations of the players with a saved state, by player.
+        replay: URL of its replay at `checkpoint.storage`; None if the rows are in its folder.
     """
 
     checkpoint: Path
@@ -126,10 +185,13 @@ class Start:
     stats: dict[str, Any]
     metrics_size: int
     incarnations: dict[int, int]
+    replay: str | None = None
 
     @property
     def buffer(self) -> str | None:
-        """Return the folder of the saved replay, None if the checkpoint has none."""
+        """Return the folder or URL of the saved replay, None if the checkpoint has none."""
+        if self.replay is not None:
+            return self.replay
         folder = self.checkpoint / "buffer"
         return str(folder) if folder.is_dir() else None
 
@@ -163,29 +225,64 @@ def read_start(checkpoint: Path) -> Start:
         Counters(**state["books"]["counters"])
         incarnations = {int(number): int(life) for number, life in state["players"].items()}
         shards, size = int(state["shards"]), int(state["metrics_size"])
-        return Start(checkpoint, state["algorithm"], shards, state["books"], size, incarnations)
+        return Start(checkpoint, state["algorithm"], shards, state["books"], size, incarnations, state.get("replay"))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise manifest.DamagedCheckpointError(path, f"is damaged: {one_line(error)}") from error
 
 
-def newest_start(run_dir: Path, config: Config, log: Callable[[str], None]) -> Start | None:
-    """Return the newest undamaged checkpoint, local or remote; log each damaged one.
+def newest_start(
+    run_dir: Path, config: Config, log: Callable[[str], None], storage: RunStorage | None = None
+) -> Start | None:
+    """Return the newest undamaged checkpoint, at the storage or in the run folder; log each damaged one.
 
     Raises:
-        ConfigError: the run has only damaged checkpoints.
+        ConfigError: the run has only damaged checkpoints, or the storage can't be read.
     """
     damaged: list[str] = []
+    if storage is not None:
+        try:
+            if start := _newest_stored(storage, run_dir, damaged, log):
+                if config.checkpoint.keep_best:
+                    _fetch_older(storage, run_dir)
+                return start
+        except OSError as error:
+            raise ConfigError([f"checkpoint.storage={config.checkpoint.storage}: {one_line(error)}"]) from error
     for path in reversed(checkpoints(run_dir)):
         if start := _start_unless_damaged(path, damaged):
-            return start
+            if start.replay is None:  # else its rows were at the storage
+                return start
+            damaged.append(f"{path}: its rows aren't at {start.replay}")
         log(f"warning: {path.name} is skipped: {damaged[-1]}")
-    if (store := remote_store(config, run_dir)) and (names := store.names()):
-        log(f"downloading {names[-1]} from {config.checkpoint.mirror}")
-        fetched = store.download(names[-1], run_dir / "checkpoints")
-        return read_start(fetched)
     if damaged:
         raise ConfigError([f"run.dir={run_dir}: contains no complete checkpoint: {reason}" for reason in damaged])
     return None
+
+
+def _newest_stored(storage: RunStorage, run_dir: Path, damaged: list[str], log: Callable[[str], None]) -> Start | None:
+    """Return the newest undamaged checkpoint at the storage, copied to the run folder without its rows."""
+    for saved in reversed(storage.checkpoints()):
+        if start := _fetched_unless_damaged(storage, saved, run_dir, damaged):
+            return start
+        log(f"warning: {saved.folder} is skipped: {damaged[-1]}")
+    return None
+
+
+def _fetch_older(storage: RunStorage, run_dir: Path) -> None:
+    """Copy the other checkpoints at the storage to the run folder, so that the best ones are retained."""
+    for saved in storage.checkpoints():
+        if not (run_dir / "checkpoints" / saved.folder).exists():
+            _fetched_unless_damaged(storage, saved, run_dir, [])
+
+
+def _fetched_unless_damaged(storage: RunStorage, saved: Saved, run_dir: Path, damaged: list[str]) -> Start | None:
+    """Return a checkpoint at the storage; for a damaged one, append the reason to `damaged` and return None."""
+    try:
+        start = read_start(storage.fetch(saved, run_dir / "checkpoints"))
+        restore_metrics(start.checkpoint, run_dir)
+        return start
+    except manifest.DamagedCheckpointError as error:
+        damaged.append(str(error))
+        return None
 
 
 def _start_unless_damaged(path: Path, damaged: list[str]) -> Start | None:
@@ -230,30 +327,32 @@ FIXED = (
 
 
 def fetch_run(url: str, overrides: Sequence[str] = ()) -> Path:
-    """Create a run folder from the newest checkpoint of a remote store.
+    """Create a run folder from the newest checkpoint at a URL.
 
     Args:
-        url: the URL of the run in the remote store.
+        url: the URL of the run at `checkpoint.storage`.
         overrides: settings, each as `section.key=value`; `run.dir` names the new folder.
 
     Raises:
-        ConfigError: the store has no checkpoint of the run, or the folder already contains a run.
+        ConfigError: the URL has no checkpoint of a run, or the folder already contains a run.
     """
     tree: dict[str, Any] = {}
     apply_overrides(tree, overrides)
     named = get_value(tree, "run.dir")
-    folder = named_folder(str(named) if named else f"logs/{url.rstrip('/').rpartition('/')[2]}")
+    folder = base_folder() / Path(str(named) if named else f"logs/{url.rstrip('/').rpartition('/')[2]}").expanduser()
     if (folder / CONFIG).exists():
         command = shell_command("resume", folder)
         raise ConfigError([f"{folder}: already contains a run; use {command}, or set run.dir"])
+    damaged: list[str] = []
     try:
-        store = RemoteStore(url)
-        if not (names := store.names()):
-            raise ConfigError([f"{url}: contains no complete checkpoint"])
-        fetched = store.download(names[-1], folder / "checkpoints")
+        storage = RunStorage(url)
+        start = _newest_stored(storage, folder, damaged, lambda text: None)
     except (OSError, ValueError) as error:
         raise ConfigError([f"{url}: {one_line(error)}"]) from error
-    shutil.copy(fetched / CONFIG, folder / CONFIG)
+    if start is None:
+        raise ConfigError([f"{url}: contains no complete checkpoint{''.join(f'; {reason}' for reason in damaged)}"])
+    shutil.copy(start.checkpoint / CONFIG, folder / CONFIG)
+    (folder / URL_FILE).write_text(storage.url, encoding="utf-8")
     return folder
 
 
@@ -261,7 +360,7 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the unvalidated configuration of a resumed run.
 
     Args:
-        run_dir: the run folder, or its URL in a remote store.
+        run_dir: the run folder, or its URL at `checkpoint.storage`.
         overrides: settings, each as `section.key=value`.
 
     Raises:

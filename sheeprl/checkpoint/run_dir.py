@@ -12,13 +12,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import CONFIG, LOCK
+from sheeprl.checkpoint.files import CONFIG, LOCK, MARKER, URL_FILE
 from sheeprl.config.schema import Config
 from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.metrics.watchdog import CRASH
@@ -38,9 +38,9 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if [path.name for path in run_dir.iterdir()] == [LOCK]:
-                (run_dir / LOCK).unlink()
-                run_dir.rmdir()
+            (run_dir / MARKER).unlink(missing_ok=True)
+            if not {path.name for path in run_dir.iterdir()} - {LOCK, URL_FILE}:
+                shutil.rmtree(run_dir)
 
 
 def clear_run_dir(run_dir: Path) -> None:
@@ -93,12 +93,13 @@ def make_run_dir(config: Config) -> Path:
         ConfigError: `run.dir` isn't empty or can't be created.
     """
     named = config.run.dir
-    algorithm, env = (re.sub(r"[^\w.-]", "_", name) for name in (config.algo.name, config.env.id))
-    stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.run.seed}"
-    folder = base_folder() / "logs" / algorithm / env / stem if named is None else named_folder(named)
+    label = f"{config.run.name}_" if config.run.name else ""
+    stem = f"{label}{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.run.seed}"
+    is_named = named is not None or config.run.resume == "auto"
+    folder = named_folder(config) if is_named else logs_folder(config) / stem
     check_run_dir(config)
     try:
-        if named is not None:
+        if is_named:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             folder = _make_numbered(folder)
@@ -118,7 +119,7 @@ def check_run_dir(config: Config) -> None:
     named = config.run.dir
     if named is None:
         return
-    folder = named_folder(named)
+    folder = named_folder(config)
     if (folder / CONFIG).exists():
         raise ConfigError([f"run.dir={named}: already contains a run; resume it with {shell_command('resume', named)}"])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -128,7 +129,7 @@ def check_run_dir(config: Config) -> None:
 def folder_mistakes(config: Config) -> Iterator[str]:
     """Yield a mistake for each folder that a run can't use; create and lock nothing."""
     named = config.run.dir
-    folder = base_folder() / "logs" if named is None else named_folder(named)
+    folder = base_folder() / "logs" if named is None else named_folder(config)
     if config.run.resume:
         if is_locked(folder):
             yield _in_use(folder)
@@ -157,9 +158,51 @@ def _make_numbered(folder: Path) -> Path:
     return candidate
 
 
-def named_folder(name: str) -> Path:
-    """Return the folder that `run.dir` names."""
-    return base_folder() / Path(name).expanduser()
+def named_folder(config: Config) -> Path:
+    """Return the folder that `run.dir` names; without it, the one that all runs with `run.resume=auto` share.
+
+    Its name has no time, so that the same command finds it again.
+    """
+    if config.run.dir is None:
+        return logs_folder(config) / f"{config.run.name or 'auto'}_{config.run.seed}"
+    return base_folder() / Path(config.run.dir).expanduser()
+
+
+def logs_folder(config: Config) -> Path:
+    """Return the parent of the default folders of a configuration's runs."""
+    algorithm, env = (re.sub(r"[^\w.-]", "_", name) for name in (config.algo.name, config.env.id))
+    return base_folder() / "logs" / algorithm / env
+
+
+def unfinished_start(run_dir: Path, log: Callable[[str], None]) -> None:
+    """Empty the folder of a run that ended before its first checkpoint, so that it can be started again.
+
+    Raises:
+        ConfigError: another process uses the folder, or it contains other files.
+    """
+    if not run_dir.is_dir() or not any(run_dir.iterdir()):
+        return
+    if others := sorted(path.name for path in run_dir.iterdir() if not _is_of_run(path.name)):
+        raise ConfigError([f"run.dir={run_dir}: contains {others[0]}, which isn't a run's file; use another run.dir"])
+    with locked(run_dir):
+        log(f"{run_dir} has no checkpoint yet; the run is started again")
+        for path in run_dir.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+    (run_dir / LOCK).unlink(missing_ok=True)
+
+
+def _is_of_run(name: str) -> bool:
+    """Return True if a run writes a file or folder of this name."""
+    return name.startswith((".", "metrics", "events.out.", "error.log", CRASH)) or name in (
+        CONFIG,
+        "record.jsonl",
+        "checkpoints",
+        "buffer",
+        "videos",
+    )
 
 
 def base_folder() -> Path:

@@ -11,11 +11,14 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sheeprl.checkpoint.files import CONFIG, LOCK, METRICS
-from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked
+from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked, read_config
+from sheeprl.checkpoint.run_info import read_run_info
+from sheeprl.config.loading import get_value
 from sheeprl.metrics.summary import STATUS_NAMES
 from sheeprl.utils.errors import ConfigError
 
@@ -25,6 +28,18 @@ LIKE_LAST = ("last", "latest", "newest", "lst")
 SIMILAR = 0.85  # least similarity of a suggested run, from 0 to 1
 LAST_BYTES = 2**16  # enough for the last line of a run's metrics
 OTHER_DEPTH = 2  # folders below the working folder that are searched for runs with run.dir
+
+
+LISTED = {
+    "algo.name": "algo",
+    "env.id": "env",
+    "run.seed": "seed",
+    "run.name": "name",
+    "run.tags": "tags",
+    "run.mode": "mode",
+    "run.total_steps": "total_steps",
+}
+"""Names in `run.json` by setting."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,26 @@ class FoundRun:
             return str(self.folder)
         path = self.folder.relative_to(base_folder())
         return str(path.relative_to("logs")) if path.parts[0] == "logs" and len(path.parts) > 1 else str(path)
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """Return the content of `run.json`; that of the configuration for a run of an older version."""
+        info = read_run_info(self.folder)
+        if not info:
+            try:
+                tree = read_config(self.folder)
+            except ConfigError:  # a damaged file must not hide the other runs
+                tree = {}
+            info = {name: get_value(tree, key) for key, name in LISTED.items()}
+        return info
+
+    def has_listed(self, key: str) -> bool:
+        """Return whether `listed` knows a setting."""
+        return key in LISTED
+
+    def listed(self, key: str) -> Any:
+        """Return a setting that lists show, without reading the configuration; None if it is unknown."""
+        return self.info.get(LISTED[key])
 
     @property
     def policy_steps(self) -> int | None:
@@ -132,18 +167,29 @@ def resolve_run(name: str) -> str:
     return runs[0].path + name.removeprefix(LAST)
 
 
+def matching_runs(start: str) -> list[FoundRun]:
+    """Return the runs whose `run.name`, folder or path begins with a text; those that equal it, if there are any."""
+    start = start.rstrip("/")
+    if not start:
+        return []
+    found = [run for run in find_runs() if run.folder.name.startswith(start) or run.name.startswith(start)]
+    named = [run for run in find_runs() if str(run.listed("run.name") or "").startswith(start)] if not found else []
+    found += named
+    exact = [run for run in found if start in (run.folder.name, run.name)]
+    return exact or found
+
+
 def _by_prefix(name: str) -> str:
     """Return the path of the only run whose name or path starts with `name`; return other names unchanged."""
     if "://" in name or Path(name).expanduser().exists():
         return name
-    start = name.rstrip("/")
-    matches = [run for run in find_runs() if run.folder.name.startswith(start) or run.name.startswith(start)]
+    matches = matching_runs(name)
     if len(matches) > 1:
         several = ", ".join(run.name for run in matches[:5]) + (", …" if len(matches) > 5 else "")
         raise ConfigError([f"{name}: {len(matches)} runs start so ({several}); use a longer prefix or @last"])
-    if matches and start:
+    if matches:
         return matches[0].path
-    if likely := _likely(start):
+    if likely := _likely(name.rstrip("/")):
         raise ConfigError([f"{name}: no such folder or run; did you mean {likely}? (list: sheeprl ls)"])
     return name
 

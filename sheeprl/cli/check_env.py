@@ -26,6 +26,7 @@ from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Tree
 from sheeprl.envs.config import EnvConfig
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.envs.inspection import Inspection
@@ -192,6 +193,8 @@ def _start(config: EnvConfig, settings: Words, spaces: Spaces, fitting: list[str
 
 def _lines(report: Report, config: EnvConfig) -> Iterator[str]:
     """Yield the lines of a report without mistakes."""
+    from sheeprl.envs.transforms import row_bytes
+
     found, spaces = report.found, report.spaces
     assert spaces is not None
     rows = {
@@ -237,10 +240,10 @@ def _episodes_text(found: Inspection) -> str:
     episodes = found.episodes
     if not episodes.returns:
         limit = f"; the time limit is {found.max_episode_steps:,}" if found.max_episode_steps else ""
-        return f"no episode ended in {episodes.steps:,} steps{limit}"
+        return f"no episode ended in {counted(episodes.steps, 'step')}{limit}"
     count = len(episodes.returns)
     returns = _spread(episodes.returns) if episodes.found_reward else "0 (no reward was found)"
-    return f"{count:,} episode{'s' * (count > 1)}, return {returns}, length {_spread(episodes.lengths)}"
+    return f"{counted(count, 'episode')}, return {returns}, length {_spread(episodes.lengths)}"
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -315,17 +318,6 @@ def _algorithms_text(algorithms: dict[str, list[str]], env_id: str) -> str:
     return "; ".join([", ".join(fitting), *reasons])
 
 
-def row_bytes(spaces: Spaces) -> int:
-    """Return the bytes of one row of the replay buffer: observation, action, reward and three flags."""
-    import numpy as np
-
-    from sheeprl.envs.transforms import array_dtype, observation_bytes
-
-    action = math.prod(spaces.action.shape or ()) * array_dtype(spaces.action).itemsize
-    flags = 3 * np.dtype(np.bool_).itemsize
-    return observation_bytes(spaces) + action + np.dtype(np.float32).itemsize + flags
-
-
 def _size(count: int) -> str:
     """Format a number of bytes."""
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
@@ -336,7 +328,7 @@ def _as_json(report: Report) -> dict[str, Any]:
     spaces = report.spaces
     own: dict[str, Any] = {}
     if spaces is not None:
-        from sheeprl.envs.transforms import flat_spaces
+        from sheeprl.envs.transforms import flat_spaces, row_bytes
 
         own = {
             "observation": {key: str(part) for key, part in flat_spaces(spaces.observation).items()},

@@ -21,6 +21,7 @@ from sheeprl.cli.report import FAILED, first_line, print_error
 from sheeprl.config.loading import get_value, shipped_folder
 from sheeprl.config.schema import EvalConfig
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.text import counted
 from sheeprl.version import __version__
 
 EPISODES: int = EvalConfig.model_fields["episodes"].default
@@ -55,7 +56,12 @@ def evaluate(
     seed: Annotated[
         int | None, typer.Option(callback=at_least(0), metavar="int", help="seed of the episodes; default run.seed")
     ] = None,
-    video: Annotated[bool, typer.Option("--video", help="record the episodes (extra: video)")] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="evaluate the best checkpoint, by the run's checkpoint.best_by")
+    ] = False,
+    video: Annotated[
+        bool, typer.Option("--video", help="film the best, the worst and the median episode (extra: video)")
+    ] = False,
     step_limit: Annotated[
         int | None,
         typer.Option(
@@ -82,6 +88,10 @@ def evaluate(
         from sheeprl.evaluate import describe_cut, evaluate_checkpoint
 
         run = resolve_run(path)
+        if best:
+            from sheeprl.checkpoint.best import best_checkpoint
+
+            run = str(best_checkpoint(Path(run).expanduser()))
         if run != path:
             typer.echo(f"folder: {run}", err=True)
         result = evaluate_checkpoint(run, episodes, seed, video, step_limit, settings or [])
@@ -90,10 +100,10 @@ def evaluate(
         if as_json:
             text = json.dumps(asdict(result))
         else:
-            episodes_played = f"{len(result.returns)} episode{'s' if len(result.returns) > 1 else ''}"
             text = (
-                f"return {result.mean_return:.2f} ± {result.std_return:.2f} over {episodes_played}, "
-                f"after {result.policy_steps} policy steps"
+                f"return {result.mean_return:.2f} ± {result.std_return:.2f} over "
+                f"{counted(len(result.returns), 'episode')}, "
+                f"after {counted(result.policy_steps, 'policy step')}"
             )
         typer.echo(text, stdout)
 
@@ -148,7 +158,8 @@ def replay(
         print_error(f"re-execution differs: {replayed.difference}")
         raise typer.Exit(FAILED)
     typer.echo(
-        f"re-execution is identical: {replayed.fragments:,} fragments, {replayed.gradient_steps:,} gradient steps, "
+        f"re-execution is identical: {counted(replayed.fragments, 'fragment')}, "
+        f"{counted(replayed.gradient_steps, 'gradient step')}, "
         f"final parameters {replayed.parameters}"
     )
 
@@ -160,23 +171,32 @@ def list_runs(
             metavar="FOLDER", help="list the runs below it; default: the working folder and logs", show_default=False
         ),
     ] = None,
+    tag: Annotated[str | None, typer.Option(metavar="WORD", help="only runs with this word in run.tags")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per run and line")] = False,
 ) -> None:
     """List the runs in a folder with their status, the newest first."""
-    from sheeprl.checkpoint.run_dir import base_folder, read_config
+    from sheeprl.checkpoint.run_dir import base_folder
     from sheeprl.checkpoint.runs import find_runs
 
-    rows = [("run", "started", "status", "algorithm", "environment", "policy steps saved")]
+    rows = [("run", "started", "status", "algorithm", "environment", "policy steps saved", "tags")]
     for run in find_runs(folder):
-        try:
-            tree = read_config(run.folder)
-        except ConfigError:  # a damaged file must not hide the other runs
-            tree = {}
-        algorithm, env = (str(get_value(tree, key) or "?") for key in ("algo.name", "env.id"))
-        steps = "none" if run.policy_steps is None else f"{run.policy_steps:,}"
+        tags = run.listed("run.tags") or ()
+        if tag is not None and tag not in tags:
+            continue
+        steps = run.policy_steps
+        if as_json:
+            about = {"run": run.path, "started": run.started, "status": run.status, "policy_steps": steps}
+            typer.echo(json.dumps(about | {name: part for name, part in run.info.items() if name != "starts"}))
+            continue
+        algorithm, env = (str(run.listed(key) or "?") for key in ("algo.name", "env.id"))
+        saved = "none" if steps is None else f"{steps:,}"
         name = run.name if folder is None else run.path
-        rows.append((name, run.started_at, run.status, algorithm, env, steps))
+        rows.append((name, run.started_at, run.status, algorithm, env, saved, " ".join(tags)))
+    if as_json:
+        return
     if len(rows) == 1:
-        typer.echo(f"no run in {folder or base_folder()}; start one with sheeprl train ppo")
+        tagged = f" with the tag {tag}" if tag else ""
+        typer.echo(f"no run{tagged} in {folder or base_folder()}; start one with sheeprl train ppo")
     else:
         print_table(rows)
 

@@ -36,7 +36,7 @@ OTHER_WORDS = {
     "list": "use sheeprl ls for runs, sheeprl algos or sheeprl configs",
     "runs": "use sheeprl ls",
     "ps": "use sheeprl status for the runs of a cluster, or sheeprl ls",
-    **dict.fromkeys(("enjoy", "play", "render", "watch"), "use sheeprl eval RUN --video"),
+    **dict.fromkeys(("play", "render", "watch"), "use sheeprl enjoy RUN, or sheeprl eval RUN --video"),
     **dict.fromkeys(("evaluate", "test"), "use sheeprl eval RUN"),
     **dict.fromkeys(("learn", "fit", "start"), "use sheeprl train NAME"),
     **dict.fromkeys(("continue", "restart"), "use sheeprl resume RUN"),

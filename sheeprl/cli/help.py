@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sheeprl.algos import registry
-from sheeprl.cli import commands
+from sheeprl.cli import commands, machine, policy, results
 from sheeprl.cli.check_env import SECONDS, TIMEOUT
 from sheeprl.cli.completion import (
     complete_env,
@@ -66,6 +66,13 @@ PLAIN: dict[str, Callable[..., None]] = {
     "replay": commands.replay,
     "ls": commands.list_runs,
     "status": status,
+    "compare": results.compare,
+    "plot": results.plot,
+    "report": results.report,
+    "clean": results.clean,
+    "export": policy.export,
+    "enjoy": policy.enjoy,
+    "doctor": machine.doctor,
     "algos": commands.algos,
     "configs": commands.configs,
     "version": commands.version,
@@ -226,7 +233,7 @@ def _arguments(command: str) -> Iterator[inspect.Parameter]:
         argument = typer.Argument(metavar="CONFIG", help=text, autocompletion=complete_name, show_default=False)
         yield _parameter("name", Annotated[str | None, argument])
     elif command == "resume":
-        text = "folder of a run, its URL in a checkpoint.mirror, @last, or a prefix of its name"
+        text = "folder of a run, its URL in a checkpoint.storage, @last, or a prefix of its name"
         argument = typer.Argument(metavar="RUN", help=text, autocompletion=complete_run, show_default=False)
         yield _parameter("name", Annotated[str | None, argument])
     elif command == "check-env":

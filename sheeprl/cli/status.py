@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -51,8 +54,6 @@ def cluster_runs(address: str | None = None) -> list[dict[str, Any]]:
     Raises:
         ConfigError: there is no cluster at the address, or it requires another token.
     """
-    # Ray's C++ code would print its own lines about a closed port.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from sheeprl.actors.ray import internals
 
     source = f"--address {address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}"
@@ -71,11 +72,14 @@ def cluster_runs(address: str | None = None) -> list[dict[str, Any]]:
     try:
         host, _, port = found.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT).close()
-        values, live_jobs = internals.cluster_contents(found, NAMESPACE)
+        with _silent_stderr():
+            values, live_jobs = internals.cluster_contents(found, NAMESPACE)
     except (OSError, ValueError) as error:
         raise ConfigError([f"{where}: can't be reached: {one_line(error)}; start it or correct the address"]) from None
     except Exception as error:  # Ray's own, of several kinds
         advice = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
+        if "AuthToken" in str(error):
+            raise ConfigError([f"{where}: refuses the token of this shell; {advice}"]) from None
         raise ConfigError([f"{where}: can't be read: {one_line(error)}; if it requires a token, {advice}"]) from None
     entries = [entry for text in values.values() if (entry := RunEntry.from_json(text)) is not None]
     now = time.time()
@@ -83,6 +87,20 @@ def cluster_runs(address: str | None = None) -> list[dict[str, Any]]:
         {"name": entry.name, **asdict(entry), "state": entry.current_state(live_jobs, now)}
         for entry in sorted(entries, key=lambda entry: -entry.since)
     ]
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drop what C++ code prints on stderr within the block: Ray logs an error there before it raises it."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _row(run: dict[str, Any]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from sheeprl.config.loading import get_value, inspect, read_tree, validate
 from sheeprl.config.schema import Config, Tree, config_class, leaves
 from sheeprl.config.suggestions import shown
 from sheeprl.utils.errors import ConfigError, shell_command
+from sheeprl.utils.text import counted
 
 
 @dataclass
@@ -227,7 +228,7 @@ def _check(tree: Tree) -> int:
         _say(f"warning: {warning}")
     _say(
         f"valid: {config.algo.name} on {config.env.id}, run.mode={config.run.mode}, "
-        f"{config.run.total_steps:,} policy steps; nothing was started"
+        f"{counted(config.run.total_steps, 'policy step')}; nothing was started"
     )
     return 0
 

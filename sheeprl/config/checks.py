@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sheeprl.algos.args import AlgoArgs, OffPolicy, OnPolicy
-from sheeprl.config.defaults import DEFAULT_REPLAY, fill_in, has_compiler
+from sheeprl.config.defaults import DEFAULT_REPLAY, cluster_address, fill_in, has_compiler, open_settings
 from sheeprl.config.effects import without_effect
 from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Config
@@ -23,6 +23,7 @@ from sheeprl.envs.transforms import Spaces
 from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, short_repr
 from sheeprl.utils.installation import install_command
+from sheeprl.utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Resolved:
     config: Config
     spaces: Spaces
     warnings: tuple[str, ...] = ()
+    open_settings: frozenset[str] = frozenset()
+    """Settings with defaults of this machine, which differ on another machine with the trainers."""
 
 
 def check(tree: Mapping[str, Any]) -> Resolved:
@@ -55,7 +58,8 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
-    return Resolved(config, spaces, (*warnings, *_untrained(config), *without_effect(given, config, spaces)))
+    warnings += [*_untrained(config), *without_effect(given, config, spaces)]
+    return Resolved(config, spaces, tuple(warnings), open_settings(given))
 
 
 def _untrained(config: Config) -> Iterator[str]:
@@ -243,7 +247,6 @@ def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     """Yield a mistake if the observations exceed the memory of this machine; a cluster may have more."""
     import psutil
 
-    from sheeprl.config.defaults import cluster_address
     from sheeprl.envs.transforms import observation_bytes
 
     if not config.is_coupled and cluster_address(config) is not None:
@@ -274,7 +277,27 @@ def _size_mistakes(config: Config) -> Iterator[str]:
     yield from _rank_mistakes(config, data.batch_size or 0)
     yield from _shard_mistakes(config)
     yield from _replay_setting_mistakes(config)
+    yield from _storage_mistakes(config)
     yield from _rollout_mistakes(config, data) if isinstance(data, OnPolicy) else _replay_mistakes(config, data)
+
+
+def _storage_mistakes(config: Config) -> Iterator[str]:
+    """Yield a mistake for an invalid `checkpoint.storage`, and for a setting that it excludes."""
+    storage = config.checkpoint.storage
+    if storage is None:
+        return
+    from sheeprl.utils.objects import as_url, check_url
+
+    try:
+        check_url(as_url(storage))
+    except ValueError as error:
+        # The message has no secrets, unlike the value.
+        yield f"checkpoint.storage: {error}"
+    if config.log.record:
+        yield (
+            "log.record=true: a re-execution reads checkpoints from the run folder; use log.record=false or leave "
+            "checkpoint.storage out"
+        )
 
 
 def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
@@ -412,7 +435,8 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
 
 def _machine_mistakes(config: Config) -> Iterator[str]:
     """Yield a mistake for each requirement that this machine doesn't meet."""
-    if config.trainer.compile and not has_compiler():
+    elsewhere = not config.is_coupled and cluster_address(config) is not None
+    if config.trainer.compile and not elsewhere and not has_compiler():
         yield "trainer.compile=true: needs a C++ compiler; install one (such as g++) or use trainer.compile=false"
     trainer = config.trainer
     if trainer.compile and trainer.accelerator == "mps":
@@ -425,6 +449,9 @@ def _machine_mistakes(config: Config) -> Iterator[str]:
             yield too_few_gpus(config, found)
     if config.env.capture_video and importlib.util.find_spec("moviepy") is None:
         yield f"env.capture_video=true: needs moviepy; run {install_command('video')}"
+    for name in config.log.to:
+        if importlib.util.find_spec(name) is None:
+            yield f"log.to={name}: needs {name}; run {install_command(name)}"
 
 
 def too_few_gpus(config: Config, found: int) -> str:
@@ -436,6 +463,6 @@ def too_few_gpus(config: Config, found: int) -> str:
         advice.insert(0, f"trainer.devices={found}")
     if not config.is_coupled:
         advice.append("join a cluster with ray.address")
-    has = f"{found or 'no'} {kind} GPU{'s' * (found != 1)}"
+    has = counted(found, f"{kind} GPU") if found else f"no {kind} GPUs"
     cause = f"trainer.devices={trainer.devices}" if found else f"trainer.accelerator={trainer.accelerator}"
     return f"{cause}: this machine has {has}; use {' or '.join(advice)}"

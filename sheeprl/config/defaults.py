@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.config.schema import Config
@@ -28,7 +31,7 @@ def fill_in(config: Config) -> Config:
     rollout = rows * config.env.num_envs * players
     staleness = config.run.max_staleness
     if staleness is None:
-        staleness = 1 if isinstance(data, OffPolicy) and not coupled else 0
+        staleness = 1 if data.tolerates_staleness and not coupled else 0
     values = {
         "players": {"num": players, "fragment_rows": rows},
         "buffer": {"size": config.buffer.size or (rollout if isinstance(data, OnPolicy) else DEFAULT_REPLAY)},
@@ -44,15 +47,57 @@ def fill_in(config: Config) -> Config:
     return config.model_copy(update=sections)
 
 
-def pays_to_compile(config: Config, rollout: int) -> bool:
+@dataclass(frozen=True)
+class Machine:
+    """Properties of a machine that determine defaults of its trainers.
+
+    Args:
+        cores: cores that a process may use.
+        has_compiler: True if a C++ compiler is installed.
+    """
+
+    cores: int
+    has_compiler: bool
+
+
+def this_machine() -> Machine:
+    """Return the properties of this machine."""
+    return Machine(available_cores(), has_compiler())
+
+
+def fit_to(config: Config, machine: Machine, open_settings: Collection[str]) -> Config:
+    """Return a resolved configuration with the defaults of the machine where the trainers run.
+
+    Args:
+        config: the run's configuration, with the defaults of the driver's machine.
+        machine: the trainers' machine.
+        open_settings: the settings among `trainer.threads` and `trainer.compile` that the user left open.
+    """
+    rollout, update = config.round_rows, dict[str, Any]()
+    if "trainer.threads" in open_settings and pays_to_parallelize(config, rollout):
+        update["threads"] = max(1, (machine.cores - 1) // config.trainer.devices)
+    if "trainer.compile" in open_settings:
+        update["compile"] = pays_to_compile(config, rollout, machine.has_compiler)
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update=update)})
+
+
+def open_settings(config: Config) -> frozenset[str]:
+    """Return the settings of an unresolved configuration that depend on the trainers' machine and aren't set."""
+    trainer = config.trainer
+    is_open = {"trainer.threads": trainer.threads is None, "trainer.compile": trainer.compile == "auto"}
+    return frozenset(name for name, value in is_open.items() if value)
+
+
+def pays_to_compile(config: Config, rollout: int, can_compile: bool | None = None) -> bool:
     """Return True if the run has enough gradient steps to recover the time for compiling them.
 
     Args:
         config: the run's configuration.
         rollout: rows per round.
+        can_compile: True if the trainers' machine has a compiler; None to look on this one.
     """
     trainer, data, total = config.trainer, config.algo.data(), config.run.total_steps
-    if trainer.accelerator == "mps" or not has_compiler():
+    if trainer.accelerator == "mps" or not (has_compiler() if can_compile is None else can_compile):
         return False
     steps = (
         data.total_gradient_steps(total)

@@ -487,7 +487,7 @@ _row(
 _row("algo.tau", "1 − polyak", other="polyak")
 _row(
     "algo.target_every",
-    "gradient steps; multiply environment steps by algo.replay_ratio",
+    "gradient steps; multiply environment steps by algo.replay_ratio, and use at least one call's gradient_steps",
     sb3="target_update_interval",
     cleanrl="target_network_frequency",
     rllib="target_network_update_freq",
@@ -701,4 +701,4 @@ _row(
     cleanrl="track wandb_project_name wandb_entity",
     other="wandb model_manager",
 )
-_row("", "checkpoints stay in the run's folder and at checkpoint.mirror", cleanrl="upload_model hf_entity")
+_row("", "checkpoints stay in the run's folder or at checkpoint.storage", cleanrl="upload_model hf_entity")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, SerializeAsAny, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, create_model, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.config.yaml_io import Dumper, Loader
@@ -20,6 +21,41 @@ from sheeprl.envs.config import EnvConfig
 from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Positive, Section, needs
 
 Tree = dict[str, Any]
+Labels = dict[str, str]
+SELECTOR = "run on Ray nodes with these labels, as in {market: spot}"
+FALLBACK = "labels of the nodes to use while no node has those of label_selector; {} for any node"
+
+
+def _check_label(value: str) -> str:
+    """Reject a name that doesn't fit into a file name, or that could be taken for a selector."""
+    if not re.fullmatch(r"\w[\w.+-]*", value):
+        raise PydanticCustomError("label", "must consist of letters, digits and _ . + - only, and begin with a letter")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    """Return a single word as a list."""
+    return [value] if isinstance(value, str) else value
+
+
+Label = Annotated[str, AfterValidator(_check_label)]
+"""Name without spaces and slashes."""
+
+Words = BeforeValidator(_as_list)
+
+
+def _check_callback(entry: Any) -> Any:
+    """Reject an entry of `run.callbacks` that names no class, or whose arguments no call can pass."""
+    names = [*entry] if isinstance(entry, dict) else []
+    path = entry.get("path") if isinstance(entry, dict) else entry
+    if not isinstance(path, str) or ":" not in path or not all(isinstance(name, str) for name in names):
+        example = "{path: my_callbacks:Harder, by: 0.9}"
+        raise PydanticCustomError("callback", f"must be package.module:Class, or a mapping such as {example}")
+    return entry
+
+
+CallbackSetting = Annotated[Any, AfterValidator(_check_callback)]
+"""Path of a callback, or a mapping of its `path` and its arguments."""
 
 
 class RunConfig(Section):
@@ -31,16 +67,49 @@ class RunConfig(Section):
         "that reaches them",
     )
     seed: Natural = Field(0, description="seed from which all random generators are derived")
-    dir: str | None = Field(None, description="run folder; default logs/<algo>/<env id>/<time>_<seed>")
+    dir: str | None = Field(None, description="run folder; default logs/<algo>/<env id>/[<name>_]<time>_<seed>")
+    name: Label | None = Field(None, description="name of the run; commands find the run by its beginning")
+    tags: Annotated[tuple[Label, ...], Field(strict=False), Words] = Field(
+        (), description="words that group runs, for tag:WORD in sheeprl ls, compare and plot"
+    )
     mode: Literal["decoupled", "coupled"] = Field(
         "decoupled", description="decoupled: players, buffer and trainers are Ray actors; coupled: one process, no Ray"
     )
     max_staleness: Natural | None = Field(
         None,
-        description="policy versions by which collection may lag behind training; default 1 off-policy and decoupled, "
-        "else 0",
+        description="policy versions by which collection may lag behind training; default 1 if decoupled and the "
+        "algorithm tolerates it (off-policy, or with V-trace), else 0",
     )
-    resume: bool = Field(False, description="resume from the newest checkpoint in run.dir, if there is one")
+    resume: bool | Literal["auto"] = Field(
+        False,
+        description="resume from the newest checkpoint in run.dir, if there is one; auto: also start a run there that "
+        "doesn't exist yet or was ended before its first checkpoint",
+    )
+    until: dict[str, float] = Field(
+        default_factory=dict,
+        description="stop early once a metric reaches a value, or after `patience` evaluations without a better one, "
+        "as in {eval/return: 475, patience: 5}; metrics: eval/return, episode/return, and those of metrics.jsonl",
+    )
+    callbacks: tuple[CallbackSetting, ...] = Field(
+        (),
+        strict=False,
+        description="callbacks: package.module:Class, or a mapping of its path and its arguments",
+    )
+
+    @field_validator("until")
+    @classmethod
+    def _check_patience(cls, value: dict[str, float]) -> dict[str, float]:
+        """Reject a patience that isn't a positive whole number."""
+        patience = value.get("patience", 1)
+        if patience < 1 or patience != int(patience):
+            raise PydanticCustomError("patience", "patience must be a whole number of evaluations, at least 1")
+        return value
+
+    @property
+    def callback_calls(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """Return the path and the arguments of each callback."""
+        pairs = ((entry, {}) if isinstance(entry, str) else (entry["path"], dict(entry)) for entry in self.callbacks)
+        return tuple((path, {name: part for name, part in given.items() if name != "path"}) for path, given in pairs)
 
 
 class PlayersConfig(Section):
@@ -49,6 +118,10 @@ class PlayersConfig(Section):
     num: Count | None = Field(None, description="number of players; default 1, or one per rank in coupled mode")
     cpus: Positive = Field(1.0, description="Ray CPUs per player", json_schema_extra=needs("decoupled"))
     gpus: NonNegative = Field(0.0, description="Ray GPUs per player", json_schema_extra=needs("decoupled"))
+    label_selector: Labels = Field(
+        default_factory=dict, description=f"players {SELECTOR}", json_schema_extra=needs("decoupled")
+    )
+    label_fallback: Labels | None = Field(None, description=FALLBACK, json_schema_extra=needs("players.label_selector"))
     spares: Natural = Field(
         1,
         description="standby processes to replace lost players; started after the first loss, if resources allow",
@@ -70,6 +143,10 @@ class BufferConfig(Section):
     checkpoint: bool = Field(True, description="save the replay in checkpoints", json_schema_extra=needs("off-policy"))
     memmap: bool = Field(False, description="store the replay in memory-mapped files; it may exceed the memory")
     dir: str | None = Field(None, description="folder of the memory-mapped files; default: buffer, in the run folder")
+    label_selector: Labels = Field(
+        default_factory=dict, description=f"shards {SELECTOR}; default: the nodes of the trainers"
+    )
+    label_fallback: Labels | None = Field(None, description=FALLBACK)
     online_fraction: Fractional = Field(
         0.0, description="fraction of each batch taken from the newest rows, each row once"
     )
@@ -85,15 +162,24 @@ class TrainerConfig(Section):
         "auto", description="accelerator of Fabric", json_schema_extra=needs("own ranks")
     )
     devices: Count = Field(1, description="devices per node, one rank each", json_schema_extra=needs("own ranks"))
-    num_nodes: Count = Field(1, description="number of nodes")
+    num_nodes: Count = Field(1, description="number of nodes, each with `devices` ranks")
     strategy: Literal["auto", "ddp"] = Field(
         "auto", description="strategy of Fabric", json_schema_extra=needs("own ranks", "several ranks")
     )
+    label_selector: Labels = Field(
+        default_factory=dict, description=f"ranks {SELECTOR}", json_schema_extra=needs("decoupled")
+    )
+    label_fallback: Labels | None = Field(None, description=FALLBACK, json_schema_extra=needs("trainer.label_selector"))
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="precision of Fabric")
     compile: bool | Literal["auto"] = Field(
         "auto",
         description="compile the gradient step, and cache it for later runs; auto: if the run is long enough to "
         "recover the compile time, and a C++ compiler is installed",
+    )
+    compile_limit: Count = Field(
+        5000,
+        description="largest number of operations of a compiled gradient step; larger ones run eagerly, since they "
+        "would compile for several minutes",
     )
     threads: Count | None = Field(
         None,
@@ -124,14 +210,20 @@ class CheckpointConfig(Section):
     every_minutes: Positive | None = Field(None, description="also save a checkpoint after this many minutes")
     keep_last: Count = Field(3, description="number of newest checkpoints to keep")
     keep_best: Natural = Field(0, description="number of checkpoints with the best mean return to keep as well")
+    best_by: Literal["episode/return", "eval/return"] = Field(
+        "episode/return",
+        description="episode/return: the best checkpoint has the best mean return of training episodes; eval/return: "
+        "of evaluations",
+    )
     envs: bool | Literal["auto"] = Field(
         "auto",
         description="save the state of environments, so that a resumed run continues their episodes; tested at "
         "the start with two extra environments; auto: for Gymnasium's and Atari's environments",
     )
-    mirror: str | None = Field(
+    storage: str | None = Field(
         None,
-        description="also copy checkpoints to this URL, below the name of the run folder: s3://bucket/prefix, gs://…",
+        description="where checkpoints are, below the name of the run folder: s3://bucket/prefix, gs://…, or a folder "
+        "that all nodes share; default: the run folder",
     )
     snapshot_every: Count = Field(
         1000,
@@ -177,6 +269,10 @@ class LogConfig(Section):
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe messages to print")
     record: bool = Field(False, description="record all calls in order, for sheeprl replay")
+    to: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], Field(strict=False), Words] = Field(
+        ("tensorboard",),
+        description="where metrics go besides metrics.jsonl (extras: wandb, mlflow, trackio)",
+    )
 
 
 class RayConfig(Section):
@@ -187,11 +283,23 @@ class RayConfig(Section):
         description="address of the cluster to join; default RAY_ADDRESS, else start Ray",
         json_schema_extra=needs("decoupled"),
     )
+    runtime_env: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Ray's runtime_env of the run's actors, as in {pip: [sheeprl-ray]}, for nodes without the packages",
+        json_schema_extra=needs("decoupled"),
+    )
     wait_timeout: Positive = Field(
-        600.0, description="seconds to wait for enough cluster resources", json_schema_extra=needs("decoupled")
+        600.0,
+        description="seconds to wait for cluster resources, at the start and for each replaced actor",
+        json_schema_extra=needs("decoupled"),
     )
     max_failures: Natural = Field(
         3, description="tolerated failures of one player, one shard or the trainer group within failure_window"
+    )
+    max_node_losses: Natural = Field(
+        100,
+        description="tolerated losses of one worker together with its node, as by preemption, in failure_window",
+        json_schema_extra=needs("decoupled"),
     )
     failure_window: Positive = Field(
         600.0, description="seconds for which a failure counts", json_schema_extra=needs("ray.max_failures")

@@ -36,6 +36,7 @@ from sheeprl.debug.recorder import RECORD, digest, seen
 from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 from sheeprl.utils.process import StopSignals, exclusive
+from sheeprl.utils.text import counted
 
 REPORT_INTERVAL = 10.0  # seconds between two progress messages
 
@@ -143,8 +144,10 @@ class Reexecution:
             self.saved |= paths_of(call)
         if time.monotonic() - self._reported > REPORT_INTERVAL:
             self._reported = time.monotonic()
-            done, recorded = f"{self.fragments:,}", f"{count_fragments(self.legs):,}"
-            self.report(f"identical so far: {done} of {recorded} fragments, {self.gradient_steps:,} gradient steps")
+            recorded = counted(count_fragments(self.legs), "fragment")
+            self.report(
+                f"identical so far: {self.fragments:,} of {recorded}, {counted(self.gradient_steps, 'gradient step')}"
+            )
 
     def store(self, what: Any, value: Any) -> None:
         """Store the bytes of a result that a later call receives, under their digest in the record.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from sheeprl.actors.handle import LostError, consume_exception
@@ -18,12 +19,19 @@ from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.metrics.counters import RunStats
 from sheeprl.utils.errors import RunFailedError, one_line
 
+LONG = 2.0  # seconds from which a checkpoint counts as long
+REST = 10.0  # times the duration of a long checkpoint, until the next one
+
 
 class CheckpointStore(Protocol):
     """Writes checkpoints and deletes old ones."""
 
     def begin(self, policy_steps: int) -> str:
         """Make and return the folder for a checkpoint."""
+        ...
+
+    def replay_place(self, folder: str) -> str:
+        """Return where the shards save their rows for the checkpoint in a folder."""
         ...
 
     async def finish(
@@ -88,6 +96,14 @@ class CheckpointScheduler:
         self._next = clock() + (seconds or 0.0)
         self._completed: float | None = None  # time of the newest checkpoint
         self._writing: asyncio.Task[None] | None = None
+        self.rest = REST
+        self._rests_until = float("-inf")
+        self._new_checkpoints: list[Path] = []
+
+    def take_new_checkpoints(self) -> list[Path]:
+        """Return the checkpoints that were completed since the last call."""
+        taken, self._new_checkpoints = self._new_checkpoints, []
+        return taken
 
     @property
     def age(self) -> float | None:
@@ -106,7 +122,7 @@ class CheckpointScheduler:
             added: number of rounds in the buffer.
         """
         by_clock = self.seconds is not None and self.clock() >= self._next
-        if not by_clock and not self.overdue:
+        if self.is_resting or (not by_clock and not self.overdue):
             return False
         if self.from_round is None:
             self.from_round = newest_requested + 1
@@ -115,6 +131,18 @@ class CheckpointScheduler:
         self.from_round, self.overdue = None, False
         self._next = self.clock() + (self.seconds or 0.0)
         return True
+
+    @property
+    def is_resting(self) -> bool:
+        """Return True if the last checkpoint took long and ended recently.
+
+        With a thousand players, every round may pass a multiple of `checkpoint.every` steps.
+        """
+        return self.clock() < self._rests_until
+
+    def postpone(self) -> None:
+        """Write a checkpoint that is due by policy steps after the rest."""
+        self.overdue = True
 
     async def begin(self, failed: Callable[[str], None]) -> None:
         """Start a checkpoint in the background. The run continues, also if the checkpoint fails.
@@ -134,6 +162,8 @@ class CheckpointScheduler:
             try:
                 await writing
             except RunFailedError as error:
+                if getattr(error.__cause__, "is_final", False):
+                    raise
                 failed(error.reason)
 
     async def write_last(self, idle: Sequence[int]) -> None:
@@ -168,13 +198,16 @@ class CheckpointScheduler:
         try:
             folder = self.store.begin(self.stats.counters.policy_steps)
             if self.store.keeps_buffer:
-                await self.replay.save(f"{folder}/buffer", while_playing)
+                await self.replay.save(self.store.replay_place(folder), while_playing)
             snapshot = await self._newest_snapshot(requested, last_resort)
             self.stats.window.checkpoint_stall += self.clock() - now
             # The counters miss the gradient steps of a failed update.
             stats["counters"]["gradient_steps"] = snapshot.gradient_steps
             await self.store.finish(folder, stats, snapshot, player_states)
+            if (seconds := self.clock() - now) >= LONG:
+                self._rests_until = self.clock() + self.rest * seconds
             self._completed = self.clock()
+            self._new_checkpoints.append(Path(folder).parent / f"step_{stats['counters']['policy_steps']}")
         except Exception as error:
             if folder:
                 self.store.abandon(folder)

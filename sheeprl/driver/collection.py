@@ -30,6 +30,7 @@ from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import RunFailedError, one_line, require
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.algos.base import Mode
@@ -153,18 +154,24 @@ class Collector:
         """Create all players and restore the states that a checkpoint holds."""
         await asyncio.gather(*(self._start_player(number) for number in range(self.config.num_players)))
 
-    async def collect_during(self, training: Coroutine[Any, Any, None]) -> None:
+    async def collect_during(self, training: Coroutine[Any, Any, None], watching: asyncio.Future[None]) -> None:
         """Collect until `training` returns. If a player fails for good, stop after the round in training.
 
+        Args:
+            training: takes the gradient steps.
+            watching: watches the nodes; its failure ends the run at once.
+
         Raises:
-            RunFailedError: training failed, or a player failed before the run was complete.
+            RunFailedError: training failed, a player failed before the run was complete, or an actor finds no node.
         """
         players = [asyncio.ensure_future(self._collect_rounds(number)) for number in range(self.config.num_players)]
         learning = asyncio.ensure_future(training)
         try:
-            waiting: set[asyncio.Future[None]] = {learning, *players}
+            waiting: set[asyncio.Future[None]] = {learning, watching, *players}
             while not learning.done():
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if watching in done:
+                    watching.result()
                 if any(player in done and player.exception() for player in players):
                     self.stop(patience=0.0)
             learning.result()
@@ -225,7 +232,8 @@ class Collector:
     async def watch_draining_nodes(self) -> None:
         """Mark players whose node is being drained. Each moves after its current fragment."""
         while self.find_draining is not None:
-            for number in await self.find_draining() - self.players.leaving:
+            leaving: set[int] = await require(self.find_draining(), "the cluster")
+            for number in leaving - self.players.leaving:
                 self.reporter.message(f"player {number} moves: its node is being drained")
                 self.players.leaving.add(number)
             await asyncio.sleep(DRAIN_CHECK_SECONDS)
@@ -343,7 +351,7 @@ class Collector:
             self.reporter.message(reason, "error")
         report = f"shard {number} of the replay is back after {seconds:.1f} s"
         if self.data.is_off_policy:  # a lost rollout is collected again
-            report += f" without the {lost} rows that weren't saved" if lost else " with all its rows"
+            report += f" without the {counted(lost, 'row')} that weren't saved" if lost else " with all its rows"
         self.reporter.message(report)
 
     def _report_fresh_start(self, number: int, reason: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sheeprl.callbacks.base import Callback
 from sheeprl.envs.timeout import StopRequest
 from sheeprl.metrics.watchdog import Watchdog, is_alive, watched
 from sheeprl.utils.errors import RunFailedError, shell_command
@@ -26,12 +27,18 @@ class Control:
         signals: signals that stop this process.
         environments: request that interrupts the environments of this process.
         services: ids of processes that the run depends on, by description.
+        report: shows a message of this process, by the reporter as soon as it is open.
+        callbacks: callbacks of the user.
+        open_settings: settings with defaults of the trainers' machine, as `Resolved.open_settings`.
     """
 
     signals: StopSignals
     watchdog: Watchdog = field(init=False)
     environments: StopRequest = field(default_factory=StopRequest)
     services: dict[str, int] = field(default_factory=dict)
+    report: Callable[[str], None] = lambda text: None
+    callbacks: Sequence[Callback] = ()
+    open_settings: Collection[str] = ()
 
     def check_services(self) -> None:
         """Check that all services run.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from sheeprl.actors.evaluation import Evaluation, describe_cut
 from sheeprl.actors.handle import Handle, LostError, awaited, later
 from sheeprl.actors.interfaces import PlayerInterface
+from sheeprl.callbacks.base import Callbacks
 from sheeprl.config.schema import Config
 from sheeprl.driver.collection import Collector
 from sheeprl.driver.players import PlayerGroup
@@ -15,6 +17,7 @@ from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import one_line
+from sheeprl.utils.text import counted
 
 
 class Evaluator:
@@ -28,6 +31,7 @@ class Evaluator:
         reporter: receives metrics and messages.
         make: makes a worker for evaluations, which then don't delay the players; gets the number of earlier workers.
             None if the first player evaluates between two fragments.
+        callbacks: callbacks of the run, which get the results.
     """
 
     def __init__(
@@ -38,10 +42,12 @@ class Evaluator:
         collector: Collector,
         reporter: Reporter,
         make: Callable[[int], Handle] | None = None,
+        callbacks: Callbacks | None = None,
     ) -> None:
         """Store the arguments; the first evaluation during training makes the worker."""
         self.config, self.stats, self.players = config, stats, players
         self.collector, self.reporter, self.make = collector, reporter, make
+        self.callbacks = callbacks or Callbacks()
         self.handle: Handle | None = None
         self.incarnations = 0
         self.is_player_busy = False  # the first player is in an evaluation that was given up
@@ -66,6 +72,7 @@ class Evaluator:
         published, step, handle = self.collector.published, self.stats.counters.policy_steps, self.handle
         assert published is not None
         before, self.stats.evaluated_at = self.stats.evaluated_at, step
+        self.stats.evaluating.append(step)  # until the next border, so that no result is lost
         try:
             player = handle or await self.players.get(0)
             playing = player.call(PlayerInterface.evaluate, later(published.weights), self.config.eval.episodes)
@@ -81,6 +88,7 @@ class Evaluator:
             if isinstance(error, LostError):
                 self._drop(handle)
             self.reporter.message(f"the evaluation at step {step} failed: {one_line(error)}", "error")
+            self.stats.evaluating.remove(step)
             return
         self._report(result, step)
 
@@ -97,10 +105,11 @@ class Evaluator:
         )
         self.reporter.message(
             f"evaluation at step {step}: return {result.mean_return:.2f} ± {result.std_return:.2f} "
-            f"over {len(result.returns)} episodes"
+            f"over {counted(len(result.returns), 'episode')}"
         )
         if cut := describe_cut(result):
             self.reporter.message(cut, "warning")
+        self.callbacks.post("on_evaluation", replace(result, policy_steps=step))
 
     def close(self) -> None:
         """Release the worker."""

@@ -95,10 +95,18 @@ class LearnerGroup:
         """Return whether a warm-up was started whose end was not awaited."""
         return self._warming_up is not None
 
-    async def warmed_up(self) -> None:
-        """Wait until the warm-up has ended. If it failed, the next update raises."""
+    async def warmed_up(self, on_wait: Callable[[], None] = lambda: None, patience: float = 0.0) -> None:
+        """Wait until the warm-up has ended. If it failed, the next update raises.
+
+        Args:
+            on_wait: called if the wait takes longer than `patience`.
+            patience: seconds.
+        """
         if self._warming_up is not None:
-            await asyncio.wait({self._warming_up})
+            done, _ = await asyncio.wait({self._warming_up}, timeout=patience)
+            if not done:
+                on_wait()
+                await asyncio.wait({self._warming_up})
             self._warming_up = None
 
     async def _warm_up(self, handle: Handle) -> None:

@@ -20,8 +20,10 @@ from sheeprl.driver.trainers import LearnerGroup, Update
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import RunFailedError, one_line, require
+from sheeprl.utils.text import counted
 
 CHUNK_STEPS = 64  # gradient steps per call of the learner: more would delay a stop, fewer would add overhead
+COMPILE_PATIENCE = 2.0  # seconds: loading a compiled step from the cache is mostly shorter
 CHUNK_BYTES = 64 * 2**20  # limit for the batches of one call, for large samples
 
 
@@ -119,7 +121,7 @@ class UpdateScheduler:
                 break
             if self.trainers.is_warming_up:
                 began = self.clock.time()
-                await self.trainers.warmed_up()
+                await self.trainers.warmed_up(self._say_compiling, COMPILE_PATIENCE)
                 self.stats.window.compiling += self.clock.time() - began
             self.newest = update = self.trainers.update(chunk, progress)
             requested.append(update)
@@ -130,6 +132,13 @@ class UpdateScheduler:
         while requested:
             missed |= not await self.updated(requested.popleft())
         return missed
+
+    def _say_compiling(self) -> None:
+        """Report that training waits for the compiler."""
+        self.reporter.message(
+            "training waits until the gradient step is compiled, which takes about 20 s; later runs load it from the "
+            "cache"
+        )
 
     def chunks(self, steps: int) -> list[int]:
         """Divide gradient steps into chunks for one call each; a rollout is one chunk."""
@@ -147,7 +156,8 @@ class UpdateScheduler:
             self.reported_waiting = True
             needed, available = self.replay.batch_size, self.replay.available
             self.reporter.message(
-                f"the replay holds {available} of {needed} samples; training starts at algo.batch_size={needed}"
+                f"the replay holds {available:,} of {counted(needed, 'sample')}; training "
+                f"starts at algo.batch_size={needed}"
             )
         return self.replay.is_ready
 
@@ -225,7 +235,9 @@ class UpdateScheduler:
                     error = another
             seconds = self.clock.time() - began
             self.stats.window.recovery += seconds
-            self.reporter.message(f"trainers were rebuilt in {seconds:.1f} s and repeat {repeated} gradient steps")
+            self.reporter.message(
+                f"trainers were rebuilt in {seconds:.1f} s and repeat {counted(repeated, 'gradient step')}"
+            )
 
     async def weights(self) -> Ref[Rows] | None:
         """Return a reference to the newest weights; None if the trainers were lost and have been rebuilt."""

@@ -8,9 +8,11 @@ import importlib
 import importlib.util
 import io
 import re
+import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
+from typing import Any
 
 import gymnasium
 
@@ -29,6 +31,7 @@ EXTRAS = {  # missing package -> extra that installs it
     "moviepy": "video",
 }
 NOT_PACKAGES = {"tests", "test", "docs", "doc", "examples", "scripts", "benchmarks"}  # folders beside a package
+INSTALL_SHIMMY = 'pip install "shimmy[gym-v26]" (gym-v21 for versions before 0.26)'
 SIMILAR = 0.75  # least similarity of a suggested id, from 0 to 1
 
 
@@ -48,6 +51,8 @@ def unknown_id(env_id: str) -> str:
     module, _, name = env_id.rpartition(":")
     if module:
         own = [other for other in gymnasium.registry if module in _modules_of(other)]
+        if not own and name in _registry_of_gym():
+            return f"the module {module} registers it with gym, not with gymnasium; {conversion(env_id)}"
         if not own:
             return f"the module {module} registers no environments; call gymnasium.register in it"
         if near := nearest_id(name, own):
@@ -110,12 +115,34 @@ def missing_module(error: BaseException, module: str = "") -> str:
         return " ".join(str(innermost).split()).rstrip(".") or type(innermost).__name__
     missing = names[0]
     package = missing.partition(".")[0]
+    if package == "gym":
+        env_id = f"{module or 'my_envs'}:ID"
+        return f"gym, the predecessor of gymnasium, is not installed; {conversion(env_id)}"
+    if package == "shimmy":
+        return f"shimmy is not installed; {INSTALL_SHIMMY}"
     if missing == module or module.startswith(f"{missing}."):
         return f"no module named {missing}; install its package, {_how_to_find('the folder of the module')}"
     needed_by = f", which {module} needs," if module else ""
     if package in EXTRAS:
         return f"{package}{needed_by} is not installed; {install_command(EXTRAS[package])}"
     return f"{missing}{needed_by} is not installed; install the package that contains this module"
+
+
+def conversion(env_id: str) -> str:
+    """Return what to do with an environment of gym, the predecessor of gymnasium."""
+    return (
+        "change its module to `import gymnasium as gym`, whose reset returns (observation, info) and step "
+        "(observation, reward, terminated, truncated, info); or convert it: "
+        f'{INSTALL_SHIMMY}, then use env.id=shimmy:GymV26Environment-v0 "env.kwargs={{env_id: {env_id}}}"'
+    )
+
+
+def _registry_of_gym() -> Mapping[str, Any]:
+    """Return the environments by id that gym, the predecessor of gymnasium, knows; none if it isn't imported."""
+    registration = sys.modules.get("gym.envs.registration")
+    registry = getattr(registration, "registry", {})
+    found: Mapping[str, Any] = getattr(registry, "env_specs", registry)  # before 0.26, an object with the mapping
+    return found
 
 
 def _how_to_find(folder: str) -> str:

@@ -47,8 +47,28 @@ def wrong_result(env: gymnasium.Env[Any, Any], seed: int | None, action: Any = N
                 return ""
             if not isinstance(result, tuple) or len(result) != len(required):
                 place = f"{type(layer).__module__}.{type(layer).__qualname__}"
-                return f"{place}.{name} returned {_described(result)}; it must return ({', '.join(required)})"
+                must = f"{place}.{name} returned {_described(result)}; it must return ({', '.join(required)})"
+                return must + (_old_api(name, layer) if _is_old(name, result) else "")
     return ""
+
+
+def _is_old(name: str, result: Any) -> bool:
+    """Return True for the result of an environment that was written for gym before 0.26."""
+    if isinstance(result, tuple):
+        return name == "step" and len(result) == 4
+    return name == "reset" and result is not None
+
+
+def _old_api(name: str, layer: gymnasium.Env[Any, Any]) -> str:
+    """Return what to do with an environment or a wrapper that was written for gym before 0.26."""
+    change = "return obs, {}" if name == "reset" else "return obs, reward, terminated, truncated, info"
+    if isinstance(layer, gymnasium.Wrapper):
+        return f", not as in gym before 0.26: {change}"
+    return (
+        f", not as in gym before 0.26: {change}; or register "
+        f"shimmy.GymV21CompatibilityV0(env={type(layer).__name__}()), "
+        'after pip install "shimmy[gym-v21]"'
+    )
 
 
 def check_result(name: str, required: tuple[str, ...], result: Any) -> None:

@@ -167,8 +167,16 @@ def make_snapshot_env(config: EnvConfig) -> SnapshotEnv | VectorState:
     return VectorState(_native(config)) if config.vectorization == "native" else SnapshotEnv(make_env(config))
 
 
-def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool = False) -> gymnasium.Env[Any, Any]:
+def record_video(
+    env: gymnasium.Env[Any, Any], folder: str, every_episode: bool = False, name: str = "rl-video"
+) -> gymnasium.Env[Any, Any]:
     """Record episodes into `folder`: every one, or by gymnasium's schedule (cubes, then every 1000th).
+
+    Args:
+        env: the environment.
+        folder: folder of the videos.
+        every_episode: True to record every episode.
+        name: begin of the file names.
 
     Raises:
         EnvSettingsError: the package that writes videos isn't installed.
@@ -178,7 +186,7 @@ def record_video(env: gymnasium.Env[Any, Any], folder: str, every_episode: bool 
     if importlib.util.find_spec("moviepy") is None:
         raise EnvSettingsError(f"env.capture_video: needs moviepy; {install_command('video')}")
     trigger = (lambda episode: True) if every_episode else None
-    return RecordEpisodes(env, folder, episode_trigger=trigger, disable_logger=True)
+    return RecordEpisodes(env, folder, episode_trigger=trigger, name_prefix=name, disable_logger=True)
 
 
 def spaces_of(env: gymnasium.Env[Any, Any]) -> Spaces:
@@ -188,7 +196,7 @@ def spaces_of(env: gymnasium.Env[Any, Any]) -> Spaces:
         ValueError: the observation has two keys with the same text.
     """
     observation, action = transforms.observation_space(env.observation_space), transforms.action_space(env.action_space)
-    return Spaces(observation, action, frame_stack_of(env))
+    return Spaces(observation, action, frame_stack_of(env), env.action_space)
 
 
 def _native(config: EnvConfig) -> VectorEnv[Any, Any, Any]:
@@ -337,6 +345,8 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
 def _creator_error(config: EnvConfig, error: BaseException) -> str:
     """Return an error of the environment's creator; an unexpected argument is followed by the most similar one."""
     reason = re.sub(r" was raised from the environment creator for .* with kwargs \(.*\)$", "", _last_line(error))
+    if re.search(r"^Gym is incompatible|must inherit from the gymnasium\.Env", reason):
+        return f"its class isn't derived from gymnasium.Env; if it is of gym, {hints.conversion(config.id)}"
     match = re.search(r"unexpected keyword argument '(\w+)'", reason)
     if match is not None and match.group(1) in config.kwargs:
         with contextlib.suppress(Exception):  # a creator without a signature

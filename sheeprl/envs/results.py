@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from sheeprl.utils.errors import short_repr
+from sheeprl.utils.text import counted
 
 EPISODE = "episode_numbers"
 """Key of a vector's info: for each environment whose episode ended, the pairs of `episode_numbers`, else None."""
@@ -330,7 +331,9 @@ class CheckedVectorEnv(gymnasium.vector.VectorWrapper):
         if type(values) is np.ndarray and values.shape == (self.num_envs,) and values.dtype.kind in kinds:
             return values
         if np.shape(values)[:1] != (self.num_envs,):
-            raise ResultError(f"{name} is {_shown(values)}, not one value for each of {self.num_envs} environments")
+            raise ResultError(
+                f"{name} is {_shown(values)}, not one value for each of {counted(self.num_envs, 'environment')}"
+            )
         return np.array([convert(value, name) for value in values])
 
     def _episodes(self, infos: Any, ended: Any) -> dict[str, Any]:

@@ -29,11 +29,13 @@ class Spaces:
         observation: observation space.
         action: action space.
         frame_stack: by flat key, the frames of each observation of which the replay buffer stores the newest only.
+        env_action: the environment's own action space; None if it is unknown.
     """
 
     observation: Space[Any]
     action: Space[Any]
     frame_stack: Mapping[str, int] = field(default_factory=dict)
+    env_action: Space[Any] | None = field(default=None, compare=False)
 
     @property
     def action_kind(self) -> str:
@@ -290,3 +292,10 @@ def _within(bound: Array) -> Array:
     """Return integer bounds as float64, which may round them up; the next lower float64 where it does."""
     rounded = bound.astype(np.float64)
     return np.where(rounded > bound.astype(object), np.nextafter(rounded, -np.inf), rounded)
+
+
+def row_bytes(spaces: Spaces) -> int:
+    """Return the bytes of one row of the replay buffer: observation, action, reward and three flags."""
+    action = math.prod(spaces.action.shape or ()) * array_dtype(spaces.action).itemsize
+    flags = 3 * np.dtype(np.bool_).itemsize
+    return observation_bytes(spaces) + action + np.dtype(np.float32).itemsize + flags

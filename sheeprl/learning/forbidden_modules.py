@@ -1,10 +1,13 @@
-"""Modules of torch that an agent can't contain, because their training would be wrong without an error."""
+"""Modules and dtypes that an agent can't contain, because training would be wrong or the device refuses them."""
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+
+from sheeprl.utils.errors import AlgorithmError
 
 
 def check_modules(agent: nn.Module) -> None:
@@ -17,6 +20,21 @@ def check_modules(agent: nn.Module) -> None:
     for name, module in agent.named_modules():
         if reason := _reason(module):
             raise ValueError(f"the agent's {name or 'root module'!r} is a torch.nn.{type(module).__name__}: {reason}")
+
+
+def check_dtypes(agent: nn.Module, device: torch.device) -> None:
+    """Check that a device supports the dtypes of an agent's tensors; Apple's `mps` has no float64.
+
+    Raises:
+        AlgorithmError: it doesn't.
+    """
+    names = [name for name, value in agent.state_dict().items() if value.dtype == torch.float64]
+    if device.type == "mps" and names:
+        others = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+        raise AlgorithmError(
+            f"trainer.accelerator=mps has no float64, but the agent's {names[0]}{others} need it; use "
+            "trainer.accelerator=cpu, or switch off running statistics such as algo.normalize_obs"
+        )
 
 
 def _reason(module: nn.Module) -> str | None:

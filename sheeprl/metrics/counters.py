@@ -15,6 +15,22 @@ from sheeprl.metrics.time_breakdown import TimeBreakdown
 if TYPE_CHECKING:
     from sheeprl.actors.messages import FragmentInfo, UpdateInfo
 
+
+@dataclass(frozen=True)
+class Episode:
+    """Training episode.
+
+    Args:
+        step: policy steps of the run once its last round was collected.
+        total: undiscounted return.
+        length: actions.
+    """
+
+    step: int
+    total: float
+    length: int
+
+
 RECENT = 100  # episodes of the mean return
 SUCCESS = ("success", "is_success")  # numbers of an episode's last info whose mean is the success rate
 
@@ -103,12 +119,19 @@ class RunStats:
         self.periods: dict[str, int] = {}
         self.began_at = counters.policy_steps
         self.evaluated_at: int | None = None
+        self.new_episodes: list[Episode] = []  # of rounds that aren't complete
+        self.episodes_written = 0
+        self.evaluating: list[int] = []  # policy steps of the evaluations in progress
+        self.best_evaluation: float | None = None
+        self.evaluations_since_best = 0
 
     # ------------------------------------------------------------------------------------ recording
 
     def record_fragment(self, info: FragmentInfo, instead_of: FragmentInfo | None = None) -> None:
         """Count a stored fragment, which may replace a lost one that was never sampled."""
         window = self.window
+        if instead_of is not None:
+            self._forget_episodes(instead_of)
         self.counters.policy_steps += info.policy_steps - (instead_of.policy_steps if instead_of else 0)
         self.counters.rows += info.rows - (instead_of.rows if instead_of else 0)
         window.playing += info.seconds
@@ -118,9 +141,24 @@ class RunStats:
         for name, numbers in info.episode_numbers.items():
             window.episode_numbers.setdefault(name, []).extend(numbers)
         self.recent_returns += info.returns
+        step = self.counters.policy_steps
+        self.new_episodes += [Episode(step, *ended) for ended in zip(info.returns, info.lengths, strict=True)]
+
+    def _forget_episodes(self, info: FragmentInfo) -> None:
+        """Remove the episodes of a lost fragment from those that aren't written yet."""
+        for ended in zip(info.returns, info.lengths, strict=True):
+            found = [episode for episode in self.new_episodes if (episode.total, episode.length) == ended]
+            if found:
+                self.new_episodes.remove(found[-1])
+
+    def take_new_episodes(self) -> list[Episode]:
+        """Return the episodes since the last call."""
+        taken, self.new_episodes = self.new_episodes, []
+        return taken
 
     def retract_fragment(self, info: FragmentInfo) -> None:
         """Remove a fragment from the counters, after it was lost unsampled."""
+        self._forget_episodes(info)
         self.counters.policy_steps -= info.policy_steps
         self.counters.rows -= info.rows
 
@@ -219,6 +257,11 @@ class RunStats:
             "recent_returns": list(self.recent_returns),
             "periods": dict(self.periods),
             "evaluated_at": self.evaluated_at,
+            "new_episodes": [[episode.step, episode.total, episode.length] for episode in self.new_episodes],
+            "episodes_written": self.episodes_written,
+            "evaluating": list(self.evaluating),
+            "best_evaluation": self.best_evaluation,
+            "evaluations_since_best": self.evaluations_since_best,
         }
 
     @classmethod
@@ -231,6 +274,12 @@ class RunStats:
         stats.recent_returns += state["recent_returns"]
         stats.periods |= state["periods"]
         stats.evaluated_at = state["evaluated_at"]
+        # The following are absent in checkpoints of older versions.
+        stats.new_episodes = [Episode(*values) for values in state.get("new_episodes", ())]
+        stats.episodes_written = state.get("episodes_written", 0)
+        stats.evaluating += state.get("evaluating", ())
+        stats.best_evaluation = state.get("best_evaluation")
+        stats.evaluations_since_best = state.get("evaluations_since_best", 0)
         return stats
 
 

@@ -14,14 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from sheeprl.config.schema import Config
+from sheeprl.metrics.display import Progress
 from sheeprl.metrics.ray_metrics import RayMetrics
-from sheeprl.metrics.reporter import Progress, Reporter
+from sheeprl.metrics.reporter import Reporter
 from sheeprl.metrics.run_entry import FAILED, NAMESPACE, RUNNING, STARTING, RunEntry
 from sheeprl.metrics.summary import STATUS_NAMES
 
 INTERVAL = 5.0  # seconds between two updates
 PATIENCE = 5.0  # seconds to wait for the last update
-KEPT_FOR = 7 * 24 * 3600.0  # seconds for which the entry of an ended run stays
+RETENTION = 7 * 24 * 3600.0  # seconds for which the entry of an ended run stays
 
 
 class RunPublisher:
@@ -125,7 +126,7 @@ def _remove_old() -> None:
 
     for key, text in internals.stored_values(NAMESPACE).items():
         entry = RunEntry.from_json(text)
-        if entry is None or (entry.has_ended and time.time() - entry.updated > KEPT_FOR):
+        if entry is None or (entry.has_ended and time.time() - entry.updated > RETENTION):
             internals.remove_value(NAMESPACE, key)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sheeprl.metrics.reporter import Progress
+from sheeprl.metrics.display import Progress
 
 TAGS = ("run", "algorithm", "environment")
 Values = Mapping[str, float]

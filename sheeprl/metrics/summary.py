@@ -9,6 +9,7 @@ from sheeprl.config.schema import Config
 from sheeprl.metrics.counters import Counters
 from sheeprl.metrics.time_breakdown import TimeBreakdown, describe, suggest
 from sheeprl.utils.errors import shell_command
+from sheeprl.utils.text import counted
 
 STATUS_NAMES = {"done": "finished", "interrupted": "stopped", "failed": "failed"}
 """Words of messages for the status in a run's end event."""
@@ -17,10 +18,10 @@ STATUS_NAMES = {"done": "finished", "interrupted": "stopped", "failed": "failed"
 def opening_line(config: Config) -> str:
     """Describe algorithm, environment, workers and device of a run."""
     line = (
-        f"{config.algo.name} on {config.env.id}, {config.run.mode}: {_count(config.num_players, 'player')} with "
-        f"{_count(config.env.num_envs, 'environment')}{_eval_envs(config)}, "
-        f"{_count(config.trainer.devices, 'rank')} on {config.trainer.accelerator} with "
-        f"{_count(config.trainer.threads or 1, 'thread')}"
+        f"{config.algo.name} on {config.env.id}, {config.run.mode}: {counted(config.num_players, 'player')} with "
+        f"{counted(config.env.num_envs, 'environment')}{_eval_envs(config)}, "
+        f"{counted(config.trainer.devices, 'rank')} on {config.trainer.accelerator} with "
+        f"{counted(config.trainer.threads or 1, 'thread')}"
     )
     if config.trainer.compile:
         line += "; compiling gradient steps (about 20 s the first time, then cached)"
@@ -36,12 +37,12 @@ def core_warning(config: Config) -> str | None:
         shared, lower = "", "trainer.devices" if threads == config.trainer.devices else "trainer.threads"
         needed: float = threads
     else:
-        shared, lower = f"{_count(players, 'player')} and ", "players.num or trainer.threads"
+        shared, lower = f"{counted(players, 'player')} and ", "players.num or trainer.threads"
         lower += ", or players.cpus if the environments wait rather than compute"
         needed = 0 if cluster_address(config) else players * config.players.cpus + threads
     if needed <= cores or players * threads == 1:
         return None
-    return f"{shared}{_count(threads, 'thread')} of the trainer share {_count(cores, 'core')}: lower {lower}"
+    return f"{shared}{counted(threads, 'thread')} of the trainer share {counted(cores, 'core')}: lower {lower}"
 
 
 def closing_lines(
@@ -69,8 +70,8 @@ def closing_lines(
     return [
         f"time: {describe(breakdown, config)}; start-up {startup_seconds:.1f} s"
         + (f"; {suggestion}" if suggestion else ""),
-        f"{STATUS_NAMES.get(status, status)}: {counters.policy_steps:,} policy steps and "
-        f"{counters.gradient_steps:,} gradient steps in {seconds:.0f} s; {command}",
+        f"{STATUS_NAMES.get(status, status)}: {counted(counters.policy_steps, 'policy step')} and "
+        f"{counted(counters.gradient_steps, 'gradient step')} in {seconds:.0f} s; {command}",
     ]
 
 
@@ -80,8 +81,3 @@ def _eval_envs(config: Config) -> str:
 
     most = min(config.eval.episodes, LANES)
     return f" (and {most} for evaluation)" if most else ""
-
-
-def _count(number: int, noun: str) -> str:
-    """Format a number with its noun in singular or plural."""
-    return f"{number} {noun}" + "s" * (number != 1)

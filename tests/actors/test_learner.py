@@ -514,6 +514,17 @@ def test_minibatches_and_noise_do_not_depend_on_the_ranks(fabric, algo):
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
+def test_ranks_divide_the_noise_of_samples_and_share_that_of_batches(fabric):
+    """A rank gets its part of the noise of samples, and the whole shared noise; names must differ."""
+    learner = make_sac(fabric)
+    learner.rank, learner.world = 1, 2
+    phase = Phase("critic", missing_key, lambda shape, _: {"sample": torch.arange(*shape)}, lambda _: {"batch": OBS})
+    assert learner._noise(phase, 3)["sample"].tolist() == [1, 3, 5] and learner._noise(phase, 3)["batch"] is OBS
+    clashing = replace(phase, shared_noise=lambda _: {"sample": torch.zeros(3)})
+    with pytest.raises(ValueError, match="of the group 'critic' both return 'sample'"):
+        learner._noise(clashing, 3)
+
+
 @pytest.mark.parametrize("algo", MAKERS)
 def test_blocks_are_only_read(fabric, algo):
     """Updates don't write to their blocks."""

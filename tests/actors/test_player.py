@@ -371,6 +371,10 @@ def test_a_failing_environment_is_named(vectorization, where, after, expected):
     if vectorization == "sync":  # a worker process reports no place
         assert re.search(r"\(\S+/tests/helpers/envs.py:\d+\)$", str(caught.value))
     assert "Traceback" in caught.value.trace and f"broken {where}" in caught.value.trace
+    assert caught.value.advice == (
+        "check the environment with sheeprl check-env tests.helpers.envs:Raising-v0 "
+        f"'env.kwargs={{after: {after}, lengths: [3], where: {where}}}'"
+    )
     player.close()
 
 
@@ -581,3 +585,42 @@ def test_a_wrong_result_of_act_is_final(change, expected):
         collect(player, 4)
     assert raised.value.is_final
     player.close()
+
+
+def test_a_policy_knows_the_numbers_of_its_environments():
+    """A policy's input counts the environments of all players."""
+    found = resolved("Counting-v0", num_envs=2)
+    config = found.config.model_copy(update={"players": found.config.players.model_copy(update={"num": 3})})
+    player = Player(config, found.spaces, number=2)
+    act, seen = player.algorithm.act, []
+
+    def recorded(policy, inputs, *others):
+        """Record the input."""
+        seen.append((inputs.first_env, inputs.num_envs, inputs.place.tolist()))
+        return act(policy, inputs, *others)
+
+    player.algorithm.act = recorded
+    collect(player, 1)
+    player.close()
+    assert seen[0][:2] == (4, 6) and seen[0][2] == pytest.approx([0.8, 1.0])
+
+
+def test_a_player_sends_initial_priorities(player):
+    """With prioritized sampling, the algorithm gets the whole fragment and may return its priorities."""
+    player._is_prioritized, seen = True, []
+
+    def initial_priority(policy, rows):
+        """Return twice the rewards, once."""
+        seen.append({name: tuple(values.shape) for name, values in rows.items()})
+        return 2 * rows["reward"][1:] if len(seen) == 1 else None
+
+    player.algorithm.initial_priority = initial_priority
+    _, rows = collect(player, 3)
+    assert rows["priority"].tolist() == [*(2 * rows["reward"][1:]).tolist(), [0.0, 0.0]]
+    assert seen[0]["obs"][:2] == seen[0]["reward"] == (4, 2) and set(seen[0]) == set(rows) - {"priority"}
+    assert "priority" not in collect(player, 3)[1]
+    player.algorithm.initial_priority = lambda policy, rows: rows["reward"]
+    with pytest.raises(
+        AlgorithmError, match=r"initial_priority\(\) returned a tensor of shape \[4, 2\]; return \[3, 2\]"
+    ):
+        collect(player, 3)

@@ -3,6 +3,14 @@
 import subprocess
 import sys
 
+import pytest
+
+from sheeprl.actors.replay import build_replay
+from sheeprl.buffer import memmap
+from sheeprl.config.checks import check
+from sheeprl.config.loading import load_config
+from tests.helpers.buffer_model import rows_of
+
 SERVES = """
 import sys
 import numpy as np
@@ -28,3 +36,32 @@ def test_a_shard_does_not_import_torch(tmp_path):
     """A shard imports neither Torch, tensordict nor lightning, which take seconds to load."""
     done = subprocess.run([sys.executable, "-c", SERVES, str(tmp_path / "saved")], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def opened(folder, **settings):
+    """Return a memory-mapped shard, attached if the folder has one."""
+    words = ["buffer.size=100", "algo.batch_size=2", "buffer.memmap=true"]
+    words += [f"{name.replace('__', '.')}={value}" for name, value in settings.items()]
+    config = check(load_config("sac", words).model_dump(mode="json")).config
+    return build_replay(config, folder=str(folder))
+
+
+def test_rows_of_another_boot_are_not_attached(tmp_path, monkeypatch):
+    """A shard attaches rows of this boot; rows that another boot or host wrote may be torn, and are removed."""
+    replay = opened(tmp_path)
+    replay.buffer.add(rows_of(range(11)), (0, 0))
+    replay.buffer.close()
+    again = opened(tmp_path, run__resume="true")
+    assert again.buffer.added == 10
+    again.buffer.close()
+    monkeypatch.setattr(memmap, "this_boot", lambda: "host another-boot")
+    with pytest.raises(FileExistsError, match=r"its rows may be torn, and buffer\.checkpoint=false has no others"):
+        opened(tmp_path, run__resume="true", buffer__checkpoint="false")
+    rebooted = opened(tmp_path, run__resume="true")
+    assert rebooted.buffer.added == 0
+    rebooted.buffer.add(rows_of(range(5)), (0, 0))
+    rebooted.buffer.close()
+    attached = opened(tmp_path, run__resume="true")
+    assert attached.buffer.added == 4
+    attached.buffer.close()
+    assert opened(tmp_path, run__resume="auto").buffer.added == 0  # of an attempt without a checkpoint

@@ -1,4 +1,4 @@
-"""Gradients of two ranks average to those of one, for every algorithm that learns from a replay."""
+"""Two ranks learn what one learns: the gradients of a replay's batches, and whole updates of every algorithm."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,14 @@ from gymnasium import spaces
 from tensordict import TensorDict
 from torch import nn
 
+from sheeprl.actors.warmup import dummy_batches
 from sheeprl.algos.base import Spaces, Step
 from sheeprl.algos.build import build_algorithm
-from sheeprl.algos.registry import args_class
+from sheeprl.algos.registry import args_class, registered
+from sheeprl.config import defaults
+from tests.helpers.algorithms import Small, is_discrete
+from tests.helpers.ranks import trained
+from tests.helpers.runs import largest_difference
 
 VECTOR, BOX = spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (2,))
 PICTURE = spaces.Box(0, 255, (6, 6, 3), np.uint8)
@@ -77,3 +82,25 @@ def test_two_ranks_equal_one(case):
         drawn = [{name: values[rank::2] for name, values in one.items()} for one in noise]
         parts.append(gradients(phases, agent, part, drawn))
     torch.testing.assert_close((parts[0] + parts[1]) / 2, gradients(phases, agent, batch, noise))
+
+
+NOISY = ["algo.noisy=true", "algo.prioritized=true", "algo.head=c51", "algo.dueling=true"]
+UPDATES = {**{name: (name, []) for name in registered()}, "dqn, noisy": ("dqn", NOISY)}
+
+
+@pytest.mark.parametrize("case", UPDATES)
+def test_two_ranks_learn_what_one_learns(tmp_path, monkeypatch, case):
+    """An update of two ranks, each with its part of the batches, equals that of one rank."""
+    name, overrides = UPDATES[case]
+    args = args_class(name)
+    observation = VECTOR if "vector" in args.observations else PICTURE
+    made_for = Spaces(observation, spaces.Discrete(3) if is_discrete(name) else BOX)
+    config = defaults.fill_in(Small(name).config(tmp_path, "run.mode=decoupled", "trainer.compile=false", *overrides))
+    order, block = dummy_batches(config, build_algorithm(config.algo, made_for), 3)
+    rng = np.random.default_rng(0)
+    for key, values in block.items():
+        if key.startswith(("obs", "next_obs", "reward")):
+            random = rng.integers(256, size=values.shape) if values.dtype == np.uint8 else rng.random(values.shape)
+            block[key] = random.astype(values.dtype)
+    one, two = (trained(monkeypatch, config, made_for, world, 3, 0.0, order, block) for world in (1, 2))
+    assert largest_difference(one, two) < 1e-5

@@ -6,6 +6,7 @@ import torch
 
 from sheeprl.buffer import ReplayBuffer
 from sheeprl.buffer.episodes import Episodes
+from sheeprl.buffer.fragments import RefusedFragmentError
 from sheeprl.buffer.priorities import MIN_PRIORITY, Prioritized
 from sheeprl.buffer.samplers import NStep, Rollout, Transitions
 from sheeprl.buffer.sequences import Sequences
@@ -206,3 +207,34 @@ def test_priorities_in_a_gap_do_not_count_as_highest(tmp_path):
     add_and_die(buffer, flatten(rows_of([4, 5, 6])), (0, 0), 1, "rows")
     buffer = ReplayBuffer.attach(tmp_path, 4, prioritized=Prioritized(1.0))
     assert buffer.priorities.tree.leaves.tolist() == [0, 0, 0.5, 0.25] and buffer.priorities.highest == 0.5
+
+
+def test_a_fragment_may_bring_its_priorities():
+    """The key `priority` sets the priorities of new rows, isn't stored, and doesn't change other rows."""
+    buffer = filled(1.0, capacity=20)
+    buffer.update_priorities(np.arange(8), np.full(8, 2.0))
+    fragment = rows_of(range(8, 12), ends="  t ")
+    fragment["priority"] = torch.tensor([[0.5], [3.0], [9.0], [0.0]])
+    buffer.add(fragment)
+    assert "priority" not in buffer.storage.rows
+    # The end row can't be drawn, so its priority doesn't count.
+    assert buffer.priorities.tree.leaves[:11].tolist() == [2.0] * 8 + [0.5, 3.0, 0.0]
+    buffer.add(rows_of(range(11, 13)))
+    assert buffer.priorities.tree.leaves[11] == 3.0  # a row without a priority gets the highest one
+
+
+@pytest.mark.parametrize(("values", "reason"), [([[1.0], [-1.0], [0.0]], "priority is -1"), ([[1.0]], "has shape")])
+def test_broken_initial_priorities_are_refused(values, reason):
+    """Priorities of another shape, or that are negative or not finite, are refused, and nothing is stored."""
+    buffer = filled(1.0, capacity=20)
+    fragment = flatten(rows_of(range(8, 11)))
+    with pytest.raises(RefusedFragmentError, match=reason):
+        buffer.add_rows({**fragment, "priority": np.array(values, np.float32)})
+    assert len(buffer) == 8 and buffer.counts.refused == 1
+
+
+def test_a_uniform_buffer_refuses_priorities():
+    """A buffer without priorities names the key."""
+    fragment = flatten(rows_of(range(3)))
+    with pytest.raises(RefusedFragmentError, match="priority is reserved"):
+        ReplayBuffer(10).add_rows({**fragment, "priority": np.zeros((3, 1), np.float32)})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sheeprl.buffer import ReplayBuffer, dirty, saving
+from sheeprl.buffer import ReplayBuffer, dirty, places, saving
 from sheeprl.buffer.episodes import Episodes
 from sheeprl.buffer.memmap import NoRoomError
 from sheeprl.buffer.priorities import Prioritized
@@ -275,7 +275,7 @@ def test_all_chunks_are_written_if_links_fail(where, tmp_path, monkeypatch, smal
         raise OSError(errno.EPERM, "no links here")
 
     if where == "link":
-        monkeypatch.setattr(saving.os, "link", fail)
+        monkeypatch.setattr(places.os, "link", fail)
     else:
         shutil.rmtree(tmp_path / "1")
     assert buffer.save(tmp_path / "2") == total
@@ -399,10 +399,10 @@ def test_full_disk_leaves_no_folder(code, after, tmp_path, monkeypatch, small_ch
         """Raise an error of the operating system."""
         raise OSError(code, os.strerror(code))
 
-    original = saving._write
-    monkeypatch.setattr(saving, "_write", write)
+    original = places.write_synced
+    monkeypatch.setattr(places, "write_synced", write)
     if after == "manifest":
-        monkeypatch.setattr(saving, "write_atomically", fail)
+        monkeypatch.setattr(places, "write_atomically", fail)
     with pytest.raises(NoRoomError, match="the disk is full") as caught:
         buffer.save(tmp_path / "2")
     assert str(tmp_path / "2") in str(caught.value) and caught.value.errno == errno.ENOSPC
@@ -421,7 +421,7 @@ def test_dev_full_leaves_no_folder(tmp_path):
         full.write(b"1")
     buffer = filled()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saving, "_write", lambda path, part: Path("/dev/full").write_bytes(part.tobytes()))
+        patch.setattr(places, "write_synced", lambda path, part: Path("/dev/full").write_bytes(part))
         with pytest.raises(NoRoomError):
             buffer.save(tmp_path / "save")
     assert not (tmp_path / "save").exists()
@@ -434,7 +434,7 @@ def test_other_errors_of_saving_are_raised_unchanged(tmp_path, monkeypatch):
         """Raise an error of the operating system."""
         raise OSError(errno.EIO, "broken")
 
-    monkeypatch.setattr(saving, "_write", fail)
+    monkeypatch.setattr(places, "write_synced", fail)
     with pytest.raises(OSError, match="broken") as caught:
         filled().save(tmp_path / "save")
     assert not isinstance(caught.value, NoRoomError)

@@ -10,11 +10,13 @@ import time
 
 import pytest
 
-from sheeprl import load_config
+from sheeprl import load_config, train
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.resume import newest_start
+from sheeprl.checkpoint.resume import newest_start, resume_tree
 from sheeprl.checkpoint.run_dir import checkpoints, locked
+from sheeprl.checkpoint.storage import RunStorage
 from sheeprl.checkpoint.writer import CheckpointWriter
+from sheeprl.launch import train_tree
 from sheeprl.utils.errors import ConfigError, RunFailedError
 from tests.helpers.damage import cuts, deleted, flips, small_disk  # noqa: F401
 from tests.helpers.runs import QUIET, SMALL_SAC, lines, run, saved
@@ -201,3 +203,92 @@ def test_a_killed_driver_is_resumed(tmp_path):
     result = run(tmp_path / "run", "sac", *SHORT, "run.resume=true", f"run.total_steps={total}")
     assert result.policy_steps >= total
     assert saved(tmp_path / "run")["gradient_steps"] == result.policy_steps - 50
+
+
+# --- run.resume=auto ---
+
+
+def test_auto_starts_a_run_and_resumes_it(tmp_path):
+    """The same command starts a run and, after it has ended, resumes it."""
+    overrides = [*SHORT, "run.resume=auto"]
+    first = run(tmp_path / "run", "sac", *overrides)
+    longer = run(tmp_path / "run", "sac", *overrides, "run.total_steps=300")
+    assert longer.policy_steps > 300 and longer.gradient_steps == longer.policy_steps - 50
+    assert [line["step"] for line in lines(tmp_path / "run") if line.get("event") == "resume"] == [first.policy_steps]
+
+
+def test_auto_starts_again_without_a_checkpoint(copied):
+    """The remains of a run that was killed before its first checkpoint are removed; foreign files are not."""
+    shutil.rmtree(copied / "checkpoints")
+    (copied / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"contains thesis\.tex, which isn't a run's file"):
+        run(copied, "sac", *SHORT, "run.resume=auto")
+    (copied / "thesis.tex").unlink()
+    with locked(copied), pytest.raises(ConfigError, match="another process is using it"):
+        run(copied, "sac", *SHORT, "run.resume=auto")
+    run(copied, "sac", *SHORT, "run.resume=auto")
+    assert len([line for line in lines(copied) if line.get("event") == "end"]) == 1
+
+
+def test_auto_refuses_what_a_resume_cannot_change(copied):
+    """With a checkpoint, a changed seed is refused and named with its value."""
+    with pytest.raises(ConfigError, match=r"run\.seed=7: can't change in a resumed run; use 0, or another run\.dir"):
+        run(copied, "sac", *SHORT, "run.resume=auto", "run.seed=7")
+
+
+def test_auto_without_a_folder_finds_its_run_again(tmp_path, monkeypatch):
+    """Without `run.dir`, the folder's name has no time, so that the same command resumes."""
+    monkeypatch.chdir(tmp_path)
+    words = ["run.resume=auto", *QUIET, *SMALL_SAC, *SHORT]
+    first = train(load_config("sac", words))
+    again = train(load_config("sac", words))
+    assert first.run_dir == again.run_dir == tmp_path / "logs" / "sac" / first.run_dir.parent.name / "auto_0"
+
+
+# --- checkpoint.storage ---
+
+
+def test_a_run_is_resumed_from_the_storage_alone(tmp_path):
+    """A run whose folder is gone resumes from `checkpoint.storage`, in a folder of any name."""
+    stored = [*SHORT, f"checkpoint.storage={tmp_path}/store"]
+    run(tmp_path / "run", "sac", *stored)
+    assert not list((tmp_path / "run").rglob("shard_*"))
+    shutil.rmtree(tmp_path / "run")
+    tree = resume_tree(f"file://{tmp_path}/store/run", [f"run.dir={tmp_path}/other", "run.total_steps=300"])
+    result = train_tree(tree)
+    assert result.gradient_steps == result.policy_steps - 50 > 250
+    written = lines(tmp_path / "other")
+    assert written[0]["step"] < 60 and written[-1]["status"] == "done"
+    assert not (tmp_path / "store" / "other").exists()
+    assert any(line.get("Buffer/size") == result.policy_steps for line in written)
+
+
+def test_a_storage_that_cannot_be_written_is_refused_at_the_start(tmp_path):
+    """A storage that isn't writable is a mistake before training, and leaves no folder."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=rf"checkpoint\.storage={tmp_path}/file: can't be "):
+        run(tmp_path / "run", "sac", *SHORT, f"checkpoint.storage={tmp_path}/file")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_another_driver_has_taken_over_ends(tmp_path, monkeypatch):
+    """A run whose lease is lost fails at its next checkpoint."""
+    commit = RunStorage.commit
+
+    def take_over(self, *args):
+        """Commit, then take the lease as another driver."""
+        saved = commit(self, *args)
+        RunStorage(self.url).take_lease()
+        return saved
+
+    monkeypatch.setattr(RunStorage, "commit", take_over)
+    with pytest.raises(RunFailedError, match="another driver has taken over this run"):
+        run(tmp_path / "run", "sac", *SHORT, f"checkpoint.storage={tmp_path}/store")
+    assert len(RunStorage(f"{tmp_path}/store/run").checkpoints()) == 1
+
+
+def test_shards_whose_rows_are_elsewhere_fail_the_checkpoint(tmp_path, monkeypatch):
+    """Rows that a shard has written to another machine's disk make no checkpoint; the error names the setting."""
+    monkeypatch.setattr(CheckpointWriter, "replay_place", lambda self, folder: f"{tmp_path}/elsewhere{folder[-9:]}")
+    with pytest.raises(RunFailedError, match=r"the rows of shard 0 aren't in .* set checkpoint\.storage=s3://"):
+        run(tmp_path / "run", "sac", *SHORT)

@@ -513,7 +513,7 @@ def test_eval_prints_mean_and_deviation(sheeprl, evaluations):
     """`eval` prints mean and deviation."""
     done = sheeprl("eval", "logs/mine")
     assert done.code == 0 and evaluations == [("logs/mine", 10, None, False, None, [])]
-    assert done.out == "return 2.50 ± 0.50 over 2 episodes, after 1000 policy steps\n"
+    assert done.out == "return 2.50 ± 0.50 over 2 episodes, after 1,000 policy steps\n"
 
 
 def test_eval_names_the_run_that_was_found(sheeprl, evaluations, monkeypatch):

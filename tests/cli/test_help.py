@@ -161,7 +161,7 @@ def test_help_without_a_command(sheeprl, words):
     [
         (["envs"], "no command 'envs'; use sheeprl check-env ID"),
         (["list"], "no command 'list'; use sheeprl ls for runs, sheeprl algos or sheeprl configs"),
-        (["enjoy", "x"], "no command 'enjoy'; use sheeprl eval RUN --video"),
+        (["play", "x"], "no command 'play'; use sheeprl enjoy RUN, or sheeprl eval RUN --video"),
         (["evaluate"], "no command 'evaluate'; use sheeprl eval RUN"),
         (["exp=ppo", "env=gym"], "no command 'exp=ppo'; use sheeprl train ppo"),
         (["run.seed=3"], "no command 'run.seed=3'; use sheeprl train NAME run.seed=3"),

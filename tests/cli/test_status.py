@@ -1,6 +1,7 @@
 """Test the command `status` with clusters that are not there; `tests/integration/test_status.py` has a real one."""
 
 import json
+import os
 import socket
 import time
 from dataclasses import replace
@@ -112,13 +113,18 @@ def test_no_cluster_on_this_machine(capsys, monkeypatch):
     )
 
 
-def test_refused_token_has_advice(capsys, monkeypatch, entries):
-    """An error of Ray, such as a wrong token, is one line with the variables to set."""
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("RPC error: InvalidAuthToken: long", "refuses the token of this shell"), ("odd\nmore", "can't be read: odd")],
+)
+def test_errors_of_ray_are_one_line(capfd, monkeypatch, entries, text, message):
+    """An error of Ray, such as a wrong token, is one line with the variables to set, without Ray's own lines."""
 
     def refuse(address, namespace):
-        """Raise an error as Ray does."""
-        raise RuntimeError("InvalidToken\nmore lines")
+        """Print and raise as Ray does."""
+        os.write(2, b"W 1 gcs_client.cc: failed\n")
+        raise RuntimeError(text)
 
     monkeypatch.setattr(internals, "cluster_contents", refuse)
-    code, _, err = sheeprl(capsys, "status")
-    assert code == 2 and err.count("\n") == 1 and "RAY_AUTH_MODE=token" in err
+    code, _, err = sheeprl(capfd, "status")
+    assert code == 2 and err.count("\n") == 1 and message in err and "RAY_AUTH_MODE=token" in err

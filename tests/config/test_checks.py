@@ -357,3 +357,19 @@ def test_a_minibatch_smaller_than_a_sequence_is_one_mistake(override):
     """A minibatch smaller than a sequence of a registered algorithm is the only mistake."""
     (mistake,) = mistakes_of("ppo", "algo.name=ppo_recurrent", "env.id=CartPole-v1", override)
     assert "a minibatch holds whole sequences of" in mistake
+
+
+@pytest.mark.parametrize(
+    ("settings", "mistake"),
+    [
+        (["checkpoint.storage=runs"], "checkpoint.storage: 'runs' is neither a URL nor an absolute path; use s3://"),
+        (["checkpoint.storage=s3://me:secret@bucket/a"], "checkpoint.storage: the URL must not contain a user"),
+        (["checkpoint.storage=/runs", "log.record=true"], "log.record=true: a re-execution reads checkpoints"),
+    ],
+)
+def test_mistakes_of_the_storage_are_named_before_the_start(settings, mistake):
+    """An invalid storage is a mistake, without its secrets, and so is a record of a run with one."""
+    with pytest.raises(ConfigError) as caught:
+        check(load_config("sac", settings).model_dump(mode="json"))
+    (found,) = caught.value.mistakes
+    assert found.startswith(mistake) and "secret" not in found

@@ -50,7 +50,9 @@ def test_every_name_gets_a_hint(algorithm):
         hint = lines[name]
         here = [[key for key in use.settings if key.partition("=")[0] in known] for use in PEERS[name].uses]
         meant = next((keys for keys in here if keys), None)
-        if meant:
+        if f"algo.{name}" in known:
+            assert f"did you mean algo.{name}" in hint
+        elif meant:
             assert all(key in hint for key in meant), (name, hint)
         elif PEERS[name].uses[0].settings:
             owners = set(hint.rpartition(" of ")[2].split())

@@ -78,7 +78,7 @@ def test_a_name_of_another_library_precedes_a_similar_one(key):
 def test_a_setting_of_another_algorithm_leads_to_the_algorithm():
     """A setting of another algorithm leads to the algorithm."""
     assert hint("clip", SAC) == hint("algo.clip", SAC)
-    assert hint("clip", SAC).startswith("; algo.clip is a setting of ppo")
+    assert hint("clip", SAC) == "; algo.clip is a setting of appo, ppo and ppo_recurrent"
     assert hint("critic_lr", PPO).startswith("; algo.critic_lr is a setting of droq, sac")
 
 
@@ -87,7 +87,7 @@ def test_a_broken_algorithm_hides_no_hint(monkeypatch):
     broken = EntryPoint("broken", "no_such_package.args:Args", registry.GROUP)
     found = {"broken": broken, **registry.registered()}
     monkeypatch.setattr(registry, "registered", lambda: found)
-    assert hint("clip", SAC) == "; algo.clip is a setting of ppo and ppo_recurrent"
+    assert hint("clip", SAC) == "; algo.clip is a setting of appo, ppo and ppo_recurrent"
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz_", max_size=12), st.sampled_from([PPO, SAC]))

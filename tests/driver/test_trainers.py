@@ -27,6 +27,30 @@ class Group:
         return self.versions, self.versions
 
 
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_a_wait_for_the_compiler_is_announced(is_ready):
+    """The wait for a warm-up that isn't done is announced once."""
+
+    async def scenario():
+        """Wait for the warm-up."""
+        group, calls = Group(), []
+        trainers = LearnerGroup(group, warms_up=True)
+        trainers.warm_up()
+
+        def on_wait():
+            """Note the call and end the warm-up."""
+            calls.append("wait")
+            group.warm_up_ends.set_result(None)
+
+        if is_ready:
+            group.warm_up_ends.set_result(None)
+            await asyncio.sleep(0.01)
+        await trainers.warmed_up(on_wait)
+        assert calls == ([] if is_ready else ["wait"])
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError("it died")])
 def test_players_use_the_first_weights_during_the_warm_up(error):
     """Players use the first weights during the warm-up."""

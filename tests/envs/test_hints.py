@@ -167,3 +167,49 @@ def test_a_namespace_may_be_a_module(site):
 def test_unknown_wrappers(path, said):
     """The message for an unknown wrapper suggests similar ones."""
     assert message_of("CartPole-v1", wrappers=[path]).startswith(said)
+
+
+CONVERSION = (
+    'pip install "shimmy[gym-v26]" (gym-v21 for versions before 0.26), then use env.id=shimmy:GymV26Environment-v0'
+)
+
+OLD = """
+import sys, types
+import gymnasium
+gym = types.ModuleType("gym.envs.registration")
+gym.registry = {"Old-v0": None}
+sys.modules["gym.envs.registration"] = gym
+"""
+
+OTHER_BASE = """
+import gymnasium
+class Env: pass
+Env.__module__ = "gym.core"
+class Mine(Env): pass
+gymnasium.register("Mine-v0", Mine)
+"""
+
+
+def test_an_environment_that_is_registered_with_gym_can_be_converted(site, monkeypatch):
+    """The message for an environment that only gym knows has the commands that convert it."""
+    (site / "old_envs.py").write_text(OLD)
+    message = message_of("old_envs:Old-v0")
+    assert message.startswith("the module old_envs registers it with gym, not with gymnasium; change its module to")
+    assert message.endswith(f'{CONVERSION} "env.kwargs={{env_id: old_envs:Old-v0}}"')
+
+
+def test_an_environment_of_gym_s_class_can_be_converted(site):
+    """The message for a class that isn't derived from gymnasium's has the commands that convert it."""
+    (site / "other_envs.py").write_text(OTHER_BASE)
+    message = message_of("other_envs:Mine-v0")
+    assert message.startswith("its class isn't derived from gymnasium.Env; if it is of gym, change its module to")
+    assert CONVERSION in message
+
+
+def test_a_module_that_needs_gym_is_converted(site, without):
+    """The message for a module that imports gym says what replaces it."""
+    (site / "needs_gym.py").write_text("import gym\n")
+    message = message_of("needs_gym:Mine-v0")
+    assert message.startswith("gym, the predecessor of gymnasium, is not installed; change its module to `import gymna")
+    assert message.endswith('"env.kwargs={env_id: needs_gym:ID}"')
+    assert message_of("shimmy:GymV26Environment-v0").startswith("shimmy is not installed; pip install ")

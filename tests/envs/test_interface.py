@@ -49,7 +49,13 @@ def wrapped(env):
 @pytest.mark.parametrize("wrap", [wrapped, lambda env: TimeLimit(env, 10)])
 def test_a_wrong_result_of_an_environment_is_named(method, count, space, message, wrap):
     """The error names the environment and its wrong result."""
-    assert error_of(wrap(Results(method, count, space))) == f"tests.helpers.odd_envs.Results.{message}"
+    error = error_of(wrap(Results(method, count, space)))
+    expected, old, advice = error.partition(", not as in gym before 0.26: ")
+    assert expected == f"tests.helpers.odd_envs.Results.{message}"
+    assert bool(old) == ((method, count) in (("reset", 1), ("step", 4)))
+    if old:
+        assert advice.startswith("return obs, ") and "GymV21CompatibilityV0(env=Results())" in advice
+        assert advice.endswith('after pip install "shimmy[gym-v21]"')
 
 
 @pytest.mark.parametrize(("wrapper", "message"), [(OldReset, RESET), (OldStep, STEP)])
@@ -57,6 +63,7 @@ def test_a_wrong_result_of_a_wrapper_is_named(wrapper, message):
     """The error names the wrapper and its wrong result."""
     error = error_of(wrapper(wrapped(Simple())))
     assert error.startswith(f"tests.helpers.odd_envs.{wrapper.__name__}.") and message in error
+    assert ", not as in gym before 0.26: return obs, " in error and "shimmy" not in error
 
 
 def test_other_errors_are_unchanged():

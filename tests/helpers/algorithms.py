@@ -22,7 +22,7 @@ WORLD_MODEL = {
 }  # fmt: skip
 ARGUMENTS = {"hidden_sizes": "[32,32]", "batch_size": "32"} | WORLD_MODEL
 ON_POLICY = {"rollout_steps": "32", "epochs": "2"}
-OFF_POLICY = {"learning_starts": "50", "replay_ratio": "1"}
+OFF_POLICY = {"learning_starts": "50", "replay_ratio": "1", "sequence": "6", "burn_in": "3"}
 QUIET = ("eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=2")
 
 

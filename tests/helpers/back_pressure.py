@@ -99,6 +99,10 @@ class NoStore:
 
     keeps_buffer, newest_buffer = False, None
 
+    def replay_place(self, folder):
+        """Return the folder of the replay."""
+        return f"{folder}/buffer"
+
     def begin(self, policy_steps):
         """Return a folder that doesn't exist."""
         return "nowhere"

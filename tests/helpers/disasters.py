@@ -444,6 +444,10 @@ class CheckpointStore:
         checkpoints = self.world.checkpoints
         return f"{checkpoints[-1].folder}/buffer" if checkpoints and self.keeps_buffer else None
 
+    def replay_place(self, folder: str) -> str:
+        """Return the folder of the replay."""
+        return f"{folder}/buffer"
+
     def begin(self, policy_steps: int) -> str:
         """Begin a checkpoint; some fail."""
         world = self.world
@@ -542,6 +546,7 @@ class World:
         self.store, self.reporter = CheckpointStore(self), RecordingReporter()
         replay.newest_save = lambda: self.store.newest_buffer
         self.run = Run(config, players, replay, trainers, self.reporter, self.store, stats, clock, self.leaving)
+        self.run.checkpointing.rest = 0.0
 
     async def play_leg(self) -> str:
         """Run one driver; return `done`, `stopped`, `killed`, or the reason of its failure."""

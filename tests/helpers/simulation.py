@@ -31,7 +31,7 @@ from sheeprl.driver.replay import ReplayClient
 from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.driver.updates import CHUNK_BYTES, CHUNK_STEPS
 from sheeprl.metrics.counters import Counters, RunStats
-from sheeprl.metrics.reporter import Progress
+from sheeprl.metrics.display import Progress
 from sheeprl.run import Run
 from sheeprl.utils.errors import RunFailedError
 from tests.helpers.driver_config import driver_config
@@ -785,6 +785,10 @@ class FakeStore:
         """None: no buffer is saved."""
         return None
 
+    def replay_place(self, folder: str) -> str:
+        """Return the folder of the replay."""
+        return f"{folder}/buffer"
+
     def begin(self, policy_steps: int) -> str:
         """Return the name of the folder."""
         return "folder"
@@ -878,6 +882,7 @@ class World:
             stats,
             clock,
         )
+        self.run.checkpointing.rest = 0.0  # the invariants expect a checkpoint at every due step
 
     @property
     def streams(self) -> frozenset[tuple[int, int]]:

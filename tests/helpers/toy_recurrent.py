@@ -28,7 +28,8 @@ from sheeprl.algos.base import (
     Step,
     Tensors,
 )
-from sheeprl.algos.ppo.loss import approximate_kl, compute_gae
+from sheeprl.algos.ppo.loss import approximate_kl
+from sheeprl.algos.returns import compute_gae, has_action
 from sheeprl.models import distributions
 from sheeprl.models.encoder import to_vector, vector_size
 from sheeprl.utils.settings import Count, NonNegative, Positive
@@ -118,7 +119,7 @@ class ToyRecurrent(Algorithm[ToyRecurrentArgs]):
         rows = rollout[:-1].select("obs", "action", "logprob", "is_first", "state", "value")
         rows["advantage"] = compute_gae(rollout["reward"], value, *ends, 0.95, 0.95)
         rows["returns"] = rows["advantage"] + value[:-1]
-        rows["mask"] = ~(ends[0] | ends[1])[:-1]
+        rows["mask"] = has_action(*ends)[:-1]
         inputs = to_vector(self.spaces.observation, rows["obs"], 2).flatten(0, 1)
         count = policy.count + len(inputs)
         mean = policy.mean + (inputs.double().mean(0) - policy.mean) * (len(inputs) / count)

@@ -23,6 +23,7 @@ OFF_POLICY = {
     "batch_size": "64", "learning_rate": "3e-3", "actor_lr": "3e-3", "critic_lr": "3e-3", "alpha_lr": "3e-3",
     "alpha": "0.1", "learn_alpha": "false", "tau": "0.05", "replay_ratio": "1", "policy_delay": "2",
     "exploration_noise": "0.5", "target_every": "1", "exploration_fraction": "0.5",
+    "sequence": "8", "burn_in": "2", "memory_size": "32", "adam_eps": "1e-5",
 } | WORLD_MODEL  # fmt: skip
 PICTURE = {"learning_rate": "1e-3", "cnn_features": "64"}  # convolutional networks need a lower rate
 NEAR = {"gamma": "0.9"}  # large values slow down the policy where both share a memory

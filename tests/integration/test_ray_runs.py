@@ -260,7 +260,7 @@ def test_a_death_during_a_rebuild_leaves_no_process(tmp_path, monkeypatch):
         fleets.append(self)
         if len(fleets) == 2:  # one rank of the second group dies while the other waits for it
             await self.learner.ranks[1].call(TrainerActor.address)
-            self.learner.ranks[1].call(TrainerActor.join, "127.0.0.1", 1)
+            self.learner.ranks[1].call(TrainerActor.join, "127.0.0.1", 1, self.config)
             await asyncio.sleep(0.5)
             ray.kill(self.learner.ranks[0].actor)
         await join(self)

@@ -65,7 +65,7 @@ def test_two_ranks_learn_what_one_learns(tmp_path, form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "masked"])  # restarts its episodes
+@pytest.mark.parametrize("form", FORMS)
 def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, form):
     """An interrupted run ends bit-identical to an uninterrupted one."""
     overrides = [*settings("sac"), COUPLED, "checkpoint.envs=true", *FORMS[form]]

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from sheeprl.learning.forbidden_modules import check_modules
+from sheeprl.learning.forbidden_modules import check_dtypes, check_modules
+from sheeprl.models.normalizer import RunningMoments
+from sheeprl.utils.errors import AlgorithmError
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,13 @@ def test_other_modules_are_accepted():
     check_modules(nn.Sequential(nn.GRUCell(2, 3), nn.LayerNorm(3), nn.InstanceNorm1d(3), nn.Dropout(0.0)))
     check_modules(nn.TransformerEncoderLayer(4, 2, dropout=0.0))
     assert torch.is_grad_enabled()
+
+
+def test_running_statistics_are_refused_on_a_device_without_float64():
+    """Sums in float64 work on CPU and CUDA; on mps the message names the tensors and other settings."""
+    agent = nn.ModuleDict({"moments": RunningMoments((2,)), "layer": nn.Linear(2, 2)})
+    for device in ("cpu", "cuda"):
+        check_dtypes(agent, torch.device(device))
+    check_dtypes(agent["layer"], torch.device("mps"))
+    with pytest.raises(AlgorithmError, match=r"mps has no float64, but the agent's moments\.count and 2 more tensors"):
+        check_dtypes(agent, torch.device("mps"))

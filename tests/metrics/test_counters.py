@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sheeprl.actors.handle import LostError
 from sheeprl.actors.messages import FragmentInfo, UpdateInfo
 from sheeprl.actors.player import EnvFailedError
 from sheeprl.driver.failures import FailureBudget
@@ -141,15 +142,31 @@ def test_failures_are_counted_per_worker_and_window():
     assert len(messages) == 5
 
 
+def test_losses_with_the_node_have_a_budget_of_their_own():
+    """A worker that is lost with its node doesn't use up its failures."""
+    messages: list[tuple[str, str]] = []
+    failures = FailureBudget(1, 10.0, lambda: 0.0, lambda *words: messages.append(words), most_node_losses=2)
+    for _ in range(2):
+        failures.count("a", "replaced", LostError("preempted", with_node=True))
+    failures.count("a", "replaced", LostError("killed"))
+    assert [text for text, _ in messages] == [
+        "a was lost with its node and is replaced (1 of 2): preempted",
+        "a was lost with its node and is replaced (2 of 2): preempted",
+        "a failed and is replaced (1 of 1): killed",
+    ]
+    with pytest.raises(RunFailedError, match=r"^a was lost with its node 3 times in 10 s \(ray\.max_node_losses=2\)"):
+        failures.count("a", "replaced", LostError("preempted", with_node=True))
+
+
 def test_a_failure_that_recurs_at_once_is_final():
     """A second failure of the same signature ends the run, unless the worker has worked in between."""
     failures = FailureBudget(9, 10.0, lambda: 0.0, lambda *words: None)
-    failing, passing = EnvFailedError("no", signature="reset"), EnvFailedError("lost", signature="")
+    failing, passing = EnvFailedError("no", signature="reset", advice="check x"), EnvFailedError("lost", signature="")
     failures.count("a", "replaced", failing)
     failures.count("b", "replaced", failing)
     failures.recovered("a")
     failures.count("a", "replaced", failing)
     for _ in range(3):
         failures.count("a", "replaced", passing)
-    with pytest.raises(RunFailedError, match=r"^b failed again in the same way: no$"):
+    with pytest.raises(RunFailedError, match=r"^b failed again in the same way: no; check x$"):
         failures.count("b", "replaced", failing)

@@ -10,8 +10,8 @@ from sheeprl import load_config
 from sheeprl.actors.ray import internals
 from sheeprl.config.checks import check
 from sheeprl.metrics import publisher as module
-from sheeprl.metrics.publisher import KEPT_FOR, RunPublisher
-from sheeprl.metrics.reporter import Progress
+from sheeprl.metrics.display import Progress
+from sheeprl.metrics.publisher import RETENTION, RunPublisher
 from sheeprl.metrics.run_entry import RunEntry
 
 
@@ -125,7 +125,7 @@ def test_hanging_control_store_does_not_hold_up_the_end(config, store, tmp_path,
 def test_entries_of_old_runs_are_removed(config, store, tmp_path):
     """A new run removes entries of runs that ended long ago, and those it can't read."""
     old = RunPublisher(config, tmp_path / "old").entry()
-    for name, state, age in (("old", "finished", KEPT_FOR + 1), ("new", "finished", 60), ("on", "running", 1e9)):
+    for name, state, age in (("old", "finished", RETENTION + 1), ("new", "finished", 60), ("on", "running", 1e9)):
         fields = {**vars(old), "run": name, "state": state, "updated": time.time() - age}
         store[name] = RunEntry(**fields).to_json()
     store["damaged"] = "{"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sheeprl.metrics.counters import Counters, RunStats
+from sheeprl.metrics.display import Progress
 from sheeprl.metrics.ray_metrics import METRICS, TAGS, RayMetrics
-from sheeprl.metrics.reporter import Progress
 
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
 PROGRESS = Progress(100, 1000, 50, None, 1, 2)

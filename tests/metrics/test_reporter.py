@@ -15,7 +15,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sheeprl.envs.wrappers.video import write_gif
-from sheeprl.metrics.reporter import FileReporter, JsonLines, Progress, Reporter, Speedometer, describe
+from sheeprl.metrics.display import Progress, Speedometer, describe
+from sheeprl.metrics.files import JsonLines
+from sheeprl.metrics.reporter import FileReporter, Reporter
 
 
 class Clock:
@@ -240,7 +242,7 @@ class TestDiskErrors:
         """A full disk leaves no incomplete line."""
         resource = pytest.importorskip("resource")
         program = (
-            "import resource, signal, sys; from pathlib import Path; from sheeprl.metrics.reporter import JsonLines\n"
+            "import resource, signal, sys; from pathlib import Path; from sheeprl.metrics.files import JsonLines\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "lines = JsonLines(Path(sys.argv[1])); lines.append({'step': 1})\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
@@ -599,3 +601,14 @@ def test_new_videos_become_images(tmp_path, make):
     (image,) = events.Images("Videos/episode")
     assert (image.step, image.width, image.height) == (10, 150, 2)
     assert image.encoded_image_string == (videos / "new.gif").read_bytes()
+
+
+def test_the_last_progress_is_shown_once(make, clock):
+    """The end of a run doesn't repeat the progress that its last update showed."""
+    stream = StringIO()
+    reporter = make(stream)
+    reporter.progress(at(10_000, 20))
+    clock.now += 1
+    reporter.progress(replace(at(10_000, 20), hint="trainer waits for players 9 %"))
+    reporter.close()
+    assert stream.getvalue().count("10,000/10,000") == 1

@@ -14,6 +14,7 @@ from sheeprl.actors.messages import BufferStatus, Fragment, FragmentInfo, Update
 from sheeprl.buffer.block import Packed, pack
 from sheeprl.buffer.memmap import Array
 from sheeprl.buffer.storage import Rows
+from sheeprl.config.defaults import Machine, this_machine
 from sheeprl.config.schema import Config
 from sheeprl.envs.transforms import Spaces
 from sheeprl.utils.gc_control import importing
@@ -147,8 +148,13 @@ class TrainerActor(LearnerInterface):
         self.store = open_port(host)
         return host, self.store.port
 
-    def join(self, host: str, port: int) -> None:
-        """Join the process group and build the learner."""
+    def machine(self) -> Machine:
+        """Return the properties of this machine, which determine defaults of the trainers."""
+        return this_machine()
+
+    def join(self, host: str, port: int, config: Config) -> None:
+        """Join the process group and build the learner, with the configuration for this machine."""
+        self.config = config
         with importing():
             from sheeprl.actors.fabric import build_learner, ray_fabric
 

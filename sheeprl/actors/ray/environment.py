@@ -11,6 +11,7 @@ from sheeprl.config.checks import too_few_gpus
 from sheeprl.config.defaults import cluster_address
 from sheeprl.config.schema import Config
 from sheeprl.utils.folders import why_not_writable
+from sheeprl.utils.text import counted
 
 # Longest path below the temporary folder, of a socket.
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
@@ -42,14 +43,25 @@ def mistakes(config: Config) -> Iterator[str]:
         return
     address = cluster_address(config)
     if address is None:
-        yield from _folder_mistakes()
-        yield from _token_mistakes()
+        yield from machine_mistakes()
         yield from _gpu_mistakes(config)
+    elif address.startswith("ray://"):
+        yield (
+            f"{source(config)}={address}: is the address of a Ray client server, through which the driver can't share "
+            "memory with its node; start the run on a node of the cluster with the address auto, or submit it as a "
+            f"job with ray job submit{or_local(config)}"
+        )
     elif address.startswith(("http://", "https://")):
         yield (
             f"{source(config)}={address}: is the address of a dashboard, to which jobs are submitted; use the address "
             f"of the head node's Ray, such as HOST:6379, or auto on a node of the cluster{or_local(config)}"
         )
+
+
+def machine_mistakes() -> Iterator[str]:
+    """Yield a mistake for each property of this machine with which a local Ray can't be started."""
+    yield from _folder_mistakes()
+    yield from _token_mistakes()
 
 
 def source(config: Config) -> str:
@@ -83,8 +95,9 @@ def _gpu_mistakes(config: Config) -> Iterator[str]:
         yield too_few_gpus(config, found)
     elif ranks + number * each > found:
         yield (
-            f"players.gpus={each:g}: {number} players and {ranks} ranks need {ranks + number * each:g} GPUs, but this "
-            f"machine has {found}; lower players.gpus or players.num, or join a cluster with ray.address"
+            f"players.gpus={each:g}: {counted(number, 'player')} and {counted(ranks, 'rank')} need "
+            f"{ranks + number * each:g} GPUs, but this machine has {found}; lower "
+            "players.gpus or players.num, or join a cluster with ray.address"
         )
 
 

@@ -11,6 +11,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from sheeprl.actors.handle import AllRanks, DataLostError, LostError, awaited, method_name
+from sheeprl.actors.ray import internals
 
 NOTICE = 10.0  # seconds that may pass between a rank's death and Ray's notice of it
 P = ParamSpec("P")
@@ -44,7 +45,7 @@ class RayRef(Generic[T]):
         except ObjectLostError as error:
             raise DataLostError(str(error)) from error
         except RayActorError as error:
-            raise LostError(str(error)) from error
+            raise LostError(str(error), with_node=internals.died_with_node(error)) from error
 
 
 class GroupRef(Generic[T]):
@@ -119,6 +120,10 @@ class RayHandle:
         remote = getattr(self.actor, method_name(method, kwargs)).options(num_returns=2).remote
         first, second = remote(*_to_ray(args))
         return RayRef(first), RayRef(second)
+
+    def is_up(self) -> RayRef[Any]:
+        """Return a reference whose result is available once the actor has started."""
+        return RayRef(self.actor.__ray_ready__.remote())
 
     def close(self) -> None:
         """Kill the actor."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any
 
+from ray.exceptions import RayActorError
+
+NODE_GROUP = "ray.io/node-group"  # label of a node that an autoscaler started
+NODE_DIED = "node has died"  # in the message of an actor that was lost with its node
 START_TIMED_OUT = "timed out during startup"  # in the message of the plain Exception that Ray raises
 REPORTED_LOSSES = (
     "A worker died or was killed",
@@ -49,6 +54,27 @@ def apart_from_signals() -> Iterator[None]:
         services.ConsolePopen, utils.set_sigterm_handler = popen, set_handler
 
 
+IDLE_SERVICES = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Methods of Ray's node that start what a run's own Ray doesn't use: the dashboard, the autoscaler, the log reader."""
+
+
+@contextmanager
+def without_idle_services() -> Iterator[None]:
+    """Start Ray within the block without the services that a single node without log forwarding doesn't use.
+
+    `ray.init` waits for the dashboard's server, and each of the three takes about a second of CPU time.
+    """
+    node: Any = import_module("ray._private.node").Node
+    before = {name: getattr(node, name) for name in IDLE_SERVICES if hasattr(node, name)}
+    for name in before:
+        setattr(node, name, lambda self, **settings: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(node, name, method)
+
+
 def services() -> list[Any]:
     """Return the Ray service processes that this program's `ray.init` started."""
     from ray._private import worker
@@ -62,6 +88,11 @@ def node_socket() -> str:
     from ray._private import worker
 
     return str(worker._global_node.raylet_socket_name) if worker._global_node else ""
+
+
+def died_with_node(error: RayActorError) -> bool:
+    """Return True if an actor was lost because its node was lost or preempted."""
+    return error.preempted or NODE_DIED in str(error)
 
 
 def store_value(namespace: str, key: str, value: str) -> None:
@@ -115,10 +146,33 @@ def running_cluster(address: str) -> str:
 
 
 def draining_nodes() -> set[str]:
-    """Return the ids of the nodes that are being drained; empty if this Ray version has no such state."""
+    """Return the ids of the nodes that are being drained; empty if this Ray version has no such state.
+
+    Blocks while the control store doesn't answer, and then raises.
+    """
     try:
         from ray._private.state import state
 
-        return set(state.get_draining_nodes())
+        query = state.get_draining_nodes
     except (ImportError, AttributeError):
         return set()
+    return set(query())
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """Return the free resources of each live node, by its id."""
+    state: Any = import_module("ray._private.state")
+    return {node: dict(resources) for node, resources in state.available_resources_per_node().items()}
+
+
+def is_autoscaled() -> bool:
+    """Return True if an autoscaler manages the cluster, which may then add nodes that don't exist yet."""
+    ray: Any = import_module("ray")
+    from ray.experimental import internal_kv
+
+    if any(node["Alive"] and NODE_GROUP in node.get("Labels", {}) for node in ray.nodes()):
+        return True  # set by the second version of the autoscaler, by the cluster launcher and by KubeRay
+    status = internal_kv._internal_kv_get("__autoscaling_status")
+    report = json.loads(status).get("autoscaler_report", {}) if status else {}
+    # Without an autoscaler, Ray's monitor reports each node as a type of its own, named by its id.
+    return any(not name.startswith("node_") for name in report.get("active_nodes", {}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from sheeprl.actors.handle import Handle, LostError
@@ -20,25 +20,34 @@ class StandbyPool:
 
     Args:
         number: number of standby processes.
-        make: starts a process.
+        make: starts a process of a name.
         has_room: returns True if the cluster has room for one more process.
         leaving: returns the ids of the nodes that are being drained.
     """
 
     def __init__(
-        self, number: int, make: Callable[[], Handle], has_room: Callable[[], bool], leaving: Callable[[], set[str]]
+        self,
+        number: int,
+        make: Callable[[str], Handle],
+        has_room: Callable[[], Awaitable[bool]],
+        leaving: Callable[[], set[str]],
     ) -> None:
         """Make an empty pool."""
         self.number, self.make, self.has_room, self.leaving = number, make, has_room, leaving
         self._nodes: dict[Handle, str | None] = {}  # node of each process, None while it starts
         self._keeping: asyncio.Task[None] | None = None
+        self._made = 0
 
     def __len__(self) -> int:
         """Return the number of processes that are ready."""
         return sum(node is not None for node in self._nodes.values())
 
-    def take(self) -> Handle:
-        """Return a process for a player, a standby process if there is one, and start to fill the pool."""
+    def take(self, name: str) -> Handle:
+        """Return a process for a player, a standby process if there is one, and start to fill the pool.
+
+        Args:
+            name: name of a new process.
+        """
         if self._keeping is None and self.number:
             self._keeping = asyncio.ensure_future(self._keep())
         leaving = self.leaving() if self._nodes else set()
@@ -46,14 +55,15 @@ class StandbyPool:
             if self._nodes.pop(handle) not in leaving:
                 return handle
             handle.close()
-        return self.make()
+        return self.make(name)
 
     async def _keep(self) -> None:
         """Keep the pool filled. Processes start one at a time, since a start takes CPU time from the players."""
         while True:
             await asyncio.sleep(LOOK_AFTER)
-            if len(self._nodes) < self.number and self.has_room():
-                self._nodes[self.make()] = None
+            if len(self._nodes) < self.number and await self.has_room():
+                self._nodes[self.make(f"standby:{self._made}")] = None
+                self._made += 1
             for handle in list(self._nodes):
                 await self._look_at(handle)
 

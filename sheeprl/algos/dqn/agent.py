@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +14,34 @@ from torch.nn import functional
 from sheeprl.algos.base import Spaces
 from sheeprl.algos.dqn.args import QArgs
 from sheeprl.algos.dqn.heads import Head
+from sheeprl.algos.dqn.loss import midpoints
 from sheeprl.models.actions import Actions, action_mask
 from sheeprl.models.encoder import Encoder
 from sheeprl.models.mlp import mlp
 from sheeprl.models.noisy import NoisyMLP
+from sheeprl.models.recurrent import Recurrent
+
+
+class FractionEmbedding(nn.Module):
+    """Features of a quantile fraction τ, times those of an observation; IQN, Dabney et al. 2018 (1806.06923), eq. 4.
+
+    ψ_j(s) relu(Σ_i cos(π i τ) w_ij + b_j), with the sum over i = 0, …, `cosines` − 1.
+
+    Args:
+        size: number of features.
+        cosines: number of cosines.
+    """
+
+    def __init__(self, size: int, cosines: int) -> None:
+        """Build the layer."""
+        super().__init__()
+        self.layer = nn.Linear(cosines, size)
+
+    def forward(self, features: Tensor, fraction: Tensor) -> Tensor:
+        """Return `[*batch, K, size]` for features `[*batch, size]` and fractions `[*batch, K]`."""
+        numbers = torch.arange(self.layer.in_features, device=fraction.device, dtype=fraction.dtype)
+        embedded = functional.relu(self.layer(torch.cos(math.pi * numbers * fraction.unsqueeze(-1))))
+        return features.unsqueeze(-2) * embedded
 
 
 class QNetwork(nn.Module):
@@ -29,6 +54,9 @@ class QNetwork(nn.Module):
         dueling: sum the outputs of two streams, Q = V + A − mean A (Wang et al. 2016, 1511.06581, eq. 9). They share
             all hidden layers but the last one.
         noisy_std: initial noise of noisy layers; None for layers without noise.
+
+    A head with quantile fractions gets them before the last hidden layer. A subclass may put a memory between the
+    encoder and the layers, see `build_memory`.
     """
 
     def __init__(
@@ -46,7 +74,8 @@ class QNetwork(nn.Module):
             cnn=args.cnn,
             layer_norm=args.layer_norm,
         )
-        shared, own = (args.hidden_sizes[:-1], args.hidden_sizes[-1:]) if dueling else ((), args.hidden_sizes)
+        is_split = dueling or head.cosines > 0
+        shared, own = (args.hidden_sizes[:-1], args.hidden_sizes[-1:]) if is_split else ((), args.hidden_sizes)
 
         def build(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Module:
             """Build an MLP, noisy or not."""
@@ -54,13 +83,15 @@ class QNetwork(nn.Module):
                 return mlp(inputs, hidden, outputs, layer_norm=args.layer_norm)
             return NoisyMLP(inputs, hidden, outputs, noisy_std)
 
-        inputs = self.encoder.size
+        self.memory = self.build_memory(self.encoder.size, args)
+        inputs = self.encoder.size if self.memory is None else self.memory.size
         self.shared = None
         if shared:
             self.shared = build(inputs, shared[:-1], shared[-1])
             # The last layer has neither: it is the output layer of its MLP.
             self.shared_norm = nn.LayerNorm(shared[-1]) if args.layer_norm else None
             inputs = shared[-1]
+        self.embedding = FractionEmbedding(inputs, head.cosines) if head.cosines else None
         self.advantage = build(inputs, own, self.actions.outputs * head.size)
         self.value = build(inputs, own, head.size) if dueling else None
         networks = (self.shared, self.advantage, self.value)
@@ -68,27 +99,50 @@ class QNetwork(nn.Module):
         self.noise_size = sum(self.noise_sizes)
         """Number of factors of the noise in all layers, 0 without noisy layers."""
 
-    def outputs(self, obs: Any, noise: Tensor | None = None, batch_dims: int = 1) -> Tensor:
-        """Return the outputs of all actions: `[*batch, *]` observations to `[*batch, actions, head.size]`.
+    def build_memory(self, inputs: int, args: Any) -> Recurrent | None:
+        """Return a recurrent cell for `inputs` features of the observation; None for a network without memory."""
+        return None
+
+    def outputs(
+        self, obs: Any, noise: Tensor | None = None, batch_dims: int = 1, fraction: Tensor | None = None
+    ) -> Tensor:
+        """Return the outputs of all actions: `[*batch, *]` observations to `[*batch, actions, K]`.
+
+        K is `head.size`, or the number of fractions.
 
         Args:
             obs: observations with `batch_dims` batch axes.
             noise: result of `models.noisy.factors`, `[noise_size]` for the same noise in all samples, or
                 `[*batch, noise_size]`; None without noise.
             batch_dims: number of leading batch axes.
+            fraction: `[*batch, K]` quantile fractions, for a head that has them; None for midpoints.
         """
-        features = self.encoder.forward(obs, batch_dims)
+        return self.outputs_of(self.encoder.forward(obs, batch_dims), noise, fraction)
+
+    def outputs_of(self, features: Tensor, noise: Tensor | None = None, fraction: Tensor | None = None) -> Tensor:
+        """Return the outputs `[*batch, actions, K]` of all actions for features `[*batch, features]`; see `outputs`.
+
+        Features are those of the encoder, or the outputs of the memory.
+        """
         shared, advantage, value = [None] * 3 if noise is None else noise.split_with_sizes(self.noise_sizes, -1)
         if self.shared is not None:
             features = _apply(self.shared, features, shared)
             features = functional.relu(features if self.shared_norm is None else self.shared_norm(features))
+        if self.embedding is not None:
+            if fraction is None:
+                fraction = midpoints(self.head.fractions, features).expand(*features.shape[:-1], -1)
+            features = self.embedding(features, fraction)
+            # All fractions of an observation share its noise.
+            advantage, value = (
+                part.unsqueeze(-2) if part is not None and part.ndim > 1 else part for part in (advantage, value)
+            )
         # Mixed precision ends here: the heads compute in float32.
         output = _apply(self.advantage, features, advantage).float()
         output = output.reshape(*output.shape[:-1], self.actions.outputs, self.head.size)
-        if self.value is None:
-            return output
-        state_value = _apply(self.value, features, value).float().unsqueeze(-2)
-        return state_value + output - output.mean(-2, keepdim=True)
+        if self.value is not None:
+            state_value = _apply(self.value, features, value).float().unsqueeze(-2)
+            output = state_value + output - output.mean(-2, keepdim=True)
+        return output if self.embedding is None else output.squeeze(-1).transpose(-1, -2)
 
     def forward(self, obs: Any, noise: Tensor | None = None, batch_dims: int = 1) -> Tensor:
         """Return the values Q(s, ·), those of forbidden actions very low; see `outputs` and `permitted`."""
@@ -117,6 +171,11 @@ def permitted(obs: Any) -> Tensor | None:
     """
     mask = None if isinstance(obs, Tensor) else action_mask(obs)
     return None if mask is None else mask | ~mask.any(-1, keepdim=True)
+
+
+def mapped(obs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return observations with each tensor changed."""
+    return change(obs) if isinstance(obs, Tensor) else {name: mapped(part, change) for name, part in obs.items()}
 
 
 def of_action(output: Tensor, action: Tensor) -> Tensor:

@@ -6,35 +6,34 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sheeprl.algos.args import EncoderArgs, TDArgs
+from sheeprl.algos.args import OneOptimizerArgs, TDArgs
 from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes
 
 
-class QArgs(EncoderArgs):
+class QArgs(OneOptimizerArgs):
     """Arguments of `QLearning`: network, exploration and optimizer."""
 
     actions: ClassVar[tuple[str, ...]] = ("discrete",)
 
     learning_rate: Positive = Field(5e-4, description="learning rate of the optimizer")
-    final_learning_rate: NonNegative | None = Field(
-        None, description="learning rate at the end of the run, reached linearly; null keeps it constant"
-    )
     max_grad_norm: Positive | None = Field(10.0, description="maximum global norm of the gradients; null for no limit")
     epsilon: Fractional = Field(1.0, description="probability of a random action at the start of the run")
     final_epsilon: Fractional = Field(0.05, description="probability of a random action after exploration_fraction")
     exploration_fraction: Positive = Field(
         0.1, le=1.0, description="fraction of the run in which epsilon falls linearly to final_epsilon"
     )
+    env_epsilon: Fractional | None = Field(
+        None,
+        description="base of a constant epsilon per environment in place of the schedule: base^(1 + env_epsilon_power "
+        "i / (N - 1)) for environment i of N (0.4 in Ape-X, 1803.00933); null uses the schedule",
+    )
+    env_epsilon_power: NonNegative = Field(7.0, description="spread of the epsilons of env_epsilon")
     hidden_sizes: Sizes = Field(
         (256, 256), description="sizes of the hidden layers after the encoder", json_schema_extra=STRUCTURAL
     )
     layer_norm: bool = Field(
         False, description="normalize the outputs of each hidden layer (LayerNorm)", json_schema_extra=STRUCTURAL
     )
-    cnn: Literal["auto", "nature", "small"] = Field(
-        "auto", description="CNN for pictures; auto chooses it by their size", json_schema_extra=STRUCTURAL
-    )
-    cnn_features: Count = Field(512, description="features of each picture", json_schema_extra=STRUCTURAL)
 
 
 class DQNArgs(QArgs, TDArgs):
@@ -63,22 +62,34 @@ class DQNArgs(QArgs, TDArgs):
         json_schema_extra=STRUCTURAL,
     )
     noisy_std: Positive = Field(0.5, description="initial noise sigma_0 of noisy layers")
-    head: Literal["value", "c51", "qr"] = Field(
+    initial_priority: Literal["highest", "error"] = Field(
+        "highest",
+        description="priority of new transitions: the highest one so far, or the TD error, which the player computes "
+        "(1803.00933)",
+    )
+    head: Literal["value", "c51", "qr", "iqn"] = Field(
         "value",
-        description="output per action: value; or a distribution of returns, on fixed atoms (c51, 1707.06887) or by "
-        "its quantiles (qr, 1710.10044)",
+        description="output per action: value; or a distribution of returns, on fixed atoms (c51, 1707.06887), by "
+        "its quantiles (qr, 1710.10044) or by quantiles at random fractions (iqn, 1806.06923)",
         json_schema_extra=STRUCTURAL,
     )
     atoms: Count = Field(51, ge=2, description="atoms of head c51", json_schema_extra=STRUCTURAL)
     v_min: float = Field(-10.0, description="lowest atom of head c51")
     v_max: float = Field(10.0, description="highest atom of head c51")
-    quantiles: Count = Field(50, description="quantiles of head qr", json_schema_extra=STRUCTURAL)
+    quantiles: Count = Field(
+        50, description="quantiles of head qr; fractions of head iqn per sample", json_schema_extra=STRUCTURAL
+    )
+    cosines: Count = Field(
+        64, description="cosines that represent a fraction of head iqn", json_schema_extra=STRUCTURAL
+    )
 
     @model_validator(mode="after")
     def _check_together(self) -> DQNArgs:
-        """Reject atoms without a range, and noisy layers with LayerNorm."""
+        """Reject atoms without a range, noisy layers with LayerNorm, and initial priorities that nothing reads."""
         if self.v_min >= self.v_max:
             raise ValueError(f"v_min={self.v_min:g} must be below v_max={self.v_max:g}")
         if self.noisy and self.layer_norm:
             raise ValueError("noisy=true has no layer_norm; set one of them to false")
+        if self.initial_priority == "error" and not self.prioritized:
+            raise ValueError("initial_priority=error needs prioritized=true; set that, or initial_priority=highest")
         return self

@@ -18,17 +18,24 @@ if TYPE_CHECKING:
 class Head(ABC):
     """Meaning of the network's outputs of one action, and their loss."""
 
+    fractions: int = 0
+    """Number of quantile fractions, K, which the network gets as inputs; 0 for none."""
+    cosines: int = 0
+    """Number of cosines that represent a fraction; 0 without fractions."""
+
     @property
     @abstractmethod
     def size(self) -> int:
-        """Number of outputs per action, K."""
+        """Number of outputs per action, K; with fractions, 1 output for each."""
 
     @abstractmethod
     def values(self, output: Tensor) -> Tensor:
         """Return the values Q, the means of the returns: `[*, K]` to `[*]`."""
 
     @abstractmethod
-    def errors(self, output: Tensor, next_output: Tensor, reward: Tensor, discount: Tensor) -> tuple[Tensor, Tensor]:
+    def errors(
+        self, output: Tensor, next_output: Tensor, reward: Tensor, discount: Tensor, fraction: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the loss and the priority of each sample, `[N]` each; the priority is detached.
 
         Args:
@@ -36,6 +43,7 @@ class Head(ABC):
             next_output: `[N, K]` outputs of the target network for the next observation and the chosen action.
             reward: `[N]`; with n-step returns the discounted sum of n rewards.
             discount: `[N]`, γ (1 − terminated); see `models.critics.discount`.
+            fraction: `[N, K]` quantile fractions of `output`, if the network got any.
         """
 
 
@@ -48,7 +56,9 @@ class ValueHead(Head):
         """Return the only output of each action."""
         return output.squeeze(-1)
 
-    def errors(self, output: Tensor, next_output: Tensor, reward: Tensor, discount: Tensor) -> tuple[Tensor, Tensor]:
+    def errors(
+        self, output: Tensor, next_output: Tensor, reward: Tensor, discount: Tensor, fraction: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the Huber loss of y − Q, and the priority |y − Q|."""
         error = q_target(reward, discount, self.values(next_output)) - self.values(output)
         return huber(error), error.detach().abs()
@@ -81,7 +91,9 @@ class CategoricalHead(Head):
         """Return the means Σ_i p_i z_i."""
         return (output.softmax(-1) * self.support(output)).sum(-1)
 
-    def errors(self, output: Tensor, next_output: Tensor, reward: Tensor, discount: Tensor) -> tuple[Tensor, Tensor]:
+    def errors(
+        self, output: Tensor, next_output: Tensor, reward: Tensor, discount: Tensor, fraction: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the KL divergence from the projected target; it is the priority, too, as in Rainbow."""
         target = project(next_output.softmax(-1), reward, discount, self.support(output))
         loss = categorical_divergence(output.log_softmax(-1), target)
@@ -107,15 +119,41 @@ class QuantileHead(Head):
         """Return the means of the quantiles."""
         return output.mean(-1)
 
-    def errors(self, output: Tensor, next_output: Tensor, reward: Tensor, discount: Tensor) -> tuple[Tensor, Tensor]:
+    def errors(
+        self, output: Tensor, next_output: Tensor, reward: Tensor, discount: Tensor, fraction: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the quantile Huber loss, and the difference of the means as the priority."""
         target = q_target(reward[:, None], discount[:, None], next_output)
         difference = self.values(target) - self.values(output.detach())
-        return quantile_huber(output, target), difference.abs()
+        return quantile_huber(output, target, fraction), difference.abs()
+
+
+@dataclass(frozen=True)
+class ImplicitQuantileHead(QuantileHead):
+    """Quantiles at given fractions (IQN, Dabney et al. 2018, 1806.06923), which the network gets as inputs.
+
+    Args:
+        quantiles: number of fractions, K.
+        cosines: number of cosines that represent a fraction.
+    """
+
+    cosines: int
+
+    @property
+    def size(self) -> int:
+        """One output per fraction."""
+        return 1
+
+    @property
+    def fractions(self) -> int:  # type: ignore[override]
+        """Number of fractions, K."""
+        return self.quantiles
 
 
 def head_of(args: DQNArgs) -> Head:
     """Return the head that the arguments name."""
     if args.head == "c51":
         return CategoricalHead(args.atoms, args.v_min, args.v_max)
+    if args.head == "iqn":
+        return ImplicitQuantileHead(args.quantiles, args.cosines)
     return QuantileHead(args.quantiles) if args.head == "qr" else ValueHead()

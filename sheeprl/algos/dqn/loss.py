@@ -15,6 +15,17 @@ def huber(error: Tensor, delta: float = 1.0) -> Tensor:
     return torch.where(size <= delta, 0.5 * error * error, delta * (size - 0.5 * delta))
 
 
+def env_epsilon(place: Tensor, base: float, power: float) -> Tensor:
+    """Return ε_i = base^(1 + power i / (N − 1)), Horgan et al. 2018 (1803.00933), section 4.1.
+
+    Args:
+        place: `[B]`, i / (N − 1) for environment i of N, from 0 to 1.
+        base: ε of the first environment.
+        power: α, the spread.
+    """
+    return base ** (1.0 + power * place)
+
+
 def q_target(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
     """Return y = r + γ (1 − terminated) Q̄(s', a'), Mnih et al. 2015.
 
@@ -57,18 +68,23 @@ def categorical_divergence(log_probabilities: Tensor, target: Tensor) -> Tensor:
     return (torch.xlogy(target, target) - target * log_probabilities).sum(-1)
 
 
-def quantile_huber(quantiles: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
+def midpoints(count: int, like: Tensor) -> Tensor:
+    """Return the midpoints τ_i = (2 i + 1) / (2 K) of K = `count` equal parts of [0, 1]: `[K]`, as `like`'s numbers."""
+    return (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / count
+
+
+def quantile_huber(quantiles: Tensor, target: Tensor, fraction: Tensor | None = None, delta: float = 1.0) -> Tensor:
     """Return Σ_i mean_j |τ_i − 1{u_ij < 0}| L_δ(u_ij) / δ, Dabney et al. 2018 (1710.10044), eq. 10.
 
-    u_ij = target_j − quantiles_i, L_δ is the Huber loss, and τ_i = (2 i + 1) / (2 K) are the midpoints.
+    u_ij = target_j − quantiles_i, and L_δ is the Huber loss.
 
     Args:
         quantiles: `[N, K]`, of the trained network.
         target: `[N, M]` samples of the target distribution.
+        fraction: `[N, K]` fractions τ_i of the quantiles; None for midpoints.
         delta: δ, the width of the quadratic part.
     """
-    count = quantiles.shape[-1]
-    midpoints = (torch.arange(count, device=quantiles.device, dtype=quantiles.dtype) + 0.5) / count
+    fraction = midpoints(quantiles.shape[-1], quantiles) if fraction is None else fraction
     error = target[:, None, :] - quantiles[:, :, None]  # [N, i, j]
-    tilt = (midpoints[:, None] - (error.detach() < 0).to(error.dtype)).abs()
+    tilt = (fraction[..., :, None] - (error.detach() < 0).to(error.dtype)).abs()
     return (tilt * huber(error, delta) / delta).mean(-1).sum(-1)

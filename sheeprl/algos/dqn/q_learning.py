@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from sheeprl.algos.base import Algorithm, Mode, PolicyInput, PolicyOutput, Tensors
 from sheeprl.algos.dqn.agent import QNetwork, permitted
 from sheeprl.algos.dqn.args import QArgs
+from sheeprl.algos.dqn.loss import env_epsilon
 from sheeprl.algos.schedules import linear, rate_scale
 from sheeprl.models.noisy import factors
 
@@ -23,20 +25,38 @@ class QLearning(Algorithm[QArgsT]):
     ) -> PolicyOutput:
         """Take the best action (greedy), a random one with probability ε (explore), or always a random one (random).
 
-        A noisy network explores by new noise for every action, in place of ε.
+        A noisy network explores by new noise for every action, in place of ε. With `env_epsilon`, each environment of
+        the run has its own constant ε.
         """
-        count = len(inputs.reward)
-        if mode == "random":
-            return PolicyOutput(policy.actions.random(count, generator, mask=permitted(inputs.obs)))
-        explores = mode == "explore"
-        is_noisy = explores and policy.noise_size > 0
-        noise = factors((count, policy.noise_size), generator) if is_noisy else None
-        best = policy.forward(inputs.obs, noise).argmax(-1)
-        if not explores or is_noisy:
-            return PolicyOutput(best)
+        is_noisy = mode == "explore" and policy.noise_size > 0
+        noise = factors((inputs.reward.shape[0], policy.noise_size), generator) if is_noisy else None
+        q = None if mode == "random" else policy.forward(inputs.obs, noise)
+        return PolicyOutput(self.chosen(policy, q, inputs, "greedy" if is_noisy else mode, generator))
+
+    def chosen(
+        self, policy: QNetwork, q: Tensor | None, inputs: PolicyInput, mode: Mode, generator: torch.Generator
+    ) -> Tensor:
+        """Return the actions `[B]` for values `[B, actions]`: the best, or random ones as the mode requires.
+
+        The values may be None in the mode `random`.
+        """
+        if mode == "greedy":
+            assert q is not None
+            return q.argmax(-1)
+        count = inputs.reward.shape[0]
         drawn = policy.actions.random(count, generator, mask=permitted(inputs.obs))
-        is_random = torch.rand(count, generator=generator) < self.epsilon(inputs.progress)
-        return PolicyOutput(torch.where(is_random, drawn, best))
+        if mode == "random":
+            return drawn
+        assert q is not None
+        is_random = torch.rand(count, generator=generator) < self.explored(inputs)
+        return torch.where(is_random, drawn, q.argmax(-1))
+
+    def explored(self, inputs: PolicyInput) -> Tensor | float:
+        """Return the probability of a random action, for all environments or `[B]`."""
+        base = self.args.env_epsilon
+        if base is None:
+            return self.epsilon(inputs.progress)
+        return env_epsilon(inputs.place, base, self.args.env_epsilon_power)
 
     def epsilon(self, progress: float) -> float:
         """Return the probability of a random action at `progress`, from 0 to 1."""

@@ -77,7 +77,7 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         self, policy: Policy, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
     ) -> PolicyOutput:
         """Infer the state in every mode, store it with the row, and act on it."""
-        rssm, n = policy.rssm, len(inputs.reward)
+        rssm, n = policy.rssm, inputs.reward.shape[0]
         keep = (~inputs.is_first).float().unsqueeze(-1)
         sizes = {"deter": rssm.cell.size, "stoch": self.latents.size, "action": self.head.size}
         before = rnn_state or {name: keep.new_zeros(n, size) for name, size in sizes.items()}

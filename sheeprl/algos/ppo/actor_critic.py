@@ -22,7 +22,8 @@ from sheeprl.algos.base import (
 )
 from sheeprl.algos.ppo.agent import Actor, ActorCriticAgent
 from sheeprl.algos.ppo.args import ActorCriticArgs
-from sheeprl.algos.ppo.loss import compute_gae, discounted_return, entropy_loss, value_loss
+from sheeprl.algos.ppo.loss import discounted_return, entropy_loss, value_loss
+from sheeprl.algos.returns import compute_gae, has_action
 from sheeprl.algos.schedules import linear, rate_scale
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
 
     def prepare_rollout(self, agent: Any, rollout: TensorDict) -> TensorDict | PreparedRollout:
         """Compute values, advantages and returns `[T, B]` with the current parameters, and the running statistics."""
-        value = agent.critic(self.rollout_features(agent, rollout))  # [T + 1, B]
+        features = self.rollout_features(agent, rollout)
+        value = agent.critic(features)  # [T + 1, B]
         reward, buffers = rollout["reward"], Tensors()
         if agent.policy.moments is not None:
             vector = agent.policy.vector(rollout["obs"], batch_dims=2)[:-1]
@@ -71,15 +73,26 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
             # The statistics aren't updated before, so that all ranks divide by the same number.
             reward = (reward / agent.return_moments.scale()).clamp(-MAX_REWARD, MAX_REWARD)
             buffers.update(prefixed("return_moments", agent.return_moments.updated(rollout[RETURN][:-1])))
+        rows = rollout[:-1].select(*self.row_keys)
+        rows["value"] = value[:-1]
+        rows.update(self.estimates(agent, rollout, features, reward, value))
+        rows["mask"] = has_action(rollout["terminated"], rollout["truncated"])[:-1]
+        return PreparedRollout(rows, buffers) if buffers else rows
+
+    def estimates(self, agent: Any, rollout: TensorDict, features: Tensor, reward: Tensor, value: Tensor) -> Tensors:
+        """Return `advantage` and `returns` of a rollout, `[T, B]` each; a subclass may override it.
+
+        Args:
+            agent: module with all networks.
+            rollout: `[T + 1, B]` arrival rows.
+            features: `[T + 1, B, features]`, see `rollout_features`.
+            reward: `[T + 1, B]`, normalized with `normalize_reward`.
+            value: `[T + 1, B]` values of the observations.
+        """
         advantage = compute_gae(
             reward, value, rollout["terminated"], rollout["truncated"], self.args.gamma, self.args.gae_lambda
         )
-        rows = rollout[:-1].select(*self.row_keys)
-        rows["value"] = value[:-1]
-        rows["advantage"] = advantage
-        rows["returns"] = advantage + value[:-1]
-        rows["mask"] = ~(rollout["terminated"] | rollout["truncated"])[:-1]  # end rows have no action
-        return PreparedRollout(rows, buffers) if buffers else rows
+        return {"advantage": advantage, "returns": advantage + value[:-1]}
 
     @property
     def row_keys(self) -> tuple[str, ...]:

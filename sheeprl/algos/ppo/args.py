@@ -6,17 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sheeprl.algos.args import EncoderArgs, OnPolicy, OnPolicyArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, NonNegative, Positive, Sizes
+from sheeprl.algos.args import OneOptimizerArgs, OnPolicy, OnPolicyArgs
+from sheeprl.utils.settings import STRUCTURAL, Fractional, NonNegative, Positive, Sizes
 
 
-class ActorCriticArgs(EncoderArgs):
+class ActorCriticArgs(OneOptimizerArgs):
     """Arguments of `ActorCritic`: networks, advantages and coefficients of the losses."""
 
-    learning_rate: Positive = Field(3e-4, description="learning rate of the optimizer")
-    final_learning_rate: NonNegative | None = Field(
-        None, description="learning rate at the end of the run, reached linearly; null keeps it constant"
-    )
     gamma: Fractional = Field(0.99, description="discount factor")
     gae_lambda: Fractional = Field(0.95, description="lambda of generalized advantage estimation")
     value_coef: NonNegative = Field(0.5, description="coefficient of the value loss")
@@ -32,10 +28,6 @@ class ActorCriticArgs(EncoderArgs):
     activation: Literal["tanh", "relu", "silu"] = Field(
         "tanh", description="activation of the hidden layers", json_schema_extra=STRUCTURAL
     )
-    cnn: Literal["auto", "nature", "small"] = Field(
-        "auto", description="CNN for pictures; auto chooses it by their size", json_schema_extra=STRUCTURAL
-    )
-    cnn_features: Count = Field(512, description="features of each picture", json_schema_extra=STRUCTURAL)
     normalize_obs: bool = Field(
         False, description="standardize vectors by their running mean and deviation", json_schema_extra=STRUCTURAL
     )

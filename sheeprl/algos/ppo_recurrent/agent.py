@@ -1,4 +1,4 @@
-"""Networks of recurrent PPO: PPO's, with a memory between the encoder and both heads."""
+"""Networks with a memory between the encoder and both heads."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sheeprl.algos.ppo.agent import Actor, PPOAgent
-from sheeprl.algos.ppo_recurrent.args import RecurrentPPOArgs
+from sheeprl.algos.ppo.agent import Actor, ActorCriticAgent, PPOAgent
+from sheeprl.algos.ppo_recurrent.args import MemoryArgs
 from sheeprl.models.recurrent import GRU, LSTM, Recurrent, State
 
 CELLS: dict[str, type[Recurrent]] = {"lstm": LSTM, "gru": GRU}
 
 
 class RecurrentActor(Actor):
-    """Policy network with a memory: encoder, recurrent cell, hidden layers. The critic reads the cell, too."""
+    """Policy network with a memory: encoder, recurrent cell, hidden layers. The critic reads the cell, too.
+
+    Without the argument `memory` it is an `Actor`, and `state` and `unroll` can't be called.
+    """
 
     memory: Recurrent
 
-    def build_memory(self, inputs: int, args: RecurrentPPOArgs) -> Recurrent:
-        """Return the recurrent cell for vectors of `inputs` features."""
-        return CELLS[args.memory](inputs, args.memory_size)
+    def build_memory(self, inputs: int, args: MemoryArgs) -> Recurrent | None:
+        """Return the recurrent cell for vectors of `inputs` features; None without `memory`."""
+        return None if args.memory is None else CELLS[args.memory](inputs, args.memory_size)
 
     def state(self, tensors: Mapping[str, Any], n: int) -> State:
         """Return the memory's state among tensors `[n, *]`; zeros `[n, memory_size]` where it is missing."""
@@ -40,6 +43,13 @@ class RecurrentActor(Actor):
             The inputs `[T, N, memory_size]` of both heads, and the state after the last row.
         """
         return self.memory.unroll(features, state, is_first)
+
+
+class RecurrentAgent(ActorCriticAgent):
+    """Actor and critic on a memory that they share, if there is one. Players get the actor."""
+
+    actor: ClassVar[type[Actor]] = RecurrentActor
+    policy: RecurrentActor
 
 
 class RecurrentPPOAgent(PPOAgent):

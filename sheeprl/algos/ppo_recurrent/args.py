@@ -7,12 +7,21 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from sheeprl.algos.args import OnPolicy
+from sheeprl.algos.args import AlgoArgs, OnPolicy
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.utils.settings import STRUCTURAL, Count, Sizes
 
 
-class RecurrentPPOArgs(PPOArgs):
+class MemoryArgs(AlgoArgs):
+    """Arguments of `WithMemory` besides those of an actor-critic algorithm. Derive from it before the other base."""
+
+    memory: Literal["lstm", "gru"] | None = Field(
+        None, description="recurrent cell that actor and critic share; null for none", json_schema_extra=STRUCTURAL
+    )
+    memory_size: Count = Field(64, description="size of the memory's state", json_schema_extra=STRUCTURAL)
+
+
+class RecurrentPPOArgs(MemoryArgs, PPOArgs):
     """Arguments of PPO with a memory."""
 
     algorithm: ClassVar[str] = "sheeprl.algos.ppo_recurrent.ppo_recurrent:RecurrentPPO"
@@ -25,7 +34,6 @@ class RecurrentPPOArgs(PPOArgs):
     memory: Literal["lstm", "gru"] = Field(
         "lstm", description="recurrent cell that actor and critic share", json_schema_extra=STRUCTURAL
     )
-    memory_size: Count = Field(64, description="size of the memory's state", json_schema_extra=STRUCTURAL)
     sequence: Count = Field(16, description="rows of a training sequence, through which gradients flow back in time")
     hidden_sizes: Sizes = Field(
         (64,),

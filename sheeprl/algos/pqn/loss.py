@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sheeprl.algos.ppo.loss import compute_gae
+from sheeprl.algos.returns import compute_gae
 
 
 def q_lambda_returns(

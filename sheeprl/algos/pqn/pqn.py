@@ -15,6 +15,7 @@ from sheeprl.algos.dqn.heads import ValueHead
 from sheeprl.algos.dqn.q_learning import QLearning
 from sheeprl.algos.pqn.args import PQNArgs
 from sheeprl.algos.pqn.loss import q_lambda_returns, q_loss
+from sheeprl.algos.returns import has_action
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -49,7 +50,7 @@ class PQN(QLearning[PQNArgs]):
         rows["returns"] = q_lambda_returns(
             rollout["reward"], best, terminated, truncated, self.args.gamma, self.args.q_lambda
         )
-        rows["mask"] = ~(terminated | truncated)[:-1]  # end rows have no action
+        rows["mask"] = has_action(terminated, truncated)[:-1]
         return rows
 
     def phases(self, step: Step) -> Sequence[Phase]:

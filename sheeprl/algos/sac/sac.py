@@ -61,7 +61,7 @@ class SAC(Algorithm[SACArgs]):
     ) -> PolicyOutput:
         """Return actions: uniform (random), the most likely ones (greedy), or sampled (explore)."""
         if mode == "random":
-            return PolicyOutput(self.head.random(inputs.obs, len(inputs.reward), generator))
+            return PolicyOutput(self.head.random(inputs.obs, inputs.reward.shape[0], generator))
         return PolicyOutput(self.head.act(policy(inputs.obs), inputs.obs, mode, generator))
 
     def phases(self, step: Step) -> Sequence[Phase]:

@@ -57,7 +57,7 @@ class TD3(Algorithm[TD3Args]):
         self, policy: Actor, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
     ) -> PolicyOutput:
         """Return actions in [−1, 1]: uniform (random), the policy's (greedy), or with normal noise (explore)."""
-        shape = (len(inputs.reward), self.action_dim)
+        shape = (inputs.reward.shape[0], self.action_dim)
         if mode == "random":
             return PolicyOutput(torch.rand(shape, generator=generator) * 2 - 1)
         action = policy(inputs.obs)

@@ -30,6 +30,7 @@ from sheeprl.utils.errors import one_line
 from sheeprl.utils.gc_control import not_collected
 from sheeprl.utils.tensors import Tree, flattened, moved
 
+COMPILING = "compiling the gradient step, which takes about 20 s; later runs load it from the cache"
 MAX_VARIANTS = 16  # of gradient steps: each takes about 20 s to compile, and its library stays in memory
 
 
@@ -117,14 +118,16 @@ class CompiledSteps:
     Args:
         step: gradient step to compile.
         assemble: function that makes a batch from the input tensors.
+        limit: largest number of operations of a compiled graph.
     """
 
-    def __init__(self, step: GradientStep, assemble: Assemble) -> None:
+    def __init__(self, step: GradientStep, assemble: Assemble, limit: int) -> None:
         """Start without compiled steps."""
-        self.step, self.assemble = step, assemble
+        self.step, self.assemble, self.limit = step, assemble, limit
         self.device = step.flat.vectors[0].device
         self.seconds = 0.0  # total time spent on compiling and loading
         self.notes: list[str] = []  # messages for the log of the run
+        self.on_compile: Callable[[str], None] = lambda text: None  # shows a message before a step is compiled
         self.while_compiling: Callable[[], AbstractContextManager[None]] = nullcontext
         self._all_finite = torch.ones((), dtype=torch.bool, device=self.device)
         self._pending: list[PendingStep] = []
@@ -287,7 +290,16 @@ class CompiledSteps:
         try:
             make_cache_folder()
             with self.while_compiling(), quiet(), not_collected():
-                compiled = CompiledStep(self.step, phases, self.assemble, inputs, self._all_finite, cache_folder())
+                compiled = CompiledStep(
+                    self.step,
+                    phases,
+                    self.assemble,
+                    inputs,
+                    self._all_finite,
+                    cache_folder(),
+                    self.limit,
+                    lambda: self.on_compile(COMPILING),
+                )
         except Exception as error:  # tracer and compiler can raise any error
             compiled = CompileError(one_line(error)[:300])
             compiled.__cause__ = error

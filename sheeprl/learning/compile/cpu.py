@@ -16,7 +16,7 @@ import os
 import platform
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,16 @@ def make_cache_folder() -> None:
         ) from error
 
 
-def open_library(graph: GraphModule, examples: Sequence[Tensor], folder: Path) -> tuple[Library, bool]:
+def open_library(
+    graph: GraphModule, examples: Sequence[Tensor], folder: Path, on_compile: Callable[[], None] = lambda: None
+) -> tuple[Library, bool]:
     """Load the library of a graph from the folder; compile it first if it is missing or damaged.
 
     Args:
         graph: traced graph.
         examples: inputs of the shapes, strides and dtypes of later calls.
         folder: cache folder.
+        on_compile: called before the graph is compiled.
 
     Returns:
         The library, and True if it was compiled.
@@ -66,6 +69,7 @@ def open_library(graph: GraphModule, examples: Sequence[Tensor], folder: Path) -
     if path.exists():
         with contextlib.suppress(Exception):  # a truncated file can raise any error
             return load_library(path), False
+    on_compile()
     compile_graph(graph, examples, path)
     return load_library(path), True
 

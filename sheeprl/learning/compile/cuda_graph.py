@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,13 +29,16 @@ STAGING_BUFFERS = 8  # transfers that can be in progress while the CPU prepares 
 WARM_UP_RUNS = 3  # before capturing: on their first runs, kernels are loaded and libraries select algorithms
 
 
-def open_kernels(graph: GraphModule, examples: Sequence[Tensor], folder: Path) -> tuple[Library, bool]:
+def open_kernels(
+    graph: GraphModule, examples: Sequence[Tensor], folder: Path, on_compile: Callable[[], None] = lambda: None
+) -> tuple[Library, bool]:
     """Compile a graph for the device of its inputs, or load its kernels from Inductor's cache.
 
     Args:
         graph: traced graph.
         examples: inputs of the shapes, strides and dtypes of later calls.
         folder: cache folder, unless `TORCHINDUCTOR_CACHE_DIR` names another one.
+        on_compile: called before; only Inductor knows if its cache has the kernels.
 
     Returns:
         The library, and True if it was compiled.
@@ -49,6 +52,7 @@ def open_kernels(graph: GraphModule, examples: Sequence[Tensor], folder: Path) -
 
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, default_cache_dir()):  # importing Inductor sets the default
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "torch")
+    on_compile()
     misses = counters["inductor"]["fxgraph_cache_miss"]
     with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):  # Inductor's cache needs a shape environment
         run = inductor.compile(graph, list(examples))

@@ -34,6 +34,10 @@ Assemble = Callable[[Tree], TensorDict]
 """Function that makes the batch of the losses from the input tensors of a step."""
 
 
+class GraphTooLargeError(RuntimeError):
+    """Raised when a traced graph has too many operations to be compiled; the message gives the limit in one line."""
+
+
 class RuleStepper:
     """Stepper of a traced step: applies the optimizers' update rules of `learning.optimizers`.
 
@@ -115,6 +119,11 @@ class CompiledStep:
             calls may be on the CPU.
         all_finite: boolean scalar; true while all gradients have been finite. The step changes it in place.
         folder: cache folder of compiled libraries.
+        limit: largest number of operations of the graph.
+        on_compile: called once before a part of the graph is compiled.
+
+    Raises:
+        GraphTooLargeError: the graph has more operations.
     """
 
     def __init__(
@@ -125,17 +134,24 @@ class CompiledStep:
         inputs: Tree,
         all_finite: Tensor,
         folder: Path,
+        limit: int,
+        on_compile: Callable[[], None] = lambda: None,
     ) -> None:
         """Trace the step, and compile its graph or load it from the cache."""
         self._step, self._phases, self._assemble = step, phases, assemble
         self._groups = {name: step.groups[name] for phase in phases for name in phase.groups}
-        self._all_finite, self._folder = all_finite, folder
+        self._all_finite, self._folder, self._on_compile = all_finite, folder, on_compile
         self.metrics: list[str] = []  # names in the report: norms of the gradients, then metrics of the losses
         self.may_stop = False  # the report ends with a number that isn't 0 if the step was stopped
         self.is_new = False  # true if a part of the graph was not in the cache
         self._writes: list[list[str]] = []  # keys that each loss writes back
         # Store no reference to `inputs`: they may be in Ray's object store, which could then never free them.
         graph = self._trace({**self._state(), **inputs})
+        if (operations := sum(node.op == "call_function" for node in graph.graph.nodes)) > limit:
+            raise GraphTooLargeError(
+                f"they have {operations} operations, more than trainer.compile_limit={limit}; training is right but "
+                "slower, and a higher limit compiles them in several minutes"
+            )
         self._library = open_graph(graph, self._open)
         # A graph with sums over ranks isn't captured, because each sum waits for the other ranks.
         self._is_captured = all_finite.device.type == "cuda" and not has_sums(graph)
@@ -144,9 +160,14 @@ class CompiledStep:
     def _open(self, graph: GraphModule, examples: list[Tensor]) -> Library:
         """Compile a part of the graph or load it from the cache."""
         open_part = open_library if self._all_finite.device.type == "cpu" else open_kernels
-        library, is_new = open_part(graph, examples, self._folder)
+        library, is_new = open_part(graph, examples, self._folder, self._announce)
         self.is_new |= is_new
         return library
+
+    def _announce(self) -> None:
+        """Call `on_compile` before the first part is compiled."""
+        if not self.is_new:
+            self._on_compile()
 
     def rebind(self) -> None:
         """Bind the step to the optimizers' current state tensors; `load_state_dict` replaces them by new ones."""

@@ -73,6 +73,13 @@ def test_the_address_of_a_dashboard_is_refused(mistakes):
     assert mistake.endswith("unset RAY_ADDRESS to start a local Ray")
 
 
+def test_the_address_of_a_ray_client_is_refused(mistakes):
+    """A Ray client's address is refused with the addresses that work."""
+    (mistake,) = mistakes(RAY_ADDRESS="ray://127.0.0.1:10001")
+    assert mistake.startswith("RAY_ADDRESS=ray://127.0.0.1:10001: is the address of a Ray client server")
+    assert "with the address auto, or submit it as a job with ray job submit" in mistake
+
+
 def test_a_local_ray_has_the_gpus_of_this_machine(mistakes, monkeypatch):
     """A local ray has the gpus of this machine."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from ray._private import services, utils, worker
+from ray._private import node, services, utils, worker
 
 from sheeprl.actors.ray import internals
 
@@ -36,6 +36,15 @@ def test_other_messages_are_shown(shown):
     """Other messages are shown."""
     worker.print_to_stdstream({"lines": ["the disk is full"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
     assert shown == ["the disk is full"]
+
+
+def test_idle_services_are_not_started_within_the_block():
+    """Within the block Ray starts none of the services that a run's own Ray doesn't use; they exist in this version."""
+    before = {name: getattr(node.Node, name) for name in internals.IDLE_SERVICES}
+    with internals.without_idle_services():
+        assert node.Node.start_api_server(None, include_dashboard=False, raise_on_failure=False) is None
+        assert node.Node.start_monitor(None) is None and node.Node.start_log_monitor(None) is None
+    assert {name: getattr(node.Node, name) for name in internals.IDLE_SERVICES} == before
 
 
 def test_only_the_driver_handles_signals():

@@ -44,12 +44,12 @@ class Cluster:
         """Start without processes."""
         self.room, self.made, self.leaving = room, [], set()
 
-    def make(self):
+    def make(self, name):
         """Make a process."""
         self.made.append(Process())
         return self.made[-1]
 
-    def has_room(self):
+    async def has_room(self):
         """Return whether there is room for a process."""
         return len(self.made) < self.room
 
@@ -85,7 +85,7 @@ async def made_after(takes, number=1, room=100):
     cluster = Cluster(room)
     pool = StandbyPool(number, cluster.make, cluster.has_room, lambda: cluster.leaving)
     for _ in range(takes):
-        pool.take()
+        pool.take("player")
     await asyncio.sleep(0.05)
     return len(cluster.made)
 
@@ -97,9 +97,9 @@ def test_a_ready_process_is_taken_once_and_replaced():
         """Take processes."""
         cluster = Cluster()
         pool = StandbyPool(2, cluster.make, cluster.has_room, lambda: cluster.leaving)
-        first = pool.take()
+        first = pool.take("player")
         await until(lambda: len(pool) == 2)
-        second, third = pool.take(), pool.take()
+        second, third = pool.take("player"), pool.take("player")
         assert [first, second, third] == cluster.made[:3]
         await until(lambda: len(pool) == 2)
         assert len(cluster.made) == 5
@@ -111,7 +111,7 @@ async def one_ready():
     """Return a cluster, a pool with one ready process, and the process taken before."""
     cluster = Cluster()
     pool = StandbyPool(1, cluster.make, cluster.has_room, lambda: cluster.leaving)
-    taken = pool.take()
+    taken = pool.take("player")
     await until(lambda: len(pool) == 1)
     return cluster, pool, taken
 
@@ -124,7 +124,7 @@ def test_a_dead_process_is_replaced():
         cluster, pool, _ = await one_ready()
         cluster.made[1].dead = True
         await until(lambda: len(cluster.made) == 3 and len(pool) == 1)
-        assert pool.take() is cluster.made[2]
+        assert pool.take("player") is cluster.made[2]
 
     asyncio.run(check())
 
@@ -136,7 +136,7 @@ def test_a_process_on_a_draining_node_is_not_taken():
         """Drain the node."""
         cluster, pool, _ = await one_ready()
         cluster.leaving = {"a"}
-        assert pool.take() is cluster.made[-1] is not cluster.made[1]
+        assert pool.take("player") is cluster.made[-1] is not cluster.made[1]
         assert cluster.made[1].closed
 
     asyncio.run(check())

@@ -1,6 +1,7 @@
 """DQN's networks, acting, phases and loss."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from tensordict import TensorDict
 from torch import tensor
 
 from sheeprl.algos.base import PolicyInput, Spaces, Step
+from sheeprl.algos.dqn.agent import FractionEmbedding, of_action
 from sheeprl.algos.dqn.args import DQNArgs
 from sheeprl.algos.dqn.dqn import DQN
+from sheeprl.buffer import ReplayBuffer
 from sheeprl.buffer.samplers import NStep
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,))
@@ -83,6 +86,51 @@ def test_act():
     assert act("explore", progress=0.5) == pytest.approx([0.05, 0.85, 0.05, 0.05], abs=0.02)
 
 
+def test_each_environment_of_the_run_has_its_own_epsilon():
+    """With `env_epsilon`, the numbers of a player's environments set their epsilons, whatever the progress."""
+    algorithm = build_dqn(env_epsilon=0.5, env_epsilon_power=1.0)
+    inputs = replace(inputs_of(torch.rand(2, 3), progress=0.7), first_env=2, num_envs=5)
+    assert inputs.place.tolist() == [0.5, 0.75]
+    assert algorithm.explored(inputs).tolist() == pytest.approx([0.5**1.5, 0.5**1.75])
+    assert build_dqn(epsilon=0.5, final_epsilon=0.5).explored(inputs) == 0.5
+
+
+@pytest.mark.parametrize("observation", [VECTOR, MASKED], ids=["vector", "masked"])
+@pytest.mark.parametrize("args", [{"n_step": 3}, {"head": "c51"}, {"head": "qr", "n_step": 2, "dueling": True}])
+def test_initial_priorities_equal_those_of_the_learner(observation, args):
+    """The player's priority of a new transition is the one of the learner's loss with the same weights."""
+    algorithm = build_dqn(observation, prioritized=True, initial_priority="error", **args)
+    agent, steps, envs = algorithm.build_agent(), 7, 2
+    batches = [make_batch(observation, envs) for _ in range(steps + 1)]
+    rows = torch.stack([batch.select("obs", "action", "reward") for batch in batches])
+    generator = torch.Generator().manual_seed(1)
+    rows["reward"] = torch.randn(steps + 1, envs, generator=generator)
+    is_last = torch.rand(steps + 1, envs, generator=generator) < 0.3
+    rows["terminated"] = is_last & (torch.rand(steps + 1, envs, generator=generator) < 0.5)
+    rows["truncated"] = is_last & ~rows["terminated"]
+    rows["is_first"] = is_last.roll(1, 0)
+    assert is_last[1:-1].any()
+    with torch.no_grad():
+        priority = algorithm.initial_priority(agent.policy, rows.to_dict())
+    data = algorithm.data()
+    buffer = ReplayBuffer(100, data.sampler, prioritized=data.prioritized)
+    buffer.add(rows.set("priority", torch.cat([priority, torch.zeros(1, envs)])))
+    batch = buffer.sample(buffer.available, 20).flatten()
+    batch["sample_weight"] = torch.ones(len(batch))
+    learned = algorithm.loss(agent, batch, {}, {}).priority
+    torch.testing.assert_close(learned, priority.flatten()[batch["index"]])
+    leaves = buffer.priorities.tree.leaves[batch["index"]]
+    np.testing.assert_allclose(leaves, np.maximum(learned.numpy(), 1e-6) ** 0.6, rtol=1e-4)
+
+
+def test_new_transitions_get_the_highest_priority_by_default():
+    """Players compute no priorities unless `initial_priority=error`, which needs prioritized sampling."""
+    algorithm = build_dqn(prioritized=True)
+    assert algorithm.initial_priority(algorithm.build_agent().policy, {}) is None
+    with pytest.raises(ValidationError, match="initial_priority=error needs prioritized=true"):
+        build_dqn(initial_priority="error")
+
+
 def test_a_noisy_policy_explores_by_its_noise():
     """Each action has its own noise from the generator; greedy actions have none, and epsilon has no effect."""
     algorithm = build_dqn(noisy=True)
@@ -100,7 +148,9 @@ def test_a_noisy_policy_explores_by_its_noise():
 
 
 @pytest.mark.parametrize("mode", ["explore", "greedy", "random"])
-@pytest.mark.parametrize("args", [{}, {"noisy": True, "head": "c51", "dueling": True}, {"head": "qr"}])
+@pytest.mark.parametrize(
+    "args", [{}, {"noisy": True, "head": "c51", "dueling": True}, {"head": "qr"}, {"head": "iqn", "noisy": True}]
+)
 def test_forbidden_actions_are_never_taken(mode, args):
     """The mask holds in every mode; a row that permits no action still gets one."""
     algorithm = build_dqn(MASKED, **args)
@@ -154,7 +204,7 @@ def test_n_step_samples_bring_their_discount():
     assert algorithm.loss(agent, batch, {}, {}).metrics["Values/target"].item() == (1.75 + 1 + 1.5 + 2) / 2
 
 
-@pytest.mark.parametrize("head", ["value", "c51", "qr"])
+@pytest.mark.parametrize("head", ["value", "c51", "qr", "iqn"])
 def test_importance_weighs_the_loss_and_every_head_returns_priorities(head):
     """Priorities are detached and not negative; importance scales each sample's loss."""
     algorithm = build_dqn(head=head, prioritized=True)
@@ -183,6 +233,58 @@ def test_values_of_distributional_heads():
     policy = build_dqn(head="qr", quantiles=2).build_agent().policy
     constant_(policy.advantage, [0.0, 1.0, 1.0, 2.0, 2.0, 4.0, 3.0, 5.0])
     assert policy(torch.rand(1, 3))[0].tolist() == [0.5, 1.5, 3.0, 4.0]
+
+
+def test_iqn_represents_a_fraction_by_cosines():
+    """By hand: features times relu(Σ_i cos(π i τ) w_i + b)."""
+    embedding = FractionEmbedding(size=2, cosines=3)
+    embedding.layer.weight.data.copy_(tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]))
+    embedding.layer.bias.data.copy_(tensor([0.5, 0.0]))
+    embedded = embedding(tensor([[2.0, 4.0]]), tensor([[0.0, 0.5, 1.0]]))
+    # Cosines of τ = 0, ½, 1: (1, 1, 1), (1, 0, −1), (1, −1, 1).
+    expected = [[2 * 6.5, 4 * 1], [2 * 0, 4 * 0], [2 * 2.5, 4 * 0]]
+    torch.testing.assert_close(embedded[0], tensor(expected))
+
+
+@pytest.mark.parametrize("args", [{}, {"dueling": True}, {"noisy": True, "hidden_sizes": (8, 8)}])
+def test_iqn_draws_fractions_for_each_sample(args):
+    """Outputs belong to their fractions, values are means over the midpoints, and the loss uses the phase's noise."""
+    algorithm = build_dqn(head="iqn", **args)
+    agent, batch = algorithm.build_agent(), make_batch()
+    (phase,) = algorithm.phases(Step(0, 0.0))
+    noise = phase.noise(torch.Size([6]), torch.Generator().manual_seed(0))
+    assert {name: tuple(values.shape) for name, values in noise.items()} == {
+        "fraction": (6, 3),
+        "target_fraction": (6, 3),
+    }
+    output = agent.policy.outputs(batch["obs"], fraction=noise["fraction"])
+    assert output.shape == (6, 4, 3)
+    swapped = agent.policy.outputs(batch["obs"], fraction=noise["fraction"].flip(-1))
+    torch.testing.assert_close(swapped, output.flip(-1))
+    midpoints = tensor([1 / 6, 3 / 6, 5 / 6]).expand(6, 3)
+    torch.testing.assert_close(
+        agent.policy(batch["obs"]), agent.policy.outputs(batch["obs"], fraction=midpoints).mean(-1)
+    )
+    losses = [algorithm.loss(agent, batch, drawn, {}).value for drawn in (noise, noise, {})]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_iqn_learns_a_distribution():
+    """It learns the expectiles of rewards between 0 and 1, since the loss is quadratic for errors below 1."""
+    torch.manual_seed(0)
+    algorithm = build_dqn(head="iqn", quantiles=16, hidden_sizes=(16, 16))
+    agent, batch = algorithm.build_agent(), make_batch(samples=64)
+    batch["terminated"][:] = True
+    optimizer, generator = torch.optim.Adam(agent.policy.parameters(), 1e-2), torch.Generator().manual_seed(0)
+    for _ in range(300):
+        batch["reward"] = torch.rand(64, generator=generator)
+        optimizer.zero_grad()
+        algorithm.loss(agent, batch, algorithm.fractions(torch.Size([64]), generator), {}).value.backward()
+        optimizer.step()
+    fraction = tensor([0.1, 0.3, 0.5, 0.7, 0.9]).expand(64, 5)
+    with torch.no_grad():
+        found = of_action(agent.policy.outputs(batch["obs"], fraction=fraction), batch["action"]).mean(0)
+    torch.testing.assert_close(found, tensor([0.25, 0.396, 0.5, 0.604, 0.75]), atol=0.06, rtol=0)
 
 
 def test_the_target_moves_in_every_kth_step():

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import tensor
 
-from sheeprl.algos.dqn.loss import categorical_divergence, huber, project, q_target, quantile_huber
+from sheeprl.algos.dqn.loss import (
+    categorical_divergence,
+    env_epsilon,
+    huber,
+    project,
+    q_target,
+    quantile_huber,
+)
 
 
 def test_huber_is_quadratic_near_zero_and_linear_beyond():
@@ -49,6 +56,15 @@ def test_categorical_divergence():
     torch.testing.assert_close(logits.grad, logits.detach().softmax(-1) - target)
 
 
+def test_quantile_huber_of_given_fractions():
+    """The loss of quantiles at given fractions equals a hand-computed value."""
+    quantiles, fraction = tensor([[1.0, 2.0]]), tensor([[0.25, 0.9]])
+    # Errors of the targets 1.5 and 4: 0.5 and 3 for the first quantile, −0.5 and 2 for the second one.
+    first = (0.25 * 0.125 + 0.25 * 2.5) / 2
+    second = (0.1 * 0.125 + 0.9 * 1.5) / 2
+    assert quantile_huber(quantiles, tensor([[1.5, 4.0]]), fraction).item() == pytest.approx(first + second)
+
+
 def test_quantile_huber():
     """Two quantiles (τ = ¼ and ¾) against targets 0 and 4, by hand."""
     quantiles = tensor([[0.0, 1.0]])
@@ -67,3 +83,8 @@ def test_quantiles_minimize_the_loss_of_their_distribution():
         quantile_huber(quantiles, target).sum().backward()
         optimizer.step()
     assert quantiles[0].tolist() == pytest.approx([12.5, 37.5, 62.5, 87.5], abs=2.0)
+
+
+def test_every_environment_has_its_own_epsilon():
+    """Ape-X's epsilons run from the base to its eighth power."""
+    assert env_epsilon(tensor([0.0, 0.5, 1.0]), 0.5, 7.0).tolist() == pytest.approx([0.5, 0.5**4.5, 0.5**8])

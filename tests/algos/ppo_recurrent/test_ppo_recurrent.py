@@ -10,7 +10,8 @@ from torch import tensor
 from sheeprl.actors.evaluation import play_episodes
 from sheeprl.algos.base import PolicyInput, Spaces, Step
 from sheeprl.algos.ppo_recurrent.args import RecurrentPPOArgs
-from sheeprl.algos.ppo_recurrent.ppo_recurrent import RecurrentPPO, unrolled
+from sheeprl.algos.ppo_recurrent.ppo_recurrent import RecurrentPPO
+from sheeprl.algos.ppo_recurrent.with_memory import unrolled
 from sheeprl.config import defaults
 from sheeprl.learning.compile import tracing
 from tests.actors.test_learner import assert_same, fabric, make_learner, parameters_of, spy_on_batches

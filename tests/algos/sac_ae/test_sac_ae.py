@@ -84,6 +84,17 @@ def test_every_picture_is_decoded_and_no_vector():
     assert all(parameter.grad is None for parameter in agent.policy.network.parameters())
 
 
+def test_each_decoder_reads_the_features_of_all_pictures():
+    """Both decoded pictures depend on both encoders."""
+    torch.manual_seed(0)
+    agent, rows = build_sac_ae(BOTH).build_agent(), batch(BOTH)
+    latent = agent.latent(agent.policy.encoder(rows["obs"]))
+    for decoder in agent.decoder:
+        for encoder in agent.policy.encoder.pictures:
+            gradients = torch.autograd.grad(decoder(latent).sum(), list(encoder.parameters()), retain_graph=True)
+            assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
 def test_actor_loss_trains_neither_encoder_nor_its_projection_for_the_critics():
     """The actor's loss has no gradient for the encoder, the critics' loss has one."""
     algorithm = build_sac_ae()

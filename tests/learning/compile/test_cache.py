@@ -48,7 +48,7 @@ DELAYED = {  # the actor learns in every second step, so a run has two variants 
     "td3": ARGS["sac"],
     "dqn": {
         **{"hidden_sizes": [8, 8], "batch_size": 16, "target_every": 2, "dueling": True, "n_step": 3},
-        **{"head": "c51", "atoms": 5, "prioritized": True},
+        **{"head": "c51", "atoms": 5, "prioritized": True, "noisy": True},
     },
 }
 ON_POLICY = {"pqn": {"hidden_sizes": [8], "rollout_steps": 5, "batch_size": 4, "epochs": 2}}
@@ -66,12 +66,12 @@ def folder(tmp_path_factory):
         yield folder
 
 
-def make_learner(fabric, algo, compiled=True, **args):
+def make_learner(fabric, algo, compiled=True, trainer=(), **args):
     """Return a learner of an algorithm with a small network."""
     tree = {
         "algo": {"name": algo, **{**ARGS, **DELAYED, **ON_POLICY}[algo], **args},
         "env": {"id": "none"},
-        "trainer": {"threads": 1, "compile": compiled},
+        "trainer": {"threads": 1, "compile": compiled, **dict(trainer)},
     }
     return Learner(defaults.fill_in(validate(tree)), Spaces(OBS, ACTIONS[algo]), fabric)
 
@@ -92,6 +92,19 @@ def make_block(algo, seed):
 def update(learner, algo, seed):
     """Take six gradient steps on seeded data."""
     return learner.update(6, seed / 10, None, make_block(algo, seed))
+
+
+def test_traced_and_eager_noise_agree(fabric, monkeypatch):
+    """A traced step takes the noise that all samples share as an input."""
+    monkeypatch.setattr(tracing, "open_graph", run_graph)
+    eager, traced = make_learner(fabric, "dqn", compiled=False), make_learner(fabric, "dqn")
+    taken = count_compiled_steps(monkeypatch)
+    for seed in range(2):
+        for learner in (eager, traced):
+            update(learner, "dqn", seed)
+    assert len(taken) == 11  # the first step is eager
+    for name, values in eager.agent.state_dict().items():
+        torch.testing.assert_close(traced.agent.state_dict()[name], values, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -420,6 +433,15 @@ class ValueDependent(Carrying):
         """Return a loss whose sign depends on the rewards."""
         sign = 1.0 if batch["reward"].sum() > 0 else -1.0
         return Loss(sign * agent.policy.weight.squeeze(), carry={"latent": torch.tensor(3.0)})
+
+
+def test_a_graph_above_the_limit_is_not_compiled(fabric):
+    """A step with too many operations runs eagerly, and one note gives their number and the limit."""
+    learner = make_learner(fabric, "sac", trainer={"compile_limit": 100})
+    (note,) = update(learner, "sac", 0)[0].notes
+    assert note.startswith("gradient steps aren't compiled: they have ")
+    assert "operations, more than trainer.compile_limit=100; " in note
+    assert learner.compiled is None and learner.gradient_steps == 6
 
 
 class UnknownOptimizer(Carrying):

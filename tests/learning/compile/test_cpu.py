@@ -42,6 +42,9 @@ def test_a_library_draws_the_bits_of_the_stateless_generator(tmp_path):
 
     seeds = [noise.seeds(torch.Size([19]), torch.Generator().manual_seed(number)) for number in range(2)]
     x = torch.rand(19, 64)
-    library, _ = cpu.open_library(make_fx(draw, tracing_mode="fake")(x, seeds[0]), [x, seeds[0]], tmp_path)
+    graph, calls = make_fx(draw, tracing_mode="fake")(x, seeds[0]), []
+    for _ in range(2):  # only the first one compiles
+        library, is_new = cpu.open_library(graph, [x, seeds[0]], tmp_path, lambda: calls.append("compiled"))
+    assert (calls, is_new) == (["compiled"], False)
     for found, expected in zip(library([x, seeds[1]]), draw(x, seeds[1]), strict=True):
         assert torch.equal(found, expected)

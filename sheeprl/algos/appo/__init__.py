@@ -1,0 +1,1 @@
+"""Asynchronous Proximal Policy Optimization (APPO)."""

@@ -1,0 +1,41 @@
+"""Make the callbacks that `run.callbacks` names."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from sheeprl.callbacks.base import Callback
+from sheeprl.config.schema import Config
+from sheeprl.utils.errors import ConfigError, describe
+
+
+def load_callbacks(config: Config) -> list[Callback]:
+    """Return the callbacks of `run.callbacks`, in order.
+
+    Raises:
+        ConfigError: a module can't be imported, or a path isn't a callback, or it refuses its arguments.
+    """
+    mistakes: list[str] = []
+    made = [_make(path, arguments, mistakes) for path, arguments in config.run.callback_calls]
+    if mistakes:
+        raise ConfigError(mistakes)
+    return [callback for callback in made if callback is not None]
+
+
+def _make(path: str, arguments: dict[str, Any], mistakes: list[str]) -> Callback | None:
+    """Return one callback; append the mistake if there is one."""
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except Exception as error:
+        mistakes.append(f"run.callbacks: {path}: {module} can't be imported: {describe(error)}")
+        return None
+    if not (isinstance(found, type) and issubclass(found, Callback)):
+        mistakes.append(f"run.callbacks: {path}: is no class derived from sheeprl.Callback")
+        return None
+    try:
+        return found(**arguments)
+    except Exception as error:
+        mistakes.append(f"run.callbacks: {path}: {name}({arguments}) raised {describe(error)}")
+        return None

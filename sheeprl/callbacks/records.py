@@ -1,0 +1,98 @@
+"""Episodes and evaluations of a run as lines of JSON, exact after a resume.
+
+`episodes.jsonl` has one line per training episode, `evaluations.jsonl` one per evaluation. A resumed run repeats what
+follows its checkpoint, so these lines move to `episodes_undone.jsonl` and `evaluations_undone.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sheeprl.actors.evaluation import Evaluation
+from sheeprl.callbacks.base import Callback, RunView
+from sheeprl.metrics.counters import Episode
+from sheeprl.metrics.files import JsonLines
+from sheeprl.utils.files import write_atomically
+
+EPISODES, EVALUATIONS = "episodes.jsonl", "evaluations.jsonl"
+
+
+class RecordFiles(Callback):
+    """Write the episodes and evaluations of a run.
+
+    Args:
+        run_dir: folder of the run.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        """Open the files."""
+        self._episodes, self._evaluations = JsonLines(run_dir / EPISODES), JsonLines(run_dir / EVALUATIONS)
+
+    def on_episode(self, run: RunView, episode: Episode) -> None:
+        """Append an episode."""
+        self._episodes.append(
+            {
+                "step": episode.step,
+                "time": round(run.time(), 3),
+                "return": episode.total,
+                "length": episode.length,
+            }
+        )
+        run.stats.episodes_written += 1
+
+    def on_evaluation(self, run: RunView, result: Evaluation) -> None:
+        """Append an evaluation."""
+        self._evaluations.append(
+            {
+                "step": result.policy_steps,
+                "time": round(run.time(), 3),
+                "mean": result.mean_return,
+                "std": result.std_return,
+                "returns": result.returns,
+                "lengths": result.lengths,
+                "cut": result.cut,
+            }
+        )
+
+    def on_end(self, run: RunView, status: str) -> None:
+        """Close the files."""
+        self._episodes.close()
+        self._evaluations.close()
+
+
+def rewind_records(run_dir: Path, stats: Mapping[str, Any]) -> None:
+    """Undo the episodes and evaluations that a resumed run repeats.
+
+    An evaluation that began before the checkpoint stays, also if it ended later. An unfinished one is due again.
+
+    Args:
+        run_dir: folder of the run.
+        stats: statistics of the checkpoint, from `RunStats.state_dict`; `evaluating` loses the evaluations on file.
+    """
+    # A checkpoint of an older version counts no episodes; the run had no file then.
+    episodes = _complete_lines(run_dir / EPISODES)
+    written = stats.get("episodes_written", 0)
+    _keep(run_dir / EPISODES, episodes, [number < written for number in range(len(episodes))])
+    evaluations = _complete_lines(run_dir / EVALUATIONS)
+    steps = [json.loads(line)["step"] for line in evaluations]
+    _keep(run_dir / EVALUATIONS, evaluations, [step <= stats["counters"]["policy_steps"] for step in steps])
+    if "evaluating" in stats:
+        stats["evaluating"][:] = [step for step in stats["evaluating"] if step not in steps]
+
+
+def _complete_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file, without an incomplete last one of a killed writer."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+def _keep(path: Path, lines: list[bytes], kept: list[bool]) -> None:
+    """Move the other lines of a file to its file of undone lines."""
+    undone = b"".join(line for line, keep in zip(lines, kept, strict=True) if not keep)
+    if undone:
+        with path.with_name(f"{path.stem}_undone.jsonl").open("ab") as file:
+            file.write(undone)
+        write_atomically(path, b"".join(line for line, keep in zip(lines, kept, strict=True) if keep), sync=False)

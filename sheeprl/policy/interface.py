@@ -1,0 +1,160 @@
+"""Call a policy with the observations of its environment. Imports NumPy only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Array of one observation, action or state.
+
+    Args:
+        key: its flat key; a slash joins the levels of a nested Dict.
+        shape: shape without the batch axis.
+        dtype: NumPy's name of its dtype.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """Inputs and outputs of a policy.
+
+    Args:
+        algo: name of the algorithm.
+        env: id of the environment.
+        observation: leaves of an observation; a single one without keys has the key `obs`.
+        action: the action in the environment's own units.
+        state: leaves of the state of a recurrent policy.
+        policy_steps: policy steps of training.
+    """
+
+    algo: str
+    env: str
+    observation: tuple[Leaf, ...]
+    action: Leaf
+    state: tuple[Leaf, ...] = ()
+    policy_steps: int = 0
+
+    def to_json(self) -> str:
+        """Return the specification as JSON."""
+        return json.dumps({"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> PolicySpec:
+        """Return the specification of a text from `to_json`.
+
+        Raises:
+            ValueError: the text has another format.
+        """
+        found = json.loads(text)
+        if found.pop("format", None) != FORMAT:
+            raise ValueError(f"it has another format than {FORMAT}; export it with this version of SheepRL")
+        leaves = {
+            name: tuple(Leaf(leaf["key"], tuple(leaf["shape"]), leaf["dtype"]) for leaf in found[name])
+            for name in ("observation", "state")
+        }
+        action = Leaf(found["action"]["key"], tuple(found["action"]["shape"]), found["action"]["dtype"])
+        return cls(**{**found, **leaves, "action": action})
+
+
+class Policy:
+    """Acts in the environment's own units, with the state of a recurrent policy inside.
+
+    Call it with one observation or with a batch of them. Call `reset` at the begin of an episode.
+
+    Args:
+        spec: inputs and outputs.
+    """
+
+    def __init__(self, spec: PolicySpec) -> None:
+        """Begin with new episodes."""
+        self.spec = spec
+        self._is_first: Array | None = None  # None: every environment begins an episode
+
+    def reset(self, where: Any = None) -> None:
+        """Begin new episodes.
+
+        Args:
+            where: `[B]` booleans, true where an episode begins; None for all.
+        """
+        if where is None:
+            self._is_first = None
+            self._forget()
+        elif self._is_first is not None:
+            self._is_first = self._is_first | np.asarray(where, bool)
+
+    def __call__(self, obs: Any, reward: Any = 0.0) -> Any:
+        """Return the action for an observation, or `[B, *]` actions for `[B, *]` observations.
+
+        Args:
+            obs: observation of the environment, an array or (nested) mappings of arrays.
+            reward: reward on arrival, for policies that read it.
+
+        Raises:
+            ValueError: the observation has other keys or shapes than the policy's, or another batch size than before.
+        """
+        leaves, is_batch = self._leaves(obs)
+        count = len(next(iter(leaves.values())))
+        if self._is_first is None:
+            self._is_first = np.ones(count, bool)
+        if len(self._is_first) != count:
+            raise ValueError(f"{count} observations after {len(self._is_first)}; call reset() to change their number")
+        rewards = np.broadcast_to(np.asarray(reward, np.float32), (count,)).copy()
+        action = self._act(leaves, rewards, self._is_first)
+        self._is_first = np.zeros(count, bool)
+        action = np.asarray(action).astype(self.spec.action.dtype, copy=False).reshape(count, *self.spec.action.shape)
+        return action if is_batch else action[0]
+
+    def _leaves(self, obs: Any) -> tuple[dict[str, Array], bool]:
+        """Return the leaves `[B, *]` of an observation by flat key, and whether it is a batch."""
+        leaves, batched = {}, set()
+        for leaf in self.spec.observation:
+            part = np.asarray(_part(obs, leaf.key))
+            extra = part.ndim - len(leaf.shape)
+            if extra not in (0, 1) or part.shape[extra:] != leaf.shape:
+                raise ValueError(
+                    f"{leaf.key} has the shape {list(part.shape)}; this policy needs {list(leaf.shape)}, or a batch "
+                    f"[B, {', '.join(map(str, leaf.shape))}]"
+                )
+            batched.add(extra == 1)
+            part = part.astype(leaf.dtype, copy=False)
+            leaves[leaf.key] = part if extra else part[None]
+        if len(batched) > 1:
+            raise ValueError("some parts of the observation are a batch and others are not")
+        return leaves, True in batched
+
+    def _act(self, leaves: dict[str, Array], reward: Array, is_first: Array) -> Array:
+        """Return the actions `[B, *]` in the environment's units, and keep the state."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """Forget the state of all episodes."""
+
+
+def _part(obs: Any, key: str) -> Any:
+    """Return the part of an observation under a flat key.
+
+    Raises:
+        ValueError: the observation has no such part.
+    """
+    path = key.split("/")[1:]
+    for name in path:
+        named = {str(known): part for known, part in obs.items()} if isinstance(obs, Mapping) else {}
+        if name not in named:
+            raise ValueError(f"the observation has no {'.'.join(path)!r}; this policy was trained with it")
+        obs = named[name]
+    return obs

@@ -1,0 +1,129 @@
+"""Load the policy of a run, a checkpoint or an exported file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sheeprl.policy.interface import Policy
+from sheeprl.utils.errors import ConfigError, one_line
+from sheeprl.utils.installation import install_command
+
+if TYPE_CHECKING:
+    from gymnasium import Space
+
+    from sheeprl.algos.base import Algorithm, Mode, Spaces
+    from sheeprl.policy.torch_policy import TorchPolicy
+
+
+def load_policy(path: str | Path, *, best: bool = False, mode: Mode = "greedy", seed: int = 0) -> Policy:
+    """Return a policy that maps observations of its environment to actions in the environment's own units.
+
+    Args:
+        path: a run (`@last`, its folder, or the beginning of its name), a checkpoint, or a file of `sheeprl export`.
+        best: True for the best checkpoint of a run, by `checkpoint.best_by`; False for the newest one.
+        mode: `greedy`, or `explore` to sample as in training. Exported files are greedy.
+        seed: seed of the samples.
+
+    Raises:
+        ConfigError: there is no such run, checkpoint or file, or it can't be loaded.
+    """
+    file = Path(path).expanduser()
+    if file.suffix in (".onnx", ".pt2"):
+        return _exported(file)
+    from sheeprl.checkpoint.best import best_checkpoint
+    from sheeprl.checkpoint.runs import resolve_run
+
+    folder = resolve_run(str(path))
+    return load_checkpoint(str(best_checkpoint(Path(folder).expanduser())) if best else folder, mode, seed)
+
+
+def _exported(file: Path) -> Policy:
+    """Return the policy of an exported file.
+
+    Raises:
+        ConfigError: the file doesn't exist or can't be loaded.
+    """
+    if not file.is_file():
+        raise ConfigError([f"{file}: no such file"])
+    try:
+        if file.suffix == ".onnx":
+            from sheeprl.policy.onnx_policy import OnnxPolicy
+
+            return OnnxPolicy(file)
+        from sheeprl.policy.pt2_policy import Pt2Policy
+
+        return Pt2Policy(file)
+    except ImportError as error:
+        raise ConfigError([f"{file}: {error}; use {install_command('export')}"]) from error
+    except Exception as error:  # the libraries raise many types for a damaged file
+        raise ConfigError([f"{file}: can't be loaded: {one_line(error)}"]) from error
+
+
+def load_checkpoint(path: str, mode: Mode = "greedy", seed: int = 0) -> TorchPolicy:
+    """Return the policy of a run or of a checkpoint.
+
+    Raises:
+        ConfigError: it doesn't exist or can't be loaded.
+    """
+    from sheeprl.algos.build import build_algorithm
+    from sheeprl.checkpoint.files import step_of
+    from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
+    from sheeprl.config.loading import validate
+    from sheeprl.policy.torch_policy import TorchPolicy
+
+    run_dir, checkpoint = find_checkpoint(path)
+    config = validate(read_config(run_dir))
+    spaces, action = read_spaces(run_dir, config)
+    algorithm = build_algorithm(config.algo, spaces)
+    policy = load_weights(algorithm, checkpoint)
+    return TorchPolicy(algorithm, policy, action, config.env.id, step_of(checkpoint), mode, seed)
+
+
+def load_weights(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
+    """Return the policy network of a checkpoint.
+
+    Raises:
+        ConfigError: its file can't be loaded.
+    """
+    import torch
+
+    agent = algorithm.build_agent()
+    try:
+        state = torch.load(checkpoint / "agent.pt", map_location="cpu", weights_only=True)
+        agent.load_state_dict(state["agent"])
+    except Exception as error:  # torch raises many types for a damaged file
+        first_line = str(error).strip().partition("\n")[0]
+        raise ConfigError([f"{checkpoint / 'agent.pt'}: can't be loaded: {first_line}"]) from error
+    return agent.get_submodule("policy").eval()
+
+
+def read_spaces(run_dir: Path, config: Any) -> tuple[Spaces, Space[Any]]:
+    """Return the spaces of the agent and the environment's own action space.
+
+    A run without `spaces.json` is of an older version; then its environment is made.
+
+    Raises:
+        ConfigError: the environment can't be made.
+    """
+    from sheeprl.algos.base import Spaces
+    from sheeprl.checkpoint.spaces_file import SPACES
+    from sheeprl.envs.make import EnvSettingsError, make_env, spaces_of
+    from sheeprl.envs.snapshot import close_quietly
+    from sheeprl.envs.space_json import from_json
+    from sheeprl.envs.transforms import action_space
+
+    path = run_dir / SPACES
+    if path.is_file():
+        found = json.loads(path.read_bytes())
+        action = from_json(found["action"])
+        return Spaces(from_json(found["observation"]), action_space(action), found["frame_stack"]), action
+    try:
+        env = make_env(config.env)
+    except EnvSettingsError as error:
+        raise ConfigError([str(error)]) from error
+    try:
+        return spaces_of(env), env.action_space
+    finally:
+        close_quietly(env)

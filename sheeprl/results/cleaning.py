@@ -1,0 +1,80 @@
+"""Remove checkpoints of runs that have ended."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sheeprl.checkpoint.best import best_checkpoint
+from sheeprl.checkpoint.run_dir import checkpoints, is_locked
+from sheeprl.checkpoint.runs import FoundRun
+from sheeprl.utils.errors import ConfigError
+
+UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+KEEP = ("best", "last")
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Checkpoint to remove, with its run and its size in bytes."""
+
+    run: FoundRun
+    checkpoint: Path
+    bytes: int
+
+
+def removals(runs: Sequence[FoundRun], keep: str, older: str | None = None) -> Iterator[Removal]:
+    """Yield the checkpoints to remove. Runs in progress are left out.
+
+    A replay that a checkpoint shares with others by links counts to each of them.
+
+    Args:
+        runs: the runs.
+        keep: kinds of checkpoints to keep, separated by commas: `best`, `last`.
+        older: least age of a run's newest file, such as 14d; None for any.
+
+    Raises:
+        ConfigError: `keep` or `older` is wrong.
+    """
+    kinds = keep.split(",")
+    if wrong := [kind for kind in kinds if kind not in KEEP]:
+        raise ConfigError([f"--keep {keep}: {wrong[0]!r} is unknown; use best, last or best,last"])
+    least = 0.0 if older is None else _seconds(older)
+    return _removals(runs, kinds, time.time() - least)
+
+
+def _removals(runs: Sequence[FoundRun], kinds: Sequence[str], before: float) -> Iterator[Removal]:
+    """Yield the checkpoints to remove, of runs without a change since a time."""
+    for run in runs:
+        found = checkpoints(run.folder)
+        if not found or is_locked(run.folder) or _changed(run.folder) > before:
+            continue
+        kept = {found[-1]} if "last" in kinds else set()
+        if "best" in kinds:
+            kept.add(best_checkpoint(run.folder))
+        for path in found:
+            if path not in kept:
+                yield Removal(run, path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
+
+
+def remove(removal: Removal) -> None:
+    """Remove a checkpoint. A half removed one has no manifest, so no command takes it for a checkpoint."""
+    (removal.checkpoint / "manifest.json").unlink()
+    shutil.rmtree(removal.checkpoint)
+
+
+def _changed(folder: Path) -> float:
+    """Return the time of the newest change in a run's folder, in seconds since 1970."""
+    return max(path.stat().st_mtime for path in [folder, *folder.iterdir(), *checkpoints(folder)])
+
+
+def _seconds(age: str) -> float:
+    """Return the seconds of an age such as 14d."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", age)
+    if not match:
+        raise ConfigError([f"--older {age}: must be a number with a unit of m, h, d or w, such as 14d"])
+    return float(match[1]) * UNITS[match[2]]

@@ -1,0 +1,138 @@
+"""Clusters of `ray start` for tests: each has its own ports, folder and token, and ends by its own process ids."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ray.util import get_node_ip_address
+
+BIN = Path(sys.executable).parent
+PATIENCE = 240.0  # seconds
+
+
+def free_port():
+    """Return a port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def wait_for(condition, what, seconds=PATIENCE, process=None):
+    """Wait until a condition holds; fail if a process ends before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        assert process is None or process.poll() is None, f"{what}: the process ended with {process.returncode}"
+        time.sleep(0.2)
+
+
+def is_open(port):
+    """Return whether a process listens at a port of this machine."""
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+class LocalCluster:
+    """Nodes of one cluster on this machine, started by `ray start --block`."""
+
+    def __init__(self, folder):
+        """Choose ports and a token."""
+        self.folder = folder
+        self.port, self.dashboard_port = free_port(), free_port()
+        self.address = f"{get_node_ip_address()}:{self.port}"  # as Ray's processes write it
+        self.nodes = []
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "RAY_ADDRESS": self.address,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_TMPDIR": str(folder),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "120",
+        }
+
+    def start_head(self, *options, **variables):
+        """Start the head and wait until it runs, with its dashboard."""
+        ports = [f"--port={self.port}", f"--dashboard-port={self.dashboard_port}"]
+        command = ["ray", "start", "--block", "--head", *ports, *options]
+        head = self._start(command, variables)
+        if "--include-dashboard=false" not in options:
+            wait_for(lambda: is_open(self.dashboard_port), "the dashboard", process=head)
+
+    def add_node(self, *options):
+        """Start another node and wait until it runs."""
+        self._start(["ray", "start", "--block", f"--address={self.address}", *options], {})
+
+    def call(self, *command, **options):
+        """Run a command of the cluster's user, and return it when it ends."""
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE * 2, **options)
+
+    def _start(self, command, variables):
+        """Start a node in a new session, and wait until it has registered."""
+        path = self.folder / f"node_{len(self.nodes)}.log"
+        with path.open("wb") as log:
+            node = subprocess.Popen(
+                command, env=self.env | variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self.nodes.append(node)
+        wait_for(lambda: "will now block" in path.read_text(), f"the start of node {len(self.nodes)}", process=node)
+        return node
+
+    def close(self):
+        """End the nodes; `ray start --block` ends its processes on SIGTERM."""
+        for node in reversed(self.nodes):
+            node.terminate()
+        for node in self.nodes:
+            with suppress(subprocess.TimeoutExpired):
+                node.wait(30)
+            node.kill()
+            node.wait()
+        end_processes_of(self.folder)
+
+
+def processes_of(folder):
+    """Return the processes whose command line names a folder."""
+    import psutil
+
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.pid != os.getpid() and any(str(folder) in word for word in process.info["cmdline"] or ())
+    ]
+
+
+def end_processes_of(folder):
+    """Kill the processes whose command line names a folder."""
+    import psutil
+
+    for process in processes_of(folder):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@contextmanager
+def short_folder():
+    """Yield a temporary folder whose path is short enough for Ray's sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def local_cluster():
+    """Yield a cluster without nodes; end its nodes afterwards."""
+    with short_folder() as folder:
+        cluster = LocalCluster(folder)
+        try:
+            yield cluster
+        finally:
+            cluster.close()

@@ -1,0 +1,208 @@
+"""Test placement on the nodes of a cluster, nodes without the run's folder, and resumes from a bucket."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import suppress
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from sheeprl.actors.ray import cluster as clusters
+from sheeprl.actors.ray.waiting import ClusterError
+from sheeprl.config.checks import check
+from sheeprl.config.loading import load_config
+from sheeprl.utils.process import run_in_loop
+from tests.helpers.buckets import new_bucket, s3_server
+from tests.helpers.runs import QUIET, SMALL_SAC, lines
+
+RUN = ["trainer.compile=false", "trainer.accelerator=cpu", "log.every=1", *QUIET, "log.level=info"]
+PATIENCE = 280  # seconds, for a busy machine
+
+
+@pytest.fixture
+def head():
+    """Yield a cluster with a head that has no room for actors with CPUs."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def node_of(handle):
+    """Return the id of an actor's node."""
+    return ray.get(handle.actor.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id()), timeout=100)
+
+
+@pytest.mark.slow
+def test_actors_stand_on_the_nodes_of_their_labels(head):
+    """Ranks share one node per `trainer.num_nodes`, shards stand beside them, players on nodes of their label."""
+    gpus = [head.add_node(num_cpus=2, num_gpus=2, labels={"kind": "gpu"}) for _ in range(2)]
+    spot = head.add_node(num_cpus=4, labels={"market": "spot"})
+    head.add_node(num_cpus=4)
+    head.wait_for_nodes()
+    ray.init(address=head.address, logging_level=logging.ERROR, log_to_driver=False)
+    words = ["trainer.num_nodes=2", "trainer.devices=2", "buffer.shards=2", "players.num=2", "buffer.size=5000"]
+    words += ["players.label_selector={market: spot}", "ray.wait_timeout=5", *SMALL_SAC[:3], "trainer.accelerator=cpu"]
+    resolved = check(load_config("sac", [f"ray.address={head.address}", *words]).model_dump(mode="json"))
+    config = resolved.config
+    trainer = config.trainer.model_copy(update={"accelerator": "cuda"})  # with GPUs that only Ray believes in
+    config = config.model_copy(update={"trainer": trainer})
+    reports = []
+
+    async def place():
+        """Start the actors, check their nodes, then ask for more than the nodes with the label hold."""
+        fleet = clusters.Fleet(config, resolved.spaces, run="here", report=reports.append)
+        try:
+            ranks = [node_of(rank) for rank in fleet.learner.ranks]
+            assert ranks[0] == ranks[1] != ranks[2] == ranks[3]
+            assert set(ranks) == {node.node_id for node in gpus}
+            assert {node_of(shard) for shard in fleet.shards} == set(ranks)
+            players = [fleet._player(number, 0) for number in range(2)]
+            assert {node_of(player) for player in players} == {spot.node_id}
+            names = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+            assert {"sheeprl:here:player:1", "sheeprl:here:shard:0", "sheeprl:here:trainer:3"} <= names
+            fleet.excluded.add(spot.node_id)
+            pending = fleet._player(2, 0)
+            fleet.waits.add("player 2", pending.is_up())
+            with pytest.raises(ClusterError, match=r"player 2 found no room within 5 s"):
+                while True:
+                    await fleet.players_leaving()
+        finally:
+            fleet.close()
+
+    run_in_loop(place)
+    assert clusters.choose_accelerator(config) == "cuda"
+
+
+# --- a node without the run's folder ---
+
+
+@pytest.fixture
+def away(tmp_path):
+    """Yield the address of a cluster; its second node sees an empty file system in the place of the runs' folder."""
+    (tmp_path / "runs").mkdir()
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not make mount namespaces")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    start = f"ray start --address={cluster.address} --num-cpus=2 --labels=where=away --block"
+    script = f"mount -t tmpfs tmpfs {tmp_path}/runs && exec {start}"
+    with (tmp_path / "node").open("w") as said:
+        command = ["unshare", "-m", "sh", "-c", script]
+        slow = {**os.environ, "RAY_raylet_start_wait_time_s": "120"}
+        process = subprocess.Popen(command, start_new_session=True, env=slow, stdout=said, stderr=subprocess.STDOUT)
+    try:
+        ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+        until = time.monotonic() + PATIENCE
+        while sum(node["Alive"] for node in ray.nodes()) < 2:
+            assert time.monotonic() < until and process.poll() is None, (tmp_path / "node").read_text()
+            time.sleep(0.2)
+        ray.shutdown()
+        yield cluster.address
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_node_without_the_runs_folder(away, tmp_path):
+    """Such a node ends the run at once, with the setting that helps; with it, shards there save and restore rows."""
+    words = ["run.mode=decoupled", f"run.dir={tmp_path}/runs/a", f"ray.address={away}", *RUN, *SMALL_SAC]
+    words += ["run.total_steps=300", "checkpoint.every=100", "trainer.label_selector={where: away}"]
+    refused = sheeprl("run", "sac", *words)
+    assert refused.returncode == 1
+    assert "doesn't see the checkpoints of this run" in refused.stderr
+    assert "set checkpoint.storage=s3://bucket/prefix" in refused.stderr and "Traceback" not in refused.stderr
+    done = sheeprl("run", "sac", *words, f"checkpoint.storage={tmp_path}/store")
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "runs").rglob("shard_*"))
+    resumed = sheeprl("resume", f"{tmp_path}/runs/a", "run.total_steps=500", "players.num=2", "buffer.shards=2")
+    assert resumed.returncode == 0, resumed.stderr
+    check_exact(tmp_path / "runs" / "a")
+
+
+def sheeprl(*words):
+    """Run the command and return its result."""
+    command = [sys.executable, "-m", "sheeprl", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def check_exact(folder):
+    """Check that a finished run has the exact ratio and all its rows."""
+    written = lines(folder)
+    end, size = written[-1], [line["Buffer/size"] for line in written if "Buffer/size" in line][-1]
+    assert end["status"] == "done" and end["gradient_steps"] == end["policy_steps"] - 50
+    assert size == end["policy_steps"]
+
+
+# --- a whole run, killed and resumed from a bucket ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_a_killed_run_resumes_from_the_bucket_with_other_numbers(tmp_path, monkeypatch, algorithm):
+    """A killed run resumes from the bucket in a new folder, with other numbers of players and shards."""
+    small = SMALL_SAC if algorithm == "sac" else ["algo.rollout_steps=16"]
+    words = ["run.mode=decoupled", "players.num=2", "run.total_steps=100000", "checkpoint.every=100", *RUN, *small]
+    with s3_server() as server:
+        store = f"{new_bucket(server, monkeypatch)}/{uuid.uuid4().hex}"
+        words += [f"run.dir={tmp_path}/first", f"checkpoint.storage={store}"]
+        words += ["buffer.shards=2"] if algorithm == "sac" else []
+        command = [sys.executable, "-m", "sheeprl", "run", algorithm, *words]
+        with (tmp_path / "said").open("w") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            until = time.monotonic() + PATIENCE
+            while len(list((tmp_path / "first" / "checkpoints").glob("step_*"))) < 2:
+                assert time.monotonic() < until and process.poll() is None, (tmp_path / "said").read_text()
+                time.sleep(0.05)
+        finally:
+            process.kill()
+            process.wait()
+        newest = max(int(path.name[5:]) for path in (tmp_path / "first" / "checkpoints").glob("step_*"))
+        changed = ["players.num=3", *(["buffer.shards=3"] if algorithm == "sac" else [])]
+        last = f"run.total_steps={newest + 300}"
+        resumed = sheeprl("resume", f"{store}/first", f"run.dir={tmp_path}/second", last, *changed)
+    assert resumed.returncode == 0, resumed.stderr
+    resumes = [line["step"] for line in lines(tmp_path / "second") if line.get("event") == "resume"]
+    assert len(resumes) == 1 and resumes[0] >= newest
+    if algorithm == "sac":
+        check_exact(tmp_path / "second")
+    assert lines(tmp_path / "second")[-1]["policy_steps"] >= newest + 300
+
+
+# --- stop and resubmission, as by `ray job stop` and `ray job submit` ---
+
+
+@pytest.mark.slow
+def test_a_stopped_job_goes_on_when_it_is_submitted_again(tmp_path, monkeypatch):
+    """SIGTERM ends a job with a checkpoint and exit code 143; the same command then resumes it."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # as in a job, whose working folder is a copy
+    monkeypatch.setenv("SHEEPRL_HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "60")
+    words = ["run.mode=coupled", "run.resume=auto", "run.total_steps=100000", "log.every=100", *RUN, *SMALL_SAC]
+    command, said = [sys.executable, "-m", "sheeprl", "run", "sac", *words], tmp_path / "said"
+    for attempt in range(2):
+        with said.open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            until = time.monotonic() + PATIENCE
+            while said.read_text().count("policy steps ") < 4:
+                assert process.poll() is None and time.monotonic() < until, said.read_text()
+                time.sleep(0.1)
+            process.terminate()
+            assert process.wait(60) == 143, said.read_text()
+        finally:
+            process.kill()
+            process.wait()
+        assert ("resuming from step_" in said.read_text()) == bool(attempt)
+    (folder,) = (tmp_path / "logs" / "sac").glob("*/auto_0")
+    assert [line["status"] for line in lines(folder) if "status" in line][-1] == "interrupted"

@@ -1,0 +1,219 @@
+"""Test policies outside of a run: loaded, called, exported and watched."""
+
+import io
+import itertools
+import shutil
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import sheeprl
+from sheeprl import ConfigError, load_config, train
+from sheeprl.algos.build import build_algorithm
+from sheeprl.algos.registry import args_class
+from sheeprl.cli import main
+from sheeprl.envs.make import spaces_of
+from sheeprl.envs.space_json import from_json, to_json
+from sheeprl.evaluate import chosen_episodes
+from sheeprl.policy.enjoy import as_text, enjoy
+from sheeprl.policy.torch_policy import TorchPolicy
+
+SMALL = ["run.mode=coupled", "trainer.compile=false", "log.level=error", "trainer.threads=1", "eval.episodes=0"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """Return the folder of a short run on Pendulum, whose actions are in [−2, 2]."""
+    folder = tmp_path_factory.mktemp("policy") / "run"
+    settings = [*SMALL, f"run.dir={folder}", "run.total_steps=64", "env.num_envs=2", "algo.rollout_steps=16"]
+    train(load_config("ppo_pendulum", [*settings, "algo.batch_size=32", "algo.epochs=1"]))
+    return folder
+
+
+class Env(gymnasium.Env):
+    """Environment of given spaces that returns samples."""
+
+    def __init__(self, observation, action):
+        self.observation_space, self.action_space = observation, action
+        observation.seed(1)
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.steps += 1
+        return self.observation_space.sample(), 1.0, self.steps >= 15, False, {}
+
+
+VECTOR = spaces.Box(-3, 3, (5,))
+NESTED = spaces.Dict(
+    a=spaces.Dict(x=spaces.Discrete(4), y=spaces.MultiBinary(3)), b=spaces.Box(-1, 1, (2, 2), np.float64)
+)
+MASKED = spaces.Dict(s=spaces.Box(-1, 1, (4,)), action_mask=spaces.Box(0, 1, (3,), np.int8))
+ACTIONS = [
+    spaces.Discrete(3, start=5),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiBinary(3),
+    spaces.Box(np.array([-2, 0.0], np.float32), np.array([2, 5.0], np.float32)),
+    spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
+    spaces.Box(-3, 7, (2,), np.int32),
+]
+
+
+def make_policy(name, observation, action):
+    """Return an untrained policy and its environment."""
+    env = Env(observation, action)
+    algorithm = build_algorithm(args_class(name).model_validate({"name": name}), spaces_of(env))
+    return TorchPolicy(algorithm, algorithm.build_agent().get_submodule("policy").eval(), action, "Env-v0"), env
+
+
+def test_loaded_policy_acts_in_units_of_the_environment(run_dir):
+    """One observation or a batch; the environment isn't made."""
+    policy = sheeprl.load_policy(run_dir)
+    batch = np.random.default_rng(0).normal(size=(50, 3)) * [1, 1, 8]
+    actions = policy(batch)
+    assert (actions.shape, actions.dtype) == ((50, 1), np.float32)
+    policy.reset()
+    assert np.allclose(policy(batch[0]), actions[0], atol=1e-6)
+    assert policy.spec.policy_steps == 64
+    explore = sheeprl.load_policy(run_dir, mode="explore")
+    assert np.abs(explore(batch)).max() > 1  # beyond the agent's [−1, 1]
+    (run_dir / "spaces.json").rename(run_dir / "hidden")
+    policy.reset()
+    assert np.array_equal(sheeprl.load_policy(run_dir)(batch), policy(batch))  # of an older version: makes it
+    (run_dir / "hidden").rename(run_dir / "spaces.json")
+
+
+def test_wrong_calls_are_named(run_dir, tmp_path):
+    """The message has the shape, or the path."""
+    policy = sheeprl.load_policy(run_dir)
+    with pytest.raises(ValueError, match=r"obs has the shape \[4\]; this policy needs \[3\]"):
+        policy(np.zeros(4))
+    policy(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="3 observations after 2; call reset"):
+        policy(np.zeros((3, 3)))
+    nested, _ = make_policy("ppo", NESTED, ACTIONS[0])
+    with pytest.raises(ValueError, match=r"no 'a\.x'"):
+        nested({"b": np.zeros((2, 2))})
+    for path in ("nothing", tmp_path / "no.onnx"):
+        with pytest.raises(ConfigError, match="no such"):
+            sheeprl.load_policy(path)
+    (tmp_path / "bad.pt2").write_bytes(b"abc")
+    with pytest.raises(ConfigError, match=r"bad\.pt2: can't be loaded"):
+        sheeprl.load_policy(tmp_path / "bad.pt2")
+
+
+def test_state_of_a_recurrent_policy_is_inside():
+    """A reset forgets; a partial one forgets in some environments of a batch."""
+    policy, _ = make_policy("ppo_recurrent", VECTOR, ACTIONS[3])
+    obs = np.random.default_rng(0).normal(size=(3, 2, 5)).astype(np.float32)
+    first, second = policy(obs[0]), policy(obs[1])
+    assert not np.allclose(policy(obs[1]), second)
+    policy.reset()
+    assert np.array_equal(policy(obs[0]), first)
+    policy.reset(where=[True, False])
+    mixed = policy(obs[0])
+    assert np.array_equal(mixed[0], first[0])
+    assert not np.allclose(mixed[1], first[1])
+
+
+@pytest.mark.parametrize("space", [VECTOR, NESTED, MASKED, *ACTIONS, spaces.Box(-np.inf, np.inf, (2,))])
+def test_spaces_survive_json(space):
+    """The space is equal, with its dtype."""
+    found = from_json(to_json(space))
+    assert found == space
+    assert found.dtype == space.dtype
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+@pytest.mark.parametrize(
+    ("name", "observation", "action"),
+    [
+        *(("ppo", VECTOR, action) for action in ACTIONS),
+        ("ppo", MASKED, spaces.Discrete(3)),
+        ("ppo_recurrent", NESTED, ACTIONS[3]),
+        ("sac", NESTED, ACTIONS[3]),
+        ("dqn", spaces.Box(0, 255, (64, 64, 3), np.uint8), spaces.Discrete(4)),
+    ],
+)
+def test_exported_policy_equals_its_origin(tmp_path, kind, name, observation, action):
+    """The actions differ by at most 1e-6 of their range, one by one and as a batch."""
+    pytest.importorskip("onnxruntime" if kind == "onnx" else "torch")
+    from sheeprl.policy.export import compare, export_policy, record
+
+    origin, env = make_policy(name, observation, action)
+    path = tmp_path / f"policy.{kind}"
+    export_policy(origin, path)
+    assert compare(origin, path, record(origin, env, 40)).difference <= 1e-6
+    assert b"pickle" not in path.read_bytes()
+
+
+@pytest.mark.slow
+def test_onnx_policy_needs_only_onnxruntime_and_numpy(run_dir, tmp_path, capsys):
+    """The command exports; a process without torch, gymnasium and Ray acts."""
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "policy.onnx"
+    with pytest.raises(SystemExit, match="0"):
+        main(["export", str(run_dir), "--out", str(path), "--steps", "20"])
+    assert "largest difference" in capsys.readouterr().out
+    code = (
+        "import sys\nfor name in ('torch', 'gymnasium', 'ray', 'pydantic', 'yaml'): sys.modules[name] = None\n"
+        f"import numpy, sheeprl\nprint(sheeprl.load_policy({str(path)!r})(numpy.zeros(3)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("(1,)", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["export", "x", "--to", "tflite"], "--to tflite: must be onnx or pt2"),
+        (["export", "x", "--out", "a.pt2"], "--out a.pt2: must end with .onnx"),
+        (["enjoy", "x", "--fps", "0"], "--fps=0.0: must be positive"),
+        (["enjoy", "nothing"], "nothing: no such folder"),
+    ],
+)
+def test_wrong_words(words, message, capsys):
+    """Each mistake is one line and exit code 2."""
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_enjoy_draws_into_the_terminal_and_follows(run_dir, monkeypatch):
+    """A newer checkpoint is loaded before the next episode."""
+    pytest.importorskip("pygame")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    stream = io.StringIO()
+    watched = enjoy(str(run_dir), follow=True, fps=1e9, stream=stream)
+    (first,) = itertools.islice(watched, 1)
+    assert (first.policy_steps, first.length) == (64, 200)
+    assert "▀" in stream.getvalue()
+    old = run_dir / "checkpoints" / "step_64"
+    shutil.copytree(old, old.with_name("step_999"))
+    (second,) = itertools.islice(watched, 1)
+    assert second.policy_steps == 999
+    shutil.rmtree(old.with_name("step_999"))
+    with pytest.raises(ConfigError, match="no display"):
+        next(enjoy(str(run_dir), terminal=False))
+
+
+def test_picture_fits_the_terminal():
+    """A line has at most as many blocks as the terminal has columns."""
+    lines = as_text(np.zeros((60, 90, 3), np.uint8), 30, 8).splitlines()
+    assert len(lines) <= 8
+    assert max(line.count("▀") for line in lines) <= 30
+
+
+def test_filmed_episodes():
+    """The best, the worst and the median are filmed, each once."""
+    assert chosen_episodes([3.0, 1.0, 2.0, 5.0, 4.0]) == {3: "best", 1: "worst", 0: "median"}
+    assert chosen_episodes([3.0, 1.0]) == {0: "best", 1: "worst"}
+    assert chosen_episodes([3.0]) == {0: "best"}

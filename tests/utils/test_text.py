@@ -1,0 +1,24 @@
+"""Test the format of text for messages."""
+
+import re
+from pathlib import Path
+
+import sheeprl
+from sheeprl.utils.text import counted
+
+
+def test_a_count_of_one_is_singular():
+    """Only a count of one is singular."""
+    assert [counted(number, "episode") for number in (0, 1, 2, 2000)] == [
+        "0 episodes",
+        "1 episode",
+        "2 episodes",
+        "2,000 episodes",
+    ]
+
+
+def test_no_message_counts_without_the_helper():
+    """No module chooses between singular and plural by itself."""
+    own = re.compile(r"""['"]s['"] (\*|if)""")
+    files = [file for file in Path(sheeprl.__file__).parent.rglob("*.py") if file.stem != "text"]
+    assert [str(file) for file in files if own.search(file.read_text(encoding="utf-8"))] == []
