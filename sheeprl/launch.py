@@ -131,6 +131,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     environment.configure(config)
     with importing():
         from sheeprl.actors.ray import cluster  # slow to import, so only after all checks
+        from sheeprl.actors.ray.fleet import Fleet
         from sheeprl.actors.ray.waiting import ClusterError
         from sheeprl.metrics.publisher import RunPublisher
 
@@ -149,7 +150,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     try:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, cluster.choose_accelerator(config))
-        fleet = cluster.Fleet(
+        fleet = Fleet(
             config,
             spaces,
             video_folder(config, place.run_dir),

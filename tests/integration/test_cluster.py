@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 
 from sheeprl.actors.ray import cluster as clusters
 from sheeprl.actors.ray import internals, nodes
+from sheeprl.actors.ray.fleet import Fleet
 from sheeprl.actors.ray.waiting import ClusterError
 from sheeprl.config.checks import check
 from sheeprl.config.loading import load_config
@@ -58,7 +59,7 @@ def test_actors_stand_on_the_nodes_of_their_labels(head, monkeypatch):
 
     async def place():
         """Start the actors, check their nodes, then ask for more than the nodes with the label hold."""
-        fleet = clusters.Fleet(config, resolved.spaces, run="here", report=reports.append)
+        fleet = Fleet(config, resolved.spaces, run="here", report=reports.append)
         try:
             ranks = [node_of(rank) for rank in fleet.learner.ranks]
             assert ranks[0] == ranks[1] != ranks[2] == ranks[3]
