@@ -57,6 +57,21 @@ def test_block_gru_equals_numpy():
     np.testing.assert_allclose(result.detach(), np.concatenate(expected, -1), rtol=1e-10)
 
 
+def test_gradients_of_the_block_gru():
+    """Gradients of inputs and weights equal finite differences."""
+    cell = BlockGRU(4, 2, 2, 3, 2).double()
+    inputs = [torch.randn(2, size, dtype=torch.float64, requires_grad=True) for size in (4, 2, 2)]
+    assert torch.autograd.gradcheck(lambda deter, stoch, action: cell(deter, stoch, cell.prepare(action)), inputs)
+    weight = cell.gates.weight
+
+    def by_gates(values):
+        """Return the next state with other weights of the gates."""
+        gates = {"gates.weight": values}
+        return torch.func.functional_call(cell, gates, (inputs[0], inputs[1], cell.prepare(inputs[2])))
+
+    assert torch.autograd.gradcheck(by_gates, weight)
+
+
 def build(kind):
     """Return an RSSM of a kind."""
     latents = Categoricals(2, 3) if kind == "blocks" else Gaussians(6)
