@@ -20,7 +20,7 @@ from sheeprl.envs.make import spaces_of
 from sheeprl.envs.space_json import from_json, to_json
 from sheeprl.evaluate import chosen_episodes
 from sheeprl.policy.enjoy import as_text, enjoy
-from sheeprl.policy.torch_policy import TorchPolicy
+from sheeprl.policy.torch_policy import Draws, TorchPolicy
 
 SMALL = ["run.mode=coupled", "trainer.compile=false", "log.level=error", "trainer.threads=1", "eval.episodes=0"]
 
@@ -129,6 +129,20 @@ def test_spaces_survive_json(space):
     found = from_json(to_json(space))
     assert found == space
     assert found.dtype == space.dtype
+
+
+def test_random_numbers_of_a_policy_are_found_and_replaced():
+    """Draws from a generator are recorded by kind and shape, and given ones take their place."""
+    import torch
+
+    generator = torch.Generator()
+    with Draws() as draws:
+        torch.rand(3, 2, generator=generator)
+        torch.randn((3, 4), generator=generator)
+        torch.rand(3)  # of no generator
+    assert [(leaf.key, leaf.shape) for leaf in draws.found] == [("uniform/0", (2,)), ("normal/1", (4,))]
+    with Draws([torch.ones(3)]):
+        assert torch.rand(3, generator=generator).tolist() == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ class R2D2(QLearning[R2D2Args]):
         self, policy: Any, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
     ) -> PolicyOutput:
         """Take one step of the LSTM in every mode; store its state before the row. Choose as `QLearning` does."""
-        count = len(inputs.reward)
+        count = inputs.reward.shape[0]
         before = policy.state(rnn_state, count)
         previous = rnn_state.get(ACTION, torch.zeros(count, dtype=torch.int64))
         obs = mapped(inputs.obs, lambda part: part.unsqueeze(0))
