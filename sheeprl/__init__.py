@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from sheeprl.callbacks.base import Callback
     from sheeprl.config.loading import load_config
     from sheeprl.config.schema import Config
-    from sheeprl.launch import Result, train
+    from sheeprl.launch import train
     from sheeprl.policy.loading import load_policy
+    from sheeprl.session import Result
     from sheeprl.utils.errors import ConfigError, RunFailedError
 
 __all__ = [
@@ -29,7 +30,7 @@ _MODULES = {
     "Callback": "sheeprl.callbacks.base",
     "Config": "sheeprl.config.schema",
     "ConfigError": "sheeprl.utils.errors",
-    "Result": "sheeprl.launch",
+    "Result": "sheeprl.session",
     "RunFailedError": "sheeprl.utils.errors",
     "load_config": "sheeprl.config.loading",
     "load_policy": "sheeprl.policy.loading",

@@ -6,93 +6,42 @@ This module is light to import. Torch, Ray and Lightning are imported by the fun
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import time
-import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy
-from sheeprl.callbacks.base import Callback, Callbacks
+from sheeprl.callbacks.base import Callback
 from sheeprl.callbacks.loading import load_callbacks
 from sheeprl.checkpoint.files import MARKER
 from sheeprl.checkpoint.resume import RunDir, claim_storage, clear_other_layout, first_incarnations, open_run_dir
 from sheeprl.checkpoint.run_dir import (
-    checkpoints,
-    clear_run_dir,
     folder_mistakes,
     lock_run_dir,
     replay_folder,
     video_folder,
-    write_config,
 )
-from sheeprl.checkpoint.run_info import write_run_info
-from sheeprl.checkpoint.spaces_file import write_spaces
 from sheeprl.config.schema import Config
 from sheeprl.driver.control import Control
 from sheeprl.driver.workers import Workers
-from sheeprl.metrics.summary import closing_lines, core_warning, opening_line
+from sheeprl.metrics.summary import core_warning
 from sheeprl.metrics.time_breakdown import StartupTimer
+from sheeprl.session import PATIENCE, Result, patience, run_driver, say, start_over
 from sheeprl.utils import rank_variables
-from sheeprl.utils.errors import ConfigError, RunFailedError, one_line, shell_command
+from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 from sheeprl.utils.gc_control import importing
-from sheeprl.utils.installation import environment_warnings
 from sheeprl.utils.output import lasting_output
-from sheeprl.utils.process import Interrupted, StopSignals, ending_with_parent, exclusive, run_in_loop
-from sheeprl.utils.text import counted
+from sheeprl.utils.process import StopSignals, ending_with_parent, exclusive, run_in_loop
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
     from sheeprl.actors.ray import nodes
-    from sheeprl.checkpoint.resume import Start
-    from sheeprl.checkpoint.writer import CheckpointWriter
     from sheeprl.driver.replay import ReplayClient
-    from sheeprl.driver.trainers import LearnerGroup
     from sheeprl.envs.transforms import Spaces
-    from sheeprl.metrics.reporter import FileReporter, Reporter
-    from sheeprl.run import Run
-
-PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0, signal.SIGHUP: 2.0}
-"""Seconds to wait for the rounds in progress after a signal, so that a resumed run is bit-identical."""
-JOB_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # seconds between a Ray job's SIGTERM and its end
-
-STOPPING = "stopping after this round and saving a checkpoint; press Ctrl-C again to stop now without saving\n"
-
-
-def patience(number: int) -> float:
-    """Return the seconds to wait for the rounds in progress after a signal.
-
-    A Ray job is killed a set time after its SIGTERM. A third of it remains for the checkpoint.
-    """
-    try:
-        wait = float(os.environ[JOB_WAIT])
-    except (KeyError, ValueError):
-        return PATIENCE[number]
-    return wait * 2 / 3 if number == signal.SIGTERM else PATIENCE[number]
-
-
-@dataclass(frozen=True)
-class Result:
-    """Result of a run.
-
-    Args:
-        run_dir: folder of the run.
-        policy_steps: policy steps, including those before a resume.
-        gradient_steps: gradient steps, including those before a resume.
-        mean_return: mean return of the last 100 episodes; None if no episode ended.
-        interrupted_by: number of the signal that ended the run early, after a checkpoint.
-    """
-
-    run_dir: Path
-    policy_steps: int
-    gradient_steps: int
-    mean_return: float | None = None
-    interrupted_by: int | None = None
 
 
 def train(config: Config, callbacks: Sequence[Callback] = ()) -> Result:
@@ -133,7 +82,7 @@ def train_tree(tree: Mapping[str, Any], callbacks: Sequence[Callback] = ()) -> R
         startup.done("configuration and a look at the environment")
         if resolved.config.log.level != "error" and rank_variables.local_rank() == 0:
             for warning in resolved.warnings:
-                _say(f"warning: {warning}")
+                say(f"warning: {warning}")
         control = Control(signals)
         control.open_settings = resolved.open_settings
         control.callbacks = [*callbacks, *load_callbacks(resolved.config)]
@@ -165,9 +114,9 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Train with a Ray actor for each worker."""
-    place = replace(open_run_dir(config, startup, config.buffer.shards, _say), spaces=spaces)
+    place = replace(open_run_dir(config, startup, config.buffer.shards, say), spaces=spaces)
     config = _with_resume(config, place)
-    with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
+    with lock_run_dir(place.run_dir), control.watched(place.run_dir, start_over(config)):
         claim_storage(config, place)
         clear_other_layout(config, place)
         return _train_on_ray(config, spaces, place, control)
@@ -182,12 +131,13 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     environment.configure(config)
     with importing():
         from sheeprl.actors.ray import cluster  # slow to import, so only after all checks
+        from sheeprl.actors.ray.fleet import Fleet
         from sheeprl.actors.ray.waiting import ClusterError
         from sheeprl.metrics.publisher import RunPublisher
 
     place.startup.done("imports")
     if config.log.level in ("debug", "info"):
-        _say("starting Ray and its actors for players, replay and trainers, which takes some seconds")
+        say("starting Ray and its actors for players, replay and trainers, which takes some seconds")
     try:
         connected = cluster.connect(config)
     except ClusterError as error:
@@ -200,10 +150,16 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     try:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, cluster.choose_accelerator(config))
-        folders = video_folder(config, place.run_dir), replay_folder(config, place.run_dir)
-        marker = _marker(config, place)
-        fleet = cluster.Fleet(config, spaces, *folders, run=place.run_dir.name, marker=marker, report=control.report)
-        fleet.open_settings = control.open_settings
+        fleet = Fleet(
+            config,
+            spaces,
+            video_folder(config, place.run_dir),
+            replay_folder(config, place.run_dir),
+            run=place.run_dir.name,
+            marker=_marker(config, place),
+            report=lambda text: control.report(text),  # the reporter's later
+            open_settings=control.open_settings,
+        )
         publisher = RunPublisher(config, place.run_dir)
         workers = Workers(
             fleet.make_player,
@@ -221,7 +177,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             await control.wait_unless_services_die(starting)
             starting.result()
             place.startup.done("actors")
-            return await _run_driver(fleet.config, workers, place, control)
+            return await run_driver(fleet.config, workers, place, control)
 
         try:
             publisher.start()
@@ -261,9 +217,9 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
             signal.signal(number, lambda number, frame: control.environments.make(patience(number)))
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
-    place = replace(open_run_dir(config, startup, ranks, _say), spaces=spaces)
+    place = replace(open_run_dir(config, startup, ranks, say), spaces=spaces)
     config = _with_resume(config, place)
-    with lock_run_dir(place.run_dir), control.watched(place.run_dir, _start_over(config)):
+    with lock_run_dir(place.run_dir), control.watched(place.run_dir, start_over(config)):
         claim_storage(config, place)
         clear_other_layout(config, place)
         return _train_in_process(config, spaces, place, control)
@@ -305,7 +261,7 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
     if ranks == 1:
         shards = _shards(config, [LocalHandle(replay)])
         workers = Workers(lambda *player: LocalHandle(make_player(*player)), shards, LocalHandle(learner))
-        return run_in_loop(lambda: _run_driver(config, workers, place, control))
+        return run_in_loop(lambda: run_driver(config, workers, place, control))
     return _train_ranks(config, place, control, fabric, {"buffer": replay, "learner": learner}, make_player)
 
 
@@ -335,7 +291,7 @@ def _train_ranks(
     replay = _shards(config, parts, together=RankHandle(link, "buffer"))
     workers = Workers(player, replay, RankHandle(link, "learner"))
     try:
-        return run_in_loop(lambda: _run_driver(config, workers, place, control))
+        return run_in_loop(lambda: run_driver(config, workers, place, control))
     finally:
         link.end()
 
@@ -352,247 +308,6 @@ def _shards(
     data = config.algo.data()
     needed = data.batch_size if isinstance(data, OffPolicy) else 1
     return ReplayClient(handles, needed, config.run.seed, make_shard, together)
-
-
-async def _run_driver(config: Config, workers: Workers, place: RunDir, control: Control) -> Result:
-    """Run the driver, and record all calls if `log.record` is set."""
-    from sheeprl.debug.recorder import recorded
-
-    checkpoint = place.start.checkpoint.name if place.start else None
-    with recorded(config, workers, place.run_dir, checkpoint, _say) as workers:
-        return await _run_driver_to_end(config, workers, place, control)
-
-
-async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, control: Control) -> Result:
-    """Run the driver until the run is done, interrupted or failed, and report the end in the run's folder."""
-    from sheeprl.checkpoint.writer import CheckpointWriter
-
-    start = place.start
-    reporter = workers.observe(_open_reporter(config, place))
-    control.report = reporter.message
-    store = CheckpointWriter(
-        place.run_dir,
-        config,
-        place.shards,
-        on_problem=lambda text: reporter.message(text, "error"),
-        storage=place.storage,
-    )
-    try:
-        callbacks = _make_callbacks(config, place, control)
-        run = _make_run(config, workers, place, reporter, store, callbacks)
-        if start is not None:
-            await _load(workers.replay, run.trainers, start)
-        write_config(config, place.run_dir)
-        if place.spaces is not None:
-            write_spaces(place.spaces, place.run_dir)
-        write_run_info(config, place.run_dir, run.counters.policy_steps if start else None)
-    except BaseException:
-        reporter.close()
-        raise
-    place.startup.done("checkpoint and folder")
-    reporter.message(str(place.startup), "debug")
-    status, caught, cause, is_empty = "failed", None, None, False
-    try:
-        await _train_unless_ended(run, control)
-        caught = control.signals.caught[0] if control.signals.caught else None
-        status = "interrupted" if caught else "done"
-    except RunFailedError as error:
-        cause = error.reason
-        raise RunFailedError(_write_error_log(place.run_dir, config, error)) from error
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        status = "interrupted"
-        is_empty = start is None and run.counters.policy_steps == 0 and not checkpoints(place.run_dir)
-        advice = "its folder is removed; start it again" if is_empty else _advice(place.run_dir, config)
-        reporter.message(f"stopped without saving a checkpoint; {advice}", "warning")
-        raise
-    finally:
-        _end_callbacks(run, status)
-        counters = run.counters
-        wall_time = round(time.monotonic() - run.checkpointing.began, 3)
-        reporter.event(
-            "end",
-            policy_steps=counters.policy_steps,
-            gradient_steps=counters.gradient_steps,
-            wall_time=wall_time,
-            restarts=counters.restarts,
-            trainer_restarts=counters.trainer_restarts,
-            buffer_restarts=counters.buffer_restarts,
-            status=status,
-            **({"cause": cause} if cause else {}),
-            **({"stopped_by": run.callbacks.stopped_by} if run.callbacks.stopped_by else {}),
-        )
-        control.watchdog.has_end_event(cause)
-        reporter.close()
-        run.players.close()
-        run.evaluator.close()
-        if is_empty:
-            clear_run_dir(place.run_dir)
-    if config.log.level in ("debug", "info"):
-        lines = closing_lines(config, place.run_dir, status, counters, run.breakdown, place.startup.seconds, wall_time)
-        _say("\n".join(lines))
-    return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)
-
-
-def _make_callbacks(config: Config, place: RunDir, control: Control) -> Callbacks:
-    """Return the callbacks of a run: its files, its conditions to stop early, and those of the user."""
-    from sheeprl.callbacks.records import RecordFiles, rewind_records
-    from sheeprl.callbacks.tensorboard import TensorBoardConfig
-    from sheeprl.callbacks.trackers import TRACKERS, TrackerProcess
-    from sheeprl.callbacks.until import Until
-
-    if place.start is not None:
-        rewind_records(place.run_dir, place.start.stats)
-    own: list[Callback] = [RecordFiles(place.run_dir)]
-    own += [TensorBoardConfig(place.run_dir)] if "tensorboard" in config.log.to else []
-    own += [TrackerProcess(name, place.run_dir) for name in config.log.to if name in TRACKERS]
-    own += [Until(config.run.until)] if config.run.until else []
-    return Callbacks([*own, *control.callbacks], place.run_dir)
-
-
-def _end_callbacks(run: Run, status: str) -> None:
-    """Call the callbacks with the end of the run; report an exception, since the run is over."""
-    try:
-        run.end_callbacks(status)
-    except (RunFailedError, OSError) as error:
-        run.reporter.message(str(error), "error")
-
-
-def _make_run(
-    config: Config,
-    workers: Workers,
-    place: RunDir,
-    reporter: Reporter,
-    store: CheckpointWriter,
-    callbacks: Callbacks,
-) -> Run:
-    """Make the driver, with the counters and player states of the checkpoint if there is one."""
-    from sheeprl.driver.clock import WallClock
-    from sheeprl.driver.players import PlayerGroup
-    from sheeprl.driver.trainers import LearnerGroup
-    from sheeprl.metrics.counters import Counters, RunStats
-    from sheeprl.run import Run
-
-    start, clock = place.start, WallClock()
-    stats = RunStats.from_state_dict(start.stats, clock.time()) if start else RunStats(Counters(), clock.time())
-    player_states = start.players(config) if start else {}
-    players = PlayerGroup(config.num_players, workers.make_player, stats.counters.incarnations, player_states)
-    trainers = LearnerGroup(
-        workers.learner,
-        workers.make_learner,
-        keeps_updates=not config.algo.data().is_off_policy,
-        warms_up=bool(config.trainer.compile) and not config.is_coupled,
-    )
-    workers.replay.newest_save = lambda: store.newest_buffer
-    parts = config, players, workers.replay, trainers, reporter, store, stats, clock
-    return Run(*parts, workers.leaving, workers.make_evaluator, callbacks)
-
-
-async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> None:
-    """Restore trainers and replay from a checkpoint."""
-    import numpy as np
-
-    try:
-        await trainers.restore(np.frombuffer(start.agent(), np.uint8))
-        if start.buffer is not None:
-            await replay.load(start.buffer)
-    except Exception as error:
-        raise RunFailedError(
-            f"{start.checkpoint} can't be loaded: {one_line(error)}; move it away to resume from the one before"
-        ) from error
-
-
-async def _train_unless_ended(run: Run, control: Control) -> None:
-    """Train. The first SIGINT, SIGTERM or SIGHUP stops the run after a checkpoint, the second one ends it at once.
-
-    Raises:
-        Interrupted: the run is stopped where it has nothing to save.
-    """
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def stop(number: int) -> None:
-        """Stop the run; end it at once if there is nothing to save."""
-        run.stop(patience(number))
-        if not ended.done() and (not run.has_begun or run.trainers.is_warming_up):
-            ended.set_exception(Interrupted(number))
-
-    def on_signal(number: int) -> None:
-        """Report the signal, interrupt the environments and stop the run."""
-        with suppress(OSError):  # without a stderr
-            os.write(2, STOPPING.encode())  # a system call, since the signal may interrupt a print
-        control.environments.make(patience(number))
-        loop.call_soon_threadsafe(stop, number)
-
-    control.signals.is_stuck = lambda: control.environments.is_ignored
-    with control.signals.calling(on_signal):
-        training = asyncio.ensure_future(run.train())
-        await control.wait_unless_services_die(training, ended)
-        if ended.done():
-            ended.result()
-        training.result()
-
-
-def _advice(run_dir: Path, config: Config) -> str:
-    """Return the command that resumes a run, or what to do without a checkpoint."""
-    return shell_command("resume", run_dir) if checkpoints(run_dir) else _start_over(config)
-
-
-def _start_over(config: Config) -> str:
-    """Return the advice for a run without a checkpoint. A folder that `run.dir` names is used now."""
-    named = ", with another run.dir" if config.run.dir is not None else ""
-    return f"no checkpoint was written yet: start it again{named}"
-
-
-def _open_reporter(config: Config, place: RunDir) -> FileReporter:
-    """Open the run's reporter and write its first messages."""
-    from sheeprl.metrics.display import Progress
-    from sheeprl.metrics.files import rewind
-    from sheeprl.metrics.reporter import FileReporter
-
-    start = place.start
-    counters: dict[str, Any] = start.stats["counters"] if start else {}
-    if start is not None:
-        rewind(place.run_dir, start.metrics_size)
-    reporter = FileReporter(
-        place.run_dir,
-        config.log.level,
-        start_time=counters.get("wall_time", 0.0),
-        resumed_at=counters["policy_steps"] if start else None,
-        tensorboard="tensorboard" in config.log.to,
-    )
-    reporter.message(opening_line(config))
-    if warning := core_warning(config):
-        reporter.message(warning, "warning")
-    for warning in environment_warnings():
-        reporter.message(warning, "warning")
-    reporter.message(f"folder: {place.run_dir}")
-    policy_steps, gradient_steps = counters.get("policy_steps", 0), counters.get("gradient_steps", 0)
-    if start is not None:
-        reporter.message(f"resuming from {start.checkpoint.name}")
-        reporter.event("resume", step=policy_steps)
-    total, players = config.run.total_steps, config.num_players
-    if policy_steps >= total:
-        more = shell_command("resume", place.run_dir, f"run.total_steps={policy_steps + total}")
-        reporter.message(
-            f"run.total_steps={total} is already reached by {counted(policy_steps, 'policy step')}; to train "
-            f"on: {more}",
-            "warning",
-        )
-    reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
-    return reporter
-
-
-def _write_error_log(run_dir: Path, config: Config, error: Any) -> str:
-    """Write the traceback of a failure to the run's folder. Return the error message with the next command."""
-    path = run_dir / "error.log"
-    own = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    path.write_text(f"{error.trace}\n{own}" if error.trace else own, encoding="utf-8")
-    return f"{error.reason}; {_advice(run_dir, config)}; the whole trace is in {path}"
-
-
-def _say(text: str) -> None:
-    """Print a line at once."""
-    print(text, flush=True)
 
 
 def _with_accelerator(config: Config, accelerator: str) -> Config:

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 
 from sheeprl.actors.handle import Handle, LostError
 from sheeprl.callbacks.base import Callbacks, RunView
+from sheeprl.config.defaults import default_checkpoint_steps
 from sheeprl.config.schema import Config
 from sheeprl.driver.checkpointing import CheckpointScheduler, CheckpointStore
 from sheeprl.driver.clock import Clock, WallClock
@@ -36,6 +37,7 @@ from sheeprl.metrics.reporter import Reporter
 from sheeprl.metrics.time_breakdown import TimeBreakdown, in_short
 from sheeprl.utils.errors import RunFailedError, require
 
+CHECKPOINT_REST = 10.0  # times the duration of a long checkpoint, until the next one by the default of policy steps
 SNAPSHOT_REST = 20.0  # times the duration of a snapshot, until the next one: a thousand players make one due per round
 MOST_STORED_UPDATES = 8  # rollouts that wait for a snapshot; the object store holds them until then
 
@@ -80,6 +82,8 @@ class Run:
         self.checkpointing = CheckpointScheduler(
             store, self.stats, players, replay, trainers, self.clock.time, config.checkpoint.every_seconds
         )
+        if config.checkpoint.every == default_checkpoint_steps(config.run.total_steps):
+            self.checkpointing.rest = CHECKPOINT_REST
         self.counters = self.stats.counters
         self.failures = FailureBudget(
             config.ray.max_failures,

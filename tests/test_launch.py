@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from sheeprl import launch
+from sheeprl import session
 from sheeprl.config import defaults
 from sheeprl.config.loading import load_config, validate
 from sheeprl.driver.collection import Collector
@@ -58,6 +58,6 @@ def test_a_run_stopped_before_its_first_round_leaves_nothing(tmp_path, monkeypat
 def test_a_ray_job_is_stopped_within_its_time(monkeypatch):
     """After SIGTERM, a Ray job waits two thirds of the time until it is killed; other runs wait their own time."""
     monkeypatch.delenv("RAY_JOB_STOP_WAIT_TIME_S", raising=False)
-    assert launch.patience(signal.SIGTERM) == 2.0
+    assert session.patience(signal.SIGTERM) == 2.0
     monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "60")
-    assert launch.patience(signal.SIGTERM) == 40.0 and launch.patience(signal.SIGINT) == 10.0
+    assert session.patience(signal.SIGTERM) == 40.0 and session.patience(signal.SIGINT) == 10.0

@@ -79,7 +79,9 @@ WORKLOADS = {
     )
 }
 
+COMPILED = ("trainer.compile=true",)  # the runs stand for longer ones, which compile by default
 PICTURES = (
+    *COMPILED,
     "env.id=benchmarks.peers.pictures:Pictures-v0",
     "env.wrappers=[]",
     *("env.num_envs=8", "algo.rollout_steps=128", "algo.batch_size=256", "algo.epochs=4", "algo.anneal=false"),
@@ -89,26 +91,32 @@ POLICIES = {
     for workload in (
         Workload(
             "ppo_grid",
-            "PPO with MinAtar's CNN, pictures of 10 x 10, 8 envs, rollout 128, batch 256, 4 epochs, 32,768 steps",
+            "PPO with MinAtar's CNN, pictures of 10 x 10, 8 envs, rollout 128, batch 256, 4 epochs, 16,384 steps",
             "configs/ppo_atari.yaml",
             (*PICTURES, "env.kwargs={size: 10}", "algo.cnn=small", "algo.cnn_features=128"),
-            32_768,
+            16_384,
             rollout=(1024, 16),
         ),
         Workload(
             "ppo_pictures",
-            "PPO with NatureCNN, pictures of 84 x 84, 8 envs, rollout 128, batch 256, 4 epochs, 4,096 steps",
+            "PPO with NatureCNN, pictures of 84 x 84, 8 envs, rollout 128, batch 256, 4 epochs, 2,048 steps",
             "configs/ppo_atari.yaml",
             (*PICTURES, "env.kwargs={size: 84}", "algo.cnn=nature", "algo.cnn_features=512"),
-            4096,
+            2048,
             rollout=(1024, 16),
         ),
         Workload(
             "ppo_recurrent",
-            "PPO with an LSTM, CartPole-v1 without velocities, 8 envs, rollout 32, batch 256, 20 epochs, 16,384 steps",
+            "PPO with an LSTM, CartPole-v1 without velocities, 8 envs, rollout 32, batch 256, 20 epochs, 8,192 steps",
             "configs/ppo_recurrent.yaml",
-            ("algo.anneal=false", "algo.normalize_obs=false", "algo.memory_size=64", "algo.hidden_sizes=[64]"),
-            16_384,
+            (
+                *COMPILED,
+                "algo.anneal=false",
+                "algo.normalize_obs=false",
+                "algo.memory_size=64",
+                "algo.hidden_sizes=[64]",
+            ),
+            8192,
             rollout=(256, 20),
         ),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.callbacks.records import EPISODES
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE
 from sheeprl.checkpoint.run_dir import (
@@ -279,6 +280,8 @@ def _fetched_unless_damaged(storage: RunStorage, saved: Saved, run_dir: Path, da
     try:
         start = read_start(storage.fetch(saved, run_dir / "checkpoints"))
         restore_metrics(start.checkpoint, run_dir)
+        if not (run_dir / EPISODES).exists():  # too large for every checkpoint
+            start.stats["episodes_written"] = 0
         return start
     except manifest.DamagedCheckpointError as error:
         damaged.append(str(error))

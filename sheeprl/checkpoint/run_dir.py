@@ -196,8 +196,10 @@ def unfinished_start(run_dir: Path, log: Callable[[str], None]) -> None:
 
 def _is_of_run(name: str) -> bool:
     """Return True if a run writes a file or folder of this name."""
-    return name.startswith((".", "metrics", "events.out.", "error.log", CRASH)) or name in (
+    return name.startswith((".", "metrics", "episodes", "evaluations", "events.out.", "error.log", CRASH)) or name in (
         CONFIG,
+        "run.json",
+        "spaces.json",
         "record.jsonl",
         "checkpoints",
         "buffer",

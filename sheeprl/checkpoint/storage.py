@@ -25,16 +25,20 @@ from typing import Any
 from sheeprl.buffer.places import MANIFEST as INDEX
 from sheeprl.buffer.places import OBJECTS, DamagedSaveError, read_object_manifest
 from sheeprl.buffer.saving import read_index_bytes
-from sheeprl.callbacks.records import EVALUATIONS
+from sheeprl.callbacks.records import EPISODES, EVALUATIONS
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import METRICS, URL_FILE
 from sheeprl.checkpoint.manifest import DamagedCheckpointError
+from sheeprl.checkpoint.run_info import RUN_INFO
+from sheeprl.checkpoint.spaces_file import SPACES
 from sheeprl.config.schema import Config
 from sheeprl.utils.errors import ConfigError, one_line
 from sheeprl.utils.files import encode_checksummed, replace_folder, write_atomically
 from sheeprl.utils.objects import MissingObjectError, Objects, StorageError, content_name
 
 LEASES, CHECKPOINTS, PENDING = "lease", "checkpoints", "pending"
+CARRIED = (EPISODES, EVALUATIONS, RUN_INFO, SPACES)
+"""Files of a run that its checkpoints at the storage hold, for a resume in another folder."""
 RETENTION = 3600.0  # seconds for which an object that no manifest names remains: a save may be about to name it
 
 
@@ -289,7 +293,7 @@ def run_storage(config: Config, run_dir: Path) -> RunStorage | None:
 
 
 def restore_metrics(checkpoint: Path, run_dir: Path) -> None:
-    """Copy the metrics and evaluations in a fetched checkpoint to a run folder that has none."""
-    for name in (METRICS, EVALUATIONS):
+    """Copy the run's own files in a fetched checkpoint to a run folder that has none."""
+    for name in (METRICS, *CARRIED):
         if (checkpoint / name).is_file() and not (run_dir / name).exists():
             shutil.copy(checkpoint / name, run_dir / name)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sheeprl.algos.args import OffPolicy
-from sheeprl.callbacks.records import EVALUATIONS
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.best import by_score
 from sheeprl.checkpoint.files import AGENT, CONFIG, METRICS, METRICS_SIZE, STATE, file_size
 from sheeprl.checkpoint.run_dir import checkpoints
-from sheeprl.checkpoint.storage import RunStorage, Saved
+from sheeprl.checkpoint.storage import CARRIED, RunStorage, Saved
 from sheeprl.config.schema import Config
 from sheeprl.driver.players import PlayerState
 from sheeprl.driver.trainers import Snapshot
@@ -178,8 +177,9 @@ class CheckpointWriter:
         if (self.run_dir / METRICS).exists():
             with (self.run_dir / METRICS).open("rb") as file:
                 write_synced(partial / METRICS, file.read(metrics_size))
-        if (self.run_dir / EVALUATIONS).exists():
-            write_synced(partial / EVALUATIONS, (self.run_dir / EVALUATIONS).read_bytes())
+        for name in CARRIED:
+            if (self.run_dir / name).exists():
+                write_synced(partial / name, (self.run_dir / name).read_bytes())
         shards = self.shards if self._keeps_buffer else 0
         self._stored = [storage.commit(partial, _step_of_partial(partial), about, shards)]
 

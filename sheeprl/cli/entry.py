@@ -14,6 +14,7 @@ from sheeprl.cli.check_env import check_env
 from sheeprl.cli.completion import flags_for, words_to_complete
 from sheeprl.cli.names import is_algorithm, peer_use, shipped_files
 from sheeprl.cli.report import report
+from sheeprl.cli.sweep import sweep
 from sheeprl.cli.training import Session
 from sheeprl.cli.words import ENV_ID, take_switch
 from sheeprl.config.suggestions import nearest
@@ -27,6 +28,7 @@ WITH_SETTINGS: dict[str, Callable[[list[str], Session], int]] = {
     "resume": training.resume,
     "config": training.print_config,
     "check-env": check_env,
+    "sweep": sweep,
 }
 
 HELP_FLAGS = ("-h", "--help")

@@ -48,6 +48,7 @@ SUMMARIES = {
     "train": "Train with a configuration or an algorithm.",
     "run": "Train an agent with a configuration.",
     "resume": "Resume a run from its newest complete checkpoint.",
+    "sweep": "Train with all combinations of several values, several runs at a time.",
     "config": "Print what a configuration means, as YAML with all defaults filled in.",
     "check-env": "Check an environment: mistakes, fitting algorithms, speed and reproducibility.",
 }
@@ -57,6 +58,7 @@ EXAMPLES = {
     "train": "sheeprl train ppo --env CartPole-v1 --seed 3 algo.gamma=0.9",
     "run": "sheeprl run ppo run.seed=3 --num_envs 8",
     "resume": "sheeprl resume @last --total_steps 200000",
+    "sweep": "sheeprl sweep ppo env.id=CartPole-v1,Acrobot-v1 run.seed=0..9 --cpus 0.5",
     "config": "sheeprl config ppo algo.gamma=0.9 --diff",
     "check-env": "sheeprl check-env Pendulum-v1 --num_envs 8 env.wrappers=[frame_stack]",
 }
@@ -224,7 +226,7 @@ def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Param
 def _arguments(command: str) -> Iterator[inspect.Parameter]:
     """Yield the arguments of a command with settings."""
     configurations = ", ".join(shipped_files())
-    if command in ("train", "config"):
+    if command in ("train", "config", "sweep"):
         text = f"YAML file, shipped configuration ({configurations}) or algorithm ({', '.join(registry.registered())})"
         argument = typer.Argument(metavar="NAME", help=text, autocompletion=complete_name, show_default=False)
         yield _parameter("name", Annotated[str | None, argument])
@@ -258,11 +260,23 @@ def _own_options(command: str) -> Iterator[inspect.Parameter]:
     if command == "check-env":
         yield from _check_env_options()
         return
+    if command == "sweep":
+        yield from _sweep_options()
     if command not in SUMMARIES:
         option = typer.Option("--config", metavar="FILE", show_default=False, help="configuration to start from")
         yield _parameter("config", Annotated[str | None, option])
     text = "check the settings, the environment and the machine, and stop"
     yield _parameter("dry_run", Annotated[bool, typer.Option("--dry-run", help=text)], False)
+
+
+def _sweep_options() -> Iterator[inspect.Parameter]:
+    """Yield the options of `sweep`."""
+    text = "folder of the sweep; default: logs/sweeps, and the name and the varied settings"
+    yield _parameter("out", Annotated[str | None, typer.Option("--out", metavar="FOLDER", help=text)])
+    text = "cores of each run; with 0.5, two runs share a core"
+    yield _parameter("cpus", Annotated[str | None, typer.Option("--cpus", metavar="float", help=text)])
+    text = "most runs at a time; default: as many as the cores permit"
+    yield _parameter("jobs", Annotated[str | None, typer.Option("--jobs", metavar="int", help=text)])
 
 
 def _check_env_options() -> Iterator[inspect.Parameter]:

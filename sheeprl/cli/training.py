@@ -62,7 +62,7 @@ def run(words: list[str], session: Session) -> int:
         if not is_algorithm(name):
             raise
         raise ConfigError([f"{name}: is an algorithm, not a configuration; use sheeprl train {name}"]) from error
-    flags, settings = _read_settings(tree, words, f"run {name}")
+    flags, settings = read_settings(tree, words, f"run {name}")
     return _train(tree, settings, flags, session, dry_run)
 
 
@@ -79,7 +79,7 @@ def resume(words: list[str], session: Session) -> int:
     # Fabric starts further ranks with this command line; another run may be the newest one by then.
     sys.argv = [run_dir if word == name else word for word in sys.argv]
     file = Path(run_dir).expanduser() / "config.yaml"
-    flags, settings = _read_settings(read_tree(str(file)) if file.is_file() else {}, words, f"resume {name}")
+    flags, settings = read_settings(read_tree(str(file)) if file.is_file() else {}, words, f"resume {name}")
     return _train(resume_tree(run_dir, settings.overrides), Words(), flags, session, dry_run)
 
 
@@ -116,7 +116,7 @@ def print_config(words: list[str], session: Session) -> int:
         raise missing("NAME", "config", "config ppo run.seed=3 --diff")
     base, flags, settings = _read_named(name, words, "config")
     settings.apply(base.tree)
-    _refuse(settings, base.tree, flags)
+    refuse(settings, base.tree, flags)
     try:
         config = validate(base.tree)
     except ConfigError as error:
@@ -153,12 +153,12 @@ def _differences(config: Config) -> list[str]:
 def _read_named(name: str, words: Sequence[str], command: str) -> tuple[Base, Flags, Words]:
     """Return what a NAME means, its flags and the settings; the environment among them may change the meaning."""
     base = find_base(name)
-    flags, settings = _read_settings(base.tree, words, f"{command} {name}")
+    flags, settings = read_settings(base.tree, words, f"{command} {name}")
     envs = [str(setting.value) for setting in settings.given if setting.key == "env.id"]
     return (find_base(name, envs[-1]) if envs else base), flags, settings
 
 
-def _read_settings(tree: Tree, words: Sequence[str], command: str) -> tuple[Flags, Words]:
+def read_settings(tree: Tree, words: Sequence[str], command: str) -> tuple[Flags, Words]:
     """Return the flags of a tree's algorithm and the settings on the command line."""
     names = [word.partition("=")[2] for word in words if word.startswith("algo.name=")]
     name = names[-1] if names else get_value(tree, "algo.name")
@@ -176,7 +176,7 @@ def _train(tree: Tree, settings: Words, flags: Flags, session: Session, dry_run:
     """Train with a tree and the settings on top, or only check them; return the exit code."""
     inherited = _inherited(tree, settings)
     settings.apply(tree)
-    _refuse(settings, tree, flags, inherited)
+    refuse(settings, tree, flags, inherited)
     try:
         if dry_run:
             return _check(tree)
@@ -205,7 +205,7 @@ def _inherited(tree: Tree, settings: Words) -> dict[str, str]:
     }
 
 
-def _refuse(settings: Words, tree: Tree, flags: Flags, inherited: Mapping[str, str] = MappingProxyType({})) -> None:
+def refuse(settings: Words, tree: Tree, flags: Flags, inherited: Mapping[str, str] = MappingProxyType({})) -> None:
     """Raise the mistakes of the command line, together with those of the tree."""
     if settings.mistakes:
         mistakes = _explained(inspect(tree)[1], flags, inherited)

@@ -40,7 +40,7 @@ def fill_in(config: Config) -> Config:
             "threads": config.trainer.threads or default_threads(config, rollout),
             "compile": pays_to_compile(config, rollout) if config.trainer.compile == "auto" else config.trainer.compile,
         },
-        "checkpoint": {"every": config.checkpoint.every or max(1, min(total // 10, 50_000))},
+        "checkpoint": {"every": config.checkpoint.every or default_checkpoint_steps(total)},
         "log": {"every": config.log.every or max(1, min(total // 100, 10_000))},
     }
     sections = {name: getattr(config, name).model_copy(update=update) for name, update in values.items()}
@@ -86,6 +86,11 @@ def open_settings(config: Config) -> frozenset[str]:
     trainer = config.trainer
     is_open = {"trainer.threads": trainer.threads is None, "trainer.compile": trainer.compile == "auto"}
     return frozenset(name for name, value in is_open.items() if value)
+
+
+def default_checkpoint_steps(total_steps: int) -> int:
+    """Return the default of `checkpoint.every` for a run of `total_steps`."""
+    return max(1, min(total_steps // 10, 50_000))
 
 
 def pays_to_compile(config: Config, rollout: int, can_compile: bool | None = None) -> bool:

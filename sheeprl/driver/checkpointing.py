@@ -20,7 +20,6 @@ from sheeprl.metrics.counters import RunStats
 from sheeprl.utils.errors import RunFailedError, one_line
 
 LONG = 2.0  # seconds from which a checkpoint counts as long
-REST = 10.0  # times the duration of a long checkpoint, until the next one
 
 
 class CheckpointStore(Protocol):
@@ -96,7 +95,7 @@ class CheckpointScheduler:
         self._next = clock() + (seconds or 0.0)
         self._completed: float | None = None  # time of the newest checkpoint
         self._writing: asyncio.Task[None] | None = None
-        self.rest = REST
+        self.rest = 0.0  # times the duration of a long checkpoint, until the next one that is due by policy steps
         self._rests_until = float("-inf")
         self._new_checkpoints: list[Path] = []
 

@@ -70,7 +70,7 @@ class BlockGRU(Cell):
 
     def forward(self, deter: Tensor, stoch: Tensor, prepared: Tensor) -> Tensor:
         """Take one step."""
-        n, blocks = len(deter), self.blocks
+        n, blocks = deter.shape[0], self.blocks
         inputs = torch.cat([self.deter_input(deter), self.stoch_input(stoch), prepared], -1)
         own = deter.view(n, blocks, -1).transpose(0, 1)
         mixed = self.mixing(torch.cat([own, inputs.expand(blocks, -1, -1)], -1))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from sheeprl.algos.base import PolicyInput
 from sheeprl.policy.interface import Array, Policy
 from sheeprl.policy.loading import load_policy
-from sheeprl.policy.torch_policy import TorchPolicy, nested
+from sheeprl.policy.torch_policy import Draws, TorchPolicy, nested
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 from sheeprl.utils.installation import install_command
 
@@ -76,9 +76,12 @@ class _FlatPolicy(nn.Module):
         """Return the actions in the environment's units, and the next state.
 
         Args:
-            inputs: leaves of the observation; for a recurrent policy then reward, is_first and the state.
+            inputs: leaves of the observation; for a recurrent policy then reward, is_first and the state; the random
+                numbers that the policy draws.
         """
         count = len(self.spec.observation)
+        end = len(inputs) - len(self.spec.noise)
+        inputs, drawn = inputs[:end], inputs[end:]
         obs = nested({leaf.key: part for leaf, part in zip(self.spec.observation, inputs[:count], strict=True)})
         if self.spec.state:
             reward, is_first, *parts = inputs[count:]
@@ -87,7 +90,8 @@ class _FlatPolicy(nn.Module):
             reward = inputs[0].new_zeros(inputs[0].shape[0], dtype=torch.float32)
             is_first, state = reward.bool(), {}
         row = PolicyInput(obs, reward, is_first, progress=1.0)
-        output = self.algorithm.act(self.policy, row, state, "greedy", torch.Generator())
+        with Draws(drawn):
+            output = self.algorithm.act(self.policy, row, state, "greedy", torch.Generator())
         return (self.to_env(output.action), *(output.rnn_state[leaf.key] for leaf in self.spec.state))
 
 
@@ -187,7 +191,7 @@ def _example(origin: TorchPolicy) -> dict[str, Tensor]:
         inputs |= {"reward": torch.zeros(2), "is_first": torch.zeros(2, dtype=torch.bool)}
         for leaf in origin.spec.state:
             inputs[f"state/{leaf.key}"] = torch.zeros((2, *leaf.shape), dtype=getattr(torch, leaf.dtype))
-    return inputs
+    return inputs | {leaf.key: torch.full((2, *leaf.shape), 0.5) for leaf in origin.spec.noise}
 
 
 def _write_onnx(program: Any, origin: TorchPolicy, inputs: list[str], path: Path) -> None:
@@ -263,12 +267,14 @@ def compare(origin: TorchPolicy, path: Path, recorded: Recorded) -> Check:
         recorded: the observations.
     """
     exported = load_policy(path)
+    origin.draws_as_exported = True
     differences = [
         float(np.max(_difference(one, other, origin.action), initial=0.0))
         for one, other in zip(_replay(origin, recorded), _replay(exported, recorded), strict=True)
     ]
-    origin.reset()
-    exported.reset()
+    for policy in (origin, exported):
+        policy.seed(1)
+        policy.reset()
     batch = _stacked(recorded.observations)
     differences.append(float(np.max(_difference(origin(batch), exported(batch), origin.action), initial=0.0)))
     times = []
@@ -283,6 +289,7 @@ def compare(origin: TorchPolicy, path: Path, recorded: Recorded) -> Check:
 
 def _replay(policy: Policy, recorded: Recorded) -> Iterator[Any]:
     """Yield the action of a policy for each recorded observation."""
+    policy.seed(0)
     for obs, reward, is_first in zip(recorded.observations, recorded.rewards, recorded.is_first, strict=True):
         if is_first:
             policy.reset()

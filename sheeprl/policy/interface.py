@@ -40,6 +40,8 @@ class PolicySpec:
         action: the action in the environment's own units.
         state: leaves of the state of a recurrent policy.
         policy_steps: policy steps of training.
+        noise: leaves of random numbers that the policy draws for each action; their keys begin with `uniform/`, for
+            numbers in [0, 1), or with `normal/`.
     """
 
     algo: str
@@ -48,6 +50,7 @@ class PolicySpec:
     action: Leaf
     state: tuple[Leaf, ...] = ()
     policy_steps: int = 0
+    noise: tuple[Leaf, ...] = ()
 
     def to_json(self) -> str:
         """Return the specification as JSON."""
@@ -65,7 +68,7 @@ class PolicySpec:
             raise ValueError(f"it has another format than {FORMAT}; export it with this version of SheepRL")
         leaves = {
             name: tuple(Leaf(leaf["key"], tuple(leaf["shape"]), leaf["dtype"]) for leaf in found[name])
-            for name in ("observation", "state")
+            for name in ("observation", "state", "noise")
         }
         action = Leaf(found["action"]["key"], tuple(found["action"]["shape"]), found["action"]["dtype"])
         return cls(**{**found, **leaves, "action": action})
@@ -84,6 +87,19 @@ class Policy:
         """Begin with new episodes."""
         self.spec = spec
         self._is_first: Array | None = None  # None: every environment begins an episode
+        self.seed(0)
+
+    def seed(self, seed: int) -> None:
+        """Seed the random numbers of an exported policy that draws some."""
+        self._generator = np.random.default_rng(seed)
+
+    def _draw(self, count: int) -> dict[str, Array]:
+        """Return the random numbers `[B, *]` of one call by key."""
+        drawn = {}
+        for leaf in self.spec.noise:
+            draw = self._generator.random if leaf.key.startswith("uniform") else self._generator.standard_normal
+            drawn[leaf.key] = np.asarray(draw((count, *leaf.shape), np.float32))
+        return drawn
 
     def reset(self, where: Any = None) -> None:
         """Begin new episodes.

@@ -44,7 +44,7 @@ class OnnxPolicy(Policy):
         if not self._state:
             self._state = {leaf.key: np.zeros((len(reward), *leaf.shape), leaf.dtype) for leaf in self.spec.state}
         given: dict[str, Any] = {**leaves, "reward": reward, "is_first": is_first}
-        given |= {f"state/{key}": part for key, part in self._state.items()}
+        given |= {f"state/{key}": part for key, part in self._state.items()} | self._draw(len(reward))
         found = self._session.run(self._outputs, {name: given[name] for name in self._inputs})
         outputs = dict(zip(self._outputs, found, strict=True))
         self._state = {leaf.key: outputs[f"next_state/{leaf.key}"] for leaf in self.spec.state}

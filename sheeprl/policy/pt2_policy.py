@@ -42,6 +42,7 @@ class Pt2Policy(Policy):
                     for leaf in self.spec.state
                 ]
             inputs += [torch.from_numpy(reward), torch.from_numpy(is_first), *self._state]
+        inputs += [torch.from_numpy(drawn) for drawn in self._draw(len(reward)).values()]
         with torch.inference_mode():
             action, *self._state = self._module(*inputs)
         array: Array = action.numpy()

@@ -25,6 +25,7 @@ CASES = {  # algorithm, spaces, arguments
     "sac_ae": ("sac_ae", Spaces(PICTURE, BOX), {"policy_delay": 1, "latent_penalty": 0.1}),
     "droq": ("droq", Spaces(VECTOR, BOX), {"dropout": 0.3, "policy_delay": 1}),
     "td3": ("td3", Spaces(VECTOR, BOX), {"policy_delay": 1}),
+    "dqn, iqn": ("dqn", Spaces(VECTOR, spaces.Discrete(3)), {"head": "iqn", "quantiles": 4, "prioritized": True}),
 }
 
 
@@ -85,7 +86,11 @@ def test_two_ranks_equal_one(case):
 
 
 NOISY = ["algo.noisy=true", "algo.prioritized=true", "algo.head=c51", "algo.dueling=true"]
-UPDATES = {**{name: (name, []) for name in registered()}, "dqn, noisy": ("dqn", NOISY)}
+UPDATES = {
+    **{name: (name, []) for name in registered()},
+    "dqn, noisy": ("dqn", NOISY),
+    "dqn, iqn": ("dqn", ["algo.head=iqn"]),
+}
 
 
 @pytest.mark.parametrize("case", UPDATES)

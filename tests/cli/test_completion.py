@@ -27,7 +27,7 @@ def complete(sheeprl, monkeypatch, tmp_path):
     ("line", "found"),
     [
         ("sheeprl tr", {"train"}),
-        ("sheeprl s", {"sac", "sac_ae"}),
+        ("sheeprl sa", {"sac", "sac_ae"}),
         ("sheeprl train ppo_min", {"ppo_minatar_breakout", "ppo_minigrid_doorkey"}),
         ("sheeprl run sac_h", {"sac_halfcheetah", "sac_hopper"}),
         ("sheeprl ppo --lear", {"--learning_rate"}),

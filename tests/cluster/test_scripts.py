@@ -170,9 +170,10 @@ def test_node_that_has_ended_is_not_busy():
 def test_only_drivers_are_stopped(monkeypatch, tmp_path, name, words, stopped):
     """`--drivers` terminates the runs of this machine, and no other process."""
     script = tmp_path / name
-    script.write_text("import time; time.sleep(60)")
-    process = subprocess.Popen([sys.executable, str(script), *words])
+    script.write_text("import time; print('ready', flush=True); time.sleep(60)")
+    process = subprocess.Popen([sys.executable, str(script), *words], stdout=subprocess.PIPE)
     try:
+        assert process.stdout.readline() == b"ready\n"
         mine = drain_node.psutil.Process(process.pid)
         mine.info = {"cmdline": mine.cmdline()}
         monkeypatch.setattr(drain_node.psutil, "process_iter", lambda attributes: [mine])
@@ -180,4 +181,4 @@ def test_only_drivers_are_stopped(monkeypatch, tmp_path, name, words, stopped):
         assert (process.poll() is not None) == stopped
     finally:
         process.kill()
-        process.wait()
+        process.communicate()

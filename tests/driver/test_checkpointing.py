@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from sheeprl.driver.checkpointing import CheckpointScheduler
-from sheeprl.run import MOST_STORED_UPDATES, SNAPSHOT_REST, Run
+from sheeprl.run import CHECKPOINT_REST, MOST_STORED_UPDATES, SNAPSHOT_REST, Run
 
 
 class Store:
@@ -45,11 +45,12 @@ def test_a_long_checkpoint_is_followed_by_a_rest(seconds, rests):
         now = [100.0]
         trainers = SimpleNamespace(rollout_lost=False, take_snapshot=snapshot)
         counters = SimpleNamespace(wall_time=0.0, policy_steps=1000)
-        state = {"counters": {}}
+        state = {"counters": {"policy_steps": 1000}}
         window = SimpleNamespace(checkpoint_stall=0.0)
         stats = SimpleNamespace(counters=counters, window=window, state_dict=lambda now: state)
         players = SimpleNamespace(saved_states={})
         scheduler = CheckpointScheduler(Store(now, seconds), stats, players, None, trainers, lambda: now[0])
+        scheduler.rest = CHECKPOINT_REST
         await scheduler.write(while_playing=True)
         assert scheduler.is_resting == bool(rests)
         scheduler.postpone()

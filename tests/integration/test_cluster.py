@@ -14,6 +14,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from sheeprl.actors.ray import cluster as clusters
+from sheeprl.actors.ray import internals, nodes
+from sheeprl.actors.ray.fleet import Fleet
 from sheeprl.actors.ray.waiting import ClusterError
 from sheeprl.config.checks import check
 from sheeprl.config.loading import load_config
@@ -40,7 +42,7 @@ def node_of(handle):
 
 
 @pytest.mark.slow
-def test_actors_stand_on_the_nodes_of_their_labels(head):
+def test_actors_stand_on_the_nodes_of_their_labels(head, monkeypatch):
     """Ranks share one node per `trainer.num_nodes`, shards stand beside them, players on nodes of their label."""
     gpus = [head.add_node(num_cpus=2, num_gpus=2, labels={"kind": "gpu"}) for _ in range(2)]
     spot = head.add_node(num_cpus=4, labels={"market": "spot"})
@@ -57,7 +59,7 @@ def test_actors_stand_on_the_nodes_of_their_labels(head):
 
     async def place():
         """Start the actors, check their nodes, then ask for more than the nodes with the label hold."""
-        fleet = clusters.Fleet(config, resolved.spaces, run="here", report=reports.append)
+        fleet = Fleet(config, resolved.spaces, run="here", report=reports.append)
         try:
             ranks = [node_of(rank) for rank in fleet.learner.ranks]
             assert ranks[0] == ranks[1] != ranks[2] == ranks[3]
@@ -78,6 +80,12 @@ def test_actors_stand_on_the_nodes_of_their_labels(head):
 
     run_in_loop(place)
     assert clusters.choose_accelerator(config) == "cuda"
+    assert not internals.is_autoscaled()
+    monkeypatch.setattr(nodes, "versions", lambda: {"numpy": "0.1"})  # of the driver
+    checked = nodes.check_nodes([node for node in ray.nodes() if node["Alive"]], ["gymnasium"], None)
+    assert len(checked) == 5
+    for found in checked:
+        assert len(found.mistakes) == 1 and found.mistakes[0].endswith(", but the driver has 0.1")
 
 
 # --- a node without the run's folder ---

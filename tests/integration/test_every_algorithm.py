@@ -4,7 +4,7 @@ import pytest
 import ray
 import torch
 
-from sheeprl.actors.ray import cluster
+from sheeprl.actors.ray.fleet import Fleet
 from sheeprl.run import Run
 from tests.helpers.algorithms import Small, assert_exact_ratio, every_algorithm, is_off_policy
 from tests.helpers.runs import largest_difference, lines, ray_session, saved
@@ -85,7 +85,7 @@ def test_compiled_and_eager_runs_agree(tmp_path, algorithm):
 @pytest.mark.parametrize("algorithm", every_algorithm())
 def test_killed_workers_are_replaced_with_the_exact_ratio(tmp_path, monkeypatch, session, algorithm):
     """A run survives the loss of a player, a shard and a trainer, and takes exactly the gradient steps that are due."""
-    fleets, killed, start, publish = [], [], cluster.Fleet.start, Run.publish
+    fleets, killed, start, publish = [], [], Fleet.start, Run.publish
     victims = {2: "player", 3: "shard", 4: "trainer"}  # by the rounds after which they are killed
 
     async def publish_and_kill(self):
@@ -97,7 +97,7 @@ def test_killed_workers_are_replaced_with_the_exact_ratio(tmp_path, monkeypatch,
             killed.append(role)
             ray.kill(workers[role][0].actor)
 
-    monkeypatch.setattr(cluster.Fleet, "start", lambda self, *args: fleets.append(self) or start(self, *args))
+    monkeypatch.setattr(Fleet, "start", lambda self, *args: fleets.append(self) or start(self, *args))
     monkeypatch.setattr(Run, "publish", publish_and_kill)
     small, overrides = Small(algorithm), [DECOUPLED, "players.num=2", "run.total_steps=800"]
     result = small.run(tmp_path, *overrides)

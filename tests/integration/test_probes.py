@@ -20,8 +20,9 @@ from tests.helpers.probe_envs import Follow
 ON_POLICY = {"learning_rate": "3e-3", "rollout_steps": "32", "epochs": "5"}
 ONE_PASS = {"learning_rate": "1e-2"}  # one gradient step per rollout, which is short
 OFF_POLICY = {
-    "batch_size": "64", "learning_rate": "3e-3", "actor_lr": "3e-3", "critic_lr": "3e-3", "alpha_lr": "3e-3",
-    "model_lr": "3e-3", "alpha": "0.1", "learn_alpha": "false", "tau": "0.05", "replay_ratio": "1", "policy_delay": "2",
+    "batch_size": "64", "learning_rate": "3e-3", "actor_lr": "3e-3", "critic_lr": "3e-3", "model_lr": "3e-3",
+    "alpha_lr": "3e-3",
+    "alpha": "0.1", "learn_alpha": "false", "tau": "0.05", "replay_ratio": "1", "policy_delay": "2",
     "exploration_noise": "0.5", "target_every": "1", "exploration_fraction": "0.5",
     "sequence": "8", "burn_in": "2", "memory_size": "32", "adam_eps": "1e-5",
 } | WORLD_MODEL  # fmt: skip

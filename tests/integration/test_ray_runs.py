@@ -12,8 +12,8 @@ import pytest
 import ray
 
 from sheeprl import RunFailedError, load_config
-from sheeprl.actors.ray import cluster
 from sheeprl.actors.ray.actors import TrainerActor
+from sheeprl.actors.ray.fleet import Fleet
 from sheeprl.actors.ray.standby import StandbyPool
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.config.checks import check
@@ -81,7 +81,7 @@ def test_overlapping_collection_is_bounded_and_deterministic(tmp_path):
 def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd, caplog):
     """A killed player is replaced."""
     made = []
-    make_player = cluster.Fleet.make_player
+    make_player = Fleet.make_player
 
     def remember(self, number, incarnation):
         """Store the handle and kill one player."""
@@ -92,7 +92,7 @@ def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd, caplog):
             ray.kill(handle.actor)
         return handle
 
-    monkeypatch.setattr(cluster.Fleet, "make_player", remember)
+    monkeypatch.setattr(Fleet, "make_player", remember)
     result = run(tmp_path / "run", "sac", DECOUPLED, "players.num=2", "run.total_steps=200", "log.level=info")
     end = lines(result.run_dir)[-1]
     assert sorted(made) == [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -109,7 +109,7 @@ def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd, caplog):
 def test_a_killed_evaluator_is_replaced_and_players_are_not_affected(tmp_path, monkeypatch, capfd):
     """Evaluations during a run play on their own actor; its death costs one of them."""
     made = []
-    make_evaluator = cluster.Fleet.make_evaluator
+    make_evaluator = Fleet.make_evaluator
 
     def kill_the_first(self, incarnation):
         """Kill the first evaluator before its first call."""
@@ -119,7 +119,7 @@ def test_a_killed_evaluator_is_replaced_and_players_are_not_affected(tmp_path, m
             ray.kill(handle.actor)
         return handle
 
-    monkeypatch.setattr(cluster.Fleet, "make_evaluator", kill_the_first)
+    monkeypatch.setattr(Fleet, "make_evaluator", kill_the_first)
     overrides = ["run.total_steps=3000", "eval.every=1000", "eval.episodes=2"]
     result = run(tmp_path / "run", "ppo", DECOUPLED, *overrides)
     found = lines(result.run_dir)
@@ -232,8 +232,8 @@ def test_a_killed_shard_is_replaced(tmp_path, monkeypatch, capfd, shards, memmap
         if self.counters.version == 4:
             ray.kill(fleets[0].shards[-1].actor)
 
-    start = cluster.Fleet.start
-    monkeypatch.setattr(cluster.Fleet, "start", lambda self, *args: fleets.append(self) or start(self, *args))
+    start = Fleet.start
+    monkeypatch.setattr(Fleet, "start", lambda self, *args: fleets.append(self) or start(self, *args))
     monkeypatch.setattr(Run, "publish", publish_and_kill)
     overrides = [DECOUPLED, "players.num=2", f"buffer.shards={shards}", "run.total_steps=600", "log.level=warning"]
     run(tmp_path / "run", "sac", *overrides, f"buffer.memmap={str(memmap).lower()}")
@@ -252,7 +252,7 @@ def test_a_killed_shard_is_replaced(tmp_path, monkeypatch, capfd, shards, memmap
 @pytest.mark.slow
 def test_a_death_during_a_rebuild_leaves_no_process(tmp_path, monkeypatch):
     """The death of a trainer during a rebuild leaves no process behind."""
-    join, publish = cluster.Fleet._join_trainers, Run.publish
+    join, publish = Fleet._join_trainers, Run.publish
     fleets = []
 
     async def join_and_die(self):
@@ -271,7 +271,7 @@ def test_a_death_during_a_rebuild_leaves_no_process(tmp_path, monkeypatch):
         if self.counters.version == 4:
             ray.kill(fleets[0].learner.ranks[0].actor)
 
-    monkeypatch.setattr(cluster.Fleet, "_join_trainers", join_and_die)
+    monkeypatch.setattr(Fleet, "_join_trainers", join_and_die)
     monkeypatch.setattr(Run, "publish", publish_and_kill)
     overrides = [DECOUPLED, "trainer.devices=2", "run.total_steps=300", "ray.wait_timeout=60"]
     result = run(tmp_path / "run", "sac", *overrides)
@@ -283,10 +283,11 @@ def test_a_death_during_a_rebuild_leaves_no_process(tmp_path, monkeypatch):
 def test_a_cluster_that_is_too_small_is_reported_and_then_an_error(tmp_path, capsys):
     """A cluster that is too small is reported immediately and is an error at the end."""
     began = time.monotonic()
-    with pytest.raises(RunFailedError, match=r"didn't hold the run within 6 s: the run asks for 9 CPUs"):
+    with pytest.raises(RunFailedError, match=r"the run found no room within 6 s .*: the run asks for 9 CPUs"):
         run(tmp_path / "run", "ppo", DECOUPLED, "players.num=8", "algo.rollout_steps=16", "ray.wait_timeout=6")
     said = capsys.readouterr().out
-    assert "waiting for the cluster: the run asks for 9 CPUs (players.num=8 x players.cpus=1" in said
+    assert "waits for room in the cluster: the run asks for 9 CPUs (players.num=8 x players.cpus=1" in said
+    assert "there is room for 4 of 8 players of 1 CPUs" in said
     assert "the cluster has 5 CPUs" in said and "lower players.num" in said
     assert time.monotonic() - began > 5
     assert not (tmp_path / "run").exists()
@@ -318,7 +319,7 @@ def test_requested_resources_are_placed():
     config = check(
         load_config("sac", [*SMALL_SAC, *QUIET, "players.num=2", "trainer.accelerator=cpu"]).model_dump(mode="json")
     )
-    fleet = cluster.Fleet(config.config, config.spaces)
+    fleet = Fleet(config.config, config.spaces)
     try:
         assert fleet.requested() == {"CPU": 3}
     finally:

@@ -272,19 +272,19 @@ def test_iqn_draws_fractions_for_each_sample(args):
 def test_iqn_learns_a_distribution():
     """It learns the expectiles of rewards between 0 and 1, since the loss is quadratic for errors below 1."""
     torch.manual_seed(0)
-    algorithm = build_dqn(head="iqn", quantiles=16, hidden_sizes=(16, 16))
-    agent, batch = algorithm.build_agent(), make_batch(samples=64)
+    algorithm = build_dqn(head="iqn", quantiles=8, hidden_sizes=(16, 16))
+    agent, batch = algorithm.build_agent(), make_batch(samples=32)
     batch["terminated"][:] = True
     optimizer, generator = torch.optim.Adam(agent.policy.parameters(), 1e-2), torch.Generator().manual_seed(0)
-    for _ in range(300):
-        batch["reward"] = torch.rand(64, generator=generator)
+    for _ in range(250):
+        batch["reward"] = torch.rand(32, generator=generator)
         optimizer.zero_grad()
-        algorithm.loss(agent, batch, algorithm.fractions(torch.Size([64]), generator), {}).value.backward()
+        algorithm.loss(agent, batch, algorithm.fractions(torch.Size([32]), generator), {}).value.backward()
         optimizer.step()
-    fraction = tensor([0.1, 0.3, 0.5, 0.7, 0.9]).expand(64, 5)
+    fraction = tensor([0.1, 0.3, 0.5, 0.7, 0.9]).expand(32, 5)
     with torch.no_grad():
         found = of_action(agent.policy.outputs(batch["obs"], fraction=fraction), batch["action"]).mean(0)
-    torch.testing.assert_close(found, tensor([0.25, 0.396, 0.5, 0.604, 0.75]), atol=0.06, rtol=0)
+    torch.testing.assert_close(found, tensor([0.25, 0.396, 0.5, 0.604, 0.75]), atol=0.12, rtol=0)
 
 
 def test_the_target_moves_in_every_kth_step():

@@ -1,0 +1,317 @@
+"""Run the driver of a started run: its callbacks and reporter, signals, and the report of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sheeprl.callbacks.base import Callback, Callbacks
+from sheeprl.checkpoint.resume import RunDir
+from sheeprl.checkpoint.run_dir import (
+    checkpoints,
+    clear_run_dir,
+    write_config,
+)
+from sheeprl.checkpoint.run_info import write_run_info
+from sheeprl.checkpoint.spaces_file import write_spaces
+from sheeprl.config.schema import Config
+from sheeprl.driver.control import Control
+from sheeprl.driver.workers import Workers
+from sheeprl.metrics.summary import closing_lines, core_warning, opening_line
+from sheeprl.utils.errors import RunFailedError, one_line, shell_command
+from sheeprl.utils.installation import environment_warnings
+from sheeprl.utils.process import Interrupted
+from sheeprl.utils.text import counted
+
+if TYPE_CHECKING:
+    from sheeprl.checkpoint.resume import Start
+    from sheeprl.checkpoint.writer import CheckpointWriter
+    from sheeprl.driver.replay import ReplayClient
+    from sheeprl.driver.trainers import LearnerGroup
+    from sheeprl.metrics.reporter import FileReporter, Reporter
+    from sheeprl.run import Run
+
+PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0, signal.SIGHUP: 2.0}
+"""Seconds to wait for the rounds in progress after a signal, so that a resumed run is bit-identical."""
+JOB_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # seconds between a Ray job's SIGTERM and its end
+
+STOPPING = "stopping after this round and saving a checkpoint; press Ctrl-C again to stop now without saving\n"
+
+
+def patience(number: int) -> float:
+    """Return the seconds to wait for the rounds in progress after a signal.
+
+    A Ray job is killed a set time after its SIGTERM. A third of it remains for the checkpoint.
+    """
+    try:
+        wait = float(os.environ[JOB_WAIT])
+    except (KeyError, ValueError):
+        return PATIENCE[number]
+    return wait * 2 / 3 if number == signal.SIGTERM else PATIENCE[number]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Result of a run.
+
+    Args:
+        run_dir: folder of the run.
+        policy_steps: policy steps, including those before a resume.
+        gradient_steps: gradient steps, including those before a resume.
+        mean_return: mean return of the last 100 episodes; None if no episode ended.
+        interrupted_by: number of the signal that ended the run early, after a checkpoint.
+    """
+
+    run_dir: Path
+    policy_steps: int
+    gradient_steps: int
+    mean_return: float | None = None
+    interrupted_by: int | None = None
+
+
+async def run_driver(config: Config, workers: Workers, place: RunDir, control: Control) -> Result:
+    """Run the driver, and record all calls if `log.record` is set."""
+    from sheeprl.debug.recorder import recorded
+
+    checkpoint = place.start.checkpoint.name if place.start else None
+    with recorded(config, workers, place.run_dir, checkpoint, say) as workers:
+        return await _run_driver_to_end(config, workers, place, control)
+
+
+async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, control: Control) -> Result:
+    """Run the driver until the run is done, interrupted or failed, and report the end in the run's folder."""
+    from sheeprl.checkpoint.writer import CheckpointWriter
+
+    start = place.start
+    reporter = workers.observe(_open_reporter(config, place))
+    control.report = reporter.message
+    store = CheckpointWriter(
+        place.run_dir,
+        config,
+        place.shards,
+        on_problem=lambda text: reporter.message(text, "error"),
+        storage=place.storage,
+    )
+    try:
+        callbacks = _make_callbacks(config, place, control)
+        run = _make_run(config, workers, place, reporter, store, callbacks)
+        if start is not None:
+            await _load(workers.replay, run.trainers, start)
+        write_config(config, place.run_dir)
+        if place.spaces is not None:
+            write_spaces(place.spaces, place.run_dir)
+        write_run_info(config, place.run_dir, run.counters.policy_steps if start else None)
+    except BaseException:
+        reporter.close()
+        raise
+    place.startup.done("checkpoint and folder")
+    reporter.message(str(place.startup), "debug")
+    status, caught, cause, is_empty = "failed", None, None, False
+    try:
+        await _train_unless_ended(run, control)
+        caught = control.signals.caught[0] if control.signals.caught else None
+        status = "interrupted" if caught else "done"
+    except RunFailedError as error:
+        cause = error.reason
+        raise RunFailedError(_write_error_log(place.run_dir, config, error)) from error
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        status = "interrupted"
+        is_empty = start is None and run.counters.policy_steps == 0 and not checkpoints(place.run_dir)
+        advice = "its folder is removed; start it again" if is_empty else _advice(place.run_dir, config)
+        reporter.message(f"stopped without saving a checkpoint; {advice}", "warning")
+        raise
+    finally:
+        _end_callbacks(run, status)
+        counters = run.counters
+        wall_time = round(time.monotonic() - run.checkpointing.began, 3)
+        reporter.event(
+            "end",
+            policy_steps=counters.policy_steps,
+            gradient_steps=counters.gradient_steps,
+            wall_time=wall_time,
+            restarts=counters.restarts,
+            trainer_restarts=counters.trainer_restarts,
+            buffer_restarts=counters.buffer_restarts,
+            status=status,
+            **({"cause": cause} if cause else {}),
+            **({"stopped_by": run.callbacks.stopped_by} if run.callbacks.stopped_by else {}),
+        )
+        control.watchdog.has_end_event(cause)
+        reporter.close()
+        run.players.close()
+        run.evaluator.close()
+        if is_empty:
+            clear_run_dir(place.run_dir)
+    if config.log.level in ("debug", "info"):
+        lines = closing_lines(config, place.run_dir, status, counters, run.breakdown, place.startup.seconds, wall_time)
+        say("\n".join(lines))
+    return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)
+
+
+def _make_callbacks(config: Config, place: RunDir, control: Control) -> Callbacks:
+    """Return the callbacks of a run: its files, its conditions to stop early, and those of the user."""
+    from sheeprl.callbacks.records import RecordFiles, rewind_records
+    from sheeprl.callbacks.tensorboard import TensorBoardConfig
+    from sheeprl.callbacks.trackers import TRACKERS, TrackerProcess
+    from sheeprl.callbacks.until import Until
+
+    if place.start is not None:
+        rewind_records(place.run_dir, place.start.stats)
+    own: list[Callback] = [RecordFiles(place.run_dir)]
+    own += [TensorBoardConfig(place.run_dir)] if "tensorboard" in config.log.to else []
+    own += [TrackerProcess(name, place.run_dir) for name in config.log.to if name in TRACKERS]
+    own += [Until(config.run.until)] if config.run.until else []
+    return Callbacks([*own, *control.callbacks], place.run_dir)
+
+
+def _end_callbacks(run: Run, status: str) -> None:
+    """Call the callbacks with the end of the run; report an exception, since the run is over."""
+    try:
+        run.end_callbacks(status)
+    except (RunFailedError, OSError) as error:
+        run.reporter.message(str(error), "error")
+
+
+def _make_run(
+    config: Config,
+    workers: Workers,
+    place: RunDir,
+    reporter: Reporter,
+    store: CheckpointWriter,
+    callbacks: Callbacks,
+) -> Run:
+    """Make the driver, with the counters and player states of the checkpoint if there is one."""
+    from sheeprl.driver.clock import WallClock
+    from sheeprl.driver.players import PlayerGroup
+    from sheeprl.driver.trainers import LearnerGroup
+    from sheeprl.metrics.counters import Counters, RunStats
+    from sheeprl.run import Run
+
+    start, clock = place.start, WallClock()
+    stats = RunStats.from_state_dict(start.stats, clock.time()) if start else RunStats(Counters(), clock.time())
+    player_states = start.players(config) if start else {}
+    players = PlayerGroup(config.num_players, workers.make_player, stats.counters.incarnations, player_states)
+    trainers = LearnerGroup(
+        workers.learner,
+        workers.make_learner,
+        keeps_updates=not config.algo.data().is_off_policy,
+        warms_up=bool(config.trainer.compile) and not config.is_coupled,
+    )
+    workers.replay.newest_save = lambda: store.newest_buffer
+    parts = config, players, workers.replay, trainers, reporter, store, stats, clock
+    return Run(*parts, workers.leaving, workers.make_evaluator, callbacks)
+
+
+async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> None:
+    """Restore trainers and replay from a checkpoint."""
+    import numpy as np
+
+    try:
+        await trainers.restore(np.frombuffer(start.agent(), np.uint8))
+        if start.buffer is not None:
+            await replay.load(start.buffer)
+    except Exception as error:
+        raise RunFailedError(
+            f"{start.checkpoint} can't be loaded: {one_line(error)}; move it away to resume from the one before"
+        ) from error
+
+
+async def _train_unless_ended(run: Run, control: Control) -> None:
+    """Train. The first SIGINT, SIGTERM or SIGHUP stops the run after a checkpoint, the second one ends it at once.
+
+    Raises:
+        Interrupted: the run is stopped where it has nothing to save.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def stop(number: int) -> None:
+        """Stop the run; end it at once if there is nothing to save."""
+        run.stop(patience(number))
+        if not ended.done() and (not run.has_begun or run.trainers.is_warming_up):
+            ended.set_exception(Interrupted(number))
+
+    def on_signal(number: int) -> None:
+        """Report the signal, interrupt the environments and stop the run."""
+        with suppress(OSError):  # without a stderr
+            os.write(2, STOPPING.encode())  # a system call, since the signal may interrupt a print
+        control.environments.make(patience(number))
+        loop.call_soon_threadsafe(stop, number)
+
+    control.signals.is_stuck = lambda: control.environments.is_ignored
+    with control.signals.calling(on_signal):
+        training = asyncio.ensure_future(run.train())
+        await control.wait_unless_services_die(training, ended)
+        if ended.done():
+            ended.result()
+        training.result()
+
+
+def _open_reporter(config: Config, place: RunDir) -> FileReporter:
+    """Open the run's reporter and write its first messages."""
+    from sheeprl.metrics.display import Progress
+    from sheeprl.metrics.files import rewind
+    from sheeprl.metrics.reporter import FileReporter
+
+    start = place.start
+    counters: dict[str, Any] = start.stats["counters"] if start else {}
+    if start is not None:
+        rewind(place.run_dir, start.metrics_size)
+    reporter = FileReporter(
+        place.run_dir,
+        config.log.level,
+        start_time=counters.get("wall_time", 0.0),
+        resumed_at=counters["policy_steps"] if start else None,
+        tensorboard="tensorboard" in config.log.to,
+    )
+    reporter.message(opening_line(config))
+    if warning := core_warning(config):
+        reporter.message(warning, "warning")
+    for warning in environment_warnings():
+        reporter.message(warning, "warning")
+    reporter.message(f"folder: {place.run_dir}")
+    policy_steps, gradient_steps = counters.get("policy_steps", 0), counters.get("gradient_steps", 0)
+    if start is not None:
+        reporter.message(f"resuming from {start.checkpoint.name}")
+        reporter.event("resume", step=policy_steps)
+    total, players = config.run.total_steps, config.num_players
+    if policy_steps >= total:
+        more = shell_command("resume", place.run_dir, f"run.total_steps={policy_steps + total}")
+        reporter.message(
+            f"run.total_steps={total} is already reached by {counted(policy_steps, 'policy step')}; to train "
+            f"on: {more}",
+            "warning",
+        )
+    reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
+    return reporter
+
+
+def _write_error_log(run_dir: Path, config: Config, error: Any) -> str:
+    """Write the traceback of a failure to the run's folder. Return the error message with the next command."""
+    path = run_dir / "error.log"
+    own = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    path.write_text(f"{error.trace}\n{own}" if error.trace else own, encoding="utf-8")
+    return f"{error.reason}; {_advice(run_dir, config)}; the whole trace is in {path}"
+
+
+def _advice(run_dir: Path, config: Config) -> str:
+    """Return the command that resumes a run, or what to do without a checkpoint."""
+    return shell_command("resume", run_dir) if checkpoints(run_dir) else start_over(config)
+
+
+def start_over(config: Config) -> str:
+    """Return the advice for a run without a checkpoint. A folder that `run.dir` names is used now."""
+    named = ", with another run.dir" if config.run.dir is not None else ""
+    return f"no checkpoint was written yet: start it again{named}"
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)

@@ -1,0 +1,101 @@
+"""Test sweeps: the plan, and its runs on Ray."""
+
+import pytest
+
+from sheeprl import sweep as sweeping
+from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.cli import main
+from sheeprl.utils.errors import ConfigError
+
+SMALL = ["run.total_steps=256", "algo.rollout_steps=16", "algo.batch_size=32", "algo.epochs=1", "eval.episodes=0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0..3", ["0", "1", "2", "3"]),
+        ("-1..0", ["-1", "0"]),
+        ("0.9,0.99", ["0.9", "0.99"]),
+        ("[64,64],[8]", ["[64,64]", "[8]"]),
+        ("{a: 1, b: 2}", ["{a: 1, b: 2}"]),
+        ("CartPole-v1", ["CartPole-v1"]),
+        ("0.5", ["0.5"]),
+    ],
+)
+def test_values(text, values):
+    """Commas split outside of brackets; two dots make a range of whole numbers."""
+    assert sweeping.values_of(text) == values
+
+
+def test_plan_has_a_folder_for_each_combination(tmp_path):
+    """The settings are varied; each run is coupled and has one thread."""
+    tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
+    runs = sweeping.plan(tree, {"run.seed": ["0", "1"], "algo.hidden_sizes": ["[8]", "[8,8]"]}, tmp_path)
+    assert [run.label for run in runs][:2] == [
+        "run.seed=0,algo.hidden_sizes=[8]",
+        "run.seed=0,algo.hidden_sizes=[8,8]",
+    ]
+    assert len({run.folder for run in runs}) == 4
+    assert runs[3].tree["run"] == {"seed": 1, "dir": str(runs[3].folder), "mode": "coupled"}
+    assert runs[3].tree["trainer"]["threads"] == 1
+    assert tree == {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
+    with pytest.raises(ConfigError, match=r"run\.seed=x: must be a whole number"):
+        sweeping.plan(tree, {"run.seed": ["0", "x"]}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ppo", "run.seed=1"], "no setting has several values; use key=A,B or key=0..9"),
+        (["ppo", "run.seed=2..1"], "2..1: is an empty range; use 1..2"),
+        (["ppo", "run.seed=1,2", "--cpus", "no"], "--cpus no: must be a positive number"),
+        (["ppo", "run.seed=1,2", "--jobs", "1.5"], "--jobs 1.5: must be a whole number"),
+        (["ppo", "algo.gama=1,2"], "algo.gama: unknown setting; did you mean algo.gamma?"),
+        (["ppo", "run.seed=1,2", "run.mode=decoupled"], "run.mode=decoupled: a run of a sweep has one process"),
+        (["run.seed=1,2"], "NAME: is missing"),
+    ],
+)
+def test_wrong_words(words, message, capsys):
+    """Each mistake is one line and exit code 2."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", *words])
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_a_run_is_trained_resumed_and_left_alone(tmp_path, monkeypatch):
+    """The function of a Ray task trains in its process, resumes, and returns the cause of a failure."""
+    from sheeprl.config.loading import apply_overrides
+
+    tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
+    apply_overrides(tree, [*SMALL, "trainer.compile=false"])
+    (planned,) = sweeping.plan(tree, {"run.seed": ["3"]}, tmp_path)
+    planned.folder.mkdir()
+    (planned.folder / "config.yaml").write_text("")  # of a run that ended before its first checkpoint
+    status, text = sweeping.train_one(dict(planned.tree), str(planned.folder))
+    assert (status, text.partition(" ")[0]) == ("done", "return")
+    assert planned.is_finished
+    longer = {**planned.tree, "run": {**planned.tree["run"], "total_steps": 512}}
+    assert sweeping.train_one(longer, str(planned.folder))[0] == "done"
+    assert int(checkpoints(planned.folder)[-1].name[5:]) >= 512
+    wrong = {**planned.tree, "env": {"id": "Nothing-v0"}}
+    status, text = sweeping.train_one(wrong, str(tmp_path / "b"))
+    assert status == "failed"
+    assert "Nothing" in text
+    assert sweeping.sweep([planned], say=lambda text: None)[0].text == "is finished"  # without Ray
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sweep_runs_on_ray_and_continues(tmp_path, monkeypatch, capsys):
+    """Two runs share a core; the same command trains only what is missing."""
+    monkeypatch.chdir(tmp_path)
+    words = ["sweep", "ppo", "run.seed=0..1", *SMALL, "trainer.compile=false", "--cpus", "0.5", "--out", "here"]
+    with pytest.raises(SystemExit, match="0"):
+        main(words)
+    out = capsys.readouterr().out
+    assert "2 of 2 runs are finished; sheeprl compare here --by run.seed" in out
+    with pytest.raises(SystemExit, match="0"):
+        main(words)
+    assert "2 of 2 runs are finished already" in capsys.readouterr().out
