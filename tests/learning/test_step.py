@@ -106,6 +106,31 @@ def test_a_phase_steps_several_groups(make, compiled):
 
 
 @pytest.mark.parametrize("compiled", KINDS)
+def test_adaptive_clipping_limits_each_parameter(make, compiled):
+    """Steps are limited to a fraction of each parameter's norm; the logged norm is that before clipping."""
+
+    class Adaptive(Joint):
+        """Both groups clip by parameter."""
+
+        def optimizers(self):
+            """Return SGD for both groups."""
+            build, limits = (lambda parameters: SGD(parameters, lr=1.0)), {"encoder": 0.01, "head": 100.0}
+            parts = zip(limits.items(), self.modules, strict=True)
+            return {name: OptimizerSpec(modules, build, adaptive_clip=limit) for (name, limit), modules in parts}
+
+    learner = make(Adaptive, compiled)
+    info, _ = learner.update(2, 0.0, None, rollout())
+    encoder, head, norms = 1.0, 1.0, []
+    for _ in range(2):  # the phase halves the learning rate
+        error = 2 * (encoder * head - 3)
+        norms.append(abs(error * head))
+        step = max(-0.01 * abs(encoder), min(0.01 * abs(encoder), error * head))
+        encoder, head = encoder - 0.5 * step, head - 0.5 * error * encoder
+    assert [learner.agent.policy.weight.item(), learner.agent.head.weight.item()] == pytest.approx([encoder, head])
+    assert info.metrics["Grads/encoder"] == pytest.approx(np.mean(norms))
+
+
+@pytest.mark.parametrize("compiled", KINDS)
 def test_groups_of_a_phase_may_share_a_module(make, compiled):
     """Each group steps the shared parameters by the same gradient."""
 

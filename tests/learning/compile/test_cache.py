@@ -455,8 +455,22 @@ class UnknownOptimizer(Carrying):
         }
 
 
+class Excluding(Carrying):
+    """The second phase must not be compiled."""
+
+    def phases(self, step):
+        """Return both phases."""
+        first, second = super().phases(step)
+        return [first, replace(second, compile=False)]
+
+
 @pytest.mark.parametrize(
-    ("algorithm", "reason"), [(ValueDependent, "data-dependent"), (UnknownOptimizer, "Adagrad is none of")]
+    ("algorithm", "reason"),
+    [
+        (ValueDependent, "data-dependent"),
+        (UnknownOptimizer, "Adagrad is none of"),
+        (Excluding, "the algorithm excludes its phase 'second'"),
+    ],
 )
 def test_a_step_that_cannot_be_compiled_runs_eagerly(fabric, monkeypatch, algorithm, reason):
     """A step that can't be compiled runs eagerly, and one note gives the reason."""
