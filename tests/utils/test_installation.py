@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sheeprl.checkpoint import remote
 from sheeprl.envs import hints
 from sheeprl.envs.families import FAMILIES
-from sheeprl.utils import installation
+from sheeprl.utils import installation, objects
 from sheeprl.utils.installation import environment_warnings, install_command
 
 if sys.version_info >= (3, 11):
@@ -136,7 +135,7 @@ class TestMetadata:
         """Each hint names an existing extra."""
         hinted = {
             *hints.EXTRAS.values(),
-            *remote.EXTRAS.values(),
+            *objects.EXTRAS.values(),
             *(family.extra for family in FAMILIES if family.extra),
         }
         assert hinted <= self.project["optional-dependencies"].keys()
