@@ -31,7 +31,7 @@ def test_there_are_commands():
         for words in commands_of(page)
         if page != "docs/migration.md"
         and words[0]
-        not in ("resume", "replay", "eval", "enjoy", "export", "compare", "plot", "sweep")  # need a run, or Ray
+        not in ("resume", "replay", "eval", "enjoy", "export", "compare", "plot", "sweep", "status")  # need a run, or Ray
         and not any("reinforce" in word or "my_ppo" in word for word in words)  # need the files of the page
     ],
     ids=" ".join,
