@@ -14,6 +14,7 @@ from sheeprl.config.schema import Config
 
 QUICK = ("ppo", "sac")  # algorithms that the fast suite tests everywhere
 SLOW = ("dqn", "ppo_recurrent")  # algorithms with other mechanisms, which the slow suite tests everywhere
+CHEAP = ("dreamer_v3", "impala", "r2d2", "sac_ae", "td3")  # further ones, which its shorter tests include
 
 # Overrides of those arguments that an algorithm has.
 WORLD_MODEL = {
@@ -30,13 +31,13 @@ def every_algorithm(cheap: bool = False, kinds: tuple[str, ...] = ("vector", "pi
     """Return every registered algorithm as a parameter; all but the quick ones have a mark.
 
     Args:
-        cheap: the test takes seconds, so that the slow suite runs it for every algorithm.
+        cheap: the test takes seconds, so that the slow suite runs it for more algorithms.
         kinds: kinds of observations, of which an algorithm must support one.
     """
-    marks = {**dict.fromkeys(SLOW, pytest.mark.slow), **dict.fromkeys(QUICK, ())}
-    other = pytest.mark.slow if cheap else pytest.mark.every
+    slow = (*SLOW, *CHEAP) if cheap else SLOW
+    marks = {**dict.fromkeys(slow, pytest.mark.slow), **dict.fromkeys(QUICK, ())}
     return [
-        pytest.param(name, marks=marks.get(name, other))
+        pytest.param(name, marks=marks.get(name, pytest.mark.every))
         for name in registry.registered()
         if set(kinds) & set(registry.args_class(name).observations)
     ]
