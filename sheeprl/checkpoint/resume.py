@@ -203,7 +203,8 @@ class Start:
     def players(self, config: Config) -> dict[int, PlayerState]:
         """Return the saved states of the players that the run still has, by player.
 
-        A player's state belongs to the rows it collected. Off-policy, players start afresh if no replay is restored.
+        A player's state belongs to the rows it collected. Off-policy, players start new episodes if no replay is
+        restored.
         """
         if isinstance(config.algo.data(), OffPolicy) and self.buffer is None:
             return {}
