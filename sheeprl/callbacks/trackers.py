@@ -60,7 +60,7 @@ class TrackerProcess(Callback):
             self._warn(run, f"ended with exit code {self.process.returncode}")
 
     def on_end(self, run: RunView, status: str) -> None:
-        """Let the process send the rest, and kill it if that takes too long."""
+        """Wait until the process has sent the rest; kill it if that takes too long."""
         if self.process is None:
             return
         assert self.process.stdin is not None

@@ -1,7 +1,7 @@
 """Export a policy to a file that runs without SheepRL's trainer, and check it against the policy.
 
 The file maps observations to actions in the environment's own units: normalization, masks, the state of a recurrent
-policy and the scaling of actions are inside. It holds no pickled sample inputs.
+policy and the scaling of actions are inside. It holds no pickled object.
 """
 
 from __future__ import annotations
