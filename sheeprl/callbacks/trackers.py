@@ -76,11 +76,11 @@ class TrackerProcess(Callback):
                 self._warn(run, f"ended with exit code {code}")
 
     def _warn(self, run: RunView, reason: str) -> None:
-        """Report a failure; the next start of the run sends what is missing."""
+        """Report a failure; the next start of the run sends the missing metrics."""
         self.process = None
         run.message(
-            f"log.to={self.name}: the tracker {reason}: {_last_line(self.log)}; the run goes on, a resume sends what "
-            f"is missing, and {self.log} has all of the tracker's output",
+            f"log.to={self.name}: the tracker {reason}: {_last_line(self.log)}; the run continues; a resume sends the "
+            f"missing metrics; {self.log} has the tracker's output",
             "warning",
         )
 
