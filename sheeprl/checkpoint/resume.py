@@ -281,7 +281,7 @@ def _fetched_unless_damaged(storage: RunStorage, saved: Saved, run_dir: Path, da
     try:
         start = read_start(storage.fetch(saved, run_dir / "checkpoints"))
         restore_metrics(start.checkpoint, run_dir)
-        if not (run_dir / EPISODES).exists():  # too large for every checkpoint
+        if not (run_dir / EPISODES).exists():  # the checkpoint has no file of episodes
             start.stats["episodes_written"] = 0
         return start
     except manifest.DamagedCheckpointError as error:
