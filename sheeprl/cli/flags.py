@@ -144,7 +144,7 @@ def flags_of(args: type[AlgoArgs]) -> list[Flag]:
     """Return a flag for every setting, named by its key, and by `leaf` and `group_leaf` where these are unique."""
     settings = [(key, field) for key, field in leaves(config_class(args)) if key != "algo.name"]
     claims = Counter(name for key, _ in settings for name in dict.fromkeys(_candidates(key)))
-    claims.update([*OWN_FLAGS, FIRST["env.id"]] * 2)
+    claims.update([*OWN_FLAGS, FIRST["env.id"], "name"] * 2)  # `--name` could mean the algorithm's or the run's
     return [
         Flag(key, field, tuple(name for name in _candidates(key) if "." in name or claims[name] == 1))
         for key, field in settings

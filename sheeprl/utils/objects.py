@@ -210,7 +210,9 @@ def content_name(data: bytes | memoryview) -> str:
 
 def as_url(place: str) -> str:
     """Return the URL of a place: a path becomes a `file://` URL."""
-    return (f"file://{place}" if place.startswith("/") else place).rstrip("/")
+    if place.startswith("/"):
+        return f"file://{place.rstrip('/')}"
+    return place if place.strip("/").endswith(":") else place.rstrip("/")  # `s3://` stays a URL, for its error
 
 
 def check_url(url: str) -> str:

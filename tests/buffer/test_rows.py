@@ -214,7 +214,7 @@ def test_arrays_of_different_lengths_are_refused(shape):
         (NStep(2, 0.9), "the buffer holds no transition yet"),
         (Sequences(9), "no stream in the buffer has 9 consecutive rows yet"),
         (Sequences(9, crosses=False), "no episode in the buffer has 9 consecutive rows yet"),
-        (Episodes(), "the buffer holds no complete episode of at least 1 rows yet"),
+        (Episodes(), "the buffer holds no complete episode of at least 1 row yet"),
         (Episodes(9), "the buffer holds no complete episode of at least 9 rows yet"),
         (Rollout(), "the buffer holds no row yet"),
     ],

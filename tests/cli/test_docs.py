@@ -23,6 +23,9 @@ def test_there_are_commands():
     assert all(commands_of(page) for page in PAGES)
 
 
+NEED_A_RUN_OR_RAY = ("resume", "replay", "eval", "enjoy", "export", "compare", "plot", "sweep", "status")
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -30,8 +33,7 @@ def test_there_are_commands():
         for page in PAGES
         for words in commands_of(page)
         if page != "docs/migration.md"
-        and words[0]
-        not in ("resume", "replay", "eval", "enjoy", "export", "compare", "plot", "sweep")  # need a run, or Ray
+        and words[0] not in NEED_A_RUN_OR_RAY
         and not any("reinforce" in word or "my_ppo" in word for word in words)  # need the files of the page
     ],
     ids=" ".join,

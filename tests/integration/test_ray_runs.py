@@ -324,6 +324,7 @@ def test_requested_resources_are_placed():
         assert fleet.requested() == {"CPU": 3}
     finally:
         fleet.close()
+        fleet.forget()
     gone = weakref.ref(fleet)
     del fleet
     assert gone() is None  # immediately, because handles must not outlive their Ray session

@@ -56,7 +56,9 @@ def test_shifts_repeat_the_border():
 
 def test_mistaken_kinds():
     """The errors name the kind and what would work."""
-    with pytest.raises(ValueError, match="cnn=large: unknown kind; use auto, nature, small or deep"):
+    with pytest.raises(
+        ValueError, match="cnn=large: unknown kind; use auto, nature, small, deep, strided32 or strided48"
+    ):
         pixel_encoder("large", (3, 84, 84), 8)
     with pytest.raises(ValueError, match="cnn=nature: needs at least 36 x 36 pixels, not 84 x 10"):
         PixelDecoder(8, (3, 84, 10), "nature")

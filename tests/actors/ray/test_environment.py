@@ -92,5 +92,5 @@ def test_a_local_ray_has_the_gpus_of_this_machine(mistakes, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert mistakes(cuda) == []
     (mistake,) = mistakes({**cuda, "players": {"gpus": 0.5}})
-    assert mistake.startswith("players.gpus=0.5: 1 players and 1 ranks need 1.5 GPUs, but this machine has 1; lower")
+    assert mistake.startswith("players.gpus=0.5: 1 player and 1 rank need 1.5 GPUs, but this machine has 1; lower")
     assert mistakes({**cuda, "trainer": {"accelerator": "cuda", "devices": 8}}, RAY_ADDRESS="10.0.0.1:6379") == []
