@@ -1,4 +1,4 @@
-"""Look for what on this machine may trouble a run, before it does. Starts nothing and imports no heavy library.
+"""Examine this machine for problems of a run, without starting one. Imports no heavy library.
 
 Each finding names its subject, what was found, and what to do. The status is `ok`, `warning` (a run works, with less)
 or `error` (a run fails).
@@ -46,8 +46,9 @@ EXTRAS = {
     "trackio": "trackio",
     "s3": "s3fs",
     "gcs": "gcsfs",
+    "azure": "adlfs",
 }
-"""A module of each extra."""
+"""Module that each extra installs, by extra."""
 
 LEAST_FILES, LEAST_SHM, LEAST_DISK, LEAST_MEMORY = 4096, 1 * GIB, 5 * GIB, 2 * GIB
 
@@ -59,7 +60,7 @@ class Finding:
     Args:
         subject: what was examined.
         status: `ok`, `warning` or `error`.
-        found: what was found.
+        found: the state of the subject.
         advice: what to do; empty if all is well.
     """
 
@@ -97,7 +98,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Yield the versions of the required packages, and known troubles of the environment."""
+    """Yield the versions of the required packages, and known problems of the environment."""
     missing = [name for name in REQUIRED if _version(name) is None]
     versions = ", ".join(f"{name} {_version(name)}" for name in REQUIRED if name not in missing)
     yield Finding("packages", "ok", versions)
@@ -112,7 +113,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _torch() -> Iterator[Finding]:
-    """Yield the build of torch, and whether it fits the GPUs of this machine."""
+    """Yield the build of torch, compared with the GPUs of this machine."""
     version = _version("torch")
     if version is None:
         return
@@ -153,7 +154,7 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _ray() -> Iterator[Finding]:
-    """Yield how Ray would be started or joined, and what prevents it."""
+    """Yield the cluster that decoupled mode starts or joins, and obstacles to it."""
     address = os.environ.get("RAY_ADDRESS")
     mode = os.environ.get("RAY_AUTH_MODE", "token (the default of a local Ray)")
     where = f"joins {address} (RAY_ADDRESS)" if address else "starts a local Ray"
@@ -175,7 +176,7 @@ def _machine() -> Iterator[Finding]:
     advice = "free some space, set run.dir to another disk, or lower checkpoint.keep_last"
     yield _at_least("disk", shutil.disk_usage(Path.cwd()).free, LEAST_DISK, advice, f" in {Path.cwd()}")
     temporary = tempfile.gettempdir()
-    advice = "free some space, or set RAY_TMPDIR and TMPDIR to another disk; Ray's session lies there"
+    advice = "free some space, or set RAY_TMPDIR and TMPDIR to another disk; Ray's session is there"
     yield _at_least("temporary files", shutil.disk_usage(temporary).free, LEAST_DISK, advice, f" in {temporary}")
 
 

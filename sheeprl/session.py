@@ -1,4 +1,4 @@
-"""Run the driver of a started run: its callbacks and reporter, signals, and the report of its end."""
+"""Run the driver with callbacks, reporter and signals, and report the end of the run."""
 
 from __future__ import annotations
 
@@ -285,8 +285,8 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     if policy_steps >= total:
         more = shell_command("resume", place.run_dir, f"run.total_steps={policy_steps + total}")
         reporter.message(
-            f"run.total_steps={total} is already reached by {counted(policy_steps, 'policy step')}; to train "
-            f"on: {more}",
+            f"run.total_steps={total} is already reached by {counted(policy_steps, 'policy step')}; to continue "
+            f"training: {more}",
             "warning",
         )
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
@@ -298,7 +298,7 @@ def _write_error_log(run_dir: Path, config: Config, error: Any) -> str:
     path = run_dir / "error.log"
     own = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     path.write_text(f"{error.trace}\n{own}" if error.trace else own, encoding="utf-8")
-    return f"{error.reason}; {_advice(run_dir, config)}; the whole trace is in {path}"
+    return f"{error.reason}; {_advice(run_dir, config)}; the full traceback is in {path}"
 
 
 def _advice(run_dir: Path, config: Config) -> str:

@@ -1,7 +1,7 @@
 """Train a configuration with all combinations of several values, several runs at a time, as Ray tasks.
 
-Each combination has a run folder. The same command continues an interrupted sweep: finished runs are left alone, begun
-ones resume from their newest checkpoint. The worker processes are reused, so later runs skip the imports.
+Each combination has a run folder. The same command continues an interrupted sweep: it skips finished runs
+and resumes begun ones from their newest checkpoint. The worker processes are reused, so later runs skip the imports.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Planned:
 
     @property
     def is_finished(self) -> bool:
-        """Return whether an earlier call has finished the run."""
+        """Return True if an earlier call has finished the run."""
         return last_event(self.folder).get("status") == "done"
 
 
@@ -119,7 +119,7 @@ def plan(tree: Tree, varied: Mapping[str, Sequence[str]], folder: Path) -> list[
         raise ConfigError(mistakes)
     if len({run.folder for run in runs}) < len(runs):
         raise ConfigError(
-            ["two values of the sweep have the same folder name; use values that differ in their letters"]
+            ["two values of the sweep give the same folder name; use values that differ in letters or digits"]
         )
     return runs
 
@@ -177,7 +177,7 @@ def _train_all(
         return outcomes
     finally:
         for reference in running:
-            ray.cancel(reference)  # which the run takes as Ctrl-C: it saves a checkpoint
+            ray.cancel(reference)  # acts like Ctrl-C: the run saves a checkpoint
         ray.wait(list(running), num_returns=len(running), timeout=30) if running else None
         if began:
             ray.shutdown()

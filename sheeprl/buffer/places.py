@@ -1,4 +1,4 @@
-"""Where saved shards are: in folders, or as objects at a URL.
+"""Places of saved shards: folders, or objects at a URL.
 
 In folders, a saved replay is `<folder>/shard_<k>/`, and an unchanged chunk is a hard link to its file of the last save.
 

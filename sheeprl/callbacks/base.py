@@ -118,7 +118,7 @@ class Callback:
 
 @dataclass
 class Callbacks:
-    """All callbacks of a run, and the events that wait for the next border.
+    """Callbacks of a run, and the events that wait for the next border.
 
     Args:
         callbacks: the callbacks, in the order of their calls.

@@ -64,7 +64,7 @@ class RecordFiles(Callback):
 
 
 def rewind_records(run_dir: Path, stats: Mapping[str, Any]) -> None:
-    """Undo the episodes and evaluations that a resumed run repeats.
+    """Move the episodes and evaluations that a resumed run repeats to the files of undone lines.
 
     An evaluation that began before the checkpoint stays, also if it ended later. An unfinished one is due again.
 
@@ -72,7 +72,7 @@ def rewind_records(run_dir: Path, stats: Mapping[str, Any]) -> None:
         run_dir: folder of the run.
         stats: statistics of the checkpoint, from `RunStats.state_dict`; `evaluating` loses the evaluations on file.
     """
-    # A checkpoint of an older version counts no episodes; the run had no file then.
+    # A checkpoint without the count belongs to a run without the file.
     episodes = _complete_lines(run_dir / EPISODES)
     written = stats.get("episodes_written", 0)
     _keep(run_dir / EPISODES, episodes, [number < written for number in range(len(episodes))])
@@ -89,10 +89,10 @@ def _complete_lines(path: Path) -> list[bytes]:
     return [line for line in lines if line.endswith(b"\n")]
 
 
-def _keep(path: Path, lines: list[bytes], kept: list[bool]) -> None:
+def _keep(path: Path, lines: list[bytes], retained: list[bool]) -> None:
     """Move the other lines of a file to its file of undone lines."""
-    undone = b"".join(line for line, keep in zip(lines, kept, strict=True) if not keep)
+    undone = b"".join(line for line, keep in zip(lines, retained, strict=True) if not keep)
     if undone:
         with path.with_name(f"{path.stem}_undone.jsonl").open("ab") as file:
             file.write(undone)
-        write_atomically(path, b"".join(line for line, keep in zip(lines, kept, strict=True) if keep), sync=False)
+        write_atomically(path, b"".join(line for line, keep in zip(lines, retained, strict=True) if keep), sync=False)

@@ -1,8 +1,8 @@
-"""Feed experiment trackers: Weights & Biases, MLflow and Trackio, each from a process of its own.
+"""Feed experiment trackers: Weights & Biases, MLflow and Trackio, each in its own process.
 
 The process follows `metrics.jsonl`, so the file is the queue between the run and a tracker. A tracker that hangs, dies
 or waits for a network neither slows nor stops the run. `trackers/NAME.json` in the run's folder holds the tracker's id
-of the run and what was sent, so that a resumed run continues there and repeats nothing.
+of the run and the last step of each metric, so that a resumed run continues there and repeats nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class TrackerProcess(Callback):
             self._warn(run, f"ended with exit code {self.process.returncode}")
 
     def on_end(self, run: RunView, status: str) -> None:
-        """Let the process send the rest, and kill it if that takes too long."""
+        """Wait until the process has sent the rest; kill it if that takes too long."""
         if self.process is None:
             return
         assert self.process.stdin is not None
@@ -76,11 +76,11 @@ class TrackerProcess(Callback):
                 self._warn(run, f"ended with exit code {code}")
 
     def _warn(self, run: RunView, reason: str) -> None:
-        """Report a failure; the next start of the run sends what is missing."""
+        """Report a failure; the next start of the run sends the missing metrics."""
         self.process = None
         run.message(
-            f"log.to={self.name}: the tracker {reason}: {_last_line(self.log)}; the run goes on, a resume sends what "
-            f"is missing, and {self.log} has all of the tracker's output",
+            f"log.to={self.name}: the tracker {reason}: {_last_line(self.log)}; the run continues; a resume sends the "
+            f"missing metrics; {self.log} has the tracker's output",
             "warning",
         )
 
@@ -107,7 +107,7 @@ class Tracker(Protocol):
 
 
 class WandbTracker:
-    """Run in Weights & Biases; offline, unless WANDB_MODE says otherwise. `wandb sync` uploads it later."""
+    """Run in Weights & Biases; offline, unless WANDB_MODE is set. `wandb sync` uploads it later."""
 
     def __init__(self, name: str, config: dict[str, Any], folder: Path, known: str | None) -> None:
         """Begin or continue the run."""
@@ -127,7 +127,7 @@ class WandbTracker:
         self._run.define_metric("*", step_metric="policy_steps")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Send the metrics with an axis of their own, since the steps of wandb can't repeat."""
+        """Send the metrics with `policy_steps` as their axis, since the steps of wandb can't repeat."""
         self._run.log({**values, "policy_steps": step})
 
     def close(self) -> None:
@@ -206,7 +206,7 @@ def follow(path: Path, is_over: Callable[[], bool]) -> Iterator[dict[str, Any]]:
 
     Args:
         path: the file.
-        is_over: returns True once nothing is added any more.
+        is_over: returns True once the file is complete.
     """
     position = 0
     while True:
@@ -227,7 +227,7 @@ def follow(path: Path, is_over: Callable[[], bool]) -> Iterator[dict[str, Any]]:
 
 
 class Sent:
-    """What a tracker has received, in a file that a resumed run continues.
+    """Metrics that a tracker has received, in a file that a resumed run continues.
 
     Args:
         path: the file.
@@ -280,7 +280,7 @@ def main() -> None:
     name, run_dir = sys.argv[1], Path(sys.argv[2])
 
     def is_over() -> bool:
-        """Return whether the run has closed its end of the pipe, or has died."""
+        """Return True if the run has closed its end of the pipe or has died."""
         return bool(select.select([sys.stdin], [], [], 0)[0]) and not os.read(sys.stdin.fileno(), 1)
 
     try:

@@ -203,7 +203,8 @@ class Start:
     def players(self, config: Config) -> dict[int, PlayerState]:
         """Return the saved states of the players that the run still has, by player.
 
-        A player's state belongs to the rows it collected. Off-policy, players start afresh if no replay is restored.
+        A player's state belongs to the rows it collected. Off-policy, players start new episodes if no replay is
+        restored.
         """
         if isinstance(config.algo.data(), OffPolicy) and self.buffer is None:
             return {}
@@ -280,7 +281,7 @@ def _fetched_unless_damaged(storage: RunStorage, saved: Saved, run_dir: Path, da
     try:
         start = read_start(storage.fetch(saved, run_dir / "checkpoints"))
         restore_metrics(start.checkpoint, run_dir)
-        if not (run_dir / EPISODES).exists():  # too large for every checkpoint
+        if not (run_dir / EPISODES).exists():  # the checkpoint has no file of episodes
             start.stats["episodes_written"] = 0
         return start
     except manifest.DamagedCheckpointError as error:

@@ -64,7 +64,7 @@ class FoundRun:
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """Return the content of `run.json`; that of the configuration for a run of an older version."""
+        """Return the content of `run.json`; without the file, the same settings of the configuration."""
         info = read_run_info(self.folder)
         if not info:
             try:

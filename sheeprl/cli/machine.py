@@ -14,7 +14,7 @@ MARKS = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False) -> None:
-    """Look for what on this machine may trouble a run: versions, GPU, compiler, Ray, memory, limits, extras."""
+    """Examine this machine for problems of a run: versions, GPU, compiler, Ray, memory, limits, extras."""
     from sheeprl.doctor import examine
 
     findings = examine()

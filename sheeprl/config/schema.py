@@ -218,7 +218,7 @@ class CheckpointConfig(Section):
     envs: bool | Literal["auto"] = Field(
         "auto",
         description="save the state of environments, so that a resumed run continues their episodes; tested at "
-        "the start with two extra environments; auto: for Gymnasium's and Atari's environments",
+        "the start with two extra environments; auto: except for environments of other packages",
     )
     storage: str | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Watch a policy play: in a window, or as coloured blocks in a terminal."""
+"""Watch a policy play: in a window, or as colored blocks in a terminal."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _terminal_picture(stream: TextIO) -> Callable[[Any], None]:
 
 
 def as_text(picture: Any, columns: int, lines: int) -> str:
-    """Return a picture `[H, W, 3]` as lines of half blocks, each with the colours of two pixels.
+    """Return a picture `[H, W, 3]` as lines of half blocks, each with the colors of two pixels.
 
     Args:
         picture: bytes.

@@ -28,7 +28,7 @@ from sheeprl.policy.torch_policy import Draws, TorchPolicy, nested
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 from sheeprl.utils.installation import install_command
 
-TOLERANCE = 1e-6  # of the difference between the actions, relative to the range of the actions
+TOLERANCE = 1e-6  # of the difference between the actions, relative to half the range of the actions
 CALLS = 500  # for the latency
 FORMATS = ("onnx", "pt2")
 
@@ -48,7 +48,7 @@ class Check:
 
     Args:
         observations: number of observations.
-        difference: largest difference of actions, relative to their range; 1 for different choices.
+        difference: largest difference of actions, relative to half their range; 1 for different discrete actions.
         p50: median of the seconds of a call with one observation.
         p99: the 99th percentile of the seconds.
     """
@@ -234,7 +234,7 @@ def _quiet() -> Iterator[None]:
 
 
 def record(origin: TorchPolicy, env: Any, steps: int, seed: int = 0) -> Recorded:
-    """Play an environment with a policy and return what the policy got.
+    """Play an environment with a policy and return the inputs of the policy.
 
     Args:
         origin: the policy.
@@ -297,7 +297,7 @@ def _replay(policy: Policy, recorded: Recorded) -> Iterator[Any]:
 
 
 def _difference(one: Array, other: Array, space: Space[Any]) -> Any:
-    """Return the difference between two actions, relative to the range of the space or, without one, to their size."""
+    """Return the difference of two actions, relative to half the range of the space or, without one, to their size."""
     if not isinstance(space, spaces.Box) or space.dtype.kind in "iub":
         return (np.asarray(one) != np.asarray(other)).astype(float)
     size = (space.high - space.low) / 2 if space.is_bounded() else np.maximum(1.0, np.abs(one))

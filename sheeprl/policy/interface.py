@@ -75,9 +75,9 @@ class PolicySpec:
 
 
 class Policy:
-    """Acts in the environment's own units, with the state of a recurrent policy inside.
+    """Policy that acts in the environment's own units and holds the state of a recurrent policy.
 
-    Call it with one observation or with a batch of them. Call `reset` at the begin of an episode.
+    Call it with one observation or with a batch of them. Call `reset` at the beginning of an episode.
 
     Args:
         spec: inputs and outputs.

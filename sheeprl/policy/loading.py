@@ -102,7 +102,7 @@ def load_weights(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
 def read_spaces(run_dir: Path, config: Any) -> tuple[Spaces, Space[Any]]:
     """Return the spaces of the agent and the environment's own action space.
 
-    A run without `spaces.json` is of an older version; then its environment is made.
+    Without `spaces.json`, the environment is created to get its spaces.
 
     Raises:
         ConfigError: the environment can't be made.

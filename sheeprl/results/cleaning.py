@@ -28,7 +28,7 @@ class Removal:
 
 
 def removals(runs: Sequence[FoundRun], keep: str, older: str | None = None) -> Iterator[Removal]:
-    """Yield the checkpoints to remove. Runs in progress are left out.
+    """Yield the checkpoints to remove. Runs in progress are skipped.
 
     A replay that a checkpoint shares with others by links counts to each of them.
 
@@ -53,16 +53,16 @@ def _removals(runs: Sequence[FoundRun], kinds: Sequence[str], before: float) -> 
         found = checkpoints(run.folder)
         if not found or is_locked(run.folder) or _changed(run.folder) > before:
             continue
-        kept = {found[-1]} if "last" in kinds else set()
+        retained = {found[-1]} if "last" in kinds else set()
         if "best" in kinds:
-            kept.add(best_checkpoint(run.folder))
+            retained.add(best_checkpoint(run.folder))
         for path in found:
-            if path not in kept:
+            if path not in retained:
                 yield Removal(run, path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
 
 
 def remove(removal: Removal) -> None:
-    """Remove a checkpoint. A half removed one has no manifest, so no command takes it for a checkpoint."""
+    """Remove a checkpoint, its manifest first, so that no command reads a partly removed one."""
     (removal.checkpoint / "manifest.json").unlink()
     shutil.rmtree(removal.checkpoint)
 

@@ -18,7 +18,7 @@ from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.installation import install_command
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Okabe and Ito's colours, which people with any kind of colour vision can tell apart."""
+"""Okabe and Ito's colors, which people with any kind of color vision can distinguish."""
 
 AXES = {"steps": "policy steps", "time": "hours"}
 FORMATS = (".pdf", ".svg", ".png")

@@ -26,7 +26,16 @@ from sheeprl.utils.installation import install_command
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # extras of this package, by URL scheme
+EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "abfs": "azure",
+    "abfss": "azure",
+    "az": "azure",
+}
+"""Extra of this package that installs the file system, by URL scheme."""
 RETRYING = ("s3", "s3a", "gs", "gcs")  # schemes whose packages retry failed calls
 TRANSIENT = (ConnectionError, TimeoutError, asyncio.TimeoutError)  # asyncio has its own TimeoutError before Python 3.11
 WAITS = (0.5, 1.0, 2.0)  # seconds before each retry

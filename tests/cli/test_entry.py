@@ -251,10 +251,10 @@ def test_resume_without_a_run_is_a_mistake_of_the_input(sheeprl, tmp_path):
 
 def test_a_failed_run_exits_with_1_and_names_the_trace(sheeprl, training):
     """A failed run exits with 1 and names the file of the traceback."""
-    training.error = RunFailedError("learner: the loss is nan; the whole trace is in logs/x/error.log")
+    training.error = RunFailedError("learner: the loss is nan; the full traceback is in logs/x/error.log")
     done = sheeprl("run", "ppo")
     assert (done.code, done.out) == (1, "")
-    assert done.err == "error: learner: the loss is nan; the whole trace is in logs/x/error.log\n"
+    assert done.err == "error: learner: the loss is nan; the full traceback is in logs/x/error.log\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(1, 129), (2, 130), (15, 143)])

@@ -95,7 +95,7 @@ def test_resume_at_once_changes_nothing(tmp_path):
     assert done.returncode == 0
     steps = lines(folder)[-1]["policy_steps"]
     assert done.stderr == (
-        f"warning: run.total_steps=200 is already reached by {steps} policy steps; to train on: "
+        f"warning: run.total_steps=200 is already reached by {steps} policy steps; to continue training: "
         f"sheeprl resume {folder} run.total_steps={steps + 200}\n"
     )
     assert largest_difference(before["agent"], saved(folder)["agent"]) == 0.0

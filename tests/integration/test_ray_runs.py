@@ -283,10 +283,10 @@ def test_a_death_during_a_rebuild_leaves_no_process(tmp_path, monkeypatch):
 def test_a_cluster_that_is_too_small_is_reported_and_then_an_error(tmp_path, capsys):
     """A cluster that is too small is reported immediately and is an error at the end."""
     began = time.monotonic()
-    with pytest.raises(RunFailedError, match=r"the run found no room within 6 s .*: the run asks for 9 CPUs"):
+    with pytest.raises(RunFailedError, match=r"the run found no room within 6 s .*: the run requests 9 CPUs"):
         run(tmp_path / "run", "ppo", DECOUPLED, "players.num=8", "algo.rollout_steps=16", "ray.wait_timeout=6")
     said = capsys.readouterr().out
-    assert "waits for room in the cluster: the run asks for 9 CPUs (players.num=8 x players.cpus=1" in said
+    assert "waits for room in the cluster: the run requests 9 CPUs (players.num=8 x players.cpus=1" in said
     assert "there is room for 4 of 8 players of 1 CPUs" in said
     assert "the cluster has 5 CPUs" in said and "lower players.num" in said
     assert time.monotonic() - began > 5

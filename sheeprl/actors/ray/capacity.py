@@ -33,7 +33,7 @@ class Shape:
         each: resources of one actor.
         number: number of actors.
         settings: settings that determine the shape, for messages.
-        spread: True if each actor needs a node of its own.
+        spread: True if each actor needs a separate node.
         selectors: label selectors, of which a node must satisfy one; empty for all nodes.
     """
 

@@ -205,7 +205,7 @@ class Fleet:
 
     def make_evaluator(self, incarnation: int) -> Handle:
         """Start the actor of a player that only evaluates; its number follows those of the players."""
-        # Without a CPU of its own, since a run has to fit the machine with or without evaluations.
+        # Without a CPU, since a run has to fit the machine with or without evaluations.
         labels = self._labels(self.config.players)
         actor = self._actor(PlayerActor, f"evaluator:{incarnation}", num_cpus=0, memory=1, **labels)
         evaluator = RayHandle(actor.remote(self.config, self.spaces))
@@ -368,7 +368,7 @@ class Fleet:
             for name in self.requested()
         )
         return (
-            f"the run asks for {requested} (players.num={config.players.num} x players.cpus={config.players.cpus:g}, "
+            f"the run requests {requested} (players.num={config.players.num} x players.cpus={config.players.cpus:g}, "
             f"{counted(config.trainer.ranks, 'rank')} of trainer.devices={config.trainer.devices}); the cluster has "
             f"{available}; {reason}; lower players.num, players.cpus or trainer.devices, or add a node"
         )
