@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import sys
 
+TYPE_CHECKING = False  # type checkers know this name; the module typing is slow to import
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 __all__ = ["main"]
 
+ENDED_BY_SIGNAL = 128  # plus the number of the signal
 INTERRUPTED = 130  # 128 + SIGINT; the module signal is slow to import
 
 
@@ -27,4 +32,15 @@ def main(args: list[str] | None = None) -> None:
         entry.main(args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _exit(INTERRUPTED, args)
+    except SystemExit as error:
+        _exit(error.code, args)
+
+
+def _exit(code: object, args: list[str] | None) -> NoReturn:
+    """Exit. If a signal ended the program, ignore further ones: they would kill Python while it ends."""
+    if args is None and isinstance(code, int) and code > ENDED_BY_SIGNAL:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise SystemExit(code) from None

@@ -589,6 +589,19 @@ def test_eval_of_nothing_is_a_mistake_of_the_input(sheeprl, monkeypatch):
     assert (done.code, done.out, done.err) == (2, "", "error: logs/none: no such run\n")
 
 
+def test_ctrl_c_while_python_ends_keeps_the_exit_code():
+    """A program that a signal has ended ignores further interrupts."""
+    code = (
+        "import atexit, signal, sys\n"
+        "from sheeprl.cli import entry, main\n"
+        "entry.main = lambda args: sys.exit(130)\n"
+        "atexit.register(lambda: print(signal.getsignal(signal.SIGINT).name))\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "SIG_IGN\n")
+
+
 def test_ctrl_c_while_modules_load_is_one_line():
     """Ctrl-C during the imports prints one line."""
     code = (
