@@ -134,11 +134,11 @@ def test_a_standby_process_replaces_the_second_lost_player(tmp_path, monkeypatch
     pools, publish, take = [], Run.publish, StandbyPool.take
     ready = []
 
-    def look_and_take(self):
+    def look_and_take(self, name):
         """Record the size of the pool and take a process."""
         pools[:] = [self]
         ready.append(len(self))
-        return take(self)
+        return take(self, name)
 
     async def publish_and_kill(self):
         """Publish and kill a player."""

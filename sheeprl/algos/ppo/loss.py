@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+NO_KL = 1e-8  # largest divergence that rounding of equal policies causes
+
 
 def discounted_return(previous: Tensor, reward: Tensor, is_first: Tensor, gamma: float) -> Tensor:
     """Return G_t = γ G_{t−1} (1 − is_first_t) + r_t, the discounted sum of an episode's past rewards.
@@ -64,8 +66,9 @@ def adapted_scale(scale: Tensor, kl: Tensor, desired_kl: float, low: float, high
     """Return the factor on the learning rate after a minibatch of divergence `kl`; all tensors are scalars.
 
     It is divided by 1.5 where kl > 2 · desired_kl, multiplied by 1.5 where 0 < kl < desired_kl / 2, and limited to
-    [low, high]. This is the rule of rsl_rl (Rudin et al. 2022, 2109.11978).
+    [low, high]. This is the rule of rsl_rl (Rudin et al. 2022, 2109.11978). A divergence of at most `NO_KL` counts as 0:
+    a round's first minibatch has one of rounding errors only, which must not decide.
     """
     slower = torch.clamp(scale / 1.5, min=low)
     faster = torch.clamp(scale * 1.5, max=high)
-    return torch.where(kl > 2 * desired_kl, slower, torch.where((kl > 0) & (kl < desired_kl / 2), faster, scale))
+    return torch.where(kl > 2 * desired_kl, slower, torch.where((kl > NO_KL) & (kl < desired_kl / 2), faster, scale))
