@@ -66,8 +66,8 @@ def adapted_scale(scale: Tensor, kl: Tensor, desired_kl: float, low: float, high
     """Return the factor on the learning rate after a minibatch of divergence `kl`; all tensors are scalars.
 
     It is divided by 1.5 where kl > 2 · desired_kl, multiplied by 1.5 where 0 < kl < desired_kl / 2, and limited to
-    [low, high]. This is the rule of rsl_rl (Rudin et al. 2022, 2109.11978). A divergence of at most `NO_KL` counts as 0:
-    a round's first minibatch has one of rounding errors only, which must not decide.
+    [low, high]. This is the rule of rsl_rl (Rudin et al. 2022, 2109.11978). A divergence of at most `NO_KL` counts as
+    0: that of a round's first minibatch consists of rounding errors, which must not decide.
     """
     slower = torch.clamp(scale / 1.5, min=low)
     faster = torch.clamp(scale * 1.5, max=high)
