@@ -22,7 +22,7 @@ from tests.helpers.clusters import (
 )
 from tests.helpers.runs import lines
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.every, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster"
 SMALL = [
