@@ -1,4 +1,4 @@
-"""DreamerV2's distribution of actions: truncated normals for real numbers, categoricals for choices."""
+"""DreamerV2's distribution of actions: truncated normals if they are continuous, else categoricals."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def truncated_entropy(mean: Tensor, deviation: Tensor) -> Tensor:
 
 
 class TruncatedHead(ActorHead):
-    """Distribution of actions. The parameters of real numbers are tanh means joined with standard deviations.
+    """Distribution of actions. The parameters of continuous ones are tanh means joined with standard deviations.
 
     The deviation is 0.1 + 2 σ(y / 2).
 

@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from sheeprl.algos.base import Algorithm, Loss, OptimizerSpec, Phase, Spaces, Step, TargetUpdate, Tensors
 from sheeprl.algos.dreamer_v2.actor import TruncatedHead
 from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, Policy
 from sheeprl.algos.dreamer_v2.args import DreamerV2Args
-from sheeprl.algos.dreamer_v3.dreamer_v3 import DreamerV3, after_context
+from sheeprl.algos.dreamer_v3.dreamer_v3 import MODULES, DreamerV3, after_context
 from sheeprl.algos.dreamer_v3.imagination import imagine
 from sheeprl.algos.dreamer_v3.loss import imagined_returns, mean
 from sheeprl.models.latents import Categoricals, Latents, balanced_kl
-from sheeprl.models.recurrent import LayerNormGRU
+from sheeprl.models.recurrent import LayerNormGRU, Recurrent
 from sheeprl.models.rssm import Observed
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
 
-CNN = "strided48"
 BEHAVIOR = ("actor", "critic")
-MODULES = {
-    "world_model": ("policy.encoder", "policy.rssm", "decoder", "reward", "continuation"),
-    "actor": ("policy.actor",),
-    "critic": ("critic",),
-}
 
 
 class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
     """DreamerV2 with two phases: the world model, then actor and critic in imagination from the inferred states.
 
-    The actor's gradient passes through the dynamics if actions are real numbers; choices use REINFORCE.
+    The actor's gradient passes through the dynamics if actions are continuous; discrete ones use REINFORCE.
     """
 
+    cnn: ClassVar[str] = "strided48"
     args: Any  # another class than the base class's
     latents: Latents
     through_dynamics: bool
@@ -57,23 +52,25 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
 
     def build_agent(self) -> nn.Module:
         """Build all networks."""
-        cell = LayerNormGRU(self.args.hidden, self.args.deter)
-        policy = Policy(self.spaces, self.args, self.head, self.latents, cell, CNN)
-        return EarlyDreamerAgent(policy, self.args, CNN)
+        policy = Policy(self.spaces, self.args, self.head, self.latents, self.build_cell(), self.cnn)
+        return EarlyDreamerAgent(policy, self.args, self.cnn)
+
+    def build_cell(self) -> Recurrent:
+        """Build the cell of the deterministic state."""
+        return LayerNormGRU(self.args.hidden, self.args.deter)
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
-        """Return one AdamW each for world model, actor and critic."""
+        """Return one optimizer each for world model, actor and critic."""
         args = self.args
         rates = {"world_model": args.model_lr, "actor": args.actor_lr, "critic": args.critic_lr}
         return {
-            name: OptimizerSpec(
-                modules,
-                # AdamW multiplies the decay by the learning rate, DreamerV2 doesn't
-                partial(AdamW, lr=rates[name], eps=args.adam_eps, weight_decay=args.weight_decay / rates[name]),
-                args.max_grad_norm,
-            )
+            name: OptimizerSpec(modules, self.optimizer(rates[name]), args.max_grad_norm)
             for name, modules in MODULES.items()
         }
+
+    def optimizer(self, lr: float) -> Callable[..., Optimizer]:
+        """Return AdamW. It multiplies the decay by the learning rate, which DreamerV2 doesn't."""
+        return partial(AdamW, lr=lr, eps=self.args.adam_eps, weight_decay=self.args.weight_decay / lr)
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """Return the phases world model and behavior; the target critic is copied every `target_every` steps."""
@@ -100,17 +97,9 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
         """Compute the loss of the world model of a batch of sequences `[1 + L, N]`, and carry the last states."""
         rows = after_context(batch.select("obs", "reward", "terminated", "truncated"))
         observed = self.observe(agent.policy, batch, rows, noise)  # type: ignore[arg-type]
-        args, latents, features = self.args, self.latents, observed.features
-        pictures, vector = agent.decoder(features)
-        picture_targets, vector_target = agent.policy.encoder.targets(rows["obs"], 2)
-        reconstruction = torch.zeros_like(rows["reward"])
-        for picture, target in zip(pictures, picture_targets, strict=True):
-            errors = (picture - target).square().sum((1, 2, 3))
-            reconstruction = reconstruction + 0.5 * errors.view_as(rows["reward"])
-        if vector is not None:
-            reconstruction = reconstruction + 0.5 * (vector - vector_target).square().sum(-1)
+        args, features = self.args, observed.features
         losses = {
-            "Loss/reconstruction": reconstruction,
+            "Loss/reconstruction": 0.5 * self.reconstruction_loss(agent, features, rows),
             "Loss/reward": 0.5 * (agent.reward(features).squeeze(-1) - rows["reward"]).square(),
             "Loss/kl": args.kl_scale * self.kl_loss(observed),
         }
@@ -119,21 +108,12 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
             logit = agent.continuation(features).squeeze(-1)
             error = functional.binary_cross_entropy_with_logits(logit, goes_on, reduction="none")
             losses["Loss/continue"] = args.continue_scale * error
-        weight = batch["sample_weight"]
-        means = {name: mean(values, weight) for name, values in losses.items()}
-        total = torch.stack(list(means.values())).sum()
-        posterior, prior = observed.posterior.detach(), observed.prior.detach()
-        states = {
-            "State/kl": latents.kl(posterior, prior),
-            "State/prior_entropy": latents.entropy(prior),
-            "State/post_entropy": latents.entropy(posterior),
-        }
-        metrics = means | {name: mean(values, weight) for name, values in states.items()}
-        metrics["Loss/world_model_loss"] = total
+        kl = self.latents.kl(observed.posterior.detach(), observed.prior.detach())
+        total, metrics = self.total_of(losses, kl, observed, batch["sample_weight"])
         last = slice(-args.starts, None)
         return Loss(
             total,
-            {name: value.detach() for name, value in metrics.items()},
+            metrics,
             carry={"deter": observed.deter[last].detach(), "stoch": observed.stoch[last].detach()},
             write=self.fresh_states(batch, observed),
         )

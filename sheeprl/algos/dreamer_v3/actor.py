@@ -21,8 +21,8 @@ OUTPUT_SCALE = 0.01  # of the output layer's initial weights: the first policy i
 class ActorHead:
     """Distribution of the actions, as functions of the output of a network.
 
-    Choices are categoricals with a uniform part. Real numbers have normals with the mean tanh(x) and the deviation
-    0.1 + 0.9 σ(y + 2).
+    Discrete actions have categoricals with a uniform part. Continuous ones have normals with the mean tanh(x) and the
+    deviation 0.1 + 0.9 σ(y + 2).
 
     Args:
         space: action space of the agent.
@@ -87,7 +87,7 @@ class ActorHead:
         return self.actions.entropy(parameters)
 
     def vector(self, action: Tensor) -> Tensor:
-        """Return actions as the world model gets them: one-hot, or real numbers divided by max(1, |a|)."""
+        """Return actions as the world model gets them: one-hot, or divided by max(1, |a|)."""
         vector = self.actions.vector(action)
         return vector / vector.abs().clamp_min(1.0) if self.actions.is_continuous else vector
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,12 @@ def after_context(batch: TensorDict) -> TensorDict:
     return rows
 
 
-GROUPS = ("world_model", "actor", "critic")
+MODULES = {
+    "world_model": ("policy.encoder", "policy.rssm", "decoder", "reward", "continuation"),
+    "actor": ("policy.actor",),
+    "critic": ("critic",),
+}
+"""Modules of the agent by group of parameters."""
 
 
 class DreamerV3(Algorithm[DreamerV3Args]):
@@ -66,12 +71,10 @@ class DreamerV3(Algorithm[DreamerV3Args]):
     def optimizers(self) -> dict[str, OptimizerSpec]:
         """Return LaProp over three groups. It is elementwise and clips by parameter, so it equals one over all."""
         build = partial(LaProp, lr=self.args.learning_rate)
-        modules = {
-            "world_model": ("policy.encoder", "policy.rssm", "decoder", "reward", "continuation"),
-            "actor": ("policy.actor",),
-            "critic": ("critic",),
+        return {
+            name: OptimizerSpec(modules, build, adaptive_clip=self.args.adaptive_clip)
+            for name, modules in MODULES.items()
         }
-        return {name: OptimizerSpec(modules[name], build, adaptive_clip=self.args.adaptive_clip) for name in GROUPS}
 
     def act(
         self, policy: Policy, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
@@ -94,7 +97,7 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         """Return the only phase, which also moves the slow critic; the learning rate rises over `warmup` steps."""
         update = TargetUpdate("critic", "critic_target", self.args.target_tau)
         scale = min(1.0, (step.gradient_step + 1) / max(1, self.args.warmup))
-        return [Phase(GROUPS, self.loss, self.noise, lr_scale=scale, target_updates=(update,), compile=False)]
+        return [Phase(tuple(MODULES), self.loss, self.noise, lr_scale=scale, target_updates=(update,), compile=False)]
 
     def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
         """Return the noise of the samples, sample axis first: posteriors, imagined states and imagined actions."""
@@ -132,34 +135,39 @@ class DreamerV3(Algorithm[DreamerV3Args]):
     ) -> tuple[Tensor, Tensors]:
         """Compute reconstruction, reward, continuation and KL losses of rows `[L, N]`, and their metrics."""
         args, latents, features = self.args, self.latents, observed.features
-        pictures, vector = agent.decoder(features)
-        picture_targets, vector_target = agent.policy.encoder.targets(rows["obs"], 2)
-        reconstruction = torch.zeros_like(rows["reward"])
-        for picture, target in zip(pictures, picture_targets, strict=True):
-            reconstruction = reconstruction + (picture - target).square().sum((1, 2, 3)).view_as(rows["reward"])
-        if vector is not None:
-            reconstruction = reconstruction + (vector - vector_target).square().sum(-1)
+        reconstruction = self.reconstruction_loss(agent, features, rows)
         goes_on = (~rows["terminated"]).to(features.dtype) * args.gamma
         logit = agent.continuation(features).squeeze(-1)
-        posterior, prior = observed.posterior, observed.prior
-        forward, backward = latents.divergences(posterior, prior)
+        forward, backward = latents.divergences(observed.posterior, observed.prior)
         losses = {
             "Loss/reconstruction": reconstruction,
             "Loss/reward": agent.two_hot.loss(agent.reward(features), rows["reward"]),
             "Loss/continue": functional.binary_cross_entropy_with_logits(logit, goes_on, reduction="none"),
             "Loss/kl": balanced_kl(forward, backward, args.prior_scale, args.posterior_scale, args.free_nats),
         }
+        return self.total_of(losses, forward, observed, weight)
+
+    def reconstruction_loss(self, agent: Any, features: Tensor, rows: TensorDict) -> Tensor:
+        """Return the summed squared errors of the decoded observations, `[L, N]`."""
+        pictures, vector = agent.decoder(features)
+        picture_targets, vector_target = agent.policy.encoder.targets(rows["obs"], 2)
+        loss = torch.zeros_like(rows["reward"])
+        for picture, target in zip(pictures, picture_targets, strict=True):
+            loss = loss + (picture - target).square().sum((1, 2, 3)).view_as(rows["reward"])
+        return loss if vector is None else loss + (vector - vector_target).square().sum(-1)
+
+    def total_of(self, losses: Tensors, kl: Tensor, observed: Observed, weight: Tensor) -> tuple[Tensor, Tensors]:
+        """Return the sum of the mean losses of the world model, and its metrics; losses and KL are `[L, N]`."""
         means = {name: mean(values, weight) for name, values in losses.items()}
         total = torch.stack(list(means.values())).sum()
         states = {
-            "State/kl": forward,
-            "State/prior_entropy": latents.entropy(prior.detach()),
-            "State/post_entropy": latents.entropy(posterior.detach()),
+            "State/kl": kl,
+            "State/prior_entropy": self.latents.entropy(observed.prior.detach()),
+            "State/post_entropy": self.latents.entropy(observed.posterior.detach()),
         }
         metrics = means | {name: mean(values, weight) for name, values in states.items()}
-        return total, {name: value.detach() for name, value in metrics.items()} | {
-            "Loss/world_model_loss": total.detach()
-        }
+        metrics["Loss/world_model_loss"] = total
+        return total, {name: value.detach() for name, value in metrics.items()}
 
     def imagine(self, agent: DreamerV3Agent, observed: Observed, noise: Tensors) -> Imagined:
         """Imagine from the last `imag_last` rows of each sequence, without gradients."""
