@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,7 +12,28 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-class RMSpropTF(Optimizer):
+class _ByParameter(Optimizer):
+    """Optimizer that steps each parameter on its own."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; return the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for settings in self.param_groups:
+            for parameter in settings["params"]:
+                if parameter.grad is not None:
+                    self._step_one(parameter, settings)
+        return loss
+
+    @abstractmethod
+    def _step_one(self, parameter: Tensor, settings: dict[str, Any]) -> None:
+        """Step one parameter, which has a gradient, in place."""
+
+
+class RMSpropTF(_ByParameter):
     """RMSprop as in TensorFlow 1: v ← α v + (1 − α) g², θ ← θ − lr g / √(v + ε), with v = 1 at the start.
 
     In torch's RMSprop ε is outside of the root and v begins with 0, so its first steps are much larger. A2C's published
@@ -36,19 +58,6 @@ class RMSpropTF(Optimizer):
         """Store the settings; the first step creates the state."""
         super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; return the closure's loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for settings in self.param_groups:
-            for parameter in settings["params"]:
-                if parameter.grad is not None:
-                    self._step_one(parameter, settings)
-        return loss
-
     def _step_one(self, parameter: Tensor, settings: dict[str, Any]) -> None:
         """Step one parameter in place."""
         gradient, state = parameter.grad, self.state[parameter]
@@ -61,7 +70,7 @@ class RMSpropTF(Optimizer):
         parameter.addcdiv_(gradient, (square + settings["eps"]).sqrt_(), value=-settings["lr"])
 
 
-class LaProp(Optimizer):
+class LaProp(_ByParameter):
     """LaProp, Ziyin et al. 2020 (2002.04839): normalize the gradient by its mean square, then apply momentum.
 
     v ← β₂ v + (1 − β₂) g², m ← β₁ m + (1 − β₁) g / (√(v / (1 − β₂ᵗ)) + ε), θ ← θ − lr m / (1 − β₁ᵗ).
@@ -82,19 +91,6 @@ class LaProp(Optimizer):
     ) -> None:
         """Store the settings; the first step creates the state."""
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; return the closure's loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for settings in self.param_groups:
-            for parameter in settings["params"]:
-                if parameter.grad is not None:
-                    self._step_one(parameter, settings)
-        return loss
 
     def _step_one(self, parameter: Tensor, settings: dict[str, Any]) -> None:
         """Step one parameter in place."""
