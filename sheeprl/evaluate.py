@@ -63,12 +63,11 @@ def _evaluate(
 ) -> Evaluation:
     """Evaluate a policy, alone in this process."""
     with importing():
-        import torch
-
         from sheeprl.algos.base import Mode
         from sheeprl.algos.build import build_algorithm
         from sheeprl.checkpoint.resume import read_counters
         from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
+        from sheeprl.checkpoint.weights import load_weights
         from sheeprl.config.loading import validate
         from sheeprl.envs.make import EnvSettingsError, make_env, make_eval_envs, record_video, spaces_of
         from sheeprl.envs.results import ResultError
@@ -93,14 +92,7 @@ def _evaluate(
     if config.env != trained.env:
         _check_spaces(trained, config, spaces)
     algorithm = build_algorithm(config.algo, spaces)
-    agent = algorithm.build_agent()
-    try:
-        state = torch.load(checkpoint / "agent.pt", map_location="cpu", weights_only=True)
-        agent.load_state_dict(state["agent"])
-    except Exception as error:  # torch raises many types for a damaged file
-        first_line = str(error).strip().partition("\n")[0]
-        raise ConfigError([f"{checkpoint / 'agent.pt'}: can't be loaded: {first_line}"]) from error
-    policy = agent.get_submodule("policy").eval()
+    policy = load_weights(algorithm, checkpoint)
     seeds = eval_seeds(config.run.seed if seed is None else seed, episodes)
     most = config.eval.step_limit if step_limit is None else step_limit
     try:

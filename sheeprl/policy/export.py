@@ -22,9 +22,10 @@ from gymnasium import Space, spaces
 from torch import Tensor, nn
 
 from sheeprl.algos.base import PolicyInput
+from sheeprl.buffer.tensordicts import nested
 from sheeprl.policy.interface import Array, Policy
 from sheeprl.policy.loading import load_policy
-from sheeprl.policy.torch_policy import Draws, TorchPolicy, nested
+from sheeprl.policy.torch_policy import Draws, TorchPolicy
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 from sheeprl.utils.installation import install_command
 
@@ -82,7 +83,7 @@ class _FlatPolicy(nn.Module):
         count = len(self.spec.observation)
         end = len(inputs) - len(self.spec.noise)
         inputs, drawn = inputs[:end], inputs[end:]
-        obs = nested({leaf.key: part for leaf, part in zip(self.spec.observation, inputs[:count], strict=True)})
+        obs = nested({leaf.key: part for leaf, part in zip(self.spec.observation, inputs[:count], strict=True)})["obs"]
         if self.spec.state:
             reward, is_first, *parts = inputs[count:]
             state = {leaf.key: part for leaf, part in zip(self.spec.state, parts, strict=True)}

@@ -13,7 +13,7 @@ from sheeprl.utils.installation import install_command
 if TYPE_CHECKING:
     from gymnasium import Space
 
-    from sheeprl.algos.base import Algorithm, Mode, Spaces
+    from sheeprl.algos.base import Mode, Spaces
     from sheeprl.policy.torch_policy import TorchPolicy
 
 
@@ -70,6 +70,7 @@ def load_checkpoint(path: str, mode: Mode = "greedy", seed: int = 0) -> TorchPol
     from sheeprl.algos.build import build_algorithm
     from sheeprl.checkpoint.files import step_of
     from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
+    from sheeprl.checkpoint.weights import load_weights
     from sheeprl.config.loading import validate
     from sheeprl.policy.torch_policy import TorchPolicy
 
@@ -79,24 +80,6 @@ def load_checkpoint(path: str, mode: Mode = "greedy", seed: int = 0) -> TorchPol
     algorithm = build_algorithm(config.algo, spaces)
     policy = load_weights(algorithm, checkpoint)
     return TorchPolicy(algorithm, policy, action, config.env.id, step_of(checkpoint), mode, seed)
-
-
-def load_weights(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
-    """Return the policy network of a checkpoint.
-
-    Raises:
-        ConfigError: its file can't be loaded.
-    """
-    import torch
-
-    agent = algorithm.build_agent()
-    try:
-        state = torch.load(checkpoint / "agent.pt", map_location="cpu", weights_only=True)
-        agent.load_state_dict(state["agent"])
-    except Exception as error:  # torch raises many types for a damaged file
-        first_line = str(error).strip().partition("\n")[0]
-        raise ConfigError([f"{checkpoint / 'agent.pt'}: can't be loaded: {first_line}"]) from error
-    return agent.get_submodule("policy").eval()
 
 
 def read_spaces(run_dir: Path, config: Any) -> tuple[Spaces, Space[Any]]:

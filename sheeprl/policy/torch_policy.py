@@ -13,6 +13,7 @@ from gymnasium import Space
 from torch.overrides import TorchFunctionMode
 
 from sheeprl.algos.base import Algorithm, Mode, PolicyInput, Tensors
+from sheeprl.buffer.tensordicts import nested
 from sheeprl.envs.transforms import ActionTransform, array_dtype, flat_spaces
 from sheeprl.policy.interface import Array, Leaf, Policy, PolicySpec
 
@@ -104,7 +105,9 @@ class TorchPolicy(Policy):
 
     def _state_and_noise(self) -> tuple[tuple[Leaf, ...], tuple[Leaf, ...]]:
         """Return the leaves of the state and of random numbers, from a call with an observation of the space."""
-        inputs = PolicyInput(nested(self.example()), torch.zeros(1), torch.ones(1, dtype=torch.bool), progress=1.0)
+        inputs = PolicyInput(
+            nested(self.example())["obs"], torch.zeros(1), torch.ones(1, dtype=torch.bool), progress=1.0
+        )
         with torch.inference_mode(), Draws() as draws:
             state = self.algorithm.act(self.policy, inputs, {}, "greedy", self.generator).rnn_state
         leaves = [Leaf(key, tuple(part.shape[1:]), str(part.dtype)[6:]) for key, part in state.items()]
@@ -112,7 +115,7 @@ class TorchPolicy(Policy):
 
     def _act(self, leaves: dict[str, Array], reward: Array, is_first: Array) -> Array:
         """Return the actions `[B, *]` in the environment's units, and keep the state."""
-        obs = nested({key: torch.from_numpy(part) for key, part in leaves.items()})
+        obs = nested({key: torch.from_numpy(part) for key, part in leaves.items()})["obs"]
         inputs = PolicyInput(obs, torch.from_numpy(reward), torch.from_numpy(is_first), progress=1.0)
         drawn = (
             [torch.from_numpy(part) for part in self._draw(len(reward)).values()] if self.draws_as_exported else None
@@ -125,17 +128,3 @@ class TorchPolicy(Policy):
     def _forget(self) -> None:
         """Forget the state of all episodes."""
         self._state = {}
-
-
-def nested(leaves: dict[str, Any]) -> Any:
-    """Return leaves by flat key as an observation: the only one without keys, or nested dicts."""
-    if list(leaves) == ["obs"]:
-        return leaves["obs"]
-    obs: dict[str, Any] = {}
-    for key, part in leaves.items():
-        *path, name = key.split("/")[1:]
-        below = obs
-        for level in path:
-            below = below.setdefault(level, {})
-        below[name] = part
-    return obs
