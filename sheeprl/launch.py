@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,12 +114,21 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Train with a Ray actor for each worker."""
-    place = replace(open_run_dir(config, startup, config.buffer.shards, say), spaces=spaces)
+    with _opened(config, spaces, startup, config.buffer.shards, control) as (config, place):
+        return _train_on_ray(config, spaces, place, control)
+
+
+@contextmanager
+def _opened(
+    config: Config, spaces: Spaces, startup: StartupTimer, shards: int, control: Control
+) -> Iterator[tuple[Config, RunDir]]:
+    """Open and lock the run's folder within the block; return the configuration to train with, and the folder."""
+    place = replace(open_run_dir(config, startup, shards, say), spaces=spaces)
     config = _with_resume(config, place)
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, start_over(config)):
         claim_storage(config, place)
         clear_other_layout(config, place)
-        return _train_on_ray(config, spaces, place, control)
+        yield config, place
 
 
 def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Control) -> Result:
@@ -132,22 +141,10 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     with importing():
         from sheeprl.actors.ray import cluster  # slow to import, so only after all checks
         from sheeprl.actors.ray.fleet import Fleet
-        from sheeprl.actors.ray.waiting import ClusterError
         from sheeprl.metrics.publisher import RunPublisher
 
     place.startup.done("imports")
-    if config.log.level in ("debug", "info"):
-        say("starting Ray and its actors for players, replay and trainers, which takes some seconds")
-    try:
-        connected = cluster.connect(config)
-    except ClusterError as error:
-        raise RunFailedError(str(error)) from error
-    place.startup.done("Ray")
-    if connected:
-        control.watchdog.end_with_run(cluster.service_pids())
-    control.services = cluster.vital_services()
-    control.watchdog.watch(control.services)
-    try:
+    with _connected_to_ray(config, place, control) as connected:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, cluster.choose_accelerator(config))
         fleet = Fleet(
@@ -187,6 +184,29 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             if not connected:  # on disconnecting, Ray ends the run's actors
                 fleet.close()
             fleet.forget()
+
+
+@contextmanager
+def _connected_to_ray(config: Config, place: RunDir, control: Control) -> Iterator[bool]:
+    """Join or start Ray, and watch its processes within the block.
+
+    Yields:
+        True if the connection ends with the block, False if the program had connected before.
+    """
+    from sheeprl.actors.ray import cluster
+    from sheeprl.actors.ray.waiting import ClusterError
+
+    if config.log.level in ("debug", "info"):
+        say("starting Ray and its actors for players, replay and trainers, which takes some seconds")
+    connected = False
+    try:
+        connected = cluster.connect(config)
+        place.startup.done("Ray")
+        if connected:
+            control.watchdog.end_with_run(cluster.service_pids())
+        control.services = cluster.vital_services()
+        control.watchdog.watch(control.services)
+        yield connected
     except ClusterError as error:
         raise RunFailedError(str(error)) from error
     finally:
@@ -217,11 +237,7 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
             signal.signal(number, lambda number, frame: control.environments.make(patience(number)))
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
-    place = replace(open_run_dir(config, startup, ranks, say), spaces=spaces)
-    config = _with_resume(config, place)
-    with lock_run_dir(place.run_dir), control.watched(place.run_dir, start_over(config)):
-        claim_storage(config, place)
-        clear_other_layout(config, place)
+    with _opened(config, spaces, startup, ranks, control) as (config, place):
         return _train_in_process(config, spaces, place, control)
 
 

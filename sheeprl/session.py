@@ -129,20 +129,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         raise
     finally:
         _end_callbacks(run, status)
-        counters = run.counters
-        wall_time = round(time.monotonic() - run.checkpointing.began, 3)
-        reporter.event(
-            "end",
-            policy_steps=counters.policy_steps,
-            gradient_steps=counters.gradient_steps,
-            wall_time=wall_time,
-            restarts=counters.restarts,
-            trainer_restarts=counters.trainer_restarts,
-            buffer_restarts=counters.buffer_restarts,
-            status=status,
-            **({"cause": cause} if cause else {}),
-            **({"stopped_by": run.callbacks.stopped_by} if run.callbacks.stopped_by else {}),
-        )
+        wall_time = _report_end(run, reporter, status, cause)
         control.watchdog.has_end_event(cause)
         reporter.close()
         run.players.close()
@@ -150,9 +137,31 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         if is_empty:
             clear_run_dir(place.run_dir)
     if config.log.level in ("debug", "info"):
-        lines = closing_lines(config, place.run_dir, status, counters, run.breakdown, place.startup.seconds, wall_time)
+        lines = closing_lines(
+            config, place.run_dir, status, run.counters, run.breakdown, place.startup.seconds, wall_time
+        )
         say("\n".join(lines))
+    counters = run.counters
     return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)
+
+
+def _report_end(run: Run, reporter: Reporter, status: str, cause: str | None) -> float:
+    """Write the event of the run's end, and return the run's wall time in seconds."""
+    counters = run.counters
+    wall_time = round(time.monotonic() - run.checkpointing.began, 3)
+    reporter.event(
+        "end",
+        policy_steps=counters.policy_steps,
+        gradient_steps=counters.gradient_steps,
+        wall_time=wall_time,
+        restarts=counters.restarts,
+        trainer_restarts=counters.trainer_restarts,
+        buffer_restarts=counters.buffer_restarts,
+        status=status,
+        **({"cause": cause} if cause else {}),
+        **({"stopped_by": run.callbacks.stopped_by} if run.callbacks.stopped_by else {}),
+    )
+    return wall_time
 
 
 def _make_callbacks(config: Config, place: RunDir, control: Control) -> Callbacks:
