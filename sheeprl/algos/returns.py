@@ -11,6 +11,30 @@ def has_action(terminated: Tensor, truncated: Tensor) -> Tensor:
     return ~(terminated | truncated)
 
 
+def td_errors(
+    reward: Tensor, value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, trace_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Return δ_t = r_{t+1} + γ V_{t+1} (1 − terminated_{t+1}) − V_t, and the factors γλ on the sum of the later errors.
+
+    Both are 0 on end rows, which have no action. The factor is 0 on the last row with an action too, since no error
+    crosses an episode.
+
+    Args:
+        reward: `[T + 1, B]`, received on arrival at each row; the last row is the bootstrap row.
+        value: `[T + 1, B]`, V of each row's observation.
+        terminated: `[T + 1, B]` booleans.
+        truncated: `[T + 1, B]` booleans.
+        gamma: discount factor γ.
+        trace_lambda: trace decay λ.
+
+    Returns:
+        `[T, B]` errors and `[T, B]` factors.
+    """
+    continues = has_action(terminated, truncated)
+    delta = (reward[1:] + gamma * value[1:] * (~terminated[1:]) - value[:-1]) * continues[:-1]
+    return delta, gamma * trace_lambda * (continues[1:] & continues[:-1])
+
+
 def compute_gae(
     reward: Tensor, value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, gae_lambda: float
 ) -> Tensor:
@@ -31,9 +55,7 @@ def compute_gae(
     Returns:
         `[T, B]` advantages; 0 on end rows, which have no action.
     """
-    continues = has_action(terminated, truncated)
-    delta = (reward[1:] + gamma * value[1:] * (~terminated[1:]) - value[:-1]) * continues[:-1]
-    decay = gamma * gae_lambda * (continues[1:] & continues[:-1])
+    delta, decay = td_errors(reward, value, terminated, truncated, gamma, gae_lambda)
     advantage = torch.zeros_like(delta[0])
     advantages = []
     for delta_t, decay_t in zip(reversed(delta.unbind()), reversed(decay.unbind()), strict=True):
@@ -79,12 +101,9 @@ def vtrace(
     Returns:
         `[T, B]` targets and `[T, B]` advantages; on end rows, which have no action, V and 0.
     """
-    continues = has_action(terminated, truncated)
-    is_action = continues[:-1]
-    ratio = torch.exp(torch.where(is_action, log_ratio, 0.0))
+    delta, decay = td_errors(reward, value, terminated, truncated, gamma, trace_lambda)
+    ratio = torch.exp(torch.where(has_action(terminated, truncated)[:-1], log_ratio, 0.0))
     rho, c = ratio.clamp(max=clip_rho), ratio.clamp(max=clip_c)
-    delta = (reward[1:] + gamma * value[1:] * (~terminated[1:]) - value[:-1]) * is_action
-    decay = gamma * trace_lambda * (continues[1:] & is_action)
     correction = torch.zeros_like(delta[0])  # v − V
     corrections, advantages = [], []
     rows = zip(*(reversed(part.unbind()) for part in (delta, decay, rho, c)), strict=True)
