@@ -83,7 +83,7 @@ def test_stopped_and_resumed_run_has_the_same_episodes_and_evaluations(whole, tm
 
 
 def test_run_resumed_from_an_old_checkpoint_has_the_same_episodes_and_evaluations(whole, tmp_path):
-    """What followed the checkpoint of a killed run is repeated, not doubled."""
+    """A resumed run repeats the lines after the checkpoint of a killed run, and doubles none."""
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
     for path in checkpoints(folder)[1:]:
