@@ -12,6 +12,7 @@ import typer
 from sheeprl.cli.commands import at_least, print_table
 from sheeprl.cli.completion import complete_run
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.text import counted
 
 Runs = Annotated[
     list[str] | None,
@@ -86,7 +87,7 @@ def plot(
     groups = grouped(found, by)
     figure = draw_profiles(groups) if profile else draw_curves(groups, axes, of, smooth)
     save(figure, path, "; ".join(str(each.folder) for each in found))
-    typer.echo(f"{path}: {len(found)} runs in {len(groups)} groups")
+    typer.echo(f"{path}: {counted(len(found), 'run')} in {counted(len(groups), 'group')}")
 
 
 def report(
@@ -103,7 +104,7 @@ def report(
 
     found = select(runs or ())
     _write(Path(html), html_report(grouped(found, by), threshold, smooth), "--html")
-    typer.echo(f"{html}: {len(found)} runs")
+    typer.echo(f"{html}: {counted(len(found), 'run')}")
 
 
 def clean(

@@ -12,6 +12,7 @@ from sheeprl.cli.report import FAILED
 from sheeprl.cli.training import Session, missing, read_settings, refuse
 from sheeprl.cli.words import take_name, take_switch, take_value
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.text import counted
 
 EXAMPLE = "sweep ppo env.id=CartPole-v1,Acrobot-v1 run.seed=0..9"
 
@@ -37,7 +38,7 @@ def sweep(words: list[str], session: Session) -> int:
     folder = sweeping.sweep_folder(name, varied, out)
     runs = sweeping.plan(base.tree, varied, folder)
     typer.echo(f"using {base.description}")
-    typer.echo(f"{len(runs)} runs in {_shown(folder)}")
+    typer.echo(f"{counted(len(runs), 'run')} in {_shown(folder)}")
     if dry_run:
         for run in runs:
             typer.echo(f"{run.label}{' (finished)' if run.is_finished else ''}")

@@ -12,6 +12,7 @@ from typing import Any
 from sheeprl.results.comparison import Groups, improvements, interval, rows_of, table
 from sheeprl.results.drawing import as_svg, draw_curves, draw_profiles
 from sheeprl.results.reading import Results, RunResults
+from sheeprl.utils.text import counted
 
 STYLE = """
 :root { color-scheme: light dark }
@@ -39,7 +40,7 @@ def html_report(groups: Groups, threshold: float | None = None, smooth: int = 20
     ]
     command = _text(shlex.join(["sheeprl", *sys.argv[1:]]))
     parts = [
-        f"<h1>{len(runs)} runs</h1>",
+        f"<h1>{counted(len(runs), 'run')}</h1>",
         f"<p>Written {time.strftime('%Y-%m-%d %H:%M')} by <code>{command}</code>. "
         "A score is the mean return of the last evaluation, or of the last 100 training episodes. IQM is the "
         "interquartile mean over runs; intervals are 95 % bootstrap intervals.</p>",
