@@ -172,9 +172,10 @@ def matching_runs(start: str) -> list[FoundRun]:
     start = start.rstrip("/")
     if not start:
         return []
-    found = [run for run in find_runs() if run.folder.name.startswith(start) or run.name.startswith(start)]
-    named = [run for run in find_runs() if str(run.listed("run.name") or "").startswith(start)] if not found else []
-    found += named
+    runs = find_runs()
+    found = [run for run in runs if run.folder.name.startswith(start) or run.name.startswith(start)]
+    if not found:
+        found = [run for run in runs if str(run.listed("run.name") or "").startswith(start)]
     exact = [run for run in found if start in (run.folder.name, run.name)]
     return exact or found
 
