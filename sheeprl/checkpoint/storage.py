@@ -166,7 +166,7 @@ class RunStorage:
             body = read_object_manifest(self.objects, saved.name)
             indexes = [entry for name, entry in body["files"].items() if name.startswith("buffer/")]
             chunks = [chunk for index in self._read(indexes) for chunk in read_index_bytes(index, where)]
-            self._check_sizes(where, {**{chunk["file"]: chunk["bytes"] for chunk in chunks}})
+            self._check_sizes(where, {chunk["file"]: chunk["bytes"] for chunk in chunks})
             small = {name: entry for name, entry in body["files"].items() if not name.startswith("buffer/")}
             for name, data in zip(small, self._read(list(small.values())), strict=True):
                 write_atomically(partial / manifest.inside(name), data)
@@ -199,7 +199,11 @@ class RunStorage:
 
     def pending(self, step: int) -> str:
         """Return the URL where shards write the indexes of the checkpoint at a step."""
-        return f"{self.url}/{PENDING}/{self.epoch:06d}-step_{step}"
+        return f"{self.url}/{self._pending_name(step)}"
+
+    def _pending_name(self, step: int) -> str:
+        """Return the name below which shards write the indexes of the checkpoint at a step."""
+        return f"{PENDING}/{self.epoch:06d}-step_{step}"
 
     def commit(self, folder: Path, step: int, about: Mapping[str, Any], shards: int) -> Saved:
         """Upload a checkpoint's local files, then write the manifest that makes them and the shards' rows a checkpoint.
@@ -216,7 +220,7 @@ class RunStorage:
             StorageError: an object can't be written.
         """
         saved = Saved(self.epoch, step)
-        pending = f"{PENDING}/{self.epoch:06d}-step_{step}"
+        pending = self._pending_name(step)
         contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in _files(folder)}
         for shard in range(shards):
             contents[f"buffer/shard_{shard}/{INDEX}"] = self.objects.read(f"{pending}/shard_{shard}.json")
