@@ -49,8 +49,15 @@ def _represent_tuple(dumper: Dumper, value: tuple[Any, ...]) -> yaml.Node:
     return dumper.represent_sequence(TUPLE, value)
 
 
+def _represent_set(dumper: Dumper, value: set[Any]) -> yaml.Node:
+    """Write a set in an order that doesn't change from process to process, as that of a set of texts does."""
+    ordered = sorted(value, key=lambda member: (type(member).__name__, repr(member)))
+    return dumper.represent_mapping("tag:yaml.org,2002:set", [(member, None) for member in ordered])
+
+
 Loader.add_constructor(TUPLE, _construct_tuple)
 Dumper.add_representer(tuple, _represent_tuple)
+Dumper.add_representer(set, _represent_set)
 
 
 def parse_yaml(text: str, source: str) -> Any:

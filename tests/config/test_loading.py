@@ -100,6 +100,15 @@ def test_yaml_reads_back_as_the_same_config(
     assert exact(again.env.kwargs) == exact(config.env.kwargs) == exact(kwargs)
 
 
+def test_a_set_has_one_yaml_text():
+    """Sets that are equal are written alike, though members of several types and other inserts change their order."""
+    members = [b"a", 3, "0", None, 1.5, *map(str, range(50))]
+    ways = [set(order) for order in (members, reversed(members), sorted(members, key=repr))]
+    texts = {validate(with_values(env__kwargs={"set": way})).to_yaml() for way in ways}
+    assert len(texts) == 1
+    assert validate(parse_yaml(texts.pop(), "again")).env.kwargs == {"set": set(members)}
+
+
 def exact(value):
     """Return a text that is equal for values of the same types, NaN included; sets have no order."""
     if isinstance(value, dict):
