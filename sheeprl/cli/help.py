@@ -78,6 +78,7 @@ PLAIN: dict[str, Callable[..., None]] = {
     "algos": commands.algos,
     "configs": commands.configs,
     "schema": files.schema,
+    "convert-config": files.convert_config,
     "version": commands.version,
 }
 """The commands without settings."""
