@@ -113,7 +113,7 @@ def _play(
 
 def _terminal_picture(stream: TextIO) -> Callable[[Any], None]:
     """Return a function that draws a picture over the previous one."""
-    clear = [CLEAR]
+    clear = [CLEAR + HOME]  # before the first picture
 
     def show(picture: Any) -> None:
         """Draw a picture `[H, W, 3]`.
@@ -124,7 +124,8 @@ def _terminal_picture(stream: TextIO) -> Callable[[Any], None]:
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
             raise ConfigError(["the environment returns no picture from render(); it can't be watched"])
         size = shutil.get_terminal_size()
-        stream.write((clear.pop() if clear else "") + HOME + as_text(picture, size.columns, size.lines - 2) + RESET + "\n")
+        start = clear.pop() if clear else HOME
+        stream.write(start + as_text(picture, size.columns, size.lines - 2) + RESET + "\n")
         stream.flush()
 
     return show
