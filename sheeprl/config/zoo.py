@@ -51,7 +51,7 @@ DEFAULTS: dict[str, Values] = {
 WITHOUT_EFFECT = ("policy", "optimize_memory_usage", "use_rms_prop", "enable_critic_lstm", "n_lstm_layers")
 """Settings that need no counterpart with the values that the zoo has."""
 
-WRAPPERS = {
+WRAPPERS: dict[str, tuple[str, dict[str, str]]] = {
     "FrameSkip": ("action_repeat", {"skip": "amount"}),
     "ResizeObservation": ("resize", {"shape": "size"}),
     "GrayScaleObservation": ("grayscale", {}),
@@ -414,15 +414,15 @@ def _schedule(value: Any) -> tuple[float, bool]:
 
 def _wrapper(entry: Any) -> Values:
     """Return an entry of `env.wrappers` for a wrapper of the zoo."""
-    path, given = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+    path, arguments = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
     module, _, name = str(path).rpartition(".")
-    given = dict(given or {})
+    given: Values = dict(arguments or {})
     if name == "AtariWrapper":
         life_loss = given.pop("terminal_on_life_loss", True)
         return {"path": "atari", "life_loss": life_loss, **given}
     if name in WRAPPERS:
-        short, names = WRAPPERS[name]
-        return {"path": short, **{names.get(key, key): value for key, value in given.items()}}
+        short, renamed = WRAPPERS[name]
+        return {"path": short, **{renamed.get(name, name): value for name, value in given.items()}}
     of_gymnasium = module.startswith(("gym.wrappers", "gymnasium.wrappers"))
     return {"path": name if of_gymnasium else f"{module}:{name}", **given}
 
