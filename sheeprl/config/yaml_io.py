@@ -72,3 +72,12 @@ def parse_yaml(text: str, source: str) -> Any:
         raise ConfigError([describe_yaml_error(error, text, source)]) from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:  # a tag that doesn't fit its value
         raise ConfigError([f"{source}: not valid YAML: {one_line(error)}"]) from error
+
+
+def parse_value(text: str, source: str) -> Any:
+    """Parse the value of a setting `key=value`: YAML, or a text that begins with @, such as `@last`.
+
+    Raises:
+        ConfigError: the text isn't YAML.
+    """
+    return text if text.startswith("@") else parse_yaml(text, source)
