@@ -110,12 +110,11 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
         divergences = self.latents.divergences(observed.posterior, observed.prior)
         return balanced_kl(*divergences, balance, 1.0 - balance, self.args.free_nats)
 
-    def continues(self, agent: EarlyDreamerAgent, states: Tensor) -> Tensor:
+    def continues(self, agent: Any, states: Tensor) -> Tensor:
         """Return the discount factor on arrival at states `[*, state]`: predicted, or γ without a continuation."""
         if not self.args.continue_scale:
             return torch.full(states.shape[:-1], self.args.gamma, dtype=states.dtype, device=states.device)
-        predicted: Tensor = agent.continuation(states).squeeze(-1).sigmoid()
-        return predicted
+        return super().continues(agent, states)
 
     def actor_critic_loss(self, agent: EarlyDreamerAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Compute the losses of actor and critic on states imagined from the carried ones."""
@@ -167,3 +166,11 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
         }
         detached = {name: value.detach() for name, value in metrics.items()}
         return BehaviorLoss(actor_loss + critic_loss, detached, returns)
+
+    def own_picture(self, target: Tensor) -> Tensor:
+        """Return pictures in [0, 1] for pictures in ±½."""
+        return target + 0.5
+
+    def own_vector(self, target: Tensor) -> Tensor:
+        """Return the vectors, which the decoder predicts in their own units."""
+        return target

@@ -29,11 +29,13 @@ from sheeprl.algos.dreamer_v3.agent import DreamerV3Agent, Policy, build_latents
 from sheeprl.algos.dreamer_v3.args import DreamerV3Args
 from sheeprl.algos.dreamer_v3.imagination import Behavior, BehaviorLoss, Imagined, imagine
 from sheeprl.algos.dreamer_v3.loss import imagined_returns, imagined_weights, mean, policy_loss, replayed_returns
+from sheeprl.algos.world_model import Scene, WorldModel
 from sheeprl.models.actions import action_mask
 from sheeprl.models.latents import Latents, balanced_kl
 from sheeprl.models.optimizers import LaProp
 from sheeprl.models.ranks import all_rows
 from sheeprl.models.rssm import Observed
+from sheeprl.models.symlog import symexp
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -54,7 +56,7 @@ MODULES = {
 """Modules of the agent by group of parameters."""
 
 
-class DreamerV3(Algorithm[DreamerV3Args]):
+class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
     """DreamerV3: one loss and one phase per gradient step."""
 
     latents: Latents
@@ -228,7 +230,7 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         states = imagined.states  # [H + 1, K, N, *]
         critic = behavior.critic(states)
         with torch.no_grad():
-            continues = agent.continuation(states).squeeze(-1).sigmoid()
+            continues = self.continues(agent, states)
             slow = two_hot.mean(behavior.critic_target(states))
             value = two_hot.mean(critic)
             returns = imagined_returns(behavior.reward(imagined), continues, value, args.lambda_)
@@ -250,6 +252,11 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         }
         detached = {name: value.detach() for name, value in metrics.items()}
         return BehaviorLoss(actor_loss + critic_loss, detached, returns, percentiles)
+
+    def continues(self, agent: Any, states: Tensor) -> Tensor:
+        """Return the predicted discount factor on arrival at states `[*, state]`."""
+        predicted: Tensor = agent.continuation(states).squeeze(-1).sigmoid()
+        return predicted
 
     def replay_value_loss(
         self, agent: DreamerV3Agent, features: Tensor, rows: TensorDict, imagined: Tensor, weight: Tensor
@@ -274,3 +281,40 @@ class DreamerV3(Algorithm[DreamerV3Args]):
             slow = two_hot.mean(agent.critic_target(states[:-1]))
         errors = two_hot.loss(critic, returns) + args.slow_scale * two_hot.loss(critic, slow)
         return mean((~is_last[:-1]) * errors, weight)
+
+    def dream(self, agent: Any, rows: TensorDict, context: int, generator: torch.Generator) -> tuple[Scene, Scene]:
+        """Infer the states of the first `context` rows, then imagine the others with the actions of the rows."""
+        rssm, encoder, batch = agent.policy.rssm, agent.policy.encoder, rows.shape
+        actions = self.head.vector(rows["action"])
+        noise = self.latents.draw(tuple(batch), generator)
+        before = torch.cat([torch.zeros_like(actions[:1]), actions[: context - 1]])
+        is_first = (torch.arange(context) == 0).unsqueeze(-1).expand(context, batch[1])
+        zeros = (actions.new_zeros(batch[1], rssm.cell.size), actions.new_zeros(batch[1], rssm.latents.size))
+        tokens = encoder(rows["obs"][:context], batch_dims=2)
+        observed = rssm.observe(tokens, before, is_first, zeros, noise[:context])
+        states, deter, stoch = [*observed.features], observed.deter[-1], observed.stoch[-1]
+        for row in range(context, batch[0]):
+            deter, stoch = rssm.imagine(deter, stoch, actions[row - 1], noise[row])
+            states.append(torch.cat([deter, stoch], -1))
+        features = torch.stack(states)
+        reward = self.task(agent).reward(Imagined(features, actions))
+        continues = (self.continues(agent, features) / self.args.gamma).clamp(0.0, 1.0)
+        true = self.in_own_units(encoder.targets(rows["obs"], 2), batch)
+        predicted = self.in_own_units(agent.decoder(features), batch)
+        return Scene(*true, rows["reward"], (~rows["terminated"]).float()), Scene(*predicted, reward, continues)
+
+    def in_own_units(
+        self, decoded: tuple[Sequence[Tensor], Tensor | None], batch: torch.Size
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Return reconstructed or true pictures `[N, C, H, W]` and vectors as those of a `Scene` of a shape."""
+        pictures, vector = decoded
+        shown = [self.own_picture(each).clamp(0.0, 1.0).view(*batch, *each.shape[1:]) for each in pictures]
+        return shown, None if vector is None else self.own_vector(vector)
+
+    def own_picture(self, target: Tensor) -> Tensor:
+        """Return pictures in [0, 1] for pictures as the decoder predicts them."""
+        return target
+
+    def own_vector(self, target: Tensor) -> Tensor:
+        """Return vectors in the units of the observation for vectors as the decoder predicts them."""
+        return symexp(target)
