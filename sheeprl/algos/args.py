@@ -142,6 +142,11 @@ class AlgoArgs(Section):
     """Arguments that `sheeprl NAME -h` shows first, by importance."""
 
     name: str = Field(description="algorithm: a registered name, or package.module:Class")
+    init_from: str | None = Field(
+        None,
+        description="begin with the networks of this run (folder, @last, beginning of its name), checkpoint or URL at "
+        "checkpoint.storage; those that agree in name and shape are loaded",
+    )
 
     @property
     def widest_layer(self) -> int | None:

@@ -74,6 +74,7 @@ PLAIN: dict[str, Callable[..., None]] = {
     "clean": results.clean,
     "export": policy.export,
     "enjoy": policy.enjoy,
+    "dream": policy.dream,
     "doctor": machine.doctor,
     "algos": commands.algos,
     "configs": commands.configs,

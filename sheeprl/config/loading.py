@@ -17,7 +17,7 @@ from sheeprl.config import peer_algorithms
 from sheeprl.config.bases import FileTree, locate, read_file
 from sheeprl.config.schema import Config, Tree, config_class
 from sheeprl.config.suggestions import describe_error, nearest, shown
-from sheeprl.config.yaml_io import parse_yaml
+from sheeprl.config.yaml_io import parse_value, parse_yaml
 from sheeprl.utils.errors import ConfigError
 
 
@@ -124,7 +124,7 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
             mistakes.append(f"{override!r}: isn't a setting; use key=value, as in run.seed=1")
             continue
         try:
-            set_value(tree, key, parse_yaml(text, f"the value of {key}"))
+            set_value(tree, key, parse_value(text, f"the value of {key}"))
         except ConfigError as error:
             mistakes += error.mistakes
     if mistakes:

@@ -32,6 +32,12 @@ _USES = {
     "dreamer_v3": "dreamer dreamerv3 dv3",
     "dreamer_v2": "dreamerv2 dv2",
     "dreamer_v1": "dreamerv1 dv1",
+    "p2e_dv3": "p2e plan2explore p2e_dv3_exploration",
+    "p2e_dv2": "p2e_dv2_exploration",
+    "p2e_dv1": "p2e_dv1_exploration",
+    "dreamer_v3 algo.init_from=RUN": "p2e_dv3_finetuning",
+    "dreamer_v2 algo.init_from=RUN": "p2e_dv2_finetuning",
+    "dreamer_v1 algo.init_from=RUN": "p2e_dv1_finetuning",
 }
 """Names elsewhere by the words here: an algorithm or a shipped configuration, and settings."""
 

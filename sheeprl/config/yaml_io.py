@@ -89,6 +89,15 @@ def parse_yaml_lines(text: str, source: str) -> tuple[Any, dict[str, int]]:
         raise ConfigError([f"{source}: not valid YAML: {one_line(error)}"]) from error
 
 
+def parse_value(text: str, source: str) -> Any:
+    """Parse the value of a setting `key=value`: YAML, or a text that begins with @, such as `@last`.
+
+    Raises:
+        ConfigError: the text isn't YAML.
+    """
+    return text if text.startswith("@") else parse_yaml(text, source)
+
+
 def _key_lines(node: yaml.Node, prefix: str = "", levels: int = 4) -> Iterator[tuple[str, int]]:
     """Yield the dotted key and the line of each name in the upper levels of a mapping."""
     if not levels or not isinstance(node, yaml.MappingNode):
