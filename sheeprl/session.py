@@ -30,6 +30,7 @@ from sheeprl.utils.errors import RunFailedError, one_line, shell_command
 from sheeprl.utils.files import write_atomically
 from sheeprl.utils.installation import environment_warnings
 from sheeprl.utils.process import Interrupted
+from sheeprl.utils.profiling import profile_lines
 from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         lines = closing_lines(
             config, place.run_dir, status, run.counters, run.breakdown, place.startup.seconds, wall_time
         )
+        lines += profile_lines(place.run_dir) if config.log.profile else []
         say("\n".join(lines))
     counters = run.counters
     return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)

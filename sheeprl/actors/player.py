@@ -43,6 +43,7 @@ from sheeprl.envs.timeout import StepTimeoutError, StepWatch, StoppedError, Stop
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization
 from sheeprl.utils.errors import AlgorithmError, describe, shell_command
+from sheeprl.utils.profiling import make_profiler
 from sheeprl.utils.text import counted
 
 Array = npt.NDArray[Any]
@@ -115,6 +116,7 @@ class Player(PlayerInterface):
         self._video_folder = video_folder
         self._unsaved: str | None = None  # why the environments' state can't be saved; None until this is known
         self._episode_numbers: dict[str, list[float]] = {}
+        self._profiler = make_profiler(config.run.dir, config.log.profiled_rounds, f"player {number}", with_stack=True)
         self._statistics: dict[tuple[int, int], tuple[float, int]] = {}  # an episode's own ones, by its end (t, env)
         self._envs: gymnasium.vector.VectorEnv[Any, Any, Any] | None = None
 
@@ -164,6 +166,20 @@ class Player(PlayerInterface):
         Raises:
             EnvFailedError: an environment raised in reset or step, or exceeded the time limit.
         """
+        with self._profiler.call("collect"):
+            return self._collect(rows, weights, version, mode, progress, keep_state, unsaved)
+
+    def _collect(
+        self,
+        rows: int,
+        weights: Rows | None,
+        version: int,
+        mode: Mode,
+        progress: float,
+        keep_state: bool,
+        unsaved: str | None,
+    ) -> tuple[FragmentInfo, Fragment]:
+        """Collect a fragment."""
         started = time.perf_counter()
         torch.set_num_threads(1)
         self.progress = progress
