@@ -275,6 +275,11 @@ class LogConfig(Section):
         description="profile this number of rounds of each worker with torch.profiler, and write a trace per worker "
         "into the run folder; true: 3 rounds",
     )
+    ui: Literal["line", "panel"] = Field(
+        "line",
+        description="progress on a terminal: one line, or a panel with curves, losses and the time breakdown where "
+        "the terminal has room",
+    )
     to: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], Field(strict=False), Words] = Field(
         ("tensorboard",),
         description="where metrics go besides metrics.jsonl (extras: wandb, mlflow, trackio)",
