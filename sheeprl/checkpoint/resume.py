@@ -31,6 +31,7 @@ from sheeprl.config.suggestions import shown
 from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.driver.players import PlayerState
 from sheeprl.metrics.counters import Counters
+from sheeprl.metrics.env_changes import EnvChanges
 from sheeprl.metrics.time_breakdown import StartupTimer
 from sheeprl.utils.errors import ConfigError, one_line, shell_command
 from sheeprl.utils.text import counted
@@ -321,6 +322,21 @@ def read_counters(checkpoint: Path) -> Counters:
         return Counters(**read_start(checkpoint).stats["counters"])
     except manifest.DamagedCheckpointError as error:
         raise ConfigError([str(error)]) from error
+
+
+def read_env_values(checkpoint: Path) -> dict[str, Any]:
+    """Return the attributes of environments that callbacks had set before a checkpoint.
+
+    Raises:
+        ConfigError: the state file is damaged.
+    """
+    try:
+        stats = read_start(checkpoint).stats
+    except manifest.DamagedCheckpointError as error:
+        raise ConfigError([str(error)]) from error
+    return EnvChanges((first, values) for first, values in stats.get("env_changes", ())).at(
+        stats["counters"]["version"]
+    )
 
 
 # Settings that a resumed run can't change, besides the structural arguments of the algorithm.
