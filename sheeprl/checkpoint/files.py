@@ -6,6 +6,7 @@ from pathlib import Path
 
 STATE = "state.json"
 AGENT = "agent.pt"
+WEIGHTS = "agent.safetensors"  # instead of agent.pt in a checkpoint of `sheeprl push`, without optimizers
 CONFIG = "config.yaml"
 LOCK = ".lock"
 URL_FILE = ".storage"  # the URL of the run at checkpoint.storage

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.callbacks.records import EPISODES
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE
+from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE, WEIGHTS
 from sheeprl.checkpoint.run_dir import (
     base_folder,
     checkpoints,
@@ -393,6 +393,13 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if Path(run_dir).expanduser().resolve() == checkpoint:
         command = shell_command("resume", folder)
         raise ConfigError([f"{run_dir}: is a checkpoint; resume the run, from its newest checkpoint, with {command}"])
+    if (checkpoint / WEIGHTS).is_file():
+        raise ConfigError(
+            [
+                f"{run_dir}: has only the policy, without optimizers, and can't be resumed; train again with "
+                f"{shell_command('run', folder / CONFIG)}"
+            ]
+        )
     tree = read_config(folder)
     before = copy.deepcopy(tree)
     apply_overrides(tree, overrides)
