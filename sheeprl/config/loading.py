@@ -17,7 +17,7 @@ from sheeprl.config import peer_algorithms
 from sheeprl.config.bases import FileTree, locate, read_file
 from sheeprl.config.schema import Config, Tree, config_class
 from sheeprl.config.suggestions import describe_error, nearest, shown
-from sheeprl.config.yaml_io import parse_value, parse_yaml
+from sheeprl.config.yaml_io import parse_value
 from sheeprl.utils.errors import ConfigError
 
 
