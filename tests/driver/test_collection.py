@@ -26,10 +26,10 @@ def test_a_failed_watch_of_the_nodes_ends_the_collection():
         collector = SimpleNamespace(
             config=config,
             _collect_rounds=forever,
-            find_draining=fail,
+            find_moves=fail,
             players=SimpleNamespace(leaving=set()),
         )
-        watching = asyncio.ensure_future(Collector.watch_draining_nodes(collector))
+        watching = asyncio.ensure_future(Collector.watch_moves(collector))
         await Collector.collect_during(collector, forever(), watching)
 
     with pytest.raises(RunFailedError, match="the cluster failed: player 1 found no room"):
