@@ -54,7 +54,8 @@ class Run:
         store: stores checkpoints.
         stats: counters to continue from; None starts at zero.
         clock: source of time; None for real time.
-        find_moves: returns the players that have to move to another process, with the reason.
+        find_moves: returns the players that have to move to another process, with the reason; gets the seconds that
+            the trainers have waited for players.
         make_evaluator: makes a worker for evaluations during training; None if the first player evaluates.
         callbacks: callbacks, called at the border between two rounds.
     """
@@ -69,7 +70,7 @@ class Run:
         store: CheckpointStore,
         stats: RunStats | None = None,
         clock: Clock | None = None,
-        find_moves: Callable[[], Awaitable[dict[int, str]]] | None = None,
+        find_moves: Callable[[float], Awaitable[dict[int, str]]] | None = None,
         make_evaluator: Callable[[int], Handle] | None = None,
         callbacks: Callbacks | None = None,
     ) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+from sheeprl.actors.demand import Demand
 from sheeprl.actors.handle import HostHandle, LostError, PartRef, Ref, awaited, consume_exception, method_name
 from sheeprl.actors.interfaces import CollectRequest, HostInterface
 
@@ -218,9 +219,10 @@ class PlayerHandle:
 class HostGroup:
     """All hosts of a run, and the places of its players.
 
-    The group starts hosts until it has `wanted` of them. Players are on hosts that are up, on all about equally many,
-    or as many as the hosts' speeds permit. If there are as many hosts as players, each player has a host of its own
-    and waits for a new one after a loss.
+    The group starts hosts until it has as many as the run wants. Those without room in the cluster remain pending,
+    which makes an autoscaler add nodes; they end with the driver. Players are on hosts that are up, on all about
+    equally many, or as many as the hosts' speeds permit. If there are as many hosts as players, each player has a host
+    of its own and waits for a new one after a loss.
 
     Args:
         players: number of players.
@@ -243,7 +245,7 @@ class HostGroup:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start without hosts."""
-        self.players, self.least, self.most, self.wanted = players, least, most, most
+        self.players, self.least, self.demand = players, least, Demand(least, most)
         self.make, self.on_wait, self.report, self.clock = make, on_wait, report, clock
         self.hosts: list[Host] = []
         self._planned: dict[int, Host] = {}  # places of players that are going to move
@@ -261,6 +263,11 @@ class HostGroup:
     def up(self) -> list[Host]:
         """Return the hosts that respond."""
         return [host for host in self.hosts if host.is_up]
+
+    @property
+    def wanted(self) -> int:
+        """Return the number of hosts that the run wants."""
+        return self.demand.wanted
 
     def start(self) -> None:
         """Start the hosts."""
@@ -337,6 +344,15 @@ class HostGroup:
         while sum(not host.leaves_because for host in self.hosts) < self.wanted:
             self._start_host()
 
+    def _give_back(self) -> None:
+        """Give back the hosts that the run doesn't want: first those that aren't up, then those with few players."""
+        staying = [host for host in self.hosts if not host.leaves_because]
+        spare = sorted(staying, key=lambda host: (host.is_up, len(host.players)))[: max(0, len(staying) - self.wanted)]
+        self.report(f"the trainers hardly wait for players: the run wants {self.wanted} processes for them")
+        for host in spare:
+            host.leaves_because = "the trainers don't wait for players"
+            self._note_change()
+
     def _start_host(self) -> Host:
         """Start a host."""
         name = f"host:{self._made}"
@@ -357,12 +373,18 @@ class HostGroup:
         """Note that a host has come or gone."""
         self._is_new = True
 
-    def moves(self, draining: Collection[str]) -> dict[int, str]:
+    def moves(self, draining: Collection[str], waited: float) -> dict[int, str]:
         """Return the players that have to move, with the reason. Each moves after its current fragment.
 
         Args:
             draining: ids of the nodes that are being drained.
+            waited: seconds that the trainers have waited for players since the run began.
         """
+        before, there = self.wanted, sum(host.is_open for host in self.hosts)
+        if self.demand.update(self.clock(), waited, there) < before:
+            self._give_back()
+        elif self.wanted > before:
+            self.report(f"the trainers wait for players: the run wants {self.wanted} processes for them")
         for host in self.up:
             if host.node.result() in draining and not host.leaves_because:
                 host.leaves_because = "its node is being drained"

@@ -84,7 +84,8 @@ class Collector:
         clock: source of time.
         stopping: event that is set once the run must stop.
         get_weights: returns the newest weights, or None if the trainers were lost and rebuilt in between.
-        find_moves: returns the players that have to move to another process, with the reason.
+        find_moves: returns the players that have to move to another process, with the reason; gets the seconds that
+            the trainers have waited for players.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Collector:
         clock: Clock,
         stopping: asyncio.Event,
         get_weights: Callable[[], Awaitable[Ref[Rows] | None]],
-        find_moves: Callable[[], Awaitable[dict[int, str]]] | None = None,
+        find_moves: Callable[[float], Awaitable[dict[int, str]]] | None = None,
     ) -> None:
         """Store the clients; no fragment is requested yet."""
         self.config, self.data = config, config.algo.data()
@@ -118,6 +119,8 @@ class Collector:
         self._refusals = [0] * config.num_players  # consecutive refused fragments of each player
         self._shards_lost_at: dict[int, float] = {}  # time of the loss, by number of the shard
         self._weights_changed = Signal()
+        self._trainers_waited = 0.0  # seconds for rounds, without the wait in progress
+        self._waits_since: float | None = None  # begin of the wait in progress
         self._deadline: float | None = None  # for rounds in progress when the run is stopped
         self._unsaved: str | None = None  # reason why environment state can't be saved, once a player has tried
         self._reported_unsaved = self._reported_size = False
@@ -135,6 +138,12 @@ class Collector:
     def newest_round(self) -> int:
         """Return the newest round that a player may be collecting."""
         return max(self._next_rounds)
+
+    @property
+    def trainers_waited(self) -> float:
+        """Return the seconds that the trainers have waited for players."""
+        since = self._waits_since
+        return self._trainers_waited + (0.0 if since is None else self.clock.time() - since)
 
     @property
     def idle_players(self) -> list[int]:
@@ -198,11 +207,13 @@ class Collector:
         Raises:
             RunFailedError: the buffer failed, or refused a fragment that the run depends on.
         """
-        began = self.clock.time()
+        self._waits_since = began = self.clock.time()
         fragments: list[CollectedFragment] | None = await self.wait_unless_stopped(
             _in_order(queue.get() for queue in self._inbox)
         )
-        self.stats.window.trainer_idle += self.clock.time() - began
+        seconds, self._waits_since = self.clock.time() - began, None
+        self.stats.window.trainer_idle += seconds
+        self._trainers_waited += seconds
         if fragments is None:
             return None
         # Progress at the start of the round: with a rate of 0 at the end, the last round would be wasted.
@@ -232,7 +243,7 @@ class Collector:
     async def watch_moves(self) -> None:
         """Mark players that have to move to another process. Each moves after its current fragment."""
         while self.find_moves is not None:
-            moves: dict[int, str] = await require(self.find_moves(), "the cluster")
+            moves: dict[int, str] = await require(self.find_moves(self.trainers_waited), "the cluster")
             new = {number: reason for number, reason in moves.items() if number not in self.players.leaving}
             for reason in dict.fromkeys(new.values()):
                 numbers = [number for number in sorted(new) if new[number] == reason]

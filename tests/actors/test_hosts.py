@@ -159,15 +159,15 @@ def test_players_are_spread_and_move_to_new_hosts():
         await cluster.all_up()
         players = {number: cluster.group.make_player(number, 0) for number in range(6)}
         assert cluster.counts() == [2, 2, 2] and not cluster.waits
-        assert cluster.group.moves(()) == {}
-        moves = cluster.group.moves({"node of host:1"})
+        assert cluster.group.moves((), 0.0) == {}
+        moves = cluster.group.moves({"node of host:1"}, 0.0)
         assert moves == dict.fromkeys([1, 4], "its node is being drained")
         await cluster.all_up()
         for number in moves:
             players[number].close()
             cluster.group.make_player(number, 0)
         assert cluster.processes[1].closed
-        assert cluster.group.moves(()) == {} and cluster.counts() == [2, 2, 2]
+        assert cluster.group.moves((), 0.0) == {} and cluster.counts() == [2, 2, 2]
 
     asyncio.run(check())
 
@@ -187,8 +187,8 @@ def test_a_lost_host_is_replaced_and_its_players_do_not_wait():
             players[number].close()
             cluster.group.make_player(number, 1)
         assert cluster.counts() == [3, 1] and not cluster.waits
-        assert cluster.group.moves(()) == {3: "host 2 has more room"}
-        assert cluster.group.moves(()) == {}  # it is planned already
+        assert cluster.group.moves((), 0.0) == {3: "host 2 has more room"}
+        assert cluster.group.moves((), 0.0) == {}  # it is planned already
 
     asyncio.run(check())
 
@@ -226,7 +226,7 @@ def test_a_host_whose_players_fail_is_given_up():
             cluster.group.make_player(number, 1)
         assert cluster.counts()[:2] == [1, 5]
         assert cluster.reports == ["host 0 on node node of host:0 is given up: its players failed 2 times"]
-        assert cluster.group.moves(())[4] == "the environments on host 0 fail"
+        assert cluster.group.moves((), 0.0)[4] == "the environments on host 0 fail"
 
     asyncio.run(check())
 
@@ -240,13 +240,13 @@ def test_differences_of_speed_are_balanced_seldom():
         await cluster.all_up()
         for number in range(8):
             cluster.group.make_player(number, 0)
-        assert cluster.group.moves(()) == {}
+        assert cluster.group.moves((), 0.0) == {}
         slow, fast = cluster.group.hosts
         for _ in range(50):
             slow.note(2.0), fast.note(1.0)
-        assert list(cluster.group.moves(())) == [6]
+        assert list(cluster.group.moves((), 0.0)) == [6]
         fast.note(0.1)
         cluster.now = 30.0
-        assert cluster.group.moves(()) == {}
+        assert cluster.group.moves((), 0.0) == {}
 
     asyncio.run(check())

@@ -599,7 +599,7 @@ class World:
         await asyncio.sleep(self.ticks())
         return self.place("trainer", Learner(self))
 
-    async def moves(self) -> dict[int, str]:
+    async def moves(self, waited: float) -> dict[int, str]:
         """Return the players on nodes that are being drained."""
         return {number: "its node is being drained" for number, node in self.where.items() if node in self.draining}
 

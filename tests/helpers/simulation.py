@@ -1007,10 +1007,10 @@ class World:
         group.start()
         return group
 
-    async def find_moves(self) -> dict[int, str]:
+    async def find_moves(self, waited: float) -> dict[int, str]:
         """Return the players that have to move."""
         assert self.hosts is not None
-        return self.hosts.moves(self.draining)
+        return self.hosts.moves(self.draining, waited)
 
     def make_player(self, number: int, incarnation: int) -> Handle:
         """Make a player, with its scheduled failure, or place it on a host."""

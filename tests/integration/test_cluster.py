@@ -76,7 +76,7 @@ def test_actors_stand_on_the_nodes_of_their_labels(head, monkeypatch):
             fleet.make_player(2, 0)
             with pytest.raises(ClusterError, match=r"player 2 found no room within 5 s"):
                 while True:
-                    await fleet.find_moves()
+                    await fleet.find_moves(0.0)
         finally:
             fleet.close()
 

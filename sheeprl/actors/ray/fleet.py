@@ -221,8 +221,11 @@ class Fleet:
         host.handle.call(HostInterface.assign, self.config.num_players, incarnation)
         return PlayerHandle(host, self.config.num_players, lambda host, number: host.handle.close())
 
-    async def find_moves(self) -> dict[int, str]:
+    async def find_moves(self, waited: float) -> dict[int, str]:
         """Return the players that move to another host, with the reason, such as a spot machine before its end.
+
+        Args:
+            waited: seconds that the trainers have waited for players since the run began.
 
         Raises:
             ClusterError: a replaced actor found no node within `ray.wait_timeout`.
@@ -231,7 +234,7 @@ class Fleet:
         if not self.is_local:
             await self._joined(seconds=0)
         await self.waits.check()
-        return self.hosts.moves(draining)
+        return self.hosts.moves(draining, waited)
 
     def make_shard(self, number: int, incarnation: int) -> Handle:
         """Start the actor that replaces a shard of the replay."""
