@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-PANEL_INTERVAL = 1.0  # seconds between updates, since drawing takes longer than the line
+PANEL_INTERVAL = 2.0  # seconds between updates, since drawing takes longer than the line
 LEAST_WIDTH, LEAST_HEIGHT = 80, 20  # columns and rows of a terminal that has room for the panel
 MOST_WIDTH = 120
 MOST_POINTS = 256  # of a curve; beyond, every second point is dropped
