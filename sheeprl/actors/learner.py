@@ -34,7 +34,7 @@ from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding
 from sheeprl.utils.errors import AlgorithmError, one_line
-from sheeprl.utils.profiling import make_profiler
+from sheeprl.utils.profiling import make_profiler, profiled
 from sheeprl.utils.tensors import Tree, moved
 
 LONGEST_PERIOD = 64  # gradient steps in which the warm-up looks for kinds of steps, such as those of a delayed actor
@@ -92,7 +92,7 @@ class Learner(LearnerInterface):
         self.compiled = (
             CompiledSteps(self.step, self.batches.assemble, trainer.compile_limit) if trainer.compile else None
         )
-        self._profiler = make_profiler(config.run.dir, config.log.profiled_rounds, f"trainer {self.rank}")
+        self.profiler = make_profiler(config.run.dir, config.log.profiled_rounds, f"trainer {self.rank}")
         self._failure: NonFiniteError | None = None
         self._checked: set[str | tuple[str, ...]] = set()  # groups that phases have named
         self._tables: list[Table] = []  # metrics of the current update, on the CPU
@@ -148,6 +148,7 @@ class Learner(LearnerInterface):
 
     # ---------------------------------------------------------------------------------------- learning
 
+    @profiled
     def update(self, steps: int, progress: float, order: int | None, *blocks: Rows) -> tuple[UpdateInfo, Writes]:
         """Take `steps` gradient steps, or fewer if a loss stops the round.
 
@@ -164,13 +165,6 @@ class Learner(LearnerInterface):
         Raises:
             NonFiniteError: a loss or gradient is not finite on any rank.
         """
-        with self._profiler.call("update"):
-            return self._update(steps, progress, order, blocks)
-
-    def _update(
-        self, steps: int, progress: float, order: int | None, blocks: Sequence[Rows]
-    ) -> tuple[UpdateInfo, Writes]:
-        """Take gradient steps."""
         started = time.perf_counter()
         if self._failure is not None:
             raise self._failure  # updates requested before the failure was known must not be taken

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 FOLDER = "profile"
 """Folder of the traces, in the run folder."""
@@ -84,6 +85,29 @@ class Profiler:
         with gzip.open(folder / f"{self.role.replace(' ', '_')}{SUFFIX}", "wt", encoding="utf-8") as file:
             json.dump(self._trace, file)
         self._trace = {}
+
+
+class Profiled(Protocol):
+    """Worker with a profiler."""
+
+    profiler: Profiler
+
+
+W = TypeVar("W", bound=Profiled)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def profiled(method: Callable[Concatenate[W, P], T]) -> Callable[Concatenate[W, P], T]:
+    """Return a method of a worker whose calls its profiler sees."""
+
+    @functools.wraps(method)
+    def call(worker: W, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the method."""
+        with worker.profiler.call(method.__name__):
+            return method(worker, *args, **kwargs)
+
+    return call
 
 
 def make_profiler(run_dir: str | None, rounds: int, role: str, with_stack: bool = False) -> Profiler:
