@@ -105,7 +105,7 @@ class Player(PlayerInterface):
         self.sequence = 0
         self.steps = 0
         self.algorithm = build_algorithm(config.algo, spaces)
-        self.policy = self.algorithm.build_agent().get_submodule("policy").eval()
+        self.policy = self.algorithm.build_policy().eval()
         self._is_prioritized = self.algorithm.data().prioritized is not None
         self.version = -1
         self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])
@@ -286,7 +286,7 @@ class Player(PlayerInterface):
     def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
         """Play episodes on the environments of evaluations, from fixed start seeds."""
         torch.set_num_threads(1)
-        policy = self.algorithm.build_agent().get_submodule("policy").eval()
+        policy = self.algorithm.build_policy().eval()
         weights_of.from_arrays(policy, weights)
         try:
             envs = make_eval_envs(self.config.eval_env, min(episodes, LANES))

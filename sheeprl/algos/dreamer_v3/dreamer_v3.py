@@ -69,7 +69,11 @@ class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
 
     def build_agent(self) -> nn.Module:
         """Build all networks."""
-        return DreamerV3Agent(self.spaces, self.args)
+        return DreamerV3Agent(self.build_policy(), self.args)
+
+    def build_policy(self) -> Any:
+        """Build encoder, dynamics and actor."""
+        return Policy(self.spaces, self.args)
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
         """Return LaProp over three groups. It is elementwise and clips by parameter, so it equals one over all."""
