@@ -33,6 +33,7 @@ from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.metrics.counters import Counters, RunStats
 from sheeprl.metrics.display import Progress
+from sheeprl.metrics.memory import MemoryReport
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.metrics.time_breakdown import TimeBreakdown, in_short
 from sheeprl.utils.errors import RunFailedError, require
@@ -118,6 +119,7 @@ class Run:
         )
         self.next_snapshot = float("-inf")  # time from which a snapshot costs little of the time
         self.has_begun = False  # rounds have been requested
+        self.memory = MemoryReport(config, reporter.message)
 
     def stop(self, patience: float = 10.0) -> None:
         """Stop after the rounds in progress, and save a checkpoint.
@@ -199,6 +201,7 @@ class Run:
     async def finish_round(self) -> None:
         """Show progress, log, evaluate, save a checkpoint and take a snapshot, each when it is due."""
         self.show_progress()
+        self.memory.announce(self.replay.capacity_bytes, self.updates.network_bytes)
         self.call_back()
         self.callbacks.call("on_round")
         if self.stats.is_due("log", self.config.log.every):
