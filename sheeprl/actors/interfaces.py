@@ -8,6 +8,7 @@ type checker compares the signatures.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class PlayerInterface(ABC):
         progress: float = 0.0,
         keep_state: bool = False,
         unsaved: str | None = None,
+        env_values: dict[str, Any] | None = None,
     ) -> tuple[FragmentInfo, Fragment]:
         """Collect a fragment of `rows` time steps with the given policy weights."""
 
@@ -49,16 +51,40 @@ class PlayerInterface(ABC):
         """Restore a state; return False if the environments can't be restored."""
 
     @abstractmethod
-    def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
+    def evaluate(self, weights: Rows, episodes: int, env_values: dict[str, Any] | None = None) -> Evaluation:
         """Play greedy episodes on separate environments."""
 
 
-class PlayerProcessInterface(PlayerInterface):
-    """Methods of a player that runs in a process of a cluster."""
+CollectRequest = tuple[int, bool, str | None, dict[str, Any] | None]
+"""Number of a player, and the arguments `keep_state`, `unsaved` and `env_values` of its `collect`."""
+
+
+class HostInterface(ABC):
+    """Methods of a host: a process that holds players. `sheeprl.actors.host.Host` documents them."""
 
     @abstractmethod
-    def assign(self, number: int, incarnation: int, video_folder: str | None) -> None:
-        """Make the process player `number` in its `incarnation`."""
+    def assign(self, number: int, incarnation: int) -> None:
+        """Hold player `number` in its `incarnation`."""
+
+    @abstractmethod
+    def release(self, number: int) -> None:
+        """Close a player."""
+
+    @abstractmethod
+    def collect(
+        self,
+        requests: Sequence[CollectRequest],
+        rows: int,
+        weights: Rows | None,
+        version: int,
+        mode: Mode,
+        progress: float,
+    ) -> tuple[Any, ...]:
+        """Collect a fragment from each of several players."""
+
+    @abstractmethod
+    def call_player(self, number: int, method: str, *args: Any) -> Any:
+        """Call a method of one player."""
 
     @abstractmethod
     def node(self) -> str:

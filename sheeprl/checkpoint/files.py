@@ -6,6 +6,7 @@ from pathlib import Path
 
 STATE = "state.json"
 AGENT = "agent.pt"
+WEIGHTS = "agent.safetensors"  # instead of agent.pt in a checkpoint of `sheeprl push`, without optimizers
 CONFIG = "config.yaml"
 INITIAL = "initial.pt"  # the first state of a recorded run that begins with networks of another one
 LOCK = ".lock"

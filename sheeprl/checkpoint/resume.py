@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.callbacks.records import EPISODES
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE
+from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE, WEIGHTS
 from sheeprl.checkpoint.initial import InitialNetworks, read_initial
 from sheeprl.checkpoint.run_dir import (
     base_folder,
@@ -32,6 +32,7 @@ from sheeprl.config.suggestions import shown
 from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.driver.players import PlayerState
 from sheeprl.metrics.counters import Counters
+from sheeprl.metrics.env_changes import EnvChanges
 from sheeprl.metrics.time_breakdown import StartupTimer
 from sheeprl.utils.errors import ConfigError, one_line, shell_command
 from sheeprl.utils.text import counted
@@ -135,17 +136,6 @@ def _differs(key: str, value: Any, before: Any) -> str:
     """Return the mistake of a setting that differs from that of the run to resume."""
     advice = f"use {shown(before)}, or another run.dir for a new run"
     return f"{key}={shown(value)}: can't change in a resumed run; {advice}"
-
-
-def first_incarnations(config: Config, place: RunDir) -> list[int]:
-    """Return the first incarnation of each player: that of its restored state, or an unused one."""
-    start = place.start
-    played: list[int] = start.stats["counters"]["incarnations"] if start else []
-    restored = start.players(config) if start else {}
-    return [
-        restored[number].incarnation if number in restored else (played[number] if number < len(played) else -1) + 1
-        for number in range(config.players.num or 1)
-    ]
 
 
 def clear_other_layout(config: Config, place: RunDir) -> None:
@@ -331,6 +321,21 @@ def read_counters(checkpoint: Path) -> Counters:
         raise ConfigError([str(error)]) from error
 
 
+def read_env_values(checkpoint: Path) -> dict[str, Any]:
+    """Return the attributes of environments that callbacks had set before a checkpoint.
+
+    Raises:
+        ConfigError: the state file is damaged.
+    """
+    try:
+        stats = read_start(checkpoint).stats
+    except manifest.DamagedCheckpointError as error:
+        raise ConfigError([str(error)]) from error
+    return EnvChanges((first, values) for first, values in stats.get("env_changes", ())).at(
+        stats["counters"]["version"]
+    )
+
+
 # Settings that a resumed run can't change, besides the structural arguments of the algorithm.
 FIXED = (
     *("algo.name", "algo.init_from", "env.id", "env.kwargs", "env.wrappers"),
@@ -385,6 +390,13 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if Path(run_dir).expanduser().resolve() == checkpoint:
         command = shell_command("resume", folder)
         raise ConfigError([f"{run_dir}: is a checkpoint; resume the run, from its newest checkpoint, with {command}"])
+    if (checkpoint / WEIGHTS).is_file():
+        raise ConfigError(
+            [
+                f"{run_dir}: has only the policy, without optimizers, and can't be resumed; train again with "
+                f"{shell_command('run', folder / CONFIG)}"
+            ]
+        )
     tree = read_config(folder)
     before = copy.deepcopy(tree)
     apply_overrides(tree, overrides)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sheeprl.checkpoint.files import AGENT
+from sheeprl.checkpoint.files import AGENT, WEIGHTS
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.installation import install_command
 
 POLICY = "policy."  # begin of the names of the policy's tensors
 
@@ -50,21 +51,28 @@ def _loaded(module: Any, tensors: dict[str, Tensor], checkpoint: Path) -> Any:
 
 
 def read_agent(checkpoint: Path) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a checkpoint's agent by name, on the CPU.
+    """Return the parameters and buffers of a checkpoint's agent by name, on the CPU, from agent.pt or safetensors.
 
     Raises:
-        ConfigError: its file can't be loaded.
+        ConfigError: the file can't be loaded, or a package is missing.
     """
-    import torch
-
+    path = checkpoint / WEIGHTS
     try:
-        state: dict[str, Tensor] = torch.load(checkpoint / AGENT, map_location="cpu", weights_only=True)["agent"]
+        if path.is_file():
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        import torch
+
+        path = checkpoint / AGENT
+        return dict(torch.load(path, map_location="cpu", weights_only=True)["agent"])
+    except ImportError as error:
+        raise ConfigError([f"{path}: {error}; use {install_command('hub')}"]) from error
     except Exception as error:  # torch raises many types for a damaged file
-        raise _unreadable(checkpoint, error) from error
-    return state
+        raise _unreadable(path, error) from error
 
 
-def _unreadable(checkpoint: Path, error: Exception) -> ConfigError:
-    """Return the mistake of a file that can't be loaded."""
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    """Return the mistake of a file or checkpoint that can't be loaded."""
     first_line = str(error).strip().partition("\n")[0]
-    return ConfigError([f"{checkpoint / AGENT}: can't be loaded: {first_line}"])
+    return ConfigError([f"{path}: can't be loaded: {first_line}"])

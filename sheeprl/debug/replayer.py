@@ -290,6 +290,8 @@ class _Stage:
         if "of" in arg:
             number, *half = arg["of"]
             return self.outcomes[number].half(half[0] if half else None)
+        if "json" in arg:
+            return arg["json"]
         if (name := digest_in(arg)) is not None:
             return self.reexecution.data_of(name)
         if "path" in arg:

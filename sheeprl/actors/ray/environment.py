@@ -19,6 +19,11 @@ LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's path
 
 
 def configure(config: Config) -> None:
+    """Set Ray's environment variables that the user hasn't set, for the cluster of a configuration."""
+    configure_at(cluster_address(config))
+
+
+def configure_at(address: str | None) -> None:
     """Set Ray's environment variables that the user hasn't set.
 
     A local Ray requires a token from its clients, since it listens on the network at any address. An existing cluster
@@ -26,7 +31,7 @@ def configure(config: Config) -> None:
     """
     if "ray" in sys.modules:
         return  # Ray has read its environment already
-    if cluster_address(config) is None:
+    if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     if (home := os.path.expanduser("~")) != "~":
         os.environ.setdefault("HOME", home)  # Ray looks for the token there
@@ -58,6 +63,12 @@ def mistakes(config: Config) -> Iterator[str]:
         )
 
 
+def local_mistakes() -> Iterator[str]:
+    """Yield a mistake for each property of this machine with which a local Ray can't be started from now on."""
+    if "ray" not in sys.modules:
+        yield from machine_mistakes()
+
+
 def machine_mistakes() -> Iterator[str]:
     """Yield a mistake for each property of this machine with which a local Ray can't be started."""
     yield from _folder_mistakes()
@@ -85,7 +96,7 @@ def _gpu_mistakes(config: Config) -> Iterator[str]:
     """Yield a mistake if a local Ray has fewer GPUs than the run requests; its CPUs are logical, and always suffice."""
     trainer, players = config.trainer, config.players
     ranks = trainer.ranks if trainer.accelerator == "cuda" else 0
-    each, number = players.gpus, config.num_players
+    each, number = players.gpus, config.least_hosts
     if not ranks and not each:
         return
     import torch
