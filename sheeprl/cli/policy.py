@@ -17,7 +17,8 @@ Run = Annotated[
     str,
     typer.Argument(
         metavar="RUN|CHECKPOINT",
-        help="folder of a run (newest checkpoint) or of a checkpoint, @last, or a prefix of a run's name",
+        help="folder of a run (newest checkpoint) or of a checkpoint, @last, a prefix of a run's name, or a run's "
+        "URL at checkpoint.storage",
         autocompletion=complete_run,
     ),
 ]
@@ -41,16 +42,14 @@ def export(
         raise ConfigError([f"--to {to}: must be onnx or pt2"])
     if out is not None and not out.endswith(f".{to}"):
         raise ConfigError([f"--out {out}: must end with .{to}"])
-    from sheeprl.checkpoint.best import best_checkpoint
-    from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
-    from sheeprl.checkpoint.runs import resolve_run
+    from sheeprl.checkpoint.best import named_checkpoint
+    from sheeprl.checkpoint.run_dir import read_config
     from sheeprl.config.loading import validate
     from sheeprl.envs.make import EnvSettingsError, make_env
     from sheeprl.policy.export import TOLERANCE, compare, export_policy, record
     from sheeprl.policy.loading import load_checkpoint
 
-    run_dir, checkpoint = find_checkpoint(resolve_run(path))
-    checkpoint = best_checkpoint(run_dir) if best else checkpoint
+    run_dir, checkpoint = named_checkpoint(path, best)
     origin = load_checkpoint(str(checkpoint))
     file = Path(out or f"{run_dir.name}.{to}")
     try:
