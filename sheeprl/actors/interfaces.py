@@ -37,6 +37,7 @@ class PlayerInterface(ABC):
         progress: float = 0.0,
         keep_state: bool = False,
         unsaved: str | None = None,
+        env_values: dict[str, Any] | None = None,
     ) -> tuple[FragmentInfo, Fragment]:
         """Collect a fragment of `rows` time steps with the given policy weights."""
 
@@ -49,7 +50,7 @@ class PlayerInterface(ABC):
         """Restore a state; return False if the environments can't be restored."""
 
     @abstractmethod
-    def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
+    def evaluate(self, weights: Rows, episodes: int, env_values: dict[str, Any] | None = None) -> Evaluation:
         """Play greedy episodes on separate environments."""
 
 

@@ -48,8 +48,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="RUN|CHECKPOINT",
-            help="folder of a run (newest checkpoint) or of a checkpoint, @last, a prefix of a run's name, or a run's "
-            "URL at checkpoint.storage",
+            help="folder of a run (newest checkpoint) or of a checkpoint, @last, a prefix of a run's name, a run's URL "
+            "at checkpoint.storage, or hf:user/repo",
             autocompletion=complete_run,
         ),
     ],

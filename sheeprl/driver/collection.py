@@ -126,7 +126,7 @@ class Collector:
     @property
     def is_over(self) -> bool:
         """Return True if no further round is trained on."""
-        if self.stopping.is_set() and self.counters.version > max(self._requested):
+        if self.stopping.is_set() and self.counters.version > self.newest_requested:
             return True
         return self.counters.policy_steps >= self.config.run.total_steps
 
@@ -134,6 +134,11 @@ class Collector:
     def newest_round(self) -> int:
         """Return the newest round that a player may be collecting."""
         return max(self._next_rounds)
+
+    @property
+    def newest_requested(self) -> int:
+        """Return the newest round that was requested from a player."""
+        return max(self._requested)
 
     @property
     def idle_players(self) -> list[int]:
@@ -291,7 +296,7 @@ class Collector:
             return False
         if self.counters.policy_steps >= self.config.run.total_steps and round_number >= self.rounds_added:
             return False  # but a lost round is collected again
-        if self.stopping.is_set() and round_number > max(self._requested):
+        if self.stopping.is_set() and round_number > self.newest_requested:
             return False
         return round_number - self.published.version <= self.config.max_staleness
 
@@ -304,7 +309,8 @@ class Collector:
         progress = min(1.0, published.policy_steps / self.config.run.total_steps)
         request = (self.config.fragment_rows, later(published.weights), published.version, mode, progress)
         checkpointing = (self._may_checkpoint_after(self._next_rounds[number]), self._unsaved)
-        info, fragment = player.call_pair(PlayerInterface.collect, *request, *checkpointing)
+        values = self.stats.env_changes.at(self._next_rounds[number]) or None
+        info, fragment = player.call_pair(PlayerInterface.collect, *request, *checkpointing, values)
         return CollectedFragment(await info, fragment, self.players.current[number])
 
     def _may_checkpoint_after(self, round_number: int) -> bool:

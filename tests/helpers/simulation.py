@@ -575,6 +575,7 @@ class FakePlayer:
         progress: float,
         keep_state: bool,
         unsaved: str | None,
+        env_values: dict[str, Any] | None = None,
     ) -> tuple[FragmentInfo, Played]:
         """Return the next fragment."""
         assert rows == self.schedule.fragment_rows
@@ -595,7 +596,7 @@ class FakePlayer:
         self.sequence = int(state)
         return True
 
-    def evaluate(self, weights: Weights, episodes: int) -> Evaluation:
+    def evaluate(self, weights: Weights, episodes: int, env_values: dict[str, Any] | None = None) -> Evaluation:
         """Return episodes without reward."""
         assert isinstance(weights, Weights)
         return Evaluation(0.0, 0.0, [0.0] * episodes, [1] * episodes)

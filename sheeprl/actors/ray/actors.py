@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sheeprl.actors.interfaces import LearnerInterface, PlayerProcessInterface, ReplayInterface
 from sheeprl.actors.messages import BufferStatus, Fragment, FragmentInfo, UpdateInfo, Writes
@@ -59,9 +59,10 @@ class PlayerActor(PlayerProcessInterface):
         progress: float = 0.0,
         keep_state: bool = False,
         unsaved: str | None = None,
+        env_values: dict[str, Any] | None = None,
     ) -> tuple[FragmentInfo, Fragment]:
         """Call `Player.collect`."""
-        return self.player.collect(rows, weights, version, mode, progress, keep_state, unsaved)
+        return self.player.collect(rows, weights, version, mode, progress, keep_state, unsaved, env_values)
 
     def state(self) -> bytes:
         """Call `Player.state`."""
@@ -71,9 +72,9 @@ class PlayerActor(PlayerProcessInterface):
         """Call `Player.load`."""
         return self.player.load(data)
 
-    def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
+    def evaluate(self, weights: Rows, episodes: int, env_values: dict[str, Any] | None = None) -> Evaluation:
         """Call `Player.evaluate`."""
-        return self.player.evaluate(weights, episodes)
+        return self.player.evaluate(weights, episodes, env_values)
 
 
 def _import_player() -> None:
