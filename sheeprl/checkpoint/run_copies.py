@@ -23,7 +23,7 @@ from sheeprl.checkpoint.storage import CHECKPOINTS, RunStorage, Saved
 from sheeprl.utils.errors import ConfigError, one_line
 from sheeprl.utils.files import write_atomically
 from sheeprl.utils.folders import cache_root
-from sheeprl.utils.objects import content_name
+from sheeprl.utils.objects import as_url, content_name
 
 RESULTS = (CONFIG, METRICS, EPISODES, EVALUATIONS, RUN_INFO, SPACES)
 SOURCE = ".source"  # file of a copied checkpoint with the name of its manifest
@@ -100,12 +100,13 @@ def _reading(name: str) -> Iterator[RunStorage]:
     Raises:
         ConfigError: the URL is invalid, or can't be read.
     """
+    url = as_url(name if "://" in name else str(Path(name).expanduser().absolute()))
     try:
-        yield RunStorage(name if "://" in name else str(Path(name).expanduser().absolute()))
+        yield RunStorage(url)
     except ConfigError:
         raise
     except (OSError, ValueError) as error:
-        raise ConfigError([f"{name}: {one_line(error)}"]) from error
+        raise ConfigError([f"{name}: {one_line(error).removeprefix(f'{url}: ')}"]) from error
 
 
 def _checkpoints(storage: RunStorage) -> list[Saved]:
