@@ -18,7 +18,7 @@ from sheeprl.callbacks.base import Callback
 from sheeprl.callbacks.loading import load_callbacks
 from sheeprl.checkpoint.files import MARKER
 from sheeprl.checkpoint.initial import read_initial
-from sheeprl.checkpoint.resume import RunDir, claim_storage, clear_other_layout, first_incarnations, open_run_dir
+from sheeprl.checkpoint.resume import RunDir, claim_storage, clear_other_layout, open_run_dir
 from sheeprl.checkpoint.run_dir import (
     folder_mistakes,
     lock_run_dir,
@@ -130,6 +130,8 @@ def _opened(
     """Open and lock the run's folder within the block; return the configuration to train with, and the folder."""
     place = open_run_dir(config, spaces, startup, shards, say)
     config = _with_origin(_with_resume(config, place), place)
+    if config.log.profile:  # the workers write their traces there
+        config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(place.run_dir)})})
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, start_over(config)):
         claim_storage(config, place)
         clear_other_layout(config, place)
@@ -168,14 +170,14 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             _shards(config, fleet.shards, fleet.make_shard),
             fleet.learner,
             fleet.make_trainers,
-            fleet.players_leaving,
+            fleet.find_moves,
             fleet.make_evaluator,
             publisher.observe,
         )
 
         async def main() -> Result:
             """Start the actors and run the driver."""
-            starting = asyncio.ensure_future(fleet.start(first_incarnations(config, place)))
+            starting = asyncio.ensure_future(fleet.start())
             await control.wait_unless_services_die(starting)
             starting.result()
             place.startup.done("actors")

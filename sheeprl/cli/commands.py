@@ -18,7 +18,7 @@ from sheeprl.algos.args import OnPolicy
 from sheeprl.cli.completion import complete_run
 from sheeprl.cli.names import shipped
 from sheeprl.cli.report import FAILED, first_line, print_error
-from sheeprl.config.loading import get_value, shipped_folder
+from sheeprl.config.loading import get_value, presets, shipped_folder
 from sheeprl.config.schema import EvalConfig
 from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.text import counted
@@ -217,7 +217,8 @@ def configs() -> None:
         steps = get_value(found.tree, "run.total_steps")
         rows.append((found.name, found.algorithm, found.env, f"{steps:,}" if steps else "default", found.summary))
     print_table(rows)
-    typer.echo(f"\nfiles: {shipped_folder()}; train with one: sheeprl train NAME; print one: sheeprl config NAME")
+    typer.echo(f"\npresets, for base in a file: {', '.join(presets())}")
+    typer.echo(f"files: {shipped_folder()}; train with one: sheeprl train NAME; print one: sheeprl config NAME")
 
 
 def version() -> None:

@@ -38,7 +38,7 @@ OTHER_WORDS = {
     "list": "use sheeprl ls for runs, sheeprl algos or sheeprl configs",
     "runs": "use sheeprl ls",
     "ps": "use sheeprl status for the runs of a cluster, or sheeprl ls",
-    **dict.fromkeys(("play", "render", "watch"), "use sheeprl enjoy RUN, or sheeprl eval RUN --video"),
+    **dict.fromkeys(("play", "render"), "use sheeprl enjoy RUN, or sheeprl eval RUN --video"),
     **dict.fromkeys(("evaluate", "test"), "use sheeprl eval RUN"),
     **dict.fromkeys(("learn", "fit", "start"), "use sheeprl train NAME"),
     **dict.fromkeys(("continue", "restart"), "use sheeprl resume RUN"),
@@ -46,6 +46,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("benchmark", "env", "envs"), "use sheeprl check-env ID"),
     **dict.fromkeys(("show", "print"), "use sheeprl config NAME"),
     "verify": "use sheeprl replay RUN",
+    **dict.fromkeys(("top", "monitor", "follow"), "use sheeprl watch RUN"),
     "tensorboard": "use tensorboard --logdir logs",
 }
 """Words that users of other programs type, and what to do instead."""

@@ -22,6 +22,7 @@ from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Posi
 
 Tree = dict[str, Any]
 Labels = dict[str, str]
+PROFILED_ROUNDS = 3  # with log.profile=true
 SELECTOR = "run on Ray nodes with these labels, as in {market: spot}"
 FALLBACK = "labels of the nodes to use while no node has those of label_selector; {} for any node"
 
@@ -116,8 +117,18 @@ class PlayersConfig(Section):
     """Players: the actors that collect experience."""
 
     num: Count | None = Field(None, description="number of players; default 1, or one per rank in coupled mode")
-    cpus: Positive = Field(1.0, description="Ray CPUs per player", json_schema_extra=needs("decoupled"))
-    gpus: NonNegative = Field(0.0, description="Ray GPUs per player", json_schema_extra=needs("decoupled"))
+    min: Count | None = Field(
+        None,
+        description="processes that hold players, with which the run starts; default: players.max",
+        json_schema_extra=needs("decoupled"),
+    )
+    max: Count | None = Field(
+        None,
+        description="most processes that hold players; default: players.num, one process per player",
+        json_schema_extra=needs("decoupled"),
+    )
+    cpus: Positive = Field(1.0, description="Ray CPUs per process of players", json_schema_extra=needs("decoupled"))
+    gpus: NonNegative = Field(0.0, description="Ray GPUs per process of players", json_schema_extra=needs("decoupled"))
     label_selector: Labels = Field(
         default_factory=dict, description=f"players {SELECTOR}", json_schema_extra=needs("decoupled")
     )
@@ -277,10 +288,25 @@ class LogConfig(Section):
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe messages to print")
     record: bool = Field(False, description="record all calls in order, for sheeprl replay")
+    profile: bool | Count = Field(
+        False,
+        description="profile this number of rounds of each worker with torch.profiler, and write a trace per worker "
+        "into the run folder; true: 3 rounds",
+    )
+    ui: Literal["line", "panel"] = Field(
+        "line",
+        description="progress on a terminal: one line, or a panel with curves, losses and the time breakdown where "
+        "the terminal has room",
+    )
     to: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], Field(strict=False), Words] = Field(
         ("tensorboard",),
         description="where metrics go besides metrics.jsonl (extras: wandb, mlflow, trackio)",
     )
+
+    @property
+    def profiled_rounds(self) -> int:
+        """Return the number of rounds to profile."""
+        return PROFILED_ROUNDS if self.profile is True else int(self.profile)
 
 
 class RayConfig(Section):
@@ -349,6 +375,16 @@ class Config(Section):
     def num_players(self) -> int:
         """Return the number of players."""
         return _filled_in("players.num", self.players.num)
+
+    @property
+    def most_hosts(self) -> int:
+        """Return the most processes that hold players."""
+        return self.players.max or self.players.num or 1
+
+    @property
+    def least_hosts(self) -> int:
+        """Return the number of processes that hold players with which the run starts."""
+        return self.players.min or self.most_hosts
 
     @property
     def fragment_rows(self) -> int:
