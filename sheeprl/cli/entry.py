@@ -16,6 +16,7 @@ from sheeprl.cli.names import is_algorithm, peer_use, shipped_files
 from sheeprl.cli.report import report
 from sheeprl.cli.sweep import sweep
 from sheeprl.cli.training import Session
+from sheeprl.cli.tune import tune
 from sheeprl.cli.words import ENV_ID, take_switch
 from sheeprl.config.suggestions import nearest
 from sheeprl.utils.errors import ConfigError, shell_command
@@ -29,6 +30,7 @@ WITH_SETTINGS: dict[str, Callable[[list[str], Session], int]] = {
     "config": training.print_config,
     "check-env": check_env,
     "sweep": sweep,
+    "tune": tune,
 }
 
 HELP_FLAGS = ("-h", "--help")

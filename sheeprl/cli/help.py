@@ -49,6 +49,7 @@ SUMMARIES = {
     "run": "Train an agent with a configuration.",
     "resume": "Resume a run from its newest complete checkpoint.",
     "sweep": "Train with all combinations of several values, several runs at a time.",
+    "tune": "Search for good settings with Ray Tune and Optuna, several seeds a trial (extra: tune).",
     "config": "Print what a configuration means, as YAML with all defaults filled in.",
     "check-env": "Check an environment: mistakes, fitting algorithms, speed and reproducibility.",
 }
@@ -59,6 +60,7 @@ EXAMPLES = {
     "run": "sheeprl run ppo run.seed=3 --num_envs 8",
     "resume": "sheeprl resume @last --total_steps 200000",
     "sweep": "sheeprl sweep ppo env.id=CartPole-v1,Acrobot-v1 run.seed=0..9 --cpus 0.5",
+    "tune": "sheeprl tune ppo --env CartPole-v1 --trials 30 --seeds 2 algo.learning_rate=log(1e-5,1e-2)",
     "config": "sheeprl config ppo algo.gamma=0.9 --diff",
     "check-env": "sheeprl check-env Pendulum-v1 --num_envs 8 env.wrappers=[frame_stack]",
 }
@@ -229,7 +231,7 @@ def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Param
 def _arguments(command: str) -> Iterator[inspect.Parameter]:
     """Yield the arguments of a command with settings."""
     configurations = ", ".join(shipped_files())
-    if command in ("train", "config", "sweep"):
+    if command in ("train", "config", "sweep", "tune"):
         text = f"YAML file, shipped configuration ({configurations}) or algorithm ({', '.join(registry.registered())})"
         argument = typer.Argument(metavar="NAME", help=text, autocompletion=complete_name, show_default=False)
         yield _parameter("name", Annotated[str | None, argument])
@@ -265,6 +267,8 @@ def _own_options(command: str) -> Iterator[inspect.Parameter]:
         return
     if command == "sweep":
         yield from _sweep_options()
+    if command == "tune":
+        yield from _tune_options()
     if command not in SUMMARIES:
         option = typer.Option("--config", metavar="FILE", show_default=False, help="configuration to start from")
         yield _parameter("config", Annotated[str | None, option])
@@ -280,6 +284,23 @@ def _sweep_options() -> Iterator[inspect.Parameter]:
     yield _parameter("cpus", Annotated[str | None, typer.Option("--cpus", metavar="float", help=text)])
     text = "most runs at a time; default: as many as the cores permit"
     yield _parameter("jobs", Annotated[str | None, typer.Option("--jobs", metavar="int", help=text)])
+
+
+def _tune_options() -> Iterator[inspect.Parameter]:
+    """Yield the options of `tune`."""
+    texts = {
+        "trials": ("int", "number of trials"),
+        "hours": ("float", "hours after which no trial goes on"),
+        "seeds": ("int", "runs of each trial, with different seeds; default 1"),
+        "metric": ("NAME", "eval/return (the default) or episode/return"),
+        "cpus": ("float", "cores of each trial; default 1"),
+        "jobs": ("int", "most trials at a time; default: as many as the cores permit"),
+        "out": ("FOLDER", "folder of the search; default: logs/tune and the name"),
+    }
+    for name, (kind, text) in texts.items():
+        yield _parameter(name, Annotated[str | None, typer.Option(f"--{name}", metavar=kind, help=text)])
+    text = "train all trials to their end"
+    yield _parameter("no_pruning", Annotated[bool, typer.Option("--no-pruning", help=text)], False)
 
 
 def _check_env_options() -> Iterator[inspect.Parameter]:

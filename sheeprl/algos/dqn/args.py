@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sheeprl.algos.args import OneOptimizerArgs, TDArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes
+from sheeprl.utils.settings import LEARNING_RATES, STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes
 
 
 class QArgs(OneOptimizerArgs):
@@ -15,7 +15,9 @@ class QArgs(OneOptimizerArgs):
 
     actions: ClassVar[tuple[str, ...]] = ("discrete",)
 
-    learning_rate: Positive = Field(5e-4, description="learning rate of the optimizer")
+    learning_rate: Positive = Field(
+        5e-4, description="learning rate of the optimizer", json_schema_extra=LEARNING_RATES
+    )
     max_grad_norm: Positive | None = Field(10.0, description="maximum global norm of the gradients; null for no limit")
     epsilon: Fractional = Field(1.0, description="probability of a random action at the start of the run")
     final_epsilon: Fractional = Field(0.05, description="probability of a random action after exploration_fraction")
