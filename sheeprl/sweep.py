@@ -6,8 +6,8 @@ and resumes begun ones from their newest checkpoint. The worker processes are re
 
 from __future__ import annotations
 
+import copy
 import itertools
-import json
 import math
 import re
 import shutil
@@ -19,6 +19,7 @@ from typing import Any
 from sheeprl.checkpoint.resume import resume_tree
 from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked
 from sheeprl.checkpoint.runs import last_event
+from sheeprl.config.bases import locate
 from sheeprl.config.defaults import cluster_address, fill_in
 from sheeprl.config.loading import apply_overrides, get_value, inspect, validate
 from sheeprl.config.schema import Tree
@@ -104,7 +105,7 @@ def plan(tree: Tree, varied: Mapping[str, Sequence[str]], folder: Path) -> list[
     for combination in itertools.product(*varied.values()):
         settings = [f"{key}={value}" for key, value in zip(varied, combination, strict=True)]
         label = ",".join(settings) or "run"
-        own = json.loads(json.dumps(tree))
+        own = copy.deepcopy(tree)
         apply_overrides(own, settings)
         target = folder / re.sub(r"[^\w.=,+-]", "_", label)
         own.setdefault("run", {}).update(dir=str(target))
@@ -112,7 +113,7 @@ def plan(tree: Tree, varied: Mapping[str, Sequence[str]], folder: Path) -> list[
             mistakes.append("run.mode=decoupled: a run of a sweep has one process; leave it out")
         own["run"]["mode"] = "coupled"
         own.setdefault("trainer", {}).setdefault("threads", 1)
-        mistakes += inspect(own)[1]
+        mistakes += locate(inspect(own)[1], own)
         runs.append(Planned(label, own, target))
     if mistakes := list(dict.fromkeys(mistakes)):
         raise ConfigError(mistakes)

@@ -1,4 +1,4 @@
-"""Load the policy network of a checkpoint."""
+"""Read the networks of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,24 @@ from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.installation import install_command
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sheeprl.algos.base import Algorithm
+
+
+def load_agent(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
+    """Return all networks of a checkpoint.
+
+    Raises:
+        ConfigError: its file can't be loaded.
+    """
+    agent = algorithm.build_agent()
+    tensors = read_agent(checkpoint)
+    try:
+        agent.load_state_dict(tensors)
+    except RuntimeError as error:  # other names or shapes
+        raise _unreadable(checkpoint, error) from error
+    return agent.eval()
 
 
 def load_weights(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
@@ -19,16 +36,11 @@ def load_weights(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
     Raises:
         ConfigError: its file can't be loaded.
     """
-    agent, tensors = algorithm.build_agent(), read_agent(checkpoint)
-    try:
-        agent.load_state_dict(tensors)
-    except Exception as error:  # torch raises many types for tensors of another agent
-        raise ConfigError([f"{checkpoint}: can't be loaded: {_first_line(error)}"]) from error
-    return agent.get_submodule("policy").eval()
+    return load_agent(algorithm, checkpoint).get_submodule("policy")
 
 
-def read_agent(checkpoint: Path) -> dict[str, Any]:
-    """Return the tensors of a checkpoint's agent by name, from agent.pt or from safetensors.
+def read_agent(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a checkpoint's agent by name, on the CPU, from agent.pt or safetensors.
 
     Raises:
         ConfigError: the file can't be loaded, or a package is missing.
@@ -46,9 +58,10 @@ def read_agent(checkpoint: Path) -> dict[str, Any]:
     except ImportError as error:
         raise ConfigError([f"{path}: {error}; use {install_command('hub')}"]) from error
     except Exception as error:  # torch raises many types for a damaged file
-        raise ConfigError([f"{path}: can't be loaded: {_first_line(error)}"]) from error
+        raise _unreadable(path, error) from error
 
 
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().partition("\n")[0]
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    """Return the mistake of a file or checkpoint that can't be loaded."""
+    first_line = str(error).strip().partition("\n")[0]
+    return ConfigError([f"{path}: can't be loaded: {first_line}"])

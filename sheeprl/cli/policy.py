@@ -1,4 +1,4 @@
-"""The commands about policies: export, enjoy, serve, push and pull."""
+"""The commands about policies: export, enjoy, dream, serve, push and pull."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
-from sheeprl.cli.commands import at_least
+from sheeprl.cli.commands import at_least, print_table
 from sheeprl.cli.completion import complete_run
 from sheeprl.utils.errors import ConfigError, RunFailedError
+from sheeprl.utils.text import counted
 
 Run = Annotated[
     str,
@@ -108,6 +109,42 @@ def enjoy(
             )
     except KeyboardInterrupt:  # the usual end
         typer.echo("")
+
+
+def dream(
+    path: Run,
+    episodes: Annotated[int, typer.Option(callback=at_least(1), metavar="int", help="number of episodes")] = 4,
+    context: Annotated[
+        int, typer.Option(callback=at_least(1), metavar="int", help="rows that the world model sees first")
+    ] = 5,
+    horizon: Annotated[
+        int, typer.Option(callback=at_least(1), metavar="int", help="rows that it imagines after them")
+    ] = 45,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="the file: .mp4, .gif, .png, .pdf or .svg; default: in videos of the run's folder"
+        ),
+    ] = None,
+    best: Best = False,
+    seed: Annotated[
+        int | None, typer.Option(callback=at_least(0), metavar="int", help="seed of the episodes; default run.seed")
+    ] = None,
+) -> None:
+    """Compare what a world model imagines with what happens, and print its errors."""
+    from sheeprl.checkpoint.run_dir import find_checkpoint
+    from sheeprl.checkpoint.runs import resolve_run
+    from sheeprl.policy import dream_files, dreaming
+
+    if out is not None and Path(out).suffix not in dream_files.FORMATS:
+        raise ConfigError([f"--out {out}: must end with {', '.join(dream_files.FORMATS)}"])
+    found = resolve_run(path)
+    dreams = dreaming.dream(found, episodes, context, horizon, seed, best)
+    file = Path(out) if out else dream_files.default_file(dreams, find_checkpoint(found)[0])
+    dream_files.write(dreams, file)
+    typer.echo(f"errors (root mean square) by steps of imagination, after {counted(context, 'observed row')}:")
+    print_table(dreaming.error_table(dreams))
+    typer.echo(str(file))
 
 
 def serve(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 
 from sheeprl.checkpoint.best import best_checkpoint
 from sheeprl.checkpoint.files import step_of
@@ -18,6 +19,7 @@ from sheeprl.checkpoint.resume import read_env_values
 from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
 from sheeprl.config.loading import validate
 from sheeprl.envs.changes import set_attributes
+from sheeprl.envs.hints import missing_module
 from sheeprl.envs.make import EnvSettingsError, make_env
 from sheeprl.envs.snapshot import close_quietly
 from sheeprl.policy.interface import Policy
@@ -92,6 +94,8 @@ def enjoy(
                 policy, checkpoint = load_checkpoint(str(newest)), newest
                 set_attributes(env, config.eval.changes_of_env(read_env_values(checkpoint)))
             yield _play(env, policy, step_of(checkpoint), seed if number == 0 else None, pace, show)
+    except (DependencyNotInstalled, ImportError) as error:  # environments import what draws them when they draw
+        raise ConfigError([missing_module(error)]) from error
     finally:
         close_quietly(env)
 
@@ -114,7 +118,7 @@ def _play(
 
 def _terminal_picture(stream: TextIO) -> Callable[[Any], None]:
     """Return a function that draws a picture over the previous one."""
-    stream.write(CLEAR)
+    clear = [CLEAR + HOME]  # before the first picture
 
     def show(picture: Any) -> None:
         """Draw a picture `[H, W, 3]`.
@@ -125,7 +129,8 @@ def _terminal_picture(stream: TextIO) -> Callable[[Any], None]:
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
             raise ConfigError(["the environment returns no picture from render(); it can't be watched"])
         size = shutil.get_terminal_size()
-        stream.write(HOME + as_text(picture, size.columns, size.lines - 2) + RESET + "\n")
+        start = clear.pop() if clear else HOME
+        stream.write(start + as_text(picture, size.columns, size.lines - 2) + RESET + "\n")
         stream.flush()
 
     return show

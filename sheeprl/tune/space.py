@@ -6,12 +6,16 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sheeprl.config.defaults import fill_in
 from sheeprl.config.loading import apply_overrides, inspect, validate
 from sheeprl.config.schema import Tree
 from sheeprl.sweep import values_of
 from sheeprl.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sheeprl.envs.transforms import Spaces
 
 RANGE = re.compile(r"(log|uniform|int)\(([^,()]+),([^,()]+)\)")
 EXAMPLE = "algo.learning_rate=log(1e-5,1e-2)"
@@ -89,8 +93,14 @@ def declared_space(tree: Tree) -> Space:
     """Return the ranges that the arguments of the algorithm declare, without those that have no effect.
 
     Args:
-        tree: settings without mistakes.
+        tree: settings of the run.
+
+    Raises:
+        ConfigError: the settings have mistakes.
     """
+    from sheeprl.config.checks import check
+
+    spaces = check(tree).spaces
     config = validate(tree)
     found: Space = {}
     for name, field in type(config.algo).model_fields.items():
@@ -98,24 +108,29 @@ def declared_space(tree: Tree) -> Space:
         declared = extra.get("search") if isinstance(extra, dict) else None
         if declared is None or getattr(config.algo, name) is None:
             continue
-        key = f"algo.{name}"
         if "choices" in declared:
             default = json.dumps(getattr(config.algo, name))
             texts = [json.dumps(choice) for choice in declared["choices"]]
             candidate: Range | Choices = Choices(tuple(texts if default in texts else [default, *texts]))
         else:
             candidate = Range(**declared)
-        if _has_effect(tree, key, candidate):
-            found[key] = candidate
+        if _has_effect(tree, f"algo.{name}", candidate, spaces):
+            found[f"algo.{name}"] = candidate
     return found
 
 
-def _has_effect(tree: Tree, key: str, candidate: Range | Choices) -> bool:
-    """Return whether other values of a setting are accepted beside the others of a configuration."""
-    values = [candidate.low, candidate.high] if isinstance(candidate, Range) else candidate.texts
-    for value in values:
-        trial = json.loads(json.dumps(tree))
+def _has_effect(tree: Tree, key: str, candidate: Range | Choices, spaces: Spaces) -> bool:
+    """Return whether another value of a setting is accepted beside the other settings, and changes the run."""
+    from sheeprl.config.effects import without_effect
+
+    for value in [candidate.low, candidate.high] if isinstance(candidate, Range) else candidate.texts:
+        trial: Tree = json.loads(json.dumps(tree))
         apply_overrides(trial, [f"{key}={value}"])
-        if not inspect(trial)[1]:
+        config, mistakes = inspect(trial)
+        if config is None or mistakes:
+            continue
+        if any(line.startswith(f"{key}=") for line in without_effect(config, fill_in(config), spaces)):
+            return False
+        if config != inspect(tree)[0]:
             return True
     return False

@@ -18,6 +18,7 @@ from sheeprl.utils.settings import (
     NonNegative,
     Positive,
     Sizes,
+    needs,
 )
 
 if TYPE_CHECKING:
@@ -40,9 +41,13 @@ class SACAEArgs(SACArgs):
         1e-3, description="learning rate of Adam for the critics and the encoder", json_schema_extra=LEARNING_RATES
     )
     alpha_lr: Positive = Field(
-        1e-4, description="learning rate of Adam for the temperature", json_schema_extra=LEARNING_RATES
+        1e-4,
+        description="learning rate of Adam for the temperature",
+        json_schema_extra=needs("algo.learn_alpha") | LEARNING_RATES,
     )
-    alpha_beta1: Fractional = Field(0.5, description="beta1 of Adam for the temperature")
+    alpha_beta1: Fractional = Field(
+        0.5, description="beta1 of Adam for the temperature", json_schema_extra=needs("algo.learn_alpha")
+    )
     encoder_lr: Positive = Field(
         1e-3,
         description="learning rate of Adam for the encoder, in the autoencoder's loss",
