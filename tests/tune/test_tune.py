@@ -72,7 +72,7 @@ def test_arguments_declare_their_ranges():
 def test_every_algorithm_has_a_range(name):
     """A search of an algorithm needs no range on the command line."""
     env = "Pendulum-v1" if name in ("td3",) else "CartPole-v1"
-    assert declared_space({"algo": {"name": name}, "env": {"id": env}, "run": {"total_steps": 1000}})
+    assert declared_space({"algo": {"name": name}, "env": {"id": env}, "run": {"total_steps": 100_000}})
 
 
 def test_first_trial_has_the_given_settings(tmp_path):
