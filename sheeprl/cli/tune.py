@@ -25,11 +25,14 @@ def tune(words: list[str], session: Session) -> int:
     """Search for good settings with Optuna, several seeds a trial."""
     command = shlex.join(["sheeprl", "tune", *words])
     dry_run = take_switch(words, "dry-run")
-    search = _read_search(words)
+    population, parts = _whole(words, "population", "0"), _whole(words, "parts", "10")
+    search = _read_search(words, population, parts)
     for key, part in search.space.items():
         typer.echo(f"{key}={part}")
     if dry_run:
         return 0
+    if population:
+        return _train_population(search, population, parts)
     from sheeprl.tune import search as searching
     from sheeprl.tune import tuning
 
@@ -47,8 +50,27 @@ def tune(words: list[str], session: Session) -> int:
     return 0
 
 
-def _read_search(words: list[str]) -> Search:
+def _train_population(search: Search, members: int, parts: int) -> int:
+    """Train a population, and print its best member."""
+    from sheeprl.tune import population
+    from sheeprl.tune.space import shown
+
+    best = population.train_population(search, members, parts, typer.echo)[0]
+    folder = population.write_lineage(search, best)
+    for part in best:
+        label = ", ".join(f"{key}={shown(value)}" for key, value in part.settings.items())
+        typer.echo(f"{part.policy_steps:,} policy steps: {search.metric} {part.score:.2f} with {label}")
+    typer.echo(f"sheeprl eval {shown_folder(folder)}")
+    return 0
+
+
+def _read_search(words: list[str], population: int, parts: int) -> Search:
     """Return the search that the words describe.
+
+    Args:
+        words: words of the command line.
+        population: members of a population; 0 for a search by trials.
+        parts: parts of the training of a population.
 
     Raises:
         ConfigError: they have mistakes, all of which it lists.
@@ -79,10 +101,15 @@ def _read_search(words: list[str]) -> Search:
     tree = searching.with_evaluations(base.tree, metric)
     fixed = {setting.key for setting in settings.given}
     declared = {key: part for key, part in declared_space(tree).items() if key not in fixed}
+    trials = trials or population
     folder = searching.search_folder(name, out)
     budget = (trials or None, hours or None, cpus, jobs or None, not no_pruning)
     search = searching.Search(tree, declared | named, folder, metric, seeds, *budget)
     searching.check_search(search)
+    if population:
+        from sheeprl.tune.population import check_population
+
+        check_population(search, population, parts)
     return search
 
 

@@ -70,13 +70,13 @@ def run_trial(search: Search, settings: Mapping[str, Any], folder: Path, report:
     finished: list[float] = []
     for number in range(search.seeds):
         place, steps = folder / f"seed_{number}", number * int(get_value(search.tree, "run.total_steps"))
-        _train(search.seed_tree(settings, number, place), place, _Reporter(search.metric, finished, steps, report))
+        train_seed(search.seed_tree(settings, number, place), place, _Reporter(search.metric, finished, steps, report))
         finished.append(score_of(place, search.metric))
         report(sum(finished) / len(finished), (number + 1) * int(get_value(search.tree, "run.total_steps")))
 
 
-def _train(tree: Tree, folder: Path, reporter: Callback) -> None:
-    """Train one seed, or resume it.
+def train_seed(tree: Tree, folder: Path, *callbacks: Callback) -> None:
+    """Train one run of a trial, or resume it; do nothing if it is finished.
 
     Raises:
         RunFailedError: it failed.
@@ -91,7 +91,7 @@ def _train(tree: Tree, folder: Path, reporter: Callback) -> None:
             tree.setdefault("log", {})["level"] = "error"
         elif folder.exists():  # it was interrupted before its first checkpoint
             shutil.rmtree(folder)
-        train_tree(tree, [reporter])
+        train_tree(tree, callbacks)
     except ConfigError as error:
         raise RunFailedError(error.mistakes[0]) from error
 

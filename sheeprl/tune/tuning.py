@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from sheeprl.config.defaults import cluster_address, fill_in
 from sheeprl.config.loading import get_value, validate
@@ -15,6 +16,7 @@ from sheeprl.tune.trial import run_trial
 from sheeprl.utils.errors import ConfigError, one_line
 from sheeprl.utils.installation import install_command
 
+T = TypeVar("T")
 SCORE, STEPS = "score", "policy_steps"
 REDUCTION = 3  # of three trials, one goes on
 
@@ -30,15 +32,30 @@ def tune(search: Search, say: Callable[[str], None] = print) -> list[Trial]:
         ConfigError: a package is missing, or the folder has another search.
         RunFailedError: Ray can't be started.
     """
+    return run_on_ray(search, {"seeds": search.seeds}, lambda: _fit(search, say))
+
+
+def run_on_ray(search: Search, kind: dict[str, int], fit: Callable[[], T]) -> T:
+    """Return the result of a function that runs Ray Tune, after checks, on a Ray that is joined or started.
+
+    Args:
+        search: the search.
+        kind: other numbers that tell searches in one folder apart.
+        fit: the function.
+
+    Raises:
+        ConfigError: a package is missing, or the folder has another search.
+        RunFailedError: Ray can't be started.
+    """
     from sheeprl.actors.ray.tasks import start_ray
 
     _check_packages()
-    _check_folder(search)
+    _check_folder(search, kind)
     began = start_ray(cluster_address(fill_in(validate(search.tree))))
     import ray
 
     try:
-        return _fit(search, say)
+        return fit()
     finally:
         if began:
             ray.shutdown()
@@ -57,7 +74,7 @@ def _check_packages() -> None:
         raise ConfigError([f"tune needs {' and '.join(missing)}; use {install_command('tune')}"])
 
 
-def _check_folder(search: Search) -> None:
+def _check_folder(search: Search, kind: dict[str, int]) -> None:
     """Write what is searched into the folder, or compare it with an earlier call.
 
     Raises:
@@ -66,7 +83,7 @@ def _check_folder(search: Search) -> None:
     about = {
         "space": {key: str(part) for key, part in search.space.items()},
         "metric": search.metric,
-        "seeds": search.seeds,
+        **kind,
         "settings": search.tree,
     }
     path, text = search.folder / "search.json", json.dumps(about, indent=1)
@@ -78,24 +95,34 @@ def _check_folder(search: Search) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _fit(search: Search, say: Callable[[str], None]) -> list[Trial]:
-    """Run Ray Tune, and return the trials."""
-    # Ray Tune reads these when it is imported.
+def settle() -> None:
+    """Set the variables that Ray Tune reads when it is imported, so that it prints and writes less."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    import logging
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
+
+def restored(search: Search, trainable: Any, say: Callable[[str], None]) -> Any:
+    """Return Ray Tune's state of an earlier call, None if there is none."""
     from ray import tune as ray_tune
 
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    path = str(search.folder / "ray" / "tune")
+    if not ray_tune.Tuner.can_restore(path):
+        return None
+    say(f"continuing the search in {search.folder}")
+    return ray_tune.Tuner.restore(path, trainable, resume_unfinished=True, restart_errored=True)
+
+
+def _fit(search: Search, say: Callable[[str], None]) -> list[Trial]:
+    """Run Ray Tune, and return the trials."""
+    settle()
+    from ray import tune as ray_tune
+
     trainable = ray_tune.with_resources(_trainable(search), {"cpu": search.cpus})
-    path = search.folder / "ray" / "tune"
-    if ray_tune.Tuner.can_restore(str(path)):
-        say(f"continuing the search in {search.folder}")
-        tuner = ray_tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=True)
-    else:
+    tuner = restored(search, trainable, say)
+    if tuner is None:
         tuner = ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(

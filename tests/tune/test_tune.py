@@ -147,6 +147,50 @@ def test_command_lists_the_space(capsys):
     assert "--trials 1.5: must be a whole number" in capsys.readouterr().err
 
 
+def test_mistakes_of_a_population_are_listed(tmp_path):
+    """Settings of the networks and of the environment can't change between the parts of a run."""
+    from sheeprl.tune.population import check_population
+
+    space = {
+        "algo.activation": Choices(("tanh", "relu")),
+        "env.num_envs": Choices(("1", "2")),
+        "algo.clip": Range(0.1, 0.3),
+    }
+    with pytest.raises(ConfigError) as error:
+        check_population(search(tmp_path, space=space, seeds=2), 1, 500)
+    words = [mistake.partition(":")[0] for mistake in error.value.mistakes]
+    assert words == ["algo.activation", "env.num_envs", "--population 1", "--seeds 2", "--parts 500"]
+    check_population(search(tmp_path), 4, 2)
+
+
+def test_part_begins_with_the_networks_of_the_part_before(tmp_path):
+    """A part of the same member, or of another one that passed its networks on, is the origin."""
+    from sheeprl.checkpoint.run_dir import checkpoints, read_config
+    from sheeprl.tune.population import train_part
+
+    given, settings = search(tmp_path), {"algo.learning_rate": 1e-3, "algo.gamma": "0.9"}
+    first = train_part(given, settings, [], tmp_path / "a", 100)
+    second = train_part(given, {**settings, "algo.gamma": "0.99"}, [first], tmp_path / "b", 100)
+    assert (first.policy_steps, second.policy_steps) == (100, 200)
+    config = read_config(tmp_path / "b" / "part_1")
+    origin = checkpoints(tmp_path / "a" / "part_0")[-1]
+    assert (config["algo"]["init_from"], config["algo"]["gamma"]) == (str(origin), 0.99)
+
+
+@pytest.mark.slow
+def test_population_passes_networks_on(tmp_path, capsys):
+    """All members train all parts; the lineage of the best one is on file."""
+    pytest.importorskip("optuna")
+    pytest.importorskip("pandas")
+    settings = [f"{section}.{key}={json.dumps(value)}" for section, part in TREE.items() for key, value in part.items()]
+    settings = [setting for setting in settings if not setting.startswith(("algo.name", "algo.gamma"))]
+    command = ["tune", "ppo", "--population", "3", "--parts", "2", "--out", tmp_path / "search", *settings]
+    assert sheeprl(*command, "algo.gamma=0.9", "algo.gae_lambda=0.9") == 0
+    lineage = [json.loads(line) for line in (tmp_path / "search" / "best.jsonl").read_text().splitlines()]
+    assert [part["policy_steps"] for part in lineage] == [100, 200]
+    assert "sheeprl eval" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_search_finds_prunes_and_continues(tmp_path, capsys):
     """A search ends with a configuration; the same command with more trials is refused, an equal one adds nothing."""
@@ -154,11 +198,11 @@ def test_search_finds_prunes_and_continues(tmp_path, capsys):
     pytest.importorskip("pandas")
     settings = [f"{section}.{key}={json.dumps(value)}" for section, part in TREE.items() for key, value in part.items()]
     settings = [setting for setting in settings if not setting.startswith(("algo.name", "algo.gamma"))]
-    command = ["tune", "ppo", "--trials", "4", "--seeds", "2", "--out", tmp_path / "search", *settings]
+    command = ["tune", "ppo", "--trials", "3", "--seeds", "1", "--out", tmp_path / "search", *settings]
     command += ["algo.learning_rate=log(1e-6,1e-2)"]
     assert sheeprl(*command) == 0
     found = [json.loads(line) for line in (tmp_path / "search" / "trials.jsonl").read_text().splitlines()]
-    assert len(found) == 4 and found[0]["status"] == "done" and found[0]["policy_steps"] == 400
+    assert len(found) == 3 and found[0]["status"] == "done" and found[0]["policy_steps"] == 200
     assert {trial["status"] for trial in found} <= {"done", "pruned"}
     assert load_config(str(tmp_path / "search" / "best.yaml")).run.total_steps == 200
     assert sheeprl(*command) == 0
