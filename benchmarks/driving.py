@@ -104,7 +104,7 @@ class Pushes:
         player, trainer = ray.remote(PlayerActor), ray.remote(TrainerActor)
         self.trainer = trainer.remote(found.config, found.spaces, 0, 1)
         self.players = [player.remote(found.config, found.spaces) for _ in numbers]
-        ray.get([each.assign.remote(number, 0, None) for number, each in enumerate(self.players)])
+        ray.get([each.assign.remote(number, 0) for number, each in enumerate(self.players)])
         self.copiers = [ray.remote(Copier).remote() for _ in numbers]
         self.flat = np.random.default_rng(0).random(PARAMETERS, np.float32)
         ray.get(self.trainer.join.remote(*ray.get(self.trainer.address.remote())))
@@ -119,8 +119,12 @@ class Pushes:
     def play(self, weights: Any = None) -> float:
         """Return the seconds until all players have collected a row."""
         began = time.perf_counter()
-        args = (1, weights, 0, "explore", 0.0, False)
-        self.ray.get([player.collect.options(num_returns=2).remote(*args)[0] for player in self.players])
+        args = (1, weights, 0, "explore", 0.0)
+        requests = [[(number, False, None)] for number in range(len(self.players))]
+        pairs = [
+            (player.collect.options(num_returns=2), own) for player, own in zip(self.players, requests, strict=True)
+        ]
+        self.ray.get([collect.remote(own, *args)[0] for collect, own in pairs])
         return time.perf_counter() - began
 
     def push(self) -> float:

@@ -18,7 +18,7 @@ from sheeprl.callbacks.base import Callback
 from sheeprl.callbacks.loading import load_callbacks
 from sheeprl.checkpoint.files import MARKER
 from sheeprl.checkpoint.initial import read_initial
-from sheeprl.checkpoint.resume import RunDir, claim_storage, clear_other_layout, first_incarnations, open_run_dir
+from sheeprl.checkpoint.resume import RunDir, claim_storage, clear_other_layout, open_run_dir
 from sheeprl.checkpoint.run_dir import (
     folder_mistakes,
     lock_run_dir,
@@ -168,14 +168,14 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             _shards(config, fleet.shards, fleet.make_shard),
             fleet.learner,
             fleet.make_trainers,
-            fleet.players_leaving,
+            fleet.find_moves,
             fleet.make_evaluator,
             publisher.observe,
         )
 
         async def main() -> Result:
             """Start the actors and run the driver."""
-            starting = asyncio.ensure_future(fleet.start(first_incarnations(config, place)))
+            starting = asyncio.ensure_future(fleet.start())
             await control.wait_unless_services_die(starting)
             starting.result()
             place.startup.done("actors")

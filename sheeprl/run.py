@@ -55,7 +55,8 @@ class Run:
         store: stores checkpoints.
         stats: counters to continue from; None starts at zero.
         clock: source of time; None for real time.
-        leaving: returns the numbers of players on nodes that are being drained.
+        find_moves: returns the players that have to move to another process, with the reason; gets the seconds that
+            the trainers have waited for players.
         make_evaluator: makes a worker for evaluations during training; None if the first player evaluates.
         callbacks: callbacks, called at the border between two rounds.
     """
@@ -70,7 +71,7 @@ class Run:
         store: CheckpointStore,
         stats: RunStats | None = None,
         clock: Clock | None = None,
-        leaving: Callable[[], Awaitable[set[int]]] | None = None,
+        find_moves: Callable[[float], Awaitable[dict[int, str]]] | None = None,
         make_evaluator: Callable[[int], Handle] | None = None,
         callbacks: Callbacks | None = None,
     ) -> None:
@@ -108,7 +109,7 @@ class Run:
             self.clock,
             self.stopping,
             self.updates.weights,
-            leaving,
+            find_moves,
         )
         self.callbacks = callbacks or Callbacks()
         self.callbacks.bind(
@@ -138,7 +139,7 @@ class Run:
         Raises:
             RunFailedError: a worker failed too often or beyond repair. A checkpoint is saved first, if possible.
         """
-        watching = asyncio.ensure_future(self.collector.watch_draining_nodes())
+        watching = asyncio.ensure_future(self.collector.watch_moves())
         try:
             await require(self.replay.start(), "the buffer")
             await self.collector.start_players()

@@ -220,7 +220,7 @@ def _make_run(
     )
     workers.replay.newest_save = lambda: store.newest_buffer
     parts = config, players, workers.replay, trainers, reporter, store, stats, clock
-    return Run(*parts, workers.leaving, workers.make_evaluator, callbacks)
+    return Run(*parts, workers.find_moves, workers.make_evaluator, callbacks)
 
 
 async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> None:

@@ -7,7 +7,7 @@ gives the result. Passing the reference to another call hands over the result wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
@@ -74,6 +74,16 @@ class Handle(Protocol):
         ...
 
 
+class HostHandle(Handle, Protocol):
+    """A handle that returns each part of a result as a separate reference."""
+
+    def call_parts(
+        self, method: Callable[Concatenate[Any, P], Sequence[Any]], count: int, *args: P.args, **kwargs: P.kwargs
+    ) -> Sequence[Ref[Any]]:
+        """Start a method that returns `count` values; return one reference for each value."""
+        ...
+
+
 @dataclass(frozen=True)
 class AllRanks(Generic[T]):
     """An argument that is replaced by the results of all ranks, one argument per rank."""
@@ -84,6 +94,27 @@ class AllRanks(Generic[T]):
 def later(ref: Ref[T] | AllRanks[T]) -> T:
     """Declare that a reference stands for its result in the arguments of a call; return the reference itself."""
     return cast(T, ref)
+
+
+class PartRef(Generic[T]):
+    """A part of the result of a call that combines several calls and is sent after them.
+
+    Args:
+        get: returns the reference of the worker's handle, and sends the call if it isn't sent yet.
+    """
+
+    def __init__(self, get: Callable[[], Ref[T]]) -> None:
+        """Store the function."""
+        self.get = get
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait for the part."""
+        return self.get().__await__()
+
+
+def own_ref(arg: Any) -> Any:
+    """Return an argument of a call, with a part's reference replaced by that of the worker's handle."""
+    return arg.get() if isinstance(arg, PartRef) else arg
 
 
 async def awaited(ref: Ref[T]) -> T:
@@ -134,7 +165,7 @@ class LocalHandle:
         """Run the method now."""
         name = method_name(method, kwargs)
         try:
-            refs = [arg.ref if isinstance(arg, AllRanks) else arg for arg in args]
+            refs = [arg.ref if isinstance(arg, AllRanks) else own_ref(arg) for arg in args]
             values = [ref.get() if isinstance(ref, LocalRef) else ref for ref in refs]
             return LocalRef(getattr(self.target, name)(*values))
         except Exception as error:
@@ -144,11 +175,17 @@ class LocalHandle:
         self, method: Callable[Concatenate[Any, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
     ) -> tuple[LocalRef[A], LocalRef[B]]:
         """Run the method now and split its result."""
+        first, second = self.call_parts(method, 2, *args, **kwargs)
+        return first, second
+
+    def call_parts(
+        self, method: Callable[Concatenate[Any, P], Sequence[Any]], count: int, *args: P.args, **kwargs: P.kwargs
+    ) -> list[LocalRef[Any]]:
+        """Run the method now and split its result."""
         ref = self.call(method, *args, **kwargs)
         if ref.error is not None:
-            return LocalRef(error=ref.error), LocalRef(error=ref.error)
-        first, second = ref.get()
-        return LocalRef(first), LocalRef(second)
+            return [LocalRef(error=ref.error) for _ in range(count)]
+        return [LocalRef(part) for part in ref.get()]
 
     def close(self) -> None:
         """Close the object if it has a method for that."""

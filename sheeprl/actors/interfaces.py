@@ -8,6 +8,7 @@ type checker compares the signatures.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,12 +55,36 @@ class PlayerInterface(ABC):
         """Play greedy episodes on separate environments."""
 
 
-class PlayerProcessInterface(PlayerInterface):
-    """Methods of a player that runs in a process of a cluster."""
+CollectRequest = tuple[int, bool, str | None, dict[str, Any] | None]
+"""Number of a player, and the arguments `keep_state`, `unsaved` and `env_values` of its `collect`."""
+
+
+class HostInterface(ABC):
+    """Methods of a host: a process that holds players. `sheeprl.actors.host.Host` documents them."""
 
     @abstractmethod
-    def assign(self, number: int, incarnation: int, video_folder: str | None) -> None:
-        """Make the process player `number` in its `incarnation`."""
+    def assign(self, number: int, incarnation: int) -> None:
+        """Hold player `number` in its `incarnation`."""
+
+    @abstractmethod
+    def release(self, number: int) -> None:
+        """Close a player."""
+
+    @abstractmethod
+    def collect(
+        self,
+        requests: Sequence[CollectRequest],
+        rows: int,
+        weights: Rows | None,
+        version: int,
+        mode: Mode,
+        progress: float,
+    ) -> tuple[Any, ...]:
+        """Collect a fragment from each of several players."""
+
+    @abstractmethod
+    def call_player(self, number: int, method: str, *args: Any) -> Any:
+        """Call a method of one player."""
 
     @abstractmethod
     def node(self) -> str:

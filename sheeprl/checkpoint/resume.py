@@ -138,17 +138,6 @@ def _differs(key: str, value: Any, before: Any) -> str:
     return f"{key}={shown(value)}: can't change in a resumed run; {advice}"
 
 
-def first_incarnations(config: Config, place: RunDir) -> list[int]:
-    """Return the first incarnation of each player: that of its restored state, or an unused one."""
-    start = place.start
-    played: list[int] = start.stats["counters"]["incarnations"] if start else []
-    restored = start.players(config) if start else {}
-    return [
-        restored[number].incarnation if number in restored else (played[number] if number < len(played) else -1) + 1
-        for number in range(config.players.num or 1)
-    ]
-
-
 def clear_other_layout(config: Config, place: RunDir) -> None:
     """Remove memory-mapped files whose shards have another number or size; the checkpoint has their rows.
 

@@ -275,6 +275,7 @@ def _size_mistakes(config: Config) -> Iterator[str]:
     """Yield a mistake for each pair of incompatible sizes."""
     data = config.algo.data()
     yield from _rank_mistakes(config, data.batch_size or 0)
+    yield from _host_mistakes(config)
     yield from _shard_mistakes(config)
     yield from _replay_setting_mistakes(config)
     yield from _storage_mistakes(config)
@@ -325,6 +326,16 @@ def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
         yield "fabric run --num-nodes: coupled mode supports one node; use run.mode=decoupled"
     if config.is_coupled and trainer.num_nodes > 1:
         yield f"trainer.num_nodes={trainer.num_nodes}: coupled mode supports one node; use run.mode=decoupled"
+
+
+def _host_mistakes(config: Config) -> Iterator[str]:
+    """Yield a mistake if the numbers of processes and players don't fit together."""
+    least, most, players = config.least_hosts, config.most_hosts, config.num_players
+    if most > players:
+        yield f"players.max={most}: more processes than players.num={players}; use at most one process per player"
+    elif least > most:
+        limit = f"players.max={most}" if config.players.max else f"players.num={players}"
+        yield f"players.min={least}: more than {limit}; use at most {most}"
 
 
 def _shard_mistakes(config: Config) -> Iterator[str]:

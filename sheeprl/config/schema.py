@@ -116,8 +116,18 @@ class PlayersConfig(Section):
     """Players: the actors that collect experience."""
 
     num: Count | None = Field(None, description="number of players; default 1, or one per rank in coupled mode")
-    cpus: Positive = Field(1.0, description="Ray CPUs per player", json_schema_extra=needs("decoupled"))
-    gpus: NonNegative = Field(0.0, description="Ray GPUs per player", json_schema_extra=needs("decoupled"))
+    min: Count | None = Field(
+        None,
+        description="processes that hold players, with which the run starts; default: players.max",
+        json_schema_extra=needs("decoupled"),
+    )
+    max: Count | None = Field(
+        None,
+        description="most processes that hold players; default: players.num, one process per player",
+        json_schema_extra=needs("decoupled"),
+    )
+    cpus: Positive = Field(1.0, description="Ray CPUs per process of players", json_schema_extra=needs("decoupled"))
+    gpus: NonNegative = Field(0.0, description="Ray GPUs per process of players", json_schema_extra=needs("decoupled"))
     label_selector: Labels = Field(
         default_factory=dict, description=f"players {SELECTOR}", json_schema_extra=needs("decoupled")
     )
@@ -349,6 +359,16 @@ class Config(Section):
     def num_players(self) -> int:
         """Return the number of players."""
         return _filled_in("players.num", self.players.num)
+
+    @property
+    def most_hosts(self) -> int:
+        """Return the most processes that hold players."""
+        return self.players.max or self.players.num or 1
+
+    @property
+    def least_hosts(self) -> int:
+        """Return the number of processes that hold players with which the run starts."""
+        return self.players.min or self.most_hosts
 
     @property
     def fragment_rows(self) -> int:

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from sheeprl.algos.base import Mode
 
 LARGE_STATES = 10 * 2**20  # bytes of all players' states from which their size is reported
-DRAIN_CHECK_SECONDS = 1.0  # seconds between two checks for players on nodes that are being drained
+MOVE_CHECK_SECONDS = 1.0  # seconds between two checks for players that have to move
+MOST_LISTED = 8  # players whose numbers a message lists
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Collector:
         clock: source of time.
         stopping: event that is set once the run must stop.
         get_weights: returns the newest weights, or None if the trainers were lost and rebuilt in between.
-        find_draining: returns the numbers of the players on nodes that are being drained.
+        find_moves: returns the players that have to move to another process, with the reason; gets the seconds that
+            the trainers have waited for players.
     """
 
     def __init__(
@@ -98,14 +100,14 @@ class Collector:
         clock: Clock,
         stopping: asyncio.Event,
         get_weights: Callable[[], Awaitable[Ref[Rows] | None]],
-        find_draining: Callable[[], Awaitable[set[int]]] | None = None,
+        find_moves: Callable[[float], Awaitable[dict[int, str]]] | None = None,
     ) -> None:
         """Store the clients; no fragment is requested yet."""
         self.config, self.data = config, config.algo.data()
         self.stats, self.counters = stats, stats.counters
         self.players, self.replay, self.checkpointing = players, replay, checkpointing
         self.reporter, self.failures, self.clock, self.stopping = reporter, failures, clock, stopping
-        self.get_weights, self.find_draining = get_weights, find_draining
+        self.get_weights, self.find_moves = get_weights, find_moves
         players.on_fresh = self._report_fresh_start
         replay.on_loss, replay.on_back = self._count_lost_shard, self._report_restored_shard
         self.published: PublishedWeights | None = None
@@ -116,7 +118,9 @@ class Collector:
         self._rollout: list[CollectedFragment] = []  # fragments of the newest round, if on-policy
         self._refusals = [0] * config.num_players  # consecutive refused fragments of each player
         self._shards_lost_at: dict[int, float] = {}  # time of the loss, by number of the shard
-        self._weights_changed = asyncio.Condition()
+        self._weights_changed = Signal()
+        self._trainers_waited = 0.0  # seconds for rounds, without the wait in progress
+        self._waits_since: float | None = None  # begin of the wait in progress
         self._deadline: float | None = None  # for rounds in progress when the run is stopped
         self._unsaved: str | None = None  # reason why environment state can't be saved, once a player has tried
         self._reported_unsaved = self._reported_size = False
@@ -139,6 +143,12 @@ class Collector:
     def newest_requested(self) -> int:
         """Return the newest round that was requested from a player."""
         return max(self._requested)
+
+    @property
+    def trainers_waited(self) -> float:
+        """Return the seconds that the trainers have waited for players."""
+        since = self._waits_since
+        return self._trainers_waited + (0.0 if since is None else self.clock.time() - since)
 
     @property
     def idle_players(self) -> list[int]:
@@ -190,9 +200,8 @@ class Collector:
 
     async def publish(self, weights: Ref[Rows]) -> None:
         """Publish the newest weights. Players fetch them by reference."""
-        async with self._weights_changed:
-            self.published = PublishedWeights(self.counters.version, weights, self.counters.policy_steps)
-            self._weights_changed.notify_all()
+        self.published = PublishedWeights(self.counters.version, weights, self.counters.policy_steps)
+        self._weights_changed.notify_all()
 
     async def next_round(self) -> int | None:
         """Add the next complete round to the replay buffer.
@@ -203,11 +212,13 @@ class Collector:
         Raises:
             RunFailedError: the buffer failed, or refused a fragment that the run depends on.
         """
-        began = self.clock.time()
+        self._waits_since = began = self.clock.time()
         fragments: list[CollectedFragment] | None = await self.wait_unless_stopped(
             _in_order(queue.get() for queue in self._inbox)
         )
-        self.stats.window.trainer_idle += self.clock.time() - began
+        seconds, self._waits_since = self.clock.time() - began, None
+        self.stats.window.trainer_idle += seconds
+        self._trainers_waited += seconds
         if fragments is None:
             return None
         # Progress at the start of the round: with a rate of 0 at the end, the last round would be wasted.
@@ -234,14 +245,17 @@ class Collector:
                 self.stats.record_fragment(new.info, instead_of=old.info)
         return True
 
-    async def watch_draining_nodes(self) -> None:
-        """Mark players whose node is being drained. Each moves after its current fragment."""
-        while self.find_draining is not None:
-            leaving: set[int] = await require(self.find_draining(), "the cluster")
-            for number in leaving - self.players.leaving:
-                self.reporter.message(f"player {number} moves: its node is being drained")
-                self.players.leaving.add(number)
-            await asyncio.sleep(DRAIN_CHECK_SECONDS)
+    async def watch_moves(self) -> None:
+        """Mark players that have to move to another process. Each moves after its current fragment."""
+        while self.find_moves is not None:
+            moves: dict[int, str] = await require(self.find_moves(self.trainers_waited), "the cluster")
+            new = {number: reason for number, reason in moves.items() if number not in self.players.leaving}
+            for reason in dict.fromkeys(new.values()):
+                numbers = [number for number in sorted(new) if new[number] == reason]
+                verb = "moves" if len(numbers) == 1 else "move"
+                self.reporter.message(f"{_listed(numbers)} {verb}: {reason}")
+            self.players.leaving |= new.keys()
+            await asyncio.sleep(MOVE_CHECK_SECONDS)
 
     # -------------------------------------------------------------------------------- one player's rounds
 
@@ -283,8 +297,7 @@ class Collector:
         """Wait until the weights are recent enough for the player's next round."""
         self.stats.start_wait(number, self.clock.time())
         try:
-            async with self._weights_changed:
-                await self._weights_changed.wait_for(lambda: self.may_collect(self._next_rounds[number]))
+            await self._weights_changed.wait_for(lambda: self.may_collect(self._next_rounds[number]))
         finally:
             self.stats.end_wait(number, self.clock.time())
         assert self.published is not None
@@ -302,7 +315,7 @@ class Collector:
 
     async def _request_fragment(self, number: int, published: PublishedWeights) -> CollectedFragment:
         """Call `collect` of a player. Request its state too if a checkpoint may be due after the round."""
-        if number in self.players.leaving and number in self.players.handles:
+        if number in self.players.leaving:
             await self.players.move(number)
         player = await self.players.get(number)
         mode: Mode = "random" if published.policy_steps < self.data.learning_starts else "explore"
@@ -420,8 +433,7 @@ class Collector:
             f"a fragment of player {number} was lost with its node; the player collects another one", "warning"
         )
         self._next_rounds[number] -= 1
-        async with self._weights_changed:
-            self._weights_changed.notify_all()
+        self._weights_changed.notify_all()
         another: CollectedFragment | None = await self.wait_unless_stopped(self._inbox[number].get())
         if another is not None:
             fragments[number] = another
@@ -477,6 +489,43 @@ class Collector:
         if self._refusals[number] > most:
             raise RunFailedError(f"{text} ({self._refusals[number]} in a row; ray.max_failures={most})") from error
         self.reporter.message(text, "warning")
+
+
+class Signal:
+    """Wakes all coroutines that wait for a change, in one turn of the event loop.
+
+    Requests of players that share a process then leave together. The waiters of an `asyncio.Condition` would wake one
+    after another.
+    """
+
+    def __init__(self) -> None:
+        """Start without waiters."""
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    async def wait_for(self, predicate: Callable[[], bool]) -> None:
+        """Wait until a condition holds; it is checked now and after each notification."""
+        while not predicate():
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+
+    def notify_all(self) -> None:
+        """Wake all waiters."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """Return the players of some numbers, for a message."""
+    if len(numbers) == 1:
+        return f"player {numbers[0]}"
+    if len(numbers) > MOST_LISTED:
+        return f"{counted(len(numbers), 'player')}"
+    return f"players {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
 async def _in_order(awaitables: Iterable[Awaitable[CollectedFragment]]) -> list[CollectedFragment]:

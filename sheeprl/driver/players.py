@@ -1,4 +1,4 @@
-"""The driver's client of the players. Lost players are replaced; players on draining nodes move with their state."""
+"""The driver's client of the players. Lost players are replaced; players move to other processes with their state."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PlayerGroup:
         self.saved_states = dict(saved_states or {})
         self.on_fresh = on_fresh
         self.handles: dict[int, Handle] = {}
-        self.leaving: set[int] = set()  # players on nodes that are being drained
+        self.leaving: set[int] = set()  # players that have to move to another process
         self._making = [asyncio.Lock() for _ in range(number)]
 
     def __len__(self) -> int:
@@ -92,20 +92,22 @@ class PlayerGroup:
         self.on_fresh(number, reason)
 
     def drop(self, number: int) -> None:
-        """Release a failed player."""
+        """Release a failed player; it starts elsewhere, so it needn't move."""
+        self.leaving.discard(number)
         if number in self.handles:  # it may have failed before it was stored
             self.handles.pop(number).close()
 
     async def move(self, number: int) -> None:
-        """Release a player and save its state, from which the next `get` restores it on another node.
+        """Release a player and save its state, from which the next `get` restores it in another process.
 
         Raises:
             LostError: the player died before it returned its state.
         """
+        if number in self.handles:
+            data = await self.handles[number].call(PlayerInterface.state)
+            self.saved_states[number] = PlayerState(self.current[number], data)
+            self.handles.pop(number).close()
         self.leaving.discard(number)
-        handle = self.handles[number]
-        self.saved_states[number] = PlayerState(self.current[number], await handle.call(PlayerInterface.state))
-        self.handles.pop(number).close()
 
     async def states(self, numbers: Sequence[int]) -> dict[int, PlayerState]:
         """Return the states of idle players, without players that fail."""

@@ -21,7 +21,8 @@ class Workers:
         replay: all its shards.
         learner: handle of the trainer group.
         make_learner: builds another group for a lost one, if it can be replaced.
-        leaving: numbers of players whose node is being drained.
+        find_moves: returns the players that have to move to another process, with the reason; gets the seconds that
+            the trainers have waited for players.
         make_evaluator: makes a worker that only evaluates, if the run can have one; gets the number of earlier ones.
         observe: returns a reporter that also passes on what the run reports, such as to its cluster.
     """
@@ -30,6 +31,6 @@ class Workers:
     replay: ReplayClient
     learner: Handle
     make_learner: Callable[[int], Awaitable[Handle]] | None = None
-    leaving: Callable[[], Awaitable[set[int]]] | None = None
+    find_moves: Callable[[float], Awaitable[dict[int, str]]] | None = None
     make_evaluator: Callable[[int], Handle] | None = None
     observe: Callable[[Reporter], Reporter] = lambda reporter: reporter

@@ -155,7 +155,7 @@ FROM_PRESETS = {
     "rainbow_atari": ("ALE/Pong-v5", 8, 2_500_000, ["atari"]),
     "rainbow_minatar_breakout": ("MinAtar/Breakout-v1", 8, 1_000_000, []),
     "sac_ae_walker": ("dm_control/walker-walk-v0", 1, 250_000, [REPEAT, STACK]),
-    "sac_cartpole_swingup": ("dm_control/cartpole-swingup-v0", 1, 50_000, [REPEAT]),
+    "sac_cartpole_swingup": ("dm_control/cartpole-swingup-v0", 1, 100_000, [REPEAT]),
     "sac_halfcheetah": ("HalfCheetah-v5", 4, 300_000, []),
     "sac_hopper": ("Hopper-v5", 4, 1_000_000, []),
     "sac_pixels_walker": ("dm_control/walker-walk-v0", 1, 250_000, [REPEAT, STACK]),

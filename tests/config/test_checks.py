@@ -44,6 +44,19 @@ def test_a_text_in_the_observation_is_named_without_its_address(env, advice):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["players.max=3"], "players.max=3: more processes than players.num=2; use at most one process per player"),
+        (["players.min=3"], "players.min=3: more than players.num=2; use at most 2"),
+        (["players.min=2", "players.max=1"], "players.min=2: more than players.max=1; use at most 1"),
+    ],
+)
+def test_numbers_of_processes_that_do_not_fit_are_refused(overrides, message):
+    """Bounds of the processes that exceed each other or the players are refused."""
+    assert mistakes_of("sac", "players.num=2", *overrides) == [message]
+
+
+@pytest.mark.parametrize(
     ("algorithm", "overrides", "message"),
     [
         ("sac", ["run.mode=coupled"], "buffer.shards=2: coupled mode has one shard per rank; leave it out or use"),

@@ -16,7 +16,7 @@ def test_a_failed_watch_of_the_nodes_ends_the_collection():
         """Wait forever."""
         await asyncio.Event().wait()
 
-    async def fail():
+    async def fail(waited):
         """Fail as the cluster does."""
         raise RuntimeError("player 1 found no room")
 
@@ -26,10 +26,11 @@ def test_a_failed_watch_of_the_nodes_ends_the_collection():
         collector = SimpleNamespace(
             config=config,
             _collect_rounds=forever,
-            find_draining=fail,
+            find_moves=fail,
+            trainers_waited=0.0,
             players=SimpleNamespace(leaving=set()),
         )
-        watching = asyncio.ensure_future(Collector.watch_draining_nodes(collector))
+        watching = asyncio.ensure_future(Collector.watch_moves(collector))
         await Collector.collect_during(collector, forever(), watching)
 
     with pytest.raises(RunFailedError, match="the cluster failed: player 1 found no room"):

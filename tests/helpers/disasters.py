@@ -546,7 +546,7 @@ class World:
         trainers = LearnerGroup(self.place("trainer", Learner(self)), self.make_trainers, not data.is_off_policy)
         self.store, self.reporter = CheckpointStore(self), RecordingReporter()
         replay.newest_save = lambda: self.store.newest_buffer
-        self.run = Run(config, players, replay, trainers, self.reporter, self.store, stats, clock, self.leaving)
+        self.run = Run(config, players, replay, trainers, self.reporter, self.store, stats, clock, self.moves)
         self.run.checkpointing.rest = 0.0
 
     async def play_leg(self) -> str:
@@ -600,9 +600,9 @@ class World:
         await asyncio.sleep(self.ticks())
         return self.place("trainer", Learner(self))
 
-    async def leaving(self) -> set[int]:
+    async def moves(self, waited: float) -> dict[int, str]:
         """Return the players on nodes that are being drained."""
-        return {number for number, node in self.where.items() if node in self.draining}
+        return {number: "its node is being drained" for number, node in self.where.items() if node in self.draining}
 
     def ticks(self) -> float:
         """Return a random duration in ticks, which is seldom long."""

@@ -15,13 +15,15 @@ import selectors
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import chain, cycle
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
 from sheeprl.actors.evaluation import Evaluation
-from sheeprl.actors.handle import AllRanks, LostError
+from sheeprl.actors.handle import AllRanks, Handle, LostError, own_ref
+from sheeprl.actors.host import Host
+from sheeprl.actors.hosts import HostGroup
 from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.buffer.fragments import RefusedFragmentError
@@ -199,7 +201,7 @@ class SimulatedHandle:
 
     def call(self, method: Callable[..., Any], *args: Any) -> SimulatedRef:
         """Request a call."""
-        refs = tuple(arg.ref if isinstance(arg, AllRanks) else arg for arg in args)
+        refs = tuple(arg.ref if isinstance(arg, AllRanks) else own_ref(arg) for arg in args)
         call = Call(method.__name__, refs, self.loop.create_future())
         self._note("requested", call)
         self.calls.append(call)
@@ -211,8 +213,13 @@ class SimulatedHandle:
 
     def call_pair(self, method: Callable[..., Any], *args: Any) -> tuple[SimulatedRef, SimulatedRef]:
         """Request a call that returns a pair."""
+        first, second = self.call_parts(method, 2, *args)
+        return first, second
+
+    def call_parts(self, method: Callable[..., Any], count: int, *args: Any) -> list[SimulatedRef]:
+        """Request a call that returns `count` values."""
         outcome = self.call(method, *args).outcome
-        return SimulatedRef(outcome, 0), SimulatedRef(outcome, 1)
+        return [SimulatedRef(outcome, part) for part in range(count)]
 
     def close(self) -> None:
         """Release the actor, which fails its pending calls."""
@@ -322,6 +329,38 @@ class Delays:
 
 
 @dataclass(frozen=True)
+class FleetEvent:
+    """Change of the fleet.
+
+    Args:
+        at: tick of the event.
+        kind: `drain`: the node of a host is drained; `die`: a host is lost.
+        host: index among the hosts that are up, modulo their number.
+    """
+
+    at: int
+    kind: Literal["drain", "die"]
+    host: int
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Hosts of a simulated run.
+
+    Args:
+        least: hosts that the run starts with.
+        most: hosts that the run may have.
+        starts: ticks until a host is up; cycled.
+        events: changes of the fleet.
+    """
+
+    least: int
+    most: int
+    starts: tuple[int, ...] = (0,)
+    events: tuple[FleetEvent, ...] = ()
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Settings of a run and all its failures. Fields that aren't settings:
 
@@ -336,6 +375,7 @@ class Schedule:
         shard_deaths: deaths of shards.
         trouble: failure of learner or buffer.
         stop_after: number of calls of all actors after which the run is stopped.
+        hosts: hosts of the players; None if each player is an actor.
     """
 
     data: OnPolicy | OffPolicy
@@ -360,6 +400,7 @@ class Schedule:
     shard_deaths: tuple[ShardDeath, ...] = ()
     trouble: Trouble | None = None
     stop_after: int | None = None
+    hosts: Hosts | None = None
 
     @property
     def config(self) -> Config:
@@ -595,6 +636,9 @@ class FakePlayer:
         """Restore the number of the next fragment."""
         self.sequence = int(state)
         return True
+
+    def close(self) -> None:
+        """Do nothing."""
 
     def evaluate(self, weights: Weights, episodes: int, env_values: dict[str, Any] | None = None) -> Evaluation:
         """Return episodes without reward."""
@@ -870,6 +914,8 @@ class World:
             if checkpoint
             else RunStats(counters, 0.0)
         )
+        self.draining: set[str] = set()
+        self.hosts = self.make_hosts(schedule.hosts) if schedule.hosts else None
         states = checkpoint.players if checkpoint and (rows or not schedule.data.is_off_policy) else {}
         self.run = Run(
             schedule.config,
@@ -882,6 +928,7 @@ class World:
             self.store,
             stats,
             clock,
+            self.find_moves if self.hosts else None,
         )
         self.run.checkpointing.rest = 0.0  # the invariants expect a checkpoint at every due step
 
@@ -935,8 +982,41 @@ class World:
         else:
             handle.on_answer = die
 
-    def make_player(self, number: int, incarnation: int) -> SimulatedHandle:
-        """Make a player, with its scheduled failure."""
+    def make_hosts(self, hosts: Hosts) -> HostGroup:
+        """Make the hosts, and schedule the changes of the fleet."""
+        ticks, loop = cycle(hosts.starts), asyncio.get_running_loop()
+
+        def make(name: str) -> SimulatedHandle:
+            """Start a host, whose first call takes until it is up."""
+            host = Host(lambda number, incarnation: FakePlayer(self.schedule, number, incarnation))  # type: ignore[arg-type,return-value]
+            host.node = lambda: name  # type: ignore[method-assign]
+            delays = chain([next(ticks)], cycle(self.schedule.delays.player))
+            return SimulatedHandle(name, host, lambda: float(next(delays)), self.events, self.on_call)
+
+        def apply(event: FleetEvent) -> None:
+            """Apply a change of the fleet."""
+            if up := group.up:
+                host = up[event.host % len(up)]
+                if event.kind == "drain":
+                    self.draining.add(host.node.result())
+                else:
+                    host.handle.die(DiedError(f"{host.name} died"))  # type: ignore[attr-defined]
+
+        group = HostGroup(self.schedule.players, hosts.least, hosts.most, make, clock=loop.time)
+        for event in hosts.events:
+            loop.call_later(event.at, apply, event)
+        group.start()
+        return group
+
+    async def find_moves(self, waited: float) -> dict[int, str]:
+        """Return the players that have to move."""
+        assert self.hosts is not None
+        return self.hosts.moves(self.draining, waited)
+
+    def make_player(self, number: int, incarnation: int) -> Handle:
+        """Make a player, with its scheduled failure, or place it on a host."""
+        if self.hosts is not None:
+            return self.hosts.make_player(number, incarnation)
         player = FakePlayer(self.schedule, number, incarnation)
         handle = self.handle(f"player {number}", player, _turned(self.schedule.delays.player, number))
         lives = sum(other.name == handle.name for other in self.players)

@@ -65,16 +65,18 @@ def test_actors_stand_on_the_nodes_of_their_labels(head, monkeypatch):
             assert ranks[0] == ranks[1] != ranks[2] == ranks[3]
             assert set(ranks) == {node.node_id for node in gpus}
             assert {node_of(shard) for shard in fleet.shards} == set(ranks)
-            players = [fleet._player(number, 0) for number in range(2)]
-            assert {node_of(player) for player in players} == {spot.node_id}
+            fleet.hosts.start()
+            assert {await host.node for host in fleet.hosts.hosts} == {spot.node_id}
             names = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
-            assert {"sheeprl:here:player:1", "sheeprl:here:shard:0", "sheeprl:here:trainer:3"} <= names
+            assert {"sheeprl:here:host:1", "sheeprl:here:shard:0", "sheeprl:here:trainer:3"} <= names
             fleet.excluded.add(spot.node_id)
-            pending = fleet._player(2, 0)
-            fleet.waits.add("player 2", pending.is_up())
+            for number in range(2):
+                fleet.make_player(number, 0)
+            fleet.hosts.players = 3  # more than fit on the node
+            fleet.make_player(2, 0)
             with pytest.raises(ClusterError, match=r"player 2 found no room within 5 s"):
                 while True:
-                    await fleet.players_leaving()
+                    await fleet.find_moves(0.0)
         finally:
             fleet.close()
 

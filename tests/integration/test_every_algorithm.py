@@ -93,9 +93,10 @@ def test_killed_workers_are_replaced_with_the_exact_ratio(tmp_path, monkeypatch,
         await publish(self)
         role = victims.pop(self.counters.version, None)
         if role is not None:
-            workers = {"shard": fleets[0].shards, "trainer": fleets[0].learner.ranks, "player": self.players.handles}
+            player = self.players.handles[0].host.handle
+            workers = {"shard": fleets[0].shards[0], "trainer": fleets[0].learner.ranks[0], "player": player}
             killed.append(role)
-            ray.kill(workers[role][0].actor)
+            ray.kill(workers[role].actor)
 
     monkeypatch.setattr(Fleet, "start", lambda self, *args: fleets.append(self) or start(self, *args))
     monkeypatch.setattr(Run, "publish", publish_and_kill)

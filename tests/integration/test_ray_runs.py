@@ -88,8 +88,9 @@ def test_a_killed_player_is_replaced(tmp_path, monkeypatch, capfd, caplog):
         handle = make_player(self, number, incarnation)
         made.append((number, incarnation))
         if incarnation == 0:
-            handle.actor.collect.options(num_returns=2).remote(1, None, 0, "random")  # waits until it runs
-            ray.kill(handle.actor)
+            host = handle.host.handle.actor
+            host.collect.options(num_returns=2).remote([(number, False, None)], 1, None, 0, "random", 0.0)  # is waiting
+            ray.kill(host)
         return handle
 
     monkeypatch.setattr(Fleet, "make_player", remember)
@@ -116,7 +117,7 @@ def test_a_killed_evaluator_is_replaced_and_players_are_not_affected(tmp_path, m
         handle = make_evaluator(self, incarnation)
         made.append(incarnation)
         if incarnation == 0:
-            ray.kill(handle.actor)
+            ray.kill(handle.host.handle.actor)
         return handle
 
     monkeypatch.setattr(Fleet, "make_evaluator", kill_the_first)
@@ -147,7 +148,7 @@ def test_a_standby_process_replaces_the_second_lost_player(tmp_path, monkeypatch
             while not len(pools[0]):
                 await asyncio.sleep(0.05)
         if self.counters.version in (4, 8):
-            ray.kill(self.players.handles[0].actor)
+            ray.kill(self.players.handles[0].host.handle.actor)
 
     monkeypatch.setattr(StandbyPool, "take", look_and_take)
     monkeypatch.setattr(Run, "publish", publish_and_kill)

@@ -6,11 +6,11 @@ Heavy imports are inside functions: the driver imports this module without torch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sheeprl.actors.interfaces import LearnerInterface, PlayerProcessInterface, ReplayInterface
-from sheeprl.actors.messages import BufferStatus, Fragment, FragmentInfo, UpdateInfo, Writes
+from sheeprl.actors.host import Host
+from sheeprl.actors.interfaces import LearnerInterface, ReplayInterface
+from sheeprl.actors.messages import BufferStatus, Fragment, UpdateInfo, Writes
 from sheeprl.buffer.block import Packed, pack
 from sheeprl.buffer.memmap import Array
 from sheeprl.buffer.storage import Rows
@@ -20,61 +20,36 @@ from sheeprl.envs.transforms import Spaces
 from sheeprl.utils.gc_control import importing
 
 if TYPE_CHECKING:
-    from sheeprl.actors.evaluation import Evaluation
     from sheeprl.actors.player import Player
-    from sheeprl.algos.base import Mode
 
 
-class PlayerActor(PlayerProcessInterface):
-    """Runs a `Player`, whose number `assign` sets."""
+class PlayerActor(Host):
+    """Runs players: a host of the run."""
 
-    def __init__(self, config: Config, spaces: Spaces) -> None:
-        """Import the player, so that the first fragment comes without the delay."""
-        self.config, self.spaces = config, spaces
+    def __init__(self, config: Config, spaces: Spaces, video_folder: str | None = None) -> None:
+        """Import the player, so that the first fragment comes without the delay.
+
+        Args:
+            config: configuration of the run, resolved.
+            spaces: observation and action space of the agent.
+            video_folder: folder for videos of player 0.
+        """
+        super().__init__(self._make_player)
+        self.config, self.spaces, self.video_folder = config, spaces, video_folder
         _import_player()
 
-    def assign(self, number: int, incarnation: int, video_folder: str | None) -> None:
-        """Set the player's number. The player is built by the next call, which raises if that fails."""
-        self.identity = (number, incarnation, video_folder)
-
-    @cached_property
-    def player(self) -> Player:
-        """Return the player, built at the first access."""
+    def _make_player(self, number: int, incarnation: int) -> Player:
+        """Make a player. It ends the process after a step that can't be interrupted."""
         from sheeprl.actors.player import Player
 
-        return Player(self.config, self.spaces, *self.identity, alone=True)
+        videos = self.video_folder if number == 0 else None
+        return Player(self.config, self.spaces, number, incarnation, videos, alone=True)
 
     def node(self) -> str:
         """Return the id of the node that the actor runs on."""
         import ray
 
         return str(ray.get_runtime_context().get_node_id())
-
-    def collect(
-        self,
-        rows: int,
-        weights: Rows | None,
-        version: int,
-        mode: Mode,
-        progress: float = 0.0,
-        keep_state: bool = False,
-        unsaved: str | None = None,
-        env_values: dict[str, Any] | None = None,
-    ) -> tuple[FragmentInfo, Fragment]:
-        """Call `Player.collect`."""
-        return self.player.collect(rows, weights, version, mode, progress, keep_state, unsaved, env_values)
-
-    def state(self) -> bytes:
-        """Call `Player.state`."""
-        return self.player.state()
-
-    def load(self, data: bytes) -> bool:
-        """Call `Player.load`."""
-        return self.player.load(data)
-
-    def evaluate(self, weights: Rows, episodes: int, env_values: dict[str, Any] | None = None) -> Evaluation:
-        """Call `Player.evaluate`."""
-        return self.player.evaluate(weights, episodes, env_values)
 
 
 def _import_player() -> None:

@@ -47,7 +47,8 @@ def connect(config: Config) -> bool:
         _check_listening(address, config)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     # CPUs are logical: on a small machine, actors share cores.
-    requested = requested_resources(config)["CPU"] + config.players.spares * player_resources(config)["CPU"]
+    processes = config.players.spares + config.most_hosts - config.least_hosts  # besides those that a run requires
+    requested = requested_resources(config)["CPU"] + processes * player_resources(config)["CPU"]
     local = {"num_cpus": max(os.cpu_count() or 1, math.ceil(requested)), "include_dashboard": False}
     try:
         with internals.apart_from_signals(), nullcontext() if address or show else internals.without_idle_services():
@@ -128,8 +129,8 @@ def vital_services() -> dict[str, int]:
 
 
 def requested_resources(config: Config) -> dict[str, float]:
-    """Return the resources that a run's actors request from Ray."""
-    players, ranks, each = config.players.num or 1, config.trainer.ranks, player_resources(config)
+    """Return the resources that the actors of a run, with its fewest hosts of players, request from Ray."""
+    players, ranks, each = config.least_hosts, config.trainer.ranks, player_resources(config)
     requested = {"CPU": ranks * RANK_CPUS + players * each["CPU"]}
     if gpus := players * each["GPU"] + (ranks if config.trainer.accelerator == "cuda" else 0):
         requested["GPU"] = gpus

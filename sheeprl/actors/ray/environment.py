@@ -96,7 +96,7 @@ def _gpu_mistakes(config: Config) -> Iterator[str]:
     """Yield a mistake if a local Ray has fewer GPUs than the run requests; its CPUs are logical, and always suffice."""
     trainer, players = config.trainer, config.players
     ranks = trainer.ranks if trainer.accelerator == "cuda" else 0
-    each, number = players.gpus, config.num_players
+    each, number = players.gpus, config.least_hosts
     if not ranks and not each:
         return
     import torch

@@ -14,7 +14,9 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sheeprl.actors.handle import Handle, LostError, awaited, consume_exception
+from sheeprl.actors.handle import Handle, HostHandle, LostError
+from sheeprl.actors.hosts import Host, HostGroup, PlayerHandle
+from sheeprl.actors.interfaces import HostInterface
 from sheeprl.actors.ray import internals, nodes
 from sheeprl.actors.ray.actors import PlayerActor, ReplayActor, TrainerActor
 from sheeprl.actors.ray.capacity import Node, Shape, describe_shortage, matches
@@ -68,6 +70,7 @@ class Fleet:
         self.is_local = bool(internals.services())  # a Ray that this process has started, on this machine only
         self._namespace = f"sheeprl-{uuid.uuid4().hex}"  # another run may have the same name
         self._known: set[str] = set()
+        self._has_begun = False  # the first hosts are requested
         self._check_nodes(live_nodes())
         self._free = internals.free_resources()
         bundles = [self._bundle(node) for node in range(config.trainer.num_nodes)]
@@ -82,14 +85,14 @@ class Fleet:
         self.learner = self._trainers()
         self.waits = Waits(config.ray.wait_timeout, self.shortage)
         self.waits.report = self.report
-        self._waiting: dict[tuple[int, int], Handle] = {}
-        self._nodes: dict[int, asyncio.Task[Any]] = {}  # node of each player
         self._draining = SteadyQuery[set[str]](internals.draining_nodes, set())
         self._joined = SteadyQuery(self._check_new_nodes, None)
         has_room = SteadyQuery(partial(_has_room, config), False)
         self._spares = StandbyPool(
-            config.players.spares, self._make_process, partial(_all_placed, self._nodes, has_room), self._leaving_nodes
+            config.players.spares, self._make_process, partial(self._all_placed, has_room), self._leaving_nodes
         )
+        hosts = config.num_players, config.least_hosts, config.most_hosts
+        self.hosts = HostGroup(*hosts, self._make_host, self._wait_for_host, lambda text: self.report(text))
 
     # -------------------------------------------------------------------------------------------- nodes
 
@@ -194,26 +197,35 @@ class Fleet:
         return SHARD_BYTES + rows * row_bytes(self.spaces)
 
     def make_player(self, number: int, incarnation: int) -> Handle:
-        """Return the actor of a player; `start` has started the first incarnations."""
-        waiting = self._waiting.pop((number, incarnation), None)
-        player = waiting or self._player(number, incarnation)
-        node = self._nodes[number] = asyncio.ensure_future(awaited(player.call(PlayerActor.node)))
-        node.add_done_callback(consume_exception)  # the next call to a lost player raises, too
-        if waiting is None:
-            self.waits.add(f"player {number}", node)
-        return player
+        """Return the handle of a player on one of the hosts that `start` has started."""
+        return self.hosts.make_player(number, incarnation)
+
+    def _make_host(self, name: str) -> HostHandle:
+        """Start an actor that holds players, or take a standby process once the run has begun."""
+        return self._spares.take(name) if self._has_begun else self._make_process(name)
+
+    def _wait_for_host(self, number: int, host: Host) -> None:
+        """Report it repeatedly if a player waits for its host."""
+        self.waits.add(f"player {number}", asyncio.shield(host.node))
+
+    async def _all_placed(self, has_room: SteadyQuery[bool]) -> bool:
+        """Return True if the cluster has room for one more process, once all hosts have a node."""
+        return len(self.hosts.up) >= self.hosts.wanted and await has_room()
 
     def make_evaluator(self, incarnation: int) -> Handle:
         """Start the actor of a player that only evaluates; its number follows those of the players."""
         # Without a CPU, since a run has to fit the machine with or without evaluations.
         labels = self._labels(self.config.players)
         actor = self._actor(PlayerActor, f"evaluator:{incarnation}", num_cpus=0, memory=1, **labels)
-        evaluator = RayHandle(actor.remote(self.config, self.spaces))
-        evaluator.call(PlayerActor.assign, self.config.num_players, incarnation, None)
-        return evaluator
+        host = Host(f"evaluator {incarnation}", RayHandle(actor.remote(self.config, self.spaces)))
+        host.handle.call(HostInterface.assign, self.config.num_players, incarnation)
+        return PlayerHandle(host, self.config.num_players, lambda host, number: host.handle.close())
 
-    async def players_leaving(self) -> set[int]:
-        """Return the players on nodes that are being drained, such as a spot machine before its end.
+    async def find_moves(self, waited: float) -> dict[int, str]:
+        """Return the players that move to another host, with the reason, such as a spot machine before its end.
+
+        Args:
+            waited: seconds that the trainers have waited for players since the run began.
 
         Raises:
             ClusterError: a replaced actor found no node within `ray.wait_timeout`.
@@ -222,8 +234,7 @@ class Fleet:
         if not self.is_local:
             await self._joined(seconds=0)
         await self.waits.check()
-        there = {number: node for number, node in self._nodes.items() if node.done() and not node.exception()}
-        return {number for number, node in there.items() if node.result() in draining}
+        return self.hosts.moves(draining, waited)
 
     def make_shard(self, number: int, incarnation: int) -> Handle:
         """Start the actor that replaces a shard of the replay."""
@@ -245,19 +256,12 @@ class Fleet:
         actor = self._actor(ReplayActor, _numbered("shard", number, incarnation), **options)
         return RayHandle(actor.remote(self.config, self.spaces.frame_stack, number, incarnation, self.replay_folder))
 
-    def _player(self, number: int, incarnation: int) -> Handle:
-        """Start the actor of a player, or take a standby process once a first player exists."""
-        name = _numbered("player", number, incarnation)
-        process = self._spares.take(name) if self._nodes else self._make_process(name)
-        process.call(PlayerActor.assign, number, incarnation, self.video_folder if number == 0 else None)
-        return process
-
     def _make_process(self, name: str) -> RayHandle:
-        """Start an actor that can become a player."""
+        """Start an actor that can hold players."""
         resources = player_resources(self.config)
         labels = self._labels(self.config.players)
         actor = self._actor(PlayerActor, name, num_cpus=resources["CPU"], num_gpus=resources["GPU"], **labels)
-        return RayHandle(actor.remote(self.config, self.spaces))
+        return RayHandle(actor.remote(self.config, self.spaces, self.video_folder))
 
     async def make_trainers(self, incarnation: int) -> Handle:
         """Start the trainer group that replaces a lost one.
@@ -299,24 +303,23 @@ class Fleet:
 
     # -------------------------------------------------------------------------------------------- start
 
-    async def start(self, incarnations: Sequence[int]) -> None:
-        """Start the players and wait for all actors; report missing resources if that takes long.
+    async def start(self) -> None:
+        """Start the hosts of the players and wait for all actors; report missing resources if that takes long.
 
-        Args:
-            incarnations: first incarnation of each player, by number.
+        The run begins with `players.min` hosts. The others remain pending, which makes an autoscaler add nodes.
 
         Raises:
             ClusterError: the actors did not start within `ray.wait_timeout`.
         """
         try:
-            for number, incarnation in enumerate(incarnations):
-                self._waiting[number, incarnation] = self._player(number, incarnation)
+            self.hosts.start()
         except ValueError as error:
             raise ClusterError(f"players.label_selector: {error}") from error
+        self._has_begun = True
         ready = asyncio.gather(
             self._join_trainers(),
             *(shard.call(ReplayActor.status) for shard in self.shards),
-            *(player.call(PlayerActor.node) for player in self._waiting.values()),
+            self.hosts.wait_for_least(),
         )
         try:
             await self.waits.wait_for(RUN, ready)
@@ -386,7 +389,7 @@ class Fleet:
         )
         labelled = _labelled("players", config.players.label_selector)
         settings = f"players.cpus={each['CPU']:g}{labelled}"
-        players = Shape("player", each, config.num_players, settings, selectors=_selectors(config.players))
+        players = Shape("player", each, config.least_hosts, settings, selectors=_selectors(config.players))
         if name == RUN:
             return [spread, players]
         if name.startswith("player"):
@@ -395,9 +398,10 @@ class Fleet:
 
     def close(self) -> None:
         """End all actors and free their resources."""
-        handles: list[Handle] = [*self.shards, self.learner, *self._waiting.values()]
-        for handle in handles:
-            handle.close()
+        for shard in self.shards:
+            shard.close()
+        self.learner.close()
+        self.hosts.close()
         self._spares.close()
         remove_placement_group(self.group)
 
@@ -421,11 +425,6 @@ def _labelled(section: str, selector: Mapping[str, str]) -> str:
 def _numbered(kind: str, number: int, incarnation: int) -> str:
     """Return the name of an actor; Ray may still know the name of an earlier one that is ending."""
     return f"{kind}:{number}.{incarnation}" if incarnation else f"{kind}:{number}"
-
-
-async def _all_placed(placed: Mapping[int, asyncio.Task[Any]], has_room: SteadyQuery[bool]) -> bool:
-    """Return True if the cluster has room for one more player, once all players have a node."""
-    return all(node.done() for node in placed.values()) and await has_room()
 
 
 def _has_room(config: Config) -> bool:

@@ -10,7 +10,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from sheeprl.actors.handle import AllRanks, DataLostError, LostError, awaited, method_name
+from sheeprl.actors.handle import AllRanks, DataLostError, LostError, awaited, method_name, own_ref
 from sheeprl.actors.ray import internals
 
 NOTICE = 10.0  # seconds that may pass between a rank's death and Ray's notice of it
@@ -92,7 +92,7 @@ class GroupRef(Generic[T]):
 def _to_ray(args: Sequence[Any]) -> list[Any]:
     """Return arguments with our references replaced by Ray's."""
     plain: list[Any] = []
-    for arg in args:
+    for arg in map(own_ref, args):
         if isinstance(arg, AllRanks):
             plain += [ref.ref for ref in cast(GroupRef[Any], arg.ref).refs]
         elif isinstance(arg, GroupRef):
@@ -117,9 +117,15 @@ class RayHandle:
         self, method: Callable[Concatenate[Any, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
     ) -> tuple[RayRef[A], RayRef[B]]:
         """Start a method that returns a pair; each half becomes a separate object in Ray's store."""
-        remote = getattr(self.actor, method_name(method, kwargs)).options(num_returns=2).remote
-        first, second = remote(*_to_ray(args))
-        return RayRef(first), RayRef(second)
+        first, second = self.call_parts(method, 2, *args, **kwargs)
+        return first, second
+
+    def call_parts(
+        self, method: Callable[Concatenate[Any, P], Sequence[Any]], count: int, *args: P.args, **kwargs: P.kwargs
+    ) -> list[RayRef[Any]]:
+        """Start a method that returns `count` values, two at least; each becomes a separate object in Ray's store."""
+        remote = getattr(self.actor, method_name(method, kwargs)).options(num_returns=count).remote
+        return [RayRef(part) for part in remote(*_to_ray(args))]
 
     def is_up(self) -> RayRef[Any]:
         """Return a reference whose result is available once the actor has started."""

@@ -1,4 +1,4 @@
-"""Standby processes for players: they replace lost players without the delay of a process start."""
+"""Standby processes: they replace lost hosts of players without the delay of a process start."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from sheeprl.actors.handle import Handle, LostError
-from sheeprl.actors.interfaces import PlayerProcessInterface
+from sheeprl.actors.handle import HostHandle, LostError
+from sheeprl.actors.interfaces import HostInterface
 
 LOOK_AFTER = 1.0  # seconds between two checks of the standby processes
 
 
 class StandbyPool:
-    """Processes that can become players.
+    """Processes that can become hosts of players.
 
-    The pool is empty until the first player is lost, so that a run without losses doesn't pay for it. It starts a
+    The pool is empty until the first host is lost, so that a run without losses doesn't pay for it. It starts a
     process only if the cluster has room, since a pending actor would make an autoscaler add a node.
 
     Args:
@@ -28,13 +28,13 @@ class StandbyPool:
     def __init__(
         self,
         number: int,
-        make: Callable[[str], Handle],
+        make: Callable[[str], HostHandle],
         has_room: Callable[[], Awaitable[bool]],
         leaving: Callable[[], set[str]],
     ) -> None:
         """Make an empty pool."""
         self.number, self.make, self.has_room, self.leaving = number, make, has_room, leaving
-        self._nodes: dict[Handle, str | None] = {}  # node of each process, None while it starts
+        self._nodes: dict[HostHandle, str | None] = {}  # node of each process, None while it starts
         self._keeping: asyncio.Task[None] | None = None
         self._made = 0
 
@@ -42,8 +42,8 @@ class StandbyPool:
         """Return the number of processes that are ready."""
         return sum(node is not None for node in self._nodes.values())
 
-    def take(self, name: str) -> Handle:
-        """Return a process for a player, a standby process if there is one, and start to fill the pool.
+    def take(self, name: str) -> HostHandle:
+        """Return a process for a host, a standby process if there is one, and start to fill the pool.
 
         Args:
             name: name of a new process.
@@ -67,11 +67,11 @@ class StandbyPool:
             for handle in list(self._nodes):
                 await self._look_at(handle)
 
-    async def _look_at(self, handle: Handle) -> None:
+    async def _look_at(self, handle: HostHandle) -> None:
         """Store the node of a process, or forget the process if it is lost."""
         node = None
         with suppress(LostError):
-            node = await handle.call(PlayerProcessInterface.node)
+            node = await handle.call(HostInterface.node)
         if handle in self._nodes and node is not None:  # `take` may have removed it
             self._nodes[handle] = node
         elif node is None:

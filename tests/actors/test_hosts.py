@@ -1,0 +1,252 @@
+"""Test the places of players on hosts, with hosts in this process."""
+
+import asyncio
+
+import pytest
+
+from sheeprl.actors.handle import LocalHandle, LostError, later
+from sheeprl.actors.host import Host
+from sheeprl.actors.hosts import HostGroup
+from sheeprl.actors.interfaces import PlayerInterface
+from sheeprl.actors.messages import Fragment, FragmentInfo
+
+
+class UnpicklableError(Exception):
+    """Exception that can't be passed to another process."""
+
+    def __reduce__(self):
+        """Raise."""
+        raise TypeError("not even this")
+
+
+class Player:
+    """Player that returns its number, or raises.
+
+    Args:
+        number: number of the player.
+        incarnation: incarnation of the player.
+        error: exception that `collect` raises; None for none.
+    """
+
+    def __init__(self, number, incarnation, error=None):
+        """Store the arguments."""
+        self.number, self.incarnation, self.error, self.closed = number, incarnation, error, False
+
+    def collect(self, rows, weights, version, mode, progress, keep_state, unsaved, env_values):
+        """Return an empty fragment, or raise."""
+        if self.error:
+            raise self.error
+        state = b"state" if keep_state else None
+        return FragmentInfo(version, rows, rows, (), (), 0.5, state), Fragment(self.number, self.incarnation, 0, {})
+
+    def state(self):
+        """Return the number."""
+        return str(self.number).encode()
+
+    def close(self):
+        """Note the end."""
+        self.closed = True
+
+
+class Process(LocalHandle):
+    """Handle of a host in this process, which counts calls and can die."""
+
+    def __init__(self, name, errors):
+        """Make a host whose players of some numbers raise."""
+        super().__init__(Host(lambda number, life: Player(number, life, errors.get((name, number)))))
+        self.target.node = lambda: f"node of {name}"
+        self.calls, self.dead, self.closed = [], False, False
+
+    def call(self, method, *args):
+        """Count and run a call."""
+        self.calls.append(method.__name__)
+        ref = super().call(method, *args)
+        if self.dead:
+            ref.value, ref.error = None, LostError("it died")
+        return ref
+
+    def close(self):
+        """Note the end."""
+        self.closed = True
+        super().close()
+
+
+class Cluster:
+    """Group of hosts in this process."""
+
+    def __init__(self, players, least, most, errors=None):
+        """Start the hosts."""
+        self.processes, self.reports, self.waits, self.now = [], [], [], 0.0
+        self.errors = errors or {}
+        self.group = HostGroup(
+            players,
+            least,
+            most,
+            self.make,
+            lambda number, host: self.waits.append((number, host.name)),
+            self.reports.append,
+            lambda: self.now,
+        )
+        self.group.start()
+
+    def make(self, name):
+        """Make a process."""
+        self.processes.append(Process(name, self.errors))
+        return self.processes[-1]
+
+    async def all_up(self):
+        """Wait until all hosts are up."""
+        await asyncio.gather(*(host.node for host in self.group.hosts), return_exceptions=True)
+
+    def counts(self):
+        """Return the number of players of each host."""
+        return [len(host.players) for host in self.group.hosts]
+
+
+ARGS = (4, None, 7, "explore", 0.5)
+
+
+def collect(player, keep_state=False):
+    """Call `collect` of a player."""
+    return player.call_pair(PlayerInterface.collect, *ARGS, keep_state, None, None)
+
+
+def test_players_of_a_host_share_a_call_and_fail_alone():
+    """Calls in one turn of the loop are one call of the host; a player's exception reaches its caller only."""
+
+    async def check():
+        """Collect twice."""
+        cluster = Cluster(3, 1, 1, {("host:0", 1): UnpicklableError("gone")})
+        await cluster.all_up()
+        players = [cluster.group.make_player(number, 2) for number in range(3)]
+        pairs = [collect(player, keep_state=player is players[2]) for player in players]
+        first, failed, last = await asyncio.gather(*(info for info, _ in pairs), return_exceptions=True)
+        assert (first.version, first.state, last.state) == (7, None, b"state")
+        assert isinstance(failed, RuntimeError) and str(failed).startswith("UnpicklableError: gone")
+        assert [(await pairs[place][1]).player for place in (0, 2)] == [0, 2]
+        assert cluster.processes[0].calls.count("collect") == 1
+        other = LocalHandle([])
+        assert await other.call(list.append, later(pairs[2][1])) is None
+        assert [fragment.incarnation for fragment in other.target] == [2]
+
+    asyncio.run(check())
+
+
+def test_a_call_to_a_player_runs_after_its_earlier_ones():
+    """A call flushes those of the same player, and overtakes those of the others."""
+
+    async def check():
+        """Mix calls."""
+        cluster = Cluster(2, 1, 1)
+        await cluster.all_up()
+        one, two = (cluster.group.make_player(number, 0) for number in range(2))
+        pair = collect(one)
+        assert await two.call(PlayerInterface.state) == b"1"
+        again = collect(one)
+        one.call(PlayerInterface.state)
+        await asyncio.gather(pair[0], again[0])
+        assert cluster.processes[0].calls[3:] == ["call_player", "collect", "collect", "call_player"]
+
+    asyncio.run(check())
+
+
+def test_players_are_spread_and_move_to_new_hosts():
+    """All hosts have about equally many players; those of a drained one move, and it ends without players."""
+
+    async def check():
+        """Drain a host."""
+        cluster = Cluster(6, 2, 3)
+        await cluster.all_up()
+        players = {number: cluster.group.make_player(number, 0) for number in range(6)}
+        assert cluster.counts() == [2, 2, 2] and not cluster.waits
+        assert cluster.group.moves((), 0.0) == {}
+        moves = cluster.group.moves({"node of host:1"}, 0.0)
+        assert moves == dict.fromkeys([1, 4], "its node is being drained")
+        await cluster.all_up()
+        for number in moves:
+            players[number].close()
+            cluster.group.make_player(number, 0)
+        assert cluster.processes[1].closed
+        assert cluster.group.moves((), 0.0) == {} and cluster.counts() == [2, 2, 2]
+
+    asyncio.run(check())
+
+
+def test_a_lost_host_is_replaced_and_its_players_do_not_wait():
+    """Players of a lost host go to the others, and some move to its successor once it is up."""
+
+    async def check():
+        """Lose a host."""
+        cluster = Cluster(4, 2, 2)
+        await cluster.all_up()
+        players = {number: cluster.group.make_player(number, 0) for number in range(4)}
+        cluster.processes[0].dead = True
+        for number in (0, 2):
+            with pytest.raises(LostError):
+                await collect(players[number])[0]
+            players[number].close()
+            cluster.group.make_player(number, 1)
+        assert cluster.counts() == [3, 1] and not cluster.waits
+        assert cluster.group.moves((), 0.0) == {3: "host 2 has more room"}
+        assert cluster.group.moves((), 0.0) == {}  # it is planned already
+
+    asyncio.run(check())
+
+
+def test_a_player_with_a_host_of_its_own_waits_for_the_next_one():
+    """With as many hosts as players, no host gets a second player."""
+
+    async def check():
+        """Lose a host."""
+        cluster = Cluster(2, 2, 2)
+        await cluster.all_up()
+        players = [cluster.group.make_player(number, 0) for number in range(2)]
+        cluster.processes[1].dead = True
+        with pytest.raises(LostError):
+            await players[1].call(PlayerInterface.state)
+        players[1].close()
+        cluster.group.make_player(1, 1)
+        assert cluster.counts() == [1, 1] and cluster.waits == [(1, "host 2")] and cluster.processes[1].closed
+
+    asyncio.run(check())
+
+
+def test_a_host_whose_players_fail_is_given_up():
+    """A failed player starts on another host; a host where several in a row fail loses its other players too."""
+
+    async def check():
+        """Let players fail on a host."""
+        cluster = Cluster(6, 2, 2, {("host:0", number): OSError("no display") for number in range(6)})
+        await cluster.all_up()
+        players = {number: cluster.group.make_player(number, 0) for number in range(6)}
+        for number in (0, 2):
+            with pytest.raises(OSError, match="no display"):
+                await collect(players[number])[0]
+            players[number].close()
+            cluster.group.make_player(number, 1)
+        assert cluster.counts()[:2] == [1, 5]
+        assert cluster.reports == ["host 0 on node node of host:0 is given up: its players failed 2 times"]
+        assert cluster.group.moves((), 0.0)[4] == "the environments on host 0 fail"
+
+    asyncio.run(check())
+
+
+def test_differences_of_speed_are_balanced_seldom():
+    """A host that is twice as slow gets fewer players, once."""
+
+    async def check():
+        """Measure two hosts."""
+        cluster = Cluster(8, 2, 2)
+        await cluster.all_up()
+        for number in range(8):
+            cluster.group.make_player(number, 0)
+        assert cluster.group.moves((), 0.0) == {}
+        slow, fast = cluster.group.hosts
+        for _ in range(50):
+            slow.note(2.0), fast.note(1.0)
+        assert list(cluster.group.moves((), 0.0)) == [6]
+        fast.note(0.1)
+        cluster.now = 30.0
+        assert cluster.group.moves((), 0.0) == {}
+
+    asyncio.run(check())

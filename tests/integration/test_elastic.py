@@ -1,0 +1,83 @@
+"""Test with Ray that results don't depend on the hosts of the players, also while nodes come and go."""
+
+import logging
+import subprocess
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from sheeprl.actors.ray.fleet import Fleet
+from sheeprl.run import Run
+from tests.helpers.runs import largest_difference, lines, ray_session, run, saved
+
+pytestmark = pytest.mark.slow
+SIZES = {
+    "sac": ["run.total_steps=400", "env.id=Pendulum-v1"],
+    "ppo": ["run.total_steps=3000", "env.id=CartPole-v1", "algo.rollout_steps=64"],
+}
+FIXED = ["players.num=4", "run.max_staleness=0", "trainer.compile=false", "trainer.accelerator=cpu"]
+
+
+def differences(folder, names, algorithm):
+    """Return the differences of the agents in some folders from that of a coupled run."""
+    run(folder / "coupled", algorithm, "run.mode=coupled", *FIXED, *SIZES[algorithm])
+    coupled = saved(folder / "coupled")
+    agents = [saved(folder / name) for name in names]
+    assert {agent["gradient_steps"] for agent in agents} == {coupled["gradient_steps"]} != {0}
+    return [largest_difference(agent["agent"], coupled["agent"]) for agent in agents]
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_the_number_of_hosts_does_not_matter(tmp_path, algorithm):
+    """Runs with 1, 2 and 4 hosts are bit-identical to a coupled run."""
+    with ray_session(cpus=6):
+        for hosts in (1, 2, 4):
+            run(tmp_path / str(hosts), algorithm, f"players.max={hosts}", *FIXED, *SIZES[algorithm])
+    assert differences(tmp_path, ["1", "2", "4"], algorithm) == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_nodes_that_come_and_go_do_not_matter(tmp_path, monkeypatch, algorithm):
+    """A run that gets a node for a second host, and loses it to a drain, is bit-identical to a coupled run."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    fleets, seen, start, publish = [], [], Fleet.start, Run.publish
+
+    async def publish_and_change(self):
+        """Publish, and add or drain a node between some rounds; wait until the players have moved."""
+        await publish(self)
+        hosts, version = fleets[0].hosts, self.counters.version
+        if version == 2:
+            seen.append(len(hosts.up))
+            seen.append(cluster.add_node(num_cpus=1))
+        elif version == 3:
+            await wait_until(lambda: len(hosts.up) == 2)
+        elif version == 6:
+            seen.append(sorted(len(host.players) for host in hosts.hosts))
+            command = ["ray", "drain-node", "--address", cluster.address, "--node-id", seen[1].node_id]
+            why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test"]
+            subprocess.run([*command, *why, "--deadline-remaining-seconds", "300"], check=True, capture_output=True)
+            await wait_until(lambda: self.players.leaving)
+
+    async def wait_until(holds):
+        """Wait until a condition holds and the driver has looked for moves once more."""
+        import asyncio
+
+        for _ in range(600):
+            if holds():
+                break
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1.5)
+
+    monkeypatch.setattr(Fleet, "start", lambda self: fleets.append(self) or start(self))
+    monkeypatch.setattr(Run, "publish", publish_and_change)
+    try:
+        ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+        result = run(tmp_path / "nodes", algorithm, "players.min=1", "players.max=2", *FIXED, *SIZES[algorithm])
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    monkeypatch.undo()
+    assert seen[0] == 1 and seen[2] == [2, 2]
+    assert lines(result.run_dir)[-1]["restarts"] == 0
+    assert differences(tmp_path, ["nodes"], algorithm) == [0.0]

@@ -1,0 +1,107 @@
+"""Test runs whose hosts come, go, are drained and die, with simulated workers in virtual time (see simulation.py)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sheeprl.algos.args import OffPolicy, OnPolicy
+from tests.helpers.simulation import FleetEvent, Hosts, Leg, Schedule, schedules, simulate, uniform
+
+SAC = OffPolicy(batch_size=4, replay_ratio=0.5, learning_starts=8)
+PPO = OnPolicy(rollout_steps=2, batch_size=4, epochs=2)
+
+# Deaths of hosts are rare: a schedule with more of them would exceed the failures of a player.
+_events = st.lists(
+    st.builds(FleetEvent, at=uniform(0, 60), kind=st.sampled_from(["drain", "drain", "die"]), host=uniform(0, 7)),
+    max_size=8,
+).map(tuple)
+
+
+@st.composite
+def fleets(draw: st.DrawFn, max_staleness: int = 1) -> Schedule:
+    """Draw schedules of runs with hosts."""
+    schedule = draw(schedules(calm=True, max_staleness=max_staleness))
+    most = draw(uniform(1, schedule.players))
+    starts = draw(st.lists(st.sampled_from([0, 1, 3, 10, 40]), min_size=1, max_size=4).map(tuple))
+    hosts = Hosts(draw(uniform(1, most)), most, starts, draw(_events))
+    return replace(schedule, end_rows=(0,), hosts=hosts)
+
+
+def log_of(leg: Leg, with_version: bool = True) -> list[tuple[Any, ...]]:
+    """Return the fragments offered to each shard, without incarnations, and the updates."""
+    offers = [offer.fragment for offer in sorted(leg.world.buffer.offered, key=lambda offer: offer.shard)]
+    played = [(each.player, each.rows, *((each.version, each.mode, each.progress) * with_version)) for each in offers]
+    updates = [(each.steps, each.progress, each.order) for each in leg.world.learner.log if hasattr(each, "steps")]
+    return [*played, *updates]
+
+
+def lives_of(leg: Leg) -> list[tuple[int, int, int]]:
+    """Return player, incarnation and sequence of the fragments offered to each shard."""
+    offers = [offer.fragment for offer in sorted(leg.world.buffer.offered, key=lambda offer: offer.shard)]
+    return [(each.player, each.incarnation, each.sequence) for each in offers]
+
+
+def check_fleet(schedule: Schedule) -> None:
+    """Check that a run with hosts is that of a fixed fleet; without deaths, with every episode."""
+    fleet, fixed = simulate(schedule), simulate(replace(schedule, hosts=None))
+    assert schedule.hosts is not None
+    dies = any(event.kind == "die" for event in schedule.hosts.events)
+    with_version = not (dies and schedule.max_staleness)  # a replaced player gets the newest weights
+    assert fleet.outcome == fixed.outcome == "done"
+    assert log_of(fleet, with_version) == log_of(fixed, with_version)
+    lives = lives_of(fleet)
+    assert max(Counter(lives).values(), default=0) <= 1  # no fragment is added twice
+    if not dies:
+        assert lives == lives_of(fixed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(fleets())
+def test_a_run_does_not_depend_on_its_hosts(schedule: Schedule) -> None:
+    """At staleness 0 and 1, what is added and trained on is that of a fixed fleet."""
+    check_fleet(schedule)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None)
+@given(fleets())
+def test_ten_thousand_fleets(schedule: Schedule) -> None:
+    """The same holds for 10,000 schedules."""
+    check_fleet(schedule)
+
+
+@pytest.mark.parametrize("data", [SAC, PPO])
+def test_one_call_per_host_and_round(data: OffPolicy | OnPolicy) -> None:
+    """A round of 200 players on 4 hosts takes 4 calls."""
+    hosts = Hosts(4, 4)
+    leg = simulate(Schedule(data, players=200, fragment_rows=2, total_steps=2000, max_staleness=1, hosts=hosts))
+    collects = [event for event in leg.world.events if (event.what, event.method) == ("requested", "collect")]
+    assert leg.world.run.counters.version == 5
+    assert len(collects) <= 4 * (5 + 1)  # a round may be under way at the end
+    assert {event.actor for event in collects} == {f"host:{number}" for number in range(4)}
+
+
+def test_players_of_a_lost_host_go_to_the_others_at_once() -> None:
+    """No round waits for the successor of a lost host, which takes long to start."""
+    hosts = Hosts(2, 2, starts=(0, 0, 10_000), events=(FleetEvent(5, "die", 0),))
+    leg = simulate(Schedule(SAC, players=4, fragment_rows=2, total_steps=400, max_failures=1, hosts=hosts))
+    assert leg.outcome == "done" and leg.world.run.counters.restarts == 2
+    assert max(event.time for event in leg.world.events if event.actor != "host:2") < 1000
+
+
+def test_players_move_to_hosts_that_come() -> None:
+    """A host that comes later gets its share of the players, with their state."""
+    hosts = Hosts(1, 2, starts=(0, 20))
+    leg = simulate(Schedule(SAC, players=4, fragment_rows=2, total_steps=800, hosts=hosts))
+    assert leg.world.hosts is not None
+    assert [len(host.players) for host in leg.world.hosts.hosts] == [2, 2]
+    assert leg.world.run.counters.incarnations == [0, 0, 0, 0]
+    assert [text for _, text in leg.world.reporter.messages if "more room" in text] == [
+        "players 2 and 3 move: host 1 has more room"
+    ]
