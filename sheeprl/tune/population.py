@@ -6,6 +6,7 @@ part, the worst quarter continues with networks and changed settings of the best
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -178,9 +179,9 @@ def train_part(search: Search, settings: Mapping[str, Any], lineage: list[Part],
         RunFailedError: the run failed, or has no score.
     """
     number = len(lineage)
-    place = folder / f"part_{number}"
-    while place.exists() and number and _origin(place) != lineage[-1].folder:  # of a part that was passed on since
-        place = place.with_name(place.name + "_again")
+    # The same name after an interruption, and another one for other networks or settings.
+    text = json.dumps([lineage[-1].folder if lineage else "", dict(settings)], sort_keys=True)
+    place = folder / f"part_{number}_{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
     tree = search.seed_tree(settings, number, place)
     tree["run"]["total_steps"] = steps
     if tree.get("eval", {}).get("every") is not None:
@@ -190,17 +191,6 @@ def train_part(search: Search, settings: Mapping[str, Any], lineage: list[Part],
     train_seed(tree, place)
     before = lineage[-1].policy_steps if lineage else 0
     return Part(dict(settings), str(place), score_of(place, search.metric), before + steps)
-
-
-def _origin(folder: Path) -> str:
-    """Return the folder of the run that a part began with, "" if it is unknown."""
-    from sheeprl.checkpoint.run_dir import read_config
-
-    try:
-        origin = get_value(read_config(folder), "algo.init_from")
-    except ConfigError:
-        return ""
-    return str(Path(str(origin)).parent.parent) if origin else ""
 
 
 def _lineage(checkpoint: Any) -> list[Part]:

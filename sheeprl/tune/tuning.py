@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -102,6 +103,7 @@ def settle() -> None:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="Consider boosting PBT performance")  # by what functions can't do
 
 
 def restored(search: Search, trainable: Any, say: Callable[[str], None]) -> Any:

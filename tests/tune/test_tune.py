@@ -1,6 +1,7 @@
 """Test the search for settings: its space, its trials, and the settings that it writes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -172,8 +173,9 @@ def test_part_begins_with_the_networks_of_the_part_before(tmp_path):
     first = train_part(given, settings, [], tmp_path / "a", 100)
     second = train_part(given, {**settings, "algo.gamma": "0.99"}, [first], tmp_path / "b", 100)
     assert (first.policy_steps, second.policy_steps) == (100, 200)
-    config = read_config(tmp_path / "b" / "part_1")
-    origin = checkpoints(tmp_path / "a" / "part_0")[-1]
+    config = read_config(Path(second.folder))
+    origin = checkpoints(Path(first.folder))[-1]
+    assert train_part(given, settings, [], tmp_path / "a", 100) == first  # without a second training
     assert (config["algo"]["init_from"], config["algo"]["gamma"]) == (str(origin), 0.99)
 
 
