@@ -65,10 +65,11 @@ def _evaluate(
     with importing():
         from sheeprl.algos.base import Mode
         from sheeprl.algos.build import build_algorithm
-        from sheeprl.checkpoint.resume import read_counters
+        from sheeprl.checkpoint.resume import read_counters, read_env_values
         from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
         from sheeprl.checkpoint.weights import load_weights
         from sheeprl.config.loading import validate
+        from sheeprl.envs.changes import EnvChangeError, set_attributes
         from sheeprl.envs.make import EnvSettingsError, make_env, make_eval_envs, record_video, spaces_of
         from sheeprl.envs.results import ResultError
         from sheeprl.envs.statistics import describe, with_statistics
@@ -95,15 +96,23 @@ def _evaluate(
     policy = load_weights(algorithm, checkpoint)
     seeds = eval_seeds(config.run.seed if seed is None else seed, episodes)
     most = config.eval.step_limit if step_limit is None else step_limit
+    named = {setting.partition("=")[0].removeprefix("env.kwargs.") for setting in settings}
+    values = trained.eval.changes_of_env(read_env_values(checkpoint))
+    values = {name: value for name, value in values.items() if name not in named and "env.kwargs" not in named}
     try:
+        for each in envs:
+            set_attributes(each, values)
         watch = StepWatch(config.players.step_timeout)
         mode: Mode = "explore" if config.eval.explore else "greedy"
         played = play_episodes(algorithm, policy, envs, seeds, most, watch, mode)
         for number, name in chosen_episodes(played.returns).items() if video else ():
             filmed = record_video(make_env(env, "rgb_array"), str(run_dir / "videos"), every_episode=True, name=name)
+            set_attributes(filmed, values)
             play_episodes(algorithm, policy, [filmed], [seeds[number]], most, watch, mode)
     except ResultError as error:
         raise RunFailedError(f"{env.id}, evaluation: {error}") from error
+    except EnvChangeError as error:
+        raise ConfigError([f"{env.id}: {error}"]) from error
     return replace(played, policy_steps=read_counters(checkpoint).policy_steps)
 
 

@@ -10,7 +10,6 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from sheeprl.algos.args import OffPolicy
 from sheeprl.callbacks.base import Callback
 from sheeprl.callbacks.loading import load_callbacks
 from sheeprl.checkpoint.files import MARKER
+from sheeprl.checkpoint.initial import read_initial
 from sheeprl.checkpoint.resume import RunDir, claim_storage, clear_other_layout, open_run_dir
 from sheeprl.checkpoint.run_dir import (
     folder_mistakes,
@@ -106,6 +106,11 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
     config = resolved.config
     load_callbacks(config)
     mistakes = [*folder_mistakes(config), *(() if config.is_coupled else environment.mistakes(config))]
+    if not config.run.resume:
+        try:
+            read_initial(config, resolved.spaces)
+        except ConfigError as error:
+            mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
     warnings = [*resolved.warnings, *filter(None, [core_warning(config)])]
@@ -123,8 +128,8 @@ def _opened(
     config: Config, spaces: Spaces, startup: StartupTimer, shards: int, control: Control
 ) -> Iterator[tuple[Config, RunDir]]:
     """Open and lock the run's folder within the block; return the configuration to train with, and the folder."""
-    place = replace(open_run_dir(config, startup, shards, say), spaces=spaces)
-    config = _with_resume(config, place)
+    place = open_run_dir(config, spaces, startup, shards, say)
+    config = _with_origin(_with_resume(config, place), place)
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, start_over(config)):
         claim_storage(config, place)
         clear_other_layout(config, place)
@@ -330,6 +335,13 @@ def _with_accelerator(config: Config, accelerator: str) -> Config:
     """Return the configuration with the accelerator that was found."""
     update = {"accelerator": accelerator, "compile": bool(config.trainer.compile) and accelerator != "mps"}
     return config.model_copy(update={"trainer": config.trainer.model_copy(update=update)})
+
+
+def _with_origin(config: Config, place: RunDir) -> Config:
+    """Return the configuration with the checkpoint that `algo.init_from` has led to, such as that of `@last`."""
+    if place.initial is None:
+        return config
+    return config.model_copy(update={"algo": config.algo.model_copy(update={"init_from": place.initial.origin})})
 
 
 def _with_resume(config: Config, place: RunDir) -> Config:

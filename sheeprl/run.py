@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from sheeprl.actors.handle import Handle, LostError
 from sheeprl.callbacks.base import Callbacks, RunView
@@ -112,13 +113,17 @@ class Run:
         )
         self.callbacks = callbacks or Callbacks()
         self.callbacks.bind(
-            RunView(config, self.callbacks.run_dir, self.stats, self.seconds, reporter.message, self.stop)
+            RunView(
+                config, self.callbacks.run_dir, self.stats, self.seconds, reporter.message, self.stop, self.change_env
+            )
         )
         self.evaluator = Evaluator(
             config, self.stats, players, self.collector, reporter, make_evaluator, self.callbacks
         )
         self.next_snapshot = float("-inf")  # time from which a snapshot costs little of the time
+        self.border = self.counters.version  # number of the border whose callbacks are called: rounds trained on
         self.has_begun = False  # rounds have been requested
+        self.is_collecting = False
 
     def stop(self, patience: float = 10.0) -> None:
         """Stop after the rounds in progress, and save a checkpoint.
@@ -143,16 +148,20 @@ class Run:
             self.trainers.warm_up()
             self.has_begun = True
             self.callbacks.call("on_start")
+            self.is_collecting = True
             if self.stats.evaluating:  # interrupted before its result was on file
                 self.stats.evaluating.clear()
                 self.evaluator.begin()
             await self.finish_round()
             await self.collector.collect_during(self.learn(), watching)
-        except RunFailedError:
+        except RunFailedError as error:
+            if getattr(error.__cause__, "is_env_change", False):  # a resumed run would fail again
+                self.stats.env_changes.forget_from(self.counters.version)
             await self.save_last_resort()
             raise
         finally:
             watching.cancel()
+        self.border = self.stats.finished_rounds + 1  # at which a run that goes on would call the callbacks
         await self.evaluator.finish()
         stopped = self.counters.policy_steps < self.config.run.total_steps
         if not stopped:
@@ -200,8 +209,12 @@ class Run:
     async def finish_round(self) -> None:
         """Show progress, log, evaluate, save a checkpoint and take a snapshot, each when it is due."""
         self.show_progress()
+        self.border, before = self.counters.version, self.stats.finished_rounds
+        self.stats.finished_rounds = self.border
+        self.stats.env_changes.merge_until(self.border)
         self.call_back()
-        self.callbacks.call("on_round")
+        if before < self.border:  # not again after a resume
+            self.callbacks.call("on_round")
         if self.stats.is_due("log", self.config.log.every):
             self.log_metrics()
         if self.config.eval.episodes and self.stats.is_due("evaluate", self.config.eval.every):
@@ -228,6 +241,14 @@ class Run:
             self.next_snapshot = now + SNAPSHOT_REST * (now - began)
 
         self.trainers.take_snapshot().add_done_callback(note_cost)  # the next call to the trainers raises its failure
+
+    def change_env(self, values: dict[str, Any]) -> None:
+        """Set attributes of all environments from the first round on that no player can have begun.
+
+        The round doesn't depend on the speed of the players, so a resumed run makes the same change.
+        """
+        ahead = self.config.max_staleness if self.is_collecting else 0
+        self.stats.env_changes.add(max(self.border + ahead, self.collector.newest_requested + 1), values)
 
     def call_back(self) -> None:
         """Call the callbacks with the episodes, evaluations and checkpoints since the last border."""

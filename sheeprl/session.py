@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.callbacks.base import Callback, Callbacks
+from sheeprl.checkpoint.files import INITIAL
 from sheeprl.checkpoint.resume import RunDir
 from sheeprl.checkpoint.run_dir import (
     checkpoints,
@@ -26,11 +27,13 @@ from sheeprl.driver.control import Control
 from sheeprl.driver.workers import Workers
 from sheeprl.metrics.summary import closing_lines, core_warning, opening_line
 from sheeprl.utils.errors import RunFailedError, one_line, shell_command
+from sheeprl.utils.files import write_atomically
 from sheeprl.utils.installation import environment_warnings
 from sheeprl.utils.process import Interrupted
 from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
+    from sheeprl.checkpoint.initial import InitialNetworks
     from sheeprl.checkpoint.resume import Start
     from sheeprl.checkpoint.writer import CheckpointWriter
     from sheeprl.driver.replay import ReplayClient
@@ -104,6 +107,8 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         run = _make_run(config, workers, place, reporter, store, callbacks)
         if start is not None:
             await _load(workers.replay, run.trainers, start)
+        if place.initial is not None:
+            await _initialize(run.trainers, place.initial, place.run_dir if config.log.record else None)
         write_config(config, place.run_dir)
         if place.spaces is not None:
             write_spaces(place.spaces, place.run_dir)
@@ -232,6 +237,14 @@ async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> N
         ) from error
 
 
+async def _initialize(trainers: LearnerGroup, initial: InitialNetworks, record_dir: Path | None) -> None:
+    """Put networks of another run into the trainers; store the resulting state in a folder for re-execution."""
+    state = initial.put_into((await trainers.take_snapshot()).data)
+    if record_dir is not None:
+        write_atomically(record_dir / INITIAL, state.tobytes())
+    await trainers.restore(state)
+
+
 async def _train_unless_ended(run: Run, control: Control) -> None:
     """Train. The first SIGINT, SIGTERM or SIGHUP stops the run after a checkpoint, the second one ends it at once.
 
@@ -290,6 +303,8 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     if start is not None:
         reporter.message(f"resuming from {start.checkpoint.name}")
         reporter.event("resume", step=policy_steps)
+    if place.initial is not None:
+        reporter.message(place.initial.summary)
     total, players = config.run.total_steps, config.num_players
     if policy_steps >= total:
         more = shell_command("resume", place.run_dir, f"run.total_steps={policy_steps + total}")

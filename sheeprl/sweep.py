@@ -6,9 +6,8 @@ and resumes begun ones from their newest checkpoint. The worker processes are re
 
 from __future__ import annotations
 
+import copy
 import itertools
-import json
-import logging
 import math
 import re
 import shutil
@@ -20,7 +19,8 @@ from typing import Any
 from sheeprl.checkpoint.resume import resume_tree
 from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked
 from sheeprl.checkpoint.runs import last_event
-from sheeprl.config.defaults import available_cores, cluster_address, fill_in
+from sheeprl.config.bases import locate
+from sheeprl.config.defaults import cluster_address, fill_in
 from sheeprl.config.loading import apply_overrides, get_value, inspect, validate
 from sheeprl.config.schema import Tree
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
@@ -105,7 +105,7 @@ def plan(tree: Tree, varied: Mapping[str, Sequence[str]], folder: Path) -> list[
     for combination in itertools.product(*varied.values()):
         settings = [f"{key}={value}" for key, value in zip(varied, combination, strict=True)]
         label = ",".join(settings) or "run"
-        own = json.loads(json.dumps(tree))
+        own = copy.deepcopy(tree)
         apply_overrides(own, settings)
         target = folder / re.sub(r"[^\w.=,+-]", "_", label)
         own.setdefault("run", {}).update(dir=str(target))
@@ -113,7 +113,7 @@ def plan(tree: Tree, varied: Mapping[str, Sequence[str]], folder: Path) -> list[
             mistakes.append("run.mode=decoupled: a run of a sweep has one process; leave it out")
         own["run"]["mode"] = "coupled"
         own.setdefault("trainer", {}).setdefault("threads", 1)
-        mistakes += inspect(own)[1]
+        mistakes += locate(inspect(own)[1], own)
         runs.append(Planned(label, own, target))
     if mistakes := list(dict.fromkeys(mistakes)):
         raise ConfigError(mistakes)
@@ -184,7 +184,7 @@ def _train_all(
 
 
 def _start_ray(tree: Tree) -> bool:
-    """Join the cluster of RAY_ADDRESS, or start a local Ray with the cores of this process; return False if one runs.
+    """Join the cluster of RAY_ADDRESS, or start a local Ray; return False if one runs in this process.
 
     Args:
         tree: settings of a run, which may name the address.
@@ -194,26 +194,12 @@ def _start_ray(tree: Tree) -> bool:
         RunFailedError: it can't be started or joined.
     """
     from sheeprl.actors.ray import environment
+    from sheeprl.actors.ray.tasks import start_ray
 
     config = fill_in(validate(tree))
     if mistakes := list(environment.mistakes(config)):
         raise ConfigError(mistakes)
-    environment.configure(config)
-    import ray
-
-    from sheeprl.actors.ray import internals
-
-    if ray.is_initialized():
-        return False
-    address = cluster_address(config)
-    local = {"num_cpus": available_cores(), "include_dashboard": False}
-    options: dict[str, Any] = {"address": address} if address else {"address": "local", **local}
-    try:
-        with internals.apart_from_signals():
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray raises a plain Exception if its processes don't start in time
-        raise RunFailedError(f"Ray can't be started: {one_line(error)}; sheeprl doctor looks for causes") from error
-    return True
+    return start_ray(cluster_address(config))
 
 
 def _outcome(planned: Planned, reference: Any) -> Outcome:

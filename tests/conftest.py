@@ -1,7 +1,30 @@
 """Select the tests: `pytest` runs the fast ones, `pytest --slow` those that take most of the time.
 
 `pytest --every` runs the slow tests with the algorithms whose mechanisms the other two parts test with another one.
+
+Hypothesis draws the same examples in every run of the first two, so that a commit passes or fails for good; `--every`
+draws new ones.
 """
+
+import os
+
+from hypothesis import settings
+
+MOST_PROCESSES = 4  # each may start a Ray session
+
+settings.register_profile("same", derandomize=True)
+
+
+def pytest_configure(config):
+    """Select how hypothesis draws examples."""
+    settings.load_profile("default" if config.getoption("--every") else "same")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Return the processes for whole folders; the slow tests load all cores by themselves, and few need one process."""
+    whole = all(os.path.isdir(arg) for arg in config.option.file_or_dir)
+    is_slow = config.getoption("--slow") or config.getoption("--every")
+    return min(os.cpu_count() or 1, MOST_PROCESSES) if whole and not is_slow else 0
 
 
 def pytest_addoption(parser):

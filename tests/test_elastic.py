@@ -62,7 +62,7 @@ def check_fleet(schedule: Schedule) -> None:
         assert lives == lives_of(fixed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(fleets())
 def test_a_run_does_not_depend_on_its_hosts(schedule: Schedule) -> None:
     """At staleness 0 and 1, what is added and trained on is that of a fixed fleet."""
@@ -125,7 +125,7 @@ def check_quorum(schedule: Schedule) -> None:
         assert all(players == sorted(set(players)) for players in rounds)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(quorums())
 def test_invariants_of_a_quorum(schedule: Schedule) -> None:
     """Ages of weights are bounded, no fragment is lost or double, and the ratio is exact."""
@@ -145,7 +145,7 @@ def test_fast_players_do_not_wait_for_slow_ones() -> None:
     schedule = Schedule(
         OffPolicy(batch_size=1, replay_ratio=0.0),
         players=8,
-        total_steps=2000,
+        total_steps=500,
         max_staleness=8,
         delays=Delays(player=(5,), buffer=(0,), learner=(0,)),
         slowness=(1, 4),

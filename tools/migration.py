@@ -35,6 +35,7 @@ Commands correspond as follows:
 |---|---|
 | `model = PPO("MlpPolicy", "CartPole-v1"); model.learn(100_000)` | `sheeprl train ppo --env CartPole-v1` |
 | `python train.py --algo ppo --env CartPole-v1` (RL Baselines3 Zoo) | `sheeprl train ppo --env CartPole-v1` |
+| `hyperparams/ppo.yml` (RL Baselines3 Zoo) | `sheeprl convert-config hyperparams/ppo.yml CartPole-v1` |
 | `python enjoy.py`, `rllib evaluate` | `sheeprl eval RUN --video` |
 | `python cleanrl/ppo.py --env-id CartPole-v1` | `sheeprl ppo --env CartPole-v1` |
 | `sheeprl exp=ppo env=gym env.id=CartPole-v1` (SheepRL 0.8.4) | `sheeprl train ppo env.id=CartPole-v1` |

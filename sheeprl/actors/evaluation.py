@@ -156,7 +156,7 @@ def _play_lanes(
     with torch.inference_mode():
         while any(lane.number >= 0 for lane in lanes):
             watch.check()
-            obs = _stack([lane.obs for lane in lanes], algorithm.spaces.observation)
+            obs = stacked_obs([lane.obs for lane in lanes], algorithm.spaces.observation)
             reward = torch.tensor([lane.reward for lane in lanes])
             is_first = torch.tensor([lane.is_first for lane in lanes])
             row = PolicyInput(obs, reward, is_first, progress=1.0, num_envs=len(lanes))
@@ -168,14 +168,14 @@ def _play_lanes(
     return lanes
 
 
-def _stack(observations: list[Any], space: Any) -> Any:
+def stacked_obs(observations: list[Any], space: Any) -> Any:
     """Return the observations of single environments as one batch of tensors, nested like the space."""
     import torch
     from gymnasium import spaces
 
     if isinstance(space, spaces.Dict):
         named = [{str(name): part for name, part in obs.items()} for obs in observations]
-        return {name: _stack([obs[name] for obs in named], part) for name, part in space.items()}
+        return {name: stacked_obs([obs[name] for obs in named], part) for name, part in space.items()}
     return torch.from_numpy(np.stack(observations).astype(transforms.array_dtype(space)))
 
 

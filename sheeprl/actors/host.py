@@ -59,7 +59,7 @@ class Host(HostInterface):
         """Collect a fragment from each of several players (see `Player.collect`).
 
         Args:
-            requests: number, `keep_state` and `unsaved` of each player.
+            requests: number, `keep_state`, `unsaved` and `env_values` of each player.
             rows: time steps of a fragment.
             weights: policy weights.
             version: version of the weights.

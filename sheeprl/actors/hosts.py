@@ -206,8 +206,8 @@ class PlayerHandle:
     ) -> tuple[Ref[A], Ref[B]]:
         """Start `collect`, the only method that returns a pair."""
         assert method_name(method, kwargs) == "collect"
-        *shared, keep_state, unsaved = cast(tuple[Any, ...], args)
-        return self.host.collect((self.number, keep_state, unsaved), tuple(shared))
+        *shared, keep_state, unsaved, env_values = cast(tuple[Any, ...], args)
+        return self.host.collect((self.number, keep_state, unsaved, env_values), tuple(shared))
 
     def close(self) -> None:
         """Release the player."""

@@ -38,6 +38,7 @@ class PlayerInterface(ABC):
         progress: float = 0.0,
         keep_state: bool = False,
         unsaved: str | None = None,
+        env_values: dict[str, Any] | None = None,
     ) -> tuple[FragmentInfo, Fragment]:
         """Collect a fragment of `rows` time steps with the given policy weights."""
 
@@ -50,12 +51,12 @@ class PlayerInterface(ABC):
         """Restore a state; return False if the environments can't be restored."""
 
     @abstractmethod
-    def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
+    def evaluate(self, weights: Rows, episodes: int, env_values: dict[str, Any] | None = None) -> Evaluation:
         """Play greedy episodes on separate environments."""
 
 
-CollectRequest = tuple[int, bool, str | None]
-"""Number of a player, and the arguments `keep_state` and `unsaved` of its `collect`."""
+CollectRequest = tuple[int, bool, str | None, dict[str, Any] | None]
+"""Number of a player, and the arguments `keep_state`, `unsaved` and `env_values` of its `collect`."""
 
 
 class HostInterface(ABC):

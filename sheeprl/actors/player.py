@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import traceback
@@ -23,7 +24,7 @@ from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.config.suggestions import shown
-from sheeprl.envs import transforms
+from sheeprl.envs import changes, transforms
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.global_rng import OwnGenerators
 from sheeprl.envs.interface import InterfaceError
@@ -74,6 +75,12 @@ class EnvFailedError(RuntimeError):
         return self.reason
 
 
+class RefusedChangeError(EnvFailedError):
+    """Raised when an environment refuses an attribute that a callback sets."""
+
+    is_env_change = True
+
+
 class Player(PlayerInterface):
     """Collects fragments from `config.env.num_envs` environments.
 
@@ -117,18 +124,20 @@ class Player(PlayerInterface):
         self._episode_numbers: dict[str, list[float]] = {}
         self._statistics: dict[tuple[int, int], tuple[float, int]] = {}  # an episode's own ones, by its end (t, env)
         self._envs: gymnasium.vector.VectorEnv[Any, Any, Any] | None = None
+        self._env_values: dict[str, Any] = {}  # attributes that callbacks have set
 
     def _seeds(self, role: seeding.Role, count: int) -> list[int]:
         """Return `count` seeds of this incarnation for a role."""
         return seeding.seeds(self.config.run.seed, role, self.number, self.incarnation, count=count)
 
-    def _start(self) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-        """Make and reset the environments."""
+    def _start(self, env_values: dict[str, Any]) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+        """Make the environments, set their attributes and reset them."""
         envs = make_vector_env(self.config.env, self._video_folder)
         check_spaces(envs.single_observation_space, envs.single_action_space, self.spaces, self.config.env.id)
         self._to_env = transforms.ActionTransform(envs.single_action_space)
         seeds: Any = self._seeds(seeding.Role.ENV, envs.num_envs)
         self.watch.begin()
+        self._set_env(envs, env_values)
         # A native vector environment takes one seed and derives those of its environments.
         obs, _ = envs.reset(seed=seeds[0] if self.config.env.vectorization == "native" else seeds)
         self._tail = first_row(obs, envs.num_envs)
@@ -145,6 +154,7 @@ class Player(PlayerInterface):
         progress: float = 0.0,
         keep_state: bool = False,
         unsaved: str | None = None,
+        env_values: dict[str, Any] | None = None,
     ) -> tuple[FragmentInfo, Fragment]:
         """Collect a fragment of `rows` time steps.
 
@@ -157,6 +167,7 @@ class Player(PlayerInterface):
             keep_state: True to return the player's state after the fragment.
             unsaved: why the environments' state can't be saved, as another player found; None if it isn't known yet.
                 Finding out can take seconds.
+            env_values: attributes of the environments during the fragment, as callbacks have set them.
 
         Returns:
             The statistics of the fragment, and the fragment of `[T + 1, B, *]` rows.
@@ -171,8 +182,12 @@ class Player(PlayerInterface):
             weights_of.from_arrays(self.policy, weights)
             self.version = version
         with self.watch.watching(), self.process_generators.in_use():
+            values = env_values or {}
             if self._envs is None:
-                self._envs = self._guard("reset", self._start)
+                self._envs = self._guard("reset", partial(self._start, values))
+            elif values != self._env_values:
+                self.watch.begin()
+                self._guard("set_env", partial(self._set_env, self._envs, values))
             with torch.inference_mode():
                 fragment = self._play(self._envs, rows, mode)
         is_last = fragment["terminated"] | fragment["truncated"]
@@ -188,6 +203,22 @@ class Player(PlayerInterface):
         fragment = transforms.newest_frames(fragment, self.spaces.frame_stack) if self.spaces.frame_stack else fragment
         info = FragmentInfo(self.version, decisions, rows_played, returns, lengths, seconds, state, reason, numbers)
         return info, Fragment(self.number, self.incarnation, self.sequence - 1, fragment)
+
+    def _set_env(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], values: dict[str, Any]) -> None:
+        """Set the attributes of the environments that differ from the current ones.
+
+        Raises:
+            EnvChangeError: an environment has no such attribute, or refuses the value.
+        """
+        old = self._env_values
+        new = {name: value for name, value in values.items() if name not in old or old[name] != value}
+        if not new:
+            return
+        if self.config.env.vectorization == "native":
+            changes.set_attributes(envs, new)
+        else:
+            envs.call("set_attributes", new)  # type: ignore[attr-defined]
+        self._env_values = dict(values)
 
     # ------------------------------------------------------------------------------------------- state
 
@@ -225,6 +256,7 @@ class Player(PlayerInterface):
                 "generator": self.generator.get_state(),
                 "process_generators": self.process_generators.state,
                 "recurrent": dict(self.state_tensors),
+                "env_values": json.dumps(self._env_values),
                 "playing": None if self._envs is None else self._episode_state(self._envs),
             }
         )
@@ -265,7 +297,8 @@ class Player(PlayerInterface):
                     f"env.num_envs={num_envs} but the saved player state has {counted(there, 'environment')}"
                 )
             with self.watch.watching(), self.process_generators.in_use():
-                self._envs = self._guard("reset", self._start)
+                values = json.loads(saved.get("env_values", "{}"))  # absent in checkpoints of older versions
+                self._envs = self._guard("reset", partial(self._start, values))
             self._restore_episodes(self._envs, playing)
         self.sequence, self.steps = saved["sequence"], saved["steps"]
         self.incarnation = saved["incarnation"]
@@ -283,8 +316,14 @@ class Player(PlayerInterface):
         self._tail = playing["tail"]
         self._episode_return, self._episode_length = playing["episode_return"], playing["episode_length"]
 
-    def evaluate(self, weights: Rows, episodes: int) -> Evaluation:
-        """Play episodes on the environments of evaluations, from fixed start seeds."""
+    def evaluate(self, weights: Rows, episodes: int, env_values: dict[str, Any] | None = None) -> Evaluation:
+        """Play episodes on the environments of evaluations, from fixed start seeds.
+
+        Args:
+            weights: policy weights.
+            episodes: number of episodes.
+            env_values: attributes of the environments, as callbacks have set them.
+        """
         torch.set_num_threads(1)
         policy = self.algorithm.build_agent().get_submodule("policy").eval()
         weights_of.from_arrays(policy, weights)
@@ -297,7 +336,13 @@ class Player(PlayerInterface):
             ) from error
         seeds, settings = eval_seeds(self.config.run.seed, episodes), self.config.eval
         mode: Mode = "explore" if settings.explore else "greedy"
-        play = partial(play_episodes, self.algorithm, policy, envs, seeds, settings.step_limit, self.watch, mode)
+
+        def play() -> Evaluation:
+            """Set the attributes and play the episodes."""
+            for env in envs:
+                changes.set_attributes(env, env_values or {})
+            return play_episodes(self.algorithm, policy, envs, seeds, settings.step_limit, self.watch, mode)
+
         return self._guard("evaluation", play)
 
     def close(self) -> None:
@@ -322,13 +367,15 @@ class Player(PlayerInterface):
         """Return the error for an exception of the environment; call it while the exception is handled."""
         what = describe(error)
         env = f"{self.config.env.id} of player {self.number}"
-        reason = f"{env}, {where}: {error}" if isinstance(error, ResultError) else f"{env} raised in {where}: {what}"
-        is_final = isinstance(error, (InterfaceError, DifferentSpacesError))
+        is_change = isinstance(error, changes.EnvChangeError)
+        reason = f"{env} raised in {where}: {what}"
+        if isinstance(error, ResultError) or is_change:
+            reason = f"{env}: {error}" if is_change else f"{env}, {where}: {error}"
+        is_final = isinstance(error, (InterfaceError, DifferentSpacesError)) or is_change
         may_pass = isinstance(error, (OSError, MemoryError, EOFError))  # such as a lost connection, or a time limit
         signature, check = "" if may_pass else f"{where}: {what}", check_command(self.config.env)
-        return EnvFailedError(
-            reason, traceback.format_exc(), is_final, signature, f"check the environment with {check}"
-        )
+        kind = RefusedChangeError if is_change else EnvFailedError
+        return kind(reason, traceback.format_exc(), is_final, signature, f"check the environment with {check}")
 
     def _play(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], count: int, mode: Mode) -> Rows:
         """Step the environments `count` times; return `[count + 1, B, *]` rows, the last one for bootstrapping."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Section
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Section, needs
 
 if TYPE_CHECKING:
     from sheeprl.buffer.priorities import Prioritized
@@ -142,6 +142,11 @@ class AlgoArgs(Section):
     """Arguments that `sheeprl NAME -h` shows first, by importance."""
 
     name: str = Field(description="algorithm: a registered name, or package.module:Class")
+    init_from: str | None = Field(
+        None,
+        description="begin with the networks of this run (folder, @last, beginning of its name), checkpoint or URL at "
+        "checkpoint.storage; those that agree in name and shape are loaded",
+    )
 
     @property
     def widest_layer(self) -> int | None:
@@ -244,9 +249,13 @@ class OneOptimizerArgs(EncoderArgs):
         None, description="learning rate at the end of the run, reached linearly; null keeps it constant"
     )
     cnn: Literal["auto", "nature", "small"] = Field(
-        "auto", description="CNN for pictures; auto chooses it by their size", json_schema_extra=STRUCTURAL
+        "auto",
+        description="CNN for pictures; auto chooses it by their size",
+        json_schema_extra=STRUCTURAL | needs("pictures"),
     )
-    cnn_features: Count = Field(512, description="features of each picture", json_schema_extra=STRUCTURAL)
+    cnn_features: Count = Field(
+        512, description="features of each picture", json_schema_extra=STRUCTURAL | needs("pictures")
+    )
 
 
 def _nearest(key: str, usable: Collection[str], setting: str) -> str:

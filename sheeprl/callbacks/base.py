@@ -33,6 +33,7 @@ class RunView:
         time: returns the seconds of the run, including those before a resume.
         message: shows a message, given its text and its level.
         request_stop: stops the run after the round, which then saves a checkpoint.
+        change_env: sets attributes of the environments, given their values by name.
     """
 
     config: Config
@@ -41,6 +42,7 @@ class RunView:
     time: Callable[[], float]
     message: Callable[..., None]
     request_stop: Callable[[], None]
+    change_env: Callable[[dict[str, Any]], None] = lambda values: None
     stopped_by: str | None = None
 
     @property
@@ -62,6 +64,22 @@ class RunView:
     def mean_return(self) -> float | None:
         """Return the mean return of the newest episodes, None before the first episode ends."""
         return self.stats.mean_return
+
+    @property
+    def env(self) -> dict[str, Any]:
+        """Return `env.kwargs`, with the attributes of the environments that `set_env` has set."""
+        return dict(self.config.env.kwargs) | self.stats.env_changes.newest
+
+    def set_env(self, **values: Any) -> None:
+        """Set attributes of all environments from a border between two rounds on, also those of evaluations.
+
+        Raises:
+            ValueError: a checkpoint can't store a value.
+        """
+        old = self.stats.env_changes.newest
+        if new := {name: value for name, value in values.items() if name not in old or old[name] != value}:
+            self.change_env(new)
+            self.message("environments: " + ", ".join(f"{name}={value}" for name, value in new.items()))
 
     def stop(self, reason: str) -> None:
         """Stop the run after this round, and save a checkpoint."""

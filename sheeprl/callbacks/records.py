@@ -14,8 +14,7 @@ from typing import Any
 from sheeprl.actors.evaluation import Evaluation
 from sheeprl.callbacks.base import Callback, RunView
 from sheeprl.metrics.counters import Episode
-from sheeprl.metrics.files import JsonLines
-from sheeprl.utils.files import write_atomically
+from sheeprl.metrics.files import JsonLines, complete_lines, keep_lines
 
 EPISODES, EVALUATIONS = "episodes.jsonl", "evaluations.jsonl"
 
@@ -73,26 +72,11 @@ def rewind_records(run_dir: Path, stats: Mapping[str, Any]) -> None:
         stats: statistics of the checkpoint, from `RunStats.state_dict`; `evaluating` loses the evaluations on file.
     """
     # A checkpoint without the count belongs to a run without the file.
-    episodes = _complete_lines(run_dir / EPISODES)
+    episodes = complete_lines(run_dir / EPISODES)
     written = stats.get("episodes_written", 0)
-    _keep(run_dir / EPISODES, episodes, [number < written for number in range(len(episodes))])
-    evaluations = _complete_lines(run_dir / EVALUATIONS)
+    keep_lines(run_dir / EPISODES, episodes, [number < written for number in range(len(episodes))])
+    evaluations = complete_lines(run_dir / EVALUATIONS)
     steps = [json.loads(line)["step"] for line in evaluations]
-    _keep(run_dir / EVALUATIONS, evaluations, [step <= stats["counters"]["policy_steps"] for step in steps])
+    keep_lines(run_dir / EVALUATIONS, evaluations, [step <= stats["counters"]["policy_steps"] for step in steps])
     if "evaluating" in stats:
         stats["evaluating"][:] = [step for step in stats["evaluating"] if step not in steps]
-
-
-def _complete_lines(path: Path) -> list[bytes]:
-    """Return the lines of a file, without an incomplete last one of a killed writer."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith(b"\n")]
-
-
-def _keep(path: Path, lines: list[bytes], retained: list[bool]) -> None:
-    """Move the other lines of a file to its file of undone lines."""
-    undone = b"".join(line for line, keep in zip(lines, retained, strict=True) if not keep)
-    if undone:
-        with path.with_name(f"{path.stem}_undone.jsonl").open("ab") as file:
-            file.write(undone)
-        write_atomically(path, b"".join(line for line, keep in zip(lines, retained, strict=True) if keep), sync=False)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 STATE = "state.json"
 AGENT = "agent.pt"
+WEIGHTS = "agent.safetensors"  # instead of agent.pt in a checkpoint of `sheeprl push`, without optimizers
 CONFIG = "config.yaml"
+INITIAL = "initial.pt"  # the first state of a recorded run that begins with networks of another one
 LOCK = ".lock"
 URL_FILE = ".storage"  # the URL of the run at checkpoint.storage
 MARKER = ".marker"  # read by other nodes, to check that they share the folder

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.callbacks.records import EPISODES
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE
+from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE, WEIGHTS
+from sheeprl.checkpoint.initial import InitialNetworks, read_initial
 from sheeprl.checkpoint.run_dir import (
     base_folder,
     checkpoints,
@@ -31,6 +32,7 @@ from sheeprl.config.suggestions import shown
 from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.driver.players import PlayerState
 from sheeprl.metrics.counters import Counters
+from sheeprl.metrics.env_changes import EnvChanges
 from sheeprl.metrics.time_breakdown import StartupTimer
 from sheeprl.utils.errors import ConfigError, one_line, shell_command
 from sheeprl.utils.text import counted
@@ -50,6 +52,7 @@ class RunDir:
         startup: timer of the start-up phases.
         storage: where checkpoints are, None for the run folder.
         spaces: spaces of the agent; None on ranks that write no files.
+        initial: networks that a new run begins with; None for random ones.
     """
 
     run_dir: Path
@@ -58,24 +61,29 @@ class RunDir:
     startup: StartupTimer = field(default_factory=StartupTimer)
     storage: RunStorage | None = None
     spaces: Spaces | None = None
+    initial: InitialNetworks | None = None
 
 
-def open_run_dir(config: Config, startup: StartupTimer, shards: int, log: Callable[[str], None]) -> RunDir:
+def open_run_dir(
+    config: Config, spaces: Spaces, startup: StartupTimer, shards: int, log: Callable[[str], None]
+) -> RunDir:
     """Create the folder of a new run, or find the newest checkpoint of a resumed one.
 
     Args:
         config: the run's configuration, resolved.
+        spaces: observation and action space of the agent.
         startup: timer of the start-up phases.
         shards: number of replay shards.
         log: called with a message for each skipped or downloaded checkpoint.
 
     Raises:
-        ConfigError: the folder contains another run or an incompatible checkpoint, or the storage can't be read.
+        ConfigError: the folder contains another run or an incompatible checkpoint, the storage can't be read, or
+            `algo.init_from` can't be loaded.
     """
     resume = config.run.resume
     if resume is True and config.run.dir is None:
         raise ConfigError(["run.resume=true: set run.dir to the folder of the run to resume"])
-    start = None
+    start = initial = None
     if resume:
         folder = named_folder(config)
         storage = run_storage(config, folder)
@@ -86,9 +94,10 @@ def open_run_dir(config: Config, startup: StartupTimer, shards: int, log: Callab
         elif resume == "auto":
             unfinished_start(folder, log)
     if start is None:
+        initial = read_initial(config, spaces)
         folder = make_run_dir(config)
         storage = run_storage(config, folder)
-    return RunDir(folder.resolve(), start, shards, startup, storage)
+    return RunDir(folder.resolve(), start, shards, startup, storage, spaces, initial)
 
 
 def claim_storage(config: Config, place: RunDir) -> None:
@@ -115,7 +124,7 @@ def _check_unchanged(start: Start, config: Config) -> None:
         ConfigError: a setting differs.
     """
     before, now = parse_yaml((start.checkpoint / CONFIG).read_text(encoding="utf-8"), CONFIG), config.to_tree()
-    fixed = {*FIXED, *structural_keys(type(config))} - {"run.dir", "run.resume"}
+    fixed = {*FIXED, *structural_keys(type(config))} - {"run.dir", "run.resume", "algo.init_from"}
     if isinstance(config.algo.data(), OnPolicy):
         fixed.remove("buffer.size")
     changed = sorted(key for key in fixed if repr(get_value(before, key)) != repr(get_value(now, key)))
@@ -312,9 +321,24 @@ def read_counters(checkpoint: Path) -> Counters:
         raise ConfigError([str(error)]) from error
 
 
+def read_env_values(checkpoint: Path) -> dict[str, Any]:
+    """Return the attributes of environments that callbacks had set before a checkpoint.
+
+    Raises:
+        ConfigError: the state file is damaged.
+    """
+    try:
+        stats = read_start(checkpoint).stats
+    except manifest.DamagedCheckpointError as error:
+        raise ConfigError([str(error)]) from error
+    return EnvChanges((first, values) for first, values in stats.get("env_changes", ())).at(
+        stats["counters"]["version"]
+    )
+
+
 # Settings that a resumed run can't change, besides the structural arguments of the algorithm.
 FIXED = (
-    *("algo.name", "env.id", "env.kwargs", "env.wrappers"),
+    *("algo.name", "algo.init_from", "env.id", "env.kwargs", "env.wrappers"),
     *("run.seed", "run.dir", "run.resume", "buffer.size"),
 )
 
@@ -366,6 +390,13 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if Path(run_dir).expanduser().resolve() == checkpoint:
         command = shell_command("resume", folder)
         raise ConfigError([f"{run_dir}: is a checkpoint; resume the run, from its newest checkpoint, with {command}"])
+    if (checkpoint / WEIGHTS).is_file():
+        raise ConfigError(
+            [
+                f"{run_dir}: has only the policy, without optimizers, and can't be resumed; train again with "
+                f"{shell_command('run', folder / CONFIG)}"
+            ]
+        )
     tree = read_config(folder)
     before = copy.deepcopy(tree)
     apply_overrides(tree, overrides)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sheeprl.checkpoint.files import CONFIG, LOCK, METRICS
+from sheeprl.checkpoint.hub import download, is_hub_name
 from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked, read_config
 from sheeprl.checkpoint.run_info import read_run_info
 from sheeprl.config.loading import get_value
@@ -152,13 +154,15 @@ def is_run(folder: Path) -> bool:
 
 
 def resolve_run(name: str) -> str:
-    """Return the path of a run, given `@last` or a prefix of its name; return paths and URLs unchanged.
+    """Return the path of a run, given `@last`, a prefix of its name or `hf:user/repo`; return paths and URLs unchanged.
 
     `@last` may be followed by a path in the run's folder, as in `@last/checkpoints/step_1000`.
 
     Raises:
         ConfigError: there is no run, several runs have the prefix, or the name resembles that of a run.
     """
+    if is_hub_name(name):
+        return str(download(name, report=lambda text: print(text, file=sys.stderr)))
     if name != LAST and not name.startswith(f"{LAST}/"):
         return _by_prefix(name)
     runs = find_runs()

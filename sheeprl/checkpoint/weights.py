@@ -1,14 +1,33 @@
-"""Load the policy network of a checkpoint."""
+"""Read the networks of a checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sheeprl.checkpoint.files import AGENT, WEIGHTS
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.installation import install_command
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sheeprl.algos.base import Algorithm
+
+
+def load_agent(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
+    """Return all networks of a checkpoint.
+
+    Raises:
+        ConfigError: its file can't be loaded.
+    """
+    agent = algorithm.build_agent()
+    tensors = read_agent(checkpoint)
+    try:
+        agent.load_state_dict(tensors)
+    except RuntimeError as error:  # other names or shapes
+        raise _unreadable(checkpoint, error) from error
+    return agent.eval()
 
 
 def load_weights(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
@@ -17,13 +36,32 @@ def load_weights(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
     Raises:
         ConfigError: its file can't be loaded.
     """
-    import torch
+    return load_agent(algorithm, checkpoint).get_submodule("policy")
 
-    agent = algorithm.build_agent()
+
+def read_agent(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a checkpoint's agent by name, on the CPU, from agent.pt or safetensors.
+
+    Raises:
+        ConfigError: the file can't be loaded, or a package is missing.
+    """
+    path = checkpoint / WEIGHTS
     try:
-        state = torch.load(checkpoint / "agent.pt", map_location="cpu", weights_only=True)
-        agent.load_state_dict(state["agent"])
+        if path.is_file():
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        import torch
+
+        path = checkpoint / AGENT
+        return dict(torch.load(path, map_location="cpu", weights_only=True)["agent"])
+    except ImportError as error:
+        raise ConfigError([f"{path}: {error}; use {install_command('hub')}"]) from error
     except Exception as error:  # torch raises many types for a damaged file
-        first_line = str(error).strip().partition("\n")[0]
-        raise ConfigError([f"{checkpoint / 'agent.pt'}: can't be loaded: {first_line}"]) from error
-    return agent.get_submodule("policy").eval()
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    """Return the mistake of a file or checkpoint that can't be loaded."""
+    first_line = str(error).strip().partition("\n")[0]
+    return ConfigError([f"{path}: can't be loaded: {first_line}"])

@@ -48,7 +48,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="RUN|CHECKPOINT",
-            help="folder of a run (newest checkpoint) or of a checkpoint, @last, or a prefix of a run's name",
+            help="folder of a run (newest checkpoint) or of a checkpoint, @last, a prefix of a run's name, or "
+            "hf:user/repo",
             autocompletion=complete_run,
         ),
     ],

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sheeprl.algos import registry
-from sheeprl.cli import commands, machine, policy, results
+from sheeprl.cli import commands, files, machine, policy, results
 from sheeprl.cli.check_env import SECONDS, TIMEOUT
 from sheeprl.cli.completion import (
     complete_env,
@@ -74,9 +74,15 @@ PLAIN: dict[str, Callable[..., None]] = {
     "clean": results.clean,
     "export": policy.export,
     "enjoy": policy.enjoy,
+    "dream": policy.dream,
+    "serve": policy.serve,
+    "push": policy.push,
+    "pull": policy.pull,
     "doctor": machine.doctor,
     "algos": commands.algos,
     "configs": commands.configs,
+    "schema": files.schema,
+    "convert-config": files.convert_config,
     "version": commands.version,
 }
 """The commands without settings."""

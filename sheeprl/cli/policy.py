@@ -1,23 +1,27 @@
-"""The commands about policies: export and enjoy."""
+"""The commands about policies: export, enjoy, dream, serve, push and pull."""
 
 from __future__ import annotations
 
 import itertools
+import shutil
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sheeprl.cli.commands import at_least
+from sheeprl.cli.commands import at_least, print_table
 from sheeprl.cli.completion import complete_run
 from sheeprl.utils.errors import ConfigError, RunFailedError
+from sheeprl.utils.text import counted
 
 Run = Annotated[
     str,
     typer.Argument(
         metavar="RUN|CHECKPOINT",
-        help="folder of a run (newest checkpoint) or of a checkpoint, @last, or a prefix of a run's name",
+        help="folder of a run (newest checkpoint) or of a checkpoint, @last, a prefix of a run's name, or hf:user/repo",
         autocompletion=complete_run,
     ),
 ]
@@ -105,3 +109,145 @@ def enjoy(
             )
     except KeyboardInterrupt:  # the usual end
         typer.echo("")
+
+
+def dream(
+    path: Run,
+    episodes: Annotated[int, typer.Option(callback=at_least(1), metavar="int", help="number of episodes")] = 4,
+    context: Annotated[
+        int, typer.Option(callback=at_least(1), metavar="int", help="rows that the world model sees first")
+    ] = 5,
+    horizon: Annotated[
+        int, typer.Option(callback=at_least(1), metavar="int", help="rows that it imagines after them")
+    ] = 45,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="the file: .mp4, .gif, .png, .pdf or .svg; default: in videos of the run's folder"
+        ),
+    ] = None,
+    best: Best = False,
+    seed: Annotated[
+        int | None, typer.Option(callback=at_least(0), metavar="int", help="seed of the episodes; default run.seed")
+    ] = None,
+) -> None:
+    """Compare what a world model imagines with what happens, and print its errors."""
+    from sheeprl.checkpoint.run_dir import find_checkpoint
+    from sheeprl.checkpoint.runs import resolve_run
+    from sheeprl.policy import dream_files, dreaming
+
+    if out is not None and Path(out).suffix not in dream_files.FORMATS:
+        raise ConfigError([f"--out {out}: must end with {', '.join(dream_files.FORMATS)}"])
+    found = resolve_run(path)
+    dreams = dreaming.dream(found, episodes, context, horizon, seed, best)
+    file = Path(out) if out else dream_files.default_file(dreams, find_checkpoint(found)[0])
+    dream_files.write(dreams, file)
+    typer.echo(f"errors (root mean square) by steps of imagination, after {counted(context, 'observed row')}:")
+    print_table(dreaming.error_table(dreams))
+    typer.echo(str(file))
+
+
+def serve(
+    path: Run,
+    follow: Annotated[bool, typer.Option("--follow", help="load newer checkpoints of the run as they appear")] = False,
+    best: Best = False,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="address to listen at")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(callback=at_least(1), metavar="int", help="port to listen at")] = 8000,
+    replicas: Annotated[
+        int, typer.Option(callback=at_least(1), metavar="int", help="processes that answer requests")
+    ] = 1,
+    cpus: Annotated[float, typer.Option(metavar="float", help="cores of each replica")] = 1.0,
+    batch: Annotated[
+        int, typer.Option(callback=at_least(1), metavar="int", help="most requests that share a call of the policy")
+    ] = 64,
+    wait: Annotated[
+        float, typer.Option(metavar="float", help="milliseconds that a request waits for others of its batch")
+    ] = 2.0,
+) -> None:
+    """Serve a policy over HTTP with Ray Serve (extra: serve)."""
+    for name, value in (("cpus", cpus), ("wait", wait)):
+        if value < 0:
+            raise ConfigError([f"--{name}={value}: must be at least 0"])
+    from sheeprl.checkpoint.runs import resolve_run
+    from sheeprl.policy import serving
+    from sheeprl.utils.process import Interrupted, StopSignals
+
+    place = Path(resolve_run(path)).expanduser().absolute()
+    source = serving.Source(str(place), best, serving.FOLLOW_SECONDS if follow else None)
+    policy, token = serving.check_servable(source, host, port)
+    try:
+        with StopSignals(), serving.serving(source, token, host, port, replicas, cpus, batch, wait / 1000) as url:
+            typer.echo(
+                f"serving {policy.spec.algo} for {policy.spec.env} after {policy.spec.policy_steps:,} policy steps at "
+                f"{url}/act; Ctrl-C ends it"
+            )
+            while True:
+                time.sleep(1)
+    except (Interrupted, KeyboardInterrupt):  # the usual end
+        typer.echo("the server has ended")
+
+
+def push(
+    path: Run,
+    to: Annotated[str, typer.Argument(metavar="hf:USER/REPO", help="repository of the Hugging Face hub")],
+    best: Best = False,
+    private: Annotated[bool, typer.Option("--private", help="create a private repository")] = False,
+    out: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="write the files to this folder and upload nothing")
+    ] = None,
+) -> None:
+    """Publish a policy on the Hugging Face hub, with a model card and without pickled objects (extra: hub)."""
+    from sheeprl.checkpoint.best import best_checkpoint
+    from sheeprl.checkpoint.hub import Repository, upload
+    from sheeprl.checkpoint.run_dir import find_checkpoint
+    from sheeprl.checkpoint.runs import resolve_run
+    from sheeprl.policy.package import write_package
+
+    repository = Repository.parse(to)
+    run_dir, checkpoint = find_checkpoint(resolve_run(path))
+    checkpoint = best_checkpoint(run_dir) if best else checkpoint
+    if out is not None:
+        folder = _new_folder(out)
+        write_package(run_dir, checkpoint, folder, to)
+        typer.echo(f"{checkpoint.name} is written to {folder}")
+        return
+    with tempfile.TemporaryDirectory(prefix="sheeprl_push_") as temporary:
+        write_package(run_dir, checkpoint, Path(temporary), to)
+        url = upload(Path(temporary), repository, private, f"{run_dir.name}, {checkpoint.name}")
+    typer.echo(f"{checkpoint.name} is published at {url}; use it as {to}")
+
+
+def pull(
+    name: Annotated[str, typer.Argument(metavar="hf:USER/REPO", help="repository of the Hugging Face hub")],
+    out: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="folder to write; default: logs/hub/USER/REPO")
+    ] = None,
+) -> None:
+    """Download a policy from the Hugging Face hub as the folder of a run (extra: hub)."""
+    from sheeprl.checkpoint.hub import Repository, download
+    from sheeprl.checkpoint.run_dir import base_folder
+
+    repository = Repository.parse(name)
+    folder = _new_folder(out or str(base_folder() / "logs" / "hub" / repository.repo))
+    try:
+        download(name, folder)
+    except ConfigError:
+        shutil.rmtree(folder)
+        raise
+    typer.echo(f"{repository} is in {folder}; sheeprl eval {folder}")
+
+
+def _new_folder(path: str) -> Path:
+    """Create a folder that doesn't exist or is empty, and return it.
+
+    Raises:
+        ConfigError: it has files, or can't be created.
+    """
+    folder = Path(path).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError([f"{folder}: isn't empty; name another folder with --out"])
+    except OSError as error:
+        raise ConfigError([f"{folder}: can't be created: {error.strerror or error}"]) from error
+    return folder

@@ -8,17 +8,18 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
 
 from sheeprl.cli.commands import print_table
-from sheeprl.metrics.run_entry import NAMESPACE, RunEntry
+from sheeprl.metrics.run_entry import NAMESPACE, SILENT, RunEntry
 from sheeprl.utils.errors import ConfigError, one_line
 
 TIMEOUT = 5.0  # seconds until an address counts as closed
+RECHECK = 6.0  # seconds until a second look at a run that seems silent; drivers report every 5
 
 
 def status(
@@ -69,6 +70,35 @@ def cluster_runs(address: str | None = None) -> list[dict[str, Any]]:
     except Exception as error:
         raise ConfigError([f"{source}: {one_line(error)}; use HOST:PORT, such as 10.0.0.5:6379"]) from None
     where = f"the cluster at {found}" if named == "auto" else source
+    entries, live_jobs = _read(found, where)
+    now = time.time()
+    if any(entry.current_state(live_jobs, now) == SILENT for entry in entries):
+        # Or the clock of the driver's machine differs from this one: then its next update shows that it reports.
+        time.sleep(RECHECK)
+        before = {entry.run: entry.updated for entry in entries}
+        entries, live_jobs = _read(found, where)
+        entries = [
+            replace(entry, updated=now) if entry.updated > before.get(entry.run, entry.updated) else entry
+            for entry in entries
+        ]
+    return [
+        {"name": entry.name, **asdict(entry), "state": entry.current_state(live_jobs, now)}
+        for entry in sorted(entries, key=lambda entry: -entry.since)
+    ]
+
+
+def _read(found: str, where: str) -> tuple[list[RunEntry], Collection[str]]:
+    """Return the entries of a cluster's runs, and the ids of its live jobs.
+
+    Args:
+        found: address of the cluster.
+        where: its description, for messages.
+
+    Raises:
+        ConfigError: the cluster can't be read.
+    """
+    from sheeprl.actors.ray import internals
+
     try:
         host, _, port = found.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT).close()
@@ -81,12 +111,8 @@ def cluster_runs(address: str | None = None) -> list[dict[str, Any]]:
         if "AuthToken" in str(error):
             raise ConfigError([f"{where}: refuses the token of this shell; {advice}"]) from None
         raise ConfigError([f"{where}: can't be read: {one_line(error)}; if it requires a token, {advice}"]) from None
-    entries = [entry for text in values.values() if (entry := RunEntry.from_json(text)) is not None]
-    now = time.time()
-    return [
-        {"name": entry.name, **asdict(entry), "state": entry.current_state(live_jobs, now)}
-        for entry in sorted(entries, key=lambda entry: -entry.since)
-    ]
+    entries = (RunEntry.from_json(text) for text in values.values())
+    return [entry for entry in entries if entry is not None], live_jobs
 
 
 @contextlib.contextmanager

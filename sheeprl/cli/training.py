@@ -16,6 +16,7 @@ from sheeprl.algos.args import AlgoArgs
 from sheeprl.cli.flags import Flags
 from sheeprl.cli.names import Base, find_base, is_algorithm, is_name
 from sheeprl.cli.words import Words, read_words, take_name, take_switch, take_value
+from sheeprl.config.bases import FileTree, locate
 from sheeprl.config.loading import get_value, inspect, read_tree, validate
 from sheeprl.config.schema import Config, Tree, config_class, leaves
 from sheeprl.config.suggestions import shown
@@ -120,10 +121,10 @@ def print_config(words: list[str], session: Session) -> int:
     try:
         config = validate(base.tree)
     except ConfigError as error:
-        raise ConfigError([_with_flag(mistake, flags) for mistake in error.mistakes]) from error
+        raise ConfigError(_explained(error.mistakes, base.tree, flags)) from error
     typer.echo(f"# {base.description}")
     if diff:
-        typer.echo("\n".join(_differences(config)))
+        typer.echo("\n".join(_differences(config, base.tree)))
     else:
         from sheeprl.checkpoint.run_dir import without_rollout_sizes
         from sheeprl.config.defaults import fill_in
@@ -132,18 +133,23 @@ def print_config(words: list[str], session: Session) -> int:
     return 0
 
 
-def _differences(config: Config) -> list[str]:
-    """Return the settings that differ from their defaults, as key=value with the default in a comment."""
-    tree, lines = config.model_dump(mode="json"), []
+def _differences(config: Config, tree: Tree) -> list[str]:
+    """Return the settings that differ from their defaults, as key=value with the default in a comment.
+
+    The comment also has the file and line of settings of a file that is based on others.
+    """
+    values, lines = config.model_dump(mode="json"), []
     for key, field in leaves(config_class(type(config.algo))):
-        value = get_value(tree, key)
-        if field.is_required():
-            lines.append(f"{key}={shown(value)}")
-            continue
-        default = field.get_default(call_default_factory=True)
-        default = list(default) if isinstance(default, tuple) else default
-        if value != default:
-            lines.append(f"{key}={shown(value)}  # default {shown(default)}")
+        value, notes = get_value(values, key), []
+        if not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            default = list(default) if isinstance(default, tuple) else default
+            if value == default:
+                continue
+            notes.append(f"default {shown(default)}")
+        if isinstance(tree, FileTree) and tree.bases and (place := tree.place_of(key)):
+            notes.append(place)
+        lines.append(f"{key}={shown(value)}" + (f"  # {'; '.join(notes)}" if notes else ""))
     return lines
 
 
@@ -184,7 +190,7 @@ def _train(tree: Tree, settings: Words, flags: Flags, session: Session, dry_run:
 
         result = train_tree(tree)
     except ConfigError as error:
-        raise ConfigError(_explained(error.mistakes, flags, inherited)) from error
+        raise ConfigError(_explained(error.mistakes, tree, flags, inherited)) from error
     except Exception:
         session.traceback |= get_value(tree, "log.level") == "debug"
         raise
@@ -208,15 +214,19 @@ def _inherited(tree: Tree, settings: Words) -> dict[str, str]:
 def refuse(settings: Words, tree: Tree, flags: Flags, inherited: Mapping[str, str] = MappingProxyType({})) -> None:
     """Raise the mistakes of the command line, together with those of the tree."""
     if settings.mistakes:
-        mistakes = _explained(inspect(tree)[1], flags, inherited)
+        mistakes = _explained(inspect(tree)[1], tree, flags, inherited)
         raise ConfigError(list(dict.fromkeys([*settings.mistakes, *mistakes])))
 
 
-def _explained(mistakes: Sequence[str], flags: Flags, inherited: Mapping[str, str]) -> list[str]:
-    """Return mistakes with the flags of missing settings, and with the origin of inherited unknown ones."""
-    return [
-        inherited.get(mistake.partition(": unknown setting")[0], _with_flag(mistake, flags)) for mistake in mistakes
-    ]
+def _explained(
+    mistakes: Sequence[str], tree: Tree, flags: Flags, inherited: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
+    """Return mistakes with their file and line, the flags of missing settings, and the origin of inherited ones."""
+    lines = []
+    for mistake in mistakes:
+        key = mistake.partition(": unknown setting")[0]
+        lines += [inherited[key]] if key in inherited else locate([_with_flag(mistake, flags)], tree)
+    return lines
 
 
 def _check(tree: Tree) -> int:

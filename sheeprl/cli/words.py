@@ -15,7 +15,7 @@ from sheeprl.cli.flags import Flag, Flags
 from sheeprl.config.loading import set_value
 from sheeprl.config.schema import Tree
 from sheeprl.config.suggestions import hint
-from sheeprl.config.yaml_io import Dumper, parse_yaml
+from sheeprl.config.yaml_io import Dumper, parse_value
 from sheeprl.utils.errors import ConfigError
 
 KEY = r"[A-Za-z_]\w*(\.\w+)*"
@@ -188,7 +188,7 @@ def read_words(words: Sequence[str], flags: Flags, listing: str) -> Words:
 
 def _value(flag: Flag | None, text: str, shown: str) -> Any:
     """Return a value parsed as YAML; text settings stay text, because the shell removes quotes."""
-    value = parse_yaml(text, f"the value of {shown}")
+    value = parse_value(text, f"the value of {shown}")
     return text if flag and flag.is_text and isinstance(value, (bool, int, float)) else value
 
 

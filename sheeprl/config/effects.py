@@ -72,7 +72,10 @@ CONDITIONS = {
     "continuous": Condition(lambda now, value: now.spaces.action_kind == "continuous", "with discrete actions"),
     "discrete": Condition(lambda now, value: now.spaces.action_kind != "continuous", "with continuous actions"),
 }
-"""Conditions by name. Each other condition is a setting: `key=value`, or `key` for any value besides 0, false, null."""
+"""Conditions by name. Each other condition is a setting.
+
+It is `key=value`, `key=value|value` for one of several values, or `key` for any value besides 0, false and null.
+"""
 
 
 def without_effect(given: Config, filled: Config, spaces: Spaces) -> Iterator[str]:
@@ -109,9 +112,11 @@ def _condition_on(config: Config, setting: str, fields: dict[str, FieldInfo]) ->
     """Return the condition that a setting has a value."""
     key, equals, text = setting.partition("=")
     current = _value(config, key)
-    is_met = shown(current) == text if equals else bool(current)
+    values = text.split("|")
+    is_met = shown(current) in values if equals else bool(current)
     default = fields[key].get_default(call_default_factory=True)
-    remedy = f"use {setting}" if equals else f"use {key}={shown(default)}" if default else f"set {key}"
+    usable = values[0] if equals else "true" if default is False else shown(default) if default else None
+    remedy = f"use {key}={usable}" if usable else f"set {key}"
     return Condition(lambda now, value: is_met, f"with {key}={shown(current)}", remedy)
 
 

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from sheeprl.algos import registry
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.config import peer_algorithms
+from sheeprl.config.bases import FileTree, locate, read_file
 from sheeprl.config.schema import Config, Tree, config_class
 from sheeprl.config.suggestions import describe_error, nearest, shown
-from sheeprl.config.yaml_io import parse_yaml
+from sheeprl.config.yaml_io import parse_value
 from sheeprl.utils.errors import ConfigError
 
 
@@ -46,21 +47,41 @@ def find_config(name: str) -> Path:
     raise ConfigError([f"{name}: {kind} or a shipped configuration ({', '.join(shipped)}){hint}"])
 
 
-def read_tree(name: str) -> Tree:
-    """Return the unvalidated tree of a configuration file.
+def presets() -> dict[str, Path]:
+    """Return the files of the presets, which only bases of a configuration can be, by name."""
+    return {file.stem: file for file in sorted((shipped_folder() / "presets").glob("*.yaml"))}
+
+
+def find_base(name: str, file: Path) -> Path:
+    """Return the file that `base` names: a shipped configuration, a preset, or a path.
+
+    Args:
+        name: the name; with a suffix or a slash it is a path.
+        file: the file that contains it, which relative paths start from.
 
     Raises:
-        ConfigError: the file doesn't exist, isn't YAML, or isn't a mapping.
+        ConfigError: the file doesn't exist.
     """
-    path = find_config(name)
-    try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: can't be read: {error}"]) from error
-    if not isinstance(tree, dict):
-        found = "nothing" if tree is None else "a list" if isinstance(tree, list) else "a single value"
-        raise ConfigError([f"{path}: contains {found}, not sections of settings such as `env:` and `algo:`"])
-    return tree
+    if "/" in name or os.sep in name or Path(name).suffix in (".yaml", ".yml"):
+        path = file.parent / Path(name).expanduser()
+        if path.is_file():
+            return path
+        raise ConfigError([f"{path} isn't a file; paths are relative to the folder of this file"])
+    known = {path.stem: path for path in sorted(shipped_folder().glob("*.yaml"))} | presets()
+    if name in known:
+        return known[name]
+    hint = nearest(name, known)
+    advice = hint or "; use a name of sheeprl configs, or a path such as ./mine.yaml"
+    raise ConfigError([f"isn't a shipped configuration or a preset ({', '.join(presets())}){advice}"])
+
+
+def read_tree(name: str) -> FileTree:
+    """Return the unvalidated tree of a configuration file, on top of the files that it is based on.
+
+    Raises:
+        ConfigError: the file or one of its bases doesn't exist, isn't YAML, or isn't a mapping.
+    """
+    return read_file(find_config(name), find_base)
 
 
 def set_value(tree: Tree, key: str, value: Any) -> None:
@@ -69,6 +90,8 @@ def set_value(tree: Tree, key: str, value: Any) -> None:
     Raises:
         ConfigError: a part of the key isn't a section.
     """
+    if isinstance(tree, FileTree):
+        tree.replace(key)
     *sections, leaf = key.split(".")
     for section in sections:
         below = tree.get(section)
@@ -101,7 +124,7 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
             mistakes.append(f"{override!r}: isn't a setting; use key=value, as in run.seed=1")
             continue
         try:
-            set_value(tree, key, parse_yaml(text, f"the value of {key}"))
+            set_value(tree, key, parse_value(text, f"the value of {key}"))
         except ConfigError as error:
             mistakes += error.mistakes
     if mistakes:
@@ -120,7 +143,10 @@ def load_config(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     tree = read_tree(os.fspath(name))
     apply_overrides(tree, overrides)
-    return validate(tree)
+    try:
+        return validate(tree)
+    except ConfigError as error:
+        raise ConfigError(locate(error.mistakes, tree)) from error
 
 
 def validate(tree: Mapping[str, Any]) -> Config:

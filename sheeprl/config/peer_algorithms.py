@@ -12,9 +12,9 @@ SUFFIXES = ("_continuous_action", "_atari_envpool", "_envpool", "_atari", "_cont
 """Ends of names that say where an algorithm runs, not which one it is."""
 
 _USES = {
-    "ppo": "appo maskable_ppo ppo_mask ppo_decoupled ppo2 trpo",
+    "ppo": "maskable_ppo ppo_mask ppo_decoupled ppo2 trpo",
     "ppo_recurrent": "rppo recurrent_ppo recurrentppo ppo_lstm ppo_rnn ppo_gru ppo_atari_lstm",
-    "a2c": "a3c impala",
+    "a2c": "a3c",
     "dqn algo.double=true": "ddqn double_dqn",
     "dqn algo.dueling=true": "dueling_dqn",
     "dqn algo.double=true algo.dueling=true": "d3qn",
@@ -23,14 +23,21 @@ _USES = {
     "dqn algo.head=c51": "c51 categorical_dqn",
     "dqn algo.head=qr": "qrdqn qr_dqn",
     "rainbow_atari": "rainbow rainbow_dqn",
-    "apex_dqn": "apex ape_x",
-    "apex": "apex_dqn ape_x",
-    "dqn algo.prioritized=true algo.n_step=3 players.num=4": "apex apex_dqn ape_x",
+    "dqn algo.head=iqn": "iqn implicit_quantile",
+    "apex_cartpole": "apex apex_dqn ape_x",
     "sac": "sacd sac_discrete discrete_sac sac_decoupled",
     "sac_ae": "sacae",
     "td3": "ddpg",
     "droq": "dropq",
     "dreamer_v3": "dreamer dreamerv3 dv3",
+    "dreamer_v2": "dreamerv2 dv2",
+    "dreamer_v1": "dreamerv1 dv1",
+    "p2e_dv3": "p2e plan2explore p2e_dv3_exploration",
+    "p2e_dv2": "p2e_dv2_exploration",
+    "p2e_dv1": "p2e_dv1_exploration",
+    "dreamer_v3 algo.init_from=RUN": "p2e_dv3_finetuning",
+    "dreamer_v2 algo.init_from=RUN": "p2e_dv2_finetuning",
+    "dreamer_v1 algo.init_from=RUN": "p2e_dv1_finetuning",
 }
 """Names elsewhere by the words here: an algorithm or a shipped configuration, and settings."""
 

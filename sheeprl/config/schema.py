@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -280,6 +280,14 @@ class EvalConfig(Section):
         description="settings of env that evaluations change, as in {kwargs: {difficulty: hard}}",
         json_schema_extra=needs("eval.episodes"),
     )
+
+    def changes_of_env(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the attributes of environments that evaluations take from training.
+
+        `env.kwargs` of this section fixes its own ones for evaluations.
+        """
+        fixed = self.env.get("kwargs") or {}
+        return {name: value for name, value in values.items() if name not in fixed}
 
 
 class LogConfig(Section):

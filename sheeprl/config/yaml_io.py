@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -66,9 +67,42 @@ def parse_yaml(text: str, source: str) -> Any:
     Raises:
         ConfigError: the text isn't YAML; the message has the place, the line and the cause.
     """
+    return parse_yaml_lines(text, source)[0]
+
+
+def parse_yaml_lines(text: str, source: str) -> tuple[Any, dict[str, int]]:
+    """Parse YAML; return the content, and the line of each dotted key, from 1.
+
+    Raises:
+        ConfigError: the text isn't YAML; the message has the place, the line and the cause.
+    """
     try:
-        return yaml.load(text, Loader=Loader)
+        loader = Loader(text)
+        try:
+            node = loader.get_single_node()
+            return (None, {}) if node is None else (loader.construct_document(node), dict(_key_lines(node)))
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
         raise ConfigError([describe_yaml_error(error, text, source)]) from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:  # a tag that doesn't fit its value
         raise ConfigError([f"{source}: not valid YAML: {one_line(error)}"]) from error
+
+
+def parse_value(text: str, source: str) -> Any:
+    """Parse the value of a setting `key=value`: YAML, or a text that begins with @, such as `@last`.
+
+    Raises:
+        ConfigError: the text isn't YAML.
+    """
+    return text if text.startswith("@") else parse_yaml(text, source)
+
+
+def _key_lines(node: yaml.Node, prefix: str = "", levels: int = 4) -> Iterator[tuple[str, int]]:
+    """Yield the dotted key and the line of each name in the upper levels of a mapping."""
+    if not levels or not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            yield f"{prefix}{key.value}", key.start_mark.line + 1
+            yield from _key_lines(value, f"{prefix}{key.value}.", levels - 1)

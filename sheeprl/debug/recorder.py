@@ -152,6 +152,8 @@ class Record:
             return arg.item()
         if arg is None or isinstance(arg, (bool, int, float, str)):
             return arg
+        if isinstance(arg, dict):  # attributes of environments
+            return {"json": arg}
         return {"unknown": type(arg).__name__}  # the re-execution stops here
 
     @contextmanager

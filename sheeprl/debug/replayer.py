@@ -38,6 +38,7 @@ from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 from sheeprl.utils.process import StopSignals, exclusive
 from sheeprl.utils.text import counted
 
+LEARNER_FILES = ("agent.pt", "initial.pt")  # snapshots of the learner; the latter of a run with `algo.init_from`
 REPORT_INTERVAL = 10.0  # seconds between two progress messages
 
 
@@ -172,9 +173,10 @@ class Reexecution:
 
         if name in self.data:
             return self.data[name]
-        for path in sorted((self.run_dir / "checkpoints").glob("step_*/*.pt")):
+        checkpoints = sorted((self.run_dir / "checkpoints").glob("step_*/*.pt"))
+        for path in [*self.run_dir.glob("initial.pt"), *checkpoints]:
             if digest(content := path.read_bytes()) == name:
-                self.data[name] = np.frombuffer(content, np.uint8) if path.name == "agent.pt" else content
+                self.data[name] = np.frombuffer(content, np.uint8) if path.name in LEARNER_FILES else content
                 return self.data[name]
         raise RunFailedError(
             "an argument of a recorded call is neither a result in the record nor in a checkpoint of the run"
@@ -288,6 +290,8 @@ class _Stage:
         if "of" in arg:
             number, *half = arg["of"]
             return self.outcomes[number].half(half[0] if half else None)
+        if "json" in arg:
+            return arg["json"]
         if (name := digest_in(arg)) is not None:
             return self.reexecution.data_of(name)
         if "path" in arg:

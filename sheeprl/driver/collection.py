@@ -112,9 +112,14 @@ class Collector:
     @property
     def is_over(self) -> bool:
         """Return True if no further round is trained on."""
-        if self.stopping.is_set() and self.counters.version > self.rounds.newest_requested:
+        if self.stopping.is_set() and self.counters.version > self.newest_requested:
             return True
         return self.counters.policy_steps >= self.config.run.total_steps
+
+    @property
+    def newest_requested(self) -> int:
+        """Return the newest round that is complete once the requested fragments arrive."""
+        return self.rounds.newest_requested
 
     @property
     def trainers_waited(self) -> float:
@@ -245,9 +250,9 @@ class Collector:
             published = await self._wait_for_weights(number)
             lost_at: float | None = None
             while True:
-                self.rounds.begin(number, published.version)
+                round_number = self.rounds.begin(number, published.version)
                 try:
-                    fragment = await self._request_fragment(number, published)
+                    fragment = await self._request_fragment(number, published, round_number)
                     break
                 except DataLostError:
                     await self._republish(published)
@@ -282,11 +287,11 @@ class Collector:
             return False
         if self.counters.policy_steps >= self.config.run.total_steps and round_number >= self.rounds.added:
             return False  # but a lost round is collected again
-        if self.stopping.is_set() and round_number > self.rounds.newest_requested:
+        if self.stopping.is_set() and round_number > self.newest_requested:
             return False
         return round_number - self.published.version <= self.config.max_staleness
 
-    async def _request_fragment(self, number: int, published: PublishedWeights) -> CollectedFragment:
+    async def _request_fragment(self, number: int, published: PublishedWeights, round_number: int) -> CollectedFragment:
         """Call `collect` of a player. Request its state too if a checkpoint may be due after the round."""
         if number in self.players.leaving:
             await self.players.move(number)
@@ -294,11 +299,9 @@ class Collector:
         mode: Mode = "random" if published.policy_steps < self.data.learning_starts else "explore"
         progress = min(1.0, published.policy_steps / self.config.run.total_steps)
         request = (self.config.fragment_rows, later(published.weights), published.version, mode, progress)
-        checkpointing = (
-            self._may_checkpoint_after(self.rounds.last_round_of(number, published.version)),
-            self._unsaved,
-        )
-        info, fragment = player.call_pair(PlayerInterface.collect, *request, *checkpointing)
+        may_checkpoint = self._may_checkpoint_after(self.rounds.last_round_of(number, published.version))
+        values = self.stats.env_changes.at(round_number) or None
+        info, fragment = player.call_pair(PlayerInterface.collect, *request, may_checkpoint, self._unsaved, values)
         return CollectedFragment(number, await info, fragment, self.players.current[number])
 
     def _may_checkpoint_after(self, round_number: int) -> bool:

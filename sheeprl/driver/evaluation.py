@@ -71,11 +71,14 @@ class Evaluator:
         """
         published, step, handle = self.collector.published, self.stats.counters.policy_steps, self.handle
         assert published is not None
+        env_values = self.config.eval.changes_of_env(self.stats.env_changes.newest)
         before, self.stats.evaluated_at = self.stats.evaluated_at, step
         self.stats.evaluating.append(step)  # until the next border, so that no result is lost
         try:
             player = handle or await self.players.get(0)
-            playing = player.call(PlayerInterface.evaluate, later(published.weights), self.config.eval.episodes)
+            playing = player.call(
+                PlayerInterface.evaluate, later(published.weights), self.config.eval.episodes, env_values or None
+            )
             result: Evaluation | None = await self.collector.wait_unless_stopped(awaited(playing))
             if result is None:
                 self.is_player_busy |= handle is None

@@ -100,8 +100,12 @@ class Rounds(ABC):
         """Return the last round after which a fragment, begun with weights of a version, may be the player's newest."""
 
     @abstractmethod
-    def begin(self, player: int, version: int) -> None:
-        """Note that a fragment is requested from a player, or requested again, with weights of a version."""
+    def begin(self, player: int, version: int) -> int:
+        """Note that a fragment is requested from a player, or requested again, with weights of a version.
+
+        Returns:
+            The round of the fragment, if fragments arrive in the order of their begin.
+        """
 
     @abstractmethod
     def put(self, fragment: CollectedFragment) -> None:
@@ -157,9 +161,10 @@ class WholeRounds(Rounds):
         """Return the player's next round."""
         return self._next[player]
 
-    def begin(self, player: int, version: int) -> None:
+    def begin(self, player: int, version: int) -> int:
         """Note that the next round is requested from a player."""
         self._requested[player] = self._next[player]
+        return self._next[player]
 
     def put(self, fragment: CollectedFragment) -> None:
         """Store a player's fragment."""
@@ -238,9 +243,10 @@ class QuorumRounds(Rounds):
         """Return a round by which the player's next fragment has joined."""
         return version + 2 * self.max_staleness + 1
 
-    def begin(self, player: int, version: int) -> None:
+    def begin(self, player: int, version: int) -> int:
         """Note the weights of a player's fragment."""
         self._collecting[player] = version
+        return self.added + (self.begun - 1) // self.size
 
     def put(self, fragment: CollectedFragment) -> None:
         """Store a fragment."""

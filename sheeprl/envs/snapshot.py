@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 
-from sheeprl.envs import global_rng, interface, transforms
+from sheeprl.envs import changes, global_rng, interface, transforms
 from sheeprl.envs.capture import Plain, capture, restore
 from sheeprl.envs.results import EPISODE, episode_numbers, observation_check, to_flag, to_number
 from sheeprl.envs.wrappers.episode_statistics import counts_episodes
@@ -82,6 +82,10 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.ended = terminated or truncated
         numbers = episode_numbers(info, self._counts) if self.ended else ()
         return self._check(obs), reward, terminated, truncated, {EPISODE: numbers} if numbers else {}
+
+    def set_attributes(self, values: dict[str, Any]) -> None:
+        """Set attributes of the environment or of its wrappers."""
+        changes.set_attributes(self.env, values)
 
     def close(self) -> None:
         """Close the environment; ignore its errors."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sheeprl.metrics.env_changes import EnvChanges
 from sheeprl.metrics.time_breakdown import TimeBreakdown
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class RunStats:
         self.evaluating: list[int] = []  # policy steps of the evaluations in progress
         self.best_evaluation: float | None = None
         self.evaluations_since_best = 0
+        self.env_changes = EnvChanges()
+        self.finished_rounds = counters.version  # rounds whose end the callbacks have seen
 
     # ------------------------------------------------------------------------------------ recording
 
@@ -262,6 +265,8 @@ class RunStats:
             "evaluating": list(self.evaluating),
             "best_evaluation": self.best_evaluation,
             "evaluations_since_best": self.evaluations_since_best,
+            "env_changes": self.env_changes.state,
+            "finished_rounds": self.finished_rounds,
         }
 
     @classmethod
@@ -280,6 +285,8 @@ class RunStats:
         stats.evaluating += state.get("evaluating", ())
         stats.best_evaluation = state.get("best_evaluation")
         stats.evaluations_since_best = state.get("evaluations_since_best", 0)
+        stats.env_changes = EnvChanges((first, values) for first, values in state.get("env_changes", ()))
+        stats.finished_rounds = state.get("finished_rounds", stats.counters.version)
         return stats
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,26 @@ def rewind(run_dir: Path, size: int) -> None:
     Later metrics move to `metrics_undone.jsonl`. Later events stay.
     """
     path = run_dir / "metrics.jsonl"
-    if not path.exists() or path.stat().st_size <= size:
-        return
-    content = path.read_bytes()
-    later = content[size:].splitlines(keepends=True)
-    events = [line for line in later if line.startswith(b'{"event"')]
-    with (run_dir / "metrics_undone.jsonl").open("ab") as file:
-        file.write(b"".join(line for line in later if line not in events))
-    write_atomically(path, content[:size] + b"".join(events), sync=False)
+    lines = complete_lines(path)
+    ends = itertools.accumulate(len(line) for line in lines)
+    keep_lines(
+        path, lines, [end <= size or line.startswith(b'{"event"') for line, end in zip(lines, ends, strict=True)]
+    )
+
+
+def complete_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file, without an incomplete last one of a killed writer; empty without the file."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+def keep_lines(path: Path, lines: Sequence[bytes], retained: Sequence[bool]) -> None:
+    """Move the other lines of a file to its file of undone lines, such as `metrics_undone.jsonl`."""
+    undone = b"".join(line for line, keep in zip(lines, retained, strict=True) if not keep)
+    if undone:
+        with path.with_name(f"{path.stem}_undone.jsonl").open("ab") as file:
+            file.write(undone)
+        write_atomically(path, b"".join(line for line, keep in zip(lines, retained, strict=True) if keep), sync=False)
 
 
 class Scalars:

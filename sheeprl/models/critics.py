@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from sheeprl.models.stacked import apply_stacked, stacked_parameters
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -77,25 +78,15 @@ class StackedCritics(Critics):
     ) -> None:
         """Stack the parameters of the networks' layers: weights `[networks, in, out]`, biases `[networks, 1, out]`."""
         super().__init__((), trunk, choices)
-        each = zip(
-            *([layer for layer in network.modules() if isinstance(layer, nn.Linear)] for network in networks),
-            strict=True,
-        )
-        layers = [tuple(layers) for layers in each]
-        weights = [torch.stack([layer.weight.detach().T for layer in same]) for same in layers]
-        biases = [torch.stack([layer.bias.detach()[None] for layer in same]) for same in layers]
-        self.weights = nn.ParameterList(nn.Parameter(weight) for weight in weights)
-        self.biases = nn.ParameterList(nn.Parameter(bias) for bias in biases)
+        self.weights, self.biases = stacked_parameters(networks)
+        self.activation = nn.ReLU()
 
     def values(self, inputs: Tensor, seed: Tensor | None, chosen: Tensor | None) -> Tensor:
         """Return the outputs `[networks, N, outputs]` of the chosen networks; see `Critics.values`."""
         weights, biases = list(self.weights), list(self.biases)
         if chosen is not None:
             weights, biases = [[part[chosen] for part in parts] for parts in (weights, biases)]
-        hidden = inputs.expand(len(weights[0]), *inputs.shape)
-        for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            hidden = torch.baddbmm(bias, functional.relu(hidden) if number else hidden, weight)
-        return hidden
+        return apply_stacked(inputs, weights, biases, self.activation)
 
 
 def ensemble(networks: Iterable[nn.Module], trunk: nn.Module | None = None, choices: int | None = None) -> Critics:

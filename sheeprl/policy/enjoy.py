@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 
 from sheeprl.checkpoint.best import best_checkpoint
 from sheeprl.checkpoint.files import step_of
+from sheeprl.checkpoint.resume import read_env_values
 from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
 from sheeprl.config.loading import validate
+from sheeprl.envs.changes import set_attributes
+from sheeprl.envs.hints import missing_module
 from sheeprl.envs.make import EnvSettingsError, make_env
 from sheeprl.envs.snapshot import close_quietly
 from sheeprl.policy.interface import Policy
@@ -76,9 +80,11 @@ def enjoy(
     if not in_terminal and not has_display():
         raise ConfigError(["--window: there is no display (DISPLAY is not set); leave it out to draw in the terminal"])
     try:
-        env = make_env(validate(read_config(run_dir)).eval_env, "rgb_array" if in_terminal else "human")
+        config = validate(read_config(run_dir))
+        env = make_env(config.eval_env, "rgb_array" if in_terminal else "human")
     except EnvSettingsError as error:
         raise ConfigError([str(error)]) from error
+    set_attributes(env, config.eval.changes_of_env(read_env_values(checkpoint)))
     show = _terminal_picture(stream or sys.stdout) if in_terminal else None
     pace = 1 / (fps or float(env.metadata.get("render_fps") or 30))
     policy = load_checkpoint(str(checkpoint))
@@ -86,7 +92,10 @@ def enjoy(
         for number in range(sys.maxsize):
             if follow and number and (newest := find_checkpoint(str(run_dir))[1]) != checkpoint:
                 policy, checkpoint = load_checkpoint(str(newest)), newest
+                set_attributes(env, config.eval.changes_of_env(read_env_values(checkpoint)))
             yield _play(env, policy, step_of(checkpoint), seed if number == 0 else None, pace, show)
+    except (DependencyNotInstalled, ImportError) as error:  # environments import what draws them when they draw
+        raise ConfigError([missing_module(error)]) from error
     finally:
         close_quietly(env)
 
@@ -109,7 +118,7 @@ def _play(
 
 def _terminal_picture(stream: TextIO) -> Callable[[Any], None]:
     """Return a function that draws a picture over the previous one."""
-    stream.write(CLEAR)
+    clear = [CLEAR + HOME]  # before the first picture
 
     def show(picture: Any) -> None:
         """Draw a picture `[H, W, 3]`.
@@ -120,7 +129,8 @@ def _terminal_picture(stream: TextIO) -> Callable[[Any], None]:
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
             raise ConfigError(["the environment returns no picture from render(); it can't be watched"])
         size = shutil.get_terminal_size()
-        stream.write(HOME + as_text(picture, size.columns, size.lines - 2) + RESET + "\n")
+        start = clear.pop() if clear else HOME
+        stream.write(start + as_text(picture, size.columns, size.lines - 2) + RESET + "\n")
         stream.flush()
 
     return show

@@ -123,7 +123,7 @@ class Policy:
         Raises:
             ValueError: the observation has other keys or shapes than the policy's, or another batch size than before.
         """
-        leaves, is_batch = self._leaves(obs)
+        leaves, is_batch = self.leaves(obs)
         count = len(next(iter(leaves.values())))
         if self._is_first is None:
             self._is_first = np.ones(count, bool)
@@ -135,8 +135,18 @@ class Policy:
         action = np.asarray(action).astype(self.spec.action.dtype, copy=False).reshape(count, *self.spec.action.shape)
         return action if is_batch else action[0]
 
-    def _leaves(self, obs: Any) -> tuple[dict[str, Array], bool]:
-        """Return the leaves `[B, *]` of an observation by flat key, and whether it is a batch."""
+    def act_without_state(self, leaves: dict[str, Array]) -> Array:
+        """Return the actions `[B, *]` of a policy without a state for any number of observations `[B, *]`."""
+        count = len(next(iter(leaves.values())))
+        action = np.asarray(self._act(leaves, np.zeros(count, np.float32), np.ones(count, bool)))
+        return action.astype(self.spec.action.dtype, copy=False).reshape(count, *self.spec.action.shape)
+
+    def leaves(self, obs: Any) -> tuple[dict[str, Array], bool]:
+        """Return the leaves `[B, *]` of an observation by flat key, and whether it is a batch.
+
+        Raises:
+            ValueError: the observation has other keys or shapes than the policy's.
+        """
         leaves, batched = {}, set()
         for leaf in self.spec.observation:
             part = np.asarray(_part(obs, leaf.key))

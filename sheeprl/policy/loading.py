@@ -21,7 +21,8 @@ def load_policy(path: str | Path, *, best: bool = False, mode: Mode = "greedy", 
     """Return a policy that maps observations of its environment to actions in the environment's own units.
 
     Args:
-        path: a run (`@last`, its folder, or the beginning of its name), a checkpoint, or a file of `sheeprl export`.
+        path: a run (`@last`, its folder, the beginning of its name, or `hf:user/repo`), a checkpoint, or a file of
+            `sheeprl export`.
         best: True for the best checkpoint of a run, by `checkpoint.best_by`; False for the newest one.
         mode: `greedy`, or `explore` to sample as in training. Exported files are greedy.
         seed: seed of the samples.

@@ -15,7 +15,7 @@ from sheeprl.results.comparison import Groups
 from sheeprl.results.reading import Results
 from sheeprl.results.statistics import curve, performance_profile, smoothed
 from sheeprl.utils.errors import ConfigError
-from sheeprl.utils.installation import install_command
+from sheeprl.utils.plotting import pyplot
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's colors, which people with any kind of color vision can distinguish."""
@@ -31,22 +31,6 @@ STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,  # embeds fonts that a reader can select and a journal accepts
     "svg.hashsalt": "sheeprl",  # the same data give the same file
 }
-
-
-def pyplot() -> Any:
-    """Return matplotlib's figures, which need no display.
-
-    Raises:
-        ConfigError: matplotlib isn't installed.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ConfigError([f"matplotlib isn't installed; use {install_command('plot')}"]) from error
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    return plt
 
 
 def draw_curves(groups: Groups, axes: Sequence[str] = ("steps",), of: str = "auto", smooth: int = 20) -> Any:

@@ -82,7 +82,7 @@ def needs(*conditions: str) -> dict[str, Any]:
 
     Args:
         conditions: names in `sheeprl.config.effects.CONDITIONS`, or settings such as `eval.episodes` (not 0, false or
-            null) and `algo.head=c51`.
+            null), `algo.head=iqn` and `algo.head=qr|iqn`.
     """
     return {"needs": list(conditions)}
 

@@ -32,7 +32,7 @@ class Player:
         """Store the arguments."""
         self.number, self.incarnation, self.error, self.closed = number, incarnation, error, False
 
-    def collect(self, rows, weights, version, mode, progress, keep_state, unsaved):
+    def collect(self, rows, weights, version, mode, progress, keep_state, unsaved, env_values):
         """Return an empty fragment, or raise."""
         if self.error:
             raise self.error
@@ -108,7 +108,7 @@ ARGS = (4, None, 7, "explore", 0.5)
 
 def collect(player, keep_state=False):
     """Call `collect` of a player."""
-    return player.call_pair(PlayerInterface.collect, *ARGS, keep_state, None)
+    return player.call_pair(PlayerInterface.collect, *ARGS, keep_state, None, None)
 
 
 def test_players_of_a_host_share_a_call_and_fail_alone():

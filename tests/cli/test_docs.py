@@ -23,7 +23,7 @@ def test_there_are_commands():
     assert all(commands_of(page) for page in PAGES)
 
 
-NEED_A_RUN_OR_RAY = ("resume", "replay", "eval", "enjoy", "export", "compare", "plot", "sweep", "status")
+NEED_A_RUN_OR_RAY = ("resume", "replay", "eval", "enjoy", "dream", "export", "compare", "plot", "sweep", "status")
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ import os
 import socket
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from sheeprl.actors.ray import internals
-from sheeprl.cli import main
+from sheeprl.cli import main, status
 from tests.metrics.test_run_entry import ENTRY
 
 
@@ -38,6 +39,7 @@ def port():
 def entries(monkeypatch, port):
     """Replace a cluster's control store by a dictionary of entries, and return it."""
     values = {}
+    monkeypatch.setattr(status, "RECHECK", 0.0)
     monkeypatch.setattr(internals, "running_cluster", lambda address: f"127.0.0.1:{port}")
     monkeypatch.setattr(internals, "cluster_contents", lambda address, namespace: (values, {ENTRY.job}))
     return values
@@ -54,6 +56,20 @@ def test_runs_are_listed_the_newest_first(capsys, entries):
     assert code == 0 and len(rows) == 3
     assert rows[1][:2] == ["ppo/CartPole-v1/1_0", "running"] and "12.35" in rows[1] and "1/2" in rows[1]
     assert rows[2][1] == "silent" and "10/100" in rows[2] and "-" in rows[2]
+
+
+def test_a_clock_that_differs_makes_no_run_silent(capsys, monkeypatch, entries):
+    """A run that reports while its machine's clock is hours behind is running."""
+    past = time.time() - 7200
+    entries["a"] = replace(ENTRY, updated=past, state="running").to_json()
+
+    def report(seconds):
+        """Update the entry, as the driver does in this time."""
+        entries["a"] = replace(ENTRY, updated=past + 5, state="running").to_json()
+
+    monkeypatch.setattr(status, "time", SimpleNamespace(**{**vars(time), "sleep": report}))
+    _, out, _ = sheeprl(capsys, "status", "--json")
+    assert [run["state"] for run in json.loads(out)] == ["running"]
 
 
 def test_json_holds_all_fields(capsys, entries):

@@ -22,7 +22,7 @@ from tests.helpers.clusters import (
 )
 from tests.helpers.runs import lines
 
-pytestmark = [pytest.mark.every, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster"
 SMALL = [
@@ -37,11 +37,17 @@ SMALL = [
 LONG, STEPS = 10_000_000, 400  # policy steps of a run that is stopped, and of one that ends
 
 
+def nodes_of(cluster):
+    """Return the process id of each of a cluster's nodes by its id."""
+    return {node: pid for pid, (node, address) in drain_node.raylets() if address == cluster.address}
+
+
 def saved_steps(folder):
     """Return the policy steps of the checkpoints below a folder."""
     return [int(path.parent.name[5:]) for path in folder.rglob("step_*/manifest.json")]
 
 
+@pytest.mark.slow
 def test_job_of_the_manifest_is_stopped_and_resumed(tmp_path):
     """The entrypoint of the RayJob saves a checkpoint when the job is stopped; submitted again, it resumes."""
     (job,) = yaml.safe_load_all((FOLDER / "kuberay" / "rayjob.yaml").read_text())
@@ -83,6 +89,7 @@ def test_job_of_the_manifest_is_stopped_and_resumed(tmp_path):
         assert "finished" in listed.stdout, listed.stderr
 
 
+@pytest.mark.slow
 def test_cluster_refuses_clients_without_its_token():
     """`sheeprl status` needs the token, and says so in one line."""
     with local_cluster() as cluster:
@@ -96,34 +103,31 @@ def test_cluster_refuses_clients_without_its_token():
         assert done.returncode == 2 and "RAY_AUTH_MODE=token" in done.stderr
 
 
+@pytest.mark.slow
 def test_drained_node_takes_no_more_work(monkeypatch):
     """`drain_node.py` announces the end of a node, and waits for its workers only."""
     with local_cluster() as cluster:
-
-        def nodes():
-            """Return the ids of the cluster's nodes."""
-            return {node: pid for pid, (node, address) in drain_node.raylets() if address == cluster.address}
-
         cluster.start_head("--num-cpus=1", "--include-dashboard=false")
-        head = nodes()
+        head = nodes_of(cluster)
         cluster.add_node("--num-cpus=1")
-        (node,) = nodes().keys() - head.keys()
+        ((node, raylet),) = nodes_of(cluster).items() - head.items()
         for name in ("PATH", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
             monkeypatch.setenv(name, cluster.env[name])
         # A node that has just started may not be known yet.
         wait_for(lambda: drain_node.drain(node, cluster.address, 60), "the drain")
-        assert not drain_node.is_busy(nodes()[node])
+        assert not drain_node.is_busy(raylet)  # Ray ends a drained node once it is idle
         hold = "import ray, time; ray.init(log_to_driver=False); "
         hold += "ray.get(ray.remote(num_cpus=1)(lambda: time.sleep(600)).remote())"
         driver = subprocess.Popen(["python", "-c", hold], env=cluster.env)
         try:  # the task runs on the head, since the other node takes no more
             wait_for(lambda: drain_node.is_busy(*head.values()), "the task", process=driver)
-            assert not drain_node.is_busy(nodes()[node])
+            assert not drain_node.is_busy(raylet)
         finally:
             driver.kill()
             driver.wait()
 
 
+@pytest.mark.slow
 def test_run_brings_nodes_of_the_fake_autoscaler(tmp_path):
     """A run that needs more nodes waits until the autoscaler has added them."""
     with local_cluster() as cluster:
@@ -143,8 +147,8 @@ def test_run_brings_nodes_of_the_fake_autoscaler(tmp_path):
         ]
         done = cluster.call("sheeprl", "run", "sac", "env.id=Pendulum-v1", *words)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "waits for room" in done.stdout
         assert lines(tmp_path / "run")[-1]["status"] == "done"
+        assert len(nodes_of(cluster)) > 1
 
 
 SRUN = """#!/bin/bash
@@ -163,6 +167,7 @@ if [[ "$1 $2" == "show hostnames" ]]; then echo 127.0.0.1; else echo "$@" >> "${
 """
 
 
+@pytest.mark.every
 def test_slurm_job_is_queued_again_at_its_limit_and_resumes(tmp_path):
     """The batch file saves a checkpoint at the time limit and requeues the job, which then resumes and ends."""
     programs = tmp_path / "bin"

@@ -47,13 +47,22 @@ def load(algorithm, *overrides):
         ("ppo", [], "buffer.checkpoint=false", ""),
         ("ppo", [], "trainer.prefetch=2", ""),
         ("ppo", [], "trainer.strategy=ddp", "trainer.devices=2"),
+        ("ppo", [], "algo.min_learning_rate=0.0001", "set algo.desired_kl"),
+        ("ppo", [], "algo.cnn_features=64", ""),
+        ("sac", ["algo.learn_alpha=false"], "algo.alpha_lr=0.1", "algo.learn_alpha=true"),
+        ("dqn", [], "algo.atoms=7", "algo.head=c51"),
+        ("dqn", ["algo.head=c51"], "algo.quantiles=7", "algo.head=qr"),
+        ("dqn", [], "algo.env_epsilon_power=3.0", "set algo.env_epsilon"),
+        ("dqn", [], "algo.noisy_std=0.1", "algo.noisy=true"),
+        ("appo", [], "algo.memory_size=9", "set algo.memory"),
     ],
 )
 def test_a_setting_without_effect_is_warned_about(algorithm, overrides, setting, remedy):
     """The warning about a setting without effect has its reason and what would give it one."""
     (warning,) = warnings_of(load(algorithm, *overrides, setting))
     assert warning.startswith(f"{setting}: has no effect ")
-    assert warning.endswith(f"; use {remedy} or leave it out" if remedy else "; leave it out")
+    advice = remedy if remedy.startswith("set ") else f"use {remedy}"
+    assert warning.endswith(f"; {advice} or leave it out" if remedy else "; leave it out")
     assert warnings_of(load(algorithm, *overrides)) == []
 
 

@@ -33,11 +33,10 @@ def test_a_name_elsewhere_leads_to_an_algorithm(name, use):
     assert peer_algorithms.find(name, KNOWN) == use
 
 
-def test_every_name_without_a_target_here_leads_to_another_one():
-    """A name with several targets leads to the first one that exists."""
-    assert peer_algorithms.find("apex", ["apex_dqn", "dqn"]) == "apex_dqn"
-    assert peer_algorithms.find("ape-x", ["dqn"]) == "dqn algo.prioritized=true algo.n_step=3 players.num=4"
-    assert peer_algorithms.find("ape-x", []) is None
+def test_a_name_whose_target_is_missing_leads_nowhere():
+    """A name leads only to an algorithm or a configuration that exists."""
+    assert peer_algorithms.find("ape-x", ["apex_cartpole", "dqn"]) == "apex_cartpole"
+    assert peer_algorithms.find("ape-x", ["dqn"]) is None
 
 
 def test_every_use_is_valid():

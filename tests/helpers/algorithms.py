@@ -14,12 +14,13 @@ from sheeprl.config.schema import Config
 
 QUICK = ("ppo", "sac")  # algorithms that the fast suite tests everywhere
 SLOW = ("dqn", "ppo_recurrent")  # algorithms with other mechanisms, which the slow suite tests everywhere
-CHEAP = ("dreamer_v3", "impala", "r2d2", "sac_ae", "td3")  # further ones, which its shorter tests include
+CHEAP = ("dreamer_v3", "impala", "p2e_dv3", "r2d2", "sac_ae", "td3")  # further ones, which its shorter tests include
 
 # Overrides of those arguments that an algorithm has.
 WORLD_MODEL = {
     "sequence_length": "8", "horizon": "3", "deter": "32", "hidden": "16", "classes": "4", "categoricals": "8",
     "units": "32", "layers": "2", "stoch": "8", "depth": "2", "blocks": "4", "warmup": "50",
+    "ensemble": "3", "ensemble_units": "16", "ensemble_layers": "2",
 }  # fmt: skip
 ARGUMENTS = {"hidden_sizes": "[32,32]", "batch_size": "32"} | WORLD_MODEL
 ON_POLICY = {"rollout_steps": "32", "epochs": "2"}

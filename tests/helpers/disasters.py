@@ -237,6 +237,7 @@ class Player:
         progress: float,
         keep_state: bool,
         unsaved: str | None,
+        env_values: dict[str, Any] | None = None,
     ) -> tuple[FragmentInfo, Played]:
         """Return the next fragment."""
         config = self.world.schedule.config
@@ -261,7 +262,7 @@ class Player:
         self.sequence, self.first = map(int, state.split())
         return True
 
-    def evaluate(self, weights: Weights, episodes: int) -> Evaluation:
+    def evaluate(self, weights: Weights, episodes: int, env_values: dict[str, Any] | None = None) -> Evaluation:
         """Return episodes without reward."""
         assert isinstance(weights, Weights)
         return Evaluation(0.0, 0.0, [0.0] * episodes, [1] * episodes)

@@ -620,6 +620,7 @@ class FakePlayer:
         progress: float,
         keep_state: bool,
         unsaved: str | None,
+        env_values: dict[str, Any] | None = None,
     ) -> tuple[FragmentInfo, Played]:
         """Return the next fragment."""
         assert rows == self.schedule.fragment_rows
@@ -643,7 +644,7 @@ class FakePlayer:
     def close(self) -> None:
         """Do nothing."""
 
-    def evaluate(self, weights: Weights, episodes: int) -> Evaluation:
+    def evaluate(self, weights: Weights, episodes: int, env_values: dict[str, Any] | None = None) -> Evaluation:
         """Return episodes without reward."""
         assert isinstance(weights, Weights)
         return Evaluation(0.0, 0.0, [0.0] * episodes, [1] * episodes)

@@ -51,3 +51,36 @@ class Recall(gymnasium.Env[npt.NDArray[np.float32], Any]):
 
 
 gymnasium.register("Recall-v0", Recall)
+
+
+class Leveled(gymnasium.Env):
+    """Episodes that end sooner and pay more at a higher level, which is read at each reset.
+
+    Args:
+        level: level of the first episode.
+    """
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, level=0):
+        """Store the level."""
+        self.level = level
+
+    def reset(self, seed=None, options=None):
+        """Begin an episode."""
+        super().reset(seed=seed)
+        self.left, self.pay = max(2, 12 - 2 * self.level), 1.0 + self.level
+        return self._obs(), {}
+
+    def step(self, action):
+        """Pay for action 1."""
+        self.left -= 1
+        return self._obs(), self.pay * float(action), self.left == 0, False, {}
+
+    def _obs(self):
+        """Return a random observation."""
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32)
+
+
+gymnasium.register("Leveled-v0", Leveled)

@@ -233,6 +233,22 @@ def test_enjoy_draws_into_the_terminal_and_follows(run_dir, monkeypatch):
         next(enjoy(str(run_dir), terminal=False))
 
 
+def test_enjoy_names_the_extra_of_a_package_that_only_drawing_needs(run_dir, monkeypatch):
+    """A package that is imported when an environment draws is named with its extra, before anything is drawn."""
+
+    def render(self):
+        """Fail as without pygame."""
+        raise gymnasium.error.DependencyNotInstalled("pygame is not installed") from ModuleNotFoundError(
+            "No module named 'pygame'", name="pygame"
+        )
+
+    monkeypatch.setattr("gymnasium.envs.classic_control.pendulum.PendulumEnv.render", render)
+    stream = io.StringIO()
+    with pytest.raises(ConfigError, match=r"pygame is not installed; pip install .*classic"):
+        next(enjoy(str(run_dir), terminal=True, stream=stream))
+    assert not stream.getvalue()
+
+
 def test_picture_fits_the_terminal():
     """A line has at most as many blocks as the terminal has columns."""
     lines = as_text(np.zeros((60, 90, 3), np.uint8), 30, 8).splitlines()

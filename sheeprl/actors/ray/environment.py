@@ -19,6 +19,11 @@ LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's path
 
 
 def configure(config: Config) -> None:
+    """Set Ray's environment variables that the user hasn't set, for the cluster of a configuration."""
+    configure_at(cluster_address(config))
+
+
+def configure_at(address: str | None) -> None:
     """Set Ray's environment variables that the user hasn't set.
 
     A local Ray requires a token from its clients, since it listens on the network at any address. An existing cluster
@@ -26,7 +31,7 @@ def configure(config: Config) -> None:
     """
     if "ray" in sys.modules:
         return  # Ray has read its environment already
-    if cluster_address(config) is None:
+    if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     if (home := os.path.expanduser("~")) != "~":
         os.environ.setdefault("HOME", home)  # Ray looks for the token there
@@ -56,6 +61,12 @@ def mistakes(config: Config) -> Iterator[str]:
             f"{source(config)}={address}: is the address of a dashboard, to which jobs are submitted; use the address "
             f"of the head node's Ray, such as HOST:6379, or auto on a node of the cluster{or_local(config)}"
         )
+
+
+def local_mistakes() -> Iterator[str]:
+    """Yield a mistake for each property of this machine with which a local Ray can't be started from now on."""
+    if "ray" not in sys.modules:
+        yield from machine_mistakes()
 
 
 def machine_mistakes() -> Iterator[str]:

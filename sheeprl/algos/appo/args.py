@@ -10,7 +10,7 @@ from pydantic import Field
 from sheeprl.algos.args import OnPolicy
 from sheeprl.algos.impala.args import VTraceArgs
 from sheeprl.algos.ppo.args import PPOArgs
-from sheeprl.utils.settings import Count, Fractional
+from sheeprl.utils.settings import Count, Fractional, needs
 
 
 class APPOArgs(VTraceArgs, PPOArgs):
@@ -25,7 +25,9 @@ class APPOArgs(VTraceArgs, PPOArgs):
 
     gae_lambda: Fractional = Field(0.95, description="lambda of the V-trace targets; 1 for n-step returns")
     epochs: Count = Field(4, description="passes over each rollout")
-    sequence: Count = Field(16, description="rows of a training sequence with a memory")
+    sequence: Count = Field(
+        16, description="rows of a training sequence with a memory", json_schema_extra=needs("algo.memory")
+    )
 
     def data(self) -> OnPolicy:
         """Return settings to read whole rollouts; with a memory, in sequences."""

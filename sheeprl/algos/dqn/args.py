@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sheeprl.algos.args import OneOptimizerArgs, TDArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes, needs
 
 
 class QArgs(OneOptimizerArgs):
@@ -17,17 +17,30 @@ class QArgs(OneOptimizerArgs):
 
     learning_rate: Positive = Field(5e-4, description="learning rate of the optimizer")
     max_grad_norm: Positive | None = Field(10.0, description="maximum global norm of the gradients; null for no limit")
-    epsilon: Fractional = Field(1.0, description="probability of a random action at the start of the run")
-    final_epsilon: Fractional = Field(0.05, description="probability of a random action after exploration_fraction")
+    epsilon: Fractional = Field(
+        1.0,
+        description="probability of a random action at the start of the run",
+        json_schema_extra=needs("algo.env_epsilon=null"),
+    )
+    final_epsilon: Fractional = Field(
+        0.05,
+        description="probability of a random action after exploration_fraction",
+        json_schema_extra=needs("algo.env_epsilon=null"),
+    )
     exploration_fraction: Positive = Field(
-        0.1, le=1.0, description="fraction of the run in which epsilon falls linearly to final_epsilon"
+        0.1,
+        le=1.0,
+        description="fraction of the run in which epsilon falls linearly to final_epsilon",
+        json_schema_extra=needs("algo.env_epsilon=null"),
     )
     env_epsilon: Fractional | None = Field(
         None,
         description="base of a constant epsilon per environment in place of the schedule: base^(1 + env_epsilon_power "
         "i / (N - 1)) for environment i of N (0.4 in Ape-X, 1803.00933); null uses the schedule",
     )
-    env_epsilon_power: NonNegative = Field(7.0, description="spread of the epsilons of env_epsilon")
+    env_epsilon_power: NonNegative = Field(
+        7.0, description="spread of the epsilons of env_epsilon", json_schema_extra=needs("algo.env_epsilon")
+    )
     hidden_sizes: Sizes = Field(
         (256, 256), description="sizes of the hidden layers after the encoder", json_schema_extra=STRUCTURAL
     )
@@ -61,7 +74,9 @@ class DQNArgs(QArgs, TDArgs):
         description="explore by learned noise in the layers (1706.10295) instead of by epsilon",
         json_schema_extra=STRUCTURAL,
     )
-    noisy_std: Positive = Field(0.5, description="initial noise sigma_0 of noisy layers")
+    noisy_std: Positive = Field(
+        0.5, description="initial noise sigma_0 of noisy layers", json_schema_extra=needs("algo.noisy")
+    )
     initial_priority: Literal["highest", "error"] = Field(
         "highest",
         description="priority of new transitions: the highest one so far, or the TD error, which the player computes "
@@ -73,14 +88,20 @@ class DQNArgs(QArgs, TDArgs):
         "its quantiles (qr, 1710.10044) or by quantiles at random fractions (iqn, 1806.06923)",
         json_schema_extra=STRUCTURAL,
     )
-    atoms: Count = Field(51, ge=2, description="atoms of head c51", json_schema_extra=STRUCTURAL)
-    v_min: float = Field(-10.0, description="lowest atom of head c51")
-    v_max: float = Field(10.0, description="highest atom of head c51")
+    atoms: Count = Field(
+        51, ge=2, description="atoms of head c51", json_schema_extra=STRUCTURAL | needs("algo.head=c51")
+    )
+    v_min: float = Field(-10.0, description="lowest atom of head c51", json_schema_extra=needs("algo.head=c51"))
+    v_max: float = Field(10.0, description="highest atom of head c51", json_schema_extra=needs("algo.head=c51"))
     quantiles: Count = Field(
-        50, description="quantiles of head qr; fractions of head iqn per sample", json_schema_extra=STRUCTURAL
+        50,
+        description="quantiles of head qr; fractions of head iqn per sample",
+        json_schema_extra=STRUCTURAL | needs("algo.head=qr|iqn"),
     )
     cosines: Count = Field(
-        64, description="cosines that represent a fraction of head iqn", json_schema_extra=STRUCTURAL
+        64,
+        description="cosines that represent a fraction of head iqn",
+        json_schema_extra=STRUCTURAL | needs("algo.head=iqn"),
     )
 
     @model_validator(mode="after")

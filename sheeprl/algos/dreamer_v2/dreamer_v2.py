@@ -16,7 +16,7 @@ from sheeprl.algos.dreamer_v2.actor import TruncatedHead
 from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, Policy
 from sheeprl.algos.dreamer_v2.args import DreamerV2Args
 from sheeprl.algos.dreamer_v3.dreamer_v3 import MODULES, DreamerV3, after_context
-from sheeprl.algos.dreamer_v3.imagination import imagine
+from sheeprl.algos.dreamer_v3.imagination import Behavior, BehaviorLoss, Imagined, imagine
 from sheeprl.algos.dreamer_v3.loss import imagined_returns, mean
 from sheeprl.models.latents import Categoricals, Latents, balanced_kl
 from sheeprl.models.recurrent import LayerNormGRU, Recurrent
@@ -81,18 +81,6 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
             Phase(BEHAVIOR, self.actor_critic_loss, self.imagined_noise, target_updates=updates, compile=False),
         ]
 
-    def model_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
-        """Return the noise of the posteriors, sample axis first."""
-        return {"posterior": self.latents.draw((*shape, self.args.sequence_length), generator)}
-
-    def imagined_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
-        """Return the noise of imagined states and actions, sample axis first."""
-        args = self.args
-        return {
-            "state": self.latents.draw((*shape, args.starts, args.horizon), generator),
-            "action": self.head.draw((*shape, args.starts, args.horizon + 1), generator),
-        }
-
     def model_loss(self, agent: EarlyDreamerAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Compute the loss of the world model of a batch of sequences `[1 + L, N]`, and carry the last states."""
         rows = after_context(batch.select("obs", "reward", "terminated", "truncated"))
@@ -100,7 +88,7 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
         args, features = self.args, observed.features
         losses = {
             "Loss/reconstruction": 0.5 * self.reconstruction_loss(agent, features, rows),
-            "Loss/reward": 0.5 * (agent.reward(features).squeeze(-1) - rows["reward"]).square(),
+            "Loss/reward": 0.5 * (agent.reward(self.task_features(observed)).squeeze(-1) - rows["reward"]).square(),
             "Loss/kl": args.kl_scale * self.kl_loss(observed),
         }
         if args.continue_scale:
@@ -110,13 +98,11 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
             losses["Loss/continue"] = args.continue_scale * error
         kl = self.latents.kl(observed.posterior.detach(), observed.prior.detach())
         total, metrics = self.total_of(losses, kl, observed, batch["sample_weight"])
-        last = slice(-args.starts, None)
-        return Loss(
-            total,
-            metrics,
-            carry={"deter": observed.deter[last].detach(), "stoch": observed.stoch[last].detach()},
-            write=self.fresh_states(batch, observed),
-        )
+        return Loss(total, metrics, carry=self.carried(observed), write=self.fresh_states(batch, observed))
+
+    def carried(self, observed: Observed) -> Tensors:
+        """Return the inferred states that later phases of the gradient step need."""
+        return self.last_rows(observed)
 
     def kl_loss(self, observed: Observed) -> Tensor:
         """Return the KL loss with balancing, eq. 3, `[L, N]`: `kl_balance` of it trains the prior."""
@@ -124,35 +110,45 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
         divergences = self.latents.divergences(observed.posterior, observed.prior)
         return balanced_kl(*divergences, balance, 1.0 - balance, self.args.free_nats)
 
-    def continues(self, agent: EarlyDreamerAgent, states: Tensor) -> Tensor:
+    def continues(self, agent: Any, states: Tensor) -> Tensor:
         """Return the discount factor on arrival at states `[*, state]`: predicted, or γ without a continuation."""
         if not self.args.continue_scale:
             return torch.full(states.shape[:-1], self.args.gamma, dtype=states.dtype, device=states.device)
-        predicted: Tensor = agent.continuation(states).squeeze(-1).sigmoid()
-        return predicted
-
-    def target_values(self, agent: EarlyDreamerAgent, states: Tensor) -> Tensor:
-        """Return the values of states for the returns, by the target critic."""
-        values: Tensor = agent.critic_target(states).squeeze(-1)
-        return values
+        return super().continues(agent, states)
 
     def actor_critic_loss(self, agent: EarlyDreamerAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
-        """Compute the losses of actor and critic on states imagined from the carried ones.
+        """Compute the losses of actor and critic on states imagined from the carried ones."""
+        learned = self.behavior_loss(agent, self.task(agent), self.last_rows(carry), noise, batch["sample_weight"])
+        return Loss(learned.value, learned.metrics)
+
+    def task(self, agent: Any) -> Behavior:
+        """Return the actor and the critic that learn from the predicted reward."""
+
+        def reward(imagined: Imagined) -> Tensor:
+            """Return the predicted rewards."""
+            predicted: Tensor = agent.reward(imagined.states).squeeze(-1)
+            return predicted
+
+        return Behavior(agent.policy.actor, agent.critic, agent.critic_target, reward)
+
+    def behavior_loss(
+        self, agent: Any, behavior: Behavior, starts: Tensors, noise: Tensors, weight: Tensor
+    ) -> BehaviorLoss:
+        """Compute the losses of actor and critic in imagination from states `[K, N, *]`.
 
         The actor's loss has no gradient to the critic, whose values are those of the target critic. The critic's loss
         has none to the actor, because its states are detached.
         """
-        args, weight = self.args, batch["sample_weight"]
+        args, rssm = self.args, agent.policy.rssm
         with torch.set_grad_enabled(self.through_dynamics):
-            policy: Any = agent.policy
-            imagined = imagine(policy, carry["deter"], carry["stoch"], noise["state"], noise["action"])
-            reward = agent.reward(imagined.states).squeeze(-1)
-            continues, value = self.continues(agent, imagined.states), self.target_values(agent, imagined.states)
-            returns = imagined_returns(reward, continues, value, args.lambda_)
+            imagined = imagine(rssm, behavior.actor, starts["deter"], starts["stoch"], noise["state"], noise["action"])
+            continues = self.continues(agent, imagined.states)
+            value = behavior.critic_target(imagined.states).squeeze(-1)
+            returns = imagined_returns(behavior.reward(imagined), continues, value, args.lambda_)
         states = imagined.states.detach()
         # The start is real, so it counts fully.
         reached = torch.cat([torch.ones_like(continues[:1]), continues[1:-1].detach()]).cumprod(0)
-        parameters = agent.policy.actor(states[:-1])
+        parameters = behavior.actor(states[:-1])
         entropy = self.head.entropy(parameters)
         if self.through_dynamics:
             objective = returns
@@ -160,7 +156,7 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
             advantage = (returns - value[:-1]).detach()
             objective = self.head.logprob(parameters, imagined.actions[:-1]) * advantage
         actor_loss = -mean(reached * (objective + self.entropy_coef * entropy), weight)
-        errors = 0.5 * (agent.critic(states[:-1]).squeeze(-1) - returns.detach()).square()
+        errors = 0.5 * (behavior.critic(states[:-1]).squeeze(-1) - returns.detach()).square()
         critic_loss = mean(reached * errors, weight)
         metrics = {
             "Loss/policy_loss": actor_loss,
@@ -168,4 +164,13 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
             "Policy/entropy": mean(entropy, weight),
             "Values/imagined_return": mean(returns, weight),
         }
-        return Loss(actor_loss + critic_loss, {name: value.detach() for name, value in metrics.items()})
+        detached = {name: value.detach() for name, value in metrics.items()}
+        return BehaviorLoss(actor_loss + critic_loss, detached, returns)
+
+    def own_picture(self, target: Tensor) -> Tensor:
+        """Return pictures in [0, 1] for pictures in ±½."""
+        return target + 0.5
+
+    def own_vector(self, target: Tensor) -> Tensor:
+        """Return the vectors, which the decoder predicts in their own units."""
+        return target

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from sheeprl.algos.args import EncoderArgs, OffPolicy, OffPolicyArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, needs
 
 if TYPE_CHECKING:
     from sheeprl.envs.transforms import Spaces
@@ -103,7 +103,9 @@ class DreamerV3Args(WorldModelArgs):
         None, description="classes of each categorical, at most 256; default by algo.size", json_schema_extra=STRUCTURAL
     )
     depth: Count | None = Field(
-        None, description="channels of the CNNs are multiples of it; default by algo.size", json_schema_extra=STRUCTURAL
+        None,
+        description="channels of the CNNs are multiples of it; default by algo.size",
+        json_schema_extra=STRUCTURAL | needs("pictures"),
     )
     units: Count | None = Field(
         None, description="width of the other hidden layers; default by algo.size", json_schema_extra=STRUCTURAL

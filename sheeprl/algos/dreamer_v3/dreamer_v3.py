@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from sheeprl.algos.base import (
     Algorithm,
@@ -26,13 +27,15 @@ from sheeprl.algos.base import (
 from sheeprl.algos.dreamer_v3.actor import ActorHead
 from sheeprl.algos.dreamer_v3.agent import DreamerV3Agent, Policy, build_latents
 from sheeprl.algos.dreamer_v3.args import DreamerV3Args
-from sheeprl.algos.dreamer_v3.imagination import Imagined, imagine
+from sheeprl.algos.dreamer_v3.imagination import Behavior, BehaviorLoss, Imagined, imagine
 from sheeprl.algos.dreamer_v3.loss import imagined_returns, imagined_weights, mean, policy_loss, replayed_returns
+from sheeprl.algos.world_model import Scene, WorldModel
 from sheeprl.models.actions import action_mask
 from sheeprl.models.latents import Latents, balanced_kl
 from sheeprl.models.optimizers import LaProp
 from sheeprl.models.ranks import all_rows
 from sheeprl.models.rssm import Observed
+from sheeprl.models.symlog import symexp
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -53,7 +56,7 @@ MODULES = {
 """Modules of the agent by group of parameters."""
 
 
-class DreamerV3(Algorithm[DreamerV3Args]):
+class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
     """DreamerV3: one loss and one phase per gradient step."""
 
     latents: Latents
@@ -70,11 +73,19 @@ class DreamerV3(Algorithm[DreamerV3Args]):
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
         """Return LaProp over three groups. It is elementwise and clips by parameter, so it equals one over all."""
-        build = partial(LaProp, lr=self.args.learning_rate)
+        build = self.optimizer(self.args.learning_rate)
         return {
             name: OptimizerSpec(modules, build, adaptive_clip=self.args.adaptive_clip)
             for name, modules in MODULES.items()
         }
+
+    def optimizer(self, lr: float) -> Callable[..., Optimizer]:
+        """Return LaProp."""
+        return partial(LaProp, lr=lr)
+
+    def acting(self, policy: Any, mode: Mode) -> Any:
+        """Return the actor that chooses actions."""
+        return policy.actor
 
     def act(
         self, policy: Policy, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
@@ -87,7 +98,7 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         prepared = rssm.cell.prepare(before["action"] * keep)
         deter = rssm.cell(before["deter"] * keep, before["stoch"] * keep, prepared)
         stoch = rssm.infer(deter, policy.encoder(inputs.obs), self.latents.draw((n,), generator))
-        output = policy.actor(torch.cat([deter, stoch], -1))
+        output = self.acting(policy, mode)(torch.cat([deter, stoch], -1))
         action = self.head.act(output, mode, action_mask(inputs.obs), generator)
         extras = {"deter": deter, "stoch": self.latents.stored(stoch)}
         state = {"deter": deter, "stoch": stoch, "action": self.head.vector(action)}
@@ -101,21 +112,59 @@ class DreamerV3(Algorithm[DreamerV3Args]):
 
     def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
         """Return the noise of the samples, sample axis first: posteriors, imagined states and imagined actions."""
+        return self.model_noise(shape, generator) | self.imagined_noise(shape, generator)
+
+    def model_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
+        """Return the noise of the posteriors, sample axis first."""
+        return {"posterior": self.latents.draw((*shape, self.args.sequence_length), generator)}
+
+    def imagined_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
+        """Return the noise of imagined states and actions, sample axis first."""
         args = self.args
-        imagined = (*shape, args.starts, args.horizon)
         return {
-            "posterior": self.latents.draw((*shape, args.sequence_length), generator),
-            "state": self.latents.draw(imagined, generator),
+            "state": self.latents.draw((*shape, args.starts, args.horizon), generator),
             "action": self.head.draw((*shape, args.starts, args.horizon + 1), generator),
         }
 
     def loss(self, agent: DreamerV3Agent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Compute the losses of world model, actor and critic of a batch of sequences `[1 + L, N]`."""
-        rows = after_context(batch.select("obs", "reward", "terminated", "truncated"))
+        rows, weight = after_context(batch.select("obs", "reward", "terminated", "truncated")), batch["sample_weight"]
         observed = self.observe(agent.policy, batch, rows, noise)
-        model, metrics = self.world_model_loss(agent, observed, rows, batch["sample_weight"])
-        behavior, more, buffers = self.behavior_loss(agent, observed, rows, noise, batch["sample_weight"])
-        return Loss(model + behavior, metrics | more, buffers=buffers, write=self.fresh_states(batch, observed))
+        model, metrics = self.world_model_loss(agent, observed, rows, weight)
+        learned = self.behavior_loss(agent, self.task(agent), self.last_rows(observed), noise, weight)
+        replayed = self.replay_value_loss(agent, self.task_features(observed), rows, learned.returns[0], weight)
+        return Loss(
+            model + (learned.value + self.args.replay_value_scale * replayed),
+            metrics | learned.metrics | {"Loss/replay_value_loss": replayed.detach()},
+            carry=self.carried(observed),
+            buffers={f"returns.{name}": value for name, value in learned.percentiles.items()},
+            write=self.fresh_states(batch, observed),
+        )
+
+    def task(self, agent: DreamerV3Agent) -> Behavior:
+        """Return the actor and the critic that learn from the predicted reward."""
+
+        def reward(imagined: Imagined) -> Tensor:
+            """Return the predicted rewards."""
+            return agent.two_hot.mean(agent.reward(imagined.states))
+
+        return Behavior(agent.policy.actor, agent.critic, agent.critic_target, reward, agent.returns)
+
+    def task_features(self, observed: Observed) -> Tensor:
+        """Return the joined states from which the reward is predicted; their gradients train the world model."""
+        return observed.features
+
+    def last_rows(self, states: Observed | Tensors) -> Tensors:
+        """Return the states of the last `imag_last` rows of each sequence, without gradients."""
+        deter, stoch = (
+            (states.deter, states.stoch) if isinstance(states, Observed) else (states["deter"], states["stoch"])
+        )
+        last = slice(-self.args.starts, None)
+        return {"deter": deter[last].detach(), "stoch": stoch[last].detach()}
+
+    def carried(self, observed: Observed) -> Tensors:
+        """Return the inferred states that later phases of the gradient step need."""
+        return {}
 
     def fresh_states(self, batch: TensorDict, observed: Observed) -> Tensors:
         """Return the states to write back; the context row gets no new state, so its values stay."""
@@ -141,7 +190,7 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         forward, backward = latents.divergences(observed.posterior, observed.prior)
         losses = {
             "Loss/reconstruction": reconstruction,
-            "Loss/reward": agent.two_hot.loss(agent.reward(features), rows["reward"]),
+            "Loss/reward": agent.two_hot.loss(agent.reward(self.task_features(observed)), rows["reward"]),
             "Loss/continue": functional.binary_cross_entropy_with_logits(logit, goes_on, reduction="none"),
             "Loss/kl": balanced_kl(forward, backward, args.prior_scale, args.posterior_scale, args.free_nats),
         }
@@ -169,58 +218,54 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         metrics["Loss/world_model_loss"] = total
         return total, {name: value.detach() for name, value in metrics.items()}
 
-    def imagine(self, agent: DreamerV3Agent, observed: Observed, noise: Tensors) -> Imagined:
-        """Imagine from the last `imag_last` rows of each sequence, without gradients."""
-        starts = slice(-self.args.starts, None)
-        with torch.no_grad():
-            return imagine(
-                agent.policy, observed.deter[starts], observed.stoch[starts], noise["state"], noise["action"]
-            )
-
     def behavior_loss(
-        self, agent: DreamerV3Agent, observed: Observed, rows: TensorDict, noise: Tensors, weight: Tensor
-    ) -> tuple[Tensor, Tensors, Tensors]:
-        """Compute the losses of actor and critic; return their sum, the metrics and the new percentiles."""
+        self, agent: Any, behavior: Behavior, starts: Tensors, noise: Tensors, weight: Tensor
+    ) -> BehaviorLoss:
+        """Compute the losses of actor and critic in imagination from states `[K, N, *]`, without its gradients."""
         args, two_hot, head = self.args, agent.two_hot, self.head
-        imagined = self.imagine(agent, observed, noise)
-        states = imagined.states  # [H + 1, K, N, *]
-        critic = agent.critic(states)
         with torch.no_grad():
-            reward = two_hot.mean(agent.reward(states))
-            continues = agent.continuation(states).squeeze(-1).sigmoid()
-            slow = two_hot.mean(agent.critic_target(states))
+            imagined = imagine(
+                agent.policy.rssm, behavior.actor, starts["deter"], starts["stoch"], noise["state"], noise["action"]
+            )
+        states = imagined.states  # [H + 1, K, N, *]
+        critic = behavior.critic(states)
+        with torch.no_grad():
+            continues = self.continues(agent, states)
+            slow = two_hot.mean(behavior.critic_target(states))
             value = two_hot.mean(critic)
-            returns = imagined_returns(reward, continues, value, args.lambda_)
+            returns = imagined_returns(behavior.reward(imagined), continues, value, args.lambda_)
             reached = imagined_weights(continues)[:-1]
-            percentiles = agent.returns.updated(all_rows(returns.movedim(-1, 0)))
-            advantage = (returns - value[:-1]) / agent.returns.scale(percentiles)
-        parameters = agent.policy.actor(states[:-1])
+            percentiles = behavior.returns.updated(all_rows(returns.movedim(-1, 0)))
+            advantage = (returns - value[:-1]) / behavior.returns.scale(percentiles)
+        parameters = behavior.actor(states[:-1])
         entropy = head.entropy(parameters)
         logprob = head.logprob(parameters, imagined.actions[:-1])
         actor_loss = policy_loss(logprob, advantage, entropy, reached, args.entropy_coef, weight)
         errors = two_hot.loss(critic[:-1], returns) + args.slow_scale * two_hot.loss(critic[:-1], slow[:-1])
         critic_loss = mean(reached * errors, weight)
-        replayed = self.replay_value_loss(agent, observed, rows, returns[0], weight)
         metrics = {
             "Loss/policy_loss": actor_loss,
             "Loss/value_loss": critic_loss,
-            "Loss/replay_value_loss": replayed,
             "Policy/entropy": mean(entropy, weight),
             "Values/imagined_return": mean(returns, weight),
-            "Values/return_range": agent.returns.scale(percentiles),
+            "Values/return_range": behavior.returns.scale(percentiles),
         }
-        buffers = {f"returns.{name}": value for name, value in percentiles.items()}
-        total = actor_loss + critic_loss + args.replay_value_scale * replayed
-        return total, {name: value.detach() for name, value in metrics.items()}, buffers
+        detached = {name: value.detach() for name, value in metrics.items()}
+        return BehaviorLoss(actor_loss + critic_loss, detached, returns, percentiles)
+
+    def continues(self, agent: Any, states: Tensor) -> Tensor:
+        """Return the predicted discount factor on arrival at states `[*, state]`."""
+        predicted: Tensor = agent.continuation(states).squeeze(-1).sigmoid()
+        return predicted
 
     def replay_value_loss(
-        self, agent: DreamerV3Agent, observed: Observed, rows: TensorDict, imagined: Tensor, weight: Tensor
+        self, agent: DreamerV3Agent, features: Tensor, rows: TensorDict, imagined: Tensor, weight: Tensor
     ) -> Tensor:
         """Compute the critic's loss on the last replayed rows, with gradients into the world model.
 
         Args:
             agent: all networks.
-            observed: inferred states `[L, N]`.
+            features: inferred states `[L, N, *]`.
             rows: rows `[L, N]`.
             imagined: `[K, N]`, the return imagined from each of the last K rows.
             weight: `[N]`.
@@ -228,7 +273,7 @@ class DreamerV3(Algorithm[DreamerV3Args]):
         args, two_hot, last = self.args, agent.two_hot, slice(-self.args.starts, None)
         if args.starts < 2:
             return torch.zeros_like(weight).sum()
-        states, terminated = observed.features[last], rows["terminated"][last]
+        states, terminated = features[last], rows["terminated"][last]
         is_last = terminated | rows["truncated"][last]
         returns = replayed_returns(rows["reward"][last], terminated, is_last, imagined, args.gamma, args.lambda_)
         critic = agent.critic(states[:-1])
@@ -236,3 +281,40 @@ class DreamerV3(Algorithm[DreamerV3Args]):
             slow = two_hot.mean(agent.critic_target(states[:-1]))
         errors = two_hot.loss(critic, returns) + args.slow_scale * two_hot.loss(critic, slow)
         return mean((~is_last[:-1]) * errors, weight)
+
+    def dream(self, agent: Any, rows: TensorDict, context: int, generator: torch.Generator) -> tuple[Scene, Scene]:
+        """Infer the states of the first `context` rows, then imagine the others with the actions of the rows."""
+        rssm, encoder, batch = agent.policy.rssm, agent.policy.encoder, rows.shape
+        actions = self.head.vector(rows["action"])
+        noise = self.latents.draw(tuple(batch), generator)
+        before = torch.cat([torch.zeros_like(actions[:1]), actions[: context - 1]])
+        is_first = (torch.arange(context) == 0).unsqueeze(-1).expand(context, batch[1])
+        zeros = (actions.new_zeros(batch[1], rssm.cell.size), actions.new_zeros(batch[1], rssm.latents.size))
+        tokens = encoder(rows["obs"][:context], batch_dims=2)
+        observed = rssm.observe(tokens, before, is_first, zeros, noise[:context])
+        states, deter, stoch = [*observed.features], observed.deter[-1], observed.stoch[-1]
+        for row in range(context, batch[0]):
+            deter, stoch = rssm.imagine(deter, stoch, actions[row - 1], noise[row])
+            states.append(torch.cat([deter, stoch], -1))
+        features = torch.stack(states)
+        reward = self.task(agent).reward(Imagined(features, actions))
+        continues = (self.continues(agent, features) / self.args.gamma).clamp(0.0, 1.0)
+        true = self.in_own_units(encoder.targets(rows["obs"], 2), batch)
+        predicted = self.in_own_units(agent.decoder(features), batch)
+        return Scene(*true, rows["reward"], (~rows["terminated"]).float()), Scene(*predicted, reward, continues)
+
+    def in_own_units(
+        self, decoded: tuple[Sequence[Tensor], Tensor | None], batch: torch.Size
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Return reconstructed or true pictures `[N, C, H, W]` and vectors as those of a `Scene` of a shape."""
+        pictures, vector = decoded
+        shown = [self.own_picture(each).clamp(0.0, 1.0).view(*batch, *each.shape[1:]) for each in pictures]
+        return shown, None if vector is None else self.own_vector(vector)
+
+    def own_picture(self, target: Tensor) -> Tensor:
+        """Return pictures in [0, 1] for pictures as the decoder predicts them."""
+        return target
+
+    def own_vector(self, target: Tensor) -> Tensor:
+        """Return vectors in the units of the observation for vectors as the decoder predicts them."""
+        return symexp(target)

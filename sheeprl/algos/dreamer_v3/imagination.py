@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from sheeprl.algos.dreamer_v3.agent import Policy
+from sheeprl.algos.base import Tensors
+from sheeprl.models.rssm import RSSM
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,57 @@ class Imagined:
     actions: Tensor
 
 
-def imagine(policy: Policy, deter: Tensor, stoch: Tensor, state_noise: Tensor, action_noise: Tensor) -> Imagined:
+@dataclass(frozen=True)
+class Behavior:
+    """Actor and critic that learn in imagination, and the reward that they learn from.
+
+    Args:
+        actor: policy on the joined state.
+        critic: value of the joined state.
+        critic_target: slow copy of the critic.
+        reward: function from imagined sequences to the rewards on arrival at their states, `[H + 1, K, N]`. Nothing
+            uses those of the first states.
+        returns: `PercentileRange` of the imagined returns; None if they aren't normalized.
+    """
+
+    actor: Any
+    critic: Any
+    critic_target: Any
+    reward: Callable[[Imagined], Tensor]
+    returns: Any = None
+
+
+@dataclass(frozen=True)
+class BehaviorLoss:
+    """Loss of a behavior.
+
+    Args:
+        value: sum of the losses of actor and critic.
+        metrics: detached metrics.
+        returns: imagined returns `[H, K, N]`.
+        percentiles: new buffers of `Behavior.returns`.
+    """
+
+    value: Tensor
+    metrics: Tensors
+    returns: Tensor
+    percentiles: Tensors = field(default_factory=dict)
+
+
+def imagine(
+    rssm: RSSM, actor: Any, deter: Tensor, stoch: Tensor, state_noise: Tensor, action_noise: Tensor
+) -> Imagined:
     """Imagine H steps. Gradients pass through states and actions where they are enabled.
 
     Args:
-        policy: dynamics and actor.
+        rssm: dynamics.
+        actor: policy on the joined state.
         deter: deterministic states at the start `[K, N, deter]`.
         stoch: stochastic states at the start `[K, N, stoch]`.
         state_noise: noise of the states `[N, K, H, *]`.
         action_noise: noise of the actions `[N, K, H + 1, *]`.
     """
-    batch, rssm, actor = deter.shape[:2], policy.rssm, policy.actor
+    batch = deter.shape[:2]
     deter, stoch = deter.flatten(0, 1), stoch.flatten(0, 1)
     state_noise, action_noise = (each.transpose(0, 1).flatten(0, 1) for each in (state_noise, action_noise))
     states, actions = [torch.cat([deter, stoch], -1)], []

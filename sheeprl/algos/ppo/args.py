@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sheeprl.algos.args import OneOptimizerArgs, OnPolicy, OnPolicyArgs
-from sheeprl.utils.settings import STRUCTURAL, Fractional, NonNegative, Positive, Sizes
+from sheeprl.utils.settings import STRUCTURAL, Fractional, NonNegative, Positive, Sizes, needs
 
 
 class ActorCriticArgs(OneOptimizerArgs):
@@ -36,7 +36,9 @@ class ActorCriticArgs(OneOptimizerArgs):
         description="divide rewards by the running deviation of the discounted return",
         json_schema_extra=STRUCTURAL,
     )
-    log_std_init: float = Field(0.0, description="initial log standard deviation of continuous actions")
+    log_std_init: float = Field(
+        0.0, description="initial log standard deviation of continuous actions", json_schema_extra=needs("continuous")
+    )
 
     @property
     def learning_rate_end(self) -> float | None:
@@ -74,8 +76,16 @@ class PPOArgs(ActorCriticArgs, OnPolicyArgs):
     desired_kl: Positive | None = Field(
         None, description="adapt the learning rate to this KL divergence per minibatch; null doesn't adapt it"
     )
-    min_learning_rate: Positive = Field(1e-5, description="lower bound of the learning rate that desired_kl adapts")
-    max_learning_rate: Positive = Field(1e-2, description="upper bound of the learning rate that desired_kl adapts")
+    min_learning_rate: Positive = Field(
+        1e-5,
+        description="lower bound of the learning rate that desired_kl adapts",
+        json_schema_extra=needs("algo.desired_kl"),
+    )
+    max_learning_rate: Positive = Field(
+        1e-2,
+        description="upper bound of the learning rate that desired_kl adapts",
+        json_schema_extra=needs("algo.desired_kl"),
+    )
 
     @model_validator(mode="after")
     def _check_adaptive_rate(self) -> PPOArgs:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sheeprl.algos.args import AlgoArgs, OnPolicy
 from sheeprl.algos.ppo.args import PPOArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Sizes
+from sheeprl.utils.settings import STRUCTURAL, Count, Sizes, needs
 
 
 class MemoryArgs(AlgoArgs):
@@ -18,7 +18,9 @@ class MemoryArgs(AlgoArgs):
     memory: Literal["lstm", "gru"] | None = Field(
         None, description="recurrent cell that actor and critic share; null for none", json_schema_extra=STRUCTURAL
     )
-    memory_size: Count = Field(64, description="size of the memory's state", json_schema_extra=STRUCTURAL)
+    memory_size: Count = Field(
+        64, description="size of the memory's state", json_schema_extra=STRUCTURAL | needs("algo.memory")
+    )
 
 
 class RecurrentPPOArgs(MemoryArgs, PPOArgs):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sheeprl.algos.args import OnPolicyArgs
 from sheeprl.algos.dqn.args import QArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Positive
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Positive, needs
 
 
 class PQNArgs(QArgs, OnPolicyArgs):
@@ -27,7 +27,10 @@ class PQNArgs(QArgs, OnPolicyArgs):
     batch_size: Count = Field(128, description="transitions per minibatch of the whole trainer group")
     epochs: Count = Field(2, description="passes over each rollout")
     exploration_fraction: Positive = Field(
-        0.5, le=1.0, description="fraction of the run in which epsilon falls linearly to final_epsilon"
+        0.5,
+        le=1.0,
+        description="fraction of the run in which epsilon falls linearly to final_epsilon",
+        json_schema_extra=needs("algo.env_epsilon=null"),
     )
     layer_norm: bool = Field(
         True, description="normalize the outputs of each hidden layer (LayerNorm)", json_schema_extra=STRUCTURAL

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sheeprl.algos.args import OffPolicy, OffPolicyArgs
 from sheeprl.algos.dqn.args import QArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes, needs
 
 
 class R2D2Args(QArgs, OffPolicyArgs):
@@ -47,10 +47,16 @@ class R2D2Args(QArgs, OffPolicyArgs):
     )
     prioritized: bool = Field(True, description="sample sequences by their TD errors")
     priority_max: Fractional = Field(
-        0.9, description="eta: a sequence's priority is eta max |error| + (1 - eta) mean |error|"
+        0.9,
+        description="eta: a sequence's priority is eta max |error| + (1 - eta) mean |error|",
+        json_schema_extra=needs("algo.prioritized"),
     )
-    alpha: Fractional = Field(0.9, description="exponent of the priorities")
-    beta: Fractional = Field(0.6, description="exponent of the importance weights; 0 for none")
+    alpha: Fractional = Field(
+        0.9, description="exponent of the priorities", json_schema_extra=needs("algo.prioritized")
+    )
+    beta: Fractional = Field(
+        0.6, description="exponent of the importance weights; 0 for none", json_schema_extra=needs("algo.prioritized")
+    )
 
     def data(self) -> OffPolicy:
         """Return settings to read sequences: the burn-in, the training rows, and a row to bootstrap from."""

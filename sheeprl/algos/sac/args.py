@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from sheeprl.algos.args import EncoderArgs, TDArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, Positive, Sizes
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, Positive, Sizes, needs
 
 
 class SACArgs(EncoderArgs, TDArgs):
@@ -23,10 +23,14 @@ class SACArgs(EncoderArgs, TDArgs):
 
     actor_lr: Positive = Field(3e-4, description="learning rate of Adam for the actor")
     critic_lr: Positive = Field(3e-4, description="learning rate of Adam for the critics")
-    alpha_lr: Positive = Field(3e-4, description="learning rate of Adam for the temperature")
+    alpha_lr: Positive = Field(
+        3e-4, description="learning rate of Adam for the temperature", json_schema_extra=needs("algo.learn_alpha")
+    )
     tau: Fractional = Field(0.005, description="step size of the target critics towards the critics")
     encoder_tau: Fractional | None = Field(
-        None, description="step size of the target encoder of pictures towards the encoder; default algo.tau"
+        None,
+        description="step size of the target encoder of pictures towards the encoder; default algo.tau",
+        json_schema_extra=needs("pictures"),
     )
     target_delay: Count = Field(1, description="gradient steps per update of the targets")
     alpha: Positive = Field(1.0, description="initial temperature, the coefficient of the entropy")
@@ -35,9 +39,12 @@ class SACArgs(EncoderArgs, TDArgs):
         None,
         description="target of the policy's entropy; default -dim(action), for discrete actions target_entropy_scale "
         "* log(number of permitted choices)",
+        json_schema_extra=needs("algo.learn_alpha"),
     )
     target_entropy_scale: Fractional = Field(
-        0.89, description="target of the entropy of discrete actions, as a fraction of the uniform policy's"
+        0.89,
+        description="target of the entropy of discrete actions, as a fraction of the uniform policy's",
+        json_schema_extra=needs("discrete", "algo.learn_alpha"),
     )
     critics: Count = Field(2, description="number of critics", json_schema_extra=STRUCTURAL)
     target_subset: Count | None = Field(
@@ -49,13 +56,19 @@ class SACArgs(EncoderArgs, TDArgs):
         (256, 256), description="sizes of the hidden layers of actor and critics", json_schema_extra=STRUCTURAL
     )
     cnn: Literal["auto", "nature", "small", "deep"] = Field(
-        "auto", description="CNN for pictures; auto chooses it by their size", json_schema_extra=STRUCTURAL
+        "auto",
+        description="CNN for pictures; auto chooses it by their size",
+        json_schema_extra=STRUCTURAL | needs("pictures"),
     )
     cnn_features: Count = Field(
-        50, description="size to which actor and critics project the features of pictures", json_schema_extra=STRUCTURAL
+        50,
+        description="size to which actor and critics project the features of pictures",
+        json_schema_extra=STRUCTURAL | needs("pictures"),
     )
     random_shift: Natural = Field(
-        0, description="largest shift of the pictures of a batch in pixels, at random for each sample; 0 for none"
+        0,
+        description="largest shift of the pictures of a batch in pixels, at random for each sample; 0 for none",
+        json_schema_extra=needs("pictures"),
     )
 
     @field_validator("target_subset")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from sheeprl.algos.sac.args import SACArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes, needs
 
 if TYPE_CHECKING:
     from sheeprl.envs.transforms import Spaces
@@ -25,8 +25,12 @@ class SACAEArgs(SACArgs):
     batch_size: Count = Field(128, description="transitions per batch of the whole trainer group")
     actor_lr: Positive = Field(1e-3, description="learning rate of Adam for the actor")
     critic_lr: Positive = Field(1e-3, description="learning rate of Adam for the critics and the encoder")
-    alpha_lr: Positive = Field(1e-4, description="learning rate of Adam for the temperature")
-    alpha_beta1: Fractional = Field(0.5, description="beta1 of Adam for the temperature")
+    alpha_lr: Positive = Field(
+        1e-4, description="learning rate of Adam for the temperature", json_schema_extra=needs("algo.learn_alpha")
+    )
+    alpha_beta1: Fractional = Field(
+        0.5, description="beta1 of Adam for the temperature", json_schema_extra=needs("algo.learn_alpha")
+    )
     encoder_lr: Positive = Field(1e-3, description="learning rate of Adam for the encoder, in the autoencoder's loss")
     decoder_lr: Positive = Field(1e-3, description="learning rate of Adam for the decoder")
     decoder_weight_decay: NonNegative = Field(1e-7, description="L2 penalty of the decoder's weights, in Adam")

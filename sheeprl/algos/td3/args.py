@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from sheeprl.algos.args import TDArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, NonNegative, Positive, Sizes
+from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, NonNegative, Positive, Sizes, needs
 
 
 class TD3Args(TDArgs):
@@ -24,7 +24,11 @@ class TD3Args(TDArgs):
     policy_delay: Count = Field(2, description="gradient steps per step of actor and target networks")
     exploration_noise: NonNegative = Field(0.1, description="standard deviation of the noise on a player's actions")
     target_noise: NonNegative = Field(0.2, description="standard deviation of the noise on the target actor's actions")
-    noise_clip: NonNegative = Field(0.5, description="bound of the noise on the target actor's actions")
+    noise_clip: NonNegative = Field(
+        0.5,
+        description="bound of the noise on the target actor's actions",
+        json_schema_extra=needs("algo.target_noise"),
+    )
     hidden_sizes: Sizes = Field(
         (256, 256), description="sizes of the hidden layers of actor and critics", json_schema_extra=STRUCTURAL
     )

@@ -40,7 +40,17 @@ def write_gif(path: str, frames: Sequence[Any], fps: int) -> None:
     stride = -(-len(frames) // MAX_FRAMES)
     shrink = -(-max(np.shape(frames[0])[:2]) // MAX_SIZE)
     pictures = [Image.fromarray(np.ascontiguousarray(frame[::shrink, ::shrink])) for frame in frames[::stride]]
+    replace_gif(path, pictures, round(1000 * stride / fps))
+
+
+def replace_gif(path: str, pictures: Sequence[Any], milliseconds: int) -> None:
+    """Write an animated GIF, which exists once it is complete.
+
+    Args:
+        path: path of the file.
+        pictures: pictures of PIL.
+        milliseconds: duration of each.
+    """
     partial = f"{path}.part"
-    milliseconds = round(1000 * stride / fps)
     pictures[0].save(partial, format="GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
     os.replace(partial, path)

@@ -65,18 +65,38 @@ def test_the_actor_learns_through_the_dynamics_only_with_real_numbers(kind, case
     """Returns have a gradient to the actor, through rewards of imagined states, unless actions are choices."""
     algorithm, agent = build(kind, case, **({"entropy_coef": 0.0} if kind == "v2" else {}))
     batch = make_batch(algorithm)
-    actor = parameters_of(algorithm, agent, "actor")
-
-    def gradient():
-        """Return the actor's gradient."""
-        (_, behavior), _ = take(algorithm, agent, batch)
-        reward = list(agent.reward.parameters())
-        found = torch.autograd.grad(behavior.value, [*actor, *reward], retain_graph=True, allow_unused=True)
-        return found[: len(actor)], found[len(actor) :]
-
-    _, by_reward = gradient()
+    (_, behavior), _ = take(algorithm, agent, batch)
+    by_reward = torch.autograd.grad(behavior.value, list(agent.reward.parameters()), allow_unused=True)
     is_continuous = isinstance(algorithm.spaces.action, spaces.Box)
     assert all((each is not None and each.any()) == is_continuous for each in by_reward)
+
+
+def test_the_actors_gradient_is_the_slope_of_the_imagined_return():
+    """DreamerV1's gradient through all imagined states and actions is that of finite differences of its loss."""
+    algorithm, agent = build("v1", continue_scale=0.0)
+    batch = make_batch(algorithm)
+    (model, _), noise = take(algorithm, agent, batch)
+    weight = batch["sample_weight"]
+
+    def loss():
+        """Return the actor's loss: minus the mean of the imagined returns, discounted from the start."""
+        learned = algorithm.behavior_loss(agent, algorithm.task(agent), model.carry, noise[1], weight)
+        return learned.metrics["Loss/policy_loss"], learned.value
+
+    actor = parameters_of(algorithm, agent, "actor")
+    gradients = torch.autograd.grad(loss()[1], actor)
+    generator = torch.Generator().manual_seed(0)
+    directions = [torch.randn(part.shape, generator=generator) for part in actor]
+    slope = sum(float((one * other).sum()) for one, other in zip(gradients, directions, strict=True))
+    values = []
+    for sign in (1.0, -1.0):
+        with torch.no_grad():
+            for part, direction in zip(actor, directions, strict=True):
+                part.add_(direction, alpha=sign * 1e-3)
+            values.append(float(loss()[0]))
+            for part, direction in zip(actor, directions, strict=True):
+                part.sub_(direction, alpha=sign * 1e-3)
+    assert slope == pytest.approx((values[0] - values[1]) / 2e-3, rel=0.01)
 
 
 @pytest.mark.parametrize(("kind", "case"), KINDS)

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from sheeprl.algos.base import PolicyInput, Spaces, Step
 from sheeprl.algos.dreamer_v3.args import DreamerV3Args
 from sheeprl.algos.dreamer_v3.dreamer_v3 import DreamerV3, after_context
+from sheeprl.algos.dreamer_v3.imagination import imagine
 from sheeprl.models.latents import mixed_logprob
 from tests.helpers.dreamer_rows import CASES, ROWS, VECTOR, N, make_batch, random_values
 from tests.helpers.thread_ranks import on_ranks
@@ -66,7 +67,10 @@ def behavior_gradients(algorithm, agent, **args):
     _, noise = compute(algorithm, agent, batch)
     rows = after_context(batch.select("obs", "reward", "terminated", "truncated"))
     observed = algorithm.observe(agent.policy, batch, rows, noise)
-    loss, _, _ = algorithm.behavior_loss(agent, observed, rows, noise, batch["sample_weight"])
+    weight, starts = batch["sample_weight"], algorithm.last_rows(observed)
+    learned = algorithm.behavior_loss(agent, algorithm.task(agent), starts, noise, weight)
+    replayed = algorithm.replay_value_loss(agent, observed.features, rows, learned.returns[0], weight)
+    loss = learned.value + algorithm.args.replay_value_scale * replayed
     parts = ("policy.encoder", "policy.rssm", "policy.actor", "decoder", "reward", "continuation", "critic")
     found = set()
     for name in parts:
@@ -95,7 +99,9 @@ def test_the_actor_gets_no_gradient_through_the_dynamics():
     rows = after_context(batch.select("obs", "reward", "terminated", "truncated"))
     with torch.no_grad():
         observed = algorithm.observe(agent.policy, batch, rows, noise)
-        imagined = algorithm.imagine(agent, observed, noise)
+        starts = algorithm.last_rows(observed)
+        drawn = noise["state"], noise["action"]
+        imagined = imagine(agent.policy.rssm, agent.policy.actor, starts["deter"], starts["stoch"], *drawn)
         states, value = imagined.states, agent.two_hot.mean(agent.critic(imagined.states))
         continues = agent.continuation(states).squeeze(-1).sigmoid()
         reward, returns = agent.two_hot.mean(agent.reward(states)), value[-1]

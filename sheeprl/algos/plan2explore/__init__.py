@@ -1,0 +1,1 @@
+"""Plan2Explore: a Dreamer that explores where its world model is uncertain, without reward."""

@@ -1,0 +1,142 @@
+"""Begin a run with networks of another run (`algo.init_from`)."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sheeprl.checkpoint import manifest
+from sheeprl.checkpoint.run_dir import find_checkpoint
+from sheeprl.checkpoint.runs import resolve_run
+from sheeprl.checkpoint.storage import RunStorage
+from sheeprl.checkpoint.weights import read_agent
+from sheeprl.config.schema import Config
+from sheeprl.utils.errors import ConfigError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sheeprl.buffer.memmap import Array
+    from sheeprl.envs.transforms import Spaces
+
+MOST_NAMES = 6  # modules that a message names
+
+
+@dataclass(frozen=True)
+class InitialNetworks:
+    """Parameters and buffers of a checkpoint that a new run begins with.
+
+    Args:
+        origin: path or URL of the checkpoint.
+        tensors: those that agree with the agent in name and shape.
+        summary: what was loaded and what was not, in one line.
+    """
+
+    origin: str
+    tensors: dict[str, Tensor]
+    summary: str
+
+    def put_into(self, snapshot: Array) -> Array:
+        """Return a snapshot of a learner with these tensors."""
+        import numpy as np
+        import torch
+
+        state = torch.load(io.BytesIO(snapshot.tobytes()), map_location="cpu", weights_only=True)
+        for name, values in self.tensors.items():
+            state["agent"][name] = values.to(state["agent"][name].dtype)
+        file = io.BytesIO()
+        torch.save(state, file)
+        return np.frombuffer(file.getbuffer(), np.uint8)
+
+
+def read_initial(config: Config, spaces: Spaces) -> InitialNetworks | None:
+    """Return the networks that `algo.init_from` names, None without the setting.
+
+    Raises:
+        ConfigError: there is no such checkpoint, it can't be loaded, or none of its tensors fits the agent.
+    """
+    given = config.algo.init_from
+    if given is None:
+        return None
+    try:
+        with _checkpoint(given) as (origin, folder):
+            found = read_agent(folder)
+    except ConfigError as error:
+        raise ConfigError([f"algo.init_from={given}: {_without(given, text)}" for text in error.mistakes]) from error
+    expected = _agent_of(config, spaces)
+    fitting = {
+        name: found[name] for name, part in expected.items() if name in found and found[name].shape == part.shape
+    }
+    summary = _summary(origin, fitting, found, expected)
+    if not fitting:
+        reason = f"no tensor agrees with the agent of {config.algo.name} in name and shape"
+        raise ConfigError([f"algo.init_from={given}: {reason}; {summary}"])
+    return InitialNetworks(origin, fitting, summary)
+
+
+@contextmanager
+def _checkpoint(given: str) -> Iterator[tuple[str, Path]]:
+    """Yield the path or URL of a checkpoint, and a local folder with its files within the block.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    try:
+        if "://" not in given:
+            folder = find_checkpoint(resolve_run(given))[1]
+            manifest.verify(folder)
+            yield str(folder), folder
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            storage = RunStorage(given)
+            saved = storage.checkpoints()
+            if not saved:
+                raise ConfigError(["contains no complete checkpoint"])
+            yield storage.url, storage.fetch(saved[-1], Path(scratch))
+    except (manifest.DamagedCheckpointError, OSError, ValueError) as error:
+        raise ConfigError([one_line(error)]) from error
+
+
+def _without(given: str, text: str) -> str:
+    """Return a mistake without the given name at its beginning."""
+    return text.removeprefix(f"{given}: ")
+
+
+def _agent_of(config: Config, spaces: Spaces) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a new agent by name, without a change of torch's random generator."""
+    import torch
+
+    from sheeprl.algos.build import build_algorithm
+
+    with torch.random.fork_rng(devices=()):
+        state: dict[str, Tensor] = build_algorithm(config.algo, spaces).build_agent().state_dict()
+    return state
+
+
+def _summary(
+    origin: str, fitting: Mapping[str, Tensor], found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> str:
+    """Return one line about the loaded tensors and the others."""
+    parts = [f"{len(fitting)} of the agent's {len(expected)} tensors are loaded"]
+    others = {
+        "of another shape": [name for name in expected if name in found and name not in fitting],
+        "not in the checkpoint": [name for name in expected if name not in found],
+        "only in the checkpoint": [name for name in found if name not in expected],
+    }
+    parts += [f"{kind}: {_modules(names)}" for kind, names in others.items() if names]
+    return f"networks of {origin}: {'; '.join(parts)}"
+
+
+def _modules(names: Sequence[str]) -> str:
+    """Return the modules of tensors with their numbers of tensors, at most `MOST_NAMES`."""
+    counts: dict[str, int] = {}
+    for name in names:
+        module = ".".join(name.split(".")[:2]) if name.startswith("policy.") else name.partition(".")[0]
+        counts[module] = counts.get(module, 0) + 1
+    shown = [f"{module} ({count})" for module, count in counts.items()]
+    return ", ".join(shown[:MOST_NAMES]) + (f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else "")
