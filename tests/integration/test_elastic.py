@@ -1,5 +1,6 @@
 """Test with Ray that results don't depend on the hosts of the players, also while nodes come and go."""
 
+import asyncio
 import logging
 import subprocess
 
@@ -7,6 +8,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from benchmarks.cases import seats
 from sheeprl.actors.ray.fleet import Fleet
 from sheeprl.run import Run
 from tests.helpers.runs import largest_difference, lines, ray_session, run, saved
@@ -61,8 +63,6 @@ def test_nodes_that_come_and_go_do_not_matter(tmp_path, monkeypatch, algorithm):
 
     async def wait_until(holds):
         """Wait until a condition holds and the driver has looked for moves once more."""
-        import asyncio
-
         for _ in range(600):
             if holds():
                 break
@@ -81,3 +81,13 @@ def test_nodes_that_come_and_go_do_not_matter(tmp_path, monkeypatch, algorithm):
     assert seen[0] == 1 and seen[2] == [2, 2]
     assert lines(result.run_dir)[-1]["restarts"] == 0
     assert differences(tmp_path, ["nodes"], algorithm) == [0.0]
+
+
+def test_calls_and_bytes_of_a_round_of_200_players():
+    """A round takes one call per host, one add per fragment and few others; the driver sends few bytes per player."""
+    with seats.session():
+        costs = seats.play(players=200, rounds=4, hosts=2, counts=True)
+    assert costs.calls["collect"] <= 2 * (costs.rounds + 1)  # a round may be under way at the end
+    assert costs.calls["add"] == 200 * costs.rounds
+    assert costs.calls.total() - costs.calls["collect"] - costs.calls["add"] <= 10 * costs.rounds
+    assert costs.sent <= 64 * costs.fragments
