@@ -140,6 +140,21 @@ def test_ten_thousand_quorums(schedule: Schedule) -> None:
     check_quorum(schedule)
 
 
+@settings(max_examples=20, deadline=None)
+@given(quorums(), uniform(1, 200))
+def test_a_quorum_is_stopped_and_resumed(schedule: Schedule, calls: int) -> None:
+    """A stopped run ends without a deadlock; its resume adds no fragment again and skips none."""
+    stopped = simulate(replace(schedule, stop_after=calls))
+    if not stopped.world.store.checkpoints or stopped.outcome == "failed":
+        return
+    resumed = simulate(schedule, stopped.world.store.checkpoints[-1])
+    played = [offer.fragment for leg in (stopped, resumed) for offer in leg.world.buffer.offered]
+    streams = Counter[tuple[int, int]]()
+    for each in played:
+        assert each.sequence == streams[each.player, each.incarnation]
+        streams[each.player, each.incarnation] += 1
+
+
 def test_fast_players_do_not_wait_for_slow_ones() -> None:
     """With a quorum, players whose fragments take 5 and 20 ticks reach nine tenths of the sum of their own rates."""
     schedule = Schedule(
