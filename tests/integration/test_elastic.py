@@ -10,6 +10,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.cases import seats
 from sheeprl.actors.ray.fleet import Fleet
+from sheeprl.debug.replayer import replay_run
 from sheeprl.run import Run
 from tests.helpers.runs import largest_difference, lines, ray_session, run, saved
 
@@ -81,6 +82,16 @@ def test_nodes_that_come_and_go_do_not_matter(tmp_path, monkeypatch, algorithm):
     assert seen[0] == 1 and seen[2] == [2, 2]
     assert lines(result.run_dir)[-1]["restarts"] == 0
     assert differences(tmp_path, ["nodes"], algorithm) == [0.0]
+
+
+def test_a_recorded_quorum_is_reexecuted(tmp_path):
+    """A run with a quorum, whose rounds depend on speeds, is re-executed bit for bit, also from several hosts."""
+    words = ["run.total_steps=3000", "env.id=CartPole-v1", "trainer.compile=false", "trainer.accelerator=cpu"]
+    with ray_session(cpus=4):
+        quorum = ["players.num=4", "players.max=2", "players.quorum=0.5"]
+        result = run(tmp_path / "run", "impala", "log.record=true", *quorum, *words)
+    reexecuted = replay_run(str(result.run_dir))
+    assert reexecuted.difference is None and reexecuted.gradient_steps == result.gradient_steps > 0
 
 
 def test_calls_and_bytes_of_a_round_of_200_players():
