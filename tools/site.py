@@ -19,6 +19,7 @@ from unittest import mock
 from pydantic.fields import FieldInfo
 
 from sheeprl.algos import registry
+from sheeprl.cli import overview
 from sheeprl.cli.flags import type_name
 from sheeprl.config.schema import Config, config_class, leaves
 from sheeprl.config.suggestions import shown
@@ -193,10 +194,8 @@ def metrics_page() -> str:
 
 def commands_page() -> str:
     """Return the page with the help of each command."""
-    from sheeprl.cli import help as help_texts
-
     lines = ["# Commands", "", "The help of `sheeprl`, `sheeprl COMMAND -h` and `sheeprl -h exit`."]
-    for words in ([], *([name] for name in (*help_texts.SUMMARIES, *help_texts.PLAIN)), ["exit"]):
+    for words in ([], *([name] for name in (*overview.WITH_SETTINGS, *overview.PLAIN)), ["exit"]):
         title = " ".join(["sheeprl", *words]) if words != ["exit"] else "Exit codes"
         shown_words = ["-h", "exit"] if words == ["exit"] else [*words, "-h"]
         lines += ["", f"## {title}", "", "```text", *_help(shown_words), "```"]
