@@ -23,6 +23,7 @@ from sheeprl.cli import overview
 from sheeprl.cli.flags import type_name
 from sheeprl.config.schema import Config, config_class, leaves
 from sheeprl.config.suggestions import shown
+from tools import flowchart
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -40,6 +41,7 @@ PAGES = {
 """Files outside of `docs`, and their pages."""
 
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?\)")
+CHART = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```\n(Rewards/rew_avg .*?)^```$", re.MULTILINE | re.DOTALL)
 SCALAR = re.compile(r"""["']((?:Loss|Values|Params|Policy|Grads|Model)/[a-z_]+)["']""")
 
@@ -91,6 +93,11 @@ def relinked(text: str, source: Path, page: Path) -> str:
         return f"{image}[{label}]({os.path.relpath(path, page.parent)}{anchor or ''})"
 
     return LINK.sub(relink, text)
+
+
+def drawn(text: str) -> str:
+    """Return Markdown with its flowcharts drawn."""
+    return CHART.sub(lambda match: f"```{{raw}} html\n{flowchart.draw(match[1])}\n```", text)
 
 
 def algorithms_page() -> str:
