@@ -186,7 +186,7 @@ def metrics_page() -> str:
     for names, meaning in metrics_of_runs():
         cells = " ".join(f"`{name}`" for name in names)
         lines.append(f"| {cells} | {meaning} |")
-    lines += ["", "## By algorithm", "", "| algorithm | metrics of its own |", "|---|---|"]
+    lines += ["", "## By algorithm", "", "| algorithm | own metrics |", "|---|---|"]
     for folder in sorted(page.stem for page in PAGES.values() if page.parent.name == "algorithms"):
         found = dict.fromkeys(
             name
