@@ -28,10 +28,10 @@ WITH_SETTINGS: dict[str, Callable[[list[str], Session], int]] = {
     "train": training.train,
     "run": training.run,
     "resume": training.resume,
-    "config": training.print_config,
-    "check-env": check_env,
     "sweep": sweep,
     "tune": tune,
+    "config": training.print_config,
+    "check-env": check_env,
 }
 
 HELP_FLAGS = ("-h", "--help")
