@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from sheeprl import __version__  # noqa: E402
-from tools.site import DOCS, relinked, write_pages  # noqa: E402
+from tools.site import DOCS, drawn, relinked, write_pages  # noqa: E402
 
 write_pages()
 
@@ -22,13 +22,11 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
-    "sphinxcontrib.mermaid",
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
-myst_fence_as_directive = ["mermaid"]
 highlight_language = "none"
 nb_execution_mode = "off"  # the tests execute the notebooks
 autodoc_typehints = "description"
@@ -46,10 +44,10 @@ html_show_sphinx = False
 
 
 def relink_page(app: object, name: str, text: list[str]) -> None:
-    """Let the links of a page of `docs` work on the site."""
+    """Let the links of a page of `docs` work on the site, and draw its flowcharts."""
     page = DOCS / f"{name}.md"
     if page.parent == DOCS and page.is_file():
-        text[0] = relinked(text[0], page, page)
+        text[0] = drawn(relinked(text[0], page, page))
 
 
 def setup(app: object) -> None:

@@ -60,12 +60,20 @@ def test_the_page_of_the_commands_has_their_help():
     assert "## sheeprl convert-config" in page and "--episodes" in page and "\x1b" not in page
 
 
+def test_the_picture_of_the_rooms_is_drawn():
+    """The picture of the rooms has a box for each room and a line for each arrow, and no Mermaid remains."""
+    text = (site.DOCS / "architecture.md").read_text(encoding="utf-8")
+    page = site.drawn(text)
+    assert "mermaid" not in page and page.count("<svg") == 1
+    assert page.count("<line ") == text.count(" --> ") and page.count("<rect ") == page.count("</text>") > 15
+    assert ">config</text>" in page
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     """Sphinx builds the site without a warning."""
     pytest.importorskip("myst_nb", reason="needs the extra docs")
     pytest.importorskip("furo", reason="needs the extra docs")
-    pytest.importorskip("sphinxcontrib.mermaid", reason="needs the extra docs")
     from sphinx.cmd.build import build_main
 
     assert build_main(["-q", "-E", "-W", "--keep-going", str(ROOT / "docs"), str(tmp_path)]) == 0

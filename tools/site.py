@@ -19,9 +19,11 @@ from unittest import mock
 from pydantic.fields import FieldInfo
 
 from sheeprl.algos import registry
+from sheeprl.cli import overview
 from sheeprl.cli.flags import type_name
 from sheeprl.config.schema import Config, config_class, leaves
 from sheeprl.config.suggestions import shown
+from tools import flowchart
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -39,6 +41,7 @@ PAGES = {
 """Files outside of `docs`, and their pages."""
 
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?\)")
+CHART = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```\n(Rewards/rew_avg .*?)^```$", re.MULTILINE | re.DOTALL)
 SCALAR = re.compile(r"""["']((?:Loss|Values|Params|Policy|Grads|Model)/[a-z_]+)["']""")
 
@@ -90,6 +93,11 @@ def relinked(text: str, source: Path, page: Path) -> str:
         return f"{image}[{label}]({os.path.relpath(path, page.parent)}{anchor or ''})"
 
     return LINK.sub(relink, text)
+
+
+def drawn(text: str) -> str:
+    """Return Markdown with its flowcharts drawn."""
+    return CHART.sub(lambda match: f"```{{raw}} html\n{flowchart.draw(match[1])}\n```", text)
 
 
 def algorithms_page() -> str:
@@ -178,7 +186,7 @@ def metrics_page() -> str:
     for names, meaning in metrics_of_runs():
         cells = " ".join(f"`{name}`" for name in names)
         lines.append(f"| {cells} | {meaning} |")
-    lines += ["", "## By algorithm", "", "| algorithm | metrics of its own |", "|---|---|"]
+    lines += ["", "## By algorithm", "", "| algorithm | own metrics |", "|---|---|"]
     for folder in sorted(page.stem for page in PAGES.values() if page.parent.name == "algorithms"):
         found = dict.fromkeys(
             name
@@ -193,10 +201,8 @@ def metrics_page() -> str:
 
 def commands_page() -> str:
     """Return the page with the help of each command."""
-    from sheeprl.cli import help as help_texts
-
     lines = ["# Commands", "", "The help of `sheeprl`, `sheeprl COMMAND -h` and `sheeprl -h exit`."]
-    for words in ([], *([name] for name in (*help_texts.SUMMARIES, *help_texts.PLAIN)), ["exit"]):
+    for words in ([], *([name] for name in (*overview.WITH_SETTINGS, *overview.PLAIN)), ["exit"]):
         title = " ".join(["sheeprl", *words]) if words != ["exit"] else "Exit codes"
         shown_words = ["-h", "exit"] if words == ["exit"] else [*words, "-h"]
         lines += ["", f"## {title}", "", "```text", *_help(shown_words), "```"]

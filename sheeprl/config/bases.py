@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sheeprl.config.suggestions import shown
-from sheeprl.config.yaml_io import parse_yaml_lines
+from sheeprl.config.yaml_io import Dumper, parse_yaml_lines
 from sheeprl.utils.errors import ConfigError
 
 BASE = "base"
@@ -51,6 +51,9 @@ class FileTree(dict[str, Any]):
                 return place
             key = key.rpartition(".")[0]
         return None
+
+
+Dumper.add_representer(FileTree, Dumper.represent_dict)
 
 
 def locate(mistakes: Sequence[str], tree: Mapping[str, Any]) -> list[str]:

@@ -82,7 +82,9 @@ class Converted:
         for section, settings in self.tree.items():
             lines.append(f"{section}:")
             for name, value in settings.items():
-                text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=math.inf).removesuffix("...\n")
+                text = yaml.dump(
+                    value, Dumper=Dumper, default_flow_style=True, width=math.inf, sort_keys=False
+                ).removesuffix("...\n")
                 lines.append(f"  {name}: {text.strip()}")
         return "\n".join(lines) + "\n"
 
@@ -220,6 +222,7 @@ class _Reader:
         yield "use_sde sde_sample_freq use_sde_at_warmup", self._sde
         yield "replay_buffer_kwargs", self._replay_kwargs
         yield "optimizer_class optimizer_kwargs", self._optimizer
+        yield "replay_buffer_class", lambda: self._note("replay_buffer_class", "the replay buffer here is another one")
         yield "vec_env_wrapper", lambda: self._note("vec_env_wrapper", "use a wrapper of single environments")
         yield "double", lambda: self._set_if_known("algo.double", "double")
 
@@ -354,7 +357,7 @@ class _Reader:
                     self._set(key, value) if name in self.given else self._set_default(key, value)
                     return
         if name in self.given:
-            note = next((use.note for use in uses if use.note), "")
+            note = next((use.note for use in uses if use.note and not use.settings), "")
             self._note(name, note or f"{self.result.algorithm} has no such setting")
 
     # ------------------------------------------------------------------------------------------- helpers

@@ -23,7 +23,7 @@ SUFFIX = ".json.gz"
 class Profiler:
     """Profiles a bounded number of calls of one worker.
 
-    Each call is a session of its own, since the workers of a coupled run share a process, and torch profiles one
+    Each call is a separate session, since the workers of a coupled run share a process, and torch profiles one
     session at a time.
 
     Args:

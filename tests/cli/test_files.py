@@ -1,8 +1,15 @@
 """Test the commands about configuration files."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
+import pytest
 import yaml
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+CONSOLE = re.compile(r"^```console\n\$ sheeprl (.*)\n((?:error: .*\n)+)```$", re.MULTILINE)
 
 
 def test_schema_prints_a_json_schema(sheeprl):
@@ -40,3 +47,16 @@ def test_convert_config_prints_a_configuration(sheeprl, tmp_path):
     assert done.code == 0 and sheeprl("run", str(out), "--dry-run").code == 0
     assert sheeprl("convert-config", str(path), "X-v0").code == 2
     assert sheeprl("convert-config", str(path), "CartPole-v1", "--out", str(tmp_path / "no" / "x.yaml")).code == 2
+
+
+@pytest.mark.parametrize("page", ["configuration.md", "errors.md"])
+def test_the_mistakes_on_a_page_are_those_of_the_program(sheeprl, tmp_path, monkeypatch, page):
+    """The mistakes that a page shows are what the program prints about such a file."""
+    ((words, lines),) = CONSOLE.findall((DOCS / page).read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    num_envs = 0 if "num_envs=0" in lines else 4
+    Path("mine.yaml").write_text(
+        f"algo:\n  name: ppo\n  epochs: 4\n  gama: 0.98\nenv:\n  id: CartPole-v1\n  num_envs: {num_envs}\n"
+    )
+    done = sheeprl(*shlex.split(words))
+    assert (done.code, done.err) == (2, lines)

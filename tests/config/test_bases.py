@@ -4,9 +4,11 @@ import copy
 import pickle
 
 import pytest
+import yaml
 
 from sheeprl.config.bases import FileTree, locate
 from sheeprl.config.loading import apply_overrides, inspect, load_config, presets, read_tree, shipped_folder
+from sheeprl.config.yaml_io import Dumper, parse_yaml
 from sheeprl.utils.errors import ConfigError
 
 
@@ -124,6 +126,7 @@ def test_a_tree_of_files_can_be_copied(tmp_path):
     tree = read_tree(str(written(tmp_path, "mine.yaml", "run:\n  seed: -1\nalgo: {name: ppo}\nenv: {id: X-v0}\n")))
     for again in (copy.deepcopy(tree), pickle.loads(pickle.dumps(tree))):
         assert isinstance(again, FileTree) and again == tree
+        assert parse_yaml(yaml.dump(again, Dumper=Dumper), "test") == tree
         (mistake,) = locate(inspect(again)[1], again)
         assert mistake == f"{tmp_path}/mine.yaml:2: run.seed=-1: must be at least 0"
         apply_overrides(again, ["run.seed=-2"])

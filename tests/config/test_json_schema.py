@@ -31,7 +31,7 @@ def test_the_shipped_schema_is_up_to_date():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_shipped_configurations_fit_the_schema(file):
-    """The shipped configurations fit the schema, and tell editors where it is."""
+    """The shipped configurations fit the schema, and name its file for editors."""
     text = file.read_text(encoding="utf-8")
     assert mistakes_of(parse_yaml(text, str(file))) == []
     for modeline in re.findall(r"^# yaml-language-server: \$schema=(.*)$", text, re.MULTILINE):

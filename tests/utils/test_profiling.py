@@ -3,8 +3,10 @@
 import gzip
 import json
 
+import pytest
 import torch
 
+from sheeprl import load_config, train
 from sheeprl.utils.profiling import make_profiler, profile_lines, traces
 
 
@@ -38,3 +40,13 @@ def test_nothing_is_profiled_by_default(tmp_path):
     call_often(make_profiler(str(tmp_path), 2, "player 0"), 3)
     assert not (tmp_path / "profile").exists()
     assert profile_lines(tmp_path) == ["profile: no trace, since the run ended before its round 3 was profiled"]
+
+
+@pytest.mark.slow
+def test_a_run_writes_a_trace_for_each_worker(tmp_path):
+    """A run with log.profile writes the traces into its folder, and its configuration runs again elsewhere."""
+    words = ["run.mode=coupled", "run.total_steps=2200", "trainer.compile=false", "eval.episodes=0"]
+    config = load_config("ppo", [*words, "log.profile=1", "log.level=error", f"run.dir={tmp_path / 'run'}"])
+    result = train(config)
+    assert [path.name for path in traces(result.run_dir)] == ["player_0.json.gz", "trainer_0.json.gz"]
+    assert load_config(result.run_dir / "config.yaml").run.dir is None
