@@ -227,7 +227,7 @@ class Run:
         if by_steps and self.checkpointing.is_resting:
             by_steps = False
             self.checkpointing.postpone()
-        if self.checkpointing.is_due(self.collector.newest_round, self.collector.rounds_added) or by_steps:
+        if self.checkpointing.is_due(self.collector.rounds.newest, self.collector.rounds.added) or by_steps:
             await self.checkpointing.begin(self.log_error)
         elif due_snapshot and self.trainers.make is not None:
             self.take_snapshot()

@@ -34,6 +34,7 @@ from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding
 from sheeprl.utils.errors import AlgorithmError, one_line
+from sheeprl.utils.profiling import make_profiler, profiled
 from sheeprl.utils.tensors import Tree, moved
 
 LONGEST_PERIOD = 64  # gradient steps in which the warm-up looks for kinds of steps, such as those of a delayed actor
@@ -91,6 +92,7 @@ class Learner(LearnerInterface):
         self.compiled = (
             CompiledSteps(self.step, self.batches.assemble, trainer.compile_limit) if trainer.compile else None
         )
+        self.profiler = make_profiler(config.run.dir, config.log.profiled_rounds, f"trainer {self.rank}")
         self._failure: NonFiniteError | None = None
         self._checked: set[str | tuple[str, ...]] = set()  # groups that phases have named
         self._tables: list[Table] = []  # metrics of the current update, on the CPU
@@ -147,6 +149,7 @@ class Learner(LearnerInterface):
 
     # ---------------------------------------------------------------------------------------- learning
 
+    @profiled
     def update(self, steps: int, progress: float, order: int | None, *blocks: Rows) -> tuple[UpdateInfo, Writes]:
         """Take `steps` gradient steps, or fewer if a loss stops the round.
 

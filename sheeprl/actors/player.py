@@ -44,6 +44,7 @@ from sheeprl.envs.timeout import StepTimeoutError, StepWatch, StoppedError, Stop
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization
 from sheeprl.utils.errors import AlgorithmError, describe, shell_command
+from sheeprl.utils.profiling import make_profiler, profiled
 from sheeprl.utils.text import counted
 
 Array = npt.NDArray[Any]
@@ -122,6 +123,7 @@ class Player(PlayerInterface):
         self._video_folder = video_folder
         self._unsaved: str | None = None  # why the environments' state can't be saved; None until this is known
         self._episode_numbers: dict[str, list[float]] = {}
+        self.profiler = make_profiler(config.run.dir, config.log.profiled_rounds, f"player {number}", with_stack=True)
         self._statistics: dict[tuple[int, int], tuple[float, int]] = {}  # an episode's own ones, by its end (t, env)
         self._envs: gymnasium.vector.VectorEnv[Any, Any, Any] | None = None
         self._env_values: dict[str, Any] = {}  # attributes that callbacks have set
@@ -145,6 +147,7 @@ class Player(PlayerInterface):
         self._episode_length = np.zeros(envs.num_envs, np.int64)
         return envs
 
+    @profiled
     def collect(
         self,
         rows: int,

@@ -53,10 +53,10 @@ def _with_small_replay(config: Config) -> Config:
 
 
 def _fill(replay: Replay, config: Config, algorithm: Algorithm[Any]) -> None:
-    """Add a fragment per player for a rollout, or else the fragments for one sample, which batches may repeat."""
+    """Add the fragments of a rollout, or else the fragments for one sample, which batches may repeat."""
     rows = newest_frames(dummy_rows(config, algorithm), algorithm.spaces.frame_stack)
     if not algorithm.data().is_off_policy:
-        for player in range(config.num_players):
+        for player in range(config.round_fragments):
             replay.add(Fragment(player, 0, 0, rows))
         return
     for sequence in range(FRAGMENTS):
