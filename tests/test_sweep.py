@@ -43,6 +43,13 @@ def test_plan_has_a_folder_for_each_combination(tmp_path):
         sweeping.plan(tree, {"run.seed": ["0", "x"]}, tmp_path)
 
 
+def test_the_newest_run_can_not_begin_the_runs_of_a_sweep(tmp_path):
+    """`@last` would name a run of the sweep itself."""
+    tree = {"algo": {"name": "ppo", "init_from": "@last"}, "env": {"id": "CartPole-v1"}}
+    with pytest.raises(ConfigError, match=r"algo\.init_from=@last: the newest run changes"):
+        sweeping.plan(tree, {"run.seed": ["0", "1"]}, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -13,6 +13,7 @@ from sheeprl.algos.plan2explore.plan2explore import P2EDV1, P2EDV2, P2EDV3
 from tests.helpers.algorithms import Small
 from tests.helpers.dreamer_rows import CASES, N, make_batch, random_values
 from tests.helpers.runs import largest_difference, saved
+from tests.helpers.thread_ranks import on_ranks
 
 SMALL = {
     "sequence_length": 6, "horizon": 3, "imag_last": 4, "deter": 16, "hidden": 8, "units": 8,
@@ -150,6 +151,33 @@ def test_the_ensemble_learns_the_next_state_within_an_episode():
     for row, sample in ended.tolist():
         other["deter"][row - 1, sample] += 1.0  # the last row of the episode, from which no next one is predicted
     assert len(ended) and algorithm.ensemble_loss(agent, batch, {}, other).value == first
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_two_ranks_equal_one(kind):
+    """The mean gradient of two halves of a batch is that of the whole, for ensemble and explorer."""
+    algorithm, agent = build(kind)
+    batch, generator = make_batch(algorithm), torch.Generator().manual_seed(0)
+    carry = {name: torch.randn(6, N, size) for name, size in (("deter", 16), ("stoch", algorithm.latents.size))}
+    noise = algorithm.imagined_noise(torch.Size([N]), generator)
+    groups = ("ensemble", "explorer", "explorer_critic")
+    names = [name for group in groups for name in algorithm.optimizers()[group].modules]
+    parameters = [part for name in names for part in agent.get_submodule(name).parameters()]
+
+    def gradients(batch, noise, carry):
+        """Return the gradients of both losses."""
+        loss = algorithm.ensemble_loss(agent, batch, {}, carry).value
+        return torch.autograd.grad(loss + algorithm.explorer_loss(agent, batch, noise, carry).value, parameters)
+
+    def part(rank):
+        """Return one rank's gradients."""
+        half = batch.apply(lambda values: values[:, rank::2] if values.dim() > 1 else torch.full((2,), 1 / 2))
+        drawn = {name: values[rank::2] for name, values in noise.items()}
+        return gradients(half, drawn, {name: values[:, rank::2] for name, values in carry.items()})
+
+    one, two = on_ranks(part)
+    means = [(a + b) / 2 for a, b in zip(one, two, strict=True)]
+    torch.testing.assert_close(means, list(gradients(batch, noise, carry)), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
