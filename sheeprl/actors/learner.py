@@ -97,6 +97,7 @@ class Learner(LearnerInterface):
         self._checked: set[str | tuple[str, ...]] = set()  # groups that phases have named
         self._tables: list[Table] = []  # metrics of the current update, on the CPU
         self._notes: list[str] = []  # messages for the log of the run
+        self._size = 0  # bytes of networks, gradients and optimizers; 0 before the optimizers have a state
 
     def _make_rank_rng(self) -> np.random.Generator:
         """Return this rank's generator for the next update. Each update has a new one, so snapshots don't store it."""
@@ -189,7 +190,15 @@ class Learner(LearnerInterface):
         notes, self._notes = tuple(self._notes), []
         compiling = self.compiled.seconds - compiled_for if self.compiled else 0.0
         seconds = time.perf_counter() - started
-        return UpdateInfo(self.gradient_steps, means, seconds, started, notes, compiling), writes
+        self._size = self._size or self._network_bytes()
+        return UpdateInfo(self.gradient_steps, means, seconds, started, notes, compiling, self._size), writes
+
+    def _network_bytes(self) -> int:
+        """Return the bytes of the agent, of its gradients and of the state of its optimizers."""
+        gradients = [values for values in self.agent.parameters() if values.requires_grad]
+        states = [state for group in self.step.groups.values() for state in group.optimizer.state.values()]
+        moments = [values for state in states for values in state.values() if isinstance(values, Tensor)]
+        return sum(values.nbytes for values in (*self.agent.state_dict().values(), *gradients, *moments))
 
     @torch.no_grad()
     def _set_buffers(self, values: Tensors) -> None:

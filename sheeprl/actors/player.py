@@ -113,7 +113,7 @@ class Player(PlayerInterface):
         self.sequence = 0
         self.steps = 0
         self.algorithm = build_algorithm(config.algo, spaces)
-        self.policy = self.algorithm.build_agent().get_submodule("policy").eval()
+        self.policy = self.algorithm.build_policy().eval()
         self._is_prioritized = self.algorithm.data().prioritized is not None
         self.version = -1
         self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])
@@ -328,7 +328,7 @@ class Player(PlayerInterface):
             env_values: attributes of the environments, as callbacks have set them.
         """
         torch.set_num_threads(1)
-        policy = self.algorithm.build_agent().get_submodule("policy").eval()
+        policy = self.algorithm.build_policy().eval()
         weights_of.from_arrays(policy, weights)
         try:
             envs = make_eval_envs(self.config.eval_env, min(episodes, LANES))

@@ -129,7 +129,7 @@ def clean(
             remove(removal)
     total = sum(removal.bytes for removal in planned) / 2**20
     did = "would be removed" if dry_run else "removed"
-    typer.echo(f"{len(planned)} checkpoints {did}, {total:.1f} MiB")
+    typer.echo(f"{counted(len(planned), 'checkpoint')} {did}, {total:.1f} MiB")
 
 
 def _write(path: Path, text: str, option: str) -> None:

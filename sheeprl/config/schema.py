@@ -5,8 +5,10 @@ This module imports neither torch nor Ray. `sheeprl.config.checks` checks the se
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -18,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.config.yaml_io import Dumper, Loader
 from sheeprl.envs.config import EnvConfig
-from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Positive, Section, needs
+from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Part, Positive, Section, needs
 
 Tree = dict[str, Any]
 Labels = dict[str, str]
@@ -138,12 +140,21 @@ class PlayersConfig(Section):
         description="standby processes to replace lost players; started after the first loss, if resources allow",
         json_schema_extra=needs("decoupled", "ray.max_failures"),
     )
+    quorum: Part = Field(
+        1.0,
+        description="part of the players' fragments with which a round closes; below 1, late ones join later rounds",
+        json_schema_extra=needs("decoupled"),
+    )
     fragment_rows: Count | None = Field(
         None, description="rows per environment and fragment; default: the rollout on-policy, 16 off-policy"
     )
     step_timeout: Positive | None = Field(
         300.0, description="seconds for a step or reset before the player is replaced; null for no limit"
     )
+
+    def fragments_of(self, players: int) -> int:
+        """Return the fragments of a round of a number of players; 0.1 means the decimal fraction 1/10."""
+        return math.ceil(Fraction(str(self.quorum)) * players)
 
 
 class BufferConfig(Section):
@@ -394,7 +405,12 @@ class Config(Section):
     @property
     def round_rows(self) -> int:
         """Return the rows of a round, which are the most policy steps that a round can add."""
-        return self.num_players * self.fragment_rows * self.env.num_envs
+        return self.round_fragments * self.fragment_rows * self.env.num_envs
+
+    @property
+    def round_fragments(self) -> int:
+        """Return the fragments of a round: one per player, or the part that `players.quorum` sets."""
+        return self.players.fragments_of(self.num_players)
 
     @property
     def max_staleness(self) -> int:
