@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sheeprl.algos.args import OffPolicy, OnPolicy
+from sheeprl.algos.args import OffPolicy
 from sheeprl.callbacks.records import EPISODES
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE, WEIGHTS
@@ -128,8 +128,6 @@ def _check_unchanged(start: Start, config: Config) -> None:
     """
     before, now = parse_yaml((start.checkpoint / CONFIG).read_text(encoding="utf-8"), CONFIG), config.to_tree()
     fixed = {*FIXED, *structural_keys(type(config))} - {"run.dir", "run.resume", "algo.init_from"}
-    if isinstance(config.algo.data(), OnPolicy):
-        fixed.remove("buffer.size")
     changed = sorted(key for key in fixed if repr(get_value(before, key)) != repr(get_value(now, key)))
     if changed:
         raise ConfigError([_differs(key, get_value(now, key), get_value(before, key)) for key in changed])
@@ -342,7 +340,7 @@ def read_env_values(checkpoint: Path) -> dict[str, Any]:
 # Settings that a resumed run can't change, besides the structural arguments of the algorithm.
 FIXED = (
     *("algo.name", "algo.init_from", "env.id", "env.kwargs", "env.wrappers"),
-    *("run.seed", "run.dir", "run.resume", "buffer.size"),
+    *("run.seed", "run.dir", "run.resume"),
 )
 
 
@@ -405,8 +403,6 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     apply_overrides(tree, overrides)
     config, _ = inspect(before)
     fixed = {*FIXED, *structural_keys(type(config))} if config else set(FIXED)
-    if config and isinstance(config.algo.data(), OnPolicy):
-        fixed.remove("buffer.size")  # follows from the size of a rollout
     changed = [key for key in (override.partition("=")[0] for override in overrides) if key in fixed]
     changed = [key for key in changed if get_value(tree, key) != get_value(before, key)]
     # The texts are equal if both values contain NaN, which isn't equal to itself.

@@ -246,6 +246,16 @@ def test_auto_without_a_folder_finds_its_run_again(tmp_path, monkeypatch):
     assert first.run_dir == again.run_dir == tmp_path / "logs" / "sac" / first.run_dir.parent.name / "auto_0"
 
 
+@pytest.mark.parametrize(("memmap", "size"), [("false", 120), ("true", 120), ("true", 400)])
+def test_a_resumed_run_may_change_the_size_of_its_replay(copied, memmap, size):
+    """The newest rows that fit are taken over, and the ratio stays exact."""
+    words = ["run.total_steps=300", f"buffer.size={size}", f"buffer.memmap={memmap}"]
+    result = train_tree(resume_tree(str(copied), words))
+    assert result.gradient_steps == result.policy_steps - 50
+    last = [line for line in lines(copied) if "Buffer/size" in line][-1]
+    assert min(size, result.policy_steps) <= last["Buffer/size"] <= size and "Buffer/lost_rows" not in last
+
+
 # --- checkpoint.storage ---
 
 

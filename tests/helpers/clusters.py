@@ -61,6 +61,7 @@ class LocalCluster:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_TMPDIR": str(folder),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "300",  # by default 30, which a busy machine may exceed
         }
 
     def start_head(self, *options, within=(), **variables):

@@ -163,7 +163,7 @@ def test_two_runs_of_a_cluster_end_only_their_own_actors(tmp_path, cluster):
             second.process.terminate()
             assert second.process.wait(PATIENCE) == 143, second.said.read_text()
             wait_until_alone(cluster, "first")
-            assert actors_of(cluster) >= {f"sheeprl:first:{who}" for who in ("player:0", "player:1", "shard:0")}
+            assert actors_of(cluster) >= {f"sheeprl:first:{who}" for who in ("host:0", "host:1", "shard:0")}
             assert before > 0 and first.process.poll() is None
         finally:
             second.process.kill()

@@ -56,7 +56,7 @@ def test_a_run_survives_a_cut_link(tmp_path, link, is_mended):
     end = lines(folder)[-1]
     assert end["status"] == "interrupted" and end["gradient_steps"] == end["policy_steps"] - 50
     assert end["trainer_restarts"] == end["buffer_restarts"] == 0
-    assert is_mended or end["restarts"] >= 2
+    assert is_mended or end["restarts"] >= 1
     assert "Traceback" not in (tmp_path / "said").read_text()
 
 
