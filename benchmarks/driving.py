@@ -1,4 +1,4 @@
-"""Measure the overhead of the driver per fragment, and of sending new weights to many players.
+"""Measure the overhead of the driver per fragment, with up to 2,000 players, and of sending new weights to many.
 
 `python -m benchmarks driving`; `--only driver` needs no Ray.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from benchmarks.harness.record import Json
 
 PLAYERS = 1000
 RUN_ROUNDS = 10  # of a run that measures the driver
+SEATS = (10, 50, 200, 1000, 2000)
+ROUNDS_OF_SEATS, HOSTS_OF_SEATS = 5, 2
 PLAYERS_OF_WEIGHTS = 16
 WIDTH = 3160  # of both hidden layers, for 10M parameters
 PARAMETERS = 5 * WIDTH + WIDTH * (WIDTH + 1) + 2 * (WIDTH + 1)
@@ -54,6 +57,40 @@ def stats(rounds: int) -> Json:
     title = f"{PLAYERS} players that answer at once, fragments of 64 rows of 4 environments, fragments per second"
     turns.print_rounds(title, measured, bounds)
     return turns.as_json("driver", title, measured, bounds)
+
+
+# ------------------------------------------------------------------------------------------------ seats
+
+
+def seats(rounds: int) -> Json:
+    """Measure the driver with 10 to 2,000 players on two hosts of Ray, and check a model of its time."""
+    from benchmarks.cases.seats import play, session
+
+    measured: turns.Rounds = {}
+    with session():
+        for players in SEATS:
+            name = f"{players} players"
+            costs = [play(players, ROUNDS_OF_SEATS, HOSTS_OF_SEATS) for _ in range(rounds)]
+            measured[f"{name}, by wall time"] = [each.seconds / each.rounds for each in costs]
+            measured[f"{name}, by CPU time of the driver"] = [each.cpu_seconds / each.rounds for each in costs]
+    by_cpu = [statistics.median(measured[f"{players} players, by CPU time of the driver"]) for players in SEATS]
+    fixed, each = fit(SEATS, by_cpu)
+    errors = [abs(fixed + each * players - seconds) / seconds for players, seconds in zip(SEATS, by_cpu, strict=True)]
+    bounds = [
+        Bound("milliseconds of the driver's CPU per round", 1000 * fixed),
+        Bound("milliseconds of the driver's CPU per fragment", 1000 * each),
+        Bound("largest relative error of this model", max(errors)),
+    ]
+    title = f"players that answer at once on {HOSTS_OF_SEATS} hosts of Ray, seconds per round"
+    turns.print_rounds(title, measured, bounds)
+    return turns.as_json("seats", title, measured, bounds)
+
+
+def fit(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
+    """Return a and b of the model a + b x size, with the least relative errors."""
+    design = np.array([[1 / each, size / each] for size, each in zip(sizes, seconds, strict=True)])
+    fixed, slope = np.linalg.lstsq(design, np.ones(len(sizes)), rcond=None)[0]
+    return float(fixed), float(slope)
 
 
 # --------------------------------------------------------------------------------------------- weights
@@ -152,7 +189,7 @@ def weights(rounds: int) -> Json:
     return turns.as_json("weights", title, measured, bounds)
 
 
-CASES: dict[str, Callable[[int], Json]] = {"driver": stats, "weights": weights}
+CASES: dict[str, Callable[[int], Json]] = {"driver": stats, "seats": seats, "weights": weights}
 
 
 def main(args: Sequence[str] | None = None) -> None:

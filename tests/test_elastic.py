@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
-from tests.helpers.simulation import FleetEvent, Hosts, Leg, Schedule, schedules, simulate, uniform
+from tests.helpers.simulation import Delays, FleetEvent, Hosts, Leg, Schedule, schedules, simulate, uniform
+from tests.test_run import check_replay_ratio
 
 SAC = OffPolicy(batch_size=4, replay_ratio=0.5, learning_starts=8)
 PPO = OnPolicy(rollout_steps=2, batch_size=4, epochs=2)
@@ -61,7 +62,7 @@ def check_fleet(schedule: Schedule) -> None:
         assert lives == lives_of(fixed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(fleets())
 def test_a_run_does_not_depend_on_its_hosts(schedule: Schedule) -> None:
     """At staleness 0 and 1, what is added and trained on is that of a fixed fleet."""
@@ -74,6 +75,103 @@ def test_a_run_does_not_depend_on_its_hosts(schedule: Schedule) -> None:
 def test_ten_thousand_fleets(schedule: Schedule) -> None:
     """The same holds for 10,000 schedules."""
     check_fleet(schedule)
+
+
+# --------------------------------------------------------------------------------------------------- a quorum
+
+
+@st.composite
+def quorums(draw: st.DrawFn) -> Schedule:
+    """Draw schedules of rounds of a part of the players, with failures, and with hosts in every second one."""
+    schedule = draw(schedules(max_staleness=4))
+    data = schedule.data
+    if isinstance(data, OnPolicy):
+        data = replace(data, tolerates_staleness=True)
+    failures = tuple(each for each in schedule.failures if not each.dies) if draw(st.booleans()) else schedule.failures
+    quorum = draw(st.sampled_from([0.1, 0.25, 0.5, 0.6, 0.9, 0.99]))
+    staleness = max(1, schedule.max_staleness)
+    schedule = replace(schedule, data=data, quorum=quorum, max_staleness=staleness, failures=failures)
+    if draw(st.booleans()):
+        most = draw(uniform(1, schedule.players))
+        hosts = Hosts(draw(uniform(1, most)), most, (0, 3, 20), draw(_events))
+        schedule = replace(schedule, failures=(), hosts=hosts, max_failures=10)
+    return schedule
+
+
+def check_quorum(schedule: Schedule) -> None:
+    """Check the invariants of a run with a quorum."""
+    leg = simulate(schedule)
+    world, size = leg.world, schedule.config.round_fragments
+    offered = world.buffer.offered
+    if leg.outcome == "failed":
+        assert leg.error is not None and "refused" in str(leg.error)
+        offered = offered[: world.learner.published[-1].fragments] if world.learner.published else []
+    else:
+        assert leg.outcome == "done" and len(offered) == size * world.run.counters.version
+        assert world.run.counters.policy_steps == world.buffer.policy_steps
+        check_replay_ratio(leg)
+    played = [offer.fragment for offer in offered]
+    lives = [(each.player, each.incarnation, each.sequence) for each in played]
+    assert len(set(lives)) == len(lives)  # none is double
+    streams = {(player, life): 0 for player, life, _ in lives}
+    for player, life, sequence in lives:
+        assert sequence == streams[player, life]  # none is dropped
+        streams[player, life] += 1
+    for number, each in enumerate(played):
+        assert 0 <= number // size - each.version <= schedule.max_staleness
+        assert each.version == each.weights.number
+    if not schedule.data.is_off_policy:
+        rounds = [[each.player for each in played[start : start + size]] for start in range(0, len(played), size)]
+        assert all(players == sorted(set(players)) for players in rounds)
+
+
+@settings(max_examples=30, deadline=None)
+@given(quorums())
+def test_invariants_of_a_quorum(schedule: Schedule) -> None:
+    """Ages of weights are bounded, no fragment is lost or double, and the ratio is exact."""
+    check_quorum(schedule)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None)
+@given(quorums())
+def test_ten_thousand_quorums(schedule: Schedule) -> None:
+    """The same holds for 10,000 schedules."""
+    check_quorum(schedule)
+
+
+@settings(max_examples=20, deadline=None)
+@given(quorums(), uniform(1, 200))
+def test_a_quorum_is_stopped_and_resumed(schedule: Schedule, calls: int) -> None:
+    """A stopped run ends without a deadlock; its resume adds no fragment again and skips none."""
+    stopped = simulate(replace(schedule, stop_after=calls))
+    if not stopped.world.store.checkpoints or stopped.outcome == "failed":
+        return
+    resumed = simulate(schedule, stopped.world.store.checkpoints[-1])
+    played = [offer.fragment for leg in (stopped, resumed) for offer in leg.world.buffer.offered]
+    streams = Counter[tuple[int, int]]()
+    for each in played:
+        assert each.sequence == streams[each.player, each.incarnation]
+        streams[each.player, each.incarnation] += 1
+
+
+def test_fast_players_do_not_wait_for_slow_ones() -> None:
+    """With a quorum, players whose fragments take 5 and 20 ticks reach nine tenths of the sum of their own rates."""
+    schedule = Schedule(
+        OffPolicy(batch_size=1, replay_ratio=0.0),
+        players=8,
+        total_steps=500,
+        max_staleness=8,
+        delays=Delays(player=(5,), buffer=(0,), learner=(0,)),
+        slowness=(1, 4),
+    )
+    own = 4 / 5 + 4 / 20  # fragments per tick
+    rates = []
+    for quorum in (1.0, 0.25):
+        leg = simulate(replace(schedule, quorum=quorum))
+        assert leg.outcome == "done"
+        rates.append(leg.world.run.counters.policy_steps / leg.world.events[-1].time)
+    assert rates[0] < 0.5 * own and rates[1] >= 0.9 * own
 
 
 @pytest.mark.parametrize("data", [SAC, PPO])

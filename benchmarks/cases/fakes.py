@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from sheeprl.actors.handle import LocalHandle
+from sheeprl.actors.handle import Handle, LocalHandle
+from sheeprl.actors.host import Host
 from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.algos.args import AlgoArgs, OffPolicy
 from sheeprl.buffer.memmap import Array
@@ -20,8 +22,12 @@ from sheeprl.envs.config import EnvConfig
 from sheeprl.metrics.display import Progress
 from sheeprl.run import Run
 
+if TYPE_CHECKING:
+    from sheeprl.actors.player import Player
+
 ENVS = 4
 ROWS = 64
+OBSERVATION = 17  # numbers of an observation
 NEVER = 10**9  # policy steps that no run reaches
 
 
@@ -37,18 +43,35 @@ class FakeArgs(AlgoArgs):
 
 
 class FakePlayer:
-    """Returns fragments of 64 rows of 4 environments in which one episode ends."""
+    """Returns fragments of 64 rows of 4 environments in which one episode ends.
 
-    def __init__(self) -> None:
+    Args:
+        fragment: the rows.
+    """
+
+    def __init__(self, fragment: Any = None) -> None:
         """Store the policy steps of a fragment."""
-        self.steps = ROWS * ENVS
+        self.fragment, self.steps = fragment, ROWS * ENVS
 
     def collect(
         self, rows: int, weights: Any, version: int, mode: str, progress: float, *checkpointing: Any
-    ) -> tuple[FragmentInfo, None]:
-        """Return the statistics of a fragment without rows."""
+    ) -> tuple[FragmentInfo, Any]:
+        """Return the statistics of a fragment."""
         state = b"" if checkpointing[0] else None
-        return FragmentInfo(version, self.steps, self.steps, (100.0,), (100,), 0.01, state), None
+        return FragmentInfo(version, self.steps, self.steps, (100.0,), (100,), 0.01, state), self.fragment
+
+
+class FakeHost(Host):
+    """Holds players whose fragments have observations of 17 numbers."""
+
+    def __init__(self) -> None:
+        """Make the rows of all fragments."""
+        rows = np.zeros((ROWS + 1, ENVS, OBSERVATION), np.float32)
+        super().__init__(lambda number, incarnation: cast(Player, FakePlayer(rows)))
+
+    def node(self) -> str:
+        """Return the name of the only node."""
+        return "node"
 
 
 class FakeReplay:
@@ -135,7 +158,18 @@ class NoStore:
         """Delete nothing."""
 
 
-def make_run(players: int, rounds: int, shards: int = 1, gradient_steps: int = 16) -> Run:
+@dataclass
+class Handles:
+    """Handles of the workers of a run without real ones; by default, all are in this process."""
+
+    make_player: Callable[[int, int], Handle] = lambda number, incarnation: LocalHandle(FakePlayer())
+    make_shard: Callable[[], Handle] = lambda: LocalHandle(FakeReplay())
+    make_trainers: Callable[[], Handle] = lambda: LocalHandle(FakeTrainers())
+
+
+def make_run(
+    players: int, rounds: int, shards: int = 1, gradient_steps: int = 16, handles: Handles | None = None
+) -> Run:
     """Return a run without real workers.
 
     Args:
@@ -143,7 +177,9 @@ def make_run(players: int, rounds: int, shards: int = 1, gradient_steps: int = 1
         rounds: rounds of the run.
         shards: number of replay shards.
         gradient_steps: gradient steps per round.
+        handles: handles of the workers.
     """
+    handles = handles or Handles()
     round_steps = players * ROWS * ENVS
     data = OffPolicy(batch_size=256, replay_ratio=gradient_steps / round_steps, fragment_rows=ROWS)
     config = Config(
@@ -155,12 +191,11 @@ def make_run(players: int, rounds: int, shards: int = 1, gradient_steps: int = 1
         eval={"episodes": 0},
         log={"every": round_steps},
     )
-    handles: Sequence[LocalHandle] = [LocalHandle(FakeReplay()) for _ in range(shards)]
     return Run(
         config,
-        PlayerGroup(players, lambda number, incarnation: LocalHandle(FakePlayer()), []),
-        ReplayClient(handles, data.batch_size),
-        LearnerGroup(LocalHandle(FakeTrainers())),
+        PlayerGroup(players, handles.make_player, []),
+        ReplayClient([handles.make_shard() for _ in range(shards)], data.batch_size),
+        LearnerGroup(handles.make_trainers()),
         NoReporter(),
         NoStore(),
     )

@@ -15,13 +15,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from sheeprl.actors.demand import Demand
 from sheeprl.actors.handle import HostHandle, LostError, PartRef, Ref, awaited, consume_exception, method_name
 from sheeprl.actors.interfaces import CollectRequest, HostInterface
+from sheeprl.utils.errors import one_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
 GAIN = 0.8  # a player moves to balance the hosts' speeds if the slowest host then needs at most this part of its time
-REST = 60.0  # seconds between two moves to balance speeds: a move takes about as long as a round
+REST = 60.0  # seconds between two moves to balance speeds, and between two hosts that end before they are up
 SMOOTHING = 0.1  # weight of the newest fragment in the seconds of a host
 FAILURES = 2  # players in a row that fail on a host, after which the others leave it
 MOST_GIVEN_UP = 3  # hosts that are given up for the failures of their players; failures on more hosts have other causes
@@ -51,6 +52,12 @@ class Host:
     def is_lost(self) -> bool:
         """Return True if a call has failed because the process ended."""
         return self._has_died or (self.node.done() and (self.node.cancelled() or self.node.exception() is not None))
+
+    @property
+    def why_not_up(self) -> str:
+        """Return why the process ended before it was up, "" if it was up or hasn't ended."""
+        error = None if not self.node.done() or self.node.cancelled() else self.node.exception()
+        return "" if error is None else one_line(error)
 
     @property
     def is_up(self) -> bool:
@@ -252,6 +259,7 @@ class HostGroup:
         self._failed_on: dict[int, Host] = {}  # last host on which a player failed
         self._made = self._given_up = 0
         self._rests_until = float("-inf")  # time from which players may move to balance speeds
+        self._starts_after = float("-inf")  # time from which hosts may start, after one has ended before it was up
         self._is_new = True  # a host has come or gone since players were balanced
 
     @property
@@ -341,8 +349,12 @@ class HostGroup:
         """Forget lost hosts, and start hosts until there are as many as wanted."""
         for host in [host for host in self.hosts if host.is_lost]:
             self._end(host)
-        while sum(not host.leaves_because for host in self.hosts) < self.wanted:
-            self._start_host()
+            if error := host.why_not_up:
+                self._starts_after = self.clock() + REST
+                self.report(f"{host.name} ended before it was up: {error}; the next one starts in {REST:.0f} s")
+        if self.clock() >= self._starts_after:
+            while sum(not host.leaves_because for host in self.hosts) < self.wanted:
+                self._start_host()
 
     def _give_back(self) -> None:
         """Give back the hosts that the run doesn't want: first those that aren't up, then those with few players."""

@@ -64,6 +64,7 @@ class Rollout:
         # Stream ids follow the order of arrival, columns that of players.
         groups = sorted(storage.streams.groups.values(), key=lambda group: group.key)
         columns = [slots[streams == stream] for group in groups for stream in group.streams]
+        columns = [column for column in columns if len(column)]  # a rollout needn't have rows of all players
         if len({len(column) for column in columns}) != 1 or len(columns[0]) * len(columns) != len(slots):
             counts = ", ".join(str(len(column)) for column in columns)
             raise NotEnoughDataError(f"a rollout needs the same number of rows of every stream, not {counts}")

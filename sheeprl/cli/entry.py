@@ -28,10 +28,10 @@ WITH_SETTINGS: dict[str, Callable[[list[str], Session], int]] = {
     "train": training.train,
     "run": training.run,
     "resume": training.resume,
-    "config": training.print_config,
-    "check-env": check_env,
     "sweep": sweep,
     "tune": tune,
+    "config": training.print_config,
+    "check-env": check_env,
 }
 
 HELP_FLAGS = ("-h", "--help")
@@ -41,7 +41,7 @@ OTHER_WORDS = {
     "list": "use sheeprl ls for runs, sheeprl algos or sheeprl configs",
     "runs": "use sheeprl ls",
     "ps": "use sheeprl status for the runs of a cluster, or sheeprl ls",
-    **dict.fromkeys(("play", "render", "watch"), "use sheeprl enjoy RUN, or sheeprl eval RUN --video"),
+    **dict.fromkeys(("play", "render"), "use sheeprl enjoy RUN, or sheeprl eval RUN --video"),
     **dict.fromkeys(("evaluate", "test"), "use sheeprl eval RUN"),
     **dict.fromkeys(("learn", "fit", "start"), "use sheeprl train NAME"),
     **dict.fromkeys(("continue", "restart"), "use sheeprl resume RUN"),
@@ -49,6 +49,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("benchmark", "env", "envs"), "use sheeprl check-env ID"),
     **dict.fromkeys(("show", "print"), "use sheeprl config NAME"),
     "verify": "use sheeprl replay RUN",
+    **dict.fromkeys(("top", "monitor", "follow"), "use sheeprl watch RUN"),
     "tensorboard": "use tensorboard --logdir logs",
 }
 """Words that users of other programs type, and what to do instead."""

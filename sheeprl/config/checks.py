@@ -276,6 +276,7 @@ def _size_mistakes(config: Config) -> Iterator[str]:
     data = config.algo.data()
     yield from _rank_mistakes(config, data.batch_size or 0)
     yield from _host_mistakes(config)
+    yield from _quorum_mistakes(config)
     yield from _shard_mistakes(config)
     yield from _replay_setting_mistakes(config)
     yield from _storage_mistakes(config)
@@ -338,6 +339,20 @@ def _host_mistakes(config: Config) -> Iterator[str]:
         yield f"players.min={least}: more than {limit}; use at most {most}"
 
 
+def _quorum_mistakes(config: Config) -> Iterator[str]:
+    """Yield a mistake if the run can't train on rounds of a part of the players."""
+    quorum = config.players.quorum
+    if quorum == 1.0 or config.is_coupled:
+        return
+    if not config.algo.data().tolerates_staleness:
+        yield (
+            f"players.quorum={quorum:g}: {config.algo.name} doesn't correct for players with older weights; use "
+            "players.quorum=1, or an algorithm that does"
+        )
+    elif config.max_staleness == 0:
+        yield f"players.quorum={quorum:g}: needs weights of several versions; use run.max_staleness=1 or more"
+
+
 def _shard_mistakes(config: Config) -> Iterator[str]:
     """Yield a mistake if the run can't use the number of replay shards."""
     shards, players = config.buffer.shards, config.num_players
@@ -366,7 +381,7 @@ def _replay_setting_mistakes(config: Config) -> Iterator[str]:
 
 def _rollout_mistakes(config: Config, data: OnPolicy) -> Iterator[str]:
     """Yield a mistake for each size that is incompatible with the rollout."""
-    rows, envs, players, size = data.rollout_steps, config.env.num_envs, config.num_players, config.buffer.size
+    rows, envs, players, size = data.rollout_steps, config.env.num_envs, config.round_fragments, config.buffer.size
     round_rows = rows * envs * players
     if config.players.fragment_rows != rows:
         yield (
@@ -431,7 +446,8 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
         )
     players = config.num_players
     shards = config.trainer.ranks if config.is_coupled else config.buffer.shards
-    shard_rows = config.round_rows // players * math.ceil(players / shards)
+    most = math.ceil(players / shards) if config.players.quorum == 1.0 else config.round_fragments
+    shard_rows = config.fragment_rows * config.env.num_envs * most
     if data.learning_starts >= total:
         yield (
             f"algo.learning_starts={data.learning_starts}: must be less than run.total_steps={total}; use fewer, such "

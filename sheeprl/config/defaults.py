@@ -28,7 +28,7 @@ def fill_in(config: Config) -> Config:
     total = config.run.total_steps
     players = config.players.num or (config.trainer.ranks if coupled else 1)
     rows = config.players.fragment_rows or data.fragment_rows
-    rollout = rows * config.env.num_envs * players
+    rollout = rows * config.env.num_envs * config.players.fragments_of(players)
     staleness = config.run.max_staleness
     if staleness is None:
         staleness = 1 if data.tolerates_staleness and not coupled else 0

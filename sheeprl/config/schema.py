@@ -5,8 +5,10 @@ This module imports neither torch nor Ray. `sheeprl.config.checks` checks the se
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -18,10 +20,11 @@ from pydantic_core import PydanticCustomError
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.config.yaml_io import Dumper, Loader
 from sheeprl.envs.config import EnvConfig
-from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Positive, Section, needs
+from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Part, Positive, Section, needs
 
 Tree = dict[str, Any]
 Labels = dict[str, str]
+PROFILED_ROUNDS = 3  # with log.profile=true
 SELECTOR = "run on Ray nodes with these labels, as in {market: spot}"
 FALLBACK = "labels of the nodes to use while no node has those of label_selector; {} for any node"
 
@@ -137,12 +140,21 @@ class PlayersConfig(Section):
         description="standby processes to replace lost players; started after the first loss, if resources allow",
         json_schema_extra=needs("decoupled", "ray.max_failures"),
     )
+    quorum: Part = Field(
+        1.0,
+        description="part of the players' fragments with which a round closes; below 1, late ones join later rounds",
+        json_schema_extra=needs("decoupled"),
+    )
     fragment_rows: Count | None = Field(
         None, description="rows per environment and fragment; default: the rollout on-policy, 16 off-policy"
     )
     step_timeout: Positive | None = Field(
         300.0, description="seconds for a step or reset before the player is replaced; null for no limit"
     )
+
+    def fragments_of(self, players: int) -> int:
+        """Return the fragments of a round of a number of players; 0.1 means the decimal fraction 1/10."""
+        return math.ceil(Fraction(str(self.quorum)) * players)
 
 
 class BufferConfig(Section):
@@ -287,10 +299,25 @@ class LogConfig(Section):
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe messages to print")
     record: bool = Field(False, description="record all calls in order, for sheeprl replay")
+    profile: bool | Count = Field(
+        False,
+        description="profile this number of rounds of each worker with torch.profiler, and write a trace per worker "
+        "into the run folder; true: 3 rounds",
+    )
+    ui: Literal["line", "panel"] = Field(
+        "line",
+        description="progress on a terminal: one line, or a panel with curves, losses and the time breakdown where "
+        "the terminal has room",
+    )
     to: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], Field(strict=False), Words] = Field(
         ("tensorboard",),
         description="where metrics go besides metrics.jsonl (extras: wandb, mlflow, trackio)",
     )
+
+    @property
+    def profiled_rounds(self) -> int:
+        """Return the number of rounds to profile."""
+        return PROFILED_ROUNDS if self.profile is True else int(self.profile)
 
 
 class RayConfig(Section):
@@ -378,7 +405,12 @@ class Config(Section):
     @property
     def round_rows(self) -> int:
         """Return the rows of a round, which are the most policy steps that a round can add."""
-        return self.num_players * self.fragment_rows * self.env.num_envs
+        return self.round_fragments * self.fragment_rows * self.env.num_envs
+
+    @property
+    def round_fragments(self) -> int:
+        """Return the fragments of a round: one per player, or the part that `players.quorum` sets."""
+        return self.players.fragments_of(self.num_players)
 
     @property
     def max_staleness(self) -> int:

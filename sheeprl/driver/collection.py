@@ -11,13 +11,12 @@ a rollout that is lost with the buffer, are collected again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.actors.handle import DataLostError, LostError, Ref, later
 from sheeprl.actors.interfaces import PlayerInterface
-from sheeprl.actors.messages import Fragment, FragmentInfo
 from sheeprl.buffer.fragments import RefusedFragmentError
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
@@ -26,6 +25,7 @@ from sheeprl.driver.clock import Clock
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.players import PlayerGroup, PlayerState
 from sheeprl.driver.replay import AddOutcome, ReplayClient
+from sheeprl.driver.rounds import CollectedFragment, Signal, make_rounds
 from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
@@ -53,21 +53,6 @@ class PublishedWeights:
     version: int
     weights: Ref[Rows]
     policy_steps: int
-
-
-@dataclass(frozen=True)
-class CollectedFragment:
-    """A fragment on its way from a player to the replay buffer.
-
-    Args:
-        info: statistics of the fragment, and the player's state if it was requested.
-        fragment: reference to the rows.
-        incarnation: incarnation of the player that collected it.
-    """
-
-    info: FragmentInfo
-    fragment: Ref[Fragment]
-    incarnation: int
 
 
 class Collector:
@@ -111,10 +96,7 @@ class Collector:
         players.on_fresh = self._report_fresh_start
         replay.on_loss, replay.on_back = self._count_lost_shard, self._report_restored_shard
         self.published: PublishedWeights | None = None
-        self.rounds_added = self.counters.version  # rounds in the buffer
-        self._next_rounds = [self.counters.version] * config.num_players  # next round of each player
-        self._requested = [self.counters.version - 1] * config.num_players  # newest round requested from each player
-        self._inbox: list[asyncio.Queue[CollectedFragment]] = [asyncio.Queue() for _ in range(config.num_players)]
+        self.rounds = make_rounds(config, self.counters.version)
         self._rollout: list[CollectedFragment] = []  # fragments of the newest round, if on-policy
         self._refusals = [0] * config.num_players  # consecutive refused fragments of each player
         self._shards_lost_at: dict[int, float] = {}  # time of the loss, by number of the shard
@@ -135,14 +117,9 @@ class Collector:
         return self.counters.policy_steps >= self.config.run.total_steps
 
     @property
-    def newest_round(self) -> int:
-        """Return the newest round that a player may be collecting."""
-        return max(self._next_rounds)
-
-    @property
     def newest_requested(self) -> int:
-        """Return the newest round that was requested from a player."""
-        return max(self._requested)
+        """Return the newest round that is complete once the requested fragments arrive."""
+        return self.rounds.newest_requested
 
     @property
     def trainers_waited(self) -> float:
@@ -152,8 +129,8 @@ class Collector:
 
     @property
     def idle_players(self) -> list[int]:
-        """Return the players that have finished the newest round and have not begun another."""
-        return [number for number in self.players.handles if self._requested[number] < self.counters.version]
+        """Return the players all of whose fragments are in the buffer."""
+        return [number for number in self.rounds.idle if number in self.players.handles]
 
     def stop(self, patience: float) -> None:
         """Begin no further round.
@@ -213,9 +190,7 @@ class Collector:
             RunFailedError: the buffer failed, or refused a fragment that the run depends on.
         """
         self._waits_since = began = self.clock.time()
-        fragments: list[CollectedFragment] | None = await self.wait_unless_stopped(
-            _in_order(queue.get() for queue in self._inbox)
-        )
+        fragments: list[CollectedFragment] | None = await self.wait_unless_stopped(self.rounds.take())
         seconds, self._waits_since = self.clock.time() - began, None
         self.stats.window.trainer_idle += seconds
         self._trainers_waited += seconds
@@ -236,7 +211,7 @@ class Collector:
         """
         before = list(self._rollout)
         if await self._add_fragments(self._rollout) is None:
-            self.rounds_added -= 1
+            self.rounds.added -= 1
             for each in before:
                 self.stats.retract_fragment(each.info)
             return False
@@ -274,10 +249,10 @@ class Collector:
         while True:
             published = await self._wait_for_weights(number)
             lost_at: float | None = None
-            self._requested[number] = self._next_rounds[number]
             while True:
+                round_number = self.rounds.begin(number, published.version)
                 try:
-                    fragment = await self._request_fragment(number, published)
+                    fragment = await self._request_fragment(number, published, round_number)
                     break
                 except DataLostError:
                     await self._republish(published)
@@ -290,30 +265,33 @@ class Collector:
                 published = self.published or published
             if lost_at is not None:
                 self._report_player_back(number, self.clock.time() - lost_at)
-            self._next_rounds[number] += 1
-            self._inbox[number].put_nowait(fragment)
+            self.rounds.put(fragment)
 
     async def _wait_for_weights(self, number: int) -> PublishedWeights:
         """Wait until the weights are recent enough for the player's next round."""
         self.stats.start_wait(number, self.clock.time())
         try:
-            await self._weights_changed.wait_for(lambda: self.may_collect(self._next_rounds[number]))
+            await self._weights_changed.wait_for(lambda: self.may_collect(self.rounds.round_of(number)))
         finally:
             self.stats.end_wait(number, self.clock.time())
         assert self.published is not None
         return self.published
 
-    def may_collect(self, round_number: int) -> bool:
-        """Return True if a player may begin a round: it will be trained on and the weights are recent enough."""
-        if self.published is None:
+    def may_collect(self, round_number: int | None) -> bool:
+        """Return True if a player may begin a round: it will be trained on and the weights are recent enough.
+
+        Args:
+            round_number: the round; None if the player can't begin one.
+        """
+        if self.published is None or round_number is None:
             return False
-        if self.counters.policy_steps >= self.config.run.total_steps and round_number >= self.rounds_added:
+        if self.counters.policy_steps >= self.config.run.total_steps and round_number >= self.rounds.added:
             return False  # but a lost round is collected again
         if self.stopping.is_set() and round_number > self.newest_requested:
             return False
         return round_number - self.published.version <= self.config.max_staleness
 
-    async def _request_fragment(self, number: int, published: PublishedWeights) -> CollectedFragment:
+    async def _request_fragment(self, number: int, published: PublishedWeights, round_number: int) -> CollectedFragment:
         """Call `collect` of a player. Request its state too if a checkpoint may be due after the round."""
         if number in self.players.leaving:
             await self.players.move(number)
@@ -321,17 +299,17 @@ class Collector:
         mode: Mode = "random" if published.policy_steps < self.data.learning_starts else "explore"
         progress = min(1.0, published.policy_steps / self.config.run.total_steps)
         request = (self.config.fragment_rows, later(published.weights), published.version, mode, progress)
-        checkpointing = (self._may_checkpoint_after(self._next_rounds[number]), self._unsaved)
-        values = self.stats.env_changes.at(self._next_rounds[number]) or None
-        info, fragment = player.call_pair(PlayerInterface.collect, *request, *checkpointing, values)
-        return CollectedFragment(await info, fragment, self.players.current[number])
+        may_checkpoint = self._may_checkpoint_after(self.rounds.last_round_of(number, published.version))
+        values = self.stats.env_changes.at(round_number) or None
+        info, fragment = player.call_pair(PlayerInterface.collect, *request, may_checkpoint, self._unsaved, values)
+        return CollectedFragment(number, await info, fragment, self.players.current[number])
 
     def _may_checkpoint_after(self, round_number: int) -> bool:
         """Return True if a checkpoint can be due at the end of a future round."""
         if self.checkpointing.wants_states_of(round_number):
             return True
         steps = self.counters.policy_steps
-        most = steps + (round_number - self.rounds_added + 1) * self.config.round_rows
+        most = steps + (round_number - self.rounds.added + 1) * self.config.round_rows
         every = self.config.checkpoint.every
         return most >= self.config.run.total_steps or (every is not None and most // every > steps // every)
 
@@ -398,12 +376,13 @@ class Collector:
             outcomes: list[AddOutcome] = [None] * len(fragments)
             missing = list(range(len(fragments)))
             while missing:
-                refs = {number: fragments[number].fragment for number in missing}
+                refs = [(fragments[place].player, fragments[place].fragment) for place in missing]
+                found = zip(missing, await require(self.replay.add(refs), "the buffer"), strict=True)
                 missing = []
-                for number, outcome in (await require(self.replay.add(refs), "the buffer")).items():
-                    outcomes[number] = outcome
-                    if isinstance(outcome, DataLostError) and await self._recollect_fragment(number, fragments):
-                        missing.append(number)
+                for place, outcome in found:
+                    outcomes[place] = outcome
+                    if isinstance(outcome, DataLostError) and await self._recollect_fragment(place, fragments):
+                        missing.append(place)
             if self.data.is_off_policy:
                 return outcomes
             if any(isinstance(error, DataLostError) for error in outcomes):
@@ -420,23 +399,25 @@ class Collector:
         accepted = [each for each, error in zip(fragments, outcomes, strict=True) if error is None]
         for each in accepted:
             self.stats.record_fragment(each.info)
-        for number, error in enumerate(outcomes):
+        for each, error in zip(fragments, outcomes, strict=True):
             if not isinstance(error, DataLostError):
-                self._record_refusal(number, error)
-        self.rounds_added += 1
+                self._record_refusal(each.player, error)
+        self.rounds.close()
+        self._weights_changed.notify_all()  # a player whose fragment is in the buffer may begin another
         self._store_player_states(fragments)
         return sum(each.info.rows for each in accepted)
 
-    async def _recollect_fragment(self, number: int, fragments: list[CollectedFragment]) -> bool:
-        """Replace a lost fragment by the player's next one. Return False if the run stops first."""
+    async def _recollect_fragment(self, place: int, fragments: list[CollectedFragment]) -> bool:
+        """Replace a lost fragment by another one. Return False if the run stops first."""
+        number = fragments[place].player
         self.reporter.message(
             f"a fragment of player {number} was lost with its node; the player collects another one", "warning"
         )
-        self._next_rounds[number] -= 1
+        self.rounds.give_up(number)
         self._weights_changed.notify_all()
-        another: CollectedFragment | None = await self.wait_unless_stopped(self._inbox[number].get())
+        another: CollectedFragment | None = await self.wait_unless_stopped(self.rounds.take_again(number))
         if another is not None:
-            fragments[number] = another
+            fragments[place] = another
         return another is not None
 
     async def wait_unless_stopped(self, awaited: Awaitable[Any]) -> Any:
@@ -454,11 +435,12 @@ class Collector:
 
     def _store_player_states(self, fragments: Sequence[CollectedFragment]) -> None:
         """Store the players' states at the end of the round for a checkpoint, if they were requested."""
-        self.checkpointing.player_states = {
-            number: PlayerState(each.incarnation, each.info.state)
-            for number, each in enumerate(fragments)
-            if each.info.state is not None
-        }
+        states = dict(self.checkpointing.player_states)
+        for each in fragments:
+            states.pop(each.player, None)  # an older one doesn't belong to the rows in the buffer
+            if each.info.state is not None:
+                states[each.player] = PlayerState(each.incarnation, each.info.state)
+        self.checkpointing.player_states = states
         if fragments[-1].info.state is not None:  # the first player's reason may come from recording its episodes
             self._unsaved = fragments[-1].info.unsaved
         reasons = [each.info.unsaved for each in fragments if each.info.unsaved]
@@ -491,34 +473,6 @@ class Collector:
         self.reporter.message(text, "warning")
 
 
-class Signal:
-    """Wakes all coroutines that wait for a change, in one turn of the event loop.
-
-    Requests of players that share a process then leave together. The waiters of an `asyncio.Condition` would wake one
-    after another.
-    """
-
-    def __init__(self) -> None:
-        """Start without waiters."""
-        self._waiters: set[asyncio.Future[None]] = set()
-
-    async def wait_for(self, predicate: Callable[[], bool]) -> None:
-        """Wait until a condition holds; it is checked now and after each notification."""
-        while not predicate():
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
-
-    def notify_all(self) -> None:
-        """Wake all waiters."""
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-
 def _listed(numbers: Sequence[int]) -> str:
     """Return the players of some numbers, for a message."""
     if len(numbers) == 1:
@@ -526,8 +480,3 @@ def _listed(numbers: Sequence[int]) -> str:
     if len(numbers) > MOST_LISTED:
         return f"{counted(len(numbers), 'player')}"
     return f"players {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
-
-
-async def _in_order(awaitables: Iterable[Awaitable[CollectedFragment]]) -> list[CollectedFragment]:
-    """Await one after the other."""
-    return [await awaitable for awaitable in awaitables]

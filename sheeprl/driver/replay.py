@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -157,6 +157,11 @@ class ReplayClient:
         return self.batch_size * max(status.sample_bytes for status in self.statuses)
 
     @property
+    def capacity_bytes(self) -> int:
+        """Size of the full replay in bytes; 0 while it is empty."""
+        return sum(status.capacity_bytes for status in self.statuses)
+
+    @property
     def counts(self) -> Counter[str]:
         """Counts of unusual events, such as late writes, summed over the shards."""
         counts = self.lost_counts.copy()
@@ -203,17 +208,17 @@ class ReplayClient:
         for each in pending:
             await self._complete(each, request)
 
-    async def add(self, fragments: Mapping[int, Ref[Fragment]]) -> dict[int, AddOutcome]:
-        """Add each player's fragment to the player's shard, in the order of the mapping.
+    async def add(self, fragments: Sequence[tuple[int, Ref[Fragment]]]) -> list[AddOutcome]:
+        """Add fragments, each with the number of its player, to the players' shards in this order.
 
         Returns:
-            For each player, the error if its fragment was refused or lost, else None.
+            For each fragment, the error if it was refused or lost, else None.
         """
-        pending = {}
-        for player, fragment in fragments.items():
+        pending = []
+        for player, fragment in fragments:
             shard = player % len(self.handles)
-            pending[player] = self._send(shard, self.handles[shard], _adding(fragment))
-        return {player: await self._why_not(pending[player], fragment) for player, fragment in fragments.items()}
+            pending.append(self._send(shard, self.handles[shard], _adding(fragment)))
+        return [await self._why_not(each, ref) for each, (_, ref) in zip(pending, fragments, strict=True)]
 
     async def _why_not(self, pending: PendingCall, fragment: Ref[Fragment]) -> AddOutcome:
         """Wait until a fragment is added; return the error if it was refused or lost."""

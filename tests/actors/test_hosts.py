@@ -250,3 +250,28 @@ def test_differences_of_speed_are_balanced_seldom():
         assert cluster.group.moves((), 0.0) == {}
 
     asyncio.run(check())
+
+
+def test_hosts_that_end_before_they_are_up_start_seldom():
+    """A process that can't start is reported and tried again a minute later, while its players are elsewhere."""
+
+    async def check():
+        """Fail to start the second host."""
+        cluster = Cluster(4, 1, 2)
+        cluster.group.hosts[1].node.cancel()
+        cluster.group.hosts[1].node = asyncio.get_running_loop().create_future()
+        cluster.group.hosts[1].node.set_exception(LostError("no module numpy"))
+        await asyncio.gather(*(host.node for host in cluster.group.hosts), return_exceptions=True)
+        for number in range(4):
+            cluster.group.make_player(number, 0)
+        assert cluster.counts() == [4]
+        report = "host 1 ended before it was up: no module numpy; the next one starts in 60 s"
+        assert cluster.reports == [report]
+        cluster.now = 59.0
+        cluster.group.moves((), 0.0)
+        assert len(cluster.processes) == 2
+        cluster.now = 61.0
+        cluster.group.moves((), 0.0)
+        assert len(cluster.processes) == 3
+
+    asyncio.run(check())

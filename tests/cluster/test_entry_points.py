@@ -90,14 +90,17 @@ def test_job_of_the_manifest_is_stopped_and_resumed(tmp_path):
 
 
 @pytest.mark.slow
-def test_cluster_refuses_clients_without_its_token():
-    """`sheeprl status` needs the token, and says so in one line."""
+def test_cluster_refuses_clients_without_its_token(tmp_path):
+    """`sheeprl status` and `sheeprl run` need the token, and say so in one line."""
     with local_cluster() as cluster:
         cluster.start_head("--num-cpus=1", "--include-dashboard=false")
         cluster.env["RAY_AUTH_TOKEN"] = "0" * 64
         done = cluster.call("sheeprl", "status")
         assert done.returncode == 2
         assert "refuses the token of this shell" in done.stderr and done.stderr.count("\n") == 1
+        done = cluster.call("sheeprl", "run", "sac", f"run.dir={tmp_path / 'run'}", "run.mode=decoupled", *SMALL)
+        assert done.returncode == 1 and not (tmp_path / "run").exists(), done.stderr
+        assert "RAY_AUTH_TOKEN" in done.stderr and done.stderr.count("\n") == 1, done.stderr
         cluster.env["RAY_AUTH_MODE"] = "disabled"
         done = cluster.call("sheeprl", "status")
         assert done.returncode == 2 and "RAY_AUTH_MODE=token" in done.stderr
@@ -127,17 +130,22 @@ def test_drained_node_takes_no_more_work(monkeypatch):
             driver.wait()
 
 
+def start_autoscaled_head(cluster, idle_minutes):
+    """Start a head with the fake autoscaler, which ends nodes after some idle minutes."""
+    tree = yaml.safe_load((FOLDER / "fake-autoscaling" / "config.yaml").read_text())
+    tree["provider"]["gcs_address"] = cluster.address  # by default that of port 6379
+    tree["idle_timeout_minutes"] = idle_minutes
+    config = cluster.folder / "config.yaml"
+    config.write_text(yaml.dump(tree))
+    options = ["--num-cpus=2", "--include-dashboard=false", f"--autoscaling-config={config}"]
+    cluster.start_head(*options, RAY_FAKE_CLUSTER="1")
+
+
 @pytest.mark.slow
 def test_run_brings_nodes_of_the_fake_autoscaler(tmp_path):
     """A run that needs more nodes waits until the autoscaler has added them."""
     with local_cluster() as cluster:
-        tree = yaml.safe_load((FOLDER / "fake-autoscaling" / "config.yaml").read_text())
-        tree["provider"]["gcs_address"] = cluster.address  # by default that of port 6379
-        tree["idle_timeout_minutes"] = 5  # a busy machine may need longer to start a worker
-        config = cluster.folder / "config.yaml"
-        config.write_text(yaml.dump(tree))
-        options = ["--num-cpus=2", "--include-dashboard=false", f"--autoscaling-config={config}"]
-        cluster.start_head(*options, RAY_FAKE_CLUSTER="1")
+        start_autoscaled_head(cluster, idle_minutes=5)  # a busy machine may need longer to start a worker
         words = [
             f"run.dir={tmp_path / 'run'}",
             "players.num=3",
@@ -149,6 +157,24 @@ def test_run_brings_nodes_of_the_fake_autoscaler(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         assert lines(tmp_path / "run")[-1]["status"] == "done"
         assert len(nodes_of(cluster)) > 1
+
+
+@pytest.mark.slow
+def test_hosts_bring_nodes_that_go_with_a_killed_driver(tmp_path):
+    """A run starts with one host and gets nodes for the others; after its driver's SIGKILL, they go."""
+    with local_cluster() as cluster:
+        start_autoscaled_head(cluster, idle_minutes=0.5)
+        words = ["players.num=6", "players.min=1", "players.max=6", "run.total_steps=100000000", "run.resume=false"]
+        words += [f"run.dir={tmp_path / 'run'}", *SMALL[1:]]
+        driver = subprocess.Popen(["sheeprl", "run", "sac", "env.id=Pendulum-v1", *words], env=cluster.env)
+        try:
+            wait_for(lambda: len(nodes_of(cluster)) >= 3, "two nodes for players", process=driver)
+            driver.kill()
+            driver.wait()
+            wait_for(lambda: len(nodes_of(cluster)) == 1, "the end of these nodes")
+        finally:
+            driver.kill()
+            driver.wait()
 
 
 SRUN = """#!/bin/bash

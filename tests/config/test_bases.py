@@ -176,3 +176,12 @@ def test_shipped_configurations_are_based_on_presets():
     """Each preset is the base of a shipped configuration."""
     used = {base for file in shipped_folder().glob("*.yaml") for base in read_tree(str(file)).bases}
     assert set(presets()) <= used
+
+
+def test_bases_outside_of_a_file_lead_to_it(tmp_path):
+    """`base` on the command line, and the words of other libraries, lead to `base` in a file."""
+    with pytest.raises(ConfigError) as caught:
+        load_config("ppo", ["base=mujoco"])
+    assert caught.value.mistakes == ["base: unknown setting; a file names its bases as in base: [ppo, mujoco]"]
+    path = written(tmp_path, "mine.yaml", "defaults: [ppo]\nalgo: {name: ppo}\nenv: {id: X-v0}\n")
+    assert mistake_of(path).startswith(f"{path}:1: defaults: unknown setting; a file names its bases")

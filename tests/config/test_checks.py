@@ -59,6 +59,29 @@ def test_numbers_of_processes_that_do_not_fit_are_refused(overrides, message):
 @pytest.mark.parametrize(
     ("algorithm", "overrides", "message"),
     [
+        ("ppo", [], "players.quorum=0.5: ppo doesn't correct for players with older weights; use players.quorum=1, or"),
+        ("sac", ["run.max_staleness=0"], "players.quorum=0.5: needs weights of several versions; use run.max_stal"),
+        ("sac", ["players.quorum=0"], "players.quorum=0: must be more than 0"),
+        ("sac", ["players.quorum=1.5"], "players.quorum=1.5: must be at most 1"),
+    ],
+)
+def test_a_quorum_that_a_run_cannot_bear_is_refused(algorithm, overrides, message):
+    """A quorum needs data that may be older, and a bound on the age that permits it."""
+    (mistake,) = mistakes_of(algorithm, "players.num=4", "players.quorum=0.5", *overrides)
+    assert mistake.startswith(message)
+
+
+@pytest.mark.parametrize(("algorithm", "size"), [("impala", 2), ("appo", 2), ("sac", 2)])
+def test_a_quorum_sets_the_size_of_a_round(algorithm, size):
+    """Rounds have the part of the players' fragments, rounded up."""
+    config = check(load_config(algorithm, ["players.num=4", "players.quorum=0.3"]).model_dump(mode="json")).config
+    assert config.round_fragments == size
+    assert config.round_rows == size * config.fragment_rows * config.env.num_envs
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "overrides", "message"),
+    [
         ("sac", ["run.mode=coupled"], "buffer.shards=2: coupled mode has one shard per rank; leave it out or use"),
         ("ppo", ["players.num=2"], "buffer.shards=2: ppo needs whole rollouts in one buffer; leave it out"),
         ("sac", [], "buffer.shards=2: more than players.num=1; use at most one shard per player"),

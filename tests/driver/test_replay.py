@@ -42,7 +42,7 @@ def make(shards=1, sampler=None, capacity=1000, seed=0):
 
 def add(shards, *fragments):
     """Add fragments; return the error of each."""
-    return list(asyncio.run(shards.add({each.player: LocalRef(each) for each in fragments})).values())
+    return asyncio.run(shards.add([(each.player, LocalRef(each)) for each in fragments]))
 
 
 def sample(shards, steps, first=0):
@@ -478,10 +478,10 @@ def test_a_slow_save_does_not_hide_later_additions():
         slow = Slow(replays[0])
         slow.may_answer = asyncio.Event()
         shards = ReplayClient([slow, LocalHandle(replays[1])], BATCH)
-        await shards.add({0: LocalRef(fragment(0, 0, 30)), 1: LocalRef(fragment(1, 0, 20))})
+        await shards.add([(0, LocalRef(fragment(0, 0, 30))), (1, LocalRef(fragment(1, 0, 20)))])
         saving = asyncio.ensure_future(shards.save(folder))
         await asyncio.sleep(0)
-        await shards.add({0: LocalRef(fragment(0, 1, 30)), 1: LocalRef(fragment(1, 1, 20))})
+        await shards.add([(0, LocalRef(fragment(0, 1, 30))), (1, LocalRef(fragment(1, 1, 20)))])
         slow.may_answer.set()
         await saving
         return [status.size for status in shards.statuses]

@@ -38,6 +38,7 @@ def driver_config(
     checkpoint_seconds: float | None = None,
     eval_every: int | None = None,
     eval_episodes: int = 0,
+    quorum: float = 1.0,
 ) -> Config:
     """Return a configuration with the settings that the driver reads; None stands for never."""
     minutes = None if checkpoint_seconds is None else checkpoint_seconds / 60
@@ -45,7 +46,7 @@ def driver_config(
         algo=GivenArgs(name="given", given=data),
         env=EnvConfig(id="Given-v0", num_envs=envs),
         run={"total_steps": total_steps, "max_staleness": max_staleness},
-        players={"num": players, "fragment_rows": fragment_rows},
+        players={"num": players, "fragment_rows": fragment_rows, "quorum": quorum},
         trainer={"prefetch": prefetch},
         checkpoint={
             "every": checkpoint_every,

@@ -376,6 +376,7 @@ class Schedule:
         trouble: failure of learner or buffer.
         stop_after: number of calls of all actors after which the run is stopped.
         hosts: hosts of the players; None if each player is an actor.
+        slowness: factors of the durations of the players' calls; cycled over the players.
     """
 
     data: OnPolicy | OffPolicy
@@ -401,6 +402,8 @@ class Schedule:
     trouble: Trouble | None = None
     stop_after: int | None = None
     hosts: Hosts | None = None
+    quorum: float = 1.0
+    slowness: tuple[int, ...] = (1,)
 
     @property
     def config(self) -> Config:
@@ -418,12 +421,13 @@ class Schedule:
             checkpoint_every=self.checkpoint_every,
             eval_every=self.eval_every,
             eval_episodes=self.eval_episodes,
+            quorum=self.quorum,
         )
 
     @property
     def round_rows(self) -> int:
         """Rows of a round."""
-        return self.players * self.fragment_rows * self.envs
+        return self.config.round_rows
 
     @property
     def batch_size(self) -> int:
@@ -1018,7 +1022,9 @@ class World:
         if self.hosts is not None:
             return self.hosts.make_player(number, incarnation)
         player = FakePlayer(self.schedule, number, incarnation)
-        handle = self.handle(f"player {number}", player, _turned(self.schedule.delays.player, number))
+        slowness = self.schedule.slowness[number % len(self.schedule.slowness)]
+        ticks = tuple(slowness * each for each in _turned(self.schedule.delays.player, number))
+        handle = self.handle(f"player {number}", player, ticks)
         lives = sum(other.name == handle.name for other in self.players)
         self.players.append(handle)
         ends = [each for each in self.schedule.failures if each.player % self.schedule.players == number]

@@ -1,5 +1,6 @@
 """Test with Ray that results don't depend on the hosts of the players, also while nodes come and go."""
 
+import asyncio
 import logging
 import subprocess
 
@@ -7,7 +8,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from benchmarks.cases import seats
 from sheeprl.actors.ray.fleet import Fleet
+from sheeprl.debug.replayer import replay_run
 from sheeprl.run import Run
 from tests.helpers.runs import largest_difference, lines, ray_session, run, saved
 
@@ -61,8 +64,6 @@ def test_nodes_that_come_and_go_do_not_matter(tmp_path, monkeypatch, algorithm):
 
     async def wait_until(holds):
         """Wait until a condition holds and the driver has looked for moves once more."""
-        import asyncio
-
         for _ in range(600):
             if holds():
                 break
@@ -81,3 +82,23 @@ def test_nodes_that_come_and_go_do_not_matter(tmp_path, monkeypatch, algorithm):
     assert seen[0] == 1 and seen[2] == [2, 2]
     assert lines(result.run_dir)[-1]["restarts"] == 0
     assert differences(tmp_path, ["nodes"], algorithm) == [0.0]
+
+
+def test_a_recorded_quorum_is_reexecuted(tmp_path):
+    """A run with a quorum, whose rounds depend on speeds, is re-executed bit for bit, also from several hosts."""
+    words = ["run.total_steps=3000", "env.id=CartPole-v1", "trainer.compile=false", "trainer.accelerator=cpu"]
+    with ray_session(cpus=4):
+        quorum = ["players.num=4", "players.max=2", "players.quorum=0.5"]
+        result = run(tmp_path / "run", "impala", "log.record=true", *quorum, *words)
+    reexecuted = replay_run(str(result.run_dir))
+    assert reexecuted.difference is None and reexecuted.gradient_steps == result.gradient_steps > 0
+
+
+def test_calls_and_bytes_of_a_round_of_200_players():
+    """A round takes one call per host, one add per fragment and few others; the driver sends few bytes per player."""
+    with seats.session():
+        costs = seats.play(players=200, rounds=4, hosts=2, counts=True)
+    assert costs.calls["collect"] <= 2 * (costs.rounds + 1)  # a round may be under way at the end
+    assert costs.calls["add"] == 200 * costs.rounds
+    assert costs.calls.total() - costs.calls["collect"] - costs.calls["add"] <= 10 * costs.rounds
+    assert costs.sent <= 64 * costs.fragments

@@ -19,7 +19,7 @@ from sheeprl.actors.hosts import Host, HostGroup, PlayerHandle
 from sheeprl.actors.interfaces import HostInterface
 from sheeprl.actors.ray import internals, nodes
 from sheeprl.actors.ray.actors import PlayerActor, ReplayActor, TrainerActor
-from sheeprl.actors.ray.capacity import Node, Shape, describe_shortage, matches
+from sheeprl.actors.ray.capacity import Node, Shape, describe_shortage, matches, placeable
 from sheeprl.actors.ray.cluster import RANK_CPUS, live_nodes, player_resources, requested_resources
 from sheeprl.actors.ray.handle import GroupHandle, RayHandle
 from sheeprl.actors.ray.queries import SteadyQuery
@@ -28,6 +28,7 @@ from sheeprl.actors.ray.waiting import ClusterError, Waits
 from sheeprl.config.defaults import fit_to
 from sheeprl.config.schema import BufferConfig, Config, PlayersConfig, TrainerConfig
 from sheeprl.envs.transforms import Spaces, row_bytes
+from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.text import counted
 
 SHARD_BYTES = 256 * 2**20  # of a shard's process, besides its rows
@@ -52,6 +53,7 @@ class Fleet:
 
     Raises:
         ClusterError: a node can't read the marker, or a label is invalid.
+        ConfigError: the cluster can't hold `players.min` processes.
     """
 
     config: Config
@@ -72,6 +74,7 @@ class Fleet:
         self._known: set[str] = set()
         self._has_begun = False  # the first hosts are requested
         self._check_nodes(live_nodes())
+        self._check_least()
         self._free = internals.free_resources()
         bundles = [self._bundle(node) for node in range(config.trainer.num_nodes)]
         # All or nothing: an incomplete trainer group only blocks its resources.
@@ -118,6 +121,25 @@ class Fleet:
                 )
             elif found.unseen and self.marker:
                 raise ClusterError(self._blind(found))
+
+    def _check_least(self) -> None:
+        """Check that the cluster can hold `players.min` processes; an autoscaler may add nodes.
+
+        Raises:
+            ConfigError: it can't.
+        """
+        least = self.config.players.min
+        if least is None or self.is_local or internals.is_autoscaled():
+            return
+        usable = [node for node in live_nodes() if node["NodeID"] not in self.excluded]
+        found = [Node(node["Resources"], node["Resources"], node.get("Labels", {})) for node in usable]
+        if (room := placeable(self._shapes(RUN), found)[-1]) < least:
+            raise ConfigError(
+                [
+                    f"players.min={least}: the cluster has room for {room} such processes beside the trainers, and no "
+                    "autoscaler that adds nodes; use a smaller players.min, lower players.cpus, or add a node"
+                ]
+            )
 
     def _blind(self, found: nodes.NodeReport) -> str:
         """Return the message about a node that can't read the marker."""
