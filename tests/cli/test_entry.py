@@ -595,6 +595,7 @@ def test_ctrl_c_while_python_ends_keeps_the_exit_code():
         "import atexit, signal, sys\n"
         "from sheeprl.cli import entry, main\n"
         "entry.main = lambda args: sys.exit(130)\n"
+        "sys.argv.append('train')\n"
         "atexit.register(lambda: print(signal.getsignal(signal.SIGINT).name))\n"
         "main()\n"
     )
