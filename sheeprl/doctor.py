@@ -23,6 +23,7 @@ from typing import Literal
 
 from sheeprl.actors.ray.environment import machine_mistakes
 from sheeprl.config.defaults import available_cores, has_compiler
+from sheeprl.utils.folders import cache_root
 from sheeprl.utils.installation import DISTRIBUTION, environment_warnings, install_command
 from sheeprl.version import __version__
 
@@ -137,8 +138,7 @@ def _torch() -> Iterator[Finding]:
 
 def _compiler() -> Iterator[Finding]:
     """Yield the C++ compiler and the cache of compiled gradient steps."""
-    folder = Path(os.environ.get("SHEEPRL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sheeprl")
-    folder = folder.expanduser()
+    folder = cache_root()
     if has_compiler():
         yield Finding("compiler", "ok", shutil.which(os.environ.get("CXX", "g++")) or "found")
     else:

@@ -41,7 +41,7 @@ def evaluate_checkpoint(
     """Evaluate the policy of a checkpoint or of a run's newest checkpoint.
 
     Args:
-        path: the folder of the run or of the checkpoint.
+        path: a run (its folder, `@last`, a prefix of its name, or its URL at `checkpoint.storage`), or a checkpoint.
         episodes: number of episodes.
         seed: the start seeds are derived from it; default `run.seed`.
         video: play the best, the worst and the median episode again, and film them in the folder `videos` of the run.
@@ -65,8 +65,9 @@ def _evaluate(
     with importing():
         from sheeprl.algos.base import Mode
         from sheeprl.algos.build import build_algorithm
+        from sheeprl.checkpoint.best import named_checkpoint
         from sheeprl.checkpoint.resume import read_counters, read_env_values
-        from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
+        from sheeprl.checkpoint.run_dir import read_config
         from sheeprl.checkpoint.weights import load_weights
         from sheeprl.config.loading import validate
         from sheeprl.envs.changes import EnvChangeError, set_attributes
@@ -77,7 +78,7 @@ def _evaluate(
 
     if episodes < 1:
         raise ConfigError([f"episodes={episodes}: must be at least 1"])
-    run_dir, checkpoint = find_checkpoint(path)
+    run_dir, checkpoint = named_checkpoint(path)
     trained = validate(read_config(run_dir))
     config = _changed(trained, settings)
     env = config.env

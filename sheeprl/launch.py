@@ -130,6 +130,8 @@ def _opened(
     """Open and lock the run's folder within the block; return the configuration to train with, and the folder."""
     place = open_run_dir(config, spaces, startup, shards, say)
     config = _with_origin(_with_resume(config, place), place)
+    if config.log.profile:  # the workers write their traces there
+        config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(place.run_dir)})})
     with lock_run_dir(place.run_dir), control.watched(place.run_dir, start_over(config)):
         claim_storage(config, place)
         clear_other_layout(config, place)

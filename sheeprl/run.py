@@ -34,6 +34,7 @@ from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.metrics.counters import Counters, RunStats
 from sheeprl.metrics.display import Progress
+from sheeprl.metrics.memory import MemoryReport
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.metrics.time_breakdown import TimeBreakdown, in_short
 from sheeprl.utils.errors import RunFailedError, require
@@ -123,6 +124,7 @@ class Run:
         self.next_snapshot = float("-inf")  # time from which a snapshot costs little of the time
         self.border = self.counters.version  # number of the border whose callbacks are called: rounds trained on
         self.has_begun = False  # rounds have been requested
+        self.memory = MemoryReport(config, reporter.message)
         self.is_collecting = False
 
     def stop(self, patience: float = 10.0) -> None:
@@ -209,6 +211,7 @@ class Run:
     async def finish_round(self) -> None:
         """Show progress, log, evaluate, save a checkpoint and take a snapshot, each when it is due."""
         self.show_progress()
+        self.memory.announce(self.replay.capacity_bytes, self.updates.network_bytes)
         self.border, before = self.counters.version, self.stats.finished_rounds
         self.stats.finished_rounds = self.border
         self.stats.env_changes.merge_until(self.border)

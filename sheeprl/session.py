@@ -30,6 +30,7 @@ from sheeprl.utils.errors import RunFailedError, one_line, shell_command
 from sheeprl.utils.files import write_atomically
 from sheeprl.utils.installation import environment_warnings
 from sheeprl.utils.process import Interrupted
+from sheeprl.utils.profiling import profile_lines
 from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from sheeprl.checkpoint.writer import CheckpointWriter
     from sheeprl.driver.replay import ReplayClient
     from sheeprl.driver.trainers import LearnerGroup
+    from sheeprl.metrics.panel import View
     from sheeprl.metrics.reporter import FileReporter, Reporter
     from sheeprl.run import Run
 
@@ -145,6 +147,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         lines = closing_lines(
             config, place.run_dir, status, run.counters, run.breakdown, place.startup.seconds, wall_time
         )
+        lines += profile_lines(place.run_dir) if config.log.profile else []
         say("\n".join(lines))
     counters = run.counters
     return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)
@@ -276,6 +279,14 @@ async def _train_unless_ended(run: Run, control: Control) -> None:
         training.result()
 
 
+def _panel(config: Config) -> View:
+    """Return the empty panel of a run."""
+    from sheeprl.metrics.panel import View
+
+    title = f"{config.algo.name} on {config.env.id}"
+    return View(title, config.run.total_steps, config.num_players, config.is_coupled)
+
+
 def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     """Open the run's reporter and write its first messages."""
     from sheeprl.metrics.display import Progress
@@ -292,6 +303,7 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
         start_time=counters.get("wall_time", 0.0),
         resumed_at=counters["policy_steps"] if start else None,
         tensorboard="tensorboard" in config.log.to,
+        panel=_panel(config) if config.log.ui == "panel" else None,
     )
     reporter.message(opening_line(config))
     if warning := core_warning(config):

@@ -17,7 +17,7 @@ def test_the_page_of_the_settings_has_all_of_them():
     page = site.settings_page()
     for key, field in leaves(Config):
         if not key.startswith("algo."):
-            assert f"| `{key}` | " in page and field.description.replace("|", "\\|") in page
+            assert f"| `{key}` | " in page and site.escaped(field.description) in page
     assert "| `env.num_envs` | int | `4` | environments of one player |" in page
     assert "| `algo.gamma` | float | `0.99` | discount factor |" in page
 

@@ -141,9 +141,14 @@ def _table(fields: Iterable[tuple[str, FieldInfo]]) -> list[str]:
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for key, field in fields:
         default = "required" if field.is_required() else f"`{shown(_plain(field))}`"
-        cells = [f"`{key}`", type_name(field.annotation), default, field.description or ""]
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        cells = [f"`{key}`", escaped(type_name(field.annotation)), default, escaped(field.description or "")]
+        rows.append("| " + " | ".join(re.sub(r"(?<!\\)\|", r"\|", cell) for cell in cells) + " |")
     return rows
+
+
+def escaped(text: str) -> str:
+    """Return text whose characters mean nothing in Markdown."""
+    return re.sub(r"([<>*_\[\]|])", r"\\\1", text)
 
 
 def _plain(field: FieldInfo) -> object:

@@ -34,6 +34,7 @@ from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding
 from sheeprl.utils.errors import AlgorithmError, one_line
+from sheeprl.utils.profiling import make_profiler, profiled
 from sheeprl.utils.tensors import Tree, moved
 
 LONGEST_PERIOD = 64  # gradient steps in which the warm-up looks for kinds of steps, such as those of a delayed actor
@@ -91,10 +92,12 @@ class Learner(LearnerInterface):
         self.compiled = (
             CompiledSteps(self.step, self.batches.assemble, trainer.compile_limit) if trainer.compile else None
         )
+        self.profiler = make_profiler(config.run.dir, config.log.profiled_rounds, f"trainer {self.rank}")
         self._failure: NonFiniteError | None = None
         self._checked: set[str | tuple[str, ...]] = set()  # groups that phases have named
         self._tables: list[Table] = []  # metrics of the current update, on the CPU
         self._notes: list[str] = []  # messages for the log of the run
+        self._size = 0  # bytes of networks, gradients and optimizers; 0 before the optimizers have a state
 
     def _make_rank_rng(self) -> np.random.Generator:
         """Return this rank's generator for the next update. Each update has a new one, so snapshots don't store it."""
@@ -146,6 +149,7 @@ class Learner(LearnerInterface):
 
     # ---------------------------------------------------------------------------------------- learning
 
+    @profiled
     def update(self, steps: int, progress: float, order: int | None, *blocks: Rows) -> tuple[UpdateInfo, Writes]:
         """Take `steps` gradient steps, or fewer if a loss stops the round.
 
@@ -186,7 +190,15 @@ class Learner(LearnerInterface):
         notes, self._notes = tuple(self._notes), []
         compiling = self.compiled.seconds - compiled_for if self.compiled else 0.0
         seconds = time.perf_counter() - started
-        return UpdateInfo(self.gradient_steps, means, seconds, started, notes, compiling), writes
+        self._size = self._size or self._network_bytes()
+        return UpdateInfo(self.gradient_steps, means, seconds, started, notes, compiling, self._size), writes
+
+    def _network_bytes(self) -> int:
+        """Return the bytes of the agent, of its gradients and of the state of its optimizers."""
+        gradients = [values for values in self.agent.parameters() if values.requires_grad]
+        states = [state for group in self.step.groups.values() for state in group.optimizer.state.values()]
+        moments = [values for state in states for values in state.values() if isinstance(values, Tensor)]
+        return sum(values.nbytes for values in (*self.agent.state_dict().values(), *gradients, *moments))
 
     @torch.no_grad()
     def _set_buffers(self, values: Tensors) -> None:

@@ -64,6 +64,7 @@ class BufferStatus:
         sample_bytes: bytes of one sample; 0 for an empty shard.
         counts: number of irregular events by name, such as `late_writes`, which are writes into overwritten rows.
         added: rows added since the run began, including overwritten ones.
+        capacity_bytes: bytes of the full shard; 0 before the first row, which shows the size of a row.
     """
 
     size: int = 0
@@ -72,6 +73,7 @@ class BufferStatus:
     sample_bytes: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     added: int = 0
+    capacity_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class UpdateInfo:
         began: start of the update on the learner's clock, in seconds.
         notes: messages for the log of the run.
         compiling: seconds of the duration in which gradient steps were compiled.
+        network_bytes: bytes of networks, gradients and optimizers on a rank.
     """
 
     gradient_steps: int
@@ -111,3 +114,4 @@ class UpdateInfo:
     began: float
     notes: tuple[str, ...] = ()
     compiling: float = 0.0
+    network_bytes: int = 0

@@ -44,6 +44,7 @@ from sheeprl.envs.timeout import StepTimeoutError, StepWatch, StoppedError, Stop
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization
 from sheeprl.utils.errors import AlgorithmError, describe, shell_command
+from sheeprl.utils.profiling import make_profiler, profiled
 from sheeprl.utils.text import counted
 
 Array = npt.NDArray[Any]
@@ -112,7 +113,7 @@ class Player(PlayerInterface):
         self.sequence = 0
         self.steps = 0
         self.algorithm = build_algorithm(config.algo, spaces)
-        self.policy = self.algorithm.build_agent().get_submodule("policy").eval()
+        self.policy = self.algorithm.build_policy().eval()
         self._is_prioritized = self.algorithm.data().prioritized is not None
         self.version = -1
         self.generator = torch.Generator().manual_seed(self._seeds(seeding.Role.PLAYER, 1)[0])
@@ -122,6 +123,7 @@ class Player(PlayerInterface):
         self._video_folder = video_folder
         self._unsaved: str | None = None  # why the environments' state can't be saved; None until this is known
         self._episode_numbers: dict[str, list[float]] = {}
+        self.profiler = make_profiler(config.run.dir, config.log.profiled_rounds, f"player {number}", with_stack=True)
         self._statistics: dict[tuple[int, int], tuple[float, int]] = {}  # an episode's own ones, by its end (t, env)
         self._envs: gymnasium.vector.VectorEnv[Any, Any, Any] | None = None
         self._env_values: dict[str, Any] = {}  # attributes that callbacks have set
@@ -145,6 +147,7 @@ class Player(PlayerInterface):
         self._episode_length = np.zeros(envs.num_envs, np.int64)
         return envs
 
+    @profiled
     def collect(
         self,
         rows: int,
@@ -325,7 +328,7 @@ class Player(PlayerInterface):
             env_values: attributes of the environments, as callbacks have set them.
         """
         torch.set_num_threads(1)
-        policy = self.algorithm.build_agent().get_submodule("policy").eval()
+        policy = self.algorithm.build_policy().eval()
         weights_of.from_arrays(policy, weights)
         try:
             envs = make_eval_envs(self.config.eval_env, min(episodes, LANES))

@@ -61,6 +61,7 @@ class Replay(ReplayInterface):
             buffer.sample_bytes,
             asdict(buffer.counts),
             buffer.added,
+            buffer.storage.capacity_bytes,
         )
 
     def sample(self, n_batches: int, progress: float) -> tuple[int, Rows]:

@@ -68,7 +68,7 @@ def _fill(replay: Replay, config: Config, algorithm: Algorithm[Any]) -> None:
 def dummy_rows(config: Config, algorithm: Algorithm[Any]) -> Rows:
     """Return `[T + 1, B, *]` rows of a fragment in which each environment ends an episode."""
     envs, count, space = config.env.num_envs, config.fragment_rows, algorithm.spaces.observation
-    policy = algorithm.build_agent().get_submodule("policy").eval()
+    policy = algorithm.build_policy().eval()
     generator, state = torch.Generator().manual_seed(0), Tensors()
     obs, never = dummy_observations(space, envs), np.zeros(envs, np.bool_)
     rollout = RolloutWriter(space, first_row(obs, envs), count, progress=0.0)

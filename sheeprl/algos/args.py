@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Section, needs
+from sheeprl.utils.settings import (
+    DISCOUNTS,
+    LEARNING_RATES,
+    STRUCTURAL,
+    Count,
+    Fractional,
+    Natural,
+    NonNegative,
+    Positive,
+    Section,
+    needs,
+    searched,
+)
 
 if TYPE_CHECKING:
     from sheeprl.buffer.priorities import Prioritized
@@ -177,9 +189,15 @@ class AlgoArgs(Section):
 class OnPolicyArgs(AlgoArgs):
     """Arguments of every on-policy algorithm."""
 
-    rollout_steps: Count = Field(128, description="rows per environment in each rollout")
-    batch_size: Count = Field(64, description="transitions per minibatch of the whole trainer group")
-    epochs: Count = Field(10, description="passes over each rollout")
+    rollout_steps: Count = Field(
+        128, description="rows per environment in each rollout", json_schema_extra=searched(32, 64, 128, 256, 512)
+    )
+    batch_size: Count = Field(
+        64,
+        description="transitions per minibatch of the whole trainer group",
+        json_schema_extra=searched(32, 64, 128, 256, 512),
+    )
+    epochs: Count = Field(10, description="passes over each rollout", json_schema_extra=searched(1, 3, 5, 10, 20))
 
     def data(self) -> OnPolicy:
         """Return settings to read whole rollouts."""
@@ -191,7 +209,11 @@ class OffPolicyArgs(AlgoArgs):
 
     learning_starts: Natural = Field(100, description="policy steps with random actions before training starts")
     replay_ratio: NonNegative = Field(1.0, description="gradient steps per policy step, exact")
-    batch_size: Count = Field(256, description="transitions per batch of the whole trainer group")
+    batch_size: Count = Field(
+        256,
+        description="transitions per batch of the whole trainer group",
+        json_schema_extra=searched(64, 128, 256, 512),
+    )
 
     def data(self) -> OffPolicy:
         """Return settings to read uniform samples of transitions."""
@@ -244,7 +266,9 @@ class EncoderArgs(AlgoArgs):
 class OneOptimizerArgs(EncoderArgs):
     """Arguments of every algorithm that trains all of its networks, one encoder included, with one optimizer."""
 
-    learning_rate: Positive = Field(3e-4, description="learning rate of the optimizer")
+    learning_rate: Positive = Field(
+        3e-4, description="learning rate of the optimizer", json_schema_extra=LEARNING_RATES
+    )
     final_learning_rate: NonNegative | None = Field(
         None, description="learning rate at the end of the run, reached linearly; null keeps it constant"
     )
@@ -269,7 +293,7 @@ def _nearest(key: str, usable: Collection[str], setting: str) -> str:
 class TDArgs(OffPolicyArgs):
     """Arguments of every off-policy algorithm that learns values by temporal differences."""
 
-    gamma: Fractional = Field(0.99, description="discount factor")
+    gamma: Fractional = Field(0.99, description="discount factor", json_schema_extra=DISCOUNTS)
     n_step: Count = Field(1, description="steps of reward before the value of the next observation")
     prioritized: bool = Field(False, description="sample by TD error, Schaul et al. 2016 (1511.05952)")
 

@@ -268,6 +268,10 @@ class Algorithm(ABC, Generic[ArgsT]):
     def build_agent(self) -> nn.Module:
         """Build a module with all networks. Players get its submodule `policy` only."""
 
+    def build_policy(self) -> nn.Module:
+        """Build the agent's submodule `policy`, for players. Override it if other networks are large."""
+        return self.build_agent().get_submodule("policy")
+
     @abstractmethod
     def optimizers(self) -> dict[str, OptimizerSpec]:
         """Return the parameter groups by name."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sheeprl.algos.args import AlgoArgs
+if TYPE_CHECKING:
+    from sheeprl.algos.args import AlgoArgs
 
 GROUP = "sheeprl.algos"
 
@@ -79,6 +82,8 @@ def args_class(name: str) -> type[AlgoArgs]:
     Raises:
         UnknownAlgorithmError: the name leads to no algorithm.
     """
+    from sheeprl.algos.args import AlgoArgs  # slow to import; lists of algorithms don't need it
+
     found = load_named(name)
     if isinstance(found, type) and issubclass(found, AlgoArgs):
         if found.algorithm and "algorithm" not in vars(found):
@@ -92,3 +97,36 @@ def args_class(name: str) -> type[AlgoArgs]:
     if isinstance(found, type) and issubclass(found, Algorithm):
         return found.args_class()
     raise UnknownAlgorithmError(f"{name!r} is neither an Algorithm nor its AlgoArgs")
+
+
+def summary(name: str) -> str:
+    """Return the summary of a registered algorithm.
+
+    It is read from the source of the class, which takes a fraction of the time of an import. Without a literal there,
+    the class is imported.
+
+    Raises:
+        UnknownAlgorithmError: the name leads to no algorithm.
+    """
+    point = registered().get(name)
+    text = _literal(*point.value.partition(":")[::2], "summary") if point else None
+    return args_class(name).summary if text is None else text
+
+
+def _literal(module: str, class_name: str, attribute: str) -> str | None:
+    """Return the text that a class assigns to an attribute in the source of its module; None if there is none."""
+    try:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            return None
+        with open(spec.origin, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+    except (ImportError, OSError, SyntaxError, ValueError):  # the import reports it
+        return None
+    for part in tree.body:
+        if isinstance(part, ast.ClassDef) and part.name == class_name:
+            for line in part.body:
+                if isinstance(line, ast.AnnAssign) and getattr(line.target, "id", None) == attribute:
+                    value = getattr(line.value, "value", None)
+                    return value if isinstance(value, str) else None
+    return None

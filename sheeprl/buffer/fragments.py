@@ -57,3 +57,16 @@ def check_like(fragment: Mapping[str, Array], rows: Mapping[str, Array]) -> None
         if (stored.shape[1:], stored.dtype) != (values.shape[2:], values.dtype):
             given, known = (f"{a.dtype}{list(a.shape[n:])}" for a, n in ((values, 2), (stored, 1)))
             raise RefusedFragmentError(f"{name} is {given}, but the stored rows have {known}")
+
+
+def check_priorities(priorities: Array, fragment: Mapping[str, Array]) -> None:
+    """Check that initial priorities fit the fragment, and that they are finite and at least 0.
+
+    Raises:
+        RefusedFragmentError: they don't, or aren't.
+    """
+    if priorities.shape != fragment["reward"].shape:
+        raise RefusedFragmentError(f"{PRIORITY} has shape {priorities.shape}, but reward {fragment['reward'].shape}")
+    rows = priorities[:-1]
+    if wrong := rows[~(np.isfinite(rows) & (rows >= 0))].tolist():
+        raise RefusedFragmentError(f"{PRIORITY} is {wrong[0]}; pass finite priorities of at least 0")

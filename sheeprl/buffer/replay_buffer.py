@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from sheeprl.buffer.fragments import PRIORITY, RefusedFragmentError
-from sheeprl.buffer.memmap import Array, InMemory, MemoryMapped
+from sheeprl.buffer.anchors import draw_anchors, put_newest
+from sheeprl.buffer.finite import why_not_finite
+from sheeprl.buffer.fragments import PRIORITY, RefusedFragmentError, check_priorities
+from sheeprl.buffer.memmap import InMemory, MemoryMapped
 from sheeprl.buffer.online import Newest
 from sheeprl.buffer.places import Folder, Place
 from sheeprl.buffer.priorities import Priorities, Prioritized, normalize_importance
@@ -266,8 +267,12 @@ class ReplayBuffer:
         if initial is not None:
             fragment = {name: values for name, values in fragment.items() if name != PRIORITY}
         try:
-            self._check_finite(fragment)
-            self._check_initial(initial, fragment)
+            if (found := why_not_finite(fragment)) is not None:
+                if self.non_finite == "refuse":
+                    raise RefusedFragmentError(found)
+                self.counts.non_finite += 1
+            if initial is not None:
+                check_priorities(initial, fragment)
             self.storage.add(stream, fragment, sequence, new_streams=is_gap)
         except RefusedFragmentError:
             self.counts.refused += 1
@@ -277,35 +282,6 @@ class ReplayBuffer:
             rows = initial[:-1].ravel()
             self.priorities.update(self.storage, np.arange(self.storage.total - len(rows), self.storage.total), rows)
         return True
-
-    def _check_initial(self, initial: Array | None, fragment: Rows) -> None:
-        """Refuse initial priorities that don't fit the fragment, or that are negative or not finite.
-
-        Raises:
-            RefusedFragmentError: they don't.
-        """
-        if initial is None:
-            return
-        if initial.shape != fragment["reward"].shape:
-            raise RefusedFragmentError(f"{PRIORITY} has shape {initial.shape}, but reward {fragment['reward'].shape}")
-        if wrong := initial[:-1][~(np.isfinite(initial[:-1]) & (initial[:-1] >= 0))].tolist():
-            raise RefusedFragmentError(f"{PRIORITY} is {wrong[0]}; pass finite priorities of at least 0")
-
-    def _check_finite(self, fragment: Rows) -> None:
-        """Refuse or count a fragment with rewards or observations that are not finite.
-
-        Raises:
-            RefusedFragmentError: a value is not finite, and `non_finite` is "refuse".
-        """
-        for name, values in fragment.items():
-            if name.partition("/")[0] not in ("obs", "reward") or (found := _find_non_finite(values)) is None:
-                continue
-            if self.non_finite == "keep":
-                self.counts.non_finite += 1
-                return
-            index, value = found
-            place = f" in row {index[0]} of environment {index[1]}" if len(index) > 1 else ""
-            raise RefusedFragmentError(f"{name} is {value}{place}")
 
     # ---------------------------------------------------------------------------------------- sampling
 
@@ -347,52 +323,13 @@ class ReplayBuffer:
             raise NotEnoughDataError(sampler.why_empty(storage))
         if not sampler.anchored:
             return sampler.read(storage, sampler.draw(storage, self.rng, n_batches, batch_size))
-        anchors = self._anchors(n_batches, batch_size)
+        anchors = draw_anchors(storage, sampler, self.priorities, self.rng, n_batches, batch_size)
+        if self.online_fraction:
+            put_newest(storage, sampler, self._newest, self.online_fraction, anchors)
         rows = sampler.read(storage, anchors)
         if self.priorities:
             rows["importance"] = self.priorities.importance(anchors, progress)
         return rows
-
-    def _anchors(self, n_batches: int, batch_size: int) -> Slots:
-        """Draw `[n_batches, batch_size]` anchors. Invalid ones are drawn again."""
-        if self.priorities:
-            drawn = self.priorities.draw(self.rng, n_batches, batch_size)
-        else:
-            drawn = self.rng.integers(len(self), size=(n_batches, batch_size))
-        flat = drawn.reshape(-1)
-        for _ in range(16):
-            invalid = np.flatnonzero(~self._sampler.valid(self.storage, flat))
-            if not len(invalid):
-                break
-            flat[invalid] = self._redraw(len(invalid))
-        else:
-            self._choose_among_all(flat)
-        if self.online_fraction:
-            self._put_newest(drawn)
-        return drawn
-
-    def _redraw(self, count: int) -> Slots:
-        """Draw `count` independent slots."""
-        if self.priorities:
-            return self.priorities.redraw(self.rng, count)
-        return self.rng.integers(len(self), size=count)
-
-    def _choose_among_all(self, flat: Slots) -> None:
-        """Replace invalid draws by draws from the list of all valid slots, for buffers with few valid slots."""
-        invalid = np.flatnonzero(~self._sampler.valid(self.storage, flat))
-        choices = np.flatnonzero(self._sampler.valid(self.storage, np.arange(len(self))))
-        weights = self.priorities.tree.leaves[choices] if self.priorities else np.ones(len(choices))
-        heights = self.rng.random(len(invalid)) * weights.sum()
-        chosen = weights.cumsum().searchsorted(heights, side="right")
-        flat[invalid] = choices[np.minimum(chosen, len(choices) - 1)]
-
-    def _put_newest(self, drawn: Slots) -> None:
-        """Replace the first part of every batch by the newest samples that `_newest` has not returned yet."""
-        part = drawn[:, : round(self.online_fraction * drawn.shape[1])]
-        slots = self._newest.take(self.storage, self._sampler, part.size)
-        # Distribute them over the batches: the newest to the first, the next to the second, and so on.
-        column, batch = np.divmod(np.arange(len(slots)), len(drawn))
-        part[batch, column] = slots
 
     # ----------------------------------------------------------------------------------------- writing
 
@@ -509,17 +446,3 @@ class ReplayBuffer:
 def _is_observation(name: str) -> bool:
     """Return True for the flat key of an observation."""
     return name.partition("/")[0] == "obs"
-
-
-def _find_non_finite(values: npt.NDArray[Any]) -> tuple[tuple[int, ...], float] | None:
-    """Return index and value of the first number that is infinite or NaN, None if there is none."""
-    if values.dtype.names:  # a dtype that NumPy does not have, such as bfloat16
-        from sheeprl.buffer.tensordicts import to_tensor
-
-        tensor = to_tensor(values)
-        indices = np.argwhere(~tensor.isfinite().numpy())
-        return (tuple(indices[0].tolist()), tensor[tuple(indices[0])].item()) if len(indices) else None
-    if values.dtype.kind not in "fc":
-        return None
-    indices = np.argwhere(~np.isfinite(values))
-    return (tuple(indices[0].tolist()), values[tuple(indices[0])].item()) if len(indices) else None

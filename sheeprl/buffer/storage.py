@@ -117,6 +117,11 @@ class Storage:
         return self.total - self.size
 
     @property
+    def capacity_bytes(self) -> int:
+        """Return the size of all rows of a full storage in bytes, 0 before the first row."""
+        return sum(values.nbytes for values in self.rows.values())
+
+    @property
     def row_bytes(self) -> int:
         """Return the size of a row in a sample in bytes, 0 if there is none yet."""
         return sum(math.prod(like.shape[1:]) * like.itemsize for like in self.sample_kinds().values())

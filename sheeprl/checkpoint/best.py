@@ -1,4 +1,4 @@
-"""Find the best checkpoint of a run."""
+"""Find the checkpoint that a name means: the newest or the best one of a run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,29 @@ from sheeprl.callbacks.records import EVALUATIONS
 from sheeprl.callbacks.until import EVAL_RETURN
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import step_of
-from sheeprl.checkpoint.run_dir import checkpoints, read_config
+from sheeprl.checkpoint.run_dir import checkpoints, find_checkpoint, read_config
+from sheeprl.checkpoint.runs import is_stored, resolve_run
 from sheeprl.config.loading import get_value
 from sheeprl.utils.errors import ConfigError
+
+
+def named_checkpoint(name: str, best: bool = False) -> tuple[Path, Path]:
+    """Return the folder of a run and its checkpoint.
+
+    Args:
+        name: a run (its folder, `@last`, a prefix of its name, or its URL at `checkpoint.storage`), or a checkpoint.
+        best: True for the best checkpoint of the run, False for the newest one, or for the one that is named.
+
+    Raises:
+        ConfigError: there is no such run or checkpoint, or it can't be read.
+    """
+    name = resolve_run(name)
+    if is_stored(name):
+        from sheeprl.checkpoint.run_copies import copy_checkpoint
+
+        name = str(copy_checkpoint(name, every=best))
+    run_dir, checkpoint = find_checkpoint(name)
+    return run_dir, best_checkpoint(run_dir) if best else checkpoint
 
 
 def best_checkpoint(run_dir: Path) -> Path:

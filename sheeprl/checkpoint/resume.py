@@ -25,6 +25,7 @@ from sheeprl.checkpoint.run_dir import (
     replay_folder,
     unfinished_start,
 )
+from sheeprl.checkpoint.runs import is_stored
 from sheeprl.checkpoint.storage import RunStorage, Saved, restore_metrics, run_storage
 from sheeprl.config.loading import apply_overrides, get_value, inspect
 from sheeprl.config.schema import Config, structural_keys
@@ -104,16 +105,18 @@ def claim_storage(config: Config, place: RunDir) -> None:
     """Become the only driver that writes checkpoints of the run at `checkpoint.storage`, and check that this works.
 
     Raises:
-        ConfigError: the storage isn't readable and writable.
+        ConfigError: the storage isn't readable and writable, or has the checkpoints of another run.
     """
     if place.storage is None:
         return
+    setting, url = f"checkpoint.storage={config.checkpoint.storage}", place.storage.url
     try:
+        if place.start is None and place.storage.checkpoints():
+            advice = f"resume it with {shell_command('resume', url)}, or use another run.dir, whose name the URL has"
+            raise ConfigError([f"{setting}: {url} already contains a run; {advice}"])
         place.storage.take_lease()
     except OSError as error:
-        raise ConfigError(
-            [f"checkpoint.storage={config.checkpoint.storage}: can't be used: {one_line(error)}"]
-        ) from error
+        raise ConfigError([f"{setting}: can't be used: {one_line(error)}"]) from error
     (place.run_dir / URL_FILE).write_text(place.storage.url, encoding="utf-8")
 
 
@@ -347,7 +350,7 @@ def fetch_run(url: str, overrides: Sequence[str] = ()) -> Path:
     """Create a run folder from the newest checkpoint at a URL.
 
     Args:
-        url: the URL of the run at `checkpoint.storage`.
+        url: the URL or folder of the run at `checkpoint.storage`.
         overrides: settings, each as `section.key=value`; `run.dir` names the new folder.
 
     Raises:
@@ -362,7 +365,7 @@ def fetch_run(url: str, overrides: Sequence[str] = ()) -> Path:
         raise ConfigError([f"{folder}: already contains a run; use {command}, or set run.dir"])
     damaged: list[str] = []
     try:
-        storage = RunStorage(url)
+        storage = RunStorage(url if "://" in url else str(Path(url).expanduser().absolute()))
         start = _newest_stored(storage, folder, damaged, lambda text: None)
     except (OSError, ValueError) as error:
         raise ConfigError([f"{url}: {one_line(error)}"]) from error
@@ -377,13 +380,13 @@ def resume_tree(run_dir: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the unvalidated configuration of a resumed run.
 
     Args:
-        run_dir: the run folder, or its URL at `checkpoint.storage`.
+        run_dir: the run folder, or the run's URL or folder at `checkpoint.storage`.
         overrides: settings, each as `section.key=value`.
 
     Raises:
         ConfigError: the run or its checkpoint doesn't exist, or a setting can't change.
     """
-    if "://" in run_dir:
+    if is_stored(run_dir):
         run_dir = str(fetch_run(run_dir, overrides))
         overrides = [override for override in overrides if not override.startswith("run.dir=")]
     folder, checkpoint = find_checkpoint(run_dir)

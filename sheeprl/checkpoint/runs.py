@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,14 +52,20 @@ class FoundRun:
     Args:
         folder: its path.
         started: time at which it was started or resumed, in seconds since 1970.
+        url: URL of a run at `checkpoint.storage`, of which the folder is a copy; None for a run of this machine.
+        stored_steps: policy steps of its newest checkpoint at the URL.
     """
 
     folder: Path
     started: float
+    url: str | None = None
+    stored_steps: int | None = None
 
     @property
     def name(self) -> str:
-        """Return the path below the working folder, or below its folder `logs`."""
+        """Return the path below the working folder, or below its folder `logs`; the URL of a stored run."""
+        if self.url is not None:
+            return self.url
         if not self.folder.is_relative_to(base_folder()):
             return str(self.folder)
         path = self.folder.relative_to(base_folder())
@@ -87,20 +94,27 @@ class FoundRun:
     @property
     def policy_steps(self) -> int | None:
         """Return the policy steps of the newest checkpoint, None without a checkpoint."""
+        if self.url is not None:
+            return self.stored_steps
         found = checkpoints(self.folder)
         return int(found[-1].name[5:]) if found else None
 
     @property
     def path(self) -> str:
-        """Return the path, relative to the working folder if the run is below it."""
+        """Return the path, relative to the working folder if the run is below it; the URL of a stored run."""
+        if self.url is not None:
+            return self.url
         return os.path.relpath(self.folder) if self.folder.is_relative_to(Path.cwd()) else str(self.folder)
 
     @property
     def status(self) -> str:
         """Return `running`, or how the run ended: `finished`, `stopped` or `failed`.
 
-        A run that was killed has no end event; it failed.
+        A run that was killed has no end event; it failed. A run at `checkpoint.storage` is `stored`: its checkpoints
+        don't show whether it continues.
         """
+        if self.url is not None:
+            return "stored"
         if is_locked(self.folder):
             return "running"
         return STATUS_NAMES.get(str(last_event(self.folder).get("status")), "failed")
@@ -115,11 +129,14 @@ def find_runs(below: str | None = None) -> list[FoundRun]:
     """Return the runs in a folder, the newest first.
 
     Args:
-        below: the folder, or that of a single run; None for `logs` and the folders of the working folder.
+        below: the folder, or that of a single run, also at `checkpoint.storage`; None for `logs` and the folders of the
+            working folder.
 
     Raises:
-        ConfigError: the folder doesn't exist.
+        ConfigError: the folder doesn't exist, or can't be read.
     """
+    if below is not None and is_stored(below):
+        return _newest_first(_stored_runs(below))
     base = base_folder()
     if below is None:
         folders = dict.fromkeys([*_search(base / "logs", LOGS_DEPTH), *_search(base, OTHER_DEPTH)])
@@ -128,8 +145,30 @@ def find_runs(below: str | None = None) -> list[FoundRun]:
         if not folder.is_dir():
             raise ConfigError([f"{below}: no such folder"])
         folders = dict.fromkeys([folder] if is_run(folder) else _search(folder, LOGS_DEPTH))
-    found = [FoundRun(folder, (folder / CONFIG).stat().st_mtime) for folder in folders]
-    return sorted(found, key=lambda run: (-run.started, run.name))
+        if not folders and any(is_stored(str(path)) for path in folder.iterdir()):
+            return _newest_first(_stored_runs(f"file://{folder}"))
+    return _newest_first(FoundRun(folder, (folder / CONFIG).stat().st_mtime) for folder in folders)
+
+
+def _newest_first(runs: Iterable[FoundRun]) -> list[FoundRun]:
+    """Return runs in the order of lists."""
+    return sorted(runs, key=lambda run: (-run.started, run.name))
+
+
+def _stored_runs(url: str) -> Iterator[FoundRun]:
+    """Yield the run at a URL, or the runs in the folder at the URL."""
+    from sheeprl.checkpoint.run_copies import copy_results
+
+    for copied in copy_results(url):
+        starts = read_run_info(copied.folder).get("starts") or [{}]
+        started = float(starts[-1].get("time", 0.0))
+        yield FoundRun(copied.folder, started, copied.url, copied.newest.step)
+
+
+def is_stored(name: str) -> bool:
+    """Return True for a URL and for a folder in which `checkpoint.storage` has a run, or for a checkpoint there."""
+    folder = Path(re.sub(r"/checkpoints/step_\d+/?$", "", name)).expanduser()
+    return "://" in name or ((folder / "lease").is_dir() and not (folder / CONFIG).exists())
 
 
 def _search(folder: Path, depth: int) -> Iterator[Path]:

@@ -17,7 +17,8 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ class RunStorage:
         self.objects = Objects(url)
         self.url, self.epoch = self.objects.url, 0
         self.lease = ""  # content of the lease object
+        self.skew = 0.0  # seconds by which this machine's clock is ahead of the one that dates the objects
 
     # ------------------------------------------------------------------------------------------- lease
 
@@ -107,6 +109,7 @@ class RunStorage:
                 break
         if self.objects.read(self.lease_name).decode() != self.lease:
             raise StorageError(f"{self.url}: an object reads back with other content")
+        _, self.skew = self.objects.listing(LEASES)[self.lease_name.rpartition("/")[2]]  # the age of a new object
 
     @property
     def lease_name(self) -> str:
@@ -120,7 +123,8 @@ class RunStorage:
             LeaseLostError: another driver has.
         """
         newest = self._newest_epoch()
-        if newest != self.epoch:
+        # The content too, since a server that isn't Amazon's may ignore the condition of the creation.
+        if newest != self.epoch or self.objects.read(self.lease_name).decode() != self.lease:
             where = f"{self.url}/{LEASES}/{newest:06d}.json"
             raise LeaseLostError(f"another driver has taken over this run ({where}); this one may not save checkpoints")
 
@@ -163,22 +167,44 @@ class RunStorage:
         partial.mkdir(parents=True)
         where = self.manifest_url(saved)
         try:
-            body = read_object_manifest(self.objects, saved.name)
-            indexes = [entry for name, entry in body["files"].items() if name.startswith("buffer/")]
-            chunks = [chunk for index in self._read(indexes) for chunk in read_index_bytes(index, where)]
-            self._check_sizes(where, {chunk["file"]: chunk["bytes"] for chunk in chunks})
-            small = {name: entry for name, entry in body["files"].items() if not name.startswith("buffer/")}
-            for name, data in zip(small, self._read(list(small.values())), strict=True):
-                write_atomically(partial / manifest.inside(name), data)
-            manifest.write(partial, body["about"])
-            replace_folder(final, partial)
-        except MissingObjectError as error:
-            raise DamagedCheckpointError(where, one_line(error)) from error
-        except (DamagedSaveError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedCheckpointError(where, f"is damaged: {one_line(error)}") from error
+            with self._naming(saved):
+                body = read_object_manifest(self.objects, saved.name)
+                indexes = [entry for name, entry in body["files"].items() if name.startswith("buffer/")]
+                chunks = [chunk for index in self._read(indexes) for chunk in read_index_bytes(index, where)]
+                self._check_sizes(where, {chunk["file"]: chunk["bytes"] for chunk in chunks})
+                small = {name: entry for name, entry in body["files"].items() if not name.startswith("buffer/")}
+                for name, data in zip(small, self._read(list(small.values())), strict=True):
+                    write_atomically(partial / manifest.inside(name), data)
+                manifest.write(partial, body["about"])
+                replace_folder(final, partial)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return final
+
+    def read_files(self, saved: Saved, names: Sequence[str]) -> dict[str, bytes]:
+        """Return the content of those files of a checkpoint that exist, by name.
+
+        Raises:
+            DamagedCheckpointError: an object is missing or altered.
+            StorageError: an object can't be read.
+        """
+        with self._naming(saved):
+            files = read_object_manifest(self.objects, saved.name)["files"]
+            found = {name: files[name] for name in names if name in files}
+            return dict(zip(found, self._read(list(found.values())), strict=True))
+
+    @contextmanager
+    def _naming(self, saved: Saved) -> Iterator[None]:
+        """Convert the errors of a damaged checkpoint to one that names its manifest."""
+        where = self.manifest_url(saved)
+        try:
+            yield
+        except MissingObjectError as error:
+            raise DamagedCheckpointError(where, one_line(error)) from error
+        except DamagedSaveError as error:
+            raise DamagedCheckpointError(where, one_line(error).removeprefix(f"{where}: ")) from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DamagedCheckpointError(where, f"is damaged: {one_line(error)}") from error
 
     def _read(self, entries: Sequence[Mapping[str, Any]]) -> list[bytes]:
         """Return the content of the objects of several files, compared with their digests."""
@@ -259,7 +285,8 @@ class RunStorage:
             return  # the objects of a damaged manifest are unknown
         for kind in (OBJECTS, PENDING):
             listed = self.objects.listing(kind).items()
-            self.objects.remove(f"{kind}/{name}" for name, (_, age) in listed if age > RETENTION and name not in named)
+            old = (name for name, (_, age) in listed if age - self.skew > RETENTION)
+            self.objects.remove(f"{kind}/{name}" for name in old if name not in named)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -9,6 +9,8 @@ from sheeprl.checkpoint.files import AGENT, WEIGHTS
 from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.installation import install_command
 
+POLICY = "policy."  # begin of the names of the policy's tensors
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,13 +23,7 @@ def load_agent(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
     Raises:
         ConfigError: its file can't be loaded.
     """
-    agent = algorithm.build_agent()
-    tensors = read_agent(checkpoint)
-    try:
-        agent.load_state_dict(tensors)
-    except RuntimeError as error:  # other names or shapes
-        raise _unreadable(checkpoint, error) from error
-    return agent.eval()
+    return _loaded(algorithm.build_agent(), read_agent(checkpoint), checkpoint)
 
 
 def load_weights(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
@@ -36,7 +32,22 @@ def load_weights(algorithm: Algorithm[Any], checkpoint: Path) -> Any:
     Raises:
         ConfigError: its file can't be loaded.
     """
-    return load_agent(algorithm, checkpoint).get_submodule("policy")
+    tensors = read_agent(checkpoint)
+    own = {name.removeprefix(POLICY): values for name, values in tensors.items() if name.startswith(POLICY)}
+    return _loaded(algorithm.build_policy(), own, checkpoint)
+
+
+def _loaded(module: Any, tensors: dict[str, Tensor], checkpoint: Path) -> Any:
+    """Return a module with the tensors of a checkpoint.
+
+    Raises:
+        ConfigError: they have other names or shapes.
+    """
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise _unreadable(checkpoint, error) from error
+    return module.eval()
 
 
 def read_agent(checkpoint: Path) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Help must be fast. Therefore this package doesn't import torch, Ray and gymnasiu
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False  # type checkers know this name; the module typing is slow to import
@@ -27,7 +28,16 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: always, with the exit code.
     """
     try:
-        from sheeprl.cli import entry  # here, so that Ctrl-C during the import is handled
+        # The imports are here, so that Ctrl-C during an import is handled.
+        words = sys.argv[1:] if args is None else args
+        if words in ([], ["-h"], ["--help"], ["help"]) and "_SHEEPRL_COMPLETE" not in os.environ:
+            from sheeprl.cli.overview import print_overview  # much faster to import than the commands
+            from sheeprl.utils.output import lasting_output
+
+            with lasting_output():
+                print_overview()
+            raise SystemExit(0)
+        from sheeprl.cli import entry
 
         entry.main(args)
     except KeyboardInterrupt:

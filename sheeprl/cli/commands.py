@@ -18,7 +18,7 @@ from sheeprl.algos.args import OnPolicy
 from sheeprl.cli.completion import complete_run
 from sheeprl.cli.names import shipped
 from sheeprl.cli.report import FAILED, first_line, print_error
-from sheeprl.config.loading import get_value, shipped_folder
+from sheeprl.config.loading import get_value, presets, shipped_folder
 from sheeprl.config.schema import EvalConfig
 from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.text import counted
@@ -48,8 +48,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="RUN|CHECKPOINT",
-            help="folder of a run (newest checkpoint) or of a checkpoint, @last, a prefix of a run's name, or "
-            "hf:user/repo",
+            help="folder of a run (newest checkpoint) or of a checkpoint, @last, a prefix of a run's name, a run's URL "
+            "at checkpoint.storage, or hf:user/repo",
             autocompletion=complete_run,
         ),
     ],
@@ -83,16 +83,16 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a saved policy and print its mean return ± standard deviation."""
-    from sheeprl.checkpoint.runs import resolve_run
+    from sheeprl.checkpoint.runs import is_stored, resolve_run
 
     with only_result_on_stdout() as stdout:
         from sheeprl.evaluate import describe_cut, evaluate_checkpoint
 
         run = resolve_run(path)
-        if best:
-            from sheeprl.checkpoint.best import best_checkpoint
+        if best or is_stored(run):
+            from sheeprl.checkpoint.best import named_checkpoint
 
-            run = str(best_checkpoint(Path(run).expanduser()))
+            run = str(named_checkpoint(run, best)[1])
         if run != path:
             typer.echo(f"folder: {run}", err=True)
         result = evaluate_checkpoint(run, episodes, seed, video, step_limit, settings or [])
@@ -169,7 +169,9 @@ def list_runs(
     folder: Annotated[
         str | None,
         typer.Argument(
-            metavar="FOLDER", help="list the runs below it; default: the working folder and logs", show_default=False
+            metavar="FOLDER",
+            help="list the runs below it, also at a URL; default: the working folder and logs",
+            show_default=False,
         ),
     ] = None,
     tag: Annotated[str | None, typer.Option(metavar="WORD", help="only runs with this word in run.tags")] = None,
@@ -215,7 +217,8 @@ def configs() -> None:
         steps = get_value(found.tree, "run.total_steps")
         rows.append((found.name, found.algorithm, found.env, f"{steps:,}" if steps else "default", found.summary))
     print_table(rows)
-    typer.echo(f"\nfiles: {shipped_folder()}; train with one: sheeprl train NAME; print one: sheeprl config NAME")
+    typer.echo(f"\npresets, for base in a file: {', '.join(presets())}")
+    typer.echo(f"files: {shipped_folder()}; train with one: sheeprl train NAME; print one: sheeprl config NAME")
 
 
 def version() -> None:

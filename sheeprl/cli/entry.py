@@ -13,9 +13,11 @@ from sheeprl.cli import training
 from sheeprl.cli.check_env import check_env
 from sheeprl.cli.completion import flags_for, words_to_complete
 from sheeprl.cli.names import is_algorithm, peer_use, shipped_files
+from sheeprl.cli.overview import print_overview
 from sheeprl.cli.report import report
 from sheeprl.cli.sweep import sweep
 from sheeprl.cli.training import Session
+from sheeprl.cli.tune import tune
 from sheeprl.cli.words import ENV_ID, take_switch
 from sheeprl.config.suggestions import nearest
 from sheeprl.utils.errors import ConfigError, shell_command
@@ -26,9 +28,10 @@ WITH_SETTINGS: dict[str, Callable[[list[str], Session], int]] = {
     "train": training.train,
     "run": training.run,
     "resume": training.resume,
+    "sweep": sweep,
+    "tune": tune,
     "config": training.print_config,
     "check-env": check_env,
-    "sweep": sweep,
 }
 
 HELP_FLAGS = ("-h", "--help")
@@ -38,7 +41,7 @@ OTHER_WORDS = {
     "list": "use sheeprl ls for runs, sheeprl algos or sheeprl configs",
     "runs": "use sheeprl ls",
     "ps": "use sheeprl status for the runs of a cluster, or sheeprl ls",
-    **dict.fromkeys(("play", "render", "watch"), "use sheeprl enjoy RUN, or sheeprl eval RUN --video"),
+    **dict.fromkeys(("play", "render"), "use sheeprl enjoy RUN, or sheeprl eval RUN --video"),
     **dict.fromkeys(("evaluate", "test"), "use sheeprl eval RUN"),
     **dict.fromkeys(("learn", "fit", "start"), "use sheeprl train NAME"),
     **dict.fromkeys(("continue", "restart"), "use sheeprl resume RUN"),
@@ -46,6 +49,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("benchmark", "env", "envs"), "use sheeprl check-env ID"),
     **dict.fromkeys(("show", "print"), "use sheeprl config NAME"),
     "verify": "use sheeprl replay RUN",
+    **dict.fromkeys(("top", "monitor", "follow"), "use sheeprl watch RUN"),
     "tensorboard": "use tensorboard --logdir logs",
 }
 """Words that users of other programs type, and what to do instead."""
@@ -84,9 +88,11 @@ def _run(words: list[str], session: Session) -> int:
         return _help(words[1:])
     command = next((word for word in words if not word.startswith("-")), None)
     _check_command(command)
+    if not words:
+        return _help([])
     if command is None or words[0] != command:
         _check_first(words)
-        return _call(help_texts.make_app(), words or ["--help"])
+        return _call(help_texts.make_app(), words)
     if not _has_settings(command):
         return _call(help_texts.make_app(), [_hyphenated(word) for word in words])
     rest = words[1:]
@@ -116,7 +122,8 @@ def _has_settings(command: str) -> bool:
 def _help(words: list[str]) -> int:
     """Print the help of the program, of a command, or of a topic."""
     if not words:
-        return _call(help_texts.make_app(), ["--help"])
+        print_overview()
+        return 0
     if words[0] == "exit":
         help_texts.print_exit_codes()
         return 0

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sheeprl.algos import registry
-from sheeprl.cli import commands, files, machine, policy, results
+from sheeprl.cli import commands, files, machine, overview, policy, results
 from sheeprl.cli.check_env import SECONDS, TIMEOUT
 from sheeprl.cli.completion import (
     complete_env,
@@ -22,21 +22,14 @@ from sheeprl.cli.completion import (
 )
 from sheeprl.cli.flags import Flag, Flags, type_name
 from sheeprl.cli.names import shipped_files
+from sheeprl.cli.overview import HELP, WITH_SETTINGS, summary
 from sheeprl.cli.report import EXIT_CODES
 from sheeprl.cli.status import status
+from sheeprl.cli.watch import watch
 from sheeprl.config.schema import Config
 from sheeprl.config.suggestions import nearest
 from sheeprl.utils.errors import ConfigError
 
-HELP = "Distributed reinforcement learning with PyTorch, Lightning Fabric and Ray."
-EPILOG = """\
-sheeprl train ppo --env CartPole-v1      train; flags and key=value mix
-
-sheeprl eval @last                       evaluate the newest run
-
-sheeprl COMMAND -h                       help with an example; sheeprl -h exit: the exit codes
-
---traceback on every command shows the traceback of an unexpected error."""
 TRACEBACK = "--traceback shows the traceback of an unexpected error."
 
 SWITCHES = "A setting that is true|false is also a switch: --capture_video, --no-capture_video."
@@ -44,21 +37,12 @@ SWITCHES = "A setting that is true|false is also a switch: --capture_video, --no
 SECTIONS = tuple(Config.model_fields)
 TOPICS = ("all", *SECTIONS)
 
-SUMMARIES = {
-    "train": "Train with a configuration or an algorithm.",
-    "run": "Train an agent with a configuration.",
-    "resume": "Resume a run from its newest complete checkpoint.",
-    "sweep": "Train with all combinations of several values, several runs at a time.",
-    "config": "Print what a configuration means, as YAML with all defaults filled in.",
-    "check-env": "Check an environment: mistakes, fitting algorithms, speed and reproducibility.",
-}
-"""The commands with settings."""
-
 EXAMPLES = {
     "train": "sheeprl train ppo --env CartPole-v1 --seed 3 algo.gamma=0.9",
     "run": "sheeprl run ppo run.seed=3 --num_envs 8",
     "resume": "sheeprl resume @last --total_steps 200000",
     "sweep": "sheeprl sweep ppo env.id=CartPole-v1,Acrobot-v1 run.seed=0..9 --cpus 0.5",
+    "tune": "sheeprl tune ppo --env CartPole-v1 --trials 30 --seeds 2 algo.learning_rate=log(1e-5,1e-2)",
     "config": "sheeprl config ppo algo.gamma=0.9 --diff",
     "check-env": "sheeprl check-env Pendulum-v1 --num_envs 8 env.wrappers=[frame_stack]",
 }
@@ -68,6 +52,7 @@ PLAIN: dict[str, Callable[..., None]] = {
     "replay": commands.replay,
     "ls": commands.list_runs,
     "status": status,
+    "watch": watch,
     "compare": results.compare,
     "plot": results.plot,
     "report": results.report,
@@ -121,12 +106,13 @@ def make_app(
         epilog: the text below its options.
         panel: the title above the settings; None for one title per section.
     """
+    from rich.markup import escape
+
     settings = {"help_option_names": ["-h", "--help"]}
     app = typer.Typer(
         name="sheeprl",
         cls=_Group,
         help=HELP,
-        epilog=EPILOG,
         callback=_flags_of_sheeprl,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
@@ -134,18 +120,20 @@ def make_app(
     )
     lenient = {**settings, "ignore_unknown_options": True, "allow_extra_args": True}
     described = _described(command, flags, panel) if command else _nothing
-    for name in [*SUMMARIES, *algorithms()]:
+    for name in [*WITH_SETTINGS, *algorithms()]:
         whole = name == command
         app.command(
             name,
             cls=_Command,
-            help=SUMMARIES.get(name) or _summary(name),
+            help=WITH_SETTINGS.get(name) or escape(summary(name)),
             epilog=epilog if whole else "",
             context_settings=lenient,
-            rich_help_panel=None if name in SUMMARIES else "Algorithms, with their defaults",
+            rich_help_panel=None if name in WITH_SETTINGS else "Algorithms, with their defaults",
         )(described if whole else _nothing)
     for name, function in PLAIN.items():
-        app.command(name, cls=_Command, context_settings=settings, epilog=TRACEBACK)(function)
+        app.command(name, cls=_Command, help=overview.PLAIN[name], context_settings=settings, epilog=TRACEBACK)(
+            function
+        )
     return app
 
 
@@ -155,17 +143,7 @@ def _nothing() -> None:
 
 def algorithms() -> list[str]:
     """Return the algorithms whose names aren't commands."""
-    return [name for name in registry.registered() if name not in SUMMARIES and name not in PLAIN]
-
-
-def _summary(name: str) -> str:
-    """Return the summary of an algorithm, escaped for rich."""
-    from rich.markup import escape
-
-    try:
-        return escape(registry.args_class(name).summary)
-    except Exception as error:  # a broken package must not hide the other commands
-        return escape(commands.broken(error))
+    return [name for name in registry.registered() if name not in WITH_SETTINGS and name not in PLAIN]
 
 
 # ----------------------------------------------------------------------------- commands with settings
@@ -232,7 +210,7 @@ def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Param
 def _arguments(command: str) -> Iterator[inspect.Parameter]:
     """Yield the arguments of a command with settings."""
     configurations = ", ".join(shipped_files())
-    if command in ("train", "config", "sweep"):
+    if command in ("train", "config", "sweep", "tune"):
         text = f"YAML file, shipped configuration ({configurations}) or algorithm ({', '.join(registry.registered())})"
         argument = typer.Argument(metavar="NAME", help=text, autocompletion=complete_name, show_default=False)
         yield _parameter("name", Annotated[str | None, argument])
@@ -252,7 +230,7 @@ def _arguments(command: str) -> Iterator[inspect.Parameter]:
         metavar="key=value",
         help="settings such as run.seed=1, mixed with flags such as --seed 1; values are YAML",
         autocompletion=complete_setting,
-        hidden=command not in SUMMARIES,
+        hidden=command not in WITH_SETTINGS,
     )
     yield _parameter("words", Annotated[list[str] | None, words])
 
@@ -268,7 +246,9 @@ def _own_options(command: str) -> Iterator[inspect.Parameter]:
         return
     if command == "sweep":
         yield from _sweep_options()
-    if command not in SUMMARIES:
+    if command == "tune":
+        yield from _tune_options()
+    if command not in WITH_SETTINGS:
         option = typer.Option("--config", metavar="FILE", show_default=False, help="configuration to start from")
         yield _parameter("config", Annotated[str | None, option])
     text = "check the settings, the environment and the machine, and stop"
@@ -283,6 +263,25 @@ def _sweep_options() -> Iterator[inspect.Parameter]:
     yield _parameter("cpus", Annotated[str | None, typer.Option("--cpus", metavar="float", help=text)])
     text = "most runs at a time; default: as many as the cores permit"
     yield _parameter("jobs", Annotated[str | None, typer.Option("--jobs", metavar="int", help=text)])
+
+
+def _tune_options() -> Iterator[inspect.Parameter]:
+    """Yield the options of `tune`."""
+    texts = {
+        "trials": ("int", "number of trials"),
+        "hours": ("float", "hours after which no trial goes on"),
+        "seeds": ("int", "runs of each trial, with different seeds; default 1"),
+        "metric": ("NAME", "eval/return (the default) or episode/return"),
+        "population": ("int", "members of population-based training, which replaces the trials"),
+        "parts": ("int", "parts of a member's training, after which networks are passed on; default 10"),
+        "cpus": ("float", "cores of each trial; default 1"),
+        "jobs": ("int", "most trials at a time; default: as many as the cores permit"),
+        "out": ("FOLDER", "folder of the search; default: logs/tune and the name"),
+    }
+    for name, (kind, text) in texts.items():
+        yield _parameter(name, Annotated[str | None, typer.Option(f"--{name}", metavar=kind, help=text)])
+    text = "train all trials to their end"
+    yield _parameter("no_pruning", Annotated[bool, typer.Option("--no-pruning", help=text)], False)
 
 
 def _check_env_options() -> Iterator[inspect.Parameter]:

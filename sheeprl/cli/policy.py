@@ -21,7 +21,8 @@ Run = Annotated[
     str,
     typer.Argument(
         metavar="RUN|CHECKPOINT",
-        help="folder of a run (newest checkpoint) or of a checkpoint, @last, a prefix of a run's name, or hf:user/repo",
+        help="folder of a run (newest checkpoint) or of a checkpoint, @last, a prefix of a run's name, a run's URL at "
+        "checkpoint.storage, or hf:user/repo",
         autocompletion=complete_run,
     ),
 ]
@@ -45,16 +46,14 @@ def export(
         raise ConfigError([f"--to {to}: must be onnx or pt2"])
     if out is not None and not out.endswith(f".{to}"):
         raise ConfigError([f"--out {out}: must end with .{to}"])
-    from sheeprl.checkpoint.best import best_checkpoint
-    from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
-    from sheeprl.checkpoint.runs import resolve_run
+    from sheeprl.checkpoint.best import named_checkpoint
+    from sheeprl.checkpoint.run_dir import read_config
     from sheeprl.config.loading import validate
     from sheeprl.envs.make import EnvSettingsError, make_env
     from sheeprl.policy.export import TOLERANCE, compare, export_policy, record
     from sheeprl.policy.loading import load_checkpoint
 
-    run_dir, checkpoint = find_checkpoint(resolve_run(path))
-    checkpoint = best_checkpoint(run_dir) if best else checkpoint
+    run_dir, checkpoint = named_checkpoint(path, best)
     origin = load_checkpoint(str(checkpoint))
     file = Path(out or f"{run_dir.name}.{to}")
     try:
@@ -132,7 +131,7 @@ def dream(
     ] = None,
 ) -> None:
     """Compare what a world model imagines with what happens, and print its errors."""
-    from sheeprl.checkpoint.run_dir import find_checkpoint
+    from sheeprl.checkpoint.best import named_checkpoint
     from sheeprl.checkpoint.runs import resolve_run
     from sheeprl.policy import dream_files, dreaming
 
@@ -140,7 +139,7 @@ def dream(
         raise ConfigError([f"--out {out}: must end with {', '.join(dream_files.FORMATS)}"])
     found = resolve_run(path)
     dreams = dreaming.dream(found, episodes, context, horizon, seed, best)
-    file = Path(out) if out else dream_files.default_file(dreams, find_checkpoint(found)[0])
+    file = Path(out) if out else dream_files.default_file(dreams, named_checkpoint(found)[0])
     dream_files.write(dreams, file)
     typer.echo(f"errors (root mean square) by steps of imagination, after {counted(context, 'observed row')}:")
     print_table(dreaming.error_table(dreams))
@@ -172,8 +171,9 @@ def serve(
     from sheeprl.policy import serving
     from sheeprl.utils.process import Interrupted, StopSignals
 
-    place = Path(resolve_run(path)).expanduser().absolute()
-    source = serving.Source(str(place), best, serving.FOLLOW_SECONDS if follow else None)
+    found = resolve_run(path)
+    place = found if "://" in found else str(Path(found).expanduser().absolute())
+    source = serving.Source(place, best, serving.FOLLOW_SECONDS if follow else None)
     policy, token = serving.check_servable(source, host, port)
     try:
         with StopSignals(), serving.serving(source, token, host, port, replicas, cpus, batch, wait / 1000) as url:
@@ -197,15 +197,12 @@ def push(
     ] = None,
 ) -> None:
     """Publish a policy on the Hugging Face hub, with a model card and without pickled objects (extra: hub)."""
-    from sheeprl.checkpoint.best import best_checkpoint
+    from sheeprl.checkpoint.best import named_checkpoint
     from sheeprl.checkpoint.hub import Repository, upload
-    from sheeprl.checkpoint.run_dir import find_checkpoint
-    from sheeprl.checkpoint.runs import resolve_run
     from sheeprl.policy.package import write_package
 
     repository = Repository.parse(to)
-    run_dir, checkpoint = find_checkpoint(resolve_run(path))
-    checkpoint = best_checkpoint(run_dir) if best else checkpoint
+    run_dir, checkpoint = named_checkpoint(path, best)
     if out is not None:
         folder = _new_folder(out)
         write_package(run_dir, checkpoint, folder, to)

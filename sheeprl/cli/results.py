@@ -18,8 +18,8 @@ Runs = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RUN...",
-        help="runs: @last, prefixes of names, tag:WORD, folders with runs, a monitor.csv of Stable-Baselines3, or a "
-        "folder of TensorBoard events; default: all runs of the working folder",
+        help="runs: @last, prefixes of names, tag:WORD, folders with runs, URLs at checkpoint.storage, a monitor.csv "
+        "of Stable-Baselines3, or a folder of TensorBoard events; default: all runs of the working folder",
         autocompletion=complete_run,
         show_default=False,
     ),
@@ -129,7 +129,7 @@ def clean(
             remove(removal)
     total = sum(removal.bytes for removal in planned) / 2**20
     did = "would be removed" if dry_run else "removed"
-    typer.echo(f"{len(planned)} checkpoints {did}, {total:.1f} MiB")
+    typer.echo(f"{counted(len(planned), 'checkpoint')} {did}, {total:.1f} MiB")
 
 
 def _write(path: Path, text: str, option: str) -> None:

@@ -21,7 +21,7 @@ def sweep(words: list[str], session: Session) -> int:
     """Train a configuration with all combinations of several values."""
     dry_run = take_switch(words, "dry-run")
     out = take_value(words, "out")
-    cpus, jobs = _number(words, "cpus", "1"), _number(words, "jobs", "0")
+    cpus, jobs = positive(words, "cpus", "1"), positive(words, "jobs", "0")
     if jobs != int(jobs):
         raise ConfigError([f"--jobs {jobs:g}: must be a whole number"])
     name = take_name(words, is_name)
@@ -38,7 +38,7 @@ def sweep(words: list[str], session: Session) -> int:
     folder = sweeping.sweep_folder(name, varied, out)
     runs = sweeping.plan(base.tree, varied, folder)
     typer.echo(f"using {base.description}")
-    typer.echo(f"{counted(len(runs), 'run')} in {_shown(folder)}")
+    typer.echo(f"{counted(len(runs), 'run')} in {shown_folder(folder)}")
     if dry_run:
         for run in runs:
             typer.echo(f"{run.label}{' (finished)' if run.is_finished else ''}")
@@ -46,7 +46,9 @@ def sweep(words: list[str], session: Session) -> int:
     outcomes = sweeping.sweep(runs, cpus, int(jobs) or None, typer.echo)
     failed = [outcome for outcome in outcomes if outcome.status != "done"]
     done = len(outcomes) - len(failed)
-    typer.echo(f"{done} of {len(runs)} runs are finished; sheeprl compare {_shown(folder)} --by {','.join(varied)}")
+    typer.echo(
+        f"{done} of {len(runs)} runs are finished; sheeprl compare {shown_folder(folder)} --by {','.join(varied)}"
+    )
     if failed:
         typer.echo(f"{len(failed)} are not; the same command continues them", err=True)
     return FAILED if failed else 0
@@ -70,7 +72,7 @@ def _varied(words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     return varied, others
 
 
-def _number(words: list[str], name: str, default: str) -> float:
+def positive(words: list[str], name: str, default: str) -> float:
     """Remove an option with a number from the words, and return the number.
 
     Raises:
@@ -86,6 +88,6 @@ def _number(words: list[str], name: str, default: str) -> float:
     return number
 
 
-def _shown(folder: Path) -> str:
+def shown_folder(folder: Path) -> str:
     """Return a folder, relative to the working folder if it is below it."""
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)

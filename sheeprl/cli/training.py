@@ -46,7 +46,7 @@ def train(words: list[str], session: Session) -> int:
         return _train_algorithm(name, words, session, config, dry_run)
     if config is not None:
         raise ConfigError([f"--config {config}: {name} isn't an algorithm; use sheeprl train {config}"])
-    base, flags, settings = _read_named(name, words, "train")
+    base, flags, settings = read_named(name, words, "train")
     _say(f"using {base.description}")
     return _train(base.tree, settings, flags, session, dry_run)
 
@@ -115,7 +115,7 @@ def print_config(words: list[str], session: Session) -> int:
     name = take_name(words, is_name)
     if name is None:
         raise missing("NAME", "config", "config ppo run.seed=3 --diff")
-    base, flags, settings = _read_named(name, words, "config")
+    base, flags, settings = read_named(name, words, "config")
     settings.apply(base.tree)
     refuse(settings, base.tree, flags)
     try:
@@ -156,7 +156,7 @@ def _differences(config: Config, tree: Tree) -> list[str]:
 # ------------------------------------------------------------------------------------------ settings
 
 
-def _read_named(name: str, words: Sequence[str], command: str) -> tuple[Base, Flags, Words]:
+def read_named(name: str, words: Sequence[str], command: str) -> tuple[Base, Flags, Words]:
     """Return what a NAME means, its flags and the settings; the environment among them may change the meaning."""
     base = find_base(name)
     flags, settings = read_settings(base.tree, words, f"{command} {name}")

@@ -24,6 +24,7 @@ from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Part
 
 Tree = dict[str, Any]
 Labels = dict[str, str]
+PROFILED_ROUNDS = 3  # with log.profile=true
 SELECTOR = "run on Ray nodes with these labels, as in {market: spot}"
 FALLBACK = "labels of the nodes to use while no node has those of label_selector; {} for any node"
 
@@ -298,10 +299,25 @@ class LogConfig(Section):
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe messages to print")
     record: bool = Field(False, description="record all calls in order, for sheeprl replay")
+    profile: bool | Count = Field(
+        False,
+        description="profile this number of rounds of each worker with torch.profiler, and write a trace per worker "
+        "into the run folder; true: 3 rounds",
+    )
+    ui: Literal["line", "panel"] = Field(
+        "line",
+        description="progress on a terminal: one line, or a panel with curves, losses and the time breakdown where "
+        "the terminal has room",
+    )
     to: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], Field(strict=False), Words] = Field(
         ("tensorboard",),
         description="where metrics go besides metrics.jsonl (extras: wandb, mlflow, trackio)",
     )
+
+    @property
+    def profiled_rounds(self) -> int:
+        """Return the number of rounds to profile."""
+        return PROFILED_ROUNDS if self.profile is True else int(self.profile)
 
 
 class RayConfig(Section):

@@ -69,6 +69,10 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{match}?" if match else ""
 
 
+BASES = ("base", "_base_", "defaults", "extends", "include", "inherits")
+"""Words for the configurations that a file is based on, here and in other libraries."""
+
+
 def hint(name: str, model: type[Section], shown: Callable[[str], str] = str) -> str:
     """Return what to use instead of an unknown setting, or an empty string.
 
@@ -77,6 +81,8 @@ def hint(name: str, model: type[Section], shown: Callable[[str], str] = str) -> 
         model: the settings of the run.
         shown: converts a key to the form of the message, such as a flag.
     """
+    if name in BASES:
+        return "; a file names its bases as in base: [ppo, mujoco]"
     known = [key for key, _ in leaves(model)]
     section, _, leaf = name.rpartition(".")
     peer, whole = peer_names.find(name)

@@ -157,6 +157,11 @@ class ReplayClient:
         return self.batch_size * max(status.sample_bytes for status in self.statuses)
 
     @property
+    def capacity_bytes(self) -> int:
+        """Size of the full replay in bytes; 0 while it is empty."""
+        return sum(status.capacity_bytes for status in self.statuses)
+
+    @property
     def counts(self) -> Counter[str]:
         """Counts of unusual events, such as late writes, summed over the shards."""
         counts = self.lost_counts.copy()

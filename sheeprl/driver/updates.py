@@ -63,6 +63,7 @@ class UpdateScheduler:
         self.newest: Update | None = None
         self.cut_short = False  # a stop left gradient steps of the round undone
         self.rebuilding = asyncio.Lock()
+        self.network_bytes = 0  # of a rank, 0 before the first update
         self.last_update_end: float | None = None  # on the learner's clock; None at the start of a round
         self.has_batch = False  # the first samples of the round have arrived
         self.reported_waiting = False
@@ -197,6 +198,7 @@ class UpdateScheduler:
             return True
         update.noted = True
         self.stats.record_update(info)
+        self.network_bytes = info.network_bytes
         if self.last_update_end is not None:
             self.stats.window.batch_wait += max(0.0, info.began - self.last_update_end)
         self.last_update_end = info.began + info.seconds

@@ -73,10 +73,11 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
 
 
 def _render_without_display() -> None:
-    """Select an offscreen renderer for MuJoCo if there is no display; its default, GLFW, ends the process there."""
+    """Select offscreen renderers without a display: GLFW, MuJoCo's default, ends the process; SDL prints an error."""
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         has_software_only = not ctypes.util.find_library("EGL") and ctypes.util.find_library("OSMesa")
         os.environ.setdefault("MUJOCO_GL", "osmesa" if has_software_only else "egl")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def make_vector_env(config: EnvConfig, video_folder: str | None = None) -> VectorEnv[Any, Any, Any]:

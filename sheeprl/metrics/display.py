@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TextIO
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 LIVE_INTERVAL = 0.25  # seconds between updates of the live line
 SPEED_WINDOW = 10.0  # seconds, window of the displayed rates
@@ -87,6 +91,9 @@ class Display(Protocol):
     def show(self, progress: Progress, speed: Speedometer) -> None:
         """Show the progress."""
 
+    def add_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Use a line of metrics."""
+
     def write(self, text: str, to_stderr: bool) -> None:
         """Show a message."""
 
@@ -105,6 +112,9 @@ class PlainLines:
     def show(self, progress: Progress, speed: Speedometer) -> None:
         """Print the progress as a line."""
         print(describe(progress, speed), file=self._stream, flush=True)
+
+    def add_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
 
     def write(self, text: str, to_stderr: bool) -> None:
         """Print a message as a line."""
@@ -136,12 +146,18 @@ class LiveLine:
 
     def show(self, progress: Progress, speed: Speedometer) -> None:
         """Update the live line."""
-        from rich.text import Text
-
-        line = Text(describe(progress, speed, self._console.width), no_wrap=True, overflow="crop")
-        self._live.update(line)
+        self._live.update(self._drawn(progress, speed))
         self._live.start()
         self._live.refresh()
+
+    def _drawn(self, progress: Progress, speed: Speedometer) -> RenderableType:
+        """Return the line."""
+        from rich.text import Text
+
+        return Text(describe(progress, speed, self._console.width), no_wrap=True, overflow="crop")
+
+    def add_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
 
     def write(self, text: str, to_stderr: bool) -> None:
         """Print a message above the live line, or to a redirected stderr."""
@@ -164,13 +180,13 @@ def is_terminal(stream: TextIO) -> bool:
 def describe(progress: Progress, speed: Speedometer, width: int | None = None) -> str:
     """Format the progress as one line of at most `width` columns, shortened if necessary."""
     rates = speed.rates(SPEED_WINDOW)
-    policy_rate = _short(rates.policy) if rates else "-"
-    gradient_rate = _short(rates.gradient) if rates else "-"
+    policy_rate = short_number(rates.policy) if rates else "-"
+    gradient_rate = short_number(rates.gradient) if rates else "-"
     steps, total = progress.policy_steps, progress.total_steps
     rest = [
-        f"return {_return(progress.mean_return)}",
+        f"return {short_return(progress.mean_return)}",
         f"players {progress.players_alive}/{progress.players}",
-        f"{_time_left(progress, speed)} left",
+        f"{time_left(progress, speed)} left",
     ]
     hint = [progress.hint] if progress.hint else []
     full = [
@@ -182,11 +198,11 @@ def describe(progress: Progress, speed: Speedometer, width: int | None = None) -
         line = " | ".join(parts)
         if width is None or len(line) <= width:
             return line
-    short = [f"{_short(steps)}/{_short(total)}", f"{policy_rate} steps/s", f"{gradient_rate} grad/s"]
+    short = [f"{short_number(steps)}/{short_number(total)}", f"{policy_rate} steps/s", f"{gradient_rate} grad/s"]
     return "  ".join(short + rest)[:width]
 
 
-def _time_left(progress: Progress, speed: Speedometer) -> str:
+def time_left(progress: Progress, speed: Speedometer) -> str:
     """Format the estimated time until the end of the run."""
     rates = speed.rates(LEFT_WINDOW)
     steps = max(progress.total_steps - progress.policy_steps, 0)
@@ -206,14 +222,14 @@ def _percent(steps: int, total: int) -> str:
     return f"{min(100, 100 * steps // max(total, 1))}%"  # rounded down: 100% means done; a last round may exceed it
 
 
-def _return(value: float | None) -> str:
+def short_return(value: float | None) -> str:
     """Format a mean return."""
     if value is None:
         return "-"
-    return _short(value) if abs(value) >= 100_000 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
+    return short_number(value) if abs(value) >= 100_000 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _short(number: float) -> str:
+def short_number(number: float) -> str:
     """Format a number with three digits and a unit, as in 12.3k."""
     for unit in ("", "k", "M", "G"):
         if abs(number) < 999.5:  # above, three digits would round to 1e+03

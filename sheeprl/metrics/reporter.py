@@ -16,6 +16,7 @@ from typing import Protocol, TextIO
 
 from sheeprl.metrics.display import Display, LiveLine, PlainLines, Progress, Speedometer, is_terminal
 from sheeprl.metrics.files import JsonLines, Scalars
+from sheeprl.metrics.panel import LivePanel, View
 from sheeprl.utils.output import lost_streams
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -62,7 +63,7 @@ class FileReporter:
         interval: seconds between progress lines without a terminal.
         resumed_at: policy steps of the checkpoint that the run resumes from; TensorBoard drops later scalars.
         tensorboard: True to write TensorBoard events.
-
+        panel: content of a panel in place of the live line; None for the line.
     """
 
     def __init__(
@@ -75,13 +76,16 @@ class FileReporter:
         interval: float = PLAIN_INTERVAL,
         resumed_at: int | None = None,
         tensorboard: bool = True,
+        panel: View | None = None,
     ) -> None:
         """Make the folder and open the files."""
         stream = sys.stdout if stream is None else stream
         self._level = LEVELS.index(level)
         self._clock = clock
         self._zero = clock() - start_time
-        self._display: Display = LiveLine(stream) if is_terminal(stream) else PlainLines(stream, interval)
+        self._display: Display = PlainLines(stream, interval)
+        if is_terminal(stream):
+            self._display = LiveLine(stream) if panel is None else LivePanel(stream, panel)
         self._speed = Speedometer()
         self._latest: Progress | None = None
         self._shown: Progress | None = None
@@ -109,6 +113,7 @@ class FileReporter:
         """Append a metrics line and TensorBoard scalars; both are on disk on return."""
         seconds = round(self._clock() - self._zero, 3)
         self._lines.append({"step": step, "time": seconds, **values})
+        self._display.add_metrics(step, values)
         if self._scalars is not None:
             self._scalars.add(step, values)
             self._scalars.add_new_videos(step)

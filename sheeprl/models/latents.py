@@ -131,7 +131,8 @@ class Categoricals(Latents):
         probability = probabilities(self._split(output))
         if self.mix:
             probability = (1.0 - self.mix) * probability + self.mix / self.classes
-        one_hot = functional.one_hot(inverse_cdf_sample(probability, noise), self.classes).to(output.dtype)
+        chosen = inverse_cdf_sample(probability, noise).unsqueeze(-1)
+        one_hot = (chosen == torch.arange(self.classes, device=chosen.device)).to(output.dtype)
         if probability.requires_grad:
             one_hot = one_hot + (probability - probability.detach())
         return one_hot.flatten(-2)

@@ -38,13 +38,20 @@ class RMSNorm(nn.Module):
         return x * scale * self.weight.view(-1, *[1] * (-self.axis - 1))
 
 
+def _inverse_root(x: Tensor) -> Tensor:
+    """Return 1 / √(mean(x²) + ε) of vectors: `[*, n]` to `[*, 1]`."""
+    n = x.shape[-1]
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().add_(n * EPSILON).rsqrt_().mul_(math.sqrt(n))
+
+
 class _NormedSiLU(torch.autograd.Function):
     """SiLU(g x / √(mean(x²) + ε)) as one node of autograd, which a small recurrent cell needs for speed."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         """Normalize the last axis of x, `[*, n]`, and apply gain and SiLU."""
-        scale = x.square().mean(-1, keepdim=True).add_(EPSILON).rsqrt_()
+        scale = _inverse_root(x)
         normal = x * scale
         gained = normal * weight
         ctx.save_for_backward(normal, scale, weight, gained)
@@ -55,10 +62,10 @@ class _NormedSiLU(torch.autograd.Function):
         """Return the gradients: with y = x / r, that of x is (dy − y mean(y dy)) / r."""
         normal, scale, weight, gained = ctx.saved_tensors
         outer = torch.ops.aten.silu_backward(gradients[0], gained)
-        by_weight = (outer * normal).sum(tuple(range(outer.dim() - 1)))
-        inner = outer.mul_(weight)
-        projection = (inner * normal).mean(-1, keepdim=True)
-        return inner.addcmul_(normal, projection, value=-1.0).mul_(scale), by_weight
+        products = outer * normal
+        projection = torch.matmul(products, weight).unsqueeze(-1)
+        by_x = outer.mul_(weight).addcmul_(normal, projection, value=-1.0 / len(weight)).mul_(scale)
+        return by_x, products.flatten(0, -2).sum(0)
 
 
 class NormedSiLU(nn.Module):
@@ -75,6 +82,8 @@ class NormedSiLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the last axis and apply SiLU."""
+        if not torch.is_grad_enabled():
+            return functional.silu((x * _inverse_root(x)).mul_(self.weight), inplace=True)
         result: Tensor = _NormedSiLU.apply(x, self.weight)  # type: ignore[no-untyped-call]
         return result
 

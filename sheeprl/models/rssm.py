@@ -9,7 +9,9 @@ h_t = cell(h_{t−1}, z_{t−1}, a_{t−1}), z_t ~ posterior(h_t, x_t) or, witho
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +34,41 @@ class Cell(nn.Module, ABC):
     def prepare(self, action: Tensor) -> Tensor:
         """Return what a step needs of its action, for all steps at once: `[*, actions]` to `[*, prepared]`."""
 
+    def step_weights(self) -> Sequence[Tensor]:
+        """Return slices of weights that a step needs. An unroll slices them once, not in each step."""
+        return ()
+
     @abstractmethod
-    def forward(self, deter: Tensor, stoch: Tensor, prepared: Tensor) -> Tensor:
-        """Return the next deterministic state `[N, size]`."""
+    def forward(
+        self, deter: Tensor, stoch: Tensor, prepared: Tensor, weights: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Return the next deterministic state `[N, size]`; `weights` is the result of `step_weights()`."""
+
+
+class _Gates(torch.autograd.Function):
+    """h' = σ(g − 1) tanh(σ(r) c) + (1 − σ(g − 1)) h as one node of autograd, with few temporary tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, state: Tensor) -> Tensor:
+        """Return the next state `[*, n]` for r, c, g, joined to `[*, 3 n]`, and the state `[*, n]`."""
+        reset, candidate, update = gates.chunk(3, -1)
+        reset, update = reset.sigmoid(), (update - 1.0).sigmoid_()
+        proposal = (reset * candidate).tanh_()
+        difference = proposal - state
+        ctx.save_for_backward(reset, candidate, update, proposal, difference)
+        return torch.addcmul(state, update, difference)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of the gates and of the state."""
+        reset, candidate, update, proposal, difference = ctx.saved_tensors
+        (outer,) = gradients
+        by_proposal = outer * update
+        by_state = outer - by_proposal
+        by_product = torch.ops.aten.tanh_backward(by_proposal, proposal)
+        by_reset = torch.ops.aten.sigmoid_backward(by_product * candidate, reset)
+        by_update = torch.ops.aten.sigmoid_backward(outer * difference, update)
+        return torch.cat([by_reset, by_product.mul_(reset), by_update], -1), by_state
 
 
 class BlockGRU(Cell):
@@ -64,22 +98,33 @@ class BlockGRU(Cell):
         self.gates = BlockLinear(size // blocks, 3 * size // blocks, blocks)
 
     def prepare(self, action: Tensor) -> Tensor:
-        """Return the output of the action's input layer."""
-        prepared: Tensor = self.action_input(action)
-        return prepared
+        """Return the action's part of W [h_block, u]: `[*, N, actions]` to `[*, blocks, N, size / blocks]`."""
+        inputs = self.action_input(action)
+        rows = inputs.flatten(0, -2)
+        weight = self.mixing.weight[:, -inputs.shape[-1] :]
+        product = torch.baddbmm(self.mixing.bias, rows.expand(self.blocks, -1, -1), weight)
+        return product.view(self.blocks, *inputs.shape[:-1], -1).movedim(0, -3)
 
-    def forward(self, deter: Tensor, stoch: Tensor, prepared: Tensor) -> Tensor:
+    def step_weights(self) -> Sequence[Tensor]:
+        """Return the parts of W for the state of the block, and for the inputs from state and stochastic state."""
+        weight, own = self.mixing.weight, self.size // self.blocks
+        hidden = (weight.shape[1] - own) // 3
+        return weight[:, :own], weight[:, own : own + 2 * hidden]
+
+    def forward(
+        self, deter: Tensor, stoch: Tensor, prepared: Tensor, weights: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Take one step."""
         n, blocks = deter.shape[0], self.blocks
-        inputs = torch.cat([self.deter_input(deter), self.stoch_input(stoch), prepared], -1)
+        of_state, of_inputs = weights or self.step_weights()
+        inputs = torch.cat([self.deter_input(deter), self.stoch_input(stoch)], -1)
         own = deter.view(n, blocks, -1).transpose(0, 1)
-        mixed = self.mixing(torch.cat([own, inputs.expand(blocks, -1, -1)], -1))
+        mixed = torch.baddbmm(prepared, inputs.expand(blocks, -1, -1), of_inputs)
+        mixed = torch.baddbmm(mixed, own, of_state)
         mixed = self.norm(mixed.transpose(0, 1).reshape(n, -1))
         gates = self.gates(mixed.view(n, blocks, -1).transpose(0, 1))
-        reset, candidate, update = gates.chunk(3, -1)
-        change = (update - 1.0).sigmoid() * ((reset.sigmoid() * candidate).tanh() - own)
-        following: Tensor = (own + change).transpose(0, 1).reshape(n, -1)
-        return following
+        following: Tensor = _Gates.apply(gates, own)  # type: ignore[no-untyped-call]
+        return following.transpose(0, 1).reshape(n, -1)
 
 
 class DenseGRU(Cell):
@@ -105,9 +150,16 @@ class DenseGRU(Cell):
         prepared: Tensor = self.input.prepare(action)
         return prepared
 
-    def forward(self, deter: Tensor, stoch: Tensor, prepared: Tensor) -> Tensor:
+    def step_weights(self) -> Sequence[Tensor]:
+        """Return the dense layer's weight of z."""
+        return (self.input.step_weight(),)
+
+    def forward(
+        self, deter: Tensor, stoch: Tensor, prepared: Tensor, weights: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Take one step."""
-        output, _ = self.cell.forward(self.input(stoch, prepared, self.input.step_weight()), {"hidden": deter})
+        (weight,) = weights or self.step_weights()
+        output, _ = self.cell.forward(self.input(stoch, prepared, weight), {"hidden": deter})
         return output
 
 
@@ -157,7 +209,9 @@ class RSSM(nn.Module):
         """Return the length of the joined state."""
         return self.cell.size + self.latents.size
 
-    def imagine(self, deter: Tensor, stoch: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def imagine(
+        self, deter: Tensor, stoch: Tensor, action: Tensor, noise: Tensor, weights: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Take one step without an observation.
 
         Args:
@@ -165,11 +219,12 @@ class RSSM(nn.Module):
             stoch: `[N, stoch]`.
             action: `[N, actions]`, chosen in this state.
             noise: noise of the sample from the prior.
+            weights: result of the cell's `step_weights()`, for several steps.
 
         Returns:
             The next deterministic and stochastic state.
         """
-        deter = self.cell(deter, stoch, self.cell.prepare(action))
+        deter = self.cell(deter, stoch, self.cell.prepare(action), weights)
         return deter, self.latents.sample(self.prior(deter), noise)
 
     def infer(self, deter: Tensor, tokens: Tensor, noise: Tensor) -> Tensor:
@@ -196,12 +251,12 @@ class RSSM(nn.Module):
         """
         keep = (~is_first).unsqueeze(-1).to(tokens.dtype)
         actions = self.cell.prepare(previous_action * keep)
-        prepared, weight = self.joined.prepare(tokens), self.joined.step_weight()
+        prepared, weight, weights = self.joined.prepare(tokens), self.joined.step_weight(), self.cell.step_weights()
         deter, stoch = state
         deters, stochs, outputs = [], [], []
         rows = (each.unbind(0) for each in (actions, prepared, keep, noise))
         for action, token, factor, drawn in zip(*rows, strict=True):
-            deter = self.cell(deter * factor, stoch * factor, action)
+            deter = self.cell(deter * factor, stoch * factor, action, weights)
             output = self.posterior(self.joined(deter, token, weight))
             stoch = self.latents.sample(output, drawn)
             deters.append(deter)

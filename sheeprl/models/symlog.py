@@ -45,18 +45,23 @@ class TwoHot(nn.Module):
         upper = probability[..., middle + 1 :] * self.bins[middle + 1 :]
         return (lower + upper).sum(-1) + probability[..., middle] * self.bins[middle]
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, target: Tensor, other: Tensor | None = None, scale: float = 1.0) -> Tensor:
         """Return the cross entropy −Σ_i t_i log p_i, where the two-hot target t has the mean `target`.
 
         Args:
             logits: `[*, bins]`.
             target: `[*]`; values outside of the grid count as its nearest end.
+            other: `[*]`, a second target, whose cross entropy is added; both take one softmax.
+            scale: coefficient of the second cross entropy.
         """
-        target = target.clamp(self.bins[0], self.bins[-1])
-        above = torch.searchsorted(self.bins, target.contiguous(), right=True).clamp(1, len(self.bins) - 1)
+        targets = target.unsqueeze(-1) if other is None else torch.stack([target, other], -1)
+        targets = targets.clamp(self.bins[0], self.bins[-1])
+        above = torch.searchsorted(self.bins, targets, right=True).clamp(1, len(self.bins) - 1)
         lower, upper = self.bins[above - 1], self.bins[above]
-        share = (target - lower) / (upper - lower)
-        logprob = logits.log_softmax(-1)
-        at_lower = logprob.gather(-1, (above - 1).unsqueeze(-1)).squeeze(-1)
-        at_upper = logprob.gather(-1, above.unsqueeze(-1)).squeeze(-1)
-        return -(1.0 - share) * at_lower - share * at_upper
+        share = (targets - lower) / (upper - lower)
+        parts = torch.stack([1.0 - share, share], -1)
+        if other is not None:
+            parts = parts * parts.new_tensor([[1.0], [scale]])
+        places = torch.stack([above - 1, above], -1)
+        logprob = logits.log_softmax(-1).gather(-1, places.flatten(-2))
+        return -(parts.flatten(-2) * logprob).sum(-1)

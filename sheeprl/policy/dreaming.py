@@ -51,7 +51,7 @@ def dream(path: str, episodes: int, context: int, horizon: int, seed: int | None
     """Play episodes by the policy of a checkpoint and predict them by its world model.
 
     Args:
-        path: a run or a checkpoint.
+        path: a run, also by its URL at `checkpoint.storage`, or a checkpoint.
         episodes: number of episodes.
         context: rows that the world model sees before it imagines.
         horizon: rows that it imagines; fewer where an episode ends.
@@ -64,16 +64,15 @@ def dream(path: str, episodes: int, context: int, horizon: int, seed: int | None
     import torch
 
     from sheeprl.algos.build import build_algorithm
-    from sheeprl.checkpoint.best import best_checkpoint
-    from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
+    from sheeprl.checkpoint.best import named_checkpoint
+    from sheeprl.checkpoint.run_dir import read_config
     from sheeprl.checkpoint.weights import load_agent
     from sheeprl.config.loading import validate
     from sheeprl.envs.make import EnvSettingsError, make_env
     from sheeprl.envs.snapshot import close_quietly
     from sheeprl.policy.loading import read_spaces
 
-    run_dir, checkpoint = find_checkpoint(path)
-    checkpoint = best_checkpoint(run_dir) if best else checkpoint
+    run_dir, checkpoint = named_checkpoint(path, best)
     config = validate(read_config(run_dir))
     algorithm = build_algorithm(config.algo, read_spaces(run_dir, config)[0])
     if not isinstance(algorithm, WorldModel):

@@ -13,10 +13,10 @@ from typing import Any, TextIO
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
 
-from sheeprl.checkpoint.best import best_checkpoint
+from sheeprl.checkpoint.best import named_checkpoint
 from sheeprl.checkpoint.files import step_of
 from sheeprl.checkpoint.resume import read_env_values
-from sheeprl.checkpoint.run_dir import find_checkpoint, read_config
+from sheeprl.checkpoint.run_dir import read_config
 from sheeprl.config.loading import validate
 from sheeprl.envs.changes import set_attributes
 from sheeprl.envs.hints import missing_module
@@ -73,9 +73,7 @@ def enjoy(
     Raises:
         ConfigError: there is no such run or checkpoint, or its environment can't be made or drawn.
     """
-    run_dir, checkpoint = find_checkpoint(path)
-    if best:
-        checkpoint = best_checkpoint(run_dir)
+    run_dir, checkpoint = named_checkpoint(path, best)
     in_terminal = not has_display() if terminal is None else terminal
     if not in_terminal and not has_display():
         raise ConfigError(["--window: there is no display (DISPLAY is not set); leave it out to draw in the terminal"])
@@ -90,7 +88,7 @@ def enjoy(
     policy = load_checkpoint(str(checkpoint))
     try:
         for number in range(sys.maxsize):
-            if follow and number and (newest := find_checkpoint(str(run_dir))[1]) != checkpoint:
+            if follow and number and (newest := named_checkpoint(path)[1]) != checkpoint:
                 policy, checkpoint = load_checkpoint(str(newest)), newest
                 set_attributes(env, config.eval.changes_of_env(read_env_values(checkpoint)))
             yield _play(env, policy, step_of(checkpoint), seed if number == 0 else None, pace, show)

@@ -21,8 +21,8 @@ def load_policy(path: str | Path, *, best: bool = False, mode: Mode = "greedy", 
     """Return a policy that maps observations of its environment to actions in the environment's own units.
 
     Args:
-        path: a run (`@last`, its folder, the beginning of its name, or `hf:user/repo`), a checkpoint, or a file of
-            `sheeprl export`.
+        path: a run (`@last`, its folder, the beginning of its name, its URL at `checkpoint.storage`, or
+            `hf:user/repo`), a checkpoint, or a file of `sheeprl export`.
         best: True for the best checkpoint of a run, by `checkpoint.best_by`; False for the newest one.
         mode: `greedy`, or `explore` to sample as in training. Exported files are greedy.
         seed: seed of the samples.
@@ -33,11 +33,9 @@ def load_policy(path: str | Path, *, best: bool = False, mode: Mode = "greedy", 
     file = Path(path).expanduser()
     if file.suffix in (".onnx", ".pt2"):
         return _exported(file)
-    from sheeprl.checkpoint.best import best_checkpoint
-    from sheeprl.checkpoint.runs import resolve_run
+    from sheeprl.checkpoint.best import named_checkpoint
 
-    folder = resolve_run(str(path))
-    return load_checkpoint(str(best_checkpoint(Path(folder).expanduser())) if best else folder, mode, seed)
+    return load_checkpoint(str(named_checkpoint(str(path), best)[1]), mode, seed)
 
 
 def _exported(file: Path) -> Policy:

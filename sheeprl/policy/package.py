@@ -25,7 +25,12 @@ from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.installation import install_command
 from sheeprl.version import __version__
 
-PRIVATE = {"run": ("dir", "resume", "callbacks"), "checkpoint": ("storage",), "ray": ("address", "runtime_env")}
+PRIVATE = {
+    "algo": ("init_from",),
+    "run": ("dir", "resume", "callbacks"),
+    "checkpoint": ("storage",),
+    "ray": ("address", "runtime_env"),
+}
 """Settings that say something about the machine, by section."""
 
 

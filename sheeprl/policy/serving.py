@@ -50,7 +50,7 @@ class Source:
     """Policy to serve.
 
     Args:
-        path: absolute path of a run, a checkpoint or an exported file.
+        path: absolute path of a run, a checkpoint or an exported file, or the URL of a run at `checkpoint.storage`.
         best: True for the best checkpoint of a run.
         follow: seconds between two looks for a newer checkpoint; None to keep the first one.
     """
@@ -67,10 +67,9 @@ class Source:
         """
         if Path(self.path).is_file():
             return self.path
-        from sheeprl.checkpoint.best import best_checkpoint
-        from sheeprl.checkpoint.run_dir import find_checkpoint
+        from sheeprl.checkpoint.best import named_checkpoint
 
-        return str(best_checkpoint(Path(self.path)) if self.best else find_checkpoint(self.path)[1])
+        return str(named_checkpoint(self.path, self.best)[1])
 
 
 class RefusedError(Exception):

@@ -38,8 +38,10 @@ def removals(runs: Sequence[FoundRun], keep: str, older: str | None = None) -> I
         older: least age of a run's newest file, such as 14d; None for any.
 
     Raises:
-        ConfigError: `keep` or `older` is wrong.
+        ConfigError: `keep` or `older` is wrong, or a run is at `checkpoint.storage`.
     """
+    if stored := [run.name for run in runs if run.url is not None]:
+        raise ConfigError([f"{stored[0]}: is at checkpoint.storage; only a run itself removes checkpoints there"])
     kinds = keep.split(",")
     if wrong := [kind for kind in kinds if kind not in KEEP]:
         raise ConfigError([f"--keep {keep}: {wrong[0]!r} is unknown; use best, last or best,last"])

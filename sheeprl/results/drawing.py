@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 
 AXES = {"steps": "policy steps", "time": "hours"}
 FORMATS = (".pdf", ".svg", ".png")
+LETTERS_PER_INCH, HANDLE_LETTERS, MOST_COLUMNS = 13, 8, 4  # of a legend
 STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -60,7 +62,9 @@ def draw_curves(groups: Groups, axes: Sequence[str] = ("steps",), of: str = "aut
                 cell.locator_params(axis="x", nbins=5)
         handles = {label: handle for cell in cells.flat for handle, label in zip(*cell.get_legend_handles_labels())}  # noqa: B905
         if handles:
-            figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
+            fitting = int(LETTERS_PER_INCH * figure.get_figwidth() / (max(map(len, handles)) + HANDLE_LETTERS))
+            columns = max(1, min(MOST_COLUMNS, fitting))
+            figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -131,6 +135,6 @@ def save(figure: Any, path: Path, about: str) -> None:
 def as_svg(figure: Any) -> str:
     """Return a figure as an `<svg>` element for a page of HTML."""
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    return re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg[svg.index("<svg") :])  # a page of HTML knows the names

@@ -1,7 +1,8 @@
 """Read the results of runs, and import those of other programs.
 
 A word on the command line names results: a run (`@last`, a folder, a prefix of names), several runs (a folder that
-contains some, a prefix, `tag:WORD`), a `monitor.csv` of Stable-Baselines3 or a folder of TensorBoard events.
+contains some, its URL at `checkpoint.storage`, a prefix, `tag:WORD`), a `monitor.csv` of Stable-Baselines3 or a folder
+of TensorBoard events.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from sheeprl.callbacks.records import EPISODES, EVALUATIONS
 from sheeprl.checkpoint.files import METRICS
 from sheeprl.checkpoint.run_dir import read_config
-from sheeprl.checkpoint.runs import LAST, FoundRun, find_runs, is_run, matching_runs
+from sheeprl.checkpoint.runs import LAST, FoundRun, find_runs, is_run, is_stored, matching_runs
 from sheeprl.config.loading import get_value
 from sheeprl.utils.errors import ConfigError
 
@@ -209,7 +210,9 @@ def select(words: Iterable[str], by_default: str | None = None) -> list[Results]
 def _named(word: str) -> Iterator[Results]:
     """Yield the results that a word names."""
     path = Path(word).expanduser()
-    if word == LAST:
+    if is_stored(word):
+        yield from map(RunResults, find_runs(word))
+    elif word == LAST:
         yield from map(RunResults, find_runs()[:1])
     elif word.startswith(TAG):
         tag = word.removeprefix(TAG)

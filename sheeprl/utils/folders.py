@@ -1,4 +1,4 @@
-"""Check folders before a run writes to them."""
+"""Check folders before a run writes to them, and find the folder for files that can be made again."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def why_not_writable(folder: Path) -> str:
     finally:
         for path in reversed(created):
             path.rmdir()
+
+
+def cache_root() -> Path:
+    """Return the folder for files that can be made again: `SHEEPRL_CACHE`, or one in the user's cache folder."""
+    own = os.environ.get("SHEEPRL_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sheeprl"

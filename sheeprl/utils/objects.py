@@ -108,7 +108,7 @@ class Objects:
         Raises:
             StorageError: it can't be written.
         """
-        with self._explained(f"{name} can't be written"):
+        with self._explained(f"{name} can't be written", "the bucket doesn't exist"):
             if self.local:
                 with _beside(Path(self._path(name)), data) as partial:
                     partial.replace(self._path(name))
@@ -124,7 +124,7 @@ class Objects:
         Raises:
             StorageError: it can't be written.
         """
-        with self._explained(f"{name} can't be written"):
+        with self._explained(f"{name} can't be written", "the bucket doesn't exist"):
             try:
                 if self.local:
                     with _beside(Path(self._path(name)), data) as partial:
@@ -158,6 +158,17 @@ class Objects:
             if not path.rpartition("/")[2].startswith(".")
         }
 
+    def folders(self) -> list[str]:
+        """Return the names of the folders directly below the URL, in alphabetical order.
+
+        Raises:
+            MissingObjectError: nothing exists at the URL.
+            StorageError: the URL can't be listed.
+        """
+        with self._explained("can't be listed"):
+            found = self._call(self.fs.ls, self.root, detail=True)
+        return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "directory")
+
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects, if they exist.
 
@@ -189,14 +200,19 @@ class Objects:
         return _retry(partial(function, *args, **kwargs), () if self.scheme in RETRYING else WAITS)
 
     @contextmanager
-    def _explained(self, problem: str) -> Iterator[None]:
-        """Convert the errors of all file systems to StorageError, without secrets."""
+    def _explained(self, problem: str, missing: str = "it doesn't exist") -> Iterator[None]:
+        """Convert the errors of all file systems to StorageError, without secrets.
+
+        Args:
+            problem: what failed.
+            missing: meaning of an error about something that doesn't exist.
+        """
         try:
             yield
         except StorageError:
             raise
         except FileNotFoundError as error:
-            raise MissingObjectError(f"{self.url}: {problem}: it doesn't exist") from error
+            raise MissingObjectError(f"{self.url}: {problem}: {missing}") from error
         except Exception as error:
             # The address of an endpoint may contain a password or a signature.
             detail = re.sub(r"//[^/\s@]*@|\?\S*", "…", one_line(error))

@@ -87,6 +87,30 @@ def needs(*conditions: str) -> dict[str, Any]:
     return {"needs": list(conditions)}
 
 
+def searched(*choices: Any) -> dict[str, Any]:
+    """Return the `json_schema_extra` of a setting that `sheeprl tune` searches among some values."""
+    return {"search": {"choices": list(choices)}}
+
+
+def searched_between(low: float, high: float, log: bool = False) -> dict[str, Any]:
+    """Return the `json_schema_extra` of a setting that `sheeprl tune` searches in a range.
+
+    Args:
+        low: least value.
+        high: largest value.
+        log: True to draw the logarithm uniformly.
+    """
+    return {"search": {"low": low, "high": high, "log": log}}
+
+
+LEARNING_RATES = searched_between(1e-5, 1e-2, log=True)
+"""Range of learning rates; use it as `json_schema_extra`, as the following ones."""
+DISCOUNTS = searched(0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+"""Values of discount factors."""
+STEP_SIZES = searched_between(1e-3, 0.1, log=True)
+"""Range of the step sizes of target networks."""
+
+
 def _whole(value: Any) -> Any:
     """Convert a whole float, such as the step count 1e6, to an int; return other values unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

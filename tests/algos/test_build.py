@@ -1,8 +1,11 @@
 """Algorithms of configurations."""
 
+import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
+from sheeprl.algos import registry
 from sheeprl.algos.base import Algorithm, Spaces
 from sheeprl.algos.build import algorithm_class, build_algorithm
 from sheeprl.algos.ppo.args import PPOArgs
@@ -44,3 +47,17 @@ def test_algorithm_without_arguments_class_is_rejected():
 
     with pytest.raises(TypeError, match="Unbound names no arguments class"):
         Unbound.args_class()
+
+
+@pytest.mark.parametrize("name", registry.registered())
+def test_players_get_the_agents_policy(name):
+    """`build_policy` builds the tensors of the agent's submodule `policy`, with the same initial numbers."""
+    args = registry.args_class(name)
+    action = spaces.Discrete(2) if "discrete" in args.actions else spaces.Box(-1.0, 1.0, (2,))
+    seen = spaces.Box(0, 255, (8, 8, 3), np.uint8) if args.observations == ("pixels",) else spaces.Box(-1.0, 1.0, (3,))
+    algorithm = build_algorithm(args(name=name), Spaces(seen, action))
+    torch.manual_seed(0)
+    agent = algorithm.build_agent().get_submodule("policy").state_dict()
+    torch.manual_seed(0)
+    policy = algorithm.build_policy().state_dict()
+    assert policy.keys() == agent.keys() and all(torch.equal(policy[key], agent[key]) for key in agent)

@@ -12,6 +12,7 @@ from sheeprl.debug.replayer import replay_run
 from sheeprl.evaluate import evaluate_checkpoint
 from sheeprl.metrics.env_changes import EnvChanges
 from tests.callbacks.test_records import read
+from tests.helpers.runs import ray_session
 
 SMALL = [
     *("run.mode=coupled", "trainer.compile=false", "log.level=error", "trainer.threads=1", "algo.hidden_sizes=[8]"),
@@ -122,6 +123,26 @@ def test_value_that_no_checkpoint_can_store_is_refused(tmp_path):
 
     with pytest.raises(RunFailedError, match=r"set_env\(level={1, 2}\): must be a number"):
         begin(tmp_path / "run", Wrong())
+
+
+class BySteps(Callback):
+    """Raise the level every 120 policy steps."""
+
+    def on_round(self, run):
+        run.set_env(level=1 + run.policy_steps // 120)
+
+
+@pytest.mark.slow
+def test_decoupled_curriculum_has_the_bits_of_a_coupled_one(tmp_path):
+    """Both placements change the environments in the same rounds, and the record re-executes to the same bits."""
+    settings = ["players.num=2", "eval.episodes=0"]
+    begin(tmp_path / "coupled", BySteps(), *settings)
+    with ray_session(cpus=4):
+        begin(tmp_path / "decoupled", BySteps(), *settings, "run.mode=decoupled", "run.max_staleness=0")
+    assert read(tmp_path / "decoupled", EPISODES) == read(tmp_path / "coupled", EPISODES)
+    assert last(tmp_path / "decoupled") == last(tmp_path / "coupled")
+    again = replay_run(str(tmp_path / "decoupled"), report=lambda text: None)
+    assert again.difference is None
 
 
 def test_changes_hold_from_their_round_on():

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 import uuid
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,6 +152,18 @@ def test_a_lease_is_taken_by_one_of_two(url, monkeypatch):
     assert (first.epoch, second.epoch) == (1, 2)
 
 
+def test_a_server_without_conditional_creation_lets_the_last_driver_commit(tmp_path, monkeypatch):
+    """A driver whose lease was overwritten doesn't commit, although it has the newest epoch."""
+    first, second = RunStorage(f"{tmp_path}/run"), RunStorage(f"{tmp_path}/run")
+    first.take_lease()
+    monkeypatch.setattr(second, "_newest_epoch", lambda: 0)
+    monkeypatch.setattr(second.objects, "create", lambda name, data: second.objects.write(name, data) is None)
+    second.take_lease()
+    assert first.epoch == second.epoch == 1
+    with pytest.raises(LeaseLostError):
+        first.check_lease()
+
+
 def test_old_checkpoints_and_their_objects_are_removed_after_an_hour(url, tmp_path, monkeypatch):
     """Objects that no manifest names are removed once they are old; those of retained checkpoints remain."""
     run = StoredRun(tmp_path, opened(url))
@@ -163,6 +177,19 @@ def test_old_checkpoints_and_their_objects_are_removed_after_an_hour(url, tmp_pa
     left = set(run.storage.objects.listing(OBJECTS))
     assert left < before and run.is_restored(saved)
     assert not run.storage.objects.listing("pending")
+
+
+@pytest.mark.parametrize("ahead", [-7200.0, 7200.0])
+def test_a_wrong_clock_removes_no_new_object(url, tmp_path, monkeypatch, ahead):
+    """A driver whose clock differs by hours from that of the storage removes old objects only."""
+    monkeypatch.setattr("sheeprl.utils.objects.time", SimpleNamespace(time=lambda: time.time() + ahead))
+    run = StoredRun(tmp_path, opened(url))
+    run.checkpoint()
+    run.save_shards()
+    before = set(run.storage.objects.listing(OBJECTS))
+    run.storage.clean(run.storage.checkpoints())
+    assert set(run.storage.objects.listing(OBJECTS)) == before
+    assert run.is_restored(run.commit())
 
 
 def test_damage_is_found_by_name(url, tmp_path):

@@ -18,6 +18,7 @@ from sheeprl.checkpoint.storage import RunStorage
 from sheeprl.checkpoint.writer import CheckpointWriter
 from sheeprl.launch import train_tree
 from sheeprl.utils.errors import ConfigError, RunFailedError
+from tests.helpers.buckets import new_bucket, s3_server
 from tests.helpers.damage import cuts, deleted, flips, small_disk  # noqa: F401
 from tests.helpers.runs import QUIET, SMALL_SAC, lines, run, saved
 
@@ -268,6 +269,27 @@ def test_a_storage_that_cannot_be_written_is_refused_at_the_start(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=rf"checkpoint\.storage={tmp_path}/file: can't be "):
         run(tmp_path / "run", "sac", *SHORT, f"checkpoint.storage={tmp_path}/file")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_storage_with_another_run_is_refused_at_the_start(tmp_path):
+    """A new run doesn't mix its checkpoints with those of another machine's run of the same name."""
+    store = f"checkpoint.storage={tmp_path}/store"
+    run(tmp_path / "here" / "run", "sac", *SHORT, store)
+    before = sorted((tmp_path / "store").rglob("*"))
+    with pytest.raises(ConfigError, match=r"/store/run already contains a run; resume it with sheeprl resume file://"):
+        run(tmp_path / "there" / "run", "sac", *SHORT, store)
+    assert sorted((tmp_path / "store").rglob("*")) == before and not (tmp_path / "there" / "run").exists()
+
+
+def test_a_bucket_that_does_not_exist_is_refused_at_the_start(tmp_path, monkeypatch):
+    """A missing bucket is one line before training."""
+    with s3_server() as server:
+        new_bucket(server, monkeypatch)
+        with pytest.raises(
+            ConfigError, match=r"checkpoint\.storage=s3://nowhere/x: can't be used: .*the bucket doesn't exist$"
+        ):
+            run(tmp_path / "run", "sac", *SHORT, "checkpoint.storage=s3://nowhere/x")
     assert not (tmp_path / "run").exists()
 
 

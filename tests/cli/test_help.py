@@ -189,3 +189,22 @@ def test_words_of_other_programs_lead_to_commands(sheeprl, words, hint):
     """Words of other programs lead to commands."""
     done = sheeprl(*words)
     assert (done.code, done.out, done.errors) == (2, "", [hint])
+
+
+def test_overview_describes_every_command():
+    """The overview lists the commands in the order in which typer does, and reads summaries without an import."""
+    from sheeprl.algos import registry
+    from sheeprl.cli import entry, help, overview
+
+    assert list(overview.WITH_SETTINGS) == list(entry.WITH_SETTINGS) and list(overview.PLAIN) == list(help.PLAIN)
+    for name in registry.registered():
+        assert overview.summary(name) == registry.args_class(name).summary
+
+
+def test_overview_fits_a_narrow_terminal(capsys, monkeypatch):
+    """No line is wider than the terminal."""
+    from sheeprl.cli.overview import print_overview
+
+    monkeypatch.setenv("COLUMNS", "60")
+    print_overview()
+    assert max(map(len, capsys.readouterr().out.splitlines())) == 60

@@ -90,14 +90,17 @@ def test_job_of_the_manifest_is_stopped_and_resumed(tmp_path):
 
 
 @pytest.mark.slow
-def test_cluster_refuses_clients_without_its_token():
-    """`sheeprl status` needs the token, and says so in one line."""
+def test_cluster_refuses_clients_without_its_token(tmp_path):
+    """`sheeprl status` and `sheeprl run` need the token, and say so in one line."""
     with local_cluster() as cluster:
         cluster.start_head("--num-cpus=1", "--include-dashboard=false")
         cluster.env["RAY_AUTH_TOKEN"] = "0" * 64
         done = cluster.call("sheeprl", "status")
         assert done.returncode == 2
         assert "refuses the token of this shell" in done.stderr and done.stderr.count("\n") == 1
+        done = cluster.call("sheeprl", "run", "sac", f"run.dir={tmp_path / 'run'}", "run.mode=decoupled", *SMALL)
+        assert done.returncode == 1 and not (tmp_path / "run").exists(), done.stderr
+        assert "RAY_AUTH_TOKEN" in done.stderr and done.stderr.count("\n") == 1, done.stderr
         cluster.env["RAY_AUTH_MODE"] = "disabled"
         done = cluster.call("sheeprl", "status")
         assert done.returncode == 2 and "RAY_AUTH_MODE=token" in done.stderr

@@ -155,7 +155,7 @@ FROM_PRESETS = {
     "rainbow_atari": ("ALE/Pong-v5", 8, 2_500_000, ["atari"]),
     "rainbow_minatar_breakout": ("MinAtar/Breakout-v1", 8, 1_000_000, []),
     "sac_ae_walker": ("dm_control/walker-walk-v0", 1, 250_000, [REPEAT, STACK]),
-    "sac_cartpole_swingup": ("dm_control/cartpole-swingup-v0", 1, 50_000, [REPEAT]),
+    "sac_cartpole_swingup": ("dm_control/cartpole-swingup-v0", 1, 100_000, [REPEAT]),
     "sac_halfcheetah": ("HalfCheetah-v5", 4, 300_000, []),
     "sac_hopper": ("Hopper-v5", 4, 1_000_000, []),
     "sac_pixels_walker": ("dm_control/walker-walk-v0", 1, 250_000, [REPEAT, STACK]),
@@ -176,3 +176,12 @@ def test_shipped_configurations_are_based_on_presets():
     """Each preset is the base of a shipped configuration."""
     used = {base for file in shipped_folder().glob("*.yaml") for base in read_tree(str(file)).bases}
     assert set(presets()) <= used
+
+
+def test_bases_outside_of_a_file_lead_to_it(tmp_path):
+    """`base` on the command line, and the words of other libraries, lead to `base` in a file."""
+    with pytest.raises(ConfigError) as caught:
+        load_config("ppo", ["base=mujoco"])
+    assert caught.value.mistakes == ["base: unknown setting; a file names its bases as in base: [ppo, mujoco]"]
+    path = written(tmp_path, "mine.yaml", "defaults: [ppo]\nalgo: {name: ppo}\nenv: {id: X-v0}\n")
+    assert mistake_of(path).startswith(f"{path}:1: defaults: unknown setting; a file names its bases")

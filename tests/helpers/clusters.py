@@ -43,11 +43,16 @@ def is_open(port):
 class LocalCluster:
     """Nodes of one cluster on this machine, started by `ray start --block`."""
 
-    def __init__(self, folder):
-        """Choose ports and a token."""
+    def __init__(self, folder, host=None):
+        """Choose ports and a token.
+
+        Args:
+            folder: folder of Ray's files, with a short path.
+            host: address of the head; None for that of this machine.
+        """
         self.folder = folder
         self.port, self.dashboard_port = free_port(), free_port()
-        self.address = f"{get_node_ip_address()}:{self.port}"  # as Ray's processes write it
+        self.address = f"{host or get_node_ip_address()}:{self.port}"  # as Ray's processes write it
         self.nodes = []
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -58,17 +63,23 @@ class LocalCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
 
-    def start_head(self, *options, **variables):
-        """Start the head and wait until it runs, with its dashboard."""
+    def start_head(self, *options, within=(), **variables):
+        """Start the head and wait until it runs, with its dashboard.
+
+        Args:
+            options: options of `ray start`.
+            within: words before the command, such as those that select a network namespace.
+            variables: variables of its environment.
+        """
         ports = [f"--port={self.port}", f"--dashboard-port={self.dashboard_port}"]
-        command = ["ray", "start", "--block", "--head", *ports, *options]
+        command = [*within, "ray", "start", "--block", "--head", *ports, *options]
         head = self._start(command, variables)
         if "--include-dashboard=false" not in options:
             wait_for(lambda: is_open(self.dashboard_port), "the dashboard", process=head)
 
-    def add_node(self, *options):
-        """Start another node and wait until it runs."""
-        self._start(["ray", "start", "--block", f"--address={self.address}", *options], {})
+    def add_node(self, *options, within=()):
+        """Start another node and wait until it runs; the arguments are those of `start_head`."""
+        self._start([*within, "ray", "start", "--block", f"--address={self.address}", *options], {})
 
     def call(self, *command, **options):
         """Run a command of the cluster's user, and return it when it ends."""
@@ -107,6 +118,57 @@ class LocalCluster:
         end_processes_of(self.folder)
 
 
+class Link:
+    """Two network namespaces that stand for two hosts; a third one is the switch between them.
+
+    Raises:
+        subprocess.CalledProcessError: this user may not make network namespaces.
+    """
+
+    def __init__(self):
+        """Make the hosts and connect them."""
+        number = os.getpid() % 50000
+        self.hosts, self._switch = [f"rt{number}a", f"rt{number}b"], f"rt{number}s"
+        self.addresses = [f"10.{200 + number // 1000}.{number % 250}.{host}" for host in (1, 2)]
+        try:
+            for each in (*self.hosts, self._switch):
+                self._ip("netns", "add", each)
+            self._ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
+            self._ip("-n", self._switch, "link", "set", "bridge", "up")
+            for host, address in zip(self.hosts, self.addresses, strict=True):
+                ends = ["name", "port", "netns", host], ["name", host, "netns", self._switch]
+                self._ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+                self._ip("-n", self._switch, "link", "set", host, "master", "bridge", "up")
+                self._ip("-n", host, "address", "add", f"{address}/24", "dev", "port")
+                self._ip("-n", host, "link", "set", "port", "up")
+                self._ip("-n", host, "link", "set", "lo", "up")
+                self._ip("-n", host, "route", "add", "default", "dev", "port")  # Ray finds its own address by it
+        except BaseException:
+            self.close()
+            raise
+
+    def within(self, host):
+        """Return the words that run a command on a host."""
+        return ["ip", "netns", "exec", self.hosts[host]]
+
+    def cut(self):
+        """Cut the link: the hosts remain up, and what they send to each other is lost."""
+        self._ip("-n", self._switch, "link", "set", self.hosts[1], "nomaster")
+
+    def join(self):
+        """Connect the hosts again."""
+        self._ip("-n", self._switch, "link", "set", self.hosts[1], "master", "bridge")
+
+    def close(self):
+        """Remove the namespaces."""
+        for each in (*self.hosts, self._switch):
+            subprocess.run(["ip", "netns", "delete", each], check=False, capture_output=True)
+
+    def _ip(self, *words):
+        """Run a command about networks."""
+        subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
 def processes_of(folder):
     """Return the processes whose command line names a folder."""
     import psutil
@@ -138,10 +200,10 @@ def short_folder():
 
 
 @contextmanager
-def local_cluster():
+def local_cluster(host=None):
     """Yield a cluster without nodes; end its nodes afterwards."""
     with short_folder() as folder:
-        cluster = LocalCluster(folder)
+        cluster = LocalCluster(folder, host)
         try:
             yield cluster
         finally:

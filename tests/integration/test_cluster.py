@@ -1,7 +1,9 @@
 """Test placement on the nodes of a cluster, nodes without the run's folder, and resumes from a bucket."""
 
+import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -93,15 +95,26 @@ def test_actors_stand_on_the_nodes_of_their_labels(head, monkeypatch):
 # --- a node without the run's folder ---
 
 
+PACKAGE = """
+import gymnasium
+from gymnasium.envs.classic_control.pendulum import PendulumEnv as Env
+gymnasium.register("Only-v0", entry_point="onlyhere:Env", max_episode_steps=50)
+"""
+
+
 @pytest.fixture
-def away(tmp_path):
-    """Yield the address of a cluster; its second node sees an empty file system in the place of the runs' folder."""
+def away(tmp_path, monkeypatch):
+    """Yield the address of a cluster; its second node sees empty folders in the place of runs and of a package."""
     (tmp_path / "runs").mkdir()
+    (tmp_path / "packages" / "onlyhere").mkdir(parents=True)
+    (tmp_path / "packages" / "onlyhere" / "__init__.py").write_text(PACKAGE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}/packages:{os.environ.get('PYTHONPATH', '')}")
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make mount namespaces")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     start = f"ray start --address={cluster.address} --num-cpus=2 --labels=where=away --block"
-    script = f"mount -t tmpfs tmpfs {tmp_path}/runs && exec {start}"
+    hide = " && ".join(f"mount -t tmpfs tmpfs {tmp_path}/{name}" for name in ("runs", "packages"))
+    script = f"{hide} && exec {start}"
     with (tmp_path / "node").open("w") as said:
         command = ["unshare", "-m", "sh", "-c", script]
         slow = {**os.environ, "RAY_raylet_start_wait_time_s": "120"}
@@ -139,6 +152,16 @@ def test_a_node_without_the_runs_folder(away, tmp_path):
     check_exact(tmp_path / "runs" / "a")
 
 
+@pytest.mark.slow
+def test_a_node_without_the_environment_s_package_is_not_used(away, tmp_path):
+    """The run names the node and uses the others."""
+    words = ["run.mode=decoupled", f"run.dir={tmp_path}/runs/a", f"ray.address={away}", *RUN, *SMALL_SAC]
+    done = sheeprl("run", "sac", *words, "env.id=onlyhere:Only-v0", "run.total_steps=200", "players.num=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is not used: it has no module onlyhere; install the same packages there") == 1
+    check_exact(tmp_path / "runs" / "a")
+
+
 def sheeprl(*words):
     """Run the command and return its result."""
     command = [sys.executable, "-m", "sheeprl", *words]
@@ -146,11 +169,11 @@ def sheeprl(*words):
 
 
 def check_exact(folder):
-    """Check that a finished run has the exact ratio and all its rows."""
+    """Check that a finished run has the exact ratio and all its rows: one per step, and one per end of an episode."""
     written = lines(folder)
     end, size = written[-1], [line["Buffer/size"] for line in written if "Buffer/size" in line][-1]
     assert end["status"] == "done" and end["gradient_steps"] == end["policy_steps"] - 50
-    assert size == end["policy_steps"]
+    assert size == end["policy_steps"] + len((folder / "episodes.jsonl").read_text().splitlines())
 
 
 # --- a whole run, killed and resumed from a bucket ---
@@ -193,26 +216,52 @@ def test_a_killed_run_resumes_from_the_bucket_with_other_numbers(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_a_stopped_job_goes_on_when_it_is_submitted_again(tmp_path, monkeypatch):
-    """SIGTERM ends a job with a checkpoint and exit code 143; the same command then resumes it."""
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("ends", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGKILL)])
+def test_a_job_that_is_stopped_at_random_goes_on_when_it_is_submitted_again(tmp_path, monkeypatch, ends):
+    """The command of an ended job resumes it; the ratio is exact and no line of metrics or episodes is there twice."""
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # as in a job, whose working folder is a copy
     monkeypatch.setenv("SHEEPRL_HOME", str(tmp_path))
     monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "60")
-    words = ["run.mode=coupled", "run.resume=auto", "run.total_steps=100000", "log.every=100", *RUN, *SMALL_SAC]
+    words = ["run.mode=coupled", "run.resume=auto", "log.every=50", "checkpoint.every=100", *RUN[:2], *QUIET]
+    words += ["log.level=info", "env.max_episode_steps=50", "env.num_envs=1", "players.num=1", *SMALL_SAC]
     command, said = [sys.executable, "-m", "sheeprl", "run", "sac", *words], tmp_path / "said"
-    for attempt in range(2):
+    chance = random.Random(f"{ends}")
+    saved = []
+    for number in ends:
         with said.open("w") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen([*command, "run.total_steps=1000000"], stdout=output, stderr=subprocess.STDOUT)
         try:
-            until = time.monotonic() + PATIENCE
-            while said.read_text().count("policy steps ") < 4:
-                assert process.poll() is None and time.monotonic() < until, said.read_text()
-                time.sleep(0.1)
-            process.terminate()
-            assert process.wait(60) == 143, said.read_text()
+            wait_for_checkpoints(tmp_path, list(saved), chance.randrange(1, 3), said, process)
+            time.sleep(chance.uniform(0, 1))
+            process.send_signal(number)
+            assert process.wait(PATIENCE) == (143 if number == signal.SIGTERM else -9), said.read_text()
         finally:
             process.kill()
             process.wait()
-        assert ("resuming from step_" in said.read_text()) == bool(attempt)
+        assert ("resuming from step_" in said.read_text()) == bool(saved)
+        saved += newer(saved, tmp_path)
+    last = max(saved) + 120
+    done = subprocess.run([*command, f"run.total_steps={last}"], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0 and f"resuming from step_{max(saved)}" in done.stdout, done.stdout + done.stderr
     (folder,) = (tmp_path / "logs" / "sac").glob("*/auto_0")
-    assert [line["status"] for line in lines(folder) if "status" in line][-1] == "interrupted"
+    check_exact(folder)
+    steps = [line["step"] for line in lines(folder) if "event" not in line]
+    assert steps == sorted(set(steps)) and steps[-1] >= last
+    episodes = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in episodes] == sorted({line["step"] for line in episodes})
+    assert len(episodes) == lines(folder)[-1]["policy_steps"] // 50  # all of 50 steps, of one environment
+
+
+def newer(saved, folder):
+    """Return the steps of the checkpoints below a folder that are newer than all of a list."""
+    found = [int(path.parent.name[5:]) for path in folder.rglob("step_*/manifest.json")]
+    return sorted(step for step in found if step > max(saved, default=0))
+
+
+def wait_for_checkpoints(folder, saved, number, said, process):
+    """Wait until a process has written a number of checkpoints that are newer than all of a list."""
+    until = time.monotonic() + PATIENCE
+    while len(newer(saved, folder)) < number:
+        assert process.poll() is None and time.monotonic() < until, said.read_text()
+        time.sleep(0.05)

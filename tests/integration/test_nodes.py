@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ SEES_SOON = {  # Ray detects a lost node soon; its default is 15 s
     "health_check_timeout_ms": 5000,
     "health_check_failure_threshold": 3,
 }
-PATIENCE = 100  # seconds, for a busy machine
+PATIENCE = 250  # seconds, for a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,66 @@ def test_players_leave_a_draining_node(tmp_path, cluster):
         for number in range(2):
             subject.wait_for_word(f"player {number} moves: its node is being drained")
     assert subject.newest("Players/restarts") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_runs_of_a_cluster_end_only_their_own_actors(tmp_path, cluster):
+    """A run that is stopped ends its own actors; the other run continues to its end."""
+    cluster.add_node(num_cpus=6)
+    cluster.wait_for_nodes()
+    with running(cluster, tmp_path / "first", "run.total_steps=2000") as first:
+        second = Subject(cluster, tmp_path / "second", "run.total_steps=1000000")
+        try:
+            second.wait_for(100)
+            before = first.steps
+            second.process.terminate()
+            assert second.process.wait(PATIENCE) == 143, second.said.read_text()
+            wait_until_alone(cluster, "first")
+            assert actors_of(cluster) >= {f"sheeprl:first:{who}" for who in ("player:0", "player:1", "shard:0")}
+            assert before > 0 and first.process.poll() is None
+        finally:
+            second.process.kill()
+            second.process.wait()
+    assert first.newest("Players/restarts") == first.newest("Trainer/restarts") == 0
+    assert lines(tmp_path / "second")[-1]["status"] == "interrupted"
+    wait_until_alone(cluster, None)
+
+
+def actors_of(cluster):
+    """Return the names of the live actors of all runs."""
+    ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        return {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+    finally:
+        ray.shutdown()
+
+
+def wait_until_alone(cluster, run):
+    """Wait until all actors of a cluster are those of one run; None for no run."""
+    until = time.monotonic() + PATIENCE
+    while others := [name for name in actors_of(cluster) if not name.startswith(f"sheeprl:{run}:")]:
+        assert time.monotonic() < until, others
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_survives_a_frozen_control_store(tmp_path, cluster):
+    """Without Ray's control store for 10 s, the run continues and loses no worker."""
+    cluster.add_node(num_cpus=4)
+    cluster.wait_for_nodes()
+    (store,) = [each.process for each in cluster.head_node.all_processes["gcs_server"]]
+    with running(cluster, tmp_path / "run", "run.total_steps=3000") as subject:
+        subject.wait_for(300)
+        store.send_signal(signal.SIGSTOP)
+        try:
+            time.sleep(10)
+            assert subject.process.poll() is None
+        finally:
+            store.send_signal(signal.SIGCONT)
+        assert subject.steps < 3000  # the run was still in progress
+    for who in ("Players", "Trainer", "Buffer"):
+        assert subject.newest(f"{who}/restarts") == 0
 
 
 def drain(cluster, node, seconds):

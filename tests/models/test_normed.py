@@ -37,6 +37,15 @@ def test_normed_silu_equals_its_parts():
     torch.testing.assert_close(found, expected)
 
 
+def test_normed_silu_without_gradients():
+    """The path without gradients returns the same bits and leaves its input as it is."""
+    layer, x = NormedSiLU(6), torch.randn(4, 6)
+    before = x.clone()
+    with torch.no_grad():
+        result = layer(x)
+    assert torch.equal(result, layer(x).detach()) and torch.equal(x, before)
+
+
 def test_block_linear_is_a_block_diagonal_matrix():
     """Each block of the output depends on its block of the input only."""
     layer, x = BlockLinear(3, 2, 4), torch.randn(4, 5, 3)

@@ -52,3 +52,11 @@ def test_the_mean_of_a_two_hot_target_is_the_value():
     for value in (0.0, 1.7, -123.0):
         target = torch.from_numpy(two_hot_by_hand(two_hot.bins.double().numpy(), value))
         assert two_hot.mean(target.log().float()).item() == pytest.approx(value, rel=1e-4, abs=1e-6)
+
+
+def test_two_targets_take_one_softmax():
+    """The cross entropy with a second target is added with its coefficient."""
+    two_hot, logits = TwoHot(11, 4.0), torch.randn(5, 3, 11)
+    one, other = torch.randn(5, 3), 3 * torch.randn(5, 3)
+    expected = two_hot.loss(logits, one) + 0.7 * two_hot.loss(logits, other)
+    torch.testing.assert_close(two_hot.loss(logits, one, other, 0.7), expected)

@@ -71,8 +71,14 @@ def test_what_cannot_be_served_is_one_line(serving, run, tmp_path):
 
 def test_policy_with_a_state_is_refused(serving, tmp_path):
     """A recurrent policy would mix the episodes of its clients."""
-    recurrent = [*SMALL[:-1], "run.total_steps=64", f"run.dir={tmp_path / 'run'}", "algo.batch_size=32"]
-    train(load_config("ppo_recurrent", [*recurrent, "env.id=CartPole-v1"]))
+    recurrent = [
+        *SMALL,
+        "run.total_steps=64",
+        "algo.rollout_steps=32",
+        f"run.dir={tmp_path / 'run'}",
+        "algo.batch_size=32",
+    ]
+    train(load_config("ppo_recurrent", recurrent))
     with pytest.raises(ConfigError, match=r"ppo_recurrent has a state per episode"):
         serving.check_servable(serving.Source(str(tmp_path / "run")), "127.0.0.1", free_port())
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sheeprl.algos.args import OnPolicy
 from sheeprl.algos.ppo.args import ActorCriticArgs
-from sheeprl.utils.settings import Count, Fractional, Positive
+from sheeprl.utils.settings import LEARNING_RATES, Count, Fractional, Positive
 
 
 class A2CArgs(ActorCriticArgs):
@@ -21,7 +21,7 @@ class A2CArgs(ActorCriticArgs):
     )
 
     rollout_steps: Count = Field(5, description="rows per environment in each rollout; each gives one gradient step")
-    learning_rate: Positive = Field(7e-4, description="learning rate of RMSprop")
+    learning_rate: Positive = Field(7e-4, description="learning rate of RMSprop", json_schema_extra=LEARNING_RATES)
     gae_lambda: Fractional = Field(1.0, description="lambda of generalized advantage estimation; 1 for n-step returns")
     normalize_advantage: bool = Field(False, description="standardize advantages over each rollout")
     rmsprop_alpha: Fractional = Field(0.99, description="decay of RMSprop's mean of squared gradients")

@@ -7,7 +7,17 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sheeprl.algos.args import OneOptimizerArgs, TDArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes, needs
+from sheeprl.utils.settings import (
+    LEARNING_RATES,
+    STRUCTURAL,
+    Count,
+    Fractional,
+    Natural,
+    NonNegative,
+    Positive,
+    Sizes,
+    needs,
+)
 
 
 class QArgs(OneOptimizerArgs):
@@ -15,7 +25,9 @@ class QArgs(OneOptimizerArgs):
 
     actions: ClassVar[tuple[str, ...]] = ("discrete",)
 
-    learning_rate: Positive = Field(5e-4, description="learning rate of the optimizer")
+    learning_rate: Positive = Field(
+        5e-4, description="learning rate of the optimizer", json_schema_extra=LEARNING_RATES
+    )
     max_grad_norm: Positive | None = Field(10.0, description="maximum global norm of the gradients; null for no limit")
     epsilon: Fractional = Field(
         1.0,

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from sheeprl.algos.dreamer_v2.args import EarlyDreamerArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, NonNegative, Positive
+from sheeprl.utils.settings import LEARNING_RATES, STRUCTURAL, Count, NonNegative, Positive
 
 
 class DreamerV1Args(EarlyDreamerArgs):
@@ -20,7 +20,9 @@ class DreamerV1Args(EarlyDreamerArgs):
     replay_ratio: NonNegative = Field(0.1, description="gradient steps per policy step, exact")
     batch_size: Count = Field(50, description="sequences per batch of the whole trainer group")
     stoch: Count = Field(30, description="length of the stochastic state", json_schema_extra=STRUCTURAL)
-    model_lr: Positive = Field(6e-4, description="learning rate of Adam for the world model")
+    model_lr: Positive = Field(
+        6e-4, description="learning rate of Adam for the world model", json_schema_extra=LEARNING_RATES
+    )
     adam_eps: Positive = Field(1e-7, description="ε of Adam")
     free_nats: NonNegative = Field(3.0, description="KL divergence below which it isn't trained")
     exploration_noise: NonNegative = Field(0.3, description="standard deviation of the noise on played actions")

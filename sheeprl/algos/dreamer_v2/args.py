@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from sheeprl.algos.dreamer_v3.args import WorldModelArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, NonNegative, Positive
+from sheeprl.utils.settings import DISCOUNTS, LEARNING_RATES, STRUCTURAL, Count, Fractional, NonNegative, Positive
 
 
 class EarlyDreamerArgs(WorldModelArgs):
@@ -22,10 +22,16 @@ class EarlyDreamerArgs(WorldModelArgs):
     hidden: Count = Field(200, description="width of the dynamics' hidden layers", json_schema_extra=STRUCTURAL)
     units: Count = Field(400, description="width of the other hidden layers", json_schema_extra=STRUCTURAL)
     layers: Count = Field(4, description="hidden layers of encoder, heads and actor", json_schema_extra=STRUCTURAL)
-    gamma: Fractional = Field(0.99, description="discount factor")
-    model_lr: Positive = Field(3e-4, description="learning rate of Adam for the world model")
-    actor_lr: Positive = Field(8e-5, description="learning rate of Adam for the actor")
-    critic_lr: Positive = Field(8e-5, description="learning rate of Adam for the critic")
+    gamma: Fractional = Field(0.99, description="discount factor", json_schema_extra=DISCOUNTS)
+    model_lr: Positive = Field(
+        3e-4, description="learning rate of Adam for the world model", json_schema_extra=LEARNING_RATES
+    )
+    actor_lr: Positive = Field(
+        8e-5, description="learning rate of Adam for the actor", json_schema_extra=LEARNING_RATES
+    )
+    critic_lr: Positive = Field(
+        8e-5, description="learning rate of Adam for the critic", json_schema_extra=LEARNING_RATES
+    )
     adam_eps: Positive = Field(1e-5, description="ε of Adam")
     max_grad_norm: Positive = Field(100.0, description="maximum norm of the gradient of each of the three groups")
     kl_scale: NonNegative = Field(1.0, description="coefficient of the KL divergence")

@@ -52,8 +52,11 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
 
     def build_agent(self) -> nn.Module:
         """Build all networks."""
-        policy = Policy(self.spaces, self.args, self.head, self.latents, self.build_cell(), self.cnn)
-        return EarlyDreamerAgent(policy, self.args, self.cnn)
+        return EarlyDreamerAgent(self.build_policy(), self.args, self.cnn)
+
+    def build_policy(self) -> Any:
+        """Build encoder, dynamics and actor."""
+        return Policy(self.spaces, self.args, self.head, self.latents, self.build_cell(), self.cnn)
 
     def build_cell(self) -> Recurrent:
         """Build the cell of the deterministic state."""

@@ -117,12 +117,17 @@ class Policy(nn.Module):
 
 
 class DreamerV3Agent(nn.Module):
-    """Policy, decoder, the heads of reward and continuation, critic and slow critic, percentiles of the returns."""
+    """Policy, decoder, the heads of reward and continuation, critic and slow critic, percentiles of the returns.
 
-    def __init__(self, spaces: Spaces, args: DreamerV3Args) -> None:
+    Args:
+        policy: encoder, dynamics and actor.
+        args: arguments of the algorithm.
+    """
+
+    def __init__(self, policy: Policy, args: DreamerV3Args) -> None:
         """Build the networks."""
         super().__init__()
-        self.policy = Policy(spaces, args)
+        self.policy = policy
         rssm, units = self.policy.rssm, args.widths.units
         self.two_hot = TwoHot()
         bins = len(self.two_hot.bins)

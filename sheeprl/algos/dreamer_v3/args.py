@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from sheeprl.algos.args import EncoderArgs, OffPolicy, OffPolicyArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, needs
+from sheeprl.utils.settings import LEARNING_RATES, STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, needs
 
 if TYPE_CHECKING:
     from sheeprl.envs.transforms import Spaces
@@ -113,7 +113,7 @@ class DreamerV3Args(WorldModelArgs):
     categoricals: Count = Field(32, description="categoricals of the stochastic state", json_schema_extra=STRUCTURAL)
     blocks: Count = Field(8, description="blocks of the recurrent cell", json_schema_extra=STRUCTURAL)
 
-    learning_rate: Positive = Field(4e-5, description="learning rate of LaProp")
+    learning_rate: Positive = Field(4e-5, description="learning rate of LaProp", json_schema_extra=LEARNING_RATES)
     warmup: Natural = Field(1000, description="gradient steps over which the learning rate rises linearly")
     adaptive_clip: Positive = Field(
         0.3, description="maximum norm of a parameter's gradient, as a fraction of the parameter's norm"

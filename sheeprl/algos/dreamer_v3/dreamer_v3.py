@@ -69,7 +69,11 @@ class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
 
     def build_agent(self) -> nn.Module:
         """Build all networks."""
-        return DreamerV3Agent(self.spaces, self.args)
+        return DreamerV3Agent(self.build_policy(), self.args)
+
+    def build_policy(self) -> Any:
+        """Build encoder, dynamics and actor."""
+        return Policy(self.spaces, self.args)
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
         """Return LaProp over three groups. It is elementwise and clips by parameter, so it equals one over all."""
@@ -241,7 +245,7 @@ class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
         entropy = head.entropy(parameters)
         logprob = head.logprob(parameters, imagined.actions[:-1])
         actor_loss = policy_loss(logprob, advantage, entropy, reached, args.entropy_coef, weight)
-        errors = two_hot.loss(critic[:-1], returns) + args.slow_scale * two_hot.loss(critic[:-1], slow[:-1])
+        errors = two_hot.loss(critic[:-1], returns, slow[:-1], args.slow_scale)
         critic_loss = mean(reached * errors, weight)
         metrics = {
             "Loss/policy_loss": actor_loss,
@@ -279,7 +283,7 @@ class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
         critic = agent.critic(states[:-1])
         with torch.no_grad():
             slow = two_hot.mean(agent.critic_target(states[:-1]))
-        errors = two_hot.loss(critic, returns) + args.slow_scale * two_hot.loss(critic, slow)
+        errors = two_hot.loss(critic, returns, slow, args.slow_scale)
         return mean((~is_last[:-1]) * errors, weight)
 
     def dream(self, agent: Any, rows: TensorDict, context: int, generator: torch.Generator) -> tuple[Scene, Scene]:

@@ -76,7 +76,7 @@ def imagine(
         state_noise: noise of the states `[N, K, H, *]`.
         action_noise: noise of the actions `[N, K, H + 1, *]`.
     """
-    batch = deter.shape[:2]
+    batch, weights = deter.shape[:2], rssm.cell.step_weights()
     deter, stoch = deter.flatten(0, 1), stoch.flatten(0, 1)
     state_noise, action_noise = (each.transpose(0, 1).flatten(0, 1) for each in (state_noise, action_noise))
     states, actions = [torch.cat([deter, stoch], -1)], []
@@ -84,7 +84,7 @@ def imagine(
         actions.append(actor.head.sample(actor(states[-1]), action_noise[:, step]))
         if step < state_noise.shape[1]:
             vector = actor.head.vector(actions[-1])
-            deter, stoch = rssm.imagine(deter, stoch, vector, state_noise[:, step])
+            deter, stoch = rssm.imagine(deter, stoch, vector, state_noise[:, step], weights)
             states.append(torch.cat([deter, stoch], -1))
     return Imagined(*(_restored(each, batch) for each in (states, actions)))
 

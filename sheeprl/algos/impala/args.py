@@ -10,13 +10,13 @@ from pydantic import Field, model_validator
 from sheeprl.algos.a2c.args import A2CArgs
 from sheeprl.algos.args import OnPolicy
 from sheeprl.algos.ppo_recurrent.args import MemoryArgs
-from sheeprl.utils.settings import Count, Fractional, NonNegative, Positive
+from sheeprl.utils.settings import DISCOUNTS, LEARNING_RATES, Count, Fractional, NonNegative, Positive
 
 
 class VTraceArgs(MemoryArgs):
     """Arguments of `VTraceActorCritic` besides those of its other base class. Derive from it before the other base."""
 
-    gamma: Fractional = Field(0.99, description="discount factor")
+    gamma: Fractional = Field(0.99, description="discount factor", json_schema_extra=DISCOUNTS)
     gae_lambda: Fractional = Field(1.0, description="lambda of the V-trace targets; 1 for n-step returns")
     clip_rho: Positive = Field(1.0, description="largest importance weight of an error (rho bar)")
     clip_c: Positive = Field(1.0, description="largest importance weight of a trace (c bar), at most clip_rho")
@@ -41,7 +41,7 @@ class ImpalaArgs(VTraceArgs, A2CArgs):
     )
 
     rollout_steps: Count = Field(20, description="rows per environment in each rollout; each gives one gradient step")
-    learning_rate: Positive = Field(6e-4, description="learning rate of RMSprop")
+    learning_rate: Positive = Field(6e-4, description="learning rate of RMSprop", json_schema_extra=LEARNING_RATES)
     entropy_coef: NonNegative = Field(0.01, description="coefficient of the entropy bonus")
     rmsprop_eps: Positive = Field(0.01, description="epsilon of RMSprop")
 

@@ -51,16 +51,21 @@ class Plan2Explore(DreamerV3):
     args: Any
 
     def build_agent(self) -> nn.Module:
-        """Build the Dreamer's networks, a second actor and critic, and the ensemble."""
+        """Build the Dreamer's networks, a second critic, and the ensemble."""
         agent: Any = super().build_agent()
         other: Any = super().build_agent()
         args, rssm = self.args, agent.policy.rssm
         inputs, outputs = rssm.size + self.head.size, self.latents.size
-        agent.policy.explorer = other.policy.actor
         agent.explorer = Explorer(
             other, Ensemble(args.ensemble, inputs, args.ensemble_units, args.ensemble_layers, outputs)
         )
         return agent  # type: ignore[no-any-return]
+
+    def build_policy(self) -> Any:
+        """Build the Dreamer's encoder, dynamics and actor, and the explorer."""
+        policy = super().build_policy()
+        policy.explorer = super().build_policy().actor
+        return policy
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
         """Return the Dreamer's optimizers, and such optimizers for explorer, its critic and ensemble."""

@@ -7,16 +7,32 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sheeprl.algos.args import OneOptimizerArgs, OnPolicy, OnPolicyArgs
-from sheeprl.utils.settings import STRUCTURAL, Fractional, NonNegative, Positive, Sizes, needs
+from sheeprl.utils.settings import (
+    DISCOUNTS,
+    STRUCTURAL,
+    Fractional,
+    NonNegative,
+    Positive,
+    Sizes,
+    needs,
+    searched,
+    searched_between,
+)
 
 
 class ActorCriticArgs(OneOptimizerArgs):
     """Arguments of `ActorCritic`: networks, advantages and coefficients of the losses."""
 
-    gamma: Fractional = Field(0.99, description="discount factor")
-    gae_lambda: Fractional = Field(0.95, description="lambda of generalized advantage estimation")
+    gamma: Fractional = Field(0.99, description="discount factor", json_schema_extra=DISCOUNTS)
+    gae_lambda: Fractional = Field(
+        0.95,
+        description="lambda of generalized advantage estimation",
+        json_schema_extra=searched(0.8, 0.9, 0.95, 0.98, 1.0),
+    )
     value_coef: NonNegative = Field(0.5, description="coefficient of the value loss")
-    entropy_coef: NonNegative = Field(0.0, description="coefficient of the entropy bonus")
+    entropy_coef: NonNegative = Field(
+        0.0, description="coefficient of the entropy bonus", json_schema_extra=searched_between(1e-5, 0.1, log=True)
+    )
     final_entropy_coef: NonNegative | None = Field(
         None, description="coefficient of the entropy bonus at the end of the run, reached linearly; null keeps it"
     )
@@ -62,7 +78,11 @@ class PPOArgs(ActorCriticArgs, OnPolicyArgs):
 
     adam_eps: Positive = Field(1e-5, description="epsilon of Adam")
     anneal: bool = Field(False, description="decay learning rate and clip linearly to 0 over the run")
-    clip: Positive = Field(0.2, description="clip range epsilon of the probability ratio")
+    clip: Positive = Field(
+        0.2,
+        description="clip range epsilon of the probability ratio",
+        json_schema_extra=searched(0.1, 0.2, 0.3, 0.4),
+    )
     final_clip: NonNegative | None = Field(
         None, description="clip range at the end of the run, reached linearly; null keeps it constant"
     )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sheeprl.algos.args import OnPolicyArgs
 from sheeprl.algos.dqn.args import QArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Positive, needs
+from sheeprl.utils.settings import DISCOUNTS, LEARNING_RATES, STRUCTURAL, Count, Fractional, Positive, needs
 
 
 class PQNArgs(QArgs, OnPolicyArgs):
@@ -20,8 +20,8 @@ class PQNArgs(QArgs, OnPolicyArgs):
         *("learning_rate", "gamma", "q_lambda", "batch_size", "rollout_steps", "epochs", "hidden_sizes"),
     )
 
-    learning_rate: Positive = Field(2.5e-4, description="learning rate of RAdam")
-    gamma: Fractional = Field(0.99, description="discount factor")
+    learning_rate: Positive = Field(2.5e-4, description="learning rate of RAdam", json_schema_extra=LEARNING_RATES)
+    gamma: Fractional = Field(0.99, description="discount factor", json_schema_extra=DISCOUNTS)
     q_lambda: Fractional = Field(0.65, description="lambda of the returns: 0 for one step, 1 for the whole rollout")
     rollout_steps: Count = Field(32, description="rows per environment in each rollout")
     batch_size: Count = Field(128, description="transitions per minibatch of the whole trainer group")

@@ -9,7 +9,18 @@ from pydantic import Field
 
 from sheeprl.algos.args import OffPolicy, OffPolicyArgs
 from sheeprl.algos.dqn.args import QArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes, needs
+from sheeprl.utils.settings import (
+    DISCOUNTS,
+    LEARNING_RATES,
+    STRUCTURAL,
+    Count,
+    Fractional,
+    Natural,
+    NonNegative,
+    Positive,
+    Sizes,
+    needs,
+)
 
 
 class R2D2Args(QArgs, OffPolicyArgs):
@@ -22,13 +33,13 @@ class R2D2Args(QArgs, OffPolicyArgs):
         *("target_every", "hidden_sizes"),
     )
 
-    learning_rate: Positive = Field(1e-4, description="learning rate of Adam")
+    learning_rate: Positive = Field(1e-4, description="learning rate of Adam", json_schema_extra=LEARNING_RATES)
     adam_eps: Positive = Field(1e-3, description="epsilon of Adam")
     max_grad_norm: Positive | None = Field(40.0, description="maximum global norm of the gradients; null for no limit")
     batch_size: Count = Field(64, description="sequences per batch of the whole trainer group")
     replay_ratio: NonNegative = Field(0.01, description="gradient steps per policy step, exact")
     learning_starts: Natural = Field(1000, description="policy steps with random actions before training starts")
-    gamma: Fractional = Field(0.997, description="discount factor")
+    gamma: Fractional = Field(0.997, description="discount factor", json_schema_extra=DISCOUNTS)
     n_step: Count = Field(5, description="steps of reward before the value of the next observation")
     sequence: Count = Field(80, description="rows of a training sequence, through which gradients flow back in time")
     burn_in: Natural = Field(40, description="rows before the sequence that only warm up the memory")

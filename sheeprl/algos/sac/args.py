@@ -7,7 +7,17 @@ from typing import ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from sheeprl.algos.args import EncoderArgs, TDArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, Positive, Sizes, needs
+from sheeprl.utils.settings import (
+    LEARNING_RATES,
+    STEP_SIZES,
+    STRUCTURAL,
+    Count,
+    Fractional,
+    Natural,
+    Positive,
+    Sizes,
+    needs,
+)
 
 
 class SACArgs(EncoderArgs, TDArgs):
@@ -21,12 +31,20 @@ class SACArgs(EncoderArgs, TDArgs):
         *("actor_lr", "critic_lr", "gamma", "batch_size", "replay_ratio", "learning_starts", "hidden_sizes"),
     )
 
-    actor_lr: Positive = Field(3e-4, description="learning rate of Adam for the actor")
-    critic_lr: Positive = Field(3e-4, description="learning rate of Adam for the critics")
-    alpha_lr: Positive = Field(
-        3e-4, description="learning rate of Adam for the temperature", json_schema_extra=needs("algo.learn_alpha")
+    actor_lr: Positive = Field(
+        3e-4, description="learning rate of Adam for the actor", json_schema_extra=LEARNING_RATES
     )
-    tau: Fractional = Field(0.005, description="step size of the target critics towards the critics")
+    critic_lr: Positive = Field(
+        3e-4, description="learning rate of Adam for the critics", json_schema_extra=LEARNING_RATES
+    )
+    alpha_lr: Positive = Field(
+        3e-4,
+        description="learning rate of Adam for the temperature",
+        json_schema_extra=needs("algo.learn_alpha") | LEARNING_RATES,
+    )
+    tau: Fractional = Field(
+        0.005, description="step size of the target critics towards the critics", json_schema_extra=STEP_SIZES
+    )
     encoder_tau: Fractional | None = Field(
         None,
         description="step size of the target encoder of pictures towards the encoder; default algo.tau",

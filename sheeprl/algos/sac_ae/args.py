@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from sheeprl.algos.sac.args import SACArgs
-from sheeprl.utils.settings import STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, Sizes, needs
+from sheeprl.utils.settings import (
+    LEARNING_RATES,
+    STEP_SIZES,
+    STRUCTURAL,
+    Count,
+    Fractional,
+    Natural,
+    NonNegative,
+    Positive,
+    Sizes,
+    needs,
+)
 
 if TYPE_CHECKING:
     from sheeprl.envs.transforms import Spaces
@@ -23,20 +34,34 @@ class SACAEArgs(SACArgs):
 
     learning_starts: Natural = Field(1000, description="policy steps with random actions before training starts")
     batch_size: Count = Field(128, description="transitions per batch of the whole trainer group")
-    actor_lr: Positive = Field(1e-3, description="learning rate of Adam for the actor")
-    critic_lr: Positive = Field(1e-3, description="learning rate of Adam for the critics and the encoder")
+    actor_lr: Positive = Field(
+        1e-3, description="learning rate of Adam for the actor", json_schema_extra=LEARNING_RATES
+    )
+    critic_lr: Positive = Field(
+        1e-3, description="learning rate of Adam for the critics and the encoder", json_schema_extra=LEARNING_RATES
+    )
     alpha_lr: Positive = Field(
-        1e-4, description="learning rate of Adam for the temperature", json_schema_extra=needs("algo.learn_alpha")
+        1e-4,
+        description="learning rate of Adam for the temperature",
+        json_schema_extra=needs("algo.learn_alpha") | LEARNING_RATES,
     )
     alpha_beta1: Fractional = Field(
         0.5, description="beta1 of Adam for the temperature", json_schema_extra=needs("algo.learn_alpha")
     )
-    encoder_lr: Positive = Field(1e-3, description="learning rate of Adam for the encoder, in the autoencoder's loss")
-    decoder_lr: Positive = Field(1e-3, description="learning rate of Adam for the decoder")
+    encoder_lr: Positive = Field(
+        1e-3,
+        description="learning rate of Adam for the encoder, in the autoencoder's loss",
+        json_schema_extra=LEARNING_RATES,
+    )
+    decoder_lr: Positive = Field(
+        1e-3, description="learning rate of Adam for the decoder", json_schema_extra=LEARNING_RATES
+    )
     decoder_weight_decay: NonNegative = Field(1e-7, description="L2 penalty of the decoder's weights, in Adam")
     latent_penalty: NonNegative = Field(1e-6, description="coefficient of the L2 penalty of the encoded pictures")
     alpha: Positive = Field(0.1, description="initial temperature, the coefficient of the entropy")
-    tau: Fractional = Field(0.01, description="step size of the target critics towards the critics")
+    tau: Fractional = Field(
+        0.01, description="step size of the target critics towards the critics", json_schema_extra=STEP_SIZES
+    )
     encoder_tau: Fractional | None = Field(
         0.05, description="step size of the target encoder of pictures towards the encoder; null for algo.tau"
     )

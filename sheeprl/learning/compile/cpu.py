@@ -27,14 +27,12 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from sheeprl.learning.compile.allreduce import Library
+from sheeprl.utils.folders import cache_root
 
 
 def cache_folder() -> Path:
     """Return the folder of compiled libraries: below `SHEEPRL_CACHE` if set, else below the user's cache folder."""
-    root = (
-        os.environ.get("SHEEPRL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sheeprl"
-    )
-    return Path(root) / "compiled"
+    return cache_root() / "compiled"
 
 
 def make_cache_folder() -> None:
