@@ -16,6 +16,7 @@ from ray import cloudpickle
 from benchmarks.cases.fakes import FakeHost, FakeReplay, FakeTrainers, Handles, make_run
 from sheeprl.actors.hosts import HostGroup
 from sheeprl.actors.interfaces import PlayerInterface
+from sheeprl.actors.ray import internals
 from sheeprl.actors.ray.handle import RayHandle, RayRef
 from sheeprl.utils.process import run_in_loop
 
@@ -73,7 +74,8 @@ class CountingHandle(RayHandle):
 @contextmanager
 def session() -> Iterator[None]:
     """Start a Ray for many small actors within the block."""
-    ray.init("local", num_cpus=64, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with internals.without_idle_services():
+        ray.init("local", num_cpus=64, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
