@@ -145,6 +145,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
     if mistakes := list(environment.mistakes(config)):
         raise ConfigError(mistakes)
     environment.configure(config)
+    control.report = say  # until the reporter is open: actors that wait for room are reported before
     with importing():
         from sheeprl.actors.ray import cluster  # slow to import, so only after all checks
         from sheeprl.actors.ray.fleet import Fleet

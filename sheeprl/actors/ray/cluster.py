@@ -123,7 +123,9 @@ def vital_services() -> dict[str, int]:
                     found[f"{VITAL[kind]} ({kind})"] = each.pid
     if not found and (socket_name := internals.node_socket()):
         for process in psutil.process_iter(["name", "cmdline"]):
-            if process.info["name"] == "raylet" and any(socket_name in word for word in process.info["cmdline"] or ()):
+            # The names of other nodes' sockets on this machine begin with the same text.
+            words = process.info["cmdline"] or ()
+            if process.info["name"] == "raylet" and any(word.endswith(f"={socket_name}") for word in words):
                 found[f"{VITAL['raylet']} (raylet)"] = process.pid
     return found
 

@@ -77,13 +77,14 @@ def test_a_refused_connection_names_the_variables_of_the_token(monkeypatch):
 
 
 def test_the_node_process_of_a_joined_cluster_is_vital(monkeypatch, tmp_path):
-    """The node process is found by its socket; other clusters of the machine are ignored."""
+    """The node process is found by its socket; other nodes and clusters of the machine are ignored."""
     program = tmp_path / "raylet"
     program.write_text("#!/bin/sh\nread line\n")
     program.chmod(0o755)
     monkeypatch.setattr(cluster, "service_pids", list)
     monkeypatch.setattr(cluster.internals, "node_socket", lambda: f"{tmp_path}/own/raylet")
-    words = [[program, f"--raylet_socket_name={tmp_path}/{name}/raylet"] for name in ("own", "other")]
+    sockets = ("own/raylet", "own/raylet.1", "other/raylet")
+    words = [[program, f"--raylet_socket_name={tmp_path}/{name}"] for name in sockets]
     nodes = [subprocess.Popen(each, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for each in words]
     try:
         assert cluster.vital_services() == {"Ray's node process (raylet)": nodes[0].pid}
