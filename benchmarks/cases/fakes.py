@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.envs.config import EnvConfig
 from sheeprl.metrics.display import Progress
 from sheeprl.run import Run
-
-if TYPE_CHECKING:
-    from sheeprl.actors.player import Player
 
 ENVS = 4
 ROWS = 64
@@ -60,6 +57,9 @@ class FakePlayer:
         state = b"" if checkpointing[0] else None
         return FragmentInfo(version, self.steps, self.steps, (100.0,), (100,), 0.01, state), self.fragment
 
+    def close(self) -> None:
+        """Do nothing."""
+
 
 class FakeHost(Host):
     """Holds players whose fragments have observations of 17 numbers."""
@@ -67,7 +67,7 @@ class FakeHost(Host):
     def __init__(self) -> None:
         """Make the rows of all fragments."""
         rows = np.zeros((ROWS + 1, ENVS, OBSERVATION), np.float32)
-        super().__init__(lambda number, incarnation: cast(Player, FakePlayer(rows)))
+        super().__init__(lambda number, incarnation: cast(Any, FakePlayer(rows)))
 
     def node(self) -> str:
         """Return the name of the only node."""

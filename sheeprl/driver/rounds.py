@@ -45,17 +45,17 @@ class Signal:
 
     def __init__(self) -> None:
         """Start without waiters."""
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], None] = {}  # in the order of their arrival
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Wait until a condition holds; it is checked now and after each notification."""
         while not predicate():
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
+            self._waiters[waiter] = None
             try:
                 await waiter
             finally:
-                self._waiters.discard(waiter)
+                del self._waiters[waiter]
 
     def notify_all(self) -> None:
         """Wake all waiters."""

@@ -494,9 +494,9 @@ class WatchedShards(ReplayClient):
     async def add(self, fragments: Any) -> Any:
         """Add fragments and report the accepted ones."""
         outcomes = await super().add(fragments)
-        for player, error in outcomes.items():
+        for (player, ref), error in zip(fragments, outcomes, strict=True):
             if error is None:
-                _, fragment = fragments[player].outcome.result().value  # also if it was lost since
+                _, fragment = ref.outcome.result().value  # also if it was lost since
                 self.world.record_accepted(player, fragment)
         return outcomes
 
