@@ -111,7 +111,8 @@ def _fit(search: Search, members: int, parts: int, say: Callable[[str], None]) -
                     metric=SCORE,
                     mode="max",
                     perturbation_interval=steps,
-                    hyperparam_mutations=domains,
+                    hyperparam_mutations=_mutations(search),
+                    custom_explore_fn=lambda config: within_ranges(search, config),
                     quantile_fraction=QUARTER,
                     resample_probability=QUARTER,
                 ),
@@ -140,6 +141,17 @@ def _domain(part: Range | Choices) -> Any:
     if part.whole:
         return ray_tune.randint(int(part.low), int(part.high) + 1)
     return ray_tune.loguniform(part.low, part.high) if part.log else ray_tune.uniform(part.low, part.high)
+
+
+def _mutations(search: Search) -> dict[str, Any]:
+    """Return what Ray Tune changes in the settings of a member: neighbors of texts, multiples of numbers."""
+    return {key: list(part.texts) if isinstance(part, Choices) else _domain(part) for key, part in search.space.items()}
+
+
+def within_ranges(search: Search, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return changed settings with each number in its range."""
+    ranges = {key: part for key, part in search.space.items() if isinstance(part, Range)}
+    return settings | {key: part.nearest(settings[key]) for key, part in ranges.items()}
 
 
 def _trainable(search: Search, steps: int, parts: int) -> Callable[[dict[str, Any]], None]:

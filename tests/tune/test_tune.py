@@ -179,6 +179,20 @@ def test_part_begins_with_the_networks_of_the_part_before(tmp_path):
     assert (config["algo"]["init_from"], config["algo"]["gamma"]) == (str(origin), 0.99)
 
 
+def test_changed_settings_stay_in_their_ranges(tmp_path):
+    """Numbers are multiplied and texts are replaced by neighbors, within the space."""
+    pbt = pytest.importorskip("ray.tune.schedulers.pbt")
+    from sheeprl.tune.population import _mutations, within_ranges
+
+    given = search(tmp_path)
+    for settings in (
+        {"algo.learning_rate": 1e-2, "algo.gamma": "0.9"},
+        {"algo.learning_rate": 1e-4, "algo.gamma": "0.99"},
+    ):
+        changed, _ = pbt._explore(settings, _mutations(given), 0.25, (1.2, 0.8), lambda new: within_ranges(given, new))
+        assert 1e-4 <= changed["algo.learning_rate"] <= 1e-2 and changed["algo.gamma"] in ("0.9", "0.99")
+
+
 @pytest.mark.slow
 def test_population_passes_networks_on(tmp_path, capsys):
     """All members train all parts; the lineage of the best one is on file."""
