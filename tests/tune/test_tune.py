@@ -181,6 +181,7 @@ def test_part_begins_with_the_networks_of_the_part_before(tmp_path):
 
 def test_changed_settings_stay_in_their_ranges(tmp_path):
     """Numbers are multiplied and texts are replaced by neighbors, within the space."""
+    pytest.importorskip("pandas")  # which Ray Tune needs
     pbt = pytest.importorskip("ray.tune.schedulers.pbt")
     from sheeprl.tune.population import _mutations, within_ranges
 
