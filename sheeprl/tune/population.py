@@ -24,7 +24,7 @@ from sheeprl.tune.tuning import SCORE, STEPS, restored, run_on_ray, settle
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 
 LINEAGE = "lineage.json"
-QUARTER = 0.25  # of the members are replaced, and of the settings are drawn anew
+QUARTER = 0.25  # of the members are replaced, and of the settings are drawn again
 PARTS = 10  # by default
 
 
