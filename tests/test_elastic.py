@@ -69,7 +69,7 @@ def test_a_run_does_not_depend_on_its_hosts(schedule: Schedule) -> None:
     check_fleet(schedule)
 
 
-@pytest.mark.slow
+@pytest.mark.every
 @settings(max_examples=10_000, deadline=None)
 @given(fleets())
 def test_ten_thousand_fleets(schedule: Schedule) -> None:
@@ -132,7 +132,7 @@ def test_invariants_of_a_quorum(schedule: Schedule) -> None:
     check_quorum(schedule)
 
 
-@pytest.mark.slow
+@pytest.mark.every
 @settings(max_examples=10_000, deadline=None)
 @given(quorums())
 def test_ten_thousand_quorums(schedule: Schedule) -> None:

@@ -132,7 +132,7 @@ class BySteps(Callback):
         run.set_env(level=1 + run.policy_steps // 120)
 
 
-@pytest.mark.slow
+@pytest.mark.every
 def test_decoupled_curriculum_has_the_bits_of_a_coupled_one(tmp_path):
     """Both placements change the environments in the same rounds, and the record re-executes to the same bits."""
     settings = ["players.num=2", "eval.episodes=0"]

@@ -89,7 +89,7 @@ def test_job_of_the_manifest_is_stopped_and_resumed(tmp_path):
         assert "finished" in listed.stdout, listed.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.every
 def test_cluster_refuses_clients_without_its_token(tmp_path):
     """`sheeprl status` and `sheeprl run` need the token, and say so in one line."""
     with local_cluster() as cluster:
@@ -106,7 +106,7 @@ def test_cluster_refuses_clients_without_its_token(tmp_path):
         assert done.returncode == 2 and "RAY_AUTH_MODE=token" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.every
 def test_drained_node_takes_no_more_work(monkeypatch):
     """`drain_node.py` announces the end of a node, and waits for its workers only."""
     with local_cluster() as cluster:
@@ -141,7 +141,7 @@ def start_autoscaled_head(cluster, idle_minutes):
     cluster.start_head(*options, RAY_FAKE_CLUSTER="1")
 
 
-@pytest.mark.slow
+@pytest.mark.every
 def test_run_brings_nodes_of_the_fake_autoscaler(tmp_path):
     """A run that needs more nodes waits until the autoscaler has added them."""
     with local_cluster() as cluster:
@@ -159,7 +159,7 @@ def test_run_brings_nodes_of_the_fake_autoscaler(tmp_path):
         assert len(nodes_of(cluster)) > 1
 
 
-@pytest.mark.slow
+@pytest.mark.every
 def test_hosts_bring_nodes_that_go_with_a_killed_driver(tmp_path):
     """A run starts with one host and gets nodes for the others; after its driver's SIGKILL, they go."""
     with local_cluster() as cluster:

@@ -152,7 +152,7 @@ def test_a_node_without_the_runs_folder(away, tmp_path):
     check_exact(tmp_path / "runs" / "a")
 
 
-@pytest.mark.slow
+@pytest.mark.every
 def test_a_node_without_the_environment_s_package_is_not_used(away, tmp_path):
     """The run names the node and uses the others."""
     words = ["run.mode=decoupled", f"run.dir={tmp_path}/runs/a", f"ray.address={away}", *RUN, *SMALL_SAC]

@@ -14,7 +14,7 @@ from sheeprl.debug.replayer import replay_run
 from sheeprl.run import Run
 from tests.helpers.runs import largest_difference, lines, ray_session, run, saved
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.every
 SIZES = {
     "sac": ["run.total_steps=400", "env.id=Pendulum-v1"],
     "ppo": ["run.total_steps=3000", "env.id=CartPole-v1", "algo.rollout_steps=16"],

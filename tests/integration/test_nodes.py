@@ -149,7 +149,7 @@ def test_players_leave_a_draining_node(tmp_path, cluster):
     assert subject.newest("Players/restarts") == 0
 
 
-@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.timeout(900)
 def test_two_runs_of_a_cluster_end_only_their_own_actors(tmp_path, cluster):
     """A run that is stopped ends its own actors; the other run continues to its end."""

@@ -25,7 +25,7 @@ def link():
     hosts.close()
 
 
-@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("is_mended", [True, False])
 def test_a_run_survives_a_cut_link(tmp_path, link, is_mended):
