@@ -1,7 +1,7 @@
 """Select the tests: `pytest` runs the fast ones, `pytest --slow` those that take most of the time.
 
-`pytest --every` runs the slow tests whose mechanisms the other two parts test too, such as those of more algorithms, and
-those that take many minutes.
+`pytest --every` runs the slow tests whose mechanisms the other two parts test too, such as those of more algorithms,
+and those that take many minutes.
 
 Hypothesis draws the same examples in every run of the first two, so that a commit passes or fails for good; `--every`
 draws new ones.
