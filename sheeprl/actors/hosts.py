@@ -28,8 +28,8 @@ FAILURES = 2  # players in a row that fail on a host, after which the others lea
 MOST_GIVEN_UP = 3  # hosts that are given up for the failures of their players; failures on more hosts have other causes
 
 
-class Host:
-    """A process that holds players, seen from the driver.
+class HostClient:
+    """The driver's client of a host, which is a process that holds players.
 
     Args:
         name: name of the process, for messages.
@@ -101,7 +101,7 @@ class Host:
 class _WatchedRef(PartRef[T]):
     """A reference to the result of a call to a host, which notes the host's loss."""
 
-    def __init__(self, host: Host, ref: Ref[T]) -> None:
+    def __init__(self, host: HostClient, ref: Ref[T]) -> None:
         """Store the host and the reference."""
         super().__init__(lambda: ref)
         self.host = host
@@ -118,7 +118,7 @@ class _WatchedRef(PartRef[T]):
 class _Batch:
     """Calls of `collect` to players of one host with equal arguments, sent as one call in the next turn of the loop."""
 
-    def __init__(self, host: Host, shared: tuple[Any, ...]) -> None:
+    def __init__(self, host: HostClient, shared: tuple[Any, ...]) -> None:
         """Start without calls."""
         self.host, self.shared = host, shared
         self.requests: list[CollectRequest] = []
@@ -199,7 +199,7 @@ class PlayerHandle:
         on_close: called when the player is released.
     """
 
-    def __init__(self, host: Host, number: int, on_close: Callable[[Host, int], None]) -> None:
+    def __init__(self, host: HostClient, number: int, on_close: Callable[[HostClient, int], None]) -> None:
         """Store the host."""
         self.host, self.number, self.on_close = host, number, on_close
         self._is_closed = False
@@ -247,16 +247,16 @@ class HostGroup:
         least: int,
         most: int,
         make: Callable[[str], HostHandle],
-        on_wait: Callable[[int, Host], None] = lambda number, host: None,
+        on_wait: Callable[[int, HostClient], None] = lambda number, host: None,
         report: Callable[[str], None] = lambda text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start without hosts."""
         self.players, self.least, self.demand = players, least, Demand(least, most)
         self.make, self.on_wait, self.report, self.clock = make, on_wait, report, clock
-        self.hosts: list[Host] = []
-        self._planned: dict[int, Host] = {}  # places of players that are going to move
-        self._failed_on: dict[int, Host] = {}  # last host on which a player failed
+        self.hosts: list[HostClient] = []
+        self._planned: dict[int, HostClient] = {}  # places of players that are going to move
+        self._failed_on: dict[int, HostClient] = {}  # last host on which a player failed
         self._made = self._given_up = 0
         self._rests_until = float("-inf")  # time from which players may move to balance speeds
         self._starts_after = float("-inf")  # time from which hosts may start, after one has ended before it was up
@@ -268,7 +268,7 @@ class HostGroup:
         return self.least == self.players
 
     @property
-    def up(self) -> list[Host]:
+    def up(self) -> list[HostClient]:
         """Return the hosts that respond."""
         return [host for host in self.hosts if host.is_up]
 
@@ -307,7 +307,7 @@ class HostGroup:
         host.handle.call(HostInterface.assign, number, incarnation)
         return PlayerHandle(host, number, self._release)
 
-    def _choose(self, number: int) -> Host:
+    def _choose(self, number: int) -> HostClient:
         """Return the host for a player: one that is up, or else one that starts."""
         most = 1 if self.is_fixed else self.players
         free = [host for host in self.hosts if not host.leaves_because and len(host.players) < most]
@@ -317,13 +317,13 @@ class HostGroup:
         failed = self._failed_on.get(number)
         return min(open_ones or free, key=lambda host: (host is failed, self._load(host, len(host.players) + 1)))
 
-    def _load(self, host: Host, players: int) -> float:
+    def _load(self, host: HostClient, players: int) -> float:
         """Return the seconds that a number of players would need for a fragment each."""
         known = [other.seconds for other in self.up if other.seconds is not None]
         usual = sum(known) / len(known) if known else 1.0
         return players * (host.seconds if host.seconds is not None else usual)
 
-    def _release(self, host: Host, number: int) -> None:
+    def _release(self, host: HostClient, number: int) -> None:
         """Close a player; end its host if that is empty and leaves, or if the player failed."""
         host.players.discard(number)
         if host.failures:
@@ -334,7 +334,7 @@ class HostGroup:
         else:
             host.handle.call(HostInterface.release, number)
 
-    def _give_up_if_failing(self, host: Host) -> None:
+    def _give_up_if_failing(self, host: HostClient) -> None:
         """Let the players of a host move if several in a row have failed there."""
         others = [other for other in self.hosts if other.is_open and other is not host]
         if host.failures < FAILURES or host.leaves_because or not others or self._given_up >= MOST_GIVEN_UP:
@@ -365,16 +365,16 @@ class HostGroup:
             host.leaves_because = "the trainers don't wait for players"
             self._note_change()
 
-    def _start_host(self) -> Host:
+    def _start_host(self) -> HostClient:
         """Start a host."""
         name = f"host:{self._made}"
         self._made += 1
-        host = Host(name.replace(":", " "), self.make(name))
+        host = HostClient(name.replace(":", " "), self.make(name))
         host.node.add_done_callback(lambda _: self._note_change())
         self.hosts.append(host)
         return host
 
-    def _end(self, host: Host) -> None:
+    def _end(self, host: HostClient) -> None:
         """End a host's process."""
         if host in self.hosts:
             self.hosts.remove(host)

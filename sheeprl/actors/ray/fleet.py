@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sheeprl.actors.handle import Handle, HostHandle, LostError
-from sheeprl.actors.hosts import Host, HostGroup, PlayerHandle
+from sheeprl.actors.hosts import HostClient, HostGroup, PlayerHandle
 from sheeprl.actors.interfaces import HostInterface
 from sheeprl.actors.ray import internals, nodes
 from sheeprl.actors.ray.actors import PlayerActor, ReplayActor, TrainerActor
@@ -226,7 +226,7 @@ class Fleet:
         """Start an actor that holds players, or take a standby process once the run has begun."""
         return self._spares.take(name) if self._has_begun else self._make_process(name)
 
-    def _wait_for_host(self, number: int, host: Host) -> None:
+    def _wait_for_host(self, number: int, host: HostClient) -> None:
         """Report it repeatedly if a player waits for its host."""
         self.waits.add(f"player {number}", asyncio.shield(host.node))
 
@@ -239,7 +239,7 @@ class Fleet:
         # Without a CPU, since a run has to fit the machine with or without evaluations.
         labels = self._labels(self.config.players)
         actor = self._actor(PlayerActor, f"evaluator:{incarnation}", num_cpus=0, memory=1, **labels)
-        host = Host(f"evaluator {incarnation}", RayHandle(actor.remote(self.config, self.spaces)))
+        host = HostClient(f"evaluator {incarnation}", RayHandle(actor.remote(self.config, self.spaces)))
         host.handle.call(HostInterface.assign, self.config.num_players, incarnation)
         return PlayerHandle(host, self.config.num_players, lambda host, number: host.handle.close())
 
