@@ -74,7 +74,7 @@ def test_actors_stand_on_the_nodes_of_their_labels(head, monkeypatch):
             fleet.excluded.add(spot.node_id)
             for number in range(2):
                 fleet.make_player(number, 0)
-            fleet.hosts.players = 3  # more than fit on the node
+            fleet.hosts.players = fleet.hosts.least = 3  # more than fit on the node
             fleet.make_player(2, 0)
             with pytest.raises(ClusterError, match=r"player 2 found no room within 5 s"):
                 while True:
