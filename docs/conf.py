@@ -44,7 +44,7 @@ html_show_sphinx = False
 
 
 def relink_page(app: object, name: str, text: list[str]) -> None:
-    """Let the links of a page of `docs` work on the site, and draw its flowcharts."""
+    """Convert the links and flowcharts of a page of `docs` for the site."""
     page = DOCS / f"{name}.md"
     if page.parent == DOCS and page.is_file():
         text[0] = drawn(relinked(text[0], page, page))

@@ -224,7 +224,7 @@ class PlayerHandle:
 
 
 class HostGroup:
-    """All hosts of a run, and the places of its players.
+    """Group of the hosts of a run, with the places of its players.
 
     The group starts hosts until it has as many as the run wants. Those without room in the cluster remain pending,
     which makes an autoscaler add nodes; they end with the driver. Players are on hosts that are up, on all about
@@ -335,7 +335,7 @@ class HostGroup:
             host.handle.call(HostInterface.release, number)
 
     def _give_up_if_failing(self, host: HostClient) -> None:
-        """Let the players of a host move if several in a row have failed there."""
+        """Give up a host on which several players in a row have failed; its players move."""
         others = [other for other in self.hosts if other.is_open and other is not host]
         if host.failures < FAILURES or host.leaves_because or not others or self._given_up >= MOST_GIVEN_UP:
             return

@@ -176,7 +176,7 @@ class WholeRounds(Rounds):
         return [await inbox.get() for inbox in self._inbox]
 
     def give_up(self, player: int) -> None:
-        """Let a player collect for one round more."""
+        """Permit a player one more round."""
         self._next[player] -= 1
 
     async def take_again(self, player: int) -> CollectedFragment:
@@ -281,7 +281,7 @@ class QuorumRounds(Rounds):
         return all(sum(end <= self.added + after for end in last) <= self.size * after for after in later)
 
     def give_up(self, player: int) -> None:
-        """Let another fragment take the place of a lost one."""
+        """Free the place of a lost fragment for another one."""
         self._taken.remove(player)
 
     async def take_again(self, player: int) -> CollectedFragment:

@@ -1,4 +1,4 @@
-"""What a search is: its settings, their checks, and its results."""
+"""Settings of a search, their checks, and its results."""
 
 from __future__ import annotations
 

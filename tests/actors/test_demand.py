@@ -25,7 +25,7 @@ class Cluster:
         self.changes = []  # time and number
 
     def pass_time(self, seconds, needed):
-        """Let time pass, in which `needed` hosts would be enough; others come within a minute if there is room."""
+        """Advance the time while `needed` hosts are enough; others come within a minute if there is room."""
         for _ in range(int(seconds)):
             self.now += 1.0
             self.waited += max(0.0, 1.0 - self.there / needed)

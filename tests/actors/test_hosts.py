@@ -151,7 +151,7 @@ def test_a_call_to_a_player_runs_after_its_earlier_ones():
 
 
 def test_players_are_spread_and_move_to_new_hosts():
-    """All hosts have about equally many players; those of a drained one move, and it ends without players."""
+    """Hosts have about equally many players; those of a drained one move, and it ends without players."""
 
     async def check():
         """Drain a host."""
@@ -215,7 +215,7 @@ def test_a_host_whose_players_fail_is_given_up():
     """A failed player starts on another host; a host where several in a row fail loses its other players too."""
 
     async def check():
-        """Let players fail on a host."""
+        """Report failures of players on a host."""
         cluster = Cluster(6, 2, 2, {("host:0", number): OSError("no display") for number in range(6)})
         await cluster.all_up()
         players = {number: cluster.group.make_player(number, 0) for number in range(6)}

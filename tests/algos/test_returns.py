@@ -209,7 +209,7 @@ def test_vtrace_equals_the_sums_of_the_paper(seed, gamma, trace_lambda, clip_rho
 
 @pytest.mark.parametrize("trace_lambda", [0.0, 0.95, 1.0])
 def test_without_lag_the_advantages_are_those_of_gae(trace_lambda):
-    """Where both policies are equal, advantages and targets equal PPO's in each bit, whatever end rows hold."""
+    """With equal policies, advantages and targets equal PPO's in each bit, whatever end rows hold."""
     torch.manual_seed(0)
     reward, value = torch.randn(2, 9, 4)
     is_last = torch.rand(9, 4) < 0.3

@@ -73,10 +73,10 @@ def test_an_uncommitted_save_is_no_checkpoint(url, tmp_path):
     """Without the manifest there is no checkpoint, and the one before is whole."""
     run = StoredRun(tmp_path, opened(url))
     saved = run.checkpoint()
-    kept = run.shards[0].state_dict()
+    state = run.shards[0].state_dict()
     run.save_shards()
     assert run.storage.checkpoints() == [saved]
-    run.shards[0].load_state_dict(kept)
+    run.shards[0].load_state_dict(state)
     copy = ReplayBuffer(2000)
     copy.load(place_of(run.storage.manifest_url(saved), 0))
     assert len(copy) == len(run.shards[0])

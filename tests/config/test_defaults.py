@@ -39,5 +39,5 @@ def test_trainers_get_the_defaults_of_their_machine():
     bare = defaults.fit_to(resolved, defaults.Machine(8, False), defaults.open_settings(given)).trainer
     assert (bare.threads, bare.compile) == (7, False)
     own = load_config("sac", [*words, "trainer.threads=3", "trainer.compile=false"])
-    kept = defaults.fit_to(defaults.fill_in(own), large, defaults.open_settings(own)).trainer
-    assert (kept.threads, kept.compile) == (3, False)
+    fitted = defaults.fit_to(defaults.fill_in(own), large, defaults.open_settings(own)).trainer
+    assert (fitted.threads, fitted.compile) == (3, False)

@@ -62,13 +62,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.needs_token and not self.headers.get("Authorization"):
             self.refuse(401, "Unauthorized")
         elif self.path == "/api/repos/create":
-            asked = json.loads(body)
-            name = "/".join(part for part in (asked.get("organization"), asked["name"]) if part)
+            given = json.loads(body)
+            name = "/".join(part for part in (given.get("organization"), given["name"]) if part)
             files.setdefault(name, {})
             self.answer({"url": f"{self.server.url}/{name}", "name": name, "id": name})
         elif match := re.fullmatch(r"/api/models/(.+)/preupload/main", self.path):
-            asked = json.loads(body)["files"]
-            modes = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in asked]
+            given = json.loads(body)["files"]
+            modes = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in given]
             self.answer({"files": modes})
         elif match := re.fullmatch(r"/api/models/(.+)/commit/main", self.path):
             for line in body.splitlines():

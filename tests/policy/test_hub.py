@@ -87,7 +87,7 @@ def test_repository_has_no_pickled_object_and_nothing_of_the_machine(hub, run):
 
 
 def test_weights_are_those_of_the_agent(hub, run):
-    """All tensors of the agent are published, also normalizers."""
+    """Every tensor of the agent is published, also normalizers."""
     from safetensors.torch import load
 
     sheeprl("push", run, "hf:me/pole")

@@ -102,9 +102,9 @@ def test_batch_of_requests_equals_single_ones(run):
 def request(url, body=None, token="secret"):
     """Return the status and the answer of a request."""
     data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(url, data, {"Authorization": f"Bearer {token}"})
+    prepared = urllib.request.Request(url, data, {"Authorization": f"Bearer {token}"})
     try:
-        with urllib.request.urlopen(asked, timeout=60) as answer:
+        with urllib.request.urlopen(prepared, timeout=60) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
@@ -112,7 +112,7 @@ def request(url, body=None, token="secret"):
 
 @pytest.mark.slow
 def test_server_rolls_to_a_newer_checkpoint_and_loses_no_request(serving, run):
-    """All requests of four clients are answered while the run continues; the answers come from its new checkpoint."""
+    """The requests of four clients are answered while the run continues; the answers come from its new checkpoint."""
     port = free_port()
     command = [sys.executable, "-m", "sheeprl", "serve", str(run), "--follow", "--port", str(port)]
     server = subprocess.Popen(

@@ -87,7 +87,7 @@ def test_first_trial_has_the_given_settings(tmp_path):
 
 
 def test_mistakes_of_a_search_are_listed(tmp_path):
-    """All of them come before Ray starts."""
+    """Mistakes are listed together, before Ray starts."""
     wrong = search(tmp_path, space={"algo.clip": Range(-1.0, 1.0), "algo.gama": Choices(("0.9", "1"))})
     with pytest.raises(ConfigError) as error:
         check_search(wrong)
@@ -196,7 +196,7 @@ def test_changed_settings_stay_in_their_ranges(tmp_path):
 
 @pytest.mark.slow
 def test_population_passes_networks_on(tmp_path, capsys):
-    """All members train all parts; the lineage of the best one is on file."""
+    """Each member trains each part; the lineage of the best one is on file."""
     pytest.importorskip("optuna")
     pytest.importorskip("pandas")
     settings = [f"{section}.{key}={json.dumps(value)}" for section, part in TREE.items() for key, value in part.items()]

@@ -132,7 +132,7 @@ def test_the_explorer_plays_and_the_task_actor_is_evaluated(kind):
 
 @pytest.mark.parametrize("kind", OWN)
 def test_the_agent_of_the_dreamer_is_a_part(kind):
-    """All tensors of the plain Dreamer are in the agent, under the same names and with the same shapes."""
+    """The tensors of the plain Dreamer are in the agent, under the same names and with the same shapes."""
     algorithm, agent = build(kind)
     plain = OWN[kind][2].build_agent(algorithm).state_dict()
     state = agent.state_dict()
