@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import io
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.run_dir import find_checkpoint
-from sheeprl.checkpoint.runs import resolve_run
-from sheeprl.checkpoint.storage import RunStorage
+from sheeprl.checkpoint.best import named_checkpoint
+from sheeprl.checkpoint.runs import is_stored
 from sheeprl.checkpoint.weights import read_agent
 from sheeprl.config.schema import Config
 from sheeprl.utils.errors import ConfigError, one_line
@@ -64,8 +61,8 @@ def read_initial(config: Config, spaces: Spaces) -> InitialNetworks | None:
     if given is None:
         return None
     try:
-        with _checkpoint(given) as (origin, folder):
-            found = read_agent(folder)
+        origin, folder = _checkpoint(given)
+        found = read_agent(folder)
     except ConfigError as error:
         raise ConfigError([f"algo.init_from={given}: {_without(given, text)}" for text in error.mistakes]) from error
     expected = _agent_of(config, spaces)
@@ -79,27 +76,18 @@ def read_initial(config: Config, spaces: Spaces) -> InitialNetworks | None:
     return InitialNetworks(origin, fitting, summary)
 
 
-@contextmanager
-def _checkpoint(given: str) -> Iterator[tuple[str, Path]]:
-    """Yield the path or URL of a checkpoint, and a local folder with its files within the block.
+def _checkpoint(given: str) -> tuple[str, Path]:
+    """Return the path or URL of a checkpoint, and a local folder with its files.
 
     Raises:
         ConfigError: there is none, or it is damaged.
     """
     try:
-        if "://" not in given:
-            folder = find_checkpoint(resolve_run(given))[1]
-            manifest.verify(folder)
-            yield str(folder), folder
-            return
-        with tempfile.TemporaryDirectory() as scratch:
-            storage = RunStorage(given)
-            saved = storage.checkpoints()
-            if not saved:
-                raise ConfigError(["contains no complete checkpoint"])
-            yield storage.url, storage.fetch(saved[-1], Path(scratch))
+        _, folder = named_checkpoint(given)
+        manifest.verify(folder)
     except (manifest.DamagedCheckpointError, OSError, ValueError) as error:
         raise ConfigError([one_line(error)]) from error
+    return given if is_stored(given) else str(folder), folder
 
 
 def _without(given: str, text: str) -> str:
