@@ -17,6 +17,13 @@ TREE = {
     "eval": {"episodes": 2, "every": 100},
     "trainer": {"compile": False},
 }
+SETTINGS = [
+    f"{section}.{key}={json.dumps(value)}"
+    for section, part in TREE.items()
+    for key, value in part.items()
+    if (section, key) != ("algo", "name")
+]
+"""Settings of TREE for the command line, where the algorithm stands before them."""
 
 
 def search(folder, **changes):
@@ -199,9 +206,7 @@ def test_population_passes_networks_on(tmp_path, capsys):
     """Each member trains each part; the lineage of the best one is on file."""
     pytest.importorskip("optuna")
     pytest.importorskip("pandas")
-    settings = [f"{section}.{key}={json.dumps(value)}" for section, part in TREE.items() for key, value in part.items()]
-    settings = [setting for setting in settings if not setting.startswith(("algo.name", "algo.gamma"))]
-    command = ["tune", "ppo", "--population", "3", "--parts", "2", "--out", tmp_path / "search", *settings]
+    command = ["tune", "ppo", "--population", "3", "--parts", "2", "--out", tmp_path / "search", *SETTINGS]
     assert sheeprl(*command, "algo.gamma=0.9", "algo.gae_lambda=0.9") == 0
     lineage = [json.loads(line) for line in (tmp_path / "search" / "best.jsonl").read_text().splitlines()]
     assert [part["policy_steps"] for part in lineage] == [100, 200]
@@ -213,9 +218,7 @@ def test_search_finds_prunes_and_continues(tmp_path, capsys):
     """A search ends with a configuration; the same command with more trials is refused, an equal one adds nothing."""
     pytest.importorskip("optuna")
     pytest.importorskip("pandas")
-    settings = [f"{section}.{key}={json.dumps(value)}" for section, part in TREE.items() for key, value in part.items()]
-    settings = [setting for setting in settings if not setting.startswith(("algo.name", "algo.gamma"))]
-    command = ["tune", "ppo", "--trials", "3", "--seeds", "1", "--out", tmp_path / "search", *settings]
+    command = ["tune", "ppo", "--trials", "3", "--seeds", "1", "--out", tmp_path / "search", *SETTINGS]
     command += ["algo.learning_rate=log(1e-6,1e-2)"]
     assert sheeprl(*command) == 0
     found = [json.loads(line) for line in (tmp_path / "search" / "trials.jsonl").read_text().splitlines()]
