@@ -17,24 +17,22 @@ class MemoryReport:
     """
 
     def __init__(self, config: Config, report: Callable[[str], None]) -> None:
-        """Remember where the replay is."""
-        self.config, self.report = config, report
-        self._announced: set[str] = set()
+        """Remember where the replay is; an on-policy run has nothing to announce."""
+        place = "in memory-mapped files" if config.buffer.memmap else "of memory"
+        rows = counted(config.buffer.size or 0, "row")
+        self.report = report
+        self._open = {
+            "replay": f"{place} once all {rows} of buffer.size are stored",
+            "networks": "of memory per rank, with gradients and the state of the optimizers",
+        }
+        if not config.algo.data().is_off_policy:
+            self._open = {}
 
     def announce(self, replay: int, networks: int) -> None:
         """Report sizes in bytes; 0 is not known yet."""
-        if not self.config.algo.data().is_off_policy:
-            return
-        place = "in memory-mapped files" if self.config.buffer.memmap else "of memory"
-        rows = counted(self.config.buffer.size or 0, "row")
-        self._once("replay", replay, f"{place} once all {rows} of buffer.size are stored")
-        self._once("networks", networks, "of memory per rank, with gradients and the state of the optimizers")
-
-    def _once(self, name: str, size: int, about: str) -> None:
-        """Report a size unless it is unknown or already reported."""
-        if size and name not in self._announced:
-            self._announced.add(name)
-            self.report(f"{name}: {readable(size)} {about}")
+        for name, size in {"replay": replay, "networks": networks}.items():
+            if size and name in self._open:
+                self.report(f"{name}: {readable(size)} {self._open.pop(name)}")
 
 
 def readable(size: int) -> str:
