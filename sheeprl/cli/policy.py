@@ -131,7 +131,6 @@ def dream(
     ] = None,
 ) -> None:
     """Compare what a world model imagines with what happens, and print its errors."""
-    from sheeprl.checkpoint.best import named_checkpoint
     from sheeprl.checkpoint.runs import resolve_run
     from sheeprl.policy import dream_files, dreaming
 
@@ -139,7 +138,7 @@ def dream(
         raise ConfigError([f"--out {out}: must end with {', '.join(dream_files.FORMATS)}"])
     found = resolve_run(path)
     dreams = dreaming.dream(found, episodes, context, horizon, seed, best)
-    file = Path(out) if out else dream_files.default_file(dreams, named_checkpoint(found)[0])
+    file = Path(out) if out else dream_files.default_file(dreams)
     dream_files.write(dreams, file)
     typer.echo(f"errors (root mean square) by steps of imagination, after {counted(context, 'observed row')}:")
     print_table(dreaming.error_table(dreams))

@@ -48,9 +48,9 @@ def write(dreams: Dreams, out: Path) -> None:
         raise ConfigError([f"--out {out}: can't be written: {error}"]) from error
 
 
-def default_file(dreams: Dreams, run_dir: Path) -> Path:
-    """Return the default file in the run's folder."""
-    return run_dir / "videos" / f"{dreams.name}{'.mp4' if dreams.episodes[0][0].pictures else '.png'}"
+def default_file(dreams: Dreams) -> Path:
+    """Return the default file in the folder of the checkpoint's run."""
+    return dreams.checkpoint.parents[1] / "videos" / f"{dreams.name}{'.mp4' if dreams.episodes[0][0].pictures else '.png'}"
 
 
 def frames(dreams: Dreams) -> Iterator[Any]:
