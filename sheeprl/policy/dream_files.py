@@ -50,7 +50,9 @@ def write(dreams: Dreams, out: Path) -> None:
 
 def default_file(dreams: Dreams) -> Path:
     """Return the default file in the folder of the checkpoint's run."""
-    return dreams.checkpoint.parents[1] / "videos" / f"{dreams.name}{'.mp4' if dreams.episodes[0][0].pictures else '.png'}"
+    return (
+        dreams.checkpoint.parents[1] / "videos" / f"{dreams.name}{'.mp4' if dreams.episodes[0][0].pictures else '.png'}"
+    )
 
 
 def frames(dreams: Dreams) -> Iterator[Any]:
