@@ -399,7 +399,7 @@ class HostGroup:
             self.report(f"the trainers wait for players: the run wants {self.wanted} processes for them")
         for host in self.up:
             if host.node.result() in draining and not host.leaves_because:
-                host.leaves_because = "its node is being drained"
+                host.leaves_because = "the node is being drained"
                 self._note_change()
         self._fill()
         for host in [host for host in self.hosts if host.leaves_because and not host.players]:

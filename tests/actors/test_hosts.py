@@ -161,7 +161,7 @@ def test_players_are_spread_and_move_to_new_hosts():
         assert cluster.counts() == [2, 2, 2] and not cluster.waits
         assert cluster.group.moves((), 0.0) == {}
         moves = cluster.group.moves({"node of host:1"}, 0.0)
-        assert moves == dict.fromkeys([1, 4], "its node is being drained")
+        assert moves == dict.fromkeys([1, 4], "the node is being drained")
         await cluster.all_up()
         for number in moves:
             players[number].close()

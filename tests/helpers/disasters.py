@@ -602,7 +602,7 @@ class World:
 
     async def moves(self, waited: float) -> dict[int, str]:
         """Return the players on nodes that are being drained."""
-        return {number: "its node is being drained" for number, node in self.where.items() if node in self.draining}
+        return {number: "the node is being drained" for number, node in self.where.items() if node in self.draining}
 
     def ticks(self) -> float:
         """Return a random duration in ticks, which is seldom long."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -139,13 +140,15 @@ def test_players_leave_a_draining_node(tmp_path, cluster):
     """Players move from a node that is drained."""
     first = cluster.add_node(num_cpus=4)
     cluster.wait_for_nodes()
-    with running(cluster, tmp_path / "run", "run.total_steps=1500") as subject:
+    with running(cluster, tmp_path / "run", "run.total_steps=4000") as subject:
         subject.wait_for(150)
         cluster.add_node(num_cpus=4)
         cluster.wait_for_nodes()
         drain(cluster, first, seconds=60)
-        for number in range(2):
-            subject.wait_for_word(f"player {number} moves: its node is being drained")
+        subject.wait_for_word("the node is being drained")
+    said = subject.said.read_text()
+    moved = re.findall(r"players? ([\d and]+) moves?: the node is being drained", said)
+    assert sorted(" ".join(moved).replace("and", "").split()) == ["0", "1"], said
     assert subject.newest("Players/restarts") == 0
 
 
