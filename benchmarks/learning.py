@@ -135,7 +135,7 @@ def run_seed(job: Job, seed: int) -> SeedResult:
     settings = [*row.settings, *job.overrides, f"run.seed={seed}", f"run.mode={job.mode}", f"run.dir={run_dir}"]
     settings += [] if job.threads is None else [f"trainer.threads={job.threads}"]
     began = time.monotonic()
-    sheeprl("run", str(row.path), *settings, "run.resume=true", "eval.episodes=0", "log.level=warning")
+    sheeprl("run", str(row.path), *settings, "run.resume=auto", "eval.episodes=0", "log.level=warning")
     process_time = time.monotonic() - began
     lines = record.read_metrics(run_dir)
     end = next(line for line in reversed(lines) if line.get("event") == "end")

@@ -10,7 +10,7 @@ from sheeprl.callbacks.records import EVALUATIONS
 from sheeprl.callbacks.until import EVAL_RETURN
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import step_of
-from sheeprl.checkpoint.run_dir import checkpoints, find_checkpoint, read_config
+from sheeprl.checkpoint.run_dir import NO_CHECKPOINT, checkpoints, find_checkpoint, read_config
 from sheeprl.checkpoint.runs import is_stored, resolve_run
 from sheeprl.config.loading import get_value
 from sheeprl.utils.errors import ConfigError
@@ -43,7 +43,7 @@ def best_checkpoint(run_dir: Path) -> Path:
     """
     found = checkpoints(run_dir)
     if not found:
-        raise ConfigError([f"{run_dir}: contains no complete checkpoint"])
+        raise ConfigError([f"{run_dir}: contains no complete checkpoint; {NO_CHECKPOINT}"])
     by = str(get_value(read_config(run_dir), "checkpoint.best_by"))
     return (by_score(found, run_dir, by) or found)[-1]
 

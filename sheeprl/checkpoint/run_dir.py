@@ -26,6 +26,8 @@ from sheeprl.utils.errors import ConfigError, shell_command
 from sheeprl.utils.files import write_atomically
 from sheeprl.utils.folders import why_not_writable
 
+NO_CHECKPOINT = "it ended before its first checkpoint: repeat its command with run.resume=auto, or use another run.dir"
+
 
 @contextmanager
 def lock_run_dir(run_dir: Path) -> Iterator[None]:
@@ -121,7 +123,8 @@ def check_run_dir(config: Config) -> None:
         return
     folder = named_folder(config)
     if (folder / CONFIG).exists():
-        raise ConfigError([f"run.dir={named}: already contains a run; resume it with {shell_command('resume', named)}"])
+        advice = f"resume it with {shell_command('resume', named)}" if checkpoints(folder) else NO_CHECKPOINT
+        raise ConfigError([f"run.dir={named}: already contains a run; {advice}"])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([f"run.dir={named}: exists and isn't an empty folder; use another run.dir"])
 
@@ -291,7 +294,7 @@ def find_checkpoint(path: str) -> tuple[Path, Path]:
         raise ConfigError([f"{path}: is neither a run folder (no {CONFIG}) nor a checkpoint (no manifest.json)"])
     found = checkpoints(folder)
     if not found:
-        raise ConfigError([f"{path}: contains no complete checkpoint"])
+        raise ConfigError([f"{path}: contains no complete checkpoint; {NO_CHECKPOINT}"])
     return folder, found[-1]
 
 

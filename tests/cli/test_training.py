@@ -190,7 +190,11 @@ def test_a_dry_run_finds_the_mistakes_of_the_environment_and_the_folder(sheeprl,
     assert done.code == 2 and len(done.errors) == 2 and "NoSuchEnv" in done.errors[0]
     (tmp_path / "config.yaml").touch()
     done = sheeprl("run", "ppo", "--dry-run", f"run.dir={tmp_path}")
-    assert done.code == 2 and "already contains a run; resume it" in done.errors[0]
+    assert done.code == 2
+    assert (
+        "already contains a run; it ended before its first checkpoint: repeat its command with run.resume=auto"
+        in (done.errors[0])
+    )
 
 
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
