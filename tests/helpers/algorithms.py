@@ -12,9 +12,9 @@ from sheeprl.algos.args import OffPolicy, OnPolicy
 from sheeprl.config.loading import apply_overrides, validate
 from sheeprl.config.schema import Config
 
-QUICK = ("ppo", "sac")  # algorithms that the fast suite tests everywhere
-SLOW = ("dqn", "ppo_recurrent")  # algorithms with other mechanisms, which the slow suite tests everywhere
-CHEAP = ("dreamer_v3", "impala", "p2e_dv3", "r2d2", "sac_ae", "td3")  # further ones, which its shorter tests include
+QUICK = ("ppo", "sac")  # algorithms that every test includes
+SLOW = ("dqn", "ppo_recurrent")  # algorithms with other mechanisms, which most tests of the slow suite include
+MORE = (*SLOW, "dreamer_v3", "impala", "r2d2", "sac_ae", "td3")  # algorithms that its shorter tests include
 
 # Overrides of those arguments that an algorithm has.
 WORLD_MODEL = {
@@ -28,14 +28,13 @@ OFF_POLICY = {"learning_starts": "50", "replay_ratio": "1", "sequence": "6", "bu
 QUIET = ("eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=2")
 
 
-def every_algorithm(cheap: bool = False, kinds: tuple[str, ...] = ("vector", "pixels")) -> list:
+def every_algorithm(slow: tuple[str, ...] = SLOW, kinds: tuple[str, ...] = ("vector", "pixels")) -> list:
     """Return every registered algorithm as a parameter; all but the quick ones have a mark.
 
     Args:
-        cheap: the test takes seconds, so that the slow suite runs it for more algorithms.
+        slow: algorithms of the slow suite; those that are in neither suite run with `--every`.
         kinds: kinds of observations, of which an algorithm must support one.
     """
-    slow = (*SLOW, *CHEAP) if cheap else SLOW
     marks = {**dict.fromkeys(slow, pytest.mark.slow), **dict.fromkeys(QUICK, ())}
     return [
         pytest.param(name, marks=marks.get(name, pytest.mark.every))

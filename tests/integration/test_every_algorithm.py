@@ -6,7 +6,7 @@ import torch
 
 from sheeprl.actors.ray.fleet import Fleet
 from sheeprl.run import Run
-from tests.helpers.algorithms import Small, assert_exact_ratio, every_algorithm, is_off_policy
+from tests.helpers.algorithms import MORE, Small, assert_exact_ratio, every_algorithm, is_off_policy
 from tests.helpers.runs import largest_difference, lines, ray_session, saved
 
 COUPLED, DECOUPLED = "run.mode=coupled", "run.mode=decoupled"
@@ -29,7 +29,7 @@ def agents(tmp_path, small, variants, *overrides):
     return [state["agent"] for state in found]
 
 
-@pytest.mark.parametrize("algorithm", every_algorithm(cheap=True))
+@pytest.mark.parametrize("algorithm", every_algorithm(MORE))
 def test_the_seed_determines_the_run(tmp_path, algorithm):
     """The same seed gives the same agent, another seed another one, whatever the global generator."""
     found = []
@@ -41,7 +41,7 @@ def test_the_seed_determines_the_run(tmp_path, algorithm):
     assert largest_difference(found[0], found[2]) > 0.0
 
 
-@pytest.mark.parametrize("algorithm", every_algorithm(cheap=True))
+@pytest.mark.parametrize("algorithm", every_algorithm(MORE))
 def test_a_checkpoint_opens_on_another_number_of_players(tmp_path, algorithm):
     """A run resumes with other players and environments, and its gradient steps remain those that are due."""
     small = Small(algorithm)
@@ -54,7 +54,7 @@ def test_a_checkpoint_opens_on_another_number_of_players(tmp_path, algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", every_algorithm(cheap=True))
+@pytest.mark.parametrize("algorithm", every_algorithm(MORE))
 def test_coupled_and_decoupled_are_bit_identical(tmp_path, session, algorithm):
     """Coupled and decoupled mode are bit-identical if collection doesn't overlap with training."""
     overrides = ["run.max_staleness=0", "run.total_steps=400", "players.num=2"]

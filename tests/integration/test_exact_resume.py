@@ -9,7 +9,7 @@ from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.driver.collection import Collector
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.run import Run
-from tests.helpers.algorithms import Small, every_algorithm, is_off_policy
+from tests.helpers.algorithms import MORE, Small, every_algorithm, is_off_policy
 from tests.helpers.runs import lines, ray_session, saved
 
 INTERRUPTIONS = {  # methods of the run, and the calls in which it is stopped
@@ -74,14 +74,14 @@ def rows_of(folder):
     return {path.relative_to(newest): path.read_bytes() for path in sorted(newest.glob("buffer/*/*.bin"))}
 
 
-@pytest.mark.parametrize("algorithm", every_algorithm(cheap=True))
+@pytest.mark.parametrize("algorithm", every_algorithm(MORE))
 def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, algorithm):
     """An interrupted run equals an uninterrupted one."""
     check_that_nothing_differs(tmp_path, monkeypatch, algorithm, [*settings(algorithm), "run.mode=coupled"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", every_algorithm())
+@pytest.mark.parametrize("algorithm", every_algorithm(slow=()))
 def test_an_interrupted_decoupled_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, cluster, algorithm):
     """The same holds for a run of Ray actors."""
     check_that_nothing_differs(tmp_path, monkeypatch, algorithm, [*settings(algorithm), "run.mode=decoupled"])
