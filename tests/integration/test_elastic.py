@@ -16,7 +16,7 @@ from tests.helpers.runs import largest_difference, lines, ray_session, run, save
 
 pytestmark = pytest.mark.every
 SIZES = {
-    "sac": ["run.total_steps=400", "env.id=Pendulum-v1"],
+    "sac": ["run.total_steps=1000", "env.id=Pendulum-v1"],
     "ppo": ["run.total_steps=3000", "env.id=CartPole-v1", "algo.rollout_steps=16"],
 }
 FIXED = ["players.num=4", "run.max_staleness=0", "trainer.compile=false", "trainer.accelerator=cpu"]
