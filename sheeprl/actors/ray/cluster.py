@@ -44,7 +44,7 @@ def connect(config: Config) -> bool:
     if not show:
         internals.leave_losses_to_the_run()
     if address:
-        _check_listening(address, config)
+        _check_access(address, config)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     # CPUs are logical: on a small machine, actors share cores.
     processes = config.players.spares + config.most_hosts - config.least_hosts  # besides those that a run requires
@@ -80,11 +80,11 @@ def _why_not_started(reason: str) -> str:
     return f"Ray can't be started: {reason}; {logs}; to train without it, use {coupled}"
 
 
-def _check_listening(address: str, config: Config) -> None:
-    """Check the cluster's port, since Ray needs minutes to report that it is closed.
+def _check_access(address: str, config: Config) -> None:
+    """Check the cluster's port and the token, since Ray needs long to report that they are wrong.
 
     Raises:
-        ClusterError: no process listens at the address.
+        ClusterError: no process listens at the address, or the cluster refuses the token.
     """
     host, _, port = address.rpartition(":")
     if "/" in address or not port.isdigit():  # ray:// and auto are Ray's to resolve
@@ -96,6 +96,11 @@ def _check_listening(address: str, config: Config) -> None:
             f"{environment.source(config)}={address}: the Ray cluster can't be joined: {error}; start it or correct "
             f"the address{environment.or_local(config)}"
         ) from error
+    if internals.refuses_token(address):
+        raise ClusterError(
+            f"{environment.source(config)}={address}: refuses the token of this shell; {environment.SET_TOKEN}"
+            f"{environment.or_local(config)}"
+        )
 
 
 def disconnect() -> None:
