@@ -22,14 +22,17 @@ class Recorder(Callback):
     """Store the calls, and stop or fail the run at a step."""
 
     def __init__(self, stop_at=None, fail_at=None):
+        """Store when to stop and to fail."""
         self.calls, self.stop_at, self.fail_at = [], stop_at, fail_at
 
     def __getattribute__(self, name):
+        """Return a method that records its call."""
         if name.startswith("on_") and name != "on_round":
             return lambda run, *values: self.calls.append((name, run.policy_steps, *values))
         return super().__getattribute__(name)
 
     def on_round(self, run):
+        """Record the call; stop or fail in the chosen one."""
         self.calls.append(("on_round", run.policy_steps))
         if self.stop_at is not None and run.policy_steps >= self.stop_at:
             run.stop("enough")
@@ -116,6 +119,7 @@ def test_lost_fragment_takes_its_episodes_along():
     from sheeprl.actors.messages import FragmentInfo
 
     def info(*returns):
+        """Return the description of a fragment with some ended episodes."""
         return FragmentInfo(0, 4, 4, returns, tuple(int(total) for total in returns), 0.1)
 
     stats, first = RunStats(Counters(), 0.0), info(1.0, 2.0)
