@@ -203,7 +203,7 @@ def _start_ray(tree: Tree) -> bool:
     config = fill_in(validate(tree))
     if mistakes := list(environment.mistakes(config)):
         raise ConfigError(mistakes)
-    return start_ray(cluster_address(config))
+    return start_ray(cluster_address(config), environment.source(config))
 
 
 def _outcome(planned: Planned, reference: Any) -> Outcome:

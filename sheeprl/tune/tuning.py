@@ -47,10 +47,12 @@ def run_on_ray(search: Search, kind: dict[str, int], fit: Callable[[], T]) -> T:
         ConfigError: the folder has another search.
         RunFailedError: Ray can't be started.
     """
+    from sheeprl.actors.ray import environment
     from sheeprl.actors.ray.tasks import start_ray
 
     _check_folder(search, kind)
-    began = start_ray(cluster_address(fill_in(validate(search.tree))))
+    config = fill_in(validate(search.tree))
+    began = start_ray(cluster_address(config), environment.source(config))
     import ray
 
     try:
