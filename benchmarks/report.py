@@ -82,6 +82,14 @@ SECTIONS = (
         "driving", "The driver and the weights", "The driver's throughput, and the transfer of weights to the players."
     ),
     Section(
+        "search",
+        "Search beside settings tuned by hand",
+        "`sheeprl tune` searches around a shipped configuration, which is tuned by hand, with as many policy steps as "
+        "the runs of that configuration, or fewer. Then the best settings found and the given ones train with the same "
+        "new seeds, and all final policies play 20 episodes from new start states. The spreads of returns are over the "
+        "seeds, those of difference and probability are 95 % intervals.",
+    ),
+    Section(
         "replay",
         "The replay buffer",
         "One thread. [The buffer's page](replay_buffer.md) describes it. The result also has other libraries' figures.",

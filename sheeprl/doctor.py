@@ -25,6 +25,7 @@ from sheeprl.actors.ray.environment import machine_mistakes
 from sheeprl.config.defaults import available_cores, has_compiler
 from sheeprl.utils.folders import cache_root
 from sheeprl.utils.installation import DISTRIBUTION, environment_warnings, install_command
+from sheeprl.utils.text import byte_size
 from sheeprl.version import __version__
 
 Status = Literal["ok", "warning", "error"]
@@ -150,7 +151,7 @@ def _compiler() -> Iterator[Finding]:
         yield Finding("compiler cache", "warning", f"{folder} can't be written", advice)
         return
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
-    yield Finding("compiler cache", "ok", f"{folder}: {size / 2**20:.0f} MiB")
+    yield Finding("compiler cache", "ok", f"{folder}: {byte_size(size)}")
 
 
 def _ray() -> Iterator[Finding]:
@@ -182,7 +183,7 @@ def _machine() -> Iterator[Finding]:
 
 def _at_least(subject: str, free: int, least: int, advice: str, place: str = "") -> Finding:
     """Return the finding about free bytes."""
-    found = f"{free / GIB:.1f} GiB free{place}"
+    found = f"{byte_size(free)} free{place}"
     return Finding(subject, "ok", found) if free >= least else Finding(subject, "warning", found, advice)
 
 

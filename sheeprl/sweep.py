@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sheeprl.checkpoint.resume import resume_tree
-from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked
+from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked_still
 from sheeprl.checkpoint.runs import last_event
 from sheeprl.config.bases import locate
 from sheeprl.config.defaults import cluster_address, fill_in
@@ -203,7 +203,7 @@ def _start_ray(tree: Tree) -> bool:
     config = fill_in(validate(tree))
     if mistakes := list(environment.mistakes(config)):
         raise ConfigError(mistakes)
-    return start_ray(cluster_address(config))
+    return start_ray(cluster_address(config), environment.source(config))
 
 
 def _outcome(planned: Planned, reference: Any) -> Outcome:
@@ -228,7 +228,7 @@ def train_one(tree: Tree, folder: str) -> tuple[str, str]:
 
     path = Path(folder)
     try:
-        if is_locked(path):
+        if is_locked_still(path):
             return "failed", f"another process is using {folder}"
         if checkpoints(path):
             changed = [f"run.total_steps={total}"] if (total := get_value(tree, "run.total_steps")) else []

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from benchmarks import learning, policies, report, speed, values
+from benchmarks import learning, policies, report, search, speed, values
 from benchmarks.__main__ import benchmarks, main, summary_of
 from benchmarks.cases.fakes import ENVS, ROWS, make_run
 from benchmarks.harness import record, rows
@@ -474,6 +474,24 @@ def test_the_pictures_of_the_benchmark_end_after_their_episode():
     assert first.dtype == np.uint8
     ends = [env.step(0)[3] for _ in range(EPISODE)]
     assert ends == [False] * (EPISODE - 1) + [True]
+
+
+def test_the_search_is_better_if_most_of_its_runs_are():
+    """The difference and the probability have intervals; a tie is no failure."""
+    found = {bound.name: bound for bound in search.bounds([10.0, 11.0, 12.0], [1.0, 2.0, 11.5])}
+    assert found["their difference"].value == pytest.approx(11 - 14.5 / 3)
+    better = found["probability that the settings found are better"]
+    assert better.value == pytest.approx(7 / 9) and better.met and better.spread[0] < 7 / 9 < better.spread[1]
+    assert all(bound.met is not False for bound in search.bounds([1.0, 2.0], [1.0, 2.0]))
+
+
+def test_a_task_of_the_search_replaces_its_earlier_case(tmp_path):
+    """The cases of other tasks remain, in the order of the tasks."""
+    path = tmp_path / "search.json"
+    assert search.merged(path, {"case": "sac", "n": 1}) == [{"case": "sac", "n": 1}]
+    path.write_text(json.dumps({"cases": [{"case": "sac", "n": 1}]}))
+    assert search.merged(path, {"case": "sac", "n": 2}) == [{"case": "sac", "n": 2}]
+    assert [case["case"] for case in search.merged(path, {"case": "ppo"})] == ["ppo", "sac"]
 
 
 def test_a_benchmark_offers_its_own_workloads_and_peers(capsys):

@@ -1,11 +1,17 @@
 """Test sweeps: the plan, and its runs on Ray."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from sheeprl import sweep as sweeping
-from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.checkpoint.run_dir import checkpoints, is_locked_still
+from sheeprl.checkpoint.runs import last_event
 from sheeprl.cli import main
 from sheeprl.utils.errors import ConfigError
+from tests.helpers.clusters import wait_for
 
 SMALL = ["run.total_steps=256", "algo.rollout_steps=16", "algo.batch_size=32", "algo.epochs=1", "eval.episodes=0"]
 
@@ -91,6 +97,42 @@ def test_a_run_is_trained_resumed_and_left_alone(tmp_path, monkeypatch):
     assert status == "failed"
     assert "Nothing" in text
     assert sweeping.sweep([planned], say=lambda text: None)[0].text == "is finished"  # without Ray
+
+
+def test_a_run_waits_for_the_worker_of_a_killed_sweep(tmp_path, monkeypatch):
+    """A run whose folder another process uses is waited for; it fails if the process doesn't end."""
+    answers = [True, True, False]
+    monkeypatch.setattr("sheeprl.checkpoint.run_dir.is_locked", lambda folder: answers.pop(0))
+    monkeypatch.setattr("sheeprl.checkpoint.run_dir.time.sleep", lambda seconds: None)
+    assert not is_locked_still(tmp_path) and answers == []
+    monkeypatch.setattr("sheeprl.checkpoint.run_dir.is_locked", lambda folder: True)
+    assert is_locked_still(tmp_path, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_sweep_loses_and_repeats_nothing(tmp_path):
+    """After SIGKILL of the driver, the same command keeps finished runs, resumes the begun one and trains the rest."""
+    settings = ["run.total_steps=40000", "algo.rollout_steps=16", "eval.episodes=0", "trainer.compile=false"]
+    words = ["sweep", "ppo", "run.seed=0..2", *settings, "checkpoint.every=500", "--jobs", "1", "--out", str(tmp_path)]
+    folders = [tmp_path / f"run.seed={seed}" for seed in range(3)]
+    command = [sys.executable, "-m", "sheeprl", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+        try:
+            wait_for(lambda: last_event(folders[0]).get("status") == "done", "the first run", process=driver)
+            wait_for(lambda: folders[1].is_dir() and checkpoints(folders[1]), "a checkpoint", process=driver)
+        finally:
+            driver.kill()
+    assert last_event(folders[1]).get("status") != "done" and not folders[2].exists()
+    metrics = (folders[0] / "metrics.jsonl").read_bytes()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert again.returncode == 0, again.stderr
+    assert "1 of 3 runs are finished already" in again.stdout and "3 of 3 runs are finished;" in again.stdout
+    assert (folders[0] / "metrics.jsonl").read_bytes() == metrics
+    events = [json.loads(line) for line in (folders[1] / "metrics.jsonl").read_bytes().splitlines()]
+    (resumed,) = [event["step"] for event in events if event.get("event") == "resume"]
+    assert 500 <= resumed < 40000 and events[-1]["status"] == "done"
+    assert all(int(checkpoints(folder)[-1].name[5:]) >= 40000 for folder in folders)
 
 
 @pytest.mark.slow

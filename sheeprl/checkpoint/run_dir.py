@@ -26,6 +26,7 @@ from sheeprl.utils.errors import ConfigError, shell_command
 from sheeprl.utils.files import write_atomically
 from sheeprl.utils.folders import why_not_writable
 
+RELEASE_SECONDS = 30.0
 NO_CHECKPOINT = "it ended before its first checkpoint: repeat its command with run.resume=auto, or use another run.dir"
 
 
@@ -254,6 +255,19 @@ def is_locked(run_dir: Path) -> bool:
         return not _take_lock(descriptor, fcntl.LOCK_SH, tries=1)
     finally:
         os.close(descriptor)
+
+
+def is_locked_still(run_dir: Path, seconds: float = RELEASE_SECONDS) -> bool:
+    """Wait until no process uses the run folder; return True if one does after some time.
+
+    The workers of a killed driver need seconds to end.
+    """
+    until = time.monotonic() + seconds
+    while is_locked(run_dir):
+        if time.monotonic() >= until:
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def _take_lock(descriptor: int, kind: int = fcntl.LOCK_EX, tries: int = 5) -> bool:

@@ -49,6 +49,8 @@ OTHER_WORDS = {
     **dict.fromkeys(("benchmark", "env", "envs"), "use sheeprl check-env ID"),
     **dict.fromkeys(("show", "print"), "use sheeprl config NAME"),
     "verify": "use sheeprl replay RUN",
+    **dict.fromkeys(("kill", "cancel"), "use sheeprl stop RUN"),
+    **dict.fromkeys(("rm", "remove", "delete"), "use sheeprl clean, or remove the folder of the run"),
     **dict.fromkeys(("top", "monitor", "follow"), "use sheeprl watch RUN"),
     "tensorboard": "use tensorboard --logdir logs",
 }

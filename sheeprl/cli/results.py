@@ -12,7 +12,7 @@ import typer
 from sheeprl.cli.commands import at_least, print_table
 from sheeprl.cli.completion import complete_run
 from sheeprl.utils.errors import ConfigError
-from sheeprl.utils.text import counted
+from sheeprl.utils.text import byte_size, counted
 
 Runs = Annotated[
     list[str] | None,
@@ -124,12 +124,12 @@ def clean(
     found = [each.run for each in select(runs or ()) if isinstance(each, RunResults)]
     planned = list(removals(found, keep, older))
     for removal in planned:
-        typer.echo(f"{removal.run.path}/checkpoints/{removal.checkpoint.name}  {removal.bytes / 2**20:.1f} MiB")
+        typer.echo(f"{removal.run.path}/checkpoints/{removal.checkpoint.name}  {byte_size(removal.bytes)}")
         if not dry_run:
             remove(removal)
-    total = sum(removal.bytes for removal in planned) / 2**20
+    total = sum(removal.bytes for removal in planned)
     did = "would be removed" if dry_run else "removed"
-    typer.echo(f"{counted(len(planned), 'checkpoint')} {did}, {total:.1f} MiB")
+    typer.echo(f"{counted(len(planned), 'checkpoint')} {did}, {byte_size(total)}")
 
 
 def _write(path: Path, text: str, option: str) -> None:

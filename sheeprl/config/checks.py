@@ -23,7 +23,7 @@ from sheeprl.envs.transforms import Spaces
 from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, short_repr
 from sheeprl.utils.installation import install_command
-from sheeprl.utils.text import counted
+from sheeprl.utils.text import byte_size, counted
 
 
 @dataclass(frozen=True)
@@ -257,18 +257,13 @@ def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     if row * rows * envs * players > available:
         yield (
             f"env.num_envs={envs}: a round of {rows} x {envs} x {players} rows takes "
-            f"{_gib(row * rows * envs * players)}, more than the {_gib(available)} of this machine; use fewer"
+            f"{byte_size(row * rows * envs * players)}, more than the {byte_size(available)} of this machine; use fewer"
         )
     elif isinstance(data, OffPolicy) and not config.buffer.memmap and row * size > available:
         yield (
-            f"buffer.size={config.buffer.size}: {size} rows take {_gib(row * size)}, more than the "
-            f"{_gib(available)} of this machine; use a smaller buffer or buffer.memmap=true"
+            f"buffer.size={config.buffer.size}: {size} rows take {byte_size(row * size)}, more than the "
+            f"{byte_size(available)} of this machine; use a smaller buffer or buffer.memmap=true"
         )
-
-
-def _gib(size: int) -> str:
-    """Format a number of bytes in GiB."""
-    return f"{size / 2**30:,.0f} GiB"
 
 
 def _size_mistakes(config: Config) -> Iterator[str]:

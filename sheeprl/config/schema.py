@@ -301,8 +301,8 @@ class LogConfig(Section):
     record: bool = Field(False, description="record all calls in order, for sheeprl replay")
     profile: bool | Count = Field(
         False,
-        description="profile this number of rounds of each worker with torch.profiler, and write a trace per worker "
-        "into the run folder; true: 3 rounds",
+        description="profile this number of rounds of each player, trainer and replay shard with torch.profiler, and "
+        "write a trace per worker into the run folder; true: 3 rounds",
     )
     ui: Literal["line", "panel"] = Field(
         "line",

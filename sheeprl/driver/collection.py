@@ -30,7 +30,7 @@ from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import RunFailedError, one_line, require
-from sheeprl.utils.text import counted
+from sheeprl.utils.text import byte_size, counted
 
 if TYPE_CHECKING:
     from sheeprl.algos.base import Mode
@@ -451,7 +451,7 @@ class Collector:
         if size >= LARGE_STATES and not self._reported_size:
             self._reported_size = True
             self.reporter.message(
-                f"the state of the environments takes {size / 2**20:,.0f} MiB in every checkpoint; "
+                f"the state of the environments takes {byte_size(size)} in every checkpoint; "
                 "checkpoint.envs=false leaves it out, but then a resumed run starts new episodes"
             )
 

@@ -125,14 +125,14 @@ def test_shards_that_fit():
 def test_a_round_larger_than_the_memory():
     """A round larger than the memory is refused."""
     (mistake,) = mistakes_of("ppo", "env.num_envs=1000000000")
-    assert "env.num_envs=1000000000: a round of 128 x 1000000000 x 1 rows takes 1,907 GiB, more than the" in mistake
+    assert "env.num_envs=1000000000: a round of 128 x 1000000000 x 1 rows takes 1,907.3 GiB, more than the" in mistake
 
 
 def test_a_replay_larger_than_the_memory():
     """A replay larger than the memory is refused, unless it is memory-mapped."""
     sizes = ["buffer.size=1000000000000", "run.total_steps=1000000000000"]
     (mistake,) = mistakes_of("sac", *sizes)
-    assert mistake.startswith("buffer.size=1000000000000: 1000000000000 rows take 11,176 GiB, more than the")
+    assert mistake.startswith("buffer.size=1000000000000: 1000000000000 rows take 11,175.9 GiB, more than the")
     assert "use a smaller buffer or buffer.memmap=true" in mistake
     check(load_config("sac", [*sizes, "buffer.memmap=true"]).model_dump(mode="json"))
 

@@ -155,6 +155,15 @@ def test_command_lists_the_space(capsys):
     assert "--trials 1.5: must be a whole number" in capsys.readouterr().err
 
 
+def test_missing_packages_are_named_before_the_space(monkeypatch, capsys):
+    """A search whose packages are missing prints one line only."""
+    monkeypatch.setattr("sheeprl.cli.tune.find_spec", lambda name: None if name == "optuna" else object())
+    assert sheeprl("tune", "ppo", "--trials", "2") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: tune needs optuna; use pip install") and printed.err.count("\n") == 1
+
+
 def test_mistakes_of_a_population_are_listed(tmp_path):
     """Settings of the networks and of the environment can't change between the parts of a run."""
     from sheeprl.tune.population import check_population

@@ -56,12 +56,12 @@ def mistakes(config: Config) -> Iterator[str]:
         yield (
             f"{source(config)}={address}: is the address of a Ray client server, through which the driver can't share "
             "memory with its node; start the run on a node of the cluster with the address auto, or submit it as a "
-            f"job with ray job submit{or_local(config)}"
+            f"job with ray job submit{or_local(source(config))}"
         )
     elif address.startswith(("http://", "https://")):
         yield (
             f"{source(config)}={address}: is the address of a dashboard, to which jobs are submitted; use the address "
-            f"of the head node's Ray, such as HOST:6379, or auto on a node of the cluster{or_local(config)}"
+            f"of the head node's Ray, such as HOST:6379, or auto on a node of the cluster{or_local(source(config))}"
         )
 
 
@@ -82,9 +82,9 @@ def source(config: Config) -> str:
     return "ray.address" if config.ray.address else "RAY_ADDRESS"
 
 
-def or_local(config: Config) -> str:
-    """Return the advice that starts a local Ray instead of joining a cluster."""
-    return "" if config.ray.address else ", or unset RAY_ADDRESS to start a local Ray"
+def or_local(source: str) -> str:
+    """Return the advice that starts a local Ray instead of joining the cluster that a variable names."""
+    return ", or unset RAY_ADDRESS to start a local Ray" if source == "RAY_ADDRESS" else ""
 
 
 def token_advice() -> str:

@@ -10,6 +10,7 @@ import ray
 from sheeprl.actors.ray import cluster
 from sheeprl.config import defaults
 from sheeprl.config.loading import validate
+from sheeprl.utils.errors import RunFailedError
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from sheeprl.config.loading import validate
         (  # Ray's own text
             "The current node timed out during startup. This could happen because some of the raylet failed to startup",
             "its processes were not up in time, usually because the machine is busy",
-            "start the run again when the machine has room, or use run.mode=coupled",
+            "try again when the machine has room, or use run.mode=coupled",
         ),
         ("no space left on device", "no space left on device", "use run.mode=coupled"),
     ],
@@ -118,3 +119,15 @@ def test_the_node_process_of_a_joined_cluster_is_vital(monkeypatch, tmp_path):
     finally:
         for node in nodes:
             node.communicate()
+
+
+def test_tasks_join_as_runs_do(monkeypatch):
+    """A program that runs tasks gets the same message about an address where nothing listens."""
+    from sheeprl.actors.ray.tasks import start_ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(RunFailedError, match=f"ray.address={address}: the Ray cluster can't be joined"):
+            start_ray(address, "ray.address")
