@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 
@@ -37,7 +38,7 @@ class Harder(Callback):
         """Set the level or stop, by the policy steps."""
         if self.stops and run.policy_steps >= self.stops[0]:
             self.stops.pop(0)
-            run.stop("enough")
+            signal.raise_signal(signal.SIGINT)
 
 
 def begin(folder, callback, *settings):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 
@@ -35,7 +36,7 @@ class Recorder(Callback):
         """Record the call; stop or fail in the chosen one."""
         self.calls.append(("on_round", run.policy_steps))
         if self.stop_at is not None and run.policy_steps >= self.stop_at:
-            run.stop("enough")
+            signal.raise_signal(signal.SIGINT)
         if self.fail_at is not None and run.policy_steps >= self.fail_at:
             raise ValueError("no more")
 
@@ -138,6 +139,7 @@ def test_until_stops_at_a_value_and_without_progress(tmp_path):
     assert result.policy_steps < 1000
     end = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
     assert (end["status"], end["stopped_by"].partition(" is ")[0]) == ("done", "run.until: eval/return")
+    assert read(tmp_path / "a", EVALUATIONS)[-1]["step"] == result.policy_steps  # the final policy is evaluated
 
 
 def test_patience_counts_evaluations_without_a_better_one():
