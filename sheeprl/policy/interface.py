@@ -121,11 +121,12 @@ class Policy:
             reward: reward on arrival, for policies that read it.
 
         Raises:
-            ValueError: the observation has other keys or shapes than the policy's, or another batch size than before.
+            ValueError: the observation has other keys or shapes than the policy's, or the policy has a state and the
+                observations have another batch size than before.
         """
         leaves, is_batch = self.leaves(obs)
         count = len(next(iter(leaves.values())))
-        if self._is_first is None:
+        if self._is_first is None or not self.spec.state:
             self._is_first = np.ones(count, bool)
         if len(self._is_first) != count:
             raise ValueError(f"{count} observations after {len(self._is_first)}; call reset() to change their number")

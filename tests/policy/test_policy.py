@@ -84,8 +84,7 @@ def test_loaded_policy_acts_in_units_of_the_environment(run_dir):
     batch = np.random.default_rng(0).normal(size=(50, 3)) * [1, 1, 8]
     actions = policy(batch)
     assert (actions.shape, actions.dtype) == ((50, 1), np.float32)
-    policy.reset()
-    assert np.allclose(policy(batch[0]), actions[0], atol=1e-6)
+    assert np.allclose(policy(batch[0]), actions[0], atol=1e-6)  # without a state, any number of observations
     assert policy.spec.policy_steps == 64
     explore = sheeprl.load_policy(run_dir, mode="explore")
     assert np.abs(explore(batch)).max() > 1  # beyond the agent's [−1, 1]
@@ -100,9 +99,10 @@ def test_wrong_calls_are_named(run_dir, tmp_path):
     policy = sheeprl.load_policy(run_dir)
     with pytest.raises(ValueError, match=r"obs has the shape \[4\]; this policy needs \[3\]"):
         policy(np.zeros(4))
-    policy(np.zeros((2, 3)))
+    recurrent, _ = make_policy("ppo_recurrent", VECTOR, ACTIONS[3])
+    recurrent(np.zeros((2, 5)))
     with pytest.raises(ValueError, match="3 observations after 2; call reset"):
-        policy(np.zeros((3, 3)))
+        recurrent(np.zeros((3, 5)))
     nested, _ = make_policy("ppo", NESTED, ACTIONS[0])
     with pytest.raises(ValueError, match=r"no 'a\.x'"):
         nested({"b": np.zeros((2, 2))})
