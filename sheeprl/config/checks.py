@@ -309,7 +309,11 @@ def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
     trainer, players = config.trainer, config.num_players
     ranks = trainer.ranks
     if batch % ranks:
-        yield f"algo.batch_size={batch}: must be a multiple of the number of ranks, {ranks}"
+        most = max(1, batch // ranks) * ranks
+        yield (
+            f"algo.batch_size={batch}: must be a multiple of the number of ranks, {ranks} (trainer.devices="
+            f"{trainer.devices}); use {most} or another number of devices"
+        )
     if config.is_coupled and players % ranks:
         yield f"players.num={players}: in coupled mode every rank runs players; use a multiple of {ranks}"
     if config.is_coupled and ranks > 1 and config.algo.data().prioritized:

@@ -29,7 +29,7 @@ from sheeprl.driver.rounds import CollectedFragment, Signal, make_rounds
 from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
-from sheeprl.utils.errors import RunFailedError, one_line, require
+from sheeprl.utils.errors import RunFailedError, one_line, require, shell_command
 from sheeprl.utils.text import byte_size, counted
 
 if TYPE_CHECKING:
@@ -473,6 +473,7 @@ class Collector:
             return
         self.counters.refused += 1
         text, most = f"a fragment of player {number} was refused: {one_line(error)}", self.config.ray.max_failures
+        text += f"; check the environment with {shell_command('check-env', self.config.env.id)}"
         if not self.data.is_off_policy:
             raise RunFailedError(text) from error
         if self._refusals[number] > most:
