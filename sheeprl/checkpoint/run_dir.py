@@ -293,6 +293,17 @@ def _in_use(run_dir: Path) -> str:
     return f"run.dir={run_dir}: another process is using it; stop that process or use another run.dir"
 
 
+def unknown_run(name: str, likely: str = "") -> str:
+    """Return the mistake of a name that leads to no run.
+
+    Args:
+        name: the name.
+        likely: the name that was probably meant; "" if there is none.
+    """
+    advice = f"did you mean {likely}? (list: sheeprl ls)" if likely else "use one of sheeprl ls"
+    return f"{name}: no such folder or run; {advice}"
+
+
 def find_checkpoint(path: str) -> tuple[Path, Path]:
     """Return the run folder and the checkpoint for the path of a run (its newest checkpoint) or of a checkpoint.
 
@@ -301,7 +312,7 @@ def find_checkpoint(path: str) -> tuple[Path, Path]:
     """
     folder = Path(path).expanduser().resolve()
     if not folder.exists():
-        raise ConfigError([f"{path}: no such folder"])
+        raise ConfigError([unknown_run(path)])
     if manifest.is_complete(folder):
         return folder.parent.parent, folder
     if not (folder / CONFIG).is_file():

@@ -343,7 +343,7 @@ def test_ls_lists_the_runs(sheeprl, run_dir):
     ]
     for folder in ("logs/ppo", run_dir):
         assert sheeprl("ls", folder).out.splitlines()[1].split()[0] == run_dir
-    assert sheeprl("ls", "nowhere").errors == ["nowhere: no such folder"]
+    assert sheeprl("ls", "nowhere").errors == ["nowhere: no such folder or run; use one of sheeprl ls"]
 
 
 def test_ls_without_runs_shows_how_to_start_one(sheeprl, tmp_path, monkeypatch):

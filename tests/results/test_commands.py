@@ -79,7 +79,7 @@ def test_plot_and_report(sheeprl, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["compare", "nothing"], "nothing: no run is named so"),
+        (["compare", "nothing"], "nothing: no such folder or run; use one of sheeprl ls"),
         (["compare", "--by", "a.b"], "--by a.b: no run has this setting"),
         (["plot", "--out", "a.gif"], "--out a.gif: must end with .pdf, .svg or .png"),
         (["plot", "--x", "weeks"], "--x weeks: 'weeks' is unknown; use steps, time or steps,time"),
@@ -113,7 +113,7 @@ def test_names_and_tags(sheeprl, tmp_path):
     assert {each.value_of("algo.name") for each in select(["tag:paper"])} == {"ppo"}
     assert len(select(["slow"])) == 2
     assert resolve_run("run_ppo_1").endswith("run_ppo_1")
-    with pytest.raises(ConfigError, match="2 runs start so"):
+    with pytest.raises(ConfigError, match="2 runs have this name"):
         resolve_run("slow")
     code, out, _ = sheeprl("ls", "--tag", "paper", "--json")
     assert (code, len(out.splitlines()), json.loads(out.splitlines()[0])["status"]) == (0, 3, "finished")
