@@ -40,7 +40,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Compare groups of runs: interquartile mean with a 95 % interval, and the probability of a higher score."""
-    from sheeprl.results.comparison import grouped, improvements, interval, rows_of, table
+    from sheeprl.results.comparison import grouped, improvements, interval, notes, rows_of, table
     from sheeprl.results.comparison import latex as latex_table
     from sheeprl.results.reading import select
 
@@ -57,6 +57,8 @@ def compare(
         envs = f" over {len(pair.envs)} environments" if len(pair.envs) > 1 else ""
         typer.echo(f"P({pair.better} > {pair.worse}) = {interval(pair.probability, 2)}{envs}")
 
+    for note in notes(rows, pairs):
+        typer.echo(f"note: {note}")
 
 def plot(
     runs: Runs = None,

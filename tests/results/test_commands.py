@@ -61,6 +61,11 @@ def test_compare(sheeprl, tmp_path):
     ]
     assert "not reached" in out and "P(a2c > ppo) = 0.00" in out
     assert r"\begin{tabular}" in (tmp_path / "t.tex").read_text()
+    assert "note: a probability without interval: no run of one group reaches a run of the other" in out
+    assert "too few" not in out
+    code, out, _ = sheeprl("compare", "run_a2c_0", "ppo")
+    assert code == 0 and "  49.0  " in out and "P(a2c > ppo) = 0.00\n" in out
+    assert "note: too few runs for an interval: a2c; an interval requires 3 runs per environment" in out
     code, out, _ = sheeprl("compare", "tag:paper", "--by", "run.seed", "--json")
     assert [row["group"] for row in json.loads(out)["rows"]] == ["0", "1", "2"]
 
