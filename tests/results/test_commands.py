@@ -1,5 +1,6 @@
 """Test the commands about results on small fabricated runs and on logs of other programs."""
 
+import io
 import json
 import os
 import time
@@ -60,12 +61,12 @@ def test_compare(sheeprl, tmp_path):
         ["ppo", "Env-v0", "3", "100.0"],
     ]
     assert "not reached" in out and "P(a2c > ppo) = 0.00" in out
-    assert r"\begin{tabular}" in (tmp_path / "t.tex").read_text()
     assert "note: a probability without interval: no run of one group reaches a run of the other" in out
     assert "too few" not in out
     code, out, _ = sheeprl("compare", "run_a2c_0", "ppo")
     assert code == 0 and "  49.0  " in out and "P(a2c > ppo) = 0.00\n" in out
     assert "note: too few runs for an interval: a2c; an interval requires 3 runs per environment" in out
+    assert r"\begin{tabular}" in (tmp_path / "t.tex").read_text()
     code, out, _ = sheeprl("compare", "tag:paper", "--by", "run.seed", "--json")
     assert [row["group"] for row in json.loads(out)["rows"]] == ["0", "1", "2"]
 
@@ -110,6 +111,26 @@ def test_clean_keeps_the_best_and_the_last(sheeprl, tmp_path):
     assert "1 checkpoint would be removed" in sheeprl("clean", "--older", "1h", "--dry-run")[1]
     assert "1 checkpoint removed" in sheeprl("clean", "--older", "1h")[1]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_200", "step_300"]
+
+
+def test_clean_of_everything_asks_first(sheeprl, tmp_path, monkeypatch):
+    """Without a run and an option nothing is removed before a yes."""
+
+    def count():
+        """Return the number of checkpoints of all runs."""
+        return len(list(tmp_path.glob("logs/*/*/*/checkpoints/*")))
+
+    code, _, err = sheeprl("clean")
+    assert code == 2 and count() == 18
+    assert err.startswith("error: clean removes 12 checkpoints of all runs below the working folder")
+    assert all(option in err for option in ("--dry-run", "--keep", "--older", "--yes"))
+    assert "12 checkpoints would be removed" in sheeprl("clean", "--dry-run")[1] and count() == 18
+    monkeypatch.setattr("sheeprl.metrics.display.is_terminal", lambda stream: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert sheeprl("clean")[1].endswith("nothing was removed\n") and count() == 18
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert sheeprl("clean")[0] == 0 and count() == 6
+    assert sheeprl("clean", "--yes")[0] == 0
 
 
 def test_names_and_tags(sheeprl, tmp_path):
