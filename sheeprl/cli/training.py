@@ -98,7 +98,12 @@ def algorithm_command(name: str) -> Callable[[list[str], Session], int]:
 def _train_algorithm(name: str, words: list[str], session: Session, config: str | None, dry_run: bool) -> int:
     """Train with an algorithm's defaults, or a configuration of this algorithm, and the words on top."""
     flags = Flags(registry.args_class(name))
-    tree = read_tree(config) if config else {}
+    try:
+        tree = read_tree(config) if config else {}
+    except ConfigError as error:
+        if Path(str(config)).is_file():
+            raise
+        raise ConfigError([f"--config {mistake}" for mistake in error.mistakes]) from error
     settings = read_words(words, flags, f"sheeprl {name} -h all")
     for setting in settings.given:
         if setting.key == "algo.name":
