@@ -368,7 +368,7 @@ def test_configs_lists_the_shipped_configurations(sheeprl):
     assert row.split()[:4] == ["sac_halfcheetah", "sac", "HalfCheetah-v5", "300,000"]
 
 
-@pytest.mark.parametrize("words", [["--traceback", "eval", "x"], ["eval", "x", "--traceback"]])
+@pytest.mark.parametrize("words", [["--traceback", "eval", "."], ["eval", ".", "--traceback"]])
 def test_every_command_shows_a_traceback_on_demand(sheeprl, monkeypatch, words):
     """Every command shows a traceback on demand."""
 
@@ -381,7 +381,7 @@ def test_every_command_shows_a_traceback_on_demand(sheeprl, monkeypatch, words):
     assert done.code == 1 and "Traceback (most recent call last)" in done.err
     assert done.err.splitlines()[-1] == "error: ZeroDivisionError: by zero"
     assert "--traceback" not in sys.argv
-    done = sheeprl("eval", "x")
+    done = sheeprl("eval", ".")
     assert done.err == "error: ZeroDivisionError: by zero (--traceback shows the traceback)\n"
 
 
