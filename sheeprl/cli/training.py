@@ -231,7 +231,7 @@ def _explained(
     for mistake in mistakes:
         key = mistake.partition(": unknown setting")[0]
         lines += [inherited[key]] if key in inherited else locate([_with_flag(mistake, flags)], tree)
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def _check(tree: Tree) -> int:
