@@ -52,7 +52,7 @@ class FoundRun:
 
     Args:
         folder: its path.
-        started: time at which it was started or resumed, in seconds since 1970.
+        started: time at which it was started or last resumed, in seconds since 1970.
         url: URL of a run at `checkpoint.storage`, of which the folder is a copy; None for a run of this machine.
         stored_steps: policy steps of its newest checkpoint at the URL.
     """
@@ -121,13 +121,18 @@ class FoundRun:
         return STATUS_NAMES.get(str(last_event(self.folder).get("status")), "failed")
 
     @property
+    def first_started(self) -> float:
+        """Return the time of the first start, in seconds since 1970; that of the newest one if it is unknown."""
+        return float((self.info.get("starts") or [{}])[0].get("time", self.started))
+
+    @property
     def started_at(self) -> str:
-        """Return the time of the start, for a list."""
-        return time.strftime("%Y-%m-%d %H:%M", time.localtime(self.started))
+        """Return the time of the first start, for a list."""
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(self.first_started))
 
 
 def find_runs(below: str | None = None) -> list[FoundRun]:
-    """Return the runs in a folder, the newest first.
+    """Return the runs in a folder, the last started or resumed one first.
 
     Args:
         below: the folder, or that of a single run, also at `checkpoint.storage`; None for `logs` and the folders of the

@@ -67,6 +67,17 @@ def test_the_status_is_that_of_the_end_event_and_of_the_lock(tmp_path, metrics, 
     assert run.status == "failed"
 
 
+def test_a_resume_leaves_the_time_of_the_start(runs, tmp_path):
+    """A list shows the first start of a run; its order is that of the newest starts."""
+    folder = tmp_path / "logs/ppo/CartPole-v1/2026-11-29_10-00-00_0"
+    (folder / "run.json").write_text(json.dumps({"starts": [{"time": 100.0}, {"time": 400.0}]}))
+    os.utime(folder / "config.yaml", (400, 400))
+    newest = find_runs()[0]
+    assert (newest.folder, newest.first_started, newest.started) == (folder, 100.0, 400.0)
+    assert newest.started_at.startswith("1970-01-01") or newest.started_at.startswith("1969-12-31")
+    assert find_runs()[1].first_started == 300.0
+
+
 def test_runs_below_a_folder(runs, tmp_path):
     """Runs below a folder."""
     assert [run.path for run in find_runs("runs")] == ["runs/grip"]
