@@ -290,7 +290,7 @@ def _take_lock(descriptor: int, kind: int = fcntl.LOCK_EX, tries: int = 5) -> bo
 
 def _in_use(run_dir: Path) -> str:
     """Return the mistake of a folder that another process uses."""
-    return f"run.dir={run_dir}: another process is using it; stop that process or use another run.dir"
+    return f"{run_dir}: another process is using it; stop it with {shell_command('stop', str(run_dir))}"
 
 
 def unknown_run(name: str, likely: str = "") -> str:
