@@ -209,6 +209,7 @@ def test_wrong_usage_is_a_mistake_of_the_input(sheeprl, training, words):
         (["eval", "x", "--episodes", "0"], "--episodes=0: must be at least 1"),
         (["eval", "x", "--episodes", "few"], "--episodes=few: must be a whole number"),
         (["eval", "x", "--episodes"], "--episodes: needs a value"),
+        (["compare", "--threshold", "abc"], "--threshold=abc: must be a number"),
         (["eval", "x", "--epis", "3"], "--epis: unknown flag; did you mean --episodes? (list: sheeprl eval -h)"),
         (
             ["eval", "x", "--deterministic"],
@@ -230,11 +231,11 @@ def test_a_wrong_option_is_one_line_with_what_to_do(sheeprl, training, words, mi
     assert (done.code, done.out, done.errors) == (2, "", [mistake])
 
 
-def test_resume_trains_the_tree_of_the_run_s_folder(sheeprl, training, monkeypatch):
+def test_resume_trains_the_tree_of_the_run_s_folder(sheeprl, training, monkeypatch, tmp_path):
     """`resume` trains the configuration in the run folder."""
-    tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "logs" / "mine").mkdir(parents=True)
+    tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
     requests = []
     monkeypatch.setattr("sheeprl.checkpoint.resume.resume_tree", lambda *what: requests.append(what) or tree)
     assert sheeprl("resume", "logs/mine", "run.total_steps=9").code == 0
@@ -500,9 +501,9 @@ class Evaluation:
 def evaluations(monkeypatch, tmp_path):
     """Record the calls of the evaluation of the run logs/mine, which prints a line."""
     calls = []
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "logs" / "mine").mkdir(parents=True)
+
     def evaluate(*question):
         """Record the arguments, print and return an evaluation."""
         calls.append(question)
