@@ -31,6 +31,9 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 """Base class of typer's errors of usage; depending on typer's version, a class of click or of typer."""
 
 
+NUMBERS = {"integer": "whole number", "number": "number", "float": "number"}
+"""Kinds of numbers by the word for them in typer's errors."""
+
 EVAL_WORDS = {
     **dict.fromkeys(("deterministic", "greedy"), "an evaluation is deterministic; eval.explore=true makes it explore"),
     **dict.fromkeys(("stochastic", "sample", "no_deterministic"), "use eval.explore=true"),
@@ -99,12 +102,13 @@ def usage_mistake(error: Any) -> str:
     if kind == "BadOptionUsage":
         return f"{error.option_name}: needs a value"
     if kind == "BadParameter" and parameter is not None:
-        if "integer" not in error.message:
+        number = next((name for word, name in NUMBERS.items() if word in error.message), None)
+        if number is None:
             return f"{parameter.opts[0]}: {error.message}"
         # Old versions of typer quote the value; newer ones raise from an error of pydantic, which contains it.
         quoted = re.search(r"^'(.*)'|input_value='(.*)', input_type", f"{error.message} {error.__cause__}")
         value = f"={quoted[1] or quoted[2]}" if quoted else ""
-        return f"{parameter.opts[0]}{value}: must be a whole number"
+        return f"{parameter.opts[0]}{value}: must be a {number}"
     if "extra argument" in error.message:
         words = error.message.partition("(")[2].partition(")")[2].strip(" ()")
         return f"{words}: unexpected; {usage}"

@@ -23,6 +23,9 @@ from sheeprl.utils.settings import STORABLE_CONTAINERS, Count, Section
 LIKE = 0.85
 """Least similarity of a hint. Names of settings share parts such as `num_` and `_coef`: a lower one would be luck."""
 
+LIKE_NAME = 0.65
+"""Least similarity of a suggested algorithm or configuration, such as ppo for pp0."""
+
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is meant: one with the same words, the same beginning, a typo less, or a similar one.
@@ -67,6 +70,20 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return `; did you mean …?` with the most similar name, or an empty string."""
     match = closest(name, known)
     return f"; did you mean {prefix}{match}?" if match else ""
+
+
+def nearest_names(name: str, known: Iterable[str], listing: str) -> str:
+    """Return `; did you mean …?` with up to three similar names, and the command that lists all of them.
+
+    Args:
+        name: name of an algorithm or a configuration, which needs less similarity than a setting.
+        known: the names that exist.
+        listing: the command.
+    """
+    known = list(known)
+    match = closest(name, known)
+    similar = [match] if match else difflib.get_close_matches(name, known, 3, LIKE_NAME)
+    return f"; did you mean {' or '.join(similar)}? (list: {listing})" if similar else f"; list them with {listing}"
 
 
 BASES = ("base", "_base_", "defaults", "extends", "include", "inherits")

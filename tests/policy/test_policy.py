@@ -208,7 +208,7 @@ def test_onnx_policy_needs_only_onnxruntime_and_numpy(run_dir, tmp_path, capsys)
         (["export", "x", "--to", "tflite"], "--to tflite: must be onnx or pt2"),
         (["export", "x", "--out", "a.pt2"], "--out a.pt2: must end with .onnx"),
         (["enjoy", "x", "--fps", "0"], "--fps=0.0: must be positive"),
-        (["enjoy", "nothing"], "nothing: no such folder"),
+        (["enjoy", "nothing"], "nothing: no such folder or run; use one of sheeprl ls"),
     ],
 )
 def test_wrong_words(words, message, capsys):
