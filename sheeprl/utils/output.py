@@ -67,7 +67,7 @@ class _Stream(io.TextIOWrapper):
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Drop output that can't be written within the block, for example after `sheeprl run ... | head`.
+    """Drop output that can't be written within the block, for example after `sheeprl train ... | head`.
 
     Streams that a program has replaced itself stay as they are.
     """
