@@ -56,6 +56,12 @@ SECTIONS = (
         "Whole runs as above, of PPO with a CNN and of PPO with an LSTM. The pictures are random bytes, without costs.",
     ),
     Section(
+        "values",
+        "DQN and IMPALA",
+        "Whole runs as above. DQN's updates differ by at most 3 %. IMPALA has as many players as RLlib has environment "
+        "runners; RLlib stops after 300 updates and is compared in updates per second.",
+    ),
+    Section(
         "limit",
         "SAC beside its matrix products",
         "The matrix products of one update's networks in float32, timed alone with the same number of threads, are a "

@@ -33,7 +33,7 @@ Commands correspond as follows:
 
 | elsewhere | here |
 |---|---|
-| `model = PPO("MlpPolicy", "CartPole-v1"); model.learn(100_000)` | `sheeprl train ppo --env CartPole-v1` |
+| `model = PPO("MlpPolicy", "CartPole-v1"); model.learn(100_000)` | `sheeprl train ppo --env CartPole-v1 --total_steps 100000` |
 | `python train.py --algo ppo --env CartPole-v1` (RL Baselines3 Zoo) | `sheeprl train ppo --env CartPole-v1` |
 | `hyperparams/ppo.yml` (RL Baselines3 Zoo) | `sheeprl convert-config hyperparams/ppo.yml CartPole-v1` |
 | `python enjoy.py`, `rllib evaluate` | `sheeprl eval RUN --video` |

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 
@@ -26,15 +27,18 @@ class Harder(Callback):
     """Raise the level after each evaluation, and stop the run at some steps."""
 
     def __init__(self, *stops, name="level"):
+        """Store when to stop, and the argument to raise."""
         self.stops, self.name = list(stops), name
 
     def on_evaluation(self, run, result):
+        """Raise the level."""
         run.set_env(**{self.name: run.env["level"] + 1})
 
     def on_round(self, run):
+        """Set the level or stop, by the policy steps."""
         if self.stops and run.policy_steps >= self.stops[0]:
             self.stops.pop(0)
-            run.stop("enough")
+            signal.raise_signal(signal.SIGINT)
 
 
 def begin(folder, callback, *settings):
@@ -119,6 +123,7 @@ def test_value_that_no_checkpoint_can_store_is_refused(tmp_path):
 
     class Wrong(Callback):
         def on_round(self, run):
+            """Set the level or stop, by the policy steps."""
             run.set_env(level={1, 2})
 
     with pytest.raises(RunFailedError, match=r"set_env\(level={1, 2}\): must be a number"):
@@ -129,6 +134,7 @@ class BySteps(Callback):
     """Raise the level every 120 policy steps."""
 
     def on_round(self, run):
+        """Set the level or stop, by the policy steps."""
         run.set_env(level=1 + run.policy_steps // 120)
 
 

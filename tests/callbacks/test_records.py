@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 
@@ -22,17 +23,20 @@ class Recorder(Callback):
     """Store the calls, and stop or fail the run at a step."""
 
     def __init__(self, stop_at=None, fail_at=None):
+        """Store when to stop and to fail."""
         self.calls, self.stop_at, self.fail_at = [], stop_at, fail_at
 
     def __getattribute__(self, name):
+        """Return a method that records its call."""
         if name.startswith("on_") and name != "on_round":
             return lambda run, *values: self.calls.append((name, run.policy_steps, *values))
         return super().__getattribute__(name)
 
     def on_round(self, run):
+        """Record the call; stop or fail in the chosen one."""
         self.calls.append(("on_round", run.policy_steps))
         if self.stop_at is not None and run.policy_steps >= self.stop_at:
-            run.stop("enough")
+            signal.raise_signal(signal.SIGINT)
         if self.fail_at is not None and run.policy_steps >= self.fail_at:
             raise ValueError("no more")
 
@@ -116,6 +120,7 @@ def test_lost_fragment_takes_its_episodes_along():
     from sheeprl.actors.messages import FragmentInfo
 
     def info(*returns):
+        """Return the description of a fragment with some ended episodes."""
         return FragmentInfo(0, 4, 4, returns, tuple(int(total) for total in returns), 0.1)
 
     stats, first = RunStats(Counters(), 0.0), info(1.0, 2.0)
@@ -134,6 +139,7 @@ def test_until_stops_at_a_value_and_without_progress(tmp_path):
     assert result.policy_steps < 1000
     end = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
     assert (end["status"], end["stopped_by"].partition(" is ")[0]) == ("done", "run.until: eval/return")
+    assert read(tmp_path / "a", EVALUATIONS)[-1]["step"] == result.policy_steps  # the final policy is evaluated
 
 
 def test_patience_counts_evaluations_without_a_better_one():

@@ -189,6 +189,7 @@ def broken_args_class(args_class):
     """Return `registry.args_class` without A2C's package."""
 
     def find(name):
+        """Return the arguments of every algorithm but A2C."""
         if name == "a2c":
             raise ImportError("no module named a2c")
         return args_class(name)

@@ -172,14 +172,18 @@ def test_a_flag_of_another_library_gets_a_flag(sheeprl, training, flag, hint):
 # ------------------------------------------------------------------------------------------- dry run
 
 
+ENV = "CartPole-v1"
+
+
 def test_a_dry_run_checks_and_stops(sheeprl, training, tmp_path, monkeypatch):
     """A dry run checks the settings and stops."""
     monkeypatch.chdir(tmp_path)
-    for words in (["run", "ppo"], ["train", "ppo"], ["ppo", "--env", "CartPole-v1"]):
+    shipped, defaults = "60,000", "100,000"
+    for words, steps in ((["run", "ppo"], shipped), (["train", "ppo"], shipped), (["ppo", "--env", ENV], defaults)):
         done = sheeprl(*words, "--dry-run", "run.mode=coupled")
         assert (done.code, done.err, training.trees) == (0, "", [])
         assert done.out.splitlines()[-1] == (
-            "valid: ppo on CartPole-v1, run.mode=coupled, 100,000 policy steps; nothing was started"
+            f"valid: ppo on {ENV}, run.mode=coupled, {steps} policy steps; nothing was started"
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -236,7 +240,7 @@ def test_config_prints_all_settings(sheeprl, tmp_path):
     printed = yaml.safe_load(done.out)
     assert list(printed) == list(Config.model_fields)
     assert printed["run"]["seed"] == 3 and printed["algo"]["gamma"] == 0.9
-    assert printed["players"]["num"] == 1 and printed["checkpoint"]["every"] == 10_000  # defaults are filled in
+    assert printed["players"]["num"] == 1 and printed["checkpoint"]["every"] == 6000  # defaults are filled in
     path = tmp_path / "mine.yaml"
     path.write_text(done.out)
     assert load_config(path, ["algo.rollout_steps=64"]).algo.gamma == 0.9
@@ -249,6 +253,7 @@ def test_config_prints_the_difference_from_the_defaults(sheeprl):
         "algo.name=ppo",
         "algo.gamma=0.9  # default 0.99",
         "env.id=CartPole-v1",
+        "run.total_steps=60000  # default 100000",
     ]
 
 

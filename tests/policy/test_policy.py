@@ -40,14 +40,17 @@ class Env(gymnasium.Env):
     """Environment of given spaces that returns samples."""
 
     def __init__(self, observation, action):
+        """Store the spaces."""
         self.observation_space, self.action_space = observation, action
         observation.seed(1)
 
     def reset(self, *, seed=None, options=None):
+        """Start an episode."""
         self.steps = 0
         return self.observation_space.sample(), {}
 
     def step(self, action):
+        """Check the action and end the episode after some steps."""
         assert self.action_space.contains(action), action
         self.steps += 1
         return self.observation_space.sample(), 1.0, self.steps >= 15, False, {}

@@ -43,6 +43,7 @@ def sheeprl(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def call(*words):
+        """Run the command; return its exit code and output."""
         with pytest.raises(SystemExit) as exit:
             main(list(words))
         return exit.value.code, *capsys.readouterr()

@@ -79,7 +79,7 @@ def join_or_start(
     if not verbose:
         internals.leave_losses_to_the_run()
     if address:
-        _check_listening(address, source)
+        _check_access(address, source)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     local = {"num_cpus": cpus, "include_dashboard": False}
     try:
@@ -112,11 +112,11 @@ def _why_not_started(reason: str, advice: str) -> str:
     return f"Ray can't be started: {reason}; {logs}; {advice}"
 
 
-def _check_listening(address: str, source: str) -> None:
-    """Check the cluster's port, since Ray needs minutes to report that it is closed.
+def _check_access(address: str, source: str) -> None:
+    """Check the cluster's port and the token, since Ray needs long to report that they are wrong.
 
     Raises:
-        ClusterError: no process listens at the address.
+        ClusterError: no process listens at the address, or the cluster refuses the token.
     """
     host, _, port = address.rpartition(":")
     if "/" in address or not port.isdigit():  # ray:// and auto are Ray's to resolve
@@ -128,6 +128,11 @@ def _check_listening(address: str, source: str) -> None:
             f"{source}={address}: the Ray cluster can't be joined: {error}; start it or correct the address"
             f"{environment.or_local(source)}"
         ) from error
+    if internals.refuses_token(address):
+        raise ClusterError(
+            f"{source}={address}: refuses the token of this shell; {environment.SET_TOKEN}"
+            f"{environment.or_local(source)}"
+        )
 
 
 def disconnect() -> None:

@@ -17,6 +17,8 @@ from sheeprl.utils.text import counted
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's path
 
+SET_TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
+
 
 def configure(config: Config) -> None:
     """Set Ray's environment variables that the user hasn't set, for the cluster of a configuration."""
@@ -89,7 +91,7 @@ def token_advice() -> str:
     """Return the advice for a cluster that requires a token, "" if one is set."""
     if os.environ.get("RAY_AUTH_MODE") == "token":
         return "; if it requires another token, set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-    return "; if it requires a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token"
+    return f"; if it requires a token, {SET_TOKEN}"
 
 
 def _gpu_mistakes(config: Config) -> Iterator[str]:

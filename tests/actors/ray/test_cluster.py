@@ -1,5 +1,6 @@
 """Test failures to connect to Ray."""
 
+import os
 import socket
 import subprocess
 
@@ -60,6 +61,32 @@ def test_an_address_where_nothing_listens_is_named_with_its_variable(monkeypatch
     assert ("unset RAY_ADDRESS" in str(raised.value)) == variable
 
 
+def test_a_refused_token_is_named_before_ray_joins(monkeypatch, capfd):
+    """The error for a refused token is one line with the variables, without Ray's own lines."""
+
+    class Client:
+        """A control store that refuses every token."""
+
+        def __init__(self, address):
+            """Print and raise as Ray does."""
+            os.write(2, b"W 1 gcs_client.cc: failed\n")
+            raise RuntimeError(f"{address}: RPC error: InvalidAuthToken: long")
+
+    monkeypatch.setattr("ray._raylet.GcsClient", Client)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray joins"))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listening.getsockname()[1]}")
+        config = defaults.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}}))
+        with pytest.raises(
+            cluster.ClusterError, match=r"RAY_ADDRESS=.*: refuses the token of this shell; set RAY_AUTH"
+        ):
+            cluster.connect(config)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_refused_connection_names_the_variables_of_the_token(monkeypatch):
     """The error for a refused connection names the variables of the token."""
 
@@ -69,7 +96,7 @@ def test_a_refused_connection_names_the_variables_of_the_token(monkeypatch):
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(cluster, "_check_listening", lambda *_: None)
+    monkeypatch.setattr(cluster, "_check_access", lambda *_: None)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     config = defaults.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}}))
