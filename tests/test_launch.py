@@ -82,3 +82,10 @@ def test_a_ray_job_is_stopped_within_its_time(monkeypatch):
     assert session.patience(signal.SIGTERM) == 2.0
     monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "60")
     assert session.patience(signal.SIGTERM) == 40.0 and session.patience(signal.SIGINT) == 10.0
+
+
+def test_the_line_at_a_signal_names_what_stops_the_run_at_once():
+    """Ctrl-C is named after SIGINT only; a process without a terminal gets another signal."""
+    assert "press Ctrl-C again" in session.stop_notice(signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        assert "Ctrl-C" not in session.stop_notice(number) and "another signal" in session.stop_notice(number)

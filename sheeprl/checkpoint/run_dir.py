@@ -57,7 +57,7 @@ def clear_run_dir(run_dir: Path) -> None:
 
 def write_config(config: Config, run_dir: Path) -> None:
     """Write the configuration of a run into its folder."""
-    # Without run.dir, so that `sheeprl run config.yaml` works unchanged.
+    # Without run.dir, so that `sheeprl train config.yaml` works unchanged.
     run = config.run.model_copy(update={"dir": None, "resume": False})
     saved = without_rollout_sizes(config).model_copy(update={"run": run})
     write_atomically(run_dir / CONFIG, saved.to_yaml().encode())

@@ -45,7 +45,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("evaluate", "test"), "use sheeprl eval RUN"),
     **dict.fromkeys(("learn", "fit", "start"), "use sheeprl train NAME"),
     **dict.fromkeys(("continue", "restart"), "use sheeprl resume RUN"),
-    **dict.fromkeys(("check", "validate"), "use sheeprl run CONFIG --dry-run, or sheeprl check-env ID"),
+    **dict.fromkeys(("check", "validate"), "use sheeprl train NAME --dry-run, or sheeprl check-env ID"),
     **dict.fromkeys(("benchmark", "env", "envs"), "use sheeprl check-env ID"),
     **dict.fromkeys(("show", "print"), "use sheeprl config NAME"),
     "verify": "use sheeprl replay RUN",

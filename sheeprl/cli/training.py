@@ -165,8 +165,13 @@ def read_named(name: str, words: Sequence[str], command: str) -> tuple[Base, Fla
     """Return what a NAME means, its flags and the settings; the environment among them may change the meaning."""
     base = find_base(name)
     flags, settings = read_settings(base.tree, words, f"{command} {name}")
-    envs = [str(setting.value) for setting in settings.given if setting.key == "env.id"]
-    return (find_base(name, envs[-1]) if envs else base), flags, settings
+    envs = environments(settings)
+    return (find_base(name, *envs) if envs else base), flags, settings
+
+
+def environments(settings: Words) -> list[str]:
+    """Return the environment on the command line as a list, empty if there is none."""
+    return [str(setting.value) for setting in settings.given if setting.key == "env.id"][-1:]
 
 
 def read_settings(tree: Tree, words: Sequence[str], command: str) -> tuple[Flags, Words]:

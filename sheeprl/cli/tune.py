@@ -52,7 +52,7 @@ def tune(words: list[str], session: Session) -> int:
         return FAILED
     best = found[0]
     typer.echo(f"best of {counted(len(found), 'trial')}: {search.metric} {best.score:.2f} with {best.label}")
-    typer.echo(f"sheeprl run {shown_folder(path)}")
+    typer.echo(f"sheeprl train {shown_folder(path)}")
     return 0
 
 

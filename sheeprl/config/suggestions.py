@@ -18,7 +18,7 @@ from sheeprl.algos import registry
 from sheeprl.config import peer_names
 from sheeprl.config.schema import Config, leaves
 from sheeprl.config.yaml_io import Dumper
-from sheeprl.utils.settings import STORABLE_CONTAINERS, Section
+from sheeprl.utils.settings import STORABLE_CONTAINERS, Count, Section
 
 LIKE = 0.85
 """Least similarity of a hint. Names of settings share parts such as `num_` and `_coef`: a lower one would be luck."""
@@ -197,7 +197,7 @@ def _describe_value(key: str, detail: Mapping[str, Any], model: type[Config]) ->
     """Return the line of a missing or wrong setting: its value and the allowed values."""
     given, context = detail["input"], detail.get("ctx", {})
     kind = detail["type"]
-    whole, _, _ = key.rpartition(".")
+    whole = ".".join(str(part) for part in detail["loc"][:-1])  # without the name of an alternative
     if allowed := _alternatives(dict(leaves(model)).get(whole)):  # pydantic reports each alternative separately
         return f"{whole}={shown(given)}: must be {allowed}"
     if kind == "unstorable":
@@ -263,9 +263,10 @@ def _unstorable(key: str, part: Any) -> str:
 
 
 def _alternatives(field: FieldInfo | None) -> str | None:
-    """Return the allowed values of a setting that is true, false or one of some words; None for other settings."""
+    """Return the allowed values of a setting that is true, false, a word or a count; None for other settings."""
     kinds = get_args(field.annotation) if field else ()
     words = [str(word) for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    words += ["a whole number, at least 1" for kind in kinds if kind == Count]
     return f"true, false or {' or '.join(words)}" if bool in kinds and words else None
 
 

@@ -210,6 +210,16 @@ def test_wrong_usage_is_a_mistake_of_the_input(sheeprl, training, words):
         (["eval", "x", "--episodes", "few"], "--episodes=few: must be a whole number"),
         (["eval", "x", "--episodes"], "--episodes: needs a value"),
         (["compare", "--threshold", "abc"], "--threshold=abc: must be a number"),
+        (
+            ["push", "x", "hf:me/x", "--card"],
+            "--card: unknown flag; a model card is always written; leave it out (list: sheeprl push -h)",
+        ),
+        (
+            ["plot", "--facet", "env.id"],
+            "--facet: unknown flag; an environment has its own column; leave it out (list: sheeprl plot -h)",
+        ),
+        (["serve", "x", "--follow-best"], "--follow-best: unknown flag; use --follow (list: sheeprl serve -h)"),
+        (["kill", "x"], "no command 'kill'; use sheeprl stop RUN"),
         (["eval", "x", "--epis", "3"], "--epis: unknown flag; did you mean --episodes? (list: sheeprl eval -h)"),
         (
             ["eval", "x", "--deterministic"],

@@ -37,6 +37,17 @@ def test_a_shipped_configuration_comes_before_the_algorithm_of_its_name():
     assert find_base("sac_halfcheetah").description == "shipped configuration sac_halfcheetah (sac on HalfCheetah-v5)"
 
 
+def test_the_description_names_the_environment_of_the_command_line():
+    """The description names the environment that is used, and that of the configuration if it is another one."""
+    assert find_base("ppo", "CartPole-v1").description.startswith("shipped configuration ppo (ppo on CartPole-v1);")
+    assert find_base("ppo", "Walker2d-v5").description.startswith(
+        "shipped configuration ppo (ppo on Walker2d-v5, with the settings for CartPole-v1);"
+    )
+    assert find_base("ppo_pendulum", "CartPole-v1").description == (
+        "shipped configuration ppo_pendulum (ppo on CartPole-v1, with the settings for Pendulum-v1)"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "env", "env_of_tree"),
     [

@@ -353,6 +353,8 @@ def test_a_folder_or_a_binary_file_is_a_mistake(tmp_path):
         ("env__kwargs", [1], "env.kwargs=[1]: must be a mapping such as {name: value}"),
         ("run", 5, "run=5: must be a section of settings"),
         ("trainer__compile", "nonsense", "trainer.compile=nonsense: must be true, false or auto"),
+        ("log__profile", -1, "log.profile=-1: must be true, false or a whole number, at least 1"),
+        ("log__profile", "nonsense", "log.profile=nonsense: must be true, false or a whole number, at least 1"),
         ("run__mode", "decopled", "run.mode=decopled: must be decoupled or coupled; did you mean decoupled?"),
     ],
 )

@@ -211,6 +211,7 @@ def test_changed_settings_stay_in_their_ranges(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_population_passes_networks_on(tmp_path, capsys):
     """Each member trains each part; the lineage of the best one is on file."""
     pytest.importorskip("optuna")
@@ -223,6 +224,7 @@ def test_population_passes_networks_on(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_search_finds_prunes_and_continues(tmp_path, capsys):
     """A search ends with a configuration; the same command with more trials is refused, an equal one adds nothing."""
     pytest.importorskip("optuna")
