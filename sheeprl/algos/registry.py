@@ -71,8 +71,13 @@ def _algorithms_in(module: ModuleType) -> list[str]:
     from sheeprl.algos.args import AlgoArgs
     from sheeprl.algos.base import Algorithm
 
-    own = {name: found for name, found in vars(module).items() if getattr(found, "__module__", "") == module.__name__}
-    return [name for name, found in own.items() if isinstance(found, type) and issubclass(found, (Algorithm, AlgoArgs))]
+    found = {name: part for name, part in vars(module).items() if isinstance(part, type)}
+    return [
+        name
+        for name, part in found.items()
+        if part.__module__ == module.__name__
+        and (issubclass(part, Algorithm) or (issubclass(part, AlgoArgs) and part.algorithm))
+    ]
 
 
 def load_named(name: str) -> Any:

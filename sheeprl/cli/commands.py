@@ -158,9 +158,10 @@ def replay(
     if replayed.difference is not None:
         print_error(f"re-execution differs: {replayed.difference}")
         raise typer.Exit(FAILED)
+    after = f" after the first {replayed.recorded_from:,}, which the record misses" if replayed.recorded_from else ""
     typer.echo(
         f"re-execution is identical: {counted(replayed.fragments, 'fragment')}, "
-        f"{counted(replayed.gradient_steps, 'gradient step')}, "
+        f"{counted(replayed.gradient_steps - replayed.recorded_from, 'gradient step')}{after}, "
         f"final parameters {replayed.parameters}"
     )
 
