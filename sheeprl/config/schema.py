@@ -335,7 +335,8 @@ class RayConfig(Section):
     )
     runtime_env: dict[str, Any] = Field(
         default_factory=dict,
-        description="Ray's runtime_env of the run's actors, as in {pip: [sheeprl-ray]}, for nodes without the packages",
+        description="Ray's runtime_env of the run's actors, as in {pip: ['sheeprl-ray @ git+URL']}, for nodes without "
+        "the packages",
         json_schema_extra=needs("decoupled"),
     )
     wait_timeout: Positive = Field(

@@ -1,9 +1,13 @@
 """Test curricula: callbacks set attributes of environments, which resume and re-execute bit for bit."""
 
 import json
+import re
 import shutil
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
+import gymnasium as gym
 import pytest
 
 from sheeprl import Callback, RunFailedError, load_config, train
@@ -163,3 +167,18 @@ def test_changes_hold_from_their_round_on():
     assert changes.state == [[4, {"a": 0}], [5, {"a": 1, "b": [1]}]]
     changes.forget_from(5)
     assert changes.newest == {"a": 0}
+
+
+def test_the_curriculum_of_the_page_begins_without_the_argument():
+    """The example of docs/callbacks.md sets a first value, raises it, and keeps it after a resume."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "callbacks.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r'```python title="my_curriculum.py"\n(.*?)```', page, re.DOTALL)
+    scope = {}
+    exec(compile(code, "my_curriculum.py", "exec"), scope)
+    values = {}
+    run = SimpleNamespace(env=values, set_env=values.update)
+    callback = scope["Harder"]()
+    callback.on_start(run)
+    callback.on_evaluation(run, SimpleNamespace(mean_return=-1.0))
+    callback.on_start(run)
+    assert values == {"g": 4.0} and hasattr(gym.make("Pendulum-v1").unwrapped, "g")
