@@ -131,7 +131,7 @@ def bounds(best: Sequence[float], given: Sequence[float]) -> list[Bound]:
             "probability that the settings found are better",
             better.value,
             at_least=0.5,
-            spread=(better.low, better.high),
+            spread=(better.low, better.high) if better.has_interval else None,
         ),
     ]
 

@@ -24,34 +24,13 @@ from typing import Literal
 from sheeprl.actors.ray.environment import machine_mistakes
 from sheeprl.config.defaults import available_cores, has_compiler
 from sheeprl.utils.folders import cache_root
-from sheeprl.utils.installation import DISTRIBUTION, environment_warnings, install_command
+from sheeprl.utils.installation import DISTRIBUTION, EXTRAS, environment_warnings, install_command
 from sheeprl.utils.text import byte_size
 from sheeprl.version import __version__
 
 Status = Literal["ok", "warning", "error"]
 GIB = 2**30
 REQUIRED = ("torch", "lightning-fabric", "tensordict", "gymnasium", "ray", "tensorboard", "numpy", "pydantic", "typer")
-EXTRAS = {
-    "mujoco": "mujoco",
-    "dmc": "dm_control",
-    "atari": "ale_py",
-    "box2d": "Box2D",
-    "classic": "pygame",
-    "minatar": "minatar",
-    "minigrid": "minigrid",
-    "crafter": "crafter",
-    "video": "moviepy",
-    "plot": "matplotlib",
-    "export": "onnxruntime",
-    "wandb": "wandb",
-    "mlflow": "mlflow",
-    "trackio": "trackio",
-    "s3": "s3fs",
-    "gcs": "gcsfs",
-    "azure": "adlfs",
-}
-"""Module that each extra installs, by extra."""
-
 LEAST_FILES, LEAST_SHM, LEAST_DISK, LEAST_MEMORY = 4096, 1 * GIB, 5 * GIB, 2 * GIB
 
 

@@ -74,7 +74,8 @@ class Result:
         run_dir: folder of the run.
         policy_steps: policy steps, including those before a resume.
         gradient_steps: gradient steps, including those before a resume.
-        mean_return: mean return of the last 100 episodes; None if no episode ended.
+        mean_return: mean return of the last 100 training episodes, which explore; None if no episode ended. The
+            returns of evaluations are in `evaluations.jsonl`.
         interrupted_by: number of the signal that ended the run early, after a checkpoint.
     """
 

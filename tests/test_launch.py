@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from sheeprl import session
+from sheeprl.callbacks.base import Callback
 from sheeprl.config import defaults
 from sheeprl.config.loading import load_config, validate
 from sheeprl.driver.collection import Collector
@@ -33,6 +34,26 @@ def test_train_refuses_a_name():
     """`train` refuses the name of a configuration and says how to load it."""
     with pytest.raises(ConfigError, match=r"needs a Config, not str; use train\(load_config\('ppo'\)\)"):
         train("ppo")
+
+
+class NotACallback:
+    """Object of another class than a callback."""
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "mistake"),
+    [
+        ([NotACallback()], "callbacks[0]: NotACallback: is no class derived from sheeprl.Callback"),
+        ([NotACallback], "callbacks[0]: NotACallback: is no class derived from sheeprl.Callback"),
+        ([Callback(), Callback], "callbacks[1]: Callback: is a class, not a callback; use Callback(...)"),
+        (NotACallback(), "callbacks: must be a list of callbacks, not NotACallback; use callbacks=[NotACallback(...)]"),
+    ],
+)
+def test_train_refuses_other_objects_as_callbacks(callbacks, mistake):
+    """Nothing starts if an object isn't a callback."""
+    with pytest.raises(ConfigError) as caught:
+        train_tree({}, callbacks)
+    assert caught.value.mistakes == [mistake]
 
 
 @pytest.mark.parametrize("named", [False, True])

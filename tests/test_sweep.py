@@ -8,8 +8,9 @@ import pytest
 
 from sheeprl import sweep as sweeping
 from sheeprl.checkpoint.run_dir import checkpoints, is_locked_still
-from sheeprl.checkpoint.runs import last_event
+from sheeprl.checkpoint.runs import FoundRun, last_event
 from sheeprl.cli import main
+from sheeprl.results.reading import RunResults
 from sheeprl.utils.errors import ConfigError
 from tests.helpers.clusters import wait_for
 
@@ -87,7 +88,7 @@ def test_a_run_is_trained_resumed_and_left_alone(tmp_path, monkeypatch):
     planned.folder.mkdir()
     (planned.folder / "config.yaml").write_text("")  # of a run that ended before its first checkpoint
     status, text = sweeping.train_one(dict(planned.tree), str(planned.folder))
-    assert (status, text.partition(" ")[0]) == ("done", "return")
+    assert (status, text.partition(" return ")[0]) == ("done", "training")
     assert planned.is_finished
     longer = {**planned.tree, "run": {**planned.tree["run"], "total_steps": 512}}
     assert sweeping.train_one(longer, str(planned.folder))[0] == "done"
@@ -97,6 +98,16 @@ def test_a_run_is_trained_resumed_and_left_alone(tmp_path, monkeypatch):
     assert status == "failed"
     assert "Nothing" in text
     assert sweeping.sweep([planned], say=lambda text: None)[0].text == "is finished"  # without Ray
+
+
+def test_the_score_of_a_run_is_that_of_compare(tmp_path):
+    """The return is that of the last evaluation, else of training episodes, and its text names which one."""
+    assert sweeping.score_text(tmp_path) == "no episode ended"
+    (tmp_path / "episodes.jsonl").write_text('{"step": 10, "time": 1, "return": 21.74, "length": 10}\n')
+    assert sweeping.score_text(tmp_path) == "training return 21.74"
+    (tmp_path / "evaluations.jsonl").write_text('{"step": 10, "time": 1, "mean": 121.6}\n')
+    assert sweeping.score_text(tmp_path) == "evaluation return 121.60"
+    assert RunResults(FoundRun(tmp_path, 0.0)).score == 121.6
 
 
 def test_a_run_waits_for_the_worker_of_a_killed_sweep(tmp_path, monkeypatch):

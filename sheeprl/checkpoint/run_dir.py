@@ -290,7 +290,18 @@ def _take_lock(descriptor: int, kind: int = fcntl.LOCK_EX, tries: int = 5) -> bo
 
 def _in_use(run_dir: Path) -> str:
     """Return the mistake of a folder that another process uses."""
-    return f"run.dir={run_dir}: another process is using it; stop that process or use another run.dir"
+    return f"{run_dir}: another process is using it; stop it with {shell_command('stop', str(run_dir))}"
+
+
+def unknown_run(name: str, likely: str = "") -> str:
+    """Return the mistake of a name that leads to no run.
+
+    Args:
+        name: the name.
+        likely: the name that was probably meant; "" if there is none.
+    """
+    advice = f"did you mean {likely}? (list: sheeprl ls)" if likely else "use one of sheeprl ls"
+    return f"{name}: no such folder or run; {advice}"
 
 
 def find_checkpoint(path: str) -> tuple[Path, Path]:
@@ -301,7 +312,7 @@ def find_checkpoint(path: str) -> tuple[Path, Path]:
     """
     folder = Path(path).expanduser().resolve()
     if not folder.exists():
-        raise ConfigError([f"{path}: no such folder"])
+        raise ConfigError([unknown_run(path)])
     if manifest.is_complete(folder):
         return folder.parent.parent, folder
     if not (folder / CONFIG).is_file():

@@ -19,7 +19,7 @@ from sheeprl.cli.sweep import sweep
 from sheeprl.cli.training import Session
 from sheeprl.cli.tune import tune
 from sheeprl.cli.words import ENV_ID, take_switch
-from sheeprl.config.suggestions import nearest
+from sheeprl.config.suggestions import nearest, nearest_names
 from sheeprl.utils.errors import ConfigError, shell_command
 from sheeprl.utils.gc_control import leave_to_the_end
 from sheeprl.utils.output import lasting_output
@@ -199,5 +199,5 @@ def _check_command(command: str | None) -> None:
     elif command in OTHER_WORDS:
         reason = f"; {OTHER_WORDS[command]}"
     else:
-        reason = f"{nearest(command, known)} (list: sheeprl --help)"
+        reason = nearest_names(command, known, "sheeprl --help")
     raise ConfigError([f"no command {command!r}{reason}"])

@@ -11,7 +11,7 @@ from sheeprl.cli.words import ENV_ID
 from sheeprl.config import peer_algorithms
 from sheeprl.config.loading import find_config, get_value, read_tree, shipped_folder
 from sheeprl.config.schema import Tree
-from sheeprl.config.suggestions import nearest
+from sheeprl.config.suggestions import nearest_names
 from sheeprl.utils.errors import ConfigError
 
 
@@ -141,6 +141,7 @@ def _unknown(name: str) -> str:
         find_config(name)
     except ConfigError as error:
         stem = Path(name).stem
-        cause = error.mistakes[0].partition(";")[0]
-        return f"{cause}, or an algorithm ({', '.join(algorithms)}){nearest(stem, [*shipped_files(), *algorithms])}"
+        cause = error.mistakes[0].partition(" or a shipped configuration")[0]
+        hint = nearest_names(stem, dict.fromkeys([*algorithms, *shipped_files()]), "sheeprl algos and sheeprl configs")
+        return f"{cause}, a shipped configuration or an algorithm{hint}"
     raise AssertionError(f"{name} is a configuration")

@@ -15,6 +15,7 @@ import typer
 from sheeprl.cli.commands import print_table
 from sheeprl.metrics.run_entry import NAMESPACE, SILENT, RunEntry
 from sheeprl.utils.errors import ConfigError, one_line
+from sheeprl.utils.output import without_native_output
 
 TIMEOUT = 5.0  # seconds until an address counts as closed
 RECHECK = 6.0  # seconds until a second look at a run that seems silent; drivers report every 5
@@ -101,7 +102,7 @@ def _read(found: str, where: str) -> tuple[list[RunEntry], Collection[str]]:
     try:
         host, _, port = found.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT).close()
-        with internals.without_log_lines():
+        with without_native_output():
             values, live_jobs = internals.cluster_contents(found, NAMESPACE)
     except (OSError, ValueError) as error:
         raise ConfigError([f"{where}: can't be reached: {one_line(error)}; start it or correct the address"]) from None

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sheeprl.cli.completion import complete_run
-from sheeprl.utils.errors import ConfigError
 
 INTERVAL = 0.2  # seconds between looks at the run
 
@@ -24,17 +22,16 @@ def stop(
 ) -> None:
     """Stop a run of this machine after a checkpoint, and wait for its end; sheeprl resume continues it."""
     from sheeprl.checkpoint.run_dir import checkpoints, is_locked
-    from sheeprl.checkpoint.runs import is_run, resolve_run
+    from sheeprl.checkpoint.runs import run_folder
     from sheeprl.checkpoint.stopping import stop_run
 
-    path = resolve_run(run)
-    folder = Path(path).expanduser()
-    if not is_run(folder):
-        raise ConfigError([f"{run}: use a run of sheeprl ls"])
+    folder = run_folder(run)
     stop_run(folder)
     while is_locked(folder):
         time.sleep(INTERVAL)
     if found := checkpoints(folder):
-        typer.echo(f"{path}: stopped at policy step {int(found[-1].name[5:]):,}; sheeprl resume {path} continues it")
+        typer.echo(
+            f"{folder}: stopped at policy step {int(found[-1].name[5:]):,}; sheeprl resume {folder} continues it"
+        )
     else:
-        typer.echo(f"{path}: stopped before its first checkpoint")
+        typer.echo(f"{folder}: stopped before its first checkpoint")

@@ -98,7 +98,12 @@ def algorithm_command(name: str) -> Callable[[list[str], Session], int]:
 def _train_algorithm(name: str, words: list[str], session: Session, config: str | None, dry_run: bool) -> int:
     """Train with an algorithm's defaults, or a configuration of this algorithm, and the words on top."""
     flags = Flags(registry.args_class(name))
-    tree = read_tree(config) if config else {}
+    try:
+        tree = read_tree(config) if config else {}
+    except ConfigError as error:
+        if Path(str(config)).is_file():
+            raise
+        raise ConfigError([f"--config {mistake}" for mistake in error.mistakes]) from error
     settings = read_words(words, flags, f"sheeprl {name} -h all")
     for setting in settings.given:
         if setting.key == "algo.name":
@@ -232,7 +237,7 @@ def _explained(
     for mistake in mistakes:
         key = mistake.partition(": unknown setting")[0]
         lines += [inherited[key]] if key in inherited else locate([_with_flag(mistake, flags)], tree)
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def _check(tree: Tree) -> int:

@@ -29,7 +29,7 @@ def tune(words: list[str], session: Session) -> int:
     command = shlex.join(["sheeprl", "tune", *words])
     dry_run = take_switch(words, "dry-run")
     population, parts = _whole(words, "population", "0"), _whole(words, "parts", "10")
-    search, description = _read_search(words, population, parts)
+    search, description = _read_search(words, population, parts, dry_run)
     if not dry_run:
         check_packages()
     typer.echo(f"using {description}")
@@ -80,13 +80,14 @@ def _train_population(search: Search, members: int, parts: int) -> int:
     return 0
 
 
-def _read_search(words: list[str], population: int, parts: int) -> tuple[Search, str]:
+def _read_search(words: list[str], population: int, parts: int, dry_run: bool) -> tuple[Search, str]:
     """Return the search that the words describe, and a description of its configuration.
 
     Args:
         words: words of the command line.
         population: members of a population; 0 for a search by trials.
         parts: parts of the training of a population.
+        dry_run: True if the search is only described, so that nothing needs to limit it.
 
     Raises:
         ConfigError: they have mistakes, all of which it lists.
@@ -120,7 +121,7 @@ def _read_search(words: list[str], population: int, parts: int) -> tuple[Search,
     folder = searching.search_folder(name, out)
     budget = (trials or None, hours or None, cpus, jobs or None, not no_pruning)
     search = searching.Search(tree, declared | named, folder, metric, seeds, *budget)
-    searching.check_search(search)
+    searching.check_search(search, is_limited=not dry_run)
     if population:
         from sheeprl.tune.population import check_population
 

@@ -58,7 +58,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
-    warnings += [*_untrained(config), *without_effect(given, config, spaces)]
+    warnings += [*_untrained(config), *_unreachable(config), *without_effect(given, config, spaces)]
     return Resolved(config, spaces, tuple(warnings), open_settings(given))
 
 
@@ -70,6 +70,13 @@ def _untrained(config: Config) -> Iterator[str]:
             "algo.replay_ratio=0: no gradient step is taken, so nothing is trained; use a larger one, such as "
             "algo.replay_ratio=1"
         )
+
+
+def _unreachable(config: Config) -> Iterator[str]:
+    """Yield a warning for each condition of `run.until` on evaluations that the run doesn't play."""
+    if not config.eval.episodes:
+        for name in sorted(config.run.until.keys() & {"eval/return", "patience"}):
+            yield f"run.until.{name}={config.run.until[name]:g}: has no effect with eval.episodes=0; set eval.episodes"
 
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
@@ -302,7 +309,11 @@ def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
     trainer, players = config.trainer, config.num_players
     ranks = trainer.ranks
     if batch % ranks:
-        yield f"algo.batch_size={batch}: must be a multiple of the number of ranks, {ranks}"
+        most = max(1, batch // ranks) * ranks
+        yield (
+            f"algo.batch_size={batch}: must be a multiple of the number of ranks, {ranks} (trainer.devices="
+            f"{trainer.devices}); use {most} or another number of devices"
+        )
     if config.is_coupled and players % ranks:
         yield f"players.num={players}: in coupled mode every rank runs players; use a multiple of {ranks}"
     if config.is_coupled and ranks > 1 and config.algo.data().prioritized:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from sheeprl.utils.output import without_native_output
+
 FOLDER = "profile"
 """Folder of the traces, in the run folder."""
 
@@ -55,9 +57,15 @@ class Profiler:
             return
         import torch.profiler
 
-        marked = torch.profiler.record_function(f"{self.role}: {name}")
-        with torch.profiler.profile(with_stack=self.with_stack) as session, marked:
-            yield
+        session = torch.profiler.profile(with_stack=self.with_stack)
+        with without_native_output():  # it logs that it starts and stops
+            session.start()
+        try:
+            with torch.profiler.record_function(f"{self.role}: {name}"):
+                yield
+        finally:
+            with without_native_output():
+                session.stop()
         self._add(session)
         if number == self.calls:
             self._write(self._folder)

@@ -9,5 +9,6 @@ def counted(number: int, noun: str) -> str:
 
 
 def byte_size(count: float) -> str:
-    """Return a number of bytes in MiB, or in GiB if it is large, as in `1.5 MiB` and `3.0 GiB`."""
-    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
+    """Return a number of bytes in KiB, MiB or GiB, as in `27.0 KiB`, `1.5 MiB` and `3.0 GiB`."""
+    power, unit = (10, "KiB") if count < 2**20 else (20, "MiB") if count < 2**30 else (30, "GiB")
+    return f"{count / 2**power:,.1f} {unit}"

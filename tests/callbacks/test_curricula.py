@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,7 +42,7 @@ class Harder(Callback):
         """Set the level or stop, by the policy steps."""
         if self.stops and run.policy_steps >= self.stops[0]:
             self.stops.pop(0)
-            run.stop("enough")
+            signal.raise_signal(signal.SIGINT)
 
 
 def begin(folder, callback, *settings):
@@ -116,7 +117,9 @@ def test_level_of_evaluations_can_be_fixed(tmp_path):
 def test_unknown_attribute_fails_the_run_and_not_its_resume(tmp_path):
     """One line names the attribute; a resumed run doesn't repeat the mistake."""
     folder = tmp_path / "run"
-    with pytest.raises(RunFailedError, match=r"set_env\(lvl=2\): Leveled and its wrappers have no attribute 'lvl'"):
+    with pytest.raises(
+        RunFailedError, match=r"set_env\(lvl=2\) of a callback: Leveled and its wrappers have no attribute 'lvl'"
+    ):
         begin(folder, Harder(name="lvl"))
     assert resume(folder, Callback()).policy_steps >= 480
 

@@ -107,6 +107,24 @@ def test_mistakes_have_the_file_and_line_of_the_setting(tmp_path):
     assert mistake_of(base, "algo.name=sac", "env.num_envs=1", "algo.gama=1").startswith("algo.gama: ")
 
 
+def test_a_base_for_another_algorithm_is_the_first_mistake(tmp_path):
+    """The cause comes before the settings of the base that don't fit; a base that fits isn't blamed."""
+    path = written(tmp_path, "mine.yaml", "env: {id: CartPole-v1}\nbase: sac\nalgo: {name: ppo}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    first, *others = caught.value.mistakes
+    assert first == (
+        f"{path}:2: base=sac: is for sac, but algo.name=ppo, so some of its settings don't fit; use a base for ppo"
+    )
+    assert len(others) == 2 and all("sac.yaml:" in other for other in others)
+    above = written(tmp_path, "above.yaml", "base: ./mine.yaml\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(above)
+    assert caught.value.mistakes[0] == first
+    own = written(tmp_path, "own.yaml", "base: sac\nalgo: {name: droq, gama: 1}\n")
+    assert mistake_of(own).startswith(f"{own}:2: algo.gama: ")
+
+
 def test_every_mutated_setting_of_a_file_has_its_line(tmp_path):
     """Each setting of a shipped configuration, spoiled, gives one line with the file and its line."""
     lines = (shipped_folder() / "dqn.yaml").read_text(encoding="utf-8").splitlines()

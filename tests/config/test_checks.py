@@ -240,7 +240,7 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
         ("eval.env.foo=1", "eval.env.foo: unknown setting"),
         ("eval.env.max_episode_steps=-3", "eval.env.max_episode_steps=-3: must be at least 1"),
         ("eval.env.num_envs=3", "eval.env.num_envs: has no effect on evaluations; leave it out"),
-        ("eval.env.kwargs.sky=blue", "eval.env.id=CartPole-v1: "),
+        ("eval.env.kwargs.sky=blue", "eval.env.kwargs.sky=blue: CartPole-v1 has no such argument; use sutton"),
         ("eval.env.id=Pendulum-v1", "eval.env.id=Pendulum-v1: its instances have different observation or action"),
     ],
 )

@@ -38,6 +38,13 @@ def test_a_bounded_number_of_calls_is_profiled(tmp_path):
     assert profile_lines(tmp_path)[0].startswith(f"profile: {tmp_path}/profile (player_0); open")
 
 
+def test_the_profiler_says_nothing(tmp_path, capfd):
+    """PyTorch's profiler logs that it starts and stops; a run doesn't show it."""
+    profiler = make_profiler(str(tmp_path), 1, "trainer")
+    call_often(profiler, 5)
+    assert capfd.readouterr().err == "" and traces(tmp_path)
+
+
 def test_each_method_is_profiled(tmp_path):
     """A replay shard has a trace of its adds, and of its samples that begin later."""
     profiler = make_profiler(str(tmp_path), 1, "replay 0", with_stack=True)

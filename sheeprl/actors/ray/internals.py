@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +10,8 @@ from importlib import import_module
 from typing import Any
 
 from ray.exceptions import RayActorError
+
+from sheeprl.utils.output import without_native_output
 
 NODE_GROUP = "ray.io/node-group"  # label of a node that an autoscaler started
 NODE_DIED = "node has died"  # in the message of an actor that was lost with its node
@@ -134,25 +134,11 @@ def refuses_token(address: str) -> bool:
     """Return True if a cluster refuses the token of this shell; Ray itself would repeat its attempts for 20 seconds."""
     raylet: Any = import_module("ray._raylet")
     try:
-        with without_log_lines():
+        with without_native_output():
             raylet.GcsClient(address=address).internal_kv_keys(b"", b"")
     except Exception as error:  # Ray's own, of several kinds; joining the cluster reports the others
         return AUTH_FAILED in str(error)
     return False
-
-
-@contextmanager
-def without_log_lines() -> Iterator[None]:
-    """Drop what C++ code prints on stderr within the block: Ray logs an error there before it raises it."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def _values(client: Any, namespace: str) -> dict[str, bytes]:
