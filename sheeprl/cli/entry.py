@@ -187,7 +187,7 @@ def _check_command(command: str | None) -> None:
         return
     name, equals, value = command.partition("=")
     if command.endswith((".yaml", ".yml")) or command in shipped_files():
-        reason = f"; did you mean {shell_command('run', command)}?"
+        reason = f"; did you mean {shell_command('train', command)}?"
     elif equals and re.fullmatch(r"[\w.]+", name):
         reason = f"; use sheeprl train {value if name == 'exp' else 'NAME ' + command}"
     elif is_algorithm(command):

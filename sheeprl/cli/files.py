@@ -52,7 +52,7 @@ def convert_config(
         Path(out).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError([f"--out {out}: can't be written: {error.strerror}"]) from error
-    typer.echo(f"{out}: train with it by {shell_command('run', out)}")
+    typer.echo(f"{out}: train with it by {shell_command('train', out)}")
 
 
 def known_algorithm(name: str) -> str:

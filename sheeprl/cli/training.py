@@ -110,7 +110,8 @@ def _train_algorithm(name: str, words: list[str], session: Session, config: str 
             settings.mistakes.append(f"algo.name={setting.value}: this command trains {name}; use sheeprl train")
     algo = tree.setdefault("algo", {})
     if isinstance(algo, dict) and algo.setdefault("name", name) != name:
-        settings.mistakes.append(f"--config {config}: has algo.name={algo['name']}; use {shell_command('run', config)}")
+        use = shell_command("train", config)
+        settings.mistakes.append(f"--config {config}: has algo.name={algo['name']}; use {use}")
     return _train(tree, settings, flags, session, dry_run)
 
 

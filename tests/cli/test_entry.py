@@ -325,7 +325,7 @@ def test_exit_code_and_lines_of_the_process_itself(tmp_path):
         ("x", ""),
         ("rppo", "; use sheeprl train ppo_recurrent"),
         ("ddqn", "; use sheeprl train dqn algo.double=true"),
-        ("a.yaml", "; did you mean sheeprl run a.yaml?"),
+        ("a.yaml", "; did you mean sheeprl train a.yaml?"),
     ],
 )
 def test_an_unknown_command_gets_the_nearest(sheeprl, word, hint):
@@ -480,7 +480,7 @@ def test_flags_replace_values_of_a_base_config(sheeprl, training, tmp_path):
 def test_a_base_config_of_another_algorithm_is_refused(sheeprl, training):
     """A base configuration of another algorithm is refused."""
     done = sheeprl("ppo", "--config", "sac")
-    assert (done.code, done.errors) == (2, ["--config sac: has algo.name=sac; use sheeprl run sac"])
+    assert (done.code, done.errors) == (2, ["--config sac: has algo.name=sac; use sheeprl train sac"])
 
 
 @pytest.mark.parametrize(
