@@ -222,3 +222,12 @@ def test_widths():
     assert line.startswith("algo.depth=3: 4 * algo.depth must be a multiple")
     with pytest.raises(ValueError, match=r"at most algo.sequence_length=64"):
         DreamerV3Args(name="dreamer_v3", imag_last=65)
+
+
+def test_a_run_with_action_masks_is_warned():
+    """Imagined actions have no mask."""
+    masked = spaces.Dict({"action_mask": spaces.MultiBinary(3), "x": VECTOR})
+    args = DreamerV3Args(name="dreamer_v3")
+    (line,) = args.space_warnings(Spaces(masked, spaces.Discrete(3)))
+    assert line.startswith("action_mask restricts played actions, but not imagined ones")
+    assert not list(args.space_warnings(CASES["discrete, pixels"]))
