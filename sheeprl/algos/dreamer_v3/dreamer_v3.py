@@ -241,7 +241,7 @@ class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
         critic = behavior.critic(states)
         with torch.no_grad():
             continues = self.continues(agent, states)
-            slow = two_hot.mean(behavior.critic_target(states))
+            slow = two_hot.mean(behavior.critic_target(states[:-1]))
             value = two_hot.mean(critic)
             returns = imagined_returns(behavior.reward(imagined), continues, value, args.lambda_)
             reached = imagined_weights(continues)[:-1]
@@ -251,7 +251,7 @@ class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
         entropy = head.entropy(parameters)
         logprob = head.logprob(parameters, imagined.actions[:-1])
         actor_loss = policy_loss(logprob, advantage, entropy, reached, args.entropy_coef, weight)
-        errors = two_hot.loss(critic[:-1], returns, slow[:-1], args.slow_scale)
+        errors = two_hot.loss(critic[:-1], returns, slow, args.slow_scale)
         critic_loss = mean(reached * errors, weight)
         metrics = {
             "Loss/policy_loss": actor_loss,
