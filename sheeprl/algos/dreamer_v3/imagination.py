@@ -131,8 +131,9 @@ class HotStep:
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         """Take the step."""
-        step, count = ImaginedStep(self.rssm, self.actor), len(tensors) - len(self.weights())
+        step = ImaginedStep(self.rssm, self.actor)
         names = [name for name, _ in step.named_parameters()]
+        count = len(tensors) - len(names)
         return list(functional_call(step, dict(zip(names, tensors[count:], strict=True)), tensors[:count]))
 
     def weights(self) -> list[Tensor]:
