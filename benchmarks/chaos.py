@@ -94,6 +94,29 @@ PPO = (
     ),
     *("algo.rollout_steps=128", "checkpoint.every=4000"),
 )
+APEX = (
+    "configs/apex_cartpole.yaml",
+    *COMMON,
+    *(
+        "env.id=benchmarks.cases.stamped:StampedCartPole-v0",
+        "env.vectorization=async",
+        "env.num_envs=2",
+        "players.num=3",
+    ),
+    *("algo.replay_ratio=0.5", "players.fragment_rows=16", "buffer.shards=2", "buffer.memmap=true"),
+    *("buffer.size=400000", "checkpoint.every=1000"),
+)
+IMPALA = (
+    "configs/impala.yaml",
+    *COMMON,
+    *(
+        "env.id=benchmarks.cases.stamped:StampedCartPole-v0",
+        "env.vectorization=async",
+        "env.num_envs=4",
+        "players.num=3",
+    ),
+    *("players.quorum=0.6", "run.max_staleness=2", "algo.rollout_steps=5", "checkpoint.every=4000"),
+)
 SLEEPING = (
     "configs/sac.yaml",
     *COMMON,
@@ -119,6 +142,8 @@ PARTS = {
             RANDOM_PENDULUM,
         ),
         Part("ppo", "PPO, 2 players, 2 ranks", (*PPO, "trainer.devices=2"), 40_000, ROLES, RANDOM_CARTPOLE),
+        Part("apex", "Ape-X, mapped replay in 2 shards, 3 players", APEX, 30_000, ROLES, RANDOM_CARTPOLE),
+        Part("impala", "IMPALA, a quorum of 0.6 of 3 players", IMPALA, 60_000, ROLES, RANDOM_CARTPOLE),
         Part("sac_driver", "SAC as the first, driver killed too", MAPPED, 50_000, (*ROLES, "driver"), RANDOM_PENDULUM),
         Part("ppo_driver", "PPO, driver killed too", PPO, 150_000, (*ROLES, "driver"), RANDOM_CARTPOLE),
         Part(

@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +151,52 @@ def step(rounds: int) -> Json:
 # ---------------------------------------------------------------------------------------------- scaling
 
 
-def steps_per_second(players: int, sleep: float, rows: int) -> float:
+@dataclass(frozen=True)
+class Scaling:
+    """A run whose environments sleep.
+
+    Args:
+        name: name of the case.
+        title: title in the table.
+        words: algorithm and environment.
+        at_least: required part of linear scaling.
+        target: value to aim for.
+    """
+
+    name: str
+    title: str
+    words: tuple[str, ...]
+    at_least: float
+    target: float
+
+
+COLLECTING = Scaling(
+    "scaling",
+    "players",
+    (
+        *("sac", "env.id=benchmarks.cases.sleeping:Sleeping-v0", "algo.hidden_sizes=[64,64]"),
+        *("algo.replay_ratio=0", "algo.learning_starts=0"),
+    ),
+    at_least=0.93,
+    target=0.98,
+)
+APEX = Scaling(
+    "scaling_apex",
+    "Ape-X, one gradient step per four policy steps; players",
+    (
+        *("configs/apex_cartpole.yaml", "env.id=benchmarks.cases.sleeping:SleepingDiscrete-v0"),
+        *("algo.replay_ratio=0.25", "trainer.compile=true"),
+    ),
+    at_least=0.95,
+    target=0.98,
+)
+
+
+def steps_per_second(work: Scaling, players: int, sleep: float, rows: int) -> float:
     """Measure a run whose environments sleep, after all players have started."""
     words = (
-        *("sac", "env.id=benchmarks.cases.sleeping:Sleeping-v0", f"env.kwargs={{sleep: {sleep}}}", "env.num_envs=1"),
+        *(*work.words, f"env.kwargs={{sleep: {sleep}}}", "env.num_envs=1", "eval.episodes=0"),
         *(f"players.num={players}", f"players.fragment_rows={rows}", f"log.every={players * rows}"),
-        *("algo.replay_ratio=0", "algo.learning_starts=0", "algo.hidden_sizes=[64,64]", "eval.episodes=0"),
         *("trainer.threads=1", "trainer.accelerator=cpu", "checkpoint.every=100000000", "log.level=warning"),
         f"run.total_steps={round(players * SECONDS / sleep)}",
     )
@@ -171,13 +212,13 @@ def rate(lines: Sequence[Seen]) -> float:
     return float((last["step"] - first["step"]) / (last["time"] - first["time"]))
 
 
-def scaling(many: int, sleep: float, rows: int, rounds: int) -> Json:
+def scaling(work: Scaling, many: int, sleep: float, rows: int, rounds: int) -> Json:
     """Measure how close `many` players come to `many` times the speed of one."""
     # By default Ray lowers the priority of its workers.
     os.environ.setdefault("RAY_worker_niceness", "0")
     measured = turns.in_turn(
         {
-            f"{players} player{'s' * (players > 1)}": functools.partial(steps_per_second, players, sleep, rows)
+            f"{players} player{'s' * (players > 1)}": functools.partial(steps_per_second, work, players, sleep, rows)
             for players in (1, many)
         },
         rounds,
@@ -187,18 +228,19 @@ def scaling(many: int, sleep: float, rows: int, rounds: int) -> Json:
     # Use the median over all rounds: the speed of a single player hardly varies.
     linear = many * statistics.median(one)
     bounds = [
-        Bound.of("of linear", [each / linear for each in many_players], at_least=0.93, target=0.98),
+        Bound.of("of linear", [each / linear for each in many_players], at_least=work.at_least, target=work.target),
         Bound.of("of what the sleep alone would allow", [each * sleep / many for each in many_players]),
     ]
-    title = f"players of one environment that sleeps {sleep * 1000:g} ms a step, policy steps per second"
+    title = f"{work.title} of one environment that sleeps {sleep * 1000:g} ms a step, policy steps per second"
     turns.print_rounds(title, measured, bounds)
-    return turns.as_json(f"scaling_{many}", title, measured, bounds)
+    return turns.as_json(f"{work.name}_{many}", title, measured, bounds)
 
 
 CASES: dict[str, Callable[[int], Json]] = {
     "step": step,
-    "scaling_8": functools.partial(scaling, 8, 0.005, 64),
-    "scaling_32": functools.partial(scaling, 32, 0.05, 16),
+    "scaling_8": functools.partial(scaling, COLLECTING, 8, 0.005, 64),
+    "scaling_32": functools.partial(scaling, COLLECTING, 32, 0.05, 16),
+    "scaling_apex_8": functools.partial(scaling, APEX, 8, 0.005, 64),
 }
 
 

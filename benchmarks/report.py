@@ -56,6 +56,12 @@ SECTIONS = (
         "Whole runs as above, of PPO with a CNN and of PPO with an LSTM. The pictures are random bytes, without costs.",
     ),
     Section(
+        "values",
+        "DQN and IMPALA",
+        "Whole runs as above. DQN's updates differ by at most 3 %. IMPALA has as many players as RLlib has environment "
+        "runners; RLlib stops after 300 updates and is compared in updates per second.",
+    ),
+    Section(
         "limit",
         "SAC beside its matrix products",
         "The matrix products of one update's networks in float32, timed alone with the same number of threads, are a "
@@ -74,6 +80,14 @@ SECTIONS = (
     ),
     Section(
         "driving", "The driver and the weights", "The driver's throughput, and the transfer of weights to the players."
+    ),
+    Section(
+        "search",
+        "Search beside settings tuned by hand",
+        "`sheeprl tune` searches around a shipped configuration, which is tuned by hand, with as many policy steps as "
+        "the runs of that configuration, or fewer. Then the best settings found and the given ones train with the same "
+        "new seeds, and all final policies play 20 episodes from new start states. The spreads of returns are over the "
+        "seeds, those of difference and probability are 95 % intervals.",
     ),
     Section(
         "replay",

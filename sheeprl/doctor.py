@@ -24,33 +24,13 @@ from typing import Literal
 from sheeprl.actors.ray.environment import machine_mistakes
 from sheeprl.config.defaults import available_cores, has_compiler
 from sheeprl.utils.folders import cache_root
-from sheeprl.utils.installation import DISTRIBUTION, environment_warnings, install_command
+from sheeprl.utils.installation import DISTRIBUTION, EXTRAS, environment_warnings, install_command
+from sheeprl.utils.text import byte_size
 from sheeprl.version import __version__
 
 Status = Literal["ok", "warning", "error"]
 GIB = 2**30
 REQUIRED = ("torch", "lightning-fabric", "tensordict", "gymnasium", "ray", "tensorboard", "numpy", "pydantic", "typer")
-EXTRAS = {
-    "mujoco": "mujoco",
-    "dmc": "dm_control",
-    "atari": "ale_py",
-    "box2d": "Box2D",
-    "classic": "pygame",
-    "minatar": "minatar",
-    "minigrid": "minigrid",
-    "crafter": "crafter",
-    "video": "moviepy",
-    "plot": "matplotlib",
-    "export": "onnxruntime",
-    "wandb": "wandb",
-    "mlflow": "mlflow",
-    "trackio": "trackio",
-    "s3": "s3fs",
-    "gcs": "gcsfs",
-    "azure": "adlfs",
-}
-"""Module that each extra installs, by extra."""
-
 LEAST_FILES, LEAST_SHM, LEAST_DISK, LEAST_MEMORY = 4096, 1 * GIB, 5 * GIB, 2 * GIB
 
 
@@ -150,7 +130,7 @@ def _compiler() -> Iterator[Finding]:
         yield Finding("compiler cache", "warning", f"{folder} can't be written", advice)
         return
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
-    yield Finding("compiler cache", "ok", f"{folder}: {size / 2**20:.0f} MiB")
+    yield Finding("compiler cache", "ok", f"{folder}: {byte_size(size)}")
 
 
 def _ray() -> Iterator[Finding]:
@@ -182,7 +162,7 @@ def _machine() -> Iterator[Finding]:
 
 def _at_least(subject: str, free: int, least: int, advice: str, place: str = "") -> Finding:
     """Return the finding about free bytes."""
-    found = f"{free / GIB:.1f} GiB free{place}"
+    found = f"{byte_size(free)} free{place}"
     return Finding(subject, "ok", found) if free >= least else Finding(subject, "warning", found, advice)
 
 

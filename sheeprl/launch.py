@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from sheeprl.algos.args import OffPolicy
 from sheeprl.callbacks.base import Callback
-from sheeprl.callbacks.loading import load_callbacks
+from sheeprl.callbacks.loading import check_callbacks, load_callbacks
 from sheeprl.checkpoint.files import MARKER
 from sheeprl.checkpoint.initial import read_initial
-from sheeprl.checkpoint.resume import RunDir, claim_storage, clear_other_layout, open_run_dir
+from sheeprl.checkpoint.resume import RunDir, claim_storage, clear_other_layout, length_mistakes, open_run_dir
 from sheeprl.checkpoint.run_dir import (
     folder_mistakes,
     lock_run_dir,
@@ -71,6 +71,7 @@ def train_tree(tree: Mapping[str, Any], callbacks: Sequence[Callback] = ()) -> R
         ConfigError: the settings have mistakes, all of which it lists. Nothing was started.
         RunFailedError: the run failed.
     """
+    check_callbacks(callbacks)
     startup = StartupTimer()
     signals = StopSignals()
     # Rank 0 handles the signals.
@@ -105,7 +106,8 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
     resolved = check(tree)
     config = resolved.config
     load_callbacks(config)
-    mistakes = [*folder_mistakes(config), *(() if config.is_coupled else environment.mistakes(config))]
+    mistakes = [*folder_mistakes(config), *length_mistakes(config)]
+    mistakes += [] if config.is_coupled else environment.mistakes(config)
     if not config.run.resume:
         try:
             read_initial(config, resolved.spaces)

@@ -115,7 +115,13 @@ class Run:
         self.callbacks = callbacks or Callbacks()
         self.callbacks.bind(
             RunView(
-                config, self.callbacks.run_dir, self.stats, self.seconds, reporter.message, self.stop, self.change_env
+                config,
+                self.callbacks.run_dir,
+                self.stats,
+                self.seconds,
+                reporter.message,
+                self.collector.stop,
+                self.change_env,
             )
         )
         self.evaluator = Evaluator(
@@ -165,14 +171,20 @@ class Run:
             watching.cancel()
         self.border = self.stats.finished_rounds + 1  # at which a run that goes on would call the callbacks
         await self.evaluator.finish()
-        stopped = self.counters.policy_steps < self.config.run.total_steps
-        if not stopped:
+        if self.is_complete:
             if self.stats.evaluated_at != self.counters.policy_steps and self.config.eval.episodes:
                 await self.evaluator.evaluate()
             self.log_metrics()
         await self.checkpointing.written(self.log_error)
         self.call_back()
         await self.write_last_checkpoint()
+
+    @property
+    def is_complete(self) -> bool:
+        """Return True if the run has reached `run.total_steps`, or a callback has ended it."""
+        if self.counters.policy_steps >= self.config.run.total_steps:
+            return True
+        return self.callbacks.stopped_by is not None and not self.collector.is_interrupted
 
     async def write_last_checkpoint(self) -> None:
         """Save the last checkpoint, and rebuild the trainers first if they are lost."""

@@ -47,7 +47,11 @@ PATIENCE: dict[int, float] = {signal.SIGINT: 10.0, signal.SIGTERM: 2.0, signal.S
 """Seconds to wait for the rounds in progress after a signal, so that a resumed run is bit-identical."""
 JOB_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # seconds between a Ray job's SIGTERM and its end
 
-STOPPING = "stopping after this round and saving a checkpoint; press Ctrl-C again to stop now without saving\n"
+
+def stop_notice(number: int) -> str:
+    """Return the line that a run prints at the first signal."""
+    again = "press Ctrl-C again to stop" if number == signal.SIGINT else "another signal stops the run"
+    return f"stopping after this round and saving a checkpoint; {again} now without saving\n"
 
 
 def patience(number: int) -> float:
@@ -70,7 +74,8 @@ class Result:
         run_dir: folder of the run.
         policy_steps: policy steps, including those before a resume.
         gradient_steps: gradient steps, including those before a resume.
-        mean_return: mean return of the last 100 episodes; None if no episode ended.
+        mean_return: mean return of the last 100 training episodes, which explore; None if no episode ended. The
+            returns of evaluations are in `evaluations.jsonl`.
         interrupted_by: number of the signal that ended the run early, after a checkpoint.
     """
 
@@ -266,7 +271,7 @@ async def _train_unless_ended(run: Run, control: Control) -> None:
     def on_signal(number: int) -> None:
         """Report the signal, interrupt the environments and stop the run."""
         with suppress(OSError):  # without a stderr
-            os.write(2, STOPPING.encode())  # a system call, since the signal may interrupt a print
+            os.write(2, stop_notice(number).encode())  # a system call, since the signal may interrupt a print
         control.environments.make(patience(number))
         loop.call_soon_threadsafe(stop, number)
 

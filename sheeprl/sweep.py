@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from sheeprl.checkpoint.resume import resume_tree
-from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked
-from sheeprl.checkpoint.runs import last_event
+from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked_still
+from sheeprl.checkpoint.runs import FoundRun, last_event
 from sheeprl.config.bases import locate
 from sheeprl.config.defaults import cluster_address, fill_in
 from sheeprl.config.loading import apply_overrides, get_value, inspect, validate
 from sheeprl.config.schema import Tree
+from sheeprl.results.reading import RunResults
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
@@ -57,7 +58,7 @@ class Outcome:
     Args:
         label: the varied settings.
         status: `done`, `interrupted` or `failed`.
-        text: the mean return, or the cause of a failure.
+        text: the mean return of the last evaluation, else of training episodes, or the cause of a failure.
     """
 
     label: str
@@ -203,7 +204,7 @@ def _start_ray(tree: Tree) -> bool:
     config = fill_in(validate(tree))
     if mistakes := list(environment.mistakes(config)):
         raise ConfigError(mistakes)
-    return start_ray(cluster_address(config))
+    return start_ray(cluster_address(config), environment.source(config))
 
 
 def _outcome(planned: Planned, reference: Any) -> Outcome:
@@ -228,7 +229,7 @@ def train_one(tree: Tree, folder: str) -> tuple[str, str]:
 
     path = Path(folder)
     try:
-        if is_locked(path):
+        if is_locked_still(path):
             return "failed", f"another process is using {folder}"
         if checkpoints(path):
             changed = [f"run.total_steps={total}"] if (total := get_value(tree, "run.total_steps")) else []
@@ -241,6 +242,13 @@ def train_one(tree: Tree, folder: str) -> tuple[str, str]:
         return "failed", error.mistakes[0]
     except (RunFailedError, OSError) as error:
         return "failed", one_line(error)
-    mean = "no episode ended" if result.mean_return is None else f"return {result.mean_return:.2f}"
     status = "done" if result.interrupted_by is None else "interrupted"
-    return status, f"{mean} after {result.policy_steps:,} policy steps"
+    return status, f"{score_text(path)} after {result.policy_steps:,} policy steps"
+
+
+def score_text(folder: Path) -> str:
+    """Return the score of a run, as `sheeprl compare` has it: of its last evaluation, else of training episodes."""
+    results = RunResults(FoundRun(folder, 0.0))
+    if math.isnan(results.score):
+        return "no episode ended"
+    return f"{'evaluation' if len(results.evaluations.values) else 'training'} return {results.score:.2f}"

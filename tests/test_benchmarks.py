@@ -11,15 +11,16 @@ import gymnasium
 import numpy as np
 import pytest
 
-from benchmarks import learning, policies, report, speed
+from benchmarks import learning, policies, report, search, speed, values
 from benchmarks.__main__ import benchmarks, main, summary_of
 from benchmarks.cases.fakes import ENVS, ROWS, make_run
-from benchmarks.harness import rows
+from benchmarks.harness import record, rows
 from benchmarks.harness.bounds import Bound
 from benchmarks.harness.products import HALFCHEETAH, of_sac
 from benchmarks.harness.programs import (
     PEERS,
     POLICIES,
+    VALUES,
     WORKLOADS,
     BenchmarkError,
     Peer,
@@ -475,10 +476,57 @@ def test_the_pictures_of_the_benchmark_end_after_their_episode():
     assert ends == [False] * (EPISODE - 1) + [True]
 
 
+def test_the_search_is_better_if_most_of_its_runs_are():
+    """The difference and the probability have intervals; a tie is no failure."""
+    found = {bound.name: bound for bound in search.bounds([10.0, 11.0, 12.0], [1.0, 2.0, 11.5])}
+    assert found["their difference"].value == pytest.approx(11 - 14.5 / 3)
+    better = found["probability that the settings found are better"]
+    assert better.value == pytest.approx(7 / 9) and better.met and better.spread[0] < 7 / 9 < better.spread[1]
+    assert all(bound.met is not False for bound in search.bounds([1.0, 2.0], [1.0, 2.0]))
+
+
+def test_a_task_of_the_search_replaces_its_earlier_case(tmp_path):
+    """The cases of other tasks remain, in the order of the tasks."""
+    path = tmp_path / "search.json"
+    assert search.merged(path, {"case": "sac", "n": 1}) == [{"case": "sac", "n": 1}]
+    path.write_text(json.dumps({"cases": [{"case": "sac", "n": 1}]}))
+    assert search.merged(path, {"case": "sac", "n": 2}) == [{"case": "sac", "n": 2}]
+    assert [case["case"] for case in search.merged(path, {"case": "ppo"})] == ["ppo", "sac"]
+
+
 def test_a_benchmark_offers_its_own_workloads_and_peers(capsys):
     """`policies` knows its own workloads and libraries only."""
     for words in (["--workloads", "ppo_cartpole"], ["--peers", "rllib"]):
         with pytest.raises(SystemExit):
             policies.main(words)
         assert "invalid choice" in capsys.readouterr().err
-    assert {requirement.workload for requirement in speed.REQUIREMENTS} == {*WORKLOADS, *POLICIES}
+    assert {requirement.workload for requirement in speed.REQUIREMENTS} == {*WORKLOADS, *POLICIES, *VALUES}
+
+
+def test_a_result_names_no_folder_of_the_machine(monkeypatch):
+    """The command in a result has no absolute path, also behind an equals sign."""
+    words = ["speed", "--out", "/tmp/trial", "--peer-python", "sb3=/opt/envs/sb3/bin/python", "run.dir=runs/a"]
+    monkeypatch.setattr("sys.argv", ["/work/benchmarks/__main__.py", *words])
+    expected = "python -m benchmarks speed --out PATH/trial --peer-python sb3=PATH/python run.dir=runs/a"
+    assert record.command_line() == expected
+
+
+def test_a_workload_is_compared_with_the_libraries_that_can_do_it(tmp_path):
+    """`values` compares DQN with Stable-Baselines3 only, and IMPALA with RLlib only."""
+    given = speed.parse(["--peer-python", "sb3=python", "rllib=python"], values.BENCHMARK)
+    found = {
+        made.workload.name: [peer.key for peer in made.peers]
+        for made in speed.compared(given, tmp_path, values.BENCHMARK)
+    }
+    assert found == {"dqn_cartpole": ["sb3"], "impala_cartpole": ["rllib"]}
+
+
+def test_programs_may_differ_by_the_tolerance_of_the_workload(monkeypatch, tmp_path):
+    """A program with fewer updates than the workload tolerates fails the benchmark."""
+    comparison = speed.Comparison(VALUES["dqn_cartpole"], [SheepRL("coupled", tmp_path)], [PEERS["sb3"]], [1])
+    monkeypatch.setattr(SheepRL, "run", lambda self, work, threads, steps: Timing(1.0, 1.0, 1000, steps))
+    monkeypatch.setattr(Peer, "run", lambda self, work, threads, steps: Timing(1.0, 1.0, 975, steps))
+    comparison.round()
+    monkeypatch.setattr(Peer, "run", lambda self, work, threads, steps: Timing(1.0, 1.0, 960, steps))
+    with pytest.raises(speed.BenchmarkError, match="took 960 gradient steps, not 1000"):
+        comparison.round()

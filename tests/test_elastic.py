@@ -70,6 +70,7 @@ def test_a_run_does_not_depend_on_its_hosts(schedule: Schedule) -> None:
 
 
 @pytest.mark.every
+@pytest.mark.timeout(7200)
 @settings(max_examples=10_000, deadline=None)
 @given(fleets())
 def test_ten_thousand_fleets(schedule: Schedule) -> None:
@@ -133,6 +134,7 @@ def test_invariants_of_a_quorum(schedule: Schedule) -> None:
 
 
 @pytest.mark.every
+@pytest.mark.timeout(7200)
 @settings(max_examples=10_000, deadline=None)
 @given(quorums())
 def test_ten_thousand_quorums(schedule: Schedule) -> None:

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from sheeprl import session
+from sheeprl.callbacks.base import Callback
 from sheeprl.config import defaults
 from sheeprl.config.loading import load_config, validate
 from sheeprl.driver.collection import Collector
@@ -35,6 +36,26 @@ def test_train_refuses_a_name():
         train("ppo")
 
 
+class NotACallback:
+    """Object of another class than a callback."""
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "mistake"),
+    [
+        ([NotACallback()], "callbacks[0]: NotACallback: is no class derived from sheeprl.Callback"),
+        ([NotACallback], "callbacks[0]: NotACallback: is no class derived from sheeprl.Callback"),
+        ([Callback(), Callback], "callbacks[1]: Callback: is a class, not a callback; use Callback(...)"),
+        (NotACallback(), "callbacks: must be a list of callbacks, not NotACallback; use callbacks=[NotACallback(...)]"),
+    ],
+)
+def test_train_refuses_other_objects_as_callbacks(callbacks, mistake):
+    """Nothing starts if an object isn't a callback."""
+    with pytest.raises(ConfigError) as caught:
+        train_tree({}, callbacks)
+    assert caught.value.mistakes == [mistake]
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_a_run_stopped_before_its_first_round_leaves_nothing(tmp_path, monkeypatch, capsys, named):
     """Its folder is removed, and the same command starts it again."""
@@ -61,3 +82,10 @@ def test_a_ray_job_is_stopped_within_its_time(monkeypatch):
     assert session.patience(signal.SIGTERM) == 2.0
     monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "60")
     assert session.patience(signal.SIGTERM) == 40.0 and session.patience(signal.SIGINT) == 10.0
+
+
+def test_the_line_at_a_signal_names_what_stops_the_run_at_once():
+    """Ctrl-C is named after SIGINT only; a process without a terminal gets another signal."""
+    assert "press Ctrl-C again" in session.stop_notice(signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        assert "Ctrl-C" not in session.stop_notice(number) and "another signal" in session.stop_notice(number)

@@ -1,11 +1,18 @@
 """Test sweeps: the plan, and its runs on Ray."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from sheeprl import sweep as sweeping
-from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.checkpoint.run_dir import checkpoints, is_locked_still
+from sheeprl.checkpoint.runs import FoundRun, last_event
 from sheeprl.cli import main
+from sheeprl.results.reading import RunResults
 from sheeprl.utils.errors import ConfigError
+from tests.helpers.clusters import wait_for
 
 SMALL = ["run.total_steps=256", "algo.rollout_steps=16", "algo.batch_size=32", "algo.epochs=1", "eval.episodes=0"]
 
@@ -81,7 +88,7 @@ def test_a_run_is_trained_resumed_and_left_alone(tmp_path, monkeypatch):
     planned.folder.mkdir()
     (planned.folder / "config.yaml").write_text("")  # of a run that ended before its first checkpoint
     status, text = sweeping.train_one(dict(planned.tree), str(planned.folder))
-    assert (status, text.partition(" ")[0]) == ("done", "return")
+    assert (status, text.partition(" return ")[0]) == ("done", "training")
     assert planned.is_finished
     longer = {**planned.tree, "run": {**planned.tree["run"], "total_steps": 512}}
     assert sweeping.train_one(longer, str(planned.folder))[0] == "done"
@@ -91,6 +98,52 @@ def test_a_run_is_trained_resumed_and_left_alone(tmp_path, monkeypatch):
     assert status == "failed"
     assert "Nothing" in text
     assert sweeping.sweep([planned], say=lambda text: None)[0].text == "is finished"  # without Ray
+
+
+def test_the_score_of_a_run_is_that_of_compare(tmp_path):
+    """The return is that of the last evaluation, else of training episodes, and its text names which one."""
+    assert sweeping.score_text(tmp_path) == "no episode ended"
+    (tmp_path / "episodes.jsonl").write_text('{"step": 10, "time": 1, "return": 21.74, "length": 10}\n')
+    assert sweeping.score_text(tmp_path) == "training return 21.74"
+    (tmp_path / "evaluations.jsonl").write_text('{"step": 10, "time": 1, "mean": 121.6}\n')
+    assert sweeping.score_text(tmp_path) == "evaluation return 121.60"
+    assert RunResults(FoundRun(tmp_path, 0.0)).score == 121.6
+
+
+def test_a_run_waits_for_the_worker_of_a_killed_sweep(tmp_path, monkeypatch):
+    """A run whose folder another process uses is waited for; it fails if the process doesn't end."""
+    answers = [True, True, False]
+    monkeypatch.setattr("sheeprl.checkpoint.run_dir.is_locked", lambda folder: answers.pop(0))
+    monkeypatch.setattr("sheeprl.checkpoint.run_dir.time.sleep", lambda seconds: None)
+    assert not is_locked_still(tmp_path) and answers == []
+    monkeypatch.setattr("sheeprl.checkpoint.run_dir.is_locked", lambda folder: True)
+    assert is_locked_still(tmp_path, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_sweep_loses_and_repeats_nothing(tmp_path):
+    """After SIGKILL of the driver, the same command keeps finished runs, resumes the begun one and trains the rest."""
+    settings = ["run.total_steps=40000", "algo.rollout_steps=16", "eval.episodes=0", "trainer.compile=false"]
+    words = ["sweep", "ppo", "run.seed=0..2", *settings, "checkpoint.every=500", "--jobs", "1", "--out", str(tmp_path)]
+    folders = [tmp_path / f"run.seed={seed}" for seed in range(3)]
+    command = [sys.executable, "-m", "sheeprl", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+        try:
+            wait_for(lambda: last_event(folders[0]).get("status") == "done", "the first run", process=driver)
+            wait_for(lambda: folders[1].is_dir() and checkpoints(folders[1]), "a checkpoint", process=driver)
+        finally:
+            driver.kill()
+    assert last_event(folders[1]).get("status") != "done" and not folders[2].exists()
+    metrics = (folders[0] / "metrics.jsonl").read_bytes()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert again.returncode == 0, again.stderr
+    assert "1 of 3 runs are finished already" in again.stdout and "3 of 3 runs are finished;" in again.stdout
+    assert (folders[0] / "metrics.jsonl").read_bytes() == metrics
+    events = [json.loads(line) for line in (folders[1] / "metrics.jsonl").read_bytes().splitlines()]
+    (resumed,) = [event["step"] for event in events if event.get("event") == "resume"]
+    assert 500 <= resumed < 40000 and events[-1]["status"] == "done"
+    assert all(int(checkpoints(folder)[-1].name[5:]) >= 40000 for folder in folders)
 
 
 @pytest.mark.slow

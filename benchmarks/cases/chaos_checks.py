@@ -80,8 +80,8 @@ def _due_gradient_steps(tree: Json, counters: Json) -> int:
     if "replay_ratio" in algo:
         steps = max(0, counters["policy_steps"] - algo["learning_starts"])
         return math.floor(Fraction(str(algo["replay_ratio"])) * steps)
-    minibatches = math.ceil(_round_rows(tree) / algo["batch_size"])
-    return int(counters["version"]) * int(algo["epochs"]) * minibatches
+    minibatches = math.ceil(_round_rows(tree) / algo["batch_size"]) if "batch_size" in algo else 1
+    return int(counters["version"]) * int(algo.get("epochs", 1)) * minibatches
 
 
 def _examine_rows(run_dir: Path, tree: Json, counters: Json, lost: int, verdict: Verdict) -> None:

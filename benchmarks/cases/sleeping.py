@@ -1,4 +1,7 @@
-"""Environment that sleeps, for benchmarks of scaling: `benchmarks.cases.sleeping:Sleeping-v0`."""
+"""Environments that sleep, for benchmarks of scaling: `benchmarks.cases.sleeping:Sleeping-v0`.
+
+`SleepingDiscrete-v0` has two discrete actions.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,19 @@ EPISODE = 1000  # steps
 Array = npt.NDArray[np.float32]
 
 
-class Sleeping(gymnasium.Env[Array, Array]):
+class Sleeping(gymnasium.Env[Array, Any]):
     """Environment whose steps take time but almost no CPU.
 
     Args:
         sleep: seconds per step.
+        discrete: True for two discrete actions, False for one continuous one.
     """
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
-    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(self, sleep: float) -> None:
+    def __init__(self, sleep: float, discrete: bool = False) -> None:
         """Store the time of a step."""
+        self.action_space = gymnasium.spaces.Discrete(2) if discrete else gymnasium.spaces.Box(-1.0, 1.0, (1,))
         self.sleep = sleep
         self.steps = 0
         self.obs = np.zeros(3, np.float32)
@@ -36,7 +40,7 @@ class Sleeping(gymnasium.Env[Array, Array]):
         self.steps = 0
         return self.obs, {}
 
-    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Sleep and return the constant observation."""
         time.sleep(self.sleep)
         self.steps += 1
@@ -44,3 +48,4 @@ class Sleeping(gymnasium.Env[Array, Array]):
 
 
 gymnasium.register("Sleeping-v0", Sleeping)
+gymnasium.register("SleepingDiscrete-v0", Sleeping, kwargs={"discrete": True})

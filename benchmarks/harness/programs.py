@@ -36,7 +36,9 @@ class Workload:
         config: configuration file in the repository.
         overrides: overrides of the file; they fix all settings that make the work equal.
         steps: policy steps.
-        rollout: policy steps and updates of a rollout; None if every policy step has an update.
+        rollout: policy steps and updates of a rollout; None if the updates follow from the policy steps.
+        tolerance: part by which the programs' updates may differ, for rounds that end at other steps.
+        peers: keys of the other libraries that can do the work; None for all of the benchmark.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Workload:
     overrides: tuple[str, ...]
     steps: int
     rollout: tuple[int, int] | None = None
+    tolerance: float = 0.0
+    peers: tuple[str, ...] | None = None
 
     def steps_of_peer(self, done: Timing) -> int:
         """Return the policy steps after which another program has taken as many gradient steps as SheepRL did.
@@ -122,6 +126,30 @@ POLICIES = {
     )
 }
 """Workloads of `benchmarks.policies`."""
+
+VALUES = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            "dqn_cartpole",
+            "DQN CartPole-v1, 1 env, 128 updates of 64 transitions every 256 policy steps, 25,600 steps",
+            "configs/dqn.yaml",
+            (*COMPILED, "algo.learning_starts=1024"),
+            25_600,
+            tolerance=0.03,
+            peers=("sb3",),
+        ),
+        Workload(
+            "impala_cartpole",
+            "IMPALA CartPole-v1, 2 players of 4 envs, rollout 50, one update per 400 rows, 200,000 steps",
+            "configs/impala.yaml",
+            (*COMPILED, "players.num=2", "env.num_envs=4", "algo.rollout_steps=50", "algo.hidden_sizes=[64,64]"),
+            200_000,
+            peers=("rllib",),
+        ),
+    )
+}
+"""Workloads of `benchmarks.values`."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +333,7 @@ PEERS = {
     for peer in (
         Peer("sb3", "Stable-Baselines3"),
         Peer("sheeprl_084", "SheepRL 0.8.4"),
-        Peer("rllib", "RLlib", {"ppo_cartpole": 3200, "sac_halfcheetah": 300}),
+        Peer("rllib", "RLlib", {"ppo_cartpole": 3200, "sac_halfcheetah": 300, "impala_cartpole": 300}),
     )
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import distributions
@@ -37,7 +38,7 @@ def command_line() -> str:
     """Return the command of this process, without the folders of this machine."""
     module = Path(sys.argv[0]).stem
     called = ["benchmarks"] if module == "__main__" else ["benchmarks", module]
-    words = (f"PATH/{Path(word).name}" if Path(word).is_absolute() else word for word in sys.argv[1:])
+    words = (re.sub(r"(^|=)/(?:[^/]*/)*", r"\1PATH/", word) for word in sys.argv[1:])  # also of PEER=/usr/bin/python
     return " ".join(["python", "-m", *called, *words])
 
 

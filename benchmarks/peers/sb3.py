@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pictures import Pictures
 from sb3_contrib import RecurrentPPO
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
@@ -64,6 +64,28 @@ def build_sac(num_envs: int, seed: int, device: str) -> tuple[Any, torch.optim.O
         device=device,
     )
     return model, model.critic.optimizer
+
+
+def build_dqn(num_envs: int, seed: int, device: str) -> tuple[Any, torch.optim.Optimizer]:
+    """Return DQN on CartPole-v1, and the optimizer whose steps are counted."""
+    model = DQN(
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", num_envs, seed=seed),
+        learning_rate=2.3e-3,
+        buffer_size=100_000,
+        learning_starts=1024,
+        batch_size=64,
+        gamma=0.99,
+        train_freq=256,
+        gradient_steps=128,
+        target_update_interval=256,  # policy steps: twice the gradient steps between two copies
+        exploration_fraction=0.16,
+        exploration_final_eps=0.04,
+        policy_kwargs={"net_arch": [256, 256]},
+        seed=seed,
+        device=device,
+    )
+    return model, model.policy.optimizer
 
 
 class GridCNN(BaseFeaturesExtractor):
@@ -150,13 +172,14 @@ def build_recurrent(num_envs: int, seed: int, device: str) -> tuple[Any, torch.o
 BUILDERS = {
     "ppo_cartpole": build_ppo,
     "sac_halfcheetah": build_sac,
+    "dqn_cartpole": build_dqn,
     "ppo_grid": build_pictures(
         10, {"features_extractor_class": GridCNN, "features_extractor_kwargs": {"features": 128}}
     ),
     "ppo_pictures": build_pictures(84, {}),
     "ppo_recurrent": build_recurrent,
 }
-DEFAULT_ENVS = {"ppo_grid": 8, "ppo_pictures": 8, "ppo_recurrent": 8}
+DEFAULT_ENVS = {"dqn_cartpole": 1, "ppo_grid": 8, "ppo_pictures": 8, "ppo_recurrent": 8}
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from sheeprl.buffer.replay_buffer import ReplayBuffer
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.utils import seeding
+from sheeprl.utils.profiling import Profiler, make_profiler, profiled
 
 RELEASE_SECONDS = 30.0  # time for a killed process to release its files
 
@@ -34,14 +35,24 @@ class Replay(ReplayInterface):
         batch_size: rows (or sequences) of a batch.
         shard: number of this shard.
         shards: number of shards.
+        profiler: profiler of its calls; None to profile nothing.
     """
 
-    def __init__(self, buffer: ReplayBuffer, batch_size: int, shard: int = 0, shards: int = 1) -> None:
+    def __init__(
+        self,
+        buffer: ReplayBuffer,
+        batch_size: int,
+        shard: int = 0,
+        shards: int = 1,
+        profiler: Profiler | None = None,
+    ) -> None:
         """Store the buffer and the numbers."""
         self.buffer = buffer
         self.batch_size = batch_size
         self.shard, self.shards = shard, shards
+        self.profiler = profiler or Profiler(None, f"replay {shard}", 0)
 
+    @profiled
     def add(self, fragment: Fragment) -> BufferStatus:
         """Copy a fragment into the buffer; ignore one that was added before.
 
@@ -64,6 +75,7 @@ class Replay(ReplayInterface):
             buffer.storage.capacity_bytes,
         )
 
+    @profiled
     def sample(self, n_batches: int, progress: float) -> tuple[int, Rows]:
         """Sample a block of batches.
 
@@ -76,6 +88,7 @@ class Replay(ReplayInterface):
         """
         return self._draw(self.batch_size, n_batches, progress)
 
+    @profiled
     def sample_part(self, count: int, progress: float) -> tuple[int, Rows]:
         """Sample `count` samples as one batch; other shards contribute the rest of the batches."""
         return self._draw(count, 1, progress)
@@ -88,6 +101,7 @@ class Replay(ReplayInterface):
             rows["index"] += self.shard
         return batch_size * n_batches, rows
 
+    @profiled
     def write_back(self, *writes: Writes) -> BufferStatus:
         """Write values and priorities into this shard's rows that still exist. Each rank passes one argument."""
         for rank in writes:
@@ -167,7 +181,8 @@ def build_replay(
     path = Path(folder) / f"shard_{shard}" if folder else None
     buffer = _open_buffer(config, shard, shards, incarnation, path, frame_stack or {})
     batch_size = (data.batch_size or 0) // batch_parts  # None for a rollout, which is read whole
-    return Replay(buffer, batch_size, shard, shards)
+    profiler = make_profiler(config.run.dir, config.log.profiled_rounds, f"replay {shard}", with_stack=True)
+    return Replay(buffer, batch_size, shard, shards, profiler)
 
 
 def _open_buffer(

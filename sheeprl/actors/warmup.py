@@ -43,13 +43,12 @@ def dummy_batches(config: Config, algorithm: Algorithm[Any], steps: int) -> tupl
 
 
 def _with_small_replay(config: Config) -> Config:
-    """Return the configuration with a replay of one shard in memory that just holds the dummy data."""
+    """Return the configuration with an unprofiled replay of one shard in memory that just holds the dummy data."""
     size = config.buffer.size
     assert size is not None
     most = FRAGMENTS * config.fragment_rows * config.env.num_envs if config.algo.data().is_off_policy else size
-    return config.model_copy(
-        update={"buffer": config.buffer.model_copy(update={"size": min(size, most), "shards": 1, "memmap": False})}
-    )
+    small = config.buffer.model_copy(update={"size": min(size, most), "shards": 1, "memmap": False})
+    return config.model_copy(update={"buffer": small, "log": config.log.model_copy(update={"profile": False})})
 
 
 def _fill(replay: Replay, config: Config, algorithm: Algorithm[Any]) -> None:

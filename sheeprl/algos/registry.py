@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,10 +56,28 @@ def load_object(path: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UnknownAlgorithmError(f"{path!r}: {error}") from error
+        from sheeprl.envs.hints import missing_module  # imports gymnasium
+
+        raise UnknownAlgorithmError(f"{path!r}: {missing_module(error, module_name)}") from error
     if attribute not in vars(module):
-        raise UnknownAlgorithmError(f"{path!r}: module {module_name} has no {attribute}")
+        use = " or ".join(f"{module_name}:{name}" for name in _algorithms_in(module))
+        advice = f"use {use}" if use else "it defines no Algorithm and no AlgoArgs"
+        raise UnknownAlgorithmError(f"{path!r}: module {module_name} has no {attribute}; {advice}")
     return vars(module)[attribute]
+
+
+def _algorithms_in(module: ModuleType) -> list[str]:
+    """Return the names of the algorithms that a module defines, and of their arguments; it has been imported."""
+    from sheeprl.algos.args import AlgoArgs
+    from sheeprl.algos.base import Algorithm
+
+    found = {name: part for name, part in vars(module).items() if isinstance(part, type)}
+    return [
+        name
+        for name, part in found.items()
+        if part.__module__ == module.__name__
+        and (issubclass(part, Algorithm) or (issubclass(part, AlgoArgs) and part.algorithm))
+    ]
 
 
 def load_named(name: str) -> Any:

@@ -62,7 +62,7 @@ class RunView:
 
     @property
     def mean_return(self) -> float | None:
-        """Return the mean return of the newest episodes, None before the first episode ends."""
+        """Return the mean return of the newest training episodes, None before the first one ends."""
         return self.stats.mean_return
 
     @property

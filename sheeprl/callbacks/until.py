@@ -21,6 +21,7 @@ class Until(Callback):
         """Store the conditions."""
         self.targets = {name: value for name, value in conditions.items() if name != PATIENCE}
         self.patience = conditions.get(PATIENCE)
+        self._seen: set[str] = set()
 
     def on_metrics(self, run: RunView, step: int, values: Mapping[str, float]) -> None:
         """Compare the metrics with their targets."""
@@ -41,8 +42,14 @@ class Until(Callback):
         if self.patience is not None and since >= self.patience:
             run.stop(f"run.until.patience={self.patience:g}: {since} evaluations are not better than {best:.2f}")
 
+    def on_end(self, run: RunView, status: str) -> None:
+        """Name the metrics that the run never logged."""
+        for name in sorted(self.targets.keys() - self._seen - {EVAL_RETURN, EPISODE_RETURN}):
+            run.message(f"run.until: the run has logged no metric {name}; metrics.jsonl has the names", "warning")
+
     def _compare(self, run: RunView, values: Mapping[str, float]) -> None:
         """Stop the run if a value has reached its target."""
+        self._seen |= self.targets.keys() & values.keys()
         for name, target in self.targets.items():
             if name in values and values[name] >= target:
                 run.stop(f"run.until: {name} is {values[name]:.4g}, its target is {target:.4g}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,8 @@ def open_run_dir(
         storage = run_storage(config, folder)
         if start := newest_start(folder, config, log, storage):
             check_fits(start, config)
+            if mistakes := _passed(config, start.checkpoint, start.stats["counters"]["policy_steps"]):
+                raise ConfigError(mistakes)
             if resume == "auto":
                 _check_unchanged(start, config)
         elif resume == "auto":
@@ -308,6 +311,22 @@ def check_fits(start: Start, config: Config) -> None:
         raise ConfigError(
             [f"algo.name={config.algo.name}: {start.checkpoint} is a checkpoint of {start.algorithm}; use that"]
         )
+
+
+def length_mistakes(config: Config) -> Iterator[str]:
+    """Yield a mistake if a resumed run gets a new `run.total_steps` that its newest checkpoint has passed."""
+    if config.run.resume and (found := checkpoints(named_folder(config))):
+        with suppress(ConfigError):  # a damaged checkpoint, which a resume skips
+            yield from _passed(config, found[-1], read_counters(found[-1]).policy_steps)
+
+
+def _passed(config: Config, checkpoint: Path, policy_steps: int) -> list[str]:
+    """Return the mistake of a new `run.total_steps` below the policy steps of a checkpoint."""
+    before = get_value(parse_yaml((checkpoint / CONFIG).read_text(encoding="utf-8"), CONFIG), "run.total_steps")
+    if config.run.total_steps >= min(policy_steps, before):
+        return []
+    taken = counted(policy_steps, "policy step")
+    return [f"run.total_steps={config.run.total_steps}: the run has taken {taken} already; use a larger number"]
 
 
 def read_counters(checkpoint: Path) -> Counters:

@@ -26,6 +26,7 @@ from sheeprl.utils.errors import ConfigError, shell_command
 from sheeprl.utils.files import write_atomically
 from sheeprl.utils.folders import why_not_writable
 
+RELEASE_SECONDS = 30.0
 NO_CHECKPOINT = "it ended before its first checkpoint: repeat its command with run.resume=auto, or use another run.dir"
 
 
@@ -56,7 +57,7 @@ def clear_run_dir(run_dir: Path) -> None:
 
 def write_config(config: Config, run_dir: Path) -> None:
     """Write the configuration of a run into its folder."""
-    # Without run.dir, so that `sheeprl run config.yaml` works unchanged.
+    # Without run.dir, so that `sheeprl train config.yaml` works unchanged.
     run = config.run.model_copy(update={"dir": None, "resume": False})
     saved = without_rollout_sizes(config).model_copy(update={"run": run})
     write_atomically(run_dir / CONFIG, saved.to_yaml().encode())
@@ -256,6 +257,19 @@ def is_locked(run_dir: Path) -> bool:
         os.close(descriptor)
 
 
+def is_locked_still(run_dir: Path, seconds: float = RELEASE_SECONDS) -> bool:
+    """Wait until no process uses the run folder; return True if one does after some time.
+
+    The workers of a killed driver need seconds to end.
+    """
+    until = time.monotonic() + seconds
+    while is_locked(run_dir):
+        if time.monotonic() >= until:
+            return True
+        time.sleep(0.2)
+    return False
+
+
 def _take_lock(descriptor: int, kind: int = fcntl.LOCK_EX, tries: int = 5) -> bool:
     """Lock a file and return True; return False if another process has the lock.
 
@@ -276,7 +290,18 @@ def _take_lock(descriptor: int, kind: int = fcntl.LOCK_EX, tries: int = 5) -> bo
 
 def _in_use(run_dir: Path) -> str:
     """Return the mistake of a folder that another process uses."""
-    return f"run.dir={run_dir}: another process is using it; stop that process or use another run.dir"
+    return f"{run_dir}: another process is using it; stop it with {shell_command('stop', str(run_dir))}"
+
+
+def unknown_run(name: str, likely: str = "") -> str:
+    """Return the mistake of a name that leads to no run.
+
+    Args:
+        name: the name.
+        likely: the name that was probably meant; "" if there is none.
+    """
+    advice = f"did you mean {likely}? (list: sheeprl ls)" if likely else "use one of sheeprl ls"
+    return f"{name}: no such folder or run; {advice}"
 
 
 def find_checkpoint(path: str) -> tuple[Path, Path]:
@@ -287,7 +312,7 @@ def find_checkpoint(path: str) -> tuple[Path, Path]:
     """
     folder = Path(path).expanduser().resolve()
     if not folder.exists():
-        raise ConfigError([f"{path}: no such folder"])
+        raise ConfigError([unknown_run(path)])
     if manifest.is_complete(folder):
         return folder.parent.parent, folder
     if not (folder / CONFIG).is_file():

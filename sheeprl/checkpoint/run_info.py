@@ -38,6 +38,7 @@ def write_run_info(config: Config, run_dir: Path, resumed_at: int | None = None)
         "folder": os.getcwd(),
         "git": _git(),
         "host": platform.node(),
+        "pid": os.getpid(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {"sheeprl": __version__, **_versions()},

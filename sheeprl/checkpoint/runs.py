@@ -17,9 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sheeprl.algos import registry
 from sheeprl.checkpoint.files import CONFIG, LOCK, METRICS
 from sheeprl.checkpoint.hub import download, is_hub_name
-from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked, read_config
+from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked, read_config, unknown_run
 from sheeprl.checkpoint.run_info import read_run_info
 from sheeprl.config.loading import get_value
 from sheeprl.metrics.summary import STATUS_NAMES
@@ -51,7 +52,7 @@ class FoundRun:
 
     Args:
         folder: its path.
-        started: time at which it was started or resumed, in seconds since 1970.
+        started: time at which it was started or last resumed, in seconds since 1970.
         url: URL of a run at `checkpoint.storage`, of which the folder is a copy; None for a run of this machine.
         stored_steps: policy steps of its newest checkpoint at the URL.
     """
@@ -120,13 +121,18 @@ class FoundRun:
         return STATUS_NAMES.get(str(last_event(self.folder).get("status")), "failed")
 
     @property
+    def first_started(self) -> float:
+        """Return the time of the first start, in seconds since 1970; that of the newest one if it is unknown."""
+        return float((self.info.get("starts") or [{}])[0].get("time", self.started))
+
+    @property
     def started_at(self) -> str:
-        """Return the time of the start, for a list."""
-        return time.strftime("%Y-%m-%d %H:%M", time.localtime(self.started))
+        """Return the time of the first start, for a list."""
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(self.first_started))
 
 
 def find_runs(below: str | None = None) -> list[FoundRun]:
-    """Return the runs in a folder, the newest first.
+    """Return the runs in a folder, the last started or resumed one first.
 
     Args:
         below: the folder, or that of a single run, also at `checkpoint.storage`; None for `logs` and the folders of the
@@ -143,7 +149,7 @@ def find_runs(below: str | None = None) -> list[FoundRun]:
     else:
         folder = Path(below).expanduser().absolute()
         if not folder.is_dir():
-            raise ConfigError([f"{below}: no such folder"])
+            raise unknown(below)
         folders = dict.fromkeys([folder] if is_run(folder) else _search(folder, LOGS_DEPTH))
         if not folders and any(is_stored(str(path)) for path in folder.iterdir()):
             return _newest_first(_stored_runs(f"file://{folder}"))
@@ -193,12 +199,13 @@ def is_run(folder: Path) -> bool:
 
 
 def resolve_run(name: str) -> str:
-    """Return the path of a run, given `@last`, a prefix of its name or `hf:user/repo`; return paths and URLs unchanged.
+    """Return the path of a run, given `@last`, a prefix of its name or `hf:user/repo`.
 
-    `@last` may be followed by a path in the run's folder, as in `@last/checkpoints/step_1000`.
+    Existing paths and URLs are returned unchanged. A path in the run's folder may follow `@last`, as in
+    `@last/checkpoints/step_1000`.
 
     Raises:
-        ConfigError: there is no run, several runs have the prefix, or the name resembles that of a run.
+        ConfigError: no run or several runs have the name.
     """
     if is_hub_name(name):
         return str(download(name, report=lambda text: print(text, file=sys.stderr)))
@@ -210,32 +217,57 @@ def resolve_run(name: str) -> str:
     return runs[0].path + name.removeprefix(LAST)
 
 
+def run_folder(name: str) -> Path:
+    """Return the folder of the run that a name means.
+
+    Raises:
+        ConfigError: no run or several runs have the name, or the folder isn't that of a run.
+    """
+    folder = Path(resolve_run(name)).expanduser()
+    if not is_run(folder):
+        raise ConfigError([f"{name}: isn't the folder of a run; use one of sheeprl ls"])
+    return folder
+
+
 def matching_runs(start: str) -> list[FoundRun]:
-    """Return the runs whose `run.name`, folder or path begins with a text; those that equal it, if there are any."""
+    """Return the runs that a text means: by its whole name, else by the beginning of one.
+
+    A whole name is that of a run's folder or path, of an algorithm, of `run.name`, or of a folder that contains runs.
+    """
     start = start.rstrip("/")
     if not start:
         return []
     runs = find_runs()
-    found = [run for run in runs if run.folder.name.startswith(start) or run.name.startswith(start)]
-    if not found:
-        found = [run for run in runs if str(run.listed("run.name") or "").startswith(start)]
-    exact = [run for run in found if start in (run.folder.name, run.name)]
-    return exact or found
+    if exact := [run for run in runs if start in (run.folder.name, run.name)]:
+        return exact
+    whole = (
+        [run for run in runs if run.listed("algo.name") == start],
+        [run for run in runs if run.listed("run.name") == start],
+        [run for run in runs if run.name.startswith(f"{start}/")],
+    )
+    if any(whole) or start in registry.registered():
+        return next(filter(None, whole), [])
+    by_path = [run for run in runs if run.folder.name.startswith(start) or run.name.startswith(start)]
+    return by_path or [run for run in runs if str(run.listed("run.name") or "").startswith(start)]
 
 
 def _by_prefix(name: str) -> str:
-    """Return the path of the only run whose name or path starts with `name`; return other names unchanged."""
+    """Return the path of the only run that `name` means; return existing paths and URLs unchanged."""
     if "://" in name or Path(name).expanduser().exists():
         return name
     matches = matching_runs(name)
     if len(matches) > 1:
         several = ", ".join(run.name for run in matches[:5]) + (", …" if len(matches) > 5 else "")
-        raise ConfigError([f"{name}: {len(matches)} runs start so ({several}); use a longer prefix or @last"])
+        mistake = f"{name}: {len(matches)} runs have this name or begin with it ({several})"
+        raise ConfigError([f"{mistake}; use a longer name or @last"])
     if matches:
         return matches[0].path
-    if likely := _likely(name.rstrip("/")):
-        raise ConfigError([f"{name}: no such folder or run; did you mean {likely}? (list: sheeprl ls)"])
-    return name
+    raise unknown(name)
+
+
+def unknown(name: str) -> ConfigError:
+    """Return the mistake of a name that leads to no run, with the run that was probably meant."""
+    return ConfigError([unknown_run(name, _likely(name.rstrip("/")))])
 
 
 def _likely(name: str) -> str:

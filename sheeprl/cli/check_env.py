@@ -26,7 +26,7 @@ from sheeprl.config.loading import inspect
 from sheeprl.config.schema import Tree
 from sheeprl.envs.config import EnvConfig
 from sheeprl.utils.errors import ConfigError
-from sheeprl.utils.text import counted
+from sheeprl.utils.text import byte_size, counted
 
 if TYPE_CHECKING:
     from sheeprl.envs.inspection import Inspection
@@ -207,7 +207,7 @@ def _lines(report: Report, config: EnvConfig) -> Iterator[str]:
         "video": _video_text(found),
         "steps/s": _speed_text(found, config),
         "vectorize": _vectorization_text(found),
-        "replay": f"{_size(row_bytes(spaces) * MILLION)} per million rows",
+        "replay": f"{byte_size(row_bytes(spaces) * MILLION)} per million rows",
         "algorithms": _algorithms_text(report.algorithms, config.id),
         "start with": report.start,
     }
@@ -316,11 +316,6 @@ def _algorithms_text(algorithms: dict[str, list[str]], env_id: str) -> str:
             against.setdefault(reason, []).append(name)
     reasons = [f"not {', '.join(names)} ({reason})" for reason, names in against.items()]
     return "; ".join([", ".join(fitting), *reasons])
-
-
-def _size(count: int) -> str:
-    """Format a number of bytes."""
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
 
 
 def _as_json(report: Report) -> dict[str, Any]:

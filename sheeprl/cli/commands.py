@@ -158,9 +158,10 @@ def replay(
     if replayed.difference is not None:
         print_error(f"re-execution differs: {replayed.difference}")
         raise typer.Exit(FAILED)
+    after = f" after the first {replayed.recorded_from:,}, which the record misses" if replayed.recorded_from else ""
     typer.echo(
         f"re-execution is identical: {counted(replayed.fragments, 'fragment')}, "
-        f"{counted(replayed.gradient_steps, 'gradient step')}, "
+        f"{counted(replayed.gradient_steps - replayed.recorded_from, 'gradient step')}{after}, "
         f"final parameters {replayed.parameters}"
     )
 
@@ -177,7 +178,7 @@ def list_runs(
     tag: Annotated[str | None, typer.Option(metavar="WORD", help="only runs with this word in run.tags")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per run and line")] = False,
 ) -> None:
-    """List the runs in a folder with their status, the newest first."""
+    """List the runs in a folder with their status, the last started or resumed one first."""
     from sheeprl.checkpoint.run_dir import base_folder
     from sheeprl.checkpoint.runs import find_runs
 
@@ -188,7 +189,8 @@ def list_runs(
             continue
         steps = run.policy_steps
         if as_json:
-            about = {"run": run.path, "started": run.started, "status": run.status, "policy_steps": steps}
+            times = {"started": run.first_started, "last_started": run.started}
+            about = {"run": run.path, **times, "status": run.status, "policy_steps": steps}
             typer.echo(json.dumps(about | {name: part for name, part in run.info.items() if name != "starts"}))
             continue
         algorithm, env = (str(run.listed(key) or "?") for key in ("algo.name", "env.id"))

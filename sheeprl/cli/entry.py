@@ -19,7 +19,7 @@ from sheeprl.cli.sweep import sweep
 from sheeprl.cli.training import Session
 from sheeprl.cli.tune import tune
 from sheeprl.cli.words import ENV_ID, take_switch
-from sheeprl.config.suggestions import nearest
+from sheeprl.config.suggestions import nearest, nearest_names
 from sheeprl.utils.errors import ConfigError, shell_command
 from sheeprl.utils.gc_control import leave_to_the_end
 from sheeprl.utils.output import lasting_output
@@ -45,10 +45,12 @@ OTHER_WORDS = {
     **dict.fromkeys(("evaluate", "test"), "use sheeprl eval RUN"),
     **dict.fromkeys(("learn", "fit", "start"), "use sheeprl train NAME"),
     **dict.fromkeys(("continue", "restart"), "use sheeprl resume RUN"),
-    **dict.fromkeys(("check", "validate"), "use sheeprl run CONFIG --dry-run, or sheeprl check-env ID"),
+    **dict.fromkeys(("check", "validate"), "use sheeprl train NAME --dry-run, or sheeprl check-env ID"),
     **dict.fromkeys(("benchmark", "env", "envs"), "use sheeprl check-env ID"),
     **dict.fromkeys(("show", "print"), "use sheeprl config NAME"),
     "verify": "use sheeprl replay RUN",
+    **dict.fromkeys(("kill", "cancel"), "use sheeprl stop RUN"),
+    **dict.fromkeys(("rm", "remove", "delete"), "use sheeprl clean, or remove the folder of the run"),
     **dict.fromkeys(("top", "monitor", "follow"), "use sheeprl watch RUN"),
     "tensorboard": "use tensorboard --logdir logs",
 }
@@ -185,7 +187,7 @@ def _check_command(command: str | None) -> None:
         return
     name, equals, value = command.partition("=")
     if command.endswith((".yaml", ".yml")) or command in shipped_files():
-        reason = f"; did you mean {shell_command('run', command)}?"
+        reason = f"; did you mean {shell_command('train', command)}?"
     elif equals and re.fullmatch(r"[\w.]+", name):
         reason = f"; use sheeprl train {value if name == 'exp' else 'NAME ' + command}"
     elif is_algorithm(command):
@@ -197,5 +199,5 @@ def _check_command(command: str | None) -> None:
     elif command in OTHER_WORDS:
         reason = f"; {OTHER_WORDS[command]}"
     else:
-        reason = f"{nearest(command, known)} (list: sheeprl --help)"
+        reason = nearest_names(command, known, "sheeprl --help")
     raise ConfigError([f"no command {command!r}{reason}"])

@@ -11,7 +11,7 @@ import typer
 from sheeprl.algos import registry
 from sheeprl.config import peer_algorithms
 from sheeprl.config.json_schema import config_schema
-from sheeprl.config.suggestions import nearest
+from sheeprl.config.suggestions import nearest_names
 from sheeprl.utils.errors import ConfigError, shell_command
 
 
@@ -52,7 +52,7 @@ def convert_config(
         Path(out).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError([f"--out {out}: can't be written: {error.strerror}"]) from error
-    typer.echo(f"{out}: train with it by {shell_command('run', out)}")
+    typer.echo(f"{out}: train with it by {shell_command('train', out)}")
 
 
 def known_algorithm(name: str) -> str:
@@ -66,6 +66,6 @@ def known_algorithm(name: str) -> str:
         registry.args_class(name)
     except registry.UnknownAlgorithmError as error:
         use = peer_algorithms.find(name, known)
-        hint = f"; use {use}" if use else nearest(name, known) or f"; use one of {', '.join(known)}"
+        hint = f"; use {use}" if use else nearest_names(name, known, "sheeprl algos")
         raise ConfigError([f"{name}: {error}{hint}"]) from error
     return name

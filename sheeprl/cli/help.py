@@ -25,6 +25,7 @@ from sheeprl.cli.names import shipped_files
 from sheeprl.cli.overview import HELP, WITH_SETTINGS, summary
 from sheeprl.cli.report import EXIT_CODES
 from sheeprl.cli.status import status
+from sheeprl.cli.stop import stop
 from sheeprl.cli.watch import watch
 from sheeprl.config.schema import Config
 from sheeprl.config.suggestions import nearest
@@ -53,6 +54,7 @@ PLAIN: dict[str, Callable[..., None]] = {
     "ls": commands.list_runs,
     "status": status,
     "watch": watch,
+    "stop": stop,
     "compare": results.compare,
     "plot": results.plot,
     "report": results.report,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sheeprl.algos import registry
@@ -11,21 +11,41 @@ from sheeprl.cli.words import ENV_ID
 from sheeprl.config import peer_algorithms
 from sheeprl.config.loading import find_config, get_value, read_tree, shipped_folder
 from sheeprl.config.schema import Tree
-from sheeprl.config.suggestions import nearest
+from sheeprl.config.suggestions import nearest_names
 from sheeprl.utils.errors import ConfigError
 
 
-@dataclass(frozen=True)
+@dataclass
 class Base:
     """Settings that a command line starts from.
 
     Args:
         tree: the settings.
-        description: the configuration or algorithm, in one line.
+        kind: `configuration`, `shipped configuration` or `algorithm`.
+        name: its name.
+        envs: the environments on the command line, which replace that of the settings.
+        note: a further fact.
+        description: all of this in one line.
     """
 
     tree: Tree
-    description: str
+    kind: str
+    name: str
+    envs: tuple[str, ...] = ()
+    note: str = ""
+    description: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Describe the settings before the command line changes them."""
+        if self.kind == "algorithm":
+            self.description = f"algorithm {self.name} with its defaults"
+            return
+        algorithm, own = get_value(self.tree, "algo.name"), get_value(self.tree, "env.id")
+        env = ", ".join(self.envs) or own
+        content = f"{algorithm or 'no algo.name'}{f' on {env}' if env else ', no env.id'}"
+        if own and self.envs not in ((), (own,)):
+            content += f", with the settings for {own}"
+        self.description = f"{self.kind} {self.name} ({content}){self.note}"
 
 
 @dataclass(frozen=True)
@@ -91,11 +111,11 @@ def find_base(name: str, env: str | None = None) -> Base:
     """
     if Path(name).is_file():
         tree = read_tree(name)
-        return Base(tree, f"configuration {name} ({_content(tree)})")
+        return Base(tree, "configuration", name, (env,) if env else ())
     if name in shipped_files():
         return _shipped_base(name, env)
     if is_algorithm(name):
-        return Base({"algo": {"name": name}}, f"algorithm {name} with its defaults")
+        return Base({"algo": {"name": name}}, "algorithm", name)
     raise ConfigError([_unknown(name)])
 
 
@@ -106,16 +126,8 @@ def _shipped_base(name: str, env: str | None) -> Base:
     if name == chosen.algorithm and env not in (None, chosen.env):
         fitting = [other for other in every.values() if (other.algorithm, other.env) == (name, env)]
         chosen = fitting[0] if fitting else chosen
-    description = f"shipped configuration {chosen.name} ({_content(chosen.tree)})"
-    if is_algorithm(name):
-        description += f"; `sheeprl {name}` starts from the algorithm's defaults"
-    return Base(chosen.tree, description)
-
-
-def _content(tree: Tree) -> str:
-    """Return the algorithm and the environment of a configuration, as far as it has them."""
-    algorithm, env = get_value(tree, "algo.name"), get_value(tree, "env.id")
-    return f"{algorithm or 'no algo.name'}{f' on {env}' if env else ', no env.id'}"
+    note = f"; `sheeprl {name}` starts from the algorithm's defaults" if is_algorithm(name) else ""
+    return Base(chosen.tree, "shipped configuration", chosen.name, (env,) if env else (), note)
 
 
 def _unknown(name: str) -> str:
@@ -129,6 +141,7 @@ def _unknown(name: str) -> str:
         find_config(name)
     except ConfigError as error:
         stem = Path(name).stem
-        cause = error.mistakes[0].partition(";")[0]
-        return f"{cause}, or an algorithm ({', '.join(algorithms)}){nearest(stem, [*shipped_files(), *algorithms])}"
+        cause = error.mistakes[0].partition(" or a shipped configuration")[0]
+        hint = nearest_names(stem, dict.fromkeys([*algorithms, *shipped_files()]), "sheeprl algos and sheeprl configs")
+        return f"{cause}, a shipped configuration or an algorithm{hint}"
     raise AssertionError(f"{name} is a configuration")

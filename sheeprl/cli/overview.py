@@ -41,6 +41,7 @@ PLAIN = {
     "ls": "List the runs in a folder with their status, the newest first.",
     "status": "List the runs of a Ray cluster with their progress, the newest first.",
     "watch": "Show the progress of a run from its files: curves, losses, times; Ctrl-C ends the command, not the run.",
+    "stop": "Stop a run of this machine after a checkpoint, and wait for its end; sheeprl resume continues it.",
     "compare": "Compare groups of runs: interquartile mean with a 95 % interval, and the probability of a "
     "higher score.",
     "plot": "Draw the interquartile mean of each group of runs with its 95 % interval, a column per environment.",

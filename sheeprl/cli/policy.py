@@ -15,7 +15,7 @@ import typer
 from sheeprl.cli.commands import at_least, print_table
 from sheeprl.cli.completion import complete_run
 from sheeprl.utils.errors import ConfigError, RunFailedError
-from sheeprl.utils.text import counted
+from sheeprl.utils.text import byte_size, counted
 
 Run = Annotated[
     str,
@@ -70,7 +70,7 @@ def export(
             f"{check.observations} observations, more than {TOLERANCE:g}"
         )
     typer.echo(
-        f"{file}: {file.stat().st_size / 1024:.0f} KiB, {origin.spec.policy_steps:,} policy steps; largest difference "
+        f"{file}: {byte_size(file.stat().st_size)}, {origin.spec.policy_steps:,} policy steps; largest difference "
         f"{check.difference:.1g} on {check.observations} observations; one decision takes {1e6 * check.p50:.0f} µs "
         f"(99 %: {1e6 * check.p99:.0f} µs)"
     )

@@ -31,6 +31,9 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 """Base class of typer's errors of usage; depending on typer's version, a class of click or of typer."""
 
 
+NUMBERS = {"integer": "whole number", "number": "number", "float": "number"}
+"""Kinds of numbers by the word for them in typer's errors."""
+
 EVAL_WORDS = {
     **dict.fromkeys(("deterministic", "greedy"), "an evaluation is deterministic; eval.explore=true makes it explore"),
     **dict.fromkeys(("stochastic", "sample", "no_deterministic"), "use eval.explore=true"),
@@ -47,6 +50,30 @@ EVAL_WORDS = {
     **dict.fromkeys(("device", "cuda", "accelerator", "gpu"), "an evaluation runs on the CPU; leave it out"),
 }
 """Options with which other programs evaluate, and what to do instead."""
+
+WORDS = {
+    "eval": EVAL_WORDS,
+    "plot": {
+        **dict.fromkeys(("facet", "col"), "an environment has its own column; leave it out"),
+        **dict.fromkeys(("iqm", "ci"), "curves are interquartile means with 95 % intervals; leave it out"),
+        **dict.fromkeys(("output", "save", "file"), "use --out"),
+    },
+    "compare": {
+        **dict.fromkeys(("iqm", "ci"), "the table has interquartile means with 95 % intervals; leave it out"),
+        **dict.fromkeys(("group", "groupby", "group_by"), "use --by"),
+    },
+    "push": {
+        **dict.fromkeys(("card", "readme"), "a model card is always written; leave it out"),
+        **dict.fromkeys(("repo", "repo_id"), "name it without a flag, as in sheeprl push @last hf:USER/REPO"),
+    },
+    "serve": dict.fromkeys(("follow_best", "watch", "reload"), "use --follow"),
+    "export": {
+        **dict.fromkeys(("format", "fmt"), "use --to"),
+        **dict.fromkeys(("output", "file", "path"), "use --out"),
+    },
+    "clean": dict.fromkeys(("older_than", "age"), "use --older"),
+}
+"""Options that users of other commands and programs expect, by command, and what to do instead."""
 
 
 def report(error: BaseException, with_traceback: bool = False) -> int:
@@ -94,30 +121,31 @@ def usage_mistake(error: Any) -> str:
         return f"{parameter.metavar or parameter.name}: is missing; {usage}"
     if kind == "NoSuchOption":
         known = [name.lstrip("-") for name in error.possibilities or ()]
-        hint = nearest(error.option_name.lstrip("-"), known, "--") or _eval_hint(error.option_name, command)
+        hint = nearest(error.option_name.lstrip("-"), known, "--") or _hint(error.option_name, command)
         return f"{error.option_name}: unknown flag{hint} (list: {command} -h)"
     if kind == "BadOptionUsage":
         return f"{error.option_name}: needs a value"
     if kind == "BadParameter" and parameter is not None:
-        if "integer" not in error.message:
+        number = next((name for word, name in NUMBERS.items() if word in error.message), None)
+        if number is None:
             return f"{parameter.opts[0]}: {error.message}"
         # Old versions of typer quote the value; newer ones raise from an error of pydantic, which contains it.
         quoted = re.search(r"^'(.*)'|input_value='(.*)', input_type", f"{error.message} {error.__cause__}")
         value = f"={quoted[1] or quoted[2]}" if quoted else ""
-        return f"{parameter.opts[0]}{value}: must be a whole number"
+        return f"{parameter.opts[0]}{value}: must be a {number}"
     if "extra argument" in error.message:
         words = error.message.partition("(")[2].partition(")")[2].strip(" ()")
         return f"{words}: unexpected; {usage}"
     return str(error.format_message())
 
 
-def _eval_hint(option: str, command: str) -> str:
-    """Return what `eval` has for a setting or for another program's option, "" for other options and commands."""
-    if not command.endswith(" eval"):
-        return ""
-    name = option.lstrip("-").replace("-", "_")
-    if (use := EVAL_WORDS.get(name)) is not None:
+def _hint(option: str, command: str) -> str:
+    """Return what a command has for another program's option, or `eval` for a setting; "" for other options."""
+    name, own = option.lstrip("-").replace("-", "_"), command.rpartition(" ")[2]
+    if (use := WORDS.get(own, {}).get(name)) is not None:
         return f"; {use}"
+    if own != "eval":
+        return ""
     flag, _ = Flags(AlgoArgs).find(name)
     if flag is None:
         return ""

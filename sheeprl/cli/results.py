@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ import typer
 from sheeprl.cli.commands import at_least, print_table
 from sheeprl.cli.completion import complete_run
 from sheeprl.utils.errors import ConfigError
-from sheeprl.utils.text import counted
+from sheeprl.utils.text import byte_size, counted
 
 Runs = Annotated[
     list[str] | None,
@@ -40,7 +41,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Compare groups of runs: interquartile mean with a 95 % interval, and the probability of a higher score."""
-    from sheeprl.results.comparison import grouped, improvements, interval, rows_of, table
+    from sheeprl.results.comparison import grouped, improvements, interval, notes, rows_of, table
     from sheeprl.results.comparison import latex as latex_table
     from sheeprl.results.reading import select
 
@@ -56,6 +57,8 @@ def compare(
     for pair in pairs:
         envs = f" over {len(pair.envs)} environments" if len(pair.envs) > 1 else ""
         typer.echo(f"P({pair.better} > {pair.worse}) = {interval(pair.probability, 2)}{envs}")
+    for note in notes(rows, pairs):
+        typer.echo(f"note: {note}")
 
 
 def plot(
@@ -109,27 +112,44 @@ def report(
 
 def clean(
     runs: Runs = None,
-    keep: Annotated[str, typer.Option(metavar="WHAT", help="checkpoints to keep: best, last or best,last")] = (
-        "best,last"
-    ),
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="checkpoints to keep: best, last or best,last; default: best,last",
+            show_default=False,
+        ),
+    ] = None,
     older: Annotated[
         str | None, typer.Option(metavar="AGE", help="only runs without a change for this time, such as 14d or 6h")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would be removed, and remove nothing")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="don't ask; without a run, --keep and --older the command asks")
+    ] = False,
 ) -> None:
     """Remove checkpoints of runs that have ended; metrics, episodes and evaluations stay."""
+    from sheeprl.metrics.display import is_terminal
     from sheeprl.results.cleaning import removals, remove
     from sheeprl.results.reading import RunResults, select
 
     found = [each.run for each in select(runs or ()) if isinstance(each, RunResults)]
-    planned = list(removals(found, keep, older))
+    planned = list(removals(found, keep or "best,last", older))
+    if planned and not (runs or keep or older or dry_run or yes):
+        what = f"{counted(len(planned), 'checkpoint')} of all runs below the working folder"
+        if not is_terminal(sys.stdin):
+            options = "name runs, use --keep or --older, or confirm with --yes"
+            raise ConfigError([f"clean removes {what}; look at them with --dry-run, then {options}"])
+        if not typer.confirm(f"remove {what} (list: --dry-run)?"):
+            typer.echo("nothing was removed")
+            return
     for removal in planned:
-        typer.echo(f"{removal.run.path}/checkpoints/{removal.checkpoint.name}  {removal.bytes / 2**20:.1f} MiB")
+        typer.echo(f"{removal.run.path}/checkpoints/{removal.checkpoint.name}  {byte_size(removal.bytes)}")
         if not dry_run:
             remove(removal)
-    total = sum(removal.bytes for removal in planned) / 2**20
+    total = sum(removal.bytes for removal in planned)
     did = "would be removed" if dry_run else "removed"
-    typer.echo(f"{counted(len(planned), 'checkpoint')} {did}, {total:.1f} MiB")
+    typer.echo(f"{counted(len(planned), 'checkpoint')} {did}, {byte_size(total)}")
 
 
 def _write(path: Path, text: str, option: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
-import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from typing import Annotated, Any
 
@@ -17,6 +15,7 @@ import typer
 from sheeprl.cli.commands import print_table
 from sheeprl.metrics.run_entry import NAMESPACE, SILENT, RunEntry
 from sheeprl.utils.errors import ConfigError, one_line
+from sheeprl.utils.output import without_native_output
 
 TIMEOUT = 5.0  # seconds until an address counts as closed
 RECHECK = 6.0  # seconds until a second look at a run that seems silent; drivers report every 5
@@ -98,35 +97,21 @@ def _read(found: str, where: str) -> tuple[list[RunEntry], Collection[str]]:
         ConfigError: the cluster can't be read.
     """
     from sheeprl.actors.ray import internals
+    from sheeprl.actors.ray.environment import SET_TOKEN
 
     try:
         host, _, port = found.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT).close()
-        with _silent_stderr():
+        with without_native_output():
             values, live_jobs = internals.cluster_contents(found, NAMESPACE)
     except (OSError, ValueError) as error:
         raise ConfigError([f"{where}: can't be reached: {one_line(error)}; start it or correct the address"]) from None
     except Exception as error:  # Ray's own, of several kinds
-        advice = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
-        if "AuthToken" in str(error):
-            raise ConfigError([f"{where}: refuses the token of this shell; {advice}"]) from None
-        raise ConfigError([f"{where}: can't be read: {one_line(error)}; if it requires a token, {advice}"]) from None
+        if internals.AUTH_FAILED in str(error):
+            raise ConfigError([f"{where}: refuses the token of this shell; {SET_TOKEN}"]) from None
+        raise ConfigError([f"{where}: can't be read: {one_line(error)}; if it requires a token, {SET_TOKEN}"]) from None
     entries = (RunEntry.from_json(text) for text in values.values())
     return [entry for entry in entries if entry is not None], live_jobs
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Drop what C++ code prints on stderr within the block: Ray logs an error there before it raises it."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def _row(run: dict[str, Any]) -> tuple[str, ...]:

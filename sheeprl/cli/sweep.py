@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import typer
 
 from sheeprl.cli.names import find_base, is_name
 from sheeprl.cli.report import FAILED
-from sheeprl.cli.training import Session, missing, read_settings, refuse
+from sheeprl.cli.training import Session, environments, missing, read_settings, refuse
 from sheeprl.cli.words import take_name, take_switch, take_value
 from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.text import counted
@@ -33,6 +34,7 @@ def sweep(words: list[str], session: Session) -> int:
     firsts = [f"{key}={values[0]}" for key, values in varied.items()]
     base = find_base(name)  # one meaning of NAME for all environments
     flags, settings = read_settings(base.tree, [*others, *firsts], f"sweep {name}")
+    base = replace(base, envs=tuple(varied.get("env.id") or environments(settings)))
     settings.apply(base.tree)
     refuse(settings, base.tree, flags)
     folder = sweeping.sweep_folder(name, varied, out)

@@ -98,14 +98,20 @@ def algorithm_command(name: str) -> Callable[[list[str], Session], int]:
 def _train_algorithm(name: str, words: list[str], session: Session, config: str | None, dry_run: bool) -> int:
     """Train with an algorithm's defaults, or a configuration of this algorithm, and the words on top."""
     flags = Flags(registry.args_class(name))
-    tree = read_tree(config) if config else {}
+    try:
+        tree = read_tree(config) if config else {}
+    except ConfigError as error:
+        if Path(str(config)).is_file():
+            raise
+        raise ConfigError([f"--config {mistake}" for mistake in error.mistakes]) from error
     settings = read_words(words, flags, f"sheeprl {name} -h all")
     for setting in settings.given:
         if setting.key == "algo.name":
             settings.mistakes.append(f"algo.name={setting.value}: this command trains {name}; use sheeprl train")
     algo = tree.setdefault("algo", {})
     if isinstance(algo, dict) and algo.setdefault("name", name) != name:
-        settings.mistakes.append(f"--config {config}: has algo.name={algo['name']}; use {shell_command('run', config)}")
+        use = shell_command("train", config)
+        settings.mistakes.append(f"--config {config}: has algo.name={algo['name']}; use {use}")
     return _train(tree, settings, flags, session, dry_run)
 
 
@@ -160,8 +166,13 @@ def read_named(name: str, words: Sequence[str], command: str) -> tuple[Base, Fla
     """Return what a NAME means, its flags and the settings; the environment among them may change the meaning."""
     base = find_base(name)
     flags, settings = read_settings(base.tree, words, f"{command} {name}")
-    envs = [str(setting.value) for setting in settings.given if setting.key == "env.id"]
-    return (find_base(name, envs[-1]) if envs else base), flags, settings
+    envs = environments(settings)
+    return (find_base(name, *envs) if envs else base), flags, settings
+
+
+def environments(settings: Words) -> list[str]:
+    """Return the environment on the command line as a list, empty if there is none."""
+    return [str(setting.value) for setting in settings.given if setting.key == "env.id"][-1:]
 
 
 def read_settings(tree: Tree, words: Sequence[str], command: str) -> tuple[Flags, Words]:
@@ -226,7 +237,7 @@ def _explained(
     for mistake in mistakes:
         key = mistake.partition(": unknown setting")[0]
         lines += [inherited[key]] if key in inherited else locate([_with_flag(mistake, flags)], tree)
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def _check(tree: Tree) -> int:

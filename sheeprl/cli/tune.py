@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,12 +14,14 @@ from sheeprl.cli.sweep import positive, shown_folder
 from sheeprl.cli.training import Session, missing, read_named, refuse
 from sheeprl.cli.words import take_name, take_switch, take_value
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.installation import install_command
 from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.tune.search import Search
 
 EXAMPLE = "tune ppo --env CartPole-v1 --trials 30 --seeds 2"
+PACKAGES = ("optuna", "pyarrow", "pandas")  # the last two are imported by Ray Tune
 
 
 def tune(words: list[str], session: Session) -> int:
@@ -26,7 +29,10 @@ def tune(words: list[str], session: Session) -> int:
     command = shlex.join(["sheeprl", "tune", *words])
     dry_run = take_switch(words, "dry-run")
     population, parts = _whole(words, "population", "0"), _whole(words, "parts", "10")
-    search = _read_search(words, population, parts)
+    search, description = _read_search(words, population, parts, dry_run)
+    if not dry_run:
+        check_packages()
+    typer.echo(f"using {description}")
     for key, part in search.space.items():
         typer.echo(f"{key}={part}")
     if dry_run:
@@ -46,8 +52,18 @@ def tune(words: list[str], session: Session) -> int:
         return FAILED
     best = found[0]
     typer.echo(f"best of {counted(len(found), 'trial')}: {search.metric} {best.score:.2f} with {best.label}")
-    typer.echo(f"sheeprl run {shown_folder(path)}")
+    typer.echo(f"sheeprl train {shown_folder(path)}")
     return 0
+
+
+def check_packages() -> None:
+    """Check that Ray Tune and Optuna can be imported.
+
+    Raises:
+        ConfigError: a package is missing.
+    """
+    if missing_packages := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ConfigError([f"tune needs {' and '.join(missing_packages)}; use {install_command('tune')}"])
 
 
 def _train_population(search: Search, members: int, parts: int) -> int:
@@ -64,13 +80,14 @@ def _train_population(search: Search, members: int, parts: int) -> int:
     return 0
 
 
-def _read_search(words: list[str], population: int, parts: int) -> Search:
-    """Return the search that the words describe.
+def _read_search(words: list[str], population: int, parts: int, dry_run: bool) -> tuple[Search, str]:
+    """Return the search that the words describe, and a description of its configuration.
 
     Args:
         words: words of the command line.
         population: members of a population; 0 for a search by trials.
         parts: parts of the training of a population.
+        dry_run: True if the search is only described, so that nothing needs to limit it.
 
     Raises:
         ConfigError: they have mistakes, all of which it lists.
@@ -96,7 +113,6 @@ def _read_search(words: list[str], population: int, parts: int) -> Search:
     base, flags, settings = read_named(name, others, "tune")
     settings.apply(base.tree)
     refuse(settings, base.tree, flags)
-    typer.echo(f"using {base.description}")
     metric = metric or searching.METRICS[0]
     tree = searching.with_evaluations(base.tree, metric)
     fixed = {setting.key for setting in settings.given}
@@ -105,12 +121,12 @@ def _read_search(words: list[str], population: int, parts: int) -> Search:
     folder = searching.search_folder(name, out)
     budget = (trials or None, hours or None, cpus, jobs or None, not no_pruning)
     search = searching.Search(tree, declared | named, folder, metric, seeds, *budget)
-    searching.check_search(search)
+    searching.check_search(search, is_limited=not dry_run)
     if population:
         from sheeprl.tune.population import check_population
 
         check_population(search, population, parts)
-    return search
+    return search, base.description
 
 
 def _whole(words: list[str], name: str, default: str) -> int:

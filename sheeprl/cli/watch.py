@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sheeprl.cli.completion import complete_run
-from sheeprl.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -32,15 +30,11 @@ def watch(
     """Show the progress of a run from its files: curves, losses, times; Ctrl-C ends the command, not the run."""
     from rich.console import Console
 
-    from sheeprl.checkpoint.runs import is_run, resolve_run
+    from sheeprl.checkpoint.runs import run_folder
     from sheeprl.metrics.display import is_terminal
     from sheeprl.results.watching import Follower
 
-    folder = Path(resolve_run(run)).expanduser()
-    if not is_run(folder):
-        found = "isn't the folder of a run" if folder.is_dir() else "no such folder or run"
-        raise ConfigError([f"{run}: {found}; use one of sheeprl ls"])
-    follower = Follower(folder)
+    follower = Follower(run_folder(run))
     console = Console(highlight=False, markup=False, emoji=False)
     follower.update()
     try:

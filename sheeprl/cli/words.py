@@ -25,7 +25,7 @@ ENV_ID = r"([\w.]+:)?[\w./-]+-v\d+"
 
 SHORT = {
     "a": "name the algorithm first, as in sheeprl train ppo",
-    "c": "use sheeprl run CONFIG",
+    "c": "use sheeprl train CONFIG",
     "d": "run.dir",
     "e": "env.id",
     "f": "run.dir",

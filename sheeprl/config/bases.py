@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sheeprl.config.suggestions import shown
@@ -25,12 +26,19 @@ class FileTree(dict[str, Any]):
         tree: the settings.
         places: `FILE:LINE` of each dotted key.
         bases: the names below `base`.
+        misfits: a line for each file whose settings are for another algorithm than that of the tree.
     """
 
-    def __init__(self, tree: Mapping[str, Any], places: Mapping[str, str], bases: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tree: Mapping[str, Any],
+        places: Mapping[str, str],
+        bases: Sequence[str] = (),
+        misfits: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Store the arguments."""
         super().__init__(tree)
-        self.places, self.bases = dict(places), tuple(bases)
+        self.places, self.bases, self.misfits = dict(places), tuple(bases), dict(misfits)
         self.replaced: set[str] = set()
 
     def replace(self, key: str) -> None:
@@ -59,18 +67,22 @@ Dumper.add_representer(FileTree, Dumper.represent_dict)
 def locate(mistakes: Sequence[str], tree: Mapping[str, Any]) -> list[str]:
     """Return mistakes with the file and line of the settings that they begin with.
 
+    If one is in a base for another algorithm, this cause comes first.
+
     Args:
         mistakes: lines such as `run.seed=-1: must be at least 0`.
         tree: the settings; mistakes of other trees than a FileTree stay the same.
     """
     if not isinstance(tree, FileTree):
         return list(mistakes)
-    located = []
+    located, causes = [], dict[str, None]()
     for mistake in mistakes:
         key = re.match(r"([A-Za-z_]\w*(?:\.[\w/-]+)*)(?:=|: )", mistake)
         place = tree.place_of(key[1]) if key else None
         located.append(f"{place}: {mistake}" if place else mistake)
-    return located
+        if place and (cause := tree.misfits.get(place.rpartition(":")[0])):
+            causes[cause] = None
+    return [*causes, *located]
 
 
 def read_file(path: Path, find: FindBase, above: tuple[Path, ...] = ()) -> FileTree:
@@ -89,6 +101,7 @@ def read_file(path: Path, find: FindBase, above: tuple[Path, ...] = ()) -> FileT
     tree, lines = _parse(path)
     names = _base_names(tree.pop(BASE, None), f"{path}:{lines.get(BASE)}")
     merged, places = dict[str, Any](), dict[str, str]()
+    belows = dict[str, FileTree]()
     chain = (*above, path.resolve())
     for name in names:
         try:
@@ -102,8 +115,39 @@ def read_file(path: Path, find: FindBase, above: tuple[Path, ...] = ()) -> FileT
             raise ConfigError([f"{path}:{lines[BASE]}: base={name}: is a cycle ({circle}); remove one of these bases"])
         below = read_file(base, find, chain)
         merged, places = _merge(merged, below), {**places, **below.places}
+        belows[name] = below
     own = {key: f"{path}:{line}" for key, line in lines.items() if key != BASE}
-    return FileTree(_merge(merged, tree), {**places, **own}, names)
+    whole = _merge(merged, tree)
+    misfits = _misfits(f"{path}:{lines.get(BASE)}", belows, _algorithm_of(whole))
+    return FileTree(whole, {**places, **own}, names, misfits)
+
+
+def _misfits(place: str, belows: Mapping[str, FileTree], algorithm: str | None) -> dict[str, str]:
+    """Return a line for each file of the bases whose settings are for another algorithm.
+
+    Args:
+        place: `FILE:LINE` of `base`.
+        belows: the bases by name.
+        algorithm: the algorithm of the tree.
+    """
+    found = dict[str, str]()
+    for name, below in belows.items():
+        other = _algorithm_of(below)
+        found |= below.misfits
+        if algorithm and other and other != algorithm:
+            line = (
+                f"{place}: base={name}: is for {other}, but algo.name={algorithm}, so some of its settings don't fit; "
+                f"use a base for {algorithm}"
+            )
+            found |= {at.rpartition(":")[0]: line for at in below.places.values()}
+    return found
+
+
+def _algorithm_of(tree: Mapping[str, Any]) -> str | None:
+    """Return `algo.name` of a tree, None if it isn't set or isn't text."""
+    algo = tree.get("algo")
+    name = algo.get("name") if isinstance(algo, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:

@@ -23,7 +23,7 @@ from sheeprl.envs.transforms import Spaces
 from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, short_repr
 from sheeprl.utils.installation import install_command
-from sheeprl.utils.text import counted
+from sheeprl.utils.text import byte_size, counted
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
     warnings += (f"env.id={config.env.id}: {line}" for line in config.algo.space_warnings(spaces))
-    warnings += [*_untrained(config), *without_effect(given, config, spaces)]
+    warnings += [*_untrained(config), *_unreachable(config), *without_effect(given, config, spaces)]
     return Resolved(config, spaces, tuple(warnings), open_settings(given))
 
 
@@ -71,6 +71,13 @@ def _untrained(config: Config) -> Iterator[str]:
             "algo.replay_ratio=0: no gradient step is taken, so nothing is trained; use a larger one, such as "
             "algo.replay_ratio=1"
         )
+
+
+def _unreachable(config: Config) -> Iterator[str]:
+    """Yield a warning for each condition of `run.until` on evaluations that the run doesn't play."""
+    if not config.eval.episodes:
+        for name in sorted(config.run.until.keys() & {"eval/return", "patience"}):
+            yield f"run.until.{name}={config.run.until[name]:g}: has no effect with eval.episodes=0; set eval.episodes"
 
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
@@ -258,18 +265,13 @@ def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
     if row * rows * envs * players > available:
         yield (
             f"env.num_envs={envs}: a round of {rows} x {envs} x {players} rows takes "
-            f"{_gib(row * rows * envs * players)}, more than the {_gib(available)} of this machine; use fewer"
+            f"{byte_size(row * rows * envs * players)}, more than the {byte_size(available)} of this machine; use fewer"
         )
     elif isinstance(data, OffPolicy) and not config.buffer.memmap and row * size > available:
         yield (
-            f"buffer.size={config.buffer.size}: {size} rows take {_gib(row * size)}, more than the "
-            f"{_gib(available)} of this machine; use a smaller buffer or buffer.memmap=true"
+            f"buffer.size={config.buffer.size}: {size} rows take {byte_size(row * size)}, more than the "
+            f"{byte_size(available)} of this machine; use a smaller buffer or buffer.memmap=true"
         )
-
-
-def _gib(size: int) -> str:
-    """Format a number of bytes in GiB."""
-    return f"{size / 2**30:,.0f} GiB"
 
 
 def _size_mistakes(config: Config) -> Iterator[str]:
@@ -308,7 +310,11 @@ def _rank_mistakes(config: Config, batch: int) -> Iterator[str]:
     trainer, players = config.trainer, config.num_players
     ranks = trainer.ranks
     if batch % ranks:
-        yield f"algo.batch_size={batch}: must be a multiple of the number of ranks, {ranks}"
+        most = max(1, batch // ranks) * ranks
+        yield (
+            f"algo.batch_size={batch}: must be a multiple of the number of ranks, {ranks} (trainer.devices="
+            f"{trainer.devices}); use {most} or another number of devices"
+        )
     if config.is_coupled and players % ranks:
         yield f"players.num={players}: in coupled mode every rank runs players; use a multiple of {ranks}"
     if config.is_coupled and ranks > 1 and config.algo.data().prioritized:

@@ -63,6 +63,11 @@ CONDITIONS = {
     "own ranks": Condition(
         lambda now, value: not rank_variables.started_by_fabric(), "under `fabric run`, whose options decide this"
     ),
+    "partial rounds": Condition(
+        lambda now, value: now.config.round_fragments < now.config.num_players,
+        "with so few players, since the part of them that closes a round is rounded up to all",
+        "use more players or a smaller part",
+    ),
     "before the end": Condition(
         lambda now, value: value is None or value < now.config.run.total_steps,
         "at or beyond run.total_steps, where the run ends with an evaluation",

@@ -16,7 +16,7 @@ from sheeprl.algos.args import AlgoArgs
 from sheeprl.config import peer_algorithms
 from sheeprl.config.bases import FileTree, locate, read_file
 from sheeprl.config.schema import Config, Tree, config_class
-from sheeprl.config.suggestions import describe_error, nearest, shown
+from sheeprl.config.suggestions import describe_error, nearest, nearest_names, shown
 from sheeprl.config.yaml_io import parse_value
 from sheeprl.utils.errors import ConfigError
 
@@ -43,8 +43,8 @@ def find_config(name: str) -> Path:
     kind = "is a folder, not a file" if path.is_dir() else "isn't a file"
     if use := peer_algorithms.find(name, [*shipped, *registry.registered()]):
         raise ConfigError([f"{name}: {kind} or a shipped configuration; use sheeprl train {use}"])
-    hint = nearest(path.stem, shipped)
-    raise ConfigError([f"{name}: {kind} or a shipped configuration ({', '.join(shipped)}){hint}"])
+    hint = nearest_names(path.stem, shipped, "sheeprl configs")
+    raise ConfigError([f"{name}: {kind} or a shipped configuration{hint}"])
 
 
 def presets() -> dict[str, Path]:
@@ -201,7 +201,8 @@ def _args_of(tree: Tree) -> tuple[type[AlgoArgs] | None, list[str]]:
         known = registry.registered()
         if use := peer_algorithms.find(name, known):
             return None, [f"algo.name={name}: {error}; use algo.name={use}"]
-        return None, [f"algo.name={name}: {error}; use one of {', '.join(known)}{nearest(name, known)}"]
+        hint = "" if ":" in name else nearest_names(name, known, "sheeprl algos")
+        return None, [f"algo.name={name}: {error}{hint}"]
 
 
 def _plain_copy(value: Any, levels: int = 3) -> Any:

@@ -106,27 +106,55 @@ _row(
 _row(
     "run.dir",
     "the folder of the run itself",
-    sb3="tensorboard_log save_path best_model_save_path",
+    sb3="tensorboard_log save_path",
     zoo="log_folder",
-    cleanrl="exp_name",
-    rllib="storage_path local_dir",
-    old="exp_name run_name root_dir",
+    rllib="local_dir",
+    old="root_dir",
     other="log_dir logdir log.dir checkpoint.dir checkpoint_dir output_dir",
 )
+_row("run.dir", "the folder of the run itself; checkpoint.storage names s3:// or gs://", rllib="storage_path")
+_row(
+    "run.name",
+    "the beginning of the run folder's name",
+    cleanrl="exp_name",
+    old="exp_name run_name",
+    other="experiment_name",
+)
+_row("run.tags", "a list of words", zoo="wandb_tags")
 _row(
     "",
     "run.seed fixes all random numbers; on CPU, runs with run.max_staleness=0 are reproducible bit for bit",
     cleanrl="torch_deterministic",
     old="torch_use_deterministic_algorithms cudnn_benchmark",
 )
+_row("", "use sheeprl resume RUN", old="checkpoint/resume_from", rllib="restore", other="resume_from resume_path")
+_row(
+    "algo.init_from",
+    "a new run with the networks of this one; sheeprl resume RUN continues the run itself",
+    zoo="trained_agent",
+    other="load_model load_checkpoint pretrained",
+)
+_row(
+    "run.until",
+    "a mapping, as in {eval/return: 475, patience: 5}",
+    sb3="reward_threshold max_no_improvement_evals",
+    rllib="stop",
+    other="target_reward stop_return early_stopping",
+)
+_row("run.callbacks", "as in my_callbacks:Progress", sb3="callback", rllib="callbacks callbacks_class")
 _row(
     "",
-    "use sheeprl resume RUN",
-    zoo="trained_agent",
-    old="checkpoint/resume_from",
-    rllib="restore",
+    "use sheeprl sweep NAME run.seed=0..9",
+    cleanrl="num_seeds start_seed",
+    other="seeds n_seeds",
 )
-_row("", "use sheeprl run CONFIG --dry-run", old="dry_run")
+_row(
+    "",
+    "use sheeprl tune NAME --trials 30",
+    zoo="optimize_hyperparameters n_trials max_total_trials n_startup_trials sampler pruner study_name",
+    rllib="num_samples",
+)
+_row("", "use sheeprl train NAME --dry-run", old="dry_run")
 _row(
     "",
     "name the algorithm first, as in sheeprl train ppo",
@@ -221,9 +249,12 @@ _row(
 )
 _row(
     "env.capture_video",
+    "sheeprl eval RUN --video films the trained policy",
     cleanrl="capture_video",
     old="env/capture_video",
+    other="record_video save_video",
 )
+_row("", "use sheeprl enjoy RUN", other="render visualize")
 
 # ------------------------------------------------------------------------------------------- players
 
@@ -283,13 +314,15 @@ _row("algo.critic_lr", other="qf_lr lr_critic critic_learning_rate q_learning_ra
 _row("algo.alpha_lr", rllib="alpha_lr", old="algo.alpha.optimizer.lr")
 _row("algo.alpha_lr", other="lr_alpha")
 _row(
-    "algo.anneal",
-    "true lets learning rate and clip fall linearly to 0",
+    "algo.final_learning_rate=0",
+    "the rate at the end of the run, reached linearly",
     cleanrl="anneal_lr",
     rllib="lr_schedule",
-    old="algo/anneal_lr algo/anneal_clip_coef",
+    old="algo/anneal_lr",
     other="lr_decay",
 )
+_row("algo.final_clip=0", "the clip range at the end of the run, reached linearly", old="algo/anneal_clip_coef")
+_row("algo.desired_kl", "adapts the learning rate to a KL divergence", other="kl_threshold")
 _row("algo.adam_eps", old="algo.optimizer.eps optimizer_eps", other="adam_epsilon")
 _row(
     "algo.max_grad_norm",
@@ -308,6 +341,8 @@ _row(
     old="algo/dense_units algo/mlp_layers algo/hidden_size",
     other="hidden_dim hid ac_kwargs",
 )
+_row("algo.units", "the width of each hidden layer", old="algo/dense_units")
+_row("algo.layers", "the number of hidden layers", old="algo/mlp_layers")
 _row(
     "algo.activation",
     sb3="activation_fn",
@@ -330,6 +365,7 @@ _row(
     rllib="max_seq_len",
     old="algo/per_rank_sequence_length",
 )
+_row("algo.sequence_length", old="algo/per_rank_sequence_length", other="batch_length")
 _row(
     "algo.log_std_init",
     "the logarithm",
@@ -343,7 +379,7 @@ _row(
 _row("algo.layer_norm", old="algo/layer_norm")
 _row(
     "",
-    "the optimizer is Adam",
+    "each algorithm has its own optimizer; algo.adam_eps or algo.rmsprop_eps sets its epsilon",
     sb3="optimizer_class optimizer_kwargs",
 )
 
@@ -440,8 +476,17 @@ _row(
     old="algo/clip_vloss",
     other="value_clip",
 )
-_row("", "algo.target_kl ends the training of a round early", rllib="kl_coeff kl_target use_kl_loss")
-_row("algo.final_entropy_coef", "the coefficient at the end of the run, such as 0", old="algo/anneal_ent_coef")
+_row(
+    "",
+    "there is no KL penalty; algo.target_kl ends a round's training early, algo.desired_kl adapts the learning rate",
+    rllib="kl_coeff kl_target use_kl_loss",
+)
+_row(
+    "algo.final_entropy_coef",
+    "the coefficient at the end of the run, such as 0",
+    rllib="entropy_coeff_schedule",
+    old="algo/anneal_ent_coef",
+)
 _row("", "the noise is drawn in every step", sb3="use_sde sde_sample_freq")
 
 # --------------------------------------------------------------------------------------- off-policy
@@ -576,6 +621,24 @@ _row(
     old="buffer/memmap",
 )
 
+# ------------------------------------------------------------------------------------- world models
+
+_row("algo.cnn_keys", old="algo.cnn_keys.encoder")
+_row("algo.mlp_keys", old="algo.mlp_keys.encoder")
+_row("algo.deter", old="algo.world_model.recurrent_model/recurrent_state_size")
+_row("algo.categoricals", old="algo.world_model/stochastic_size")
+_row("algo.stoch", old="algo.world_model/stochastic_size")
+_row("algo.classes", old="algo.world_model/discrete_size")
+_row("algo.depth", old="algo.world_model.encoder/cnn_channels_multiplier")
+_row("algo.free_nats", old="algo.world_model/kl_free_nats")
+_row("algo.prior_scale", old="algo.world_model/kl_dynamic")
+_row("algo.posterior_scale", old="algo.world_model/kl_representation")
+_row("algo.model_lr", old="algo.world_model.optimizer.lr")
+_row("algo.learning_rate", "of all networks", old="algo.world_model.optimizer.lr")
+_row("algo.uniform_mix", old="algo/unimix")
+_row("algo.lambda_", old="algo/lmbda")
+_row("algo.target_tau", old="algo.critic.tau")
+
 # ---------------------------------------------------------------------------------- trainers, machine
 
 _row(
@@ -638,6 +701,17 @@ _row(
     old="checkpoint/keep_last",
 )
 _row(
+    "checkpoint.keep_best",
+    "the number of best checkpoints to keep, by checkpoint.best_by; sheeprl eval RUN --best loads the best one",
+    sb3="best_model_save_path",
+    other="save_best",
+)
+_row(
+    "checkpoint.best_by",
+    "episode/return or eval/return",
+    rllib="checkpoint_score_attr checkpoint_score_attribute",
+)
+_row(
     "", "every run ends with a checkpoint", rllib="checkpoint_at_end", cleanrl="save_model", old="checkpoint/save_last"
 )
 _row(
@@ -672,6 +746,13 @@ _row(
 )
 _row("", "an evaluation runs up to 16 environments", zoo="n_eval_envs", rllib="evaluation_num_env_runners")
 _row(
+    "eval.env",
+    "the settings that evaluations change, as in {kwargs: {difficulty: hard}}",
+    sb3="eval_env",
+    zoo="eval_env_kwargs",
+    rllib="evaluation_config",
+)
+_row(
     "log.every",
     "policy steps over all environments",
     sb3="log_interval",
@@ -687,7 +768,12 @@ _row(
     rllib="log_level",
     old="metric/log_level",
 )
-_row("", "a terminal shows the progress; log.level=warning hides it", sb3="progress_bar", zoo="progress")
+_row(
+    "",
+    "a terminal shows the progress; log.ui=panel adds curves, log.level=warning hides it",
+    sb3="progress_bar",
+    zoo="progress",
+)
 _row(
     "",
     "the mean return is that of the last 100 episodes",
@@ -695,10 +781,36 @@ _row(
     rllib="metrics_num_episodes_for_smoothing",
 )
 _row(
-    "",
-    "metrics are written to TensorBoard and metrics.jsonl in the run's folder",
-    zoo="wandb_project_name wandb_entity",
-    cleanrl="track wandb_project_name wandb_entity",
-    other="wandb model_manager",
+    "log.to",
+    "as in [tensorboard, wandb]; the environment variable WANDB_MODE=online uploads",
+    zoo="track",
+    cleanrl="track",
+    other="wandb use_wandb",
 )
-_row("", "checkpoints stay in the run's folder or at checkpoint.storage", cleanrl="upload_model hf_entity")
+_row(
+    "log.to",
+    "as in [tensorboard, wandb]; the environment variable WANDB_PROJECT names the project",
+    zoo="wandb_project_name",
+    cleanrl="wandb_project_name",
+    other="wandb_project",
+)
+_row(
+    "log.to",
+    "as in [tensorboard, wandb]; the environment variable WANDB_ENTITY names the entity",
+    zoo="wandb_entity",
+    cleanrl="wandb_entity",
+)
+_row(
+    "log.to",
+    "as in [tensorboard, mlflow]; the environment variable MLFLOW_TRACKING_URI names the server",
+    other="mlflow use_mlflow mlflow_tracking_uri tracking_uri",
+)
+_row("log.to", "a list of tensorboard, wandb, mlflow and trackio", old="metric.logger", other="logger loggers tracker")
+_row(
+    "",
+    "use sheeprl push RUN hf:USER/REPO",
+    zoo="repo_name orga",
+    cleanrl="upload_model hf_entity",
+    old="model_manager",
+    other="push_to_hub hub_model_id",
+)

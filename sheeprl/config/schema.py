@@ -25,6 +25,7 @@ from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Part
 Tree = dict[str, Any]
 Labels = dict[str, str]
 PROFILED_ROUNDS = 3  # with log.profile=true
+UNTIL = ("eval/return", "episode/return", "patience")  # besides the names in metrics.jsonl, such as Loss/value_loss
 SELECTOR = "run on Ray nodes with these labels, as in {market: spot}"
 FALLBACK = "labels of the nodes to use while no node has those of label_selector; {} for any node"
 
@@ -101,8 +102,12 @@ class RunConfig(Section):
 
     @field_validator("until")
     @classmethod
-    def _check_patience(cls, value: dict[str, float]) -> dict[str, float]:
-        """Reject a patience that isn't a positive whole number."""
+    def _check_until(cls, value: dict[str, float]) -> dict[str, float]:
+        """Reject names that no metric can have, and a patience that isn't a positive whole number."""
+        for name in value:
+            if name != "patience" and "/" not in name:
+                names = {"name": name, "known": ", ".join(UNTIL)}
+                raise PydanticCustomError("until", "{name} is no metric; use {known} or one of metrics.jsonl", names)
         patience = value.get("patience", 1)
         if patience < 1 or patience != int(patience):
             raise PydanticCustomError("patience", "patience must be a whole number of evaluations, at least 1")
@@ -143,7 +148,7 @@ class PlayersConfig(Section):
     quorum: Part = Field(
         1.0,
         description="part of the players' fragments with which a round closes; below 1, late ones join later rounds",
-        json_schema_extra=needs("decoupled"),
+        json_schema_extra=needs("decoupled", "partial rounds"),
     )
     fragment_rows: Count | None = Field(
         None, description="rows per environment and fragment; default: the rollout on-policy, 16 off-policy"
@@ -301,8 +306,8 @@ class LogConfig(Section):
     record: bool = Field(False, description="record all calls in order, for sheeprl replay")
     profile: bool | Count = Field(
         False,
-        description="profile this number of rounds of each worker with torch.profiler, and write a trace per worker "
-        "into the run folder; true: 3 rounds",
+        description="profile this number of rounds of each player, trainer and replay shard with torch.profiler, and "
+        "write a trace per worker into the run folder; true: 3 rounds",
     )
     ui: Literal["line", "panel"] = Field(
         "line",
@@ -330,7 +335,8 @@ class RayConfig(Section):
     )
     runtime_env: dict[str, Any] = Field(
         default_factory=dict,
-        description="Ray's runtime_env of the run's actors, as in {pip: [sheeprl-ray]}, for nodes without the packages",
+        description="Ray's runtime_env of the run's actors, as in {pip: ['sheeprl-ray @ git+URL']}, for nodes without "
+        "the packages",
         json_schema_extra=needs("decoupled"),
     )
     wait_timeout: Positive = Field(

@@ -18,10 +18,13 @@ from sheeprl.algos import registry
 from sheeprl.config import peer_names
 from sheeprl.config.schema import Config, leaves
 from sheeprl.config.yaml_io import Dumper
-from sheeprl.utils.settings import STORABLE_CONTAINERS, Section
+from sheeprl.utils.settings import STORABLE_CONTAINERS, Count, Section
 
 LIKE = 0.85
 """Least similarity of a hint. Names of settings share parts such as `num_` and `_coef`: a lower one would be luck."""
+
+LIKE_NAME = 0.65
+"""Least similarity of a suggested algorithm or configuration, such as ppo for pp0."""
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
@@ -67,6 +70,20 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return `; did you mean …?` with the most similar name, or an empty string."""
     match = closest(name, known)
     return f"; did you mean {prefix}{match}?" if match else ""
+
+
+def nearest_names(name: str, known: Iterable[str], listing: str) -> str:
+    """Return `; did you mean …?` with up to three similar names, and the command that lists all of them.
+
+    Args:
+        name: name of an algorithm or a configuration, which needs less similarity than a setting.
+        known: the names that exist.
+        listing: the command.
+    """
+    known = list(known)
+    match = closest(name, known)
+    similar = [match] if match else difflib.get_close_matches(name, known, 3, LIKE_NAME)
+    return f"; did you mean {' or '.join(similar)}? (list: {listing})" if similar else f"; list them with {listing}"
 
 
 BASES = ("base", "_base_", "defaults", "extends", "include", "inherits")
@@ -180,7 +197,7 @@ def _describe_value(key: str, detail: Mapping[str, Any], model: type[Config]) ->
     """Return the line of a missing or wrong setting: its value and the allowed values."""
     given, context = detail["input"], detail.get("ctx", {})
     kind = detail["type"]
-    whole, _, _ = key.rpartition(".")
+    whole = ".".join(str(part) for part in detail["loc"][:-1])  # without the name of an alternative
     if allowed := _alternatives(dict(leaves(model)).get(whole)):  # pydantic reports each alternative separately
         return f"{whole}={shown(given)}: must be {allowed}"
     if kind == "unstorable":
@@ -246,9 +263,10 @@ def _unstorable(key: str, part: Any) -> str:
 
 
 def _alternatives(field: FieldInfo | None) -> str | None:
-    """Return the allowed values of a setting that is true, false or one of some words; None for other settings."""
+    """Return the allowed values of a setting that is true, false, a word or a count; None for other settings."""
     kinds = get_args(field.annotation) if field else ()
     words = [str(word) for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    words += ["a whole number, at least 1" for kind in kinds if kind == Count]
     return f"true, false or {' or '.join(words)}" if bool in kinds and words else None
 
 

@@ -222,6 +222,7 @@ class _Reader:
         yield "use_sde sde_sample_freq use_sde_at_warmup", self._sde
         yield "replay_buffer_kwargs", self._replay_kwargs
         yield "optimizer_class optimizer_kwargs", self._optimizer
+        yield "callback", lambda: self._note("callback", "set run.callbacks to callbacks of SheepRL")
         yield "replay_buffer_class", lambda: self._note("replay_buffer_class", "the replay buffer here is another one")
         yield "vec_env_wrapper", lambda: self._note("vec_env_wrapper", "use a wrapper of single environments")
         yield "double", lambda: self._set_if_known("algo.double", "double")

@@ -54,12 +54,14 @@ class ReexecutionResult:
         fragments: number of collected fragments.
         gradient_steps: gradient steps at the end.
         parameters: digest of the learner's last snapshot.
+        recorded_from: gradient steps before the record began, which aren't re-executed.
         difference: first difference from the record; None if there is none.
     """
 
     fragments: int
     gradient_steps: int
     parameters: str
+    recorded_from: int = 0
     difference: str | None = None
 
 
@@ -103,6 +105,7 @@ class Reexecution:
         self.data: dict[str, Any] = {}
         self.saved: set[str] = set()
         self.fragments = self.gradient_steps = 0
+        self.recorded_from: int | None = None
         self.version = -1
         self.parameters = ""
         self.learner: Any = None
@@ -118,7 +121,8 @@ class Reexecution:
                     break
         except DifferenceError as error:
             difference = str(error)
-        return ReexecutionResult(self.fragments, self.gradient_steps, self.snapshot_digest(), difference)
+        began = self.recorded_from or 0
+        return ReexecutionResult(self.fragments, self.gradient_steps, self.snapshot_digest(), began, difference)
 
     @property
     def is_over(self) -> bool:
@@ -146,9 +150,8 @@ class Reexecution:
         if time.monotonic() - self._reported > REPORT_INTERVAL:
             self._reported = time.monotonic()
             recorded = counted(count_fragments(self.legs), "fragment")
-            self.report(
-                f"identical so far: {self.fragments:,} of {recorded}, {counted(self.gradient_steps, 'gradient step')}"
-            )
+            steps = counted(self.gradient_steps - (self.recorded_from or 0), "gradient step")
+            self.report(f"identical so far: {self.fragments:,} of {recorded}, {steps}")
 
     def store(self, what: Any, value: Any) -> None:
         """Store the bytes of a result that a later call receives, under their digest in the record.
@@ -247,6 +250,8 @@ class _Stage:
             return  # an argument is the result of a skipped call
         target = self._object(call.target)
         is_read = call.method != "save"
+        if call.method == "update" and self.reexecution.recorded_from is None:
+            self.reexecution.recorded_from = self.reexecution.gradient_steps = target.gradient_steps
         try:
             outcome = Outcome(_method(target, call.method)(*(self._value(arg, is_read) for arg in call.args)))
         except RunFailedError:

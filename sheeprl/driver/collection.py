@@ -29,8 +29,8 @@ from sheeprl.driver.rounds import CollectedFragment, Signal, make_rounds
 from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
-from sheeprl.utils.errors import RunFailedError, one_line, require
-from sheeprl.utils.text import counted
+from sheeprl.utils.errors import RunFailedError, one_line, require, shell_command
+from sheeprl.utils.text import byte_size, counted
 
 if TYPE_CHECKING:
     from sheeprl.algos.base import Mode
@@ -103,7 +103,8 @@ class Collector:
         self._weights_changed = Signal()
         self._trainers_waited = 0.0  # seconds for rounds, without the wait in progress
         self._waits_since: float | None = None  # begin of the wait in progress
-        self._deadline: float | None = None  # for rounds in progress when the run is stopped
+        self._deadline: float | None = None  # for rounds in progress when the run is interrupted
+        self._interrupted = asyncio.Event()
         self._unsaved: str | None = None  # reason why environment state can't be saved, once a player has tried
         self._reported_unsaved = self._reported_size = False
 
@@ -132,15 +133,21 @@ class Collector:
         """Return the players all of whose fragments are in the buffer."""
         return [number for number in self.rounds.idle if number in self.players.handles]
 
-    def stop(self, patience: float) -> None:
+    @property
+    def is_interrupted(self) -> bool:
+        """Return True if the run was stopped with a patience."""
+        return self._interrupted.is_set()
+
+    def stop(self, patience: float | None = None) -> None:
         """Begin no further round.
 
         Args:
-            patience: seconds to wait for rounds in progress.
+            patience: seconds to wait for rounds and evaluations in progress; None has no limit.
         """
-        if not self.stopping.is_set():
+        self.stopping.set()
+        if patience is not None and not self.is_interrupted:
             self._deadline = self.clock.time() + patience
-            self.stopping.set()
+            self._interrupted.set()
 
     async def start_players(self) -> None:
         """Create all players and restore the states that a checkpoint holds."""
@@ -190,7 +197,7 @@ class Collector:
             RunFailedError: the buffer failed, or refused a fragment that the run depends on.
         """
         self._waits_since = began = self.clock.time()
-        fragments: list[CollectedFragment] | None = await self.wait_unless_stopped(self.rounds.take())
+        fragments: list[CollectedFragment] | None = await self.wait_unless_interrupted(self.rounds.take())
         seconds, self._waits_since = self.clock.time() - began, None
         self.stats.window.trainer_idle += seconds
         self._trainers_waited += seconds
@@ -415,17 +422,17 @@ class Collector:
         )
         self.rounds.give_up(number)
         self._weights_changed.notify_all()
-        another: CollectedFragment | None = await self.wait_unless_stopped(self.rounds.take_again(number))
+        another: CollectedFragment | None = await self.wait_unless_interrupted(self.rounds.take_again(number))
         if another is not None:
             fragments[place] = another
         return another is not None
 
-    async def wait_unless_stopped(self, awaited: Awaitable[Any]) -> Any:
-        """Wait for a result. Return None if the run is stopped and the patience ends first."""
+    async def wait_unless_interrupted(self, awaited: Awaitable[Any]) -> Any:
+        """Wait for a result. Return None if the run is interrupted and the patience ends first."""
         waiting = asyncio.ensure_future(awaited)
-        stopping = asyncio.ensure_future(self.stopping.wait())
-        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        interrupted = asyncio.ensure_future(self._interrupted.wait())
+        await asyncio.wait({waiting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        interrupted.cancel()
         if not waiting.done() and self._deadline is not None:
             await asyncio.wait({waiting}, timeout=max(0.0, self._deadline - self.clock.time()))
         if waiting.done():
@@ -451,7 +458,7 @@ class Collector:
         if size >= LARGE_STATES and not self._reported_size:
             self._reported_size = True
             self.reporter.message(
-                f"the state of the environments takes {size / 2**20:,.0f} MiB in every checkpoint; "
+                f"the state of the environments takes {byte_size(size)} in every checkpoint; "
                 "checkpoint.envs=false leaves it out, but then a resumed run starts new episodes"
             )
 
@@ -466,6 +473,7 @@ class Collector:
             return
         self.counters.refused += 1
         text, most = f"a fragment of player {number} was refused: {one_line(error)}", self.config.ray.max_failures
+        text += f"; check the environment with {shell_command('check-env', self.config.env.id)}"
         if not self.data.is_off_policy:
             raise RunFailedError(text) from error
         if self._refusals[number] > most:

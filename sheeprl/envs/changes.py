@@ -27,9 +27,10 @@ def set_attributes(env: Any, values: Mapping[str, Any]) -> None:
         while not _has(layer, name):
             inner = getattr(layer, "env", None)
             if inner is None:
+                where = f"{type(layer).__name__} and its wrappers"
                 raise EnvChangeError(
-                    f"set_env({name}={value!r}): {type(layer).__name__} and its wrappers have no attribute {name!r}; "
-                    "set it in the environment's __init__"
+                    f"set_env({name}={value!r}) of a callback: {where} have no attribute {name!r}; correct the name, "
+                    "or set it in the environment's __init__"
                 )
             layer = inner
         if callable(getattr(layer, name)):

@@ -17,19 +17,8 @@ from typing import Any
 import gymnasium
 
 from sheeprl.envs.families import family_of
-from sheeprl.utils.installation import install_command
+from sheeprl.utils.installation import EXTRAS, install_command
 
-EXTRAS = {  # missing package -> extra that installs it
-    "mujoco": "mujoco",
-    "ale_py": "atari",
-    "Box2D": "box2d",
-    "dm_control": "dmc",
-    "minatar": "minatar",
-    "minigrid": "minigrid",
-    "crafter": "crafter",
-    "pygame": "classic",
-    "moviepy": "video",
-}
 NOT_PACKAGES = {"tests", "test", "docs", "doc", "examples", "scripts", "benchmarks"}  # folders beside a package
 INSTALL_SHIMMY = 'pip install "shimmy[gym-v26]" (gym-v21 for versions before 0.26)'
 SIMILAR = 0.75  # least similarity of a suggested id, from 0 to 1
@@ -123,8 +112,8 @@ def missing_module(error: BaseException, module: str = "") -> str:
     if missing == module or module.startswith(f"{missing}."):
         return f"no module named {missing}; install its package, {_how_to_find('the folder of the module')}"
     needed_by = f", which {module} needs," if module else ""
-    if package in EXTRAS:
-        return f"{package}{needed_by} is not installed; {install_command(EXTRAS[package])}"
+    if extra := next((extra for extra, module in EXTRAS.items() if module == package), None):
+        return f"{package}{needed_by} is not installed; {install_command(extra)}"
     return f"{missing}{needed_by} is not installed; install the package that contains this module"
 
 

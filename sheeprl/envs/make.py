@@ -325,6 +325,8 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
     except EnvSettingsError:
         raise
     except (Exception, SystemExit) as error:  # any error here results from the settings
+        if (unknown := _unknown_argument(config, error)) is not None:
+            raise EnvSettingsError(unknown) from error
         family = family_of(config.id)
         is_unknown = isinstance(error, (errors.NameNotFound, errors.NamespaceNotFound, errors.VersionNotFound))
         if is_unknown and not is_installed(family):
@@ -344,19 +346,25 @@ def setting_errors(config: EnvConfig) -> Iterator[None]:
 
 
 def _creator_error(config: EnvConfig, error: BaseException) -> str:
-    """Return an error of the environment's creator; an unexpected argument is followed by the most similar one."""
+    """Return an error of the environment's creator."""
     reason = re.sub(r" was raised from the environment creator for .* with kwargs \(.*\)$", "", _last_line(error))
     if re.search(r"^Gym is incompatible|must inherit from the gymnasium\.Env", reason):
         return f"its class isn't derived from gymnasium.Env; if it is of gym, {hints.conversion(config.id)}"
-    match = re.search(r"unexpected keyword argument '(\w+)'", reason)
-    if match is not None and match.group(1) in config.kwargs:
-        with contextlib.suppress(Exception):  # a creator without a signature
-            entry: Any = _spec(config.id).entry_point
-            creator = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
-            return reason.partition(". Did you mean")[0] + hints.nearest_name(
-                match.group(1), inspect.signature(creator).parameters
-            )
     return reason
+
+
+def _unknown_argument(config: EnvConfig, error: BaseException) -> str | None:
+    """Return the mistake of an argument that the environment's creator doesn't have; None for another error."""
+    match = re.search(r"(\S+) got an unexpected keyword argument '(\w+)'", _last_line(error))
+    if match is None or match[2] not in config.kwargs:
+        return None
+    mistake = f"env.kwargs.{match[2]}={config.kwargs[match[2]]}: {config.id} has no such argument"
+    with contextlib.suppress(Exception):  # a creator without a signature
+        entry: Any = _spec(config.id).entry_point
+        creator = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+        known = [name for name in inspect.signature(creator).parameters if name != "render_mode"]
+        return mistake + (hints.nearest_name(match[2], known) or f"; use {', '.join(known)}")
+    return mistake
 
 
 def _last_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sheeprl.config.schema import Config
-from sheeprl.utils.text import counted
+from sheeprl.utils.text import byte_size, counted
 
 
 class MemoryReport:
@@ -32,9 +32,4 @@ class MemoryReport:
         """Report sizes in bytes; 0 is not known yet."""
         for name, size in {"replay": replay, "networks": networks}.items():
             if size and name in self._open:
-                self.report(f"{name}: {readable(size)} {self._open.pop(name)}")
-
-
-def readable(size: int) -> str:
-    """Return a number of bytes in MiB, or in GiB if it is large."""
-    return f"{size / 2**20:,.1f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
+                self.report(f"{name}: {byte_size(size)} {self._open.pop(name)}")

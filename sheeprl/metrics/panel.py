@@ -21,6 +21,7 @@ from sheeprl.metrics.display import (
     short_return,
     time_left,
 )
+from sheeprl.utils.text import byte_size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -168,7 +169,7 @@ def memory_of_machine() -> str:
     import psutil
 
     memory = psutil.virtual_memory()
-    return f"{(memory.total - memory.available) / 2**30:.1f} of {memory.total / 2**30:.1f} GiB"
+    return f"{byte_size(memory.total - memory.available)} of {byte_size(memory.total)}"
 
 
 def draw(view: View, width: int, unicode: bool = True) -> RenderableType:

@@ -32,15 +32,19 @@ def opening_line(config: Config) -> str:
 
 def core_warning(config: Config) -> str | None:
     """Return a warning if the run's processes and threads exceed the cores of this machine; None on a cluster."""
-    players, cores, threads = config.num_players, available_cores(), config.trainer.threads_per_node
+    hosts, cores, threads = config.most_hosts, available_cores(), config.trainer.threads_per_node
     if config.is_coupled:
         shared, lower = "", "trainer.devices" if threads == config.trainer.devices else "trainer.threads"
         needed: float = threads
     else:
-        shared, lower = f"{counted(players, 'player')} and ", "players.num or trainer.threads"
-        lower += ", or players.cpus if the environments wait rather than compute"
-        needed = 0 if cluster_address(config) else players * config.players.cpus + threads
-    if needed <= cores or players * threads == 1:
+        has_hosts = hosts < config.num_players  # else each player is a process
+        shared = f"{counted(hosts, 'host' if has_hosts else 'player')} and "
+        lower = (
+            f"{'players.max' if has_hosts else 'players.num'} or trainer.threads, or players.cpus if the environments "
+        )
+        lower += "wait rather than compute"
+        needed = 0 if cluster_address(config) else hosts * config.players.cpus + threads
+    if needed <= cores or hosts * threads == 1:
         return None
     return f"{shared}{counted(threads, 'thread')} of the trainer share {counted(cores, 'core')}: lower {lower}"
 

@@ -121,14 +121,17 @@ class Policy:
             reward: reward on arrival, for policies that read it.
 
         Raises:
-            ValueError: the observation has other keys or shapes than the policy's, or another batch size than before.
+            ValueError: the observation has other keys or shapes than the policy's, or a recurrent policy gets another
+                batch size than before.
         """
         leaves, is_batch = self.leaves(obs)
         count = len(next(iter(leaves.values())))
-        if self._is_first is None:
+        if self._is_first is None or not self.spec.state:
             self._is_first = np.ones(count, bool)
         if len(self._is_first) != count:
-            raise ValueError(f"{count} observations after {len(self._is_first)}; call reset() to change their number")
+            raise ValueError(
+                f"a batch of {count} after one of {len(self._is_first)}; call reset() to begin with another size"
+            )
         rewards = np.broadcast_to(np.asarray(reward, np.float32), (count,)).copy()
         action = self._act(leaves, rewards, self._is_first)
         self._is_first = np.zeros(count, bool)

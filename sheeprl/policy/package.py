@@ -179,5 +179,5 @@ sheeprl export {name} --to onnx
 sheeprl pull {name}
 ```
 
-`config.yaml` has all settings of the run: `sheeprl run config.yaml` trains it again.
+`config.yaml` has all settings of the run: `sheeprl train config.yaml` trains it again.
 """

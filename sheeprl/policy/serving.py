@@ -214,7 +214,8 @@ def check_servable(source: Source, host: str, port: int) -> tuple[Policy, str | 
         import ray.serve  # noqa: F401
         import starlette  # noqa: F401
     except ImportError as error:
-        raise ConfigError([f"serve: {one_line(error)}; use {install_command('serve')}"]) from error
+        # Ray's own message names another remedy, which may install another version.
+        raise ConfigError([f"serve: a package of Ray Serve is missing; use {install_command('serve')}"]) from error
     if source.follow is not None and Path(source.path).is_file():
         raise ConfigError([f"--follow: {source.path} is a file and never changes; name its run"])
     policy = load_policy(source.checkpoint())

@@ -12,6 +12,7 @@ import numpy as np
 
 from sheeprl.results.reading import Results
 from sheeprl.results.statistics import (
+    LEAST_RUNS,
     Estimate,
     aggregate_iqm,
     probability_of_improvement,
@@ -154,7 +155,26 @@ def _scores(runs: Sequence[Results]) -> np.ndarray[Any, Any]:
 def interval(estimate: Estimate, digits: int = 1) -> str:
     """Return an estimate with its interval as text; without the interval if there is none."""
     value = f"{estimate.value:.{digits}f}"
-    return value if math.isnan(estimate.low) else f"{value} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return f"{value} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]" if estimate.has_interval else value
+
+
+def notes(rows: Sequence[Row], pairs: Sequence[Improvement]) -> list[str]:
+    """Return a line for each reason why an estimate has no interval."""
+    found = []
+    counts = {(row.group, row.env): row.runs for row in rows}
+    few = list(dict.fromkeys(row.group for row in rows if row.runs < LEAST_RUNS))
+    if few:
+        found.append(
+            f"too few runs for an interval: {', '.join(few)}; an interval requires {LEAST_RUNS} runs per environment, "
+            "a probability as many of both groups"
+        )
+    if any(
+        not pair.probability.has_interval
+        and all(counts[group, env] >= LEAST_RUNS for group in (pair.better, pair.worse) for env in pair.envs)
+        for pair in pairs
+    ):
+        found.append("a probability without interval: no run of one group reaches a run of the other")
+    return found
 
 
 def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -190,7 +210,15 @@ def latex(rows: Sequence[Row]) -> str:
         texts = ["--" if row is None else f"{interval(row.iqm)}" for row in found]
         lines.append(" & ".join([_escaped(env), *texts]) + r" \\")
     runs = sorted({row.runs for row in rows})
-    return "\n".join([*lines, r"\hline", r"\end{tabular}", f"% IQM [95 % interval], {runs} runs per cell", ""])
+    return "\n".join(
+        [
+            *lines,
+            r"\hline",
+            r"\end{tabular}",
+            f"% IQM [95 % interval; none below {LEAST_RUNS} runs], {runs} runs per cell",
+            "",
+        ]
+    )
 
 
 def _escaped(text: str) -> str:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from sheeprl.callbacks.records import EPISODES, EVALUATIONS
 from sheeprl.checkpoint.files import METRICS
 from sheeprl.checkpoint.run_dir import read_config
-from sheeprl.checkpoint.runs import LAST, FoundRun, find_runs, is_run, is_stored, matching_runs
+from sheeprl.checkpoint.runs import LAST, FoundRun, find_runs, is_run, is_stored, matching_runs, unknown
 from sheeprl.config.loading import get_value
 from sheeprl.utils.errors import ConfigError
 
@@ -196,7 +196,7 @@ def select(words: Iterable[str], by_default: str | None = None) -> list[Results]
     for word in list(words) or ([by_default] if by_default else []):
         named = list(_named(word))
         if not named:
-            mistakes.append(f"{word}: no run is named so, and no such folder or file has results (list: sheeprl ls)")
+            mistakes += _without_results(word).mistakes
         found |= {each.folder: each for each in named}
     if mistakes:
         raise ConfigError(mistakes)
@@ -205,6 +205,15 @@ def select(words: Iterable[str], by_default: str | None = None) -> list[Results]
     if not found:
         raise ConfigError(["no run is here; run the command in the folder that contains logs, or name a folder"])
     return list(found.values())
+
+
+def _without_results(word: str) -> ConfigError:
+    """Return the mistake of a word that names no results."""
+    if word.startswith(TAG):
+        return ConfigError([f"{word}: no run has this word in run.tags; sheeprl ls shows the tags"])
+    if word == LAST or not Path(word).expanduser().exists():
+        return unknown(word)
+    return ConfigError([f"{word}: contains no results; use a run of sheeprl ls or a folder that contains runs"])
 
 
 def _named(word: str) -> Iterator[Results]:

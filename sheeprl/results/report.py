@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sheeprl.results.comparison import Groups, improvements, interval, rows_of, table
+from sheeprl.results.comparison import Groups, improvements, interval, notes, rows_of, table
 from sheeprl.results.drawing import as_svg, draw_curves, draw_profiles
 from sheeprl.results.reading import Results, RunResults
 from sheeprl.utils.text import counted
@@ -34,9 +34,9 @@ def html_report(groups: Groups, threshold: float | None = None, smooth: int = 20
     """
     rows = rows_of(groups, threshold, smooth)
     runs = [run for by_env in groups.values() for found in by_env.values() for run in found]
+    compared = improvements(groups)
     pairs = [
-        (f"{pair.better} above {pair.worse}", str(len(pair.envs)), interval(pair.probability, 2))
-        for pair in improvements(groups)
+        (f"{pair.better} above {pair.worse}", str(len(pair.envs)), interval(pair.probability, 2)) for pair in compared
     ]
     command = _text(shlex.join(["sheeprl", *sys.argv[1:]]))
     parts = [
@@ -46,6 +46,7 @@ def html_report(groups: Groups, threshold: float | None = None, smooth: int = 20
         "interquartile mean over runs; intervals are 95 % bootstrap intervals.</p>",
         _table(table(rows)),
         *([_table([("P(higher score)", "environments", "probability [95 %]"), *pairs])] if pairs else []),
+        *(f"<p>Note: {_text(note)}.</p>" for note in notes(rows, compared)),
         "<h2>Curves</h2>",
         _figure(draw_curves(groups, ("steps", "time"), smooth=smooth), "Return over policy steps and over wall time"),
         "<h2>Performance profiles</h2>",

@@ -19,16 +19,22 @@ Array = npt.NDArray[Any]
 Scores = Sequence[Array]
 REPETITIONS = 2000
 CONFIDENCE = 0.95
+LEAST_RUNS = 3  # per task, for an interval: with two runs Student's t has one degree of freedom and is 12.7 wide
 TRIM = 0.25  # fraction that the interquartile mean leaves out on each side
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Value with its confidence interval; the bounds are NaN where one run per task leaves no variation."""
+    """Value with its confidence interval; the bounds are NaN where there are too few runs for one."""
 
     value: float
     low: float
     high: float
+
+    @property
+    def has_interval(self) -> bool:
+        """Return whether there are enough runs for an interval."""
+        return not math.isnan(self.low)
 
 
 def iqm(values: Array, axis: int = -1) -> Any:
@@ -55,7 +61,8 @@ def bootstrap(
     """Return a statistic of the scores with a stratified bootstrap interval: runs are resampled within each task.
 
     The interval is the value ± Student's t times the standard error of the resamples. The usual percentile interval
-    covers 75 % instead of 95 % with three runs, because no resample leaves the range of the runs.
+    covers 75 % instead of 95 % with three runs, because no resample leaves the range of the runs. A task with fewer
+    runs than three leaves no interval.
 
     Args:
         scores: a list of `[n]` arrays, one per task.
@@ -65,8 +72,8 @@ def bootstrap(
     """
     scores = [np.asarray(task, float) for task in scores]
     value = float(statistic(list(scores)))
-    counts = [len(task) for task in scores if len(task) > 1]
-    if not counts:
+    counts = [len(task) for task in scores]
+    if min(counts) < LEAST_RUNS:
         return Estimate(value, math.nan, math.nan)
     generator = np.random.default_rng(seed)
     drawn = [task[generator.integers(len(task), size=(repetitions, len(task)))] for task in scores]
@@ -102,6 +109,8 @@ def probability_of_improvement(
 ) -> Estimate:
     """Return the mean over tasks of P(X > Y) + P(X = Y) / 2, for runs X of one group and Y of the other.
 
+    Without an interval if all runs of one group are above those of the other: then no resample differs.
+
     Args:
         better: scores of X, a list of `[n]` arrays, one per task.
         worse: scores of Y, of the same tasks.
@@ -115,6 +124,8 @@ def probability_of_improvement(
         return np.mean([_wins(*pair) for pair in zip(drawn[:tasks], drawn[tasks:], strict=True)], axis=0)
 
     found = bootstrap([*better, *worse], statistic, repetitions, seed)
+    if not found.low < found.high:
+        return Estimate(found.value, math.nan, math.nan)
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
 
 

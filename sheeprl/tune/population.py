@@ -79,7 +79,7 @@ def train_population(
         say: called with a message.
 
     Raises:
-        ConfigError: a package is missing, or the folder has another search.
+        ConfigError: the folder has another search.
         RunFailedError: Ray can't be started, or all members failed.
     """
     return run_on_ray(search, {"population": members, "parts": parts}, lambda: _fit(search, members, parts, say))

@@ -100,8 +100,12 @@ class Trial:
         return ", ".join(f"{key}={shown(value)}" for key, value in self.settings.items())
 
 
-def check_search(search: Search) -> None:
+def check_search(search: Search, is_limited: bool = True) -> None:
     """Check the settings of a search.
+
+    Args:
+        search: the search.
+        is_limited: True if it must have a limit.
 
     Raises:
         ConfigError: something is wrong; the message lists all mistakes.
@@ -111,7 +115,7 @@ def check_search(search: Search) -> None:
         mistakes.append(f"nothing is searched: the algorithm declares no range; name one, as in {EXAMPLE}")
     if search.metric not in METRICS:
         mistakes.append(f"--metric {search.metric}: must be {' or '.join(METRICS)}")
-    if search.trials is None and search.hours is None:
+    if is_limited and search.trials is None and search.hours is None:
         mistakes.append("--trials N or --hours H: one of them must limit the search")
     if get_value(search.tree, "run.mode") not in (None, "coupled"):
         mistakes.append("run.mode=decoupled: a run of a search has one process; leave it out")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sheeprl.callbacks.base import Callback, RunView
 from sheeprl.callbacks.records import EPISODES, EVALUATIONS
 from sheeprl.checkpoint.resume import resume_tree
-from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.checkpoint.run_dir import checkpoints, is_locked_still
 from sheeprl.checkpoint.runs import last_event
 from sheeprl.config.loading import get_value
 from sheeprl.config.schema import Tree
@@ -86,6 +86,8 @@ def train_seed(tree: Tree, folder: Path, *callbacks: Callback) -> None:
     if last_event(folder).get("status") == "done":
         return
     try:
+        if is_locked_still(folder):
+            raise RunFailedError(f"another process is using {folder}")
         if checkpoints(folder):
             tree = resume_tree(str(folder))
             tree.setdefault("log", {})["level"] = "error"

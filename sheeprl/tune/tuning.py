@@ -15,7 +15,6 @@ from sheeprl.tune.search import Search, Trial, first_settings, ranked
 from sheeprl.tune.space import Choices, shown
 from sheeprl.tune.trial import run_trial
 from sheeprl.utils.errors import ConfigError, one_line
-from sheeprl.utils.installation import install_command
 
 T = TypeVar("T")
 SCORE, STEPS = "score", "policy_steps"
@@ -30,7 +29,7 @@ def tune(search: Search, say: Callable[[str], None] = print) -> list[Trial]:
         say: called with a line for each trial that ends.
 
     Raises:
-        ConfigError: a package is missing, or the folder has another search.
+        ConfigError: the folder has another search.
         RunFailedError: Ray can't be started.
     """
     return run_on_ray(search, {"seeds": search.seeds}, lambda: _fit(search, say))
@@ -45,14 +44,15 @@ def run_on_ray(search: Search, kind: dict[str, int], fit: Callable[[], T]) -> T:
         fit: the function.
 
     Raises:
-        ConfigError: a package is missing, or the folder has another search.
+        ConfigError: the folder has another search.
         RunFailedError: Ray can't be started.
     """
+    from sheeprl.actors.ray import environment
     from sheeprl.actors.ray.tasks import start_ray
 
-    _check_packages()
     _check_folder(search, kind)
-    began = start_ray(cluster_address(fill_in(validate(search.tree))))
+    config = fill_in(validate(search.tree))
+    began = start_ray(cluster_address(config), environment.source(config))
     import ray
 
     try:
@@ -60,19 +60,6 @@ def run_on_ray(search: Search, kind: dict[str, int], fit: Callable[[], T]) -> T:
     finally:
         if began:
             ray.shutdown()
-
-
-def _check_packages() -> None:
-    """Check that Ray Tune and Optuna are installed.
-
-    Raises:
-        ConfigError: one isn't.
-    """
-    import importlib.util
-
-    missing = [name for name in ("optuna", "pyarrow", "pandas") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError([f"tune needs {' and '.join(missing)}; use {install_command('tune')}"])
 
 
 def _check_folder(search: Search, kind: dict[str, int]) -> None:

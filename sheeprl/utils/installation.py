@@ -16,6 +16,34 @@ OTHER_DISTRIBUTION = "sheeprl"
 TESTED_TORCH = ("2.6", "2.15")
 """Oldest and newest version of torch that the tests ran with."""
 
+EXTRAS = {
+    "mujoco": "mujoco",
+    "dmc": "dm_control",
+    "atari": "ale_py",
+    "box2d": "Box2D",
+    "classic": "pygame",
+    "minatar": "minatar",
+    "minigrid": "minigrid",
+    "crafter": "crafter",
+    "video": "moviepy",
+    "export": "onnxruntime",
+    "serve": "starlette",
+    "tune": "optuna",
+    "hub": "huggingface_hub",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "trackio": "trackio",
+    "plot": "matplotlib",
+    "bench": "stable_baselines3",
+    "s3": "s3fs",
+    "gcs": "gcsfs",
+    "azure": "adlfs",
+}
+"""Module that an extra installs, by extra.
+
+`envs` consists of other extras; `test`, `docs`, `cluster` and `dev` are for clones.
+"""
+
 
 def install_command(extra: str) -> str:
     """Return the command that adds an extra to this installation.

@@ -67,7 +67,7 @@ class _Stream(io.TextIOWrapper):
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Drop output that can't be written within the block, for example after `sheeprl run ... | head`.
+    """Drop output that can't be written within the block, for example after `sheeprl train ... | head`.
 
     Streams that a program has replaced itself stay as they are.
     """
@@ -119,3 +119,17 @@ def _divert(descriptor: int) -> None:
     else:
         os.dup2(null, descriptor)
         os.close(null)
+
+
+@contextlib.contextmanager
+def without_native_output() -> Iterator[None]:
+    """Drop what the process writes to its stderr within the block, such as the log lines of C++ code."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

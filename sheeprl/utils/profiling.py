@@ -9,19 +9,22 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from sheeprl.utils.output import without_native_output
+
 FOLDER = "profile"
 """Folder of the traces, in the run folder."""
 
-SKIPPED_CALLS = 2  # first calls of a worker, which compile, warm up and create environments
+SKIPPED_CALLS = 2  # first calls of a method, which compile, warm up and create environments
 SUFFIX = ".json.gz"
 
 
 class Profiler:
-    """Profiles a bounded number of calls of one worker.
+    """Profiles a bounded number of calls of each profiled method of one worker.
 
     Each call is a separate session, since the workers of a coupled run share a process, and torch profiles one
     session at a time.
@@ -29,7 +32,7 @@ class Profiler:
     Args:
         folder: folder of the trace, None to profile nothing.
         role: the worker, which names the trace.
-        calls: number of calls to profile, after the first ones.
+        calls: number of calls of each method to profile, after its first ones.
         with_stack: record the functions of Python as well, which slows each of them down.
     """
 
@@ -37,26 +40,32 @@ class Profiler:
         """Store the arguments."""
         self.role, self.calls, self.with_stack = role, calls, with_stack
         self._folder = folder
-        self._seen = 0
+        self._seen: Counter[str] = Counter()
         self._trace: dict[str, Any] = {}
 
     @contextlib.contextmanager
     def call(self, name: str) -> Iterator[None]:
-        """Profile the block, if it is one of the calls to profile; write the trace after the last of them.
+        """Profile the block, if it is one of the calls to profile; write the trace after the last of a method.
 
         Args:
             name: name of the call in the trace.
         """
-        self._seen += 1
-        number = self._seen - SKIPPED_CALLS
+        self._seen[name] += 1
+        number = self._seen[name] - SKIPPED_CALLS
         if self._folder is None or not 1 <= number <= self.calls:
             yield
             return
         import torch.profiler
 
-        marked = torch.profiler.record_function(f"{self.role}: {name}")
-        with torch.profiler.profile(with_stack=self.with_stack) as session, marked:
-            yield
+        session = torch.profiler.profile(with_stack=self.with_stack)
+        with without_native_output():  # it logs that it starts and stops
+            session.start()
+        try:
+            with torch.profiler.record_function(f"{self.role}: {name}"):
+                yield
+        finally:
+            with without_native_output():
+                session.stop()
         self._add(session)
         if number == self.calls:
             self._write(self._folder)
@@ -80,11 +89,10 @@ class Profiler:
         self._trace["traceEvents"] += trace["traceEvents"]
 
     def _write(self, folder: Path) -> None:
-        """Write the trace, and forget it."""
+        """Write the trace, which has the calls of all methods so far."""
         folder.mkdir(parents=True, exist_ok=True)
         with gzip.open(folder / f"{self.role.replace(' ', '_')}{SUFFIX}", "wt", encoding="utf-8") as file:
             json.dump(self._trace, file)
-        self._trace = {}
 
 
 class Profiled(Protocol):

@@ -18,8 +18,10 @@ def test_name_and_both_paths_lead_to_the_arguments_class():
     ("name", "message"),
     [
         ("no_such_name", "unknown algorithm 'no_such_name'"),
-        ("no_such_module:Class", "No module named 'no_such_module'"),
-        ("sheeprl.algos.ppo.ppo:Missing", r"module sheeprl\.algos\.ppo\.ppo has no Missing"),
+        ("no_such_module:Class", "no module named no_such_module; .* run sheeprl in the folder .* to PYTHONPATH"),
+        ("sheeprl.algos.ppo.ppo:Missing", r"ppo has no Missing; use sheeprl\.algos\.ppo\.ppo:PPO$"),
+        ("sheeprl.algos.ppo.args:Missing", r"args has no Missing; use sheeprl\.algos\.ppo\.args:PPOArgs$"),
+        ("sheeprl.utils.text:Missing", "has no Missing; it defines no Algorithm and no AlgoArgs"),
         ("sheeprl.algos.ppo.agent:Actor", "neither an Algorithm nor its AlgoArgs"),
     ],
 )

@@ -1,8 +1,13 @@
 """Test curricula: callbacks set attributes of environments, which resume and re-execute bit for bit."""
 
 import json
+import re
 import shutil
+import signal
+from pathlib import Path
+from types import SimpleNamespace
 
+import gymnasium as gym
 import pytest
 
 from sheeprl import Callback, RunFailedError, load_config, train
@@ -26,15 +31,18 @@ class Harder(Callback):
     """Raise the level after each evaluation, and stop the run at some steps."""
 
     def __init__(self, *stops, name="level"):
+        """Store when to stop, and the argument to raise."""
         self.stops, self.name = list(stops), name
 
     def on_evaluation(self, run, result):
+        """Raise the level."""
         run.set_env(**{self.name: run.env["level"] + 1})
 
     def on_round(self, run):
+        """Set the level or stop, by the policy steps."""
         if self.stops and run.policy_steps >= self.stops[0]:
             self.stops.pop(0)
-            run.stop("enough")
+            signal.raise_signal(signal.SIGINT)
 
 
 def begin(folder, callback, *settings):
@@ -109,7 +117,9 @@ def test_level_of_evaluations_can_be_fixed(tmp_path):
 def test_unknown_attribute_fails_the_run_and_not_its_resume(tmp_path):
     """One line names the attribute; a resumed run doesn't repeat the mistake."""
     folder = tmp_path / "run"
-    with pytest.raises(RunFailedError, match=r"set_env\(lvl=2\): Leveled and its wrappers have no attribute 'lvl'"):
+    with pytest.raises(
+        RunFailedError, match=r"set_env\(lvl=2\) of a callback: Leveled and its wrappers have no attribute 'lvl'"
+    ):
         begin(folder, Harder(name="lvl"))
     assert resume(folder, Callback()).policy_steps >= 480
 
@@ -119,6 +129,7 @@ def test_value_that_no_checkpoint_can_store_is_refused(tmp_path):
 
     class Wrong(Callback):
         def on_round(self, run):
+            """Set the level or stop, by the policy steps."""
             run.set_env(level={1, 2})
 
     with pytest.raises(RunFailedError, match=r"set_env\(level={1, 2}\): must be a number"):
@@ -129,6 +140,7 @@ class BySteps(Callback):
     """Raise the level every 120 policy steps."""
 
     def on_round(self, run):
+        """Set the level or stop, by the policy steps."""
         run.set_env(level=1 + run.policy_steps // 120)
 
 
@@ -155,3 +167,18 @@ def test_changes_hold_from_their_round_on():
     assert changes.state == [[4, {"a": 0}], [5, {"a": 1, "b": [1]}]]
     changes.forget_from(5)
     assert changes.newest == {"a": 0}
+
+
+def test_the_curriculum_of_the_page_begins_without_the_argument():
+    """The example of docs/callbacks.md sets a first value, raises it, and keeps it after a resume."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "callbacks.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r'```python title="my_curriculum.py"\n(.*?)```', page, re.DOTALL)
+    scope = {}
+    exec(compile(code, "my_curriculum.py", "exec"), scope)
+    values = {}
+    run = SimpleNamespace(env=values, set_env=values.update)
+    callback = scope["Harder"]()
+    callback.on_start(run)
+    callback.on_evaluation(run, SimpleNamespace(mean_return=-1.0))
+    callback.on_start(run)
+    assert values == {"g": 4.0} and hasattr(gym.make("Pendulum-v1").unwrapped, "g")

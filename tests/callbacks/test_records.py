@@ -2,10 +2,11 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 
-from sheeprl import Callback, RunFailedError, load_config, train
+from sheeprl import Callback, ConfigError, RunFailedError, load_config, train
 from sheeprl.callbacks.records import EPISODES, EVALUATIONS, rewind_records
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.checkpoint.run_info import read_run_info
@@ -22,17 +23,20 @@ class Recorder(Callback):
     """Store the calls, and stop or fail the run at a step."""
 
     def __init__(self, stop_at=None, fail_at=None):
+        """Store when to stop and to fail."""
         self.calls, self.stop_at, self.fail_at = [], stop_at, fail_at
 
     def __getattribute__(self, name):
+        """Return a method that records its call."""
         if name.startswith("on_") and name != "on_round":
             return lambda run, *values: self.calls.append((name, run.policy_steps, *values))
         return super().__getattribute__(name)
 
     def on_round(self, run):
+        """Record the call; stop or fail in the chosen one."""
         self.calls.append(("on_round", run.policy_steps))
         if self.stop_at is not None and run.policy_steps >= self.stop_at:
-            run.stop("enough")
+            signal.raise_signal(signal.SIGINT)
         if self.fail_at is not None and run.policy_steps >= self.fail_at:
             raise ValueError("no more")
 
@@ -116,6 +120,7 @@ def test_lost_fragment_takes_its_episodes_along():
     from sheeprl.actors.messages import FragmentInfo
 
     def info(*returns):
+        """Return the description of a fragment with some ended episodes."""
         return FragmentInfo(0, 4, 4, returns, tuple(int(total) for total in returns), 0.1)
 
     stats, first = RunStats(Counters(), 0.0), info(1.0, 2.0)
@@ -134,6 +139,25 @@ def test_until_stops_at_a_value_and_without_progress(tmp_path):
     assert result.policy_steps < 1000
     end = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
     assert (end["status"], end["stopped_by"].partition(" is ")[0]) == ("done", "run.until: eval/return")
+    assert read(tmp_path / "a", EVALUATIONS)[-1]["step"] == result.policy_steps  # the final policy is evaluated
+
+
+def test_until_names_a_metric_that_was_never_logged(tmp_path, capfd):
+    """A name without a slash is a mistake; another unknown one is named at the end of the run."""
+    with pytest.raises(ConfigError, match="return is no metric; use eval/return, episode/return, patience or one of"):
+        load_config("ppo", [*SMALL, "run.until={return: 3}"])
+    settings = [*SMALL, f"run.dir={tmp_path / 'a'}", "run.until={Loss/nothing: 5}", "log.level=warning"]
+    train(load_config("ppo", settings))
+    assert "run.until: the run has logged no metric Loss/nothing" in capfd.readouterr().err
+
+
+def test_until_warns_of_conditions_on_evaluations_that_are_not_played(tmp_path, capfd):
+    """`eval/return` and `patience` need evaluations."""
+    settings = [*SMALL, f"run.dir={tmp_path / 'a'}", "run.until={eval/return: 5, patience: 2}", "eval.episodes=0"]
+    train(load_config("ppo", [*settings, "run.total_steps=100", "log.level=warning"]))
+    said = "".join(capfd.readouterr())
+    assert "run.until.eval/return=5: has no effect with eval.episodes=0; set eval.episodes" in said
+    assert "run.until.patience=2: has no effect" in said
 
 
 def test_patience_counts_evaluations_without_a_better_one():

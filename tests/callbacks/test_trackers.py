@@ -20,13 +20,16 @@ class FakeTracker:
     received: ClassVar = []
 
     def __init__(self, name, config, folder, known):
+        """Continue a known run or start one."""
         self.id = known or "new"
         FakeTracker.received.append(("begin", self.id, config["run"]["seed"]))
 
     def log(self, step, values):
+        """Record the metrics of a step."""
         FakeTracker.received.append((step, dict(values)))
 
     def close(self):
+        """Record the end."""
         FakeTracker.received.append(("close",))
 
 
@@ -57,9 +60,11 @@ class Messages:
     """Stand for a run."""
 
     def __init__(self):
+        """Start without messages."""
         self.texts = []
 
     def message(self, text, level):
+        """Record a message."""
         self.texts.append((level, text))
 
 

@@ -1,11 +1,12 @@
 """Test how runs are found by name, the newest first."""
 
+import json
 import os
 
 import pytest
 
 from sheeprl.checkpoint.run_dir import locked
-from sheeprl.checkpoint.runs import find_runs, resolve_run
+from sheeprl.checkpoint.runs import find_runs, matching_runs, resolve_run
 from sheeprl.utils.errors import ConfigError
 
 
@@ -66,12 +67,23 @@ def test_the_status_is_that_of_the_end_event_and_of_the_lock(tmp_path, metrics, 
     assert run.status == "failed"
 
 
+def test_a_resume_leaves_the_time_of_the_start(runs, tmp_path):
+    """A list shows the first start of a run; its order is that of the newest starts."""
+    folder = tmp_path / "logs/ppo/CartPole-v1/2026-11-29_10-00-00_0"
+    (folder / "run.json").write_text(json.dumps({"starts": [{"time": 100.0}, {"time": 400.0}]}))
+    os.utime(folder / "config.yaml", (400, 400))
+    newest = find_runs()[0]
+    assert (newest.folder, newest.first_started, newest.started) == (folder, 100.0, 400.0)
+    assert newest.started_at.startswith("1970-01-01") or newest.started_at.startswith("1969-12-31")
+    assert find_runs()[1].first_started == 300.0
+
+
 def test_runs_below_a_folder(runs, tmp_path):
     """Runs below a folder."""
     assert [run.path for run in find_runs("runs")] == ["runs/grip"]
     assert [run.path for run in find_runs(str(tmp_path / "runs/grip"))] == ["runs/grip"]
     assert len(find_runs("logs")) == 3 and find_runs("configs") == []
-    with pytest.raises(ConfigError, match="nowhere: no such folder"):
+    with pytest.raises(ConfigError, match="nowhere: no such folder or run"):
         find_runs("nowhere")
 
 
@@ -87,7 +99,6 @@ def test_runs_below_a_folder(runs, tmp_path):
         ("runs/g", "runs/grip"),
         ("runs/grip", "runs/grip"),
         ("logs", "logs"),
-        ("nowhere", "nowhere"),
         ("", ""),
         ("s3://bucket/2026", "s3://bucket/2026"),
     ],
@@ -104,18 +115,17 @@ def test_last_and_unique_prefixes_name_runs(runs, name, path):
         ("@latest/checkpoints/step_8", "@last"),
         ("latest", "@last"),
         ("grib", None),
+        ("nowhere", None),
         ("runs/grib", "runs/grip"),
         ("2026-11-29_10-00-01_0", "2026-11-29_10-00-00_0"),
     ],
 )
 def test_a_mistyped_run_is_refused_with_the_likely_one(runs, name, likely):
     """The error for a mistyped name has the run that it probably means."""
-    if likely is None:
-        assert resolve_run(name) == name
-        return
     with pytest.raises(ConfigError) as caught:
         resolve_run(name)
-    assert caught.value.mistakes == [f"{name}: no such folder or run; did you mean {likely}? (list: sheeprl ls)"]
+    advice = f"did you mean {likely}? (list: sheeprl ls)" if likely else "use one of sheeprl ls"
+    assert caught.value.mistakes == [f"{name}: no such folder or run; {advice}"]
 
 
 def test_an_ambiguous_prefix_is_refused_with_the_runs(runs):
@@ -123,9 +133,34 @@ def test_an_ambiguous_prefix_is_refused_with_the_runs(runs):
     with pytest.raises(ConfigError) as caught:
         resolve_run("2026-11-29_11")
     assert caught.value.mistakes == [
-        "2026-11-29_11: 2 runs start so (ppo/CartPole-v1/2026-11-29_11-00-00_0, "
-        "sac/Pendulum-v1/2026-11-29_11-00-00_1); use a longer prefix or @last"
+        "2026-11-29_11: 2 runs have this name or begin with it (ppo/CartPole-v1/2026-11-29_11-00-00_0, "
+        "sac/Pendulum-v1/2026-11-29_11-00-00_1); use a longer name or @last"
     ]
+
+
+def test_a_whole_name_means_no_longer_name(tmp_path, monkeypatch):
+    """A whole name of an algorithm, a folder or a run means no run that has a longer name."""
+    monkeypatch.chdir(tmp_path)
+    for place, algo, name in (
+        ("logs/ppo/Env-v1/one", "ppo", "grip"),
+        ("logs/ppo/Env-v10/two", "ppo", "grip2"),
+        ("logs/mine/three", "ppo", ""),
+        ("logs/ppo_recurrent/Env-v1/four", "ppo_recurrent", ""),
+    ):
+        make_run(tmp_path / place, 100)
+        about = {"algo": algo, "name": name}
+        (tmp_path / place / "run.json").write_text(json.dumps(about))
+
+    def named(start):
+        """Return the last letters of the runs that a text means."""
+        return {run.folder.name for run in matching_runs(start)}
+
+    assert named("ppo") == {"one", "two", "three"}
+    assert named("ppo_recurrent") == {"four"}
+    assert named("ppo_") == {"four"} and named("ppo/Env") == {"one", "two"}
+    assert named("ppo/Env-v1") == {"one"}
+    assert named("grip") == {"one"} and named("gri") == {"one", "two"}
+    assert named("sac") == set()
 
 
 def test_last_without_a_run_names_the_searched_folder(tmp_path, monkeypatch):

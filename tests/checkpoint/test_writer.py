@@ -132,7 +132,7 @@ def test_the_newest_and_the_best_checkpoints_remain(tmp_path):
 
 def test_a_run_folder_has_a_single_user(copied):
     """A second process can't use a locked run folder."""
-    with locked(copied), pytest.raises(ConfigError, match="another process is using it"):
+    with locked(copied), pytest.raises(ConfigError, match="another process is using it; stop it with sheeprl stop "):
         run(copied, "sac", *SHORT, "run.resume=true")
     run(copied, "sac", *SHORT, "run.resume=true")
 

@@ -34,7 +34,7 @@ NEED_A_RUN_OR_RAY = ("resume", "replay", "eval", "enjoy", "dream", "export", "co
         for words in commands_of(page)
         if page != "docs/migration.md"
         and words[0] not in NEED_A_RUN_OR_RAY
-        and not any("reinforce" in word or "my_ppo" in word for word in words)  # need the files of the page
+        and not any("reinforce" in word or "my_" in word for word in words)  # need the files of the page
     ],
     ids=" ".join,
 )

@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint
 import pytest
 import yaml
 
-from sheeprl import ConfigError, RunFailedError, __version__
+from sheeprl import RunFailedError, __version__
 from sheeprl.algos import registry
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.algos.ppo.args import PPOArgs
@@ -209,6 +209,17 @@ def test_wrong_usage_is_a_mistake_of_the_input(sheeprl, training, words):
         (["eval", "x", "--episodes", "0"], "--episodes=0: must be at least 1"),
         (["eval", "x", "--episodes", "few"], "--episodes=few: must be a whole number"),
         (["eval", "x", "--episodes"], "--episodes: needs a value"),
+        (["compare", "--threshold", "abc"], "--threshold=abc: must be a number"),
+        (
+            ["push", "x", "hf:me/x", "--card"],
+            "--card: unknown flag; a model card is always written; leave it out (list: sheeprl push -h)",
+        ),
+        (
+            ["plot", "--facet", "env.id"],
+            "--facet: unknown flag; an environment has its own column; leave it out (list: sheeprl plot -h)",
+        ),
+        (["serve", "x", "--follow-best"], "--follow-best: unknown flag; use --follow (list: sheeprl serve -h)"),
+        (["kill", "x"], "no command 'kill'; use sheeprl stop RUN"),
         (["eval", "x", "--epis", "3"], "--epis: unknown flag; did you mean --episodes? (list: sheeprl eval -h)"),
         (
             ["eval", "x", "--deterministic"],
@@ -230,8 +241,10 @@ def test_a_wrong_option_is_one_line_with_what_to_do(sheeprl, training, words, mi
     assert (done.code, done.out, done.errors) == (2, "", [mistake])
 
 
-def test_resume_trains_the_tree_of_the_run_s_folder(sheeprl, training, monkeypatch):
+def test_resume_trains_the_tree_of_the_run_s_folder(sheeprl, training, monkeypatch, tmp_path):
     """`resume` trains the configuration in the run folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs" / "mine").mkdir(parents=True)
     tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
     requests = []
     monkeypatch.setattr("sheeprl.checkpoint.resume.resume_tree", lambda *what: requests.append(what) or tree)
@@ -312,7 +325,7 @@ def test_exit_code_and_lines_of_the_process_itself(tmp_path):
         ("x", ""),
         ("rppo", "; use sheeprl train ppo_recurrent"),
         ("ddqn", "; use sheeprl train dqn algo.double=true"),
-        ("a.yaml", "; did you mean sheeprl run a.yaml?"),
+        ("a.yaml", "; did you mean sheeprl train a.yaml?"),
     ],
 )
 def test_an_unknown_command_gets_the_nearest(sheeprl, word, hint):
@@ -467,7 +480,7 @@ def test_flags_replace_values_of_a_base_config(sheeprl, training, tmp_path):
 def test_a_base_config_of_another_algorithm_is_refused(sheeprl, training):
     """A base configuration of another algorithm is refused."""
     done = sheeprl("ppo", "--config", "sac")
-    assert (done.code, done.errors) == (2, ["--config sac: has algo.name=sac; use sheeprl run sac"])
+    assert (done.code, done.errors) == (2, ["--config sac: has algo.name=sac; use sheeprl train sac"])
 
 
 @pytest.mark.parametrize(
@@ -495,9 +508,11 @@ class Evaluation:
 
 
 @pytest.fixture
-def evaluations(monkeypatch):
-    """Record the calls of the evaluation, which prints a line."""
+def evaluations(monkeypatch, tmp_path):
+    """Record the calls of the evaluation of the run logs/mine, which prints a line."""
     calls = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs" / "mine").mkdir(parents=True)
 
     def evaluate(*question):
         """Record the arguments, print and return an evaluation."""
@@ -568,7 +583,7 @@ main(sys.argv[1:])
 @pytest.mark.parametrize("words", [["--json"], []])
 def test_the_output_of_a_simulator_goes_to_stderr(words):
     """The output of a simulator goes to stderr."""
-    done = python("-c", TALKATIVE, "eval", "logs/mine", *words)
+    done = python("-c", TALKATIVE, "eval", ".", *words)
     if words:
         assert json.loads(done.stdout)["mean_return"] == 2.5
     else:
@@ -577,16 +592,14 @@ def test_the_output_of_a_simulator_goes_to_stderr(words):
         assert source in done.stderr
 
 
-def test_eval_of_nothing_is_a_mistake_of_the_input(sheeprl, monkeypatch):
-    """`eval` without a run is an input mistake."""
-
-    def evaluate(*question):
-        """Raise an error."""
-        raise ConfigError(["logs/none: no such run"])
-
-    monkeypatch.setattr("sheeprl.evaluate.evaluate_checkpoint", evaluate)
-    done = sheeprl("eval", "logs/none", "--json")
-    assert (done.code, done.out, done.err) == (2, "", "error: logs/none: no such run\n")
+@pytest.mark.parametrize(
+    "words", [["eval", "--json"], ["resume"], ["watch"], ["stop"], ["replay"], ["compare"], ["plot"]]
+)
+def test_an_unknown_run_is_the_same_mistake_for_each_command(sheeprl, words):
+    """The message for a name that leads to no run names the list of runs."""
+    done = sheeprl(words[0], "logs/none", *words[1:])
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: logs/none: no such folder or run; use one of sheeprl ls\n"
 
 
 def test_ctrl_c_while_python_ends_keeps_the_exit_code():

@@ -18,7 +18,9 @@ def test_schema_prints_a_json_schema(sheeprl):
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out)["properties"]["algo"]["properties"]["name"]["anyOf"][0] == {"enum": ["ppo"]}
     assert len(json.loads(sheeprl("schema").out)["properties"]["algo"]["allOf"]) > 5
-    assert sheeprl("schema", "pppo").errors == ["pppo: unknown algorithm 'pppo'; did you mean ppo?"]
+    assert sheeprl("schema", "pppo").errors == [
+        "pppo: unknown algorithm 'pppo'; did you mean ppo? (list: sheeprl algos)"
+    ]
 
 
 def test_config_understands_bases(sheeprl, tmp_path):

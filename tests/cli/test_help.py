@@ -165,7 +165,7 @@ def test_help_without_a_command(sheeprl, words):
         (["evaluate"], "no command 'evaluate'; use sheeprl eval RUN"),
         (["exp=ppo", "env=gym"], "no command 'exp=ppo'; use sheeprl train ppo"),
         (["run.seed=3"], "no command 'run.seed=3'; use sheeprl train NAME run.seed=3"),
-        (["sac_halfcheetah"], "no command 'sac_halfcheetah'; did you mean sheeprl run sac_halfcheetah?"),
+        (["sac_halfcheetah"], "no command 'sac_halfcheetah'; did you mean sheeprl train sac_halfcheetah?"),
         (["my_ppo:MyPPO"], "no command 'my_ppo:MyPPO'; use sheeprl train my_ppo:MyPPO"),
         (["CartPole-v1"], "no command 'CartPole-v1'; use sheeprl train ppo --env CartPole-v1"),
         (["-v"], "-v: unknown flag; use -V or sheeprl version"),

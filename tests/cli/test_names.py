@@ -37,6 +37,17 @@ def test_a_shipped_configuration_comes_before_the_algorithm_of_its_name():
     assert find_base("sac_halfcheetah").description == "shipped configuration sac_halfcheetah (sac on HalfCheetah-v5)"
 
 
+def test_the_description_names_the_environment_of_the_command_line():
+    """The description names the environment that is used, and that of the configuration if it is another one."""
+    assert find_base("ppo", "CartPole-v1").description.startswith("shipped configuration ppo (ppo on CartPole-v1);")
+    assert find_base("ppo", "Walker2d-v5").description.startswith(
+        "shipped configuration ppo (ppo on Walker2d-v5, with the settings for CartPole-v1);"
+    )
+    assert find_base("ppo_pendulum", "CartPole-v1").description == (
+        "shipped configuration ppo_pendulum (ppo on CartPole-v1, with the settings for Pendulum-v1)"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "env", "env_of_tree"),
     [
@@ -64,18 +75,19 @@ def test_an_algorithm_has_its_defaults(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "ending"),
     [
-        ("pppo", "; did you mean ppo?"),
-        ("sac.yml", "; did you mean sac?"),
-        ("zzz", f"algorithm ({', '.join(registry.registered())})"),
+        ("pppo", "; did you mean ppo? (list: sheeprl algos and sheeprl configs)"),
+        ("pp0", "; did you mean ppo? (list: sheeprl algos and sheeprl configs)"),
+        ("sac.yml", "; did you mean sac? (list: sheeprl algos and sheeprl configs)"),
+        ("zzz", "; list them with sheeprl algos and sheeprl configs"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(name, ending):
-    """The message for an unknown name lists the known ones."""
+    """The message for an unknown name has the nearest one, and the commands that list the known ones."""
     assert not is_name(name)
     with pytest.raises(ConfigError) as caught:
         find_base(name)
     (mistake,) = caught.value.mistakes
-    assert mistake.startswith(f"{name}: isn't a file or a shipped configuration (") and mistake.endswith(ending)
+    assert mistake == f"{name}: isn't a file, a shipped configuration or an algorithm{ending}"
 
 
 def test_a_file_without_algorithm_or_environment_says_so(tmp_path):

@@ -78,7 +78,9 @@ def test_the_algorithm_of_an_override_has_its_flags(sheeprl, training):
     assert training.tree["algo"]["critic_lr"] == 1e-3
     done = sheeprl("run", "ppo", "algo.name=pppo", "--critic_lr", "1e-3")
     (mistake,) = done.errors
-    assert mistake.startswith("algo.name=pppo: unknown algorithm") and mistake.endswith("did you mean ppo?")
+    assert mistake.startswith("algo.name=pppo: unknown algorithm") and mistake.endswith(
+        "did you mean ppo? (list: sheeprl algos)"
+    )
 
 
 def test_arguments_of_a_configuration_for_another_algorithm_are_named_as_such(sheeprl, training):
@@ -118,14 +120,19 @@ def test_mistakes_of_words_and_of_settings_are_reported_together(sheeprl, traini
             "NAME: is missing; Usage: sheeprl train NAME [--setting VALUE | key=value]..., as in sheeprl train",
         ),
         (["train", "--env", "CartPole-v1"], "NAME: is missing; "),
-        (["train", "pppo"], "pppo: isn't a file or a shipped configuration ("),
+        (["train", "pppo"], "pppo: isn't a file, a shipped configuration or an algorithm; did you mean ppo? ("),
         (
             ["train", "rppo"],
             "rppo: isn't a file, a shipped configuration or an algorithm; use sheeprl train ppo_recurrent",
         ),
         (["run", "rainbow"], "rainbow: isn't a file or a shipped configuration; use sheeprl train rainbow_atari"),
         (["run", "my_ppo:MyPPO"], "my_ppo:MyPPO: is an algorithm, not a configuration; use sheeprl train my_ppo:MyPPO"),
-        (["run", "pppo"], "pppo: isn't a file or a shipped configuration ("),
+        (["run", "pppo"], "pppo: isn't a file or a shipped configuration; did you mean ppo? (list: sheeprl configs)"),
+        (["run", "no/x.yaml"], "no/x.yaml: isn't a file or a shipped configuration; list them with sheeprl configs"),
+        (
+            ["ppo", "--config", "x"],
+            "--config x: isn't a file or a shipped configuration; list them with sheeprl configs",
+        ),
     ],
 )
 def test_a_missing_or_unknown_name_is_one_line(sheeprl, training, words, mistake):
@@ -172,14 +179,18 @@ def test_a_flag_of_another_library_gets_a_flag(sheeprl, training, flag, hint):
 # ------------------------------------------------------------------------------------------- dry run
 
 
+ENV = "CartPole-v1"
+
+
 def test_a_dry_run_checks_and_stops(sheeprl, training, tmp_path, monkeypatch):
     """A dry run checks the settings and stops."""
     monkeypatch.chdir(tmp_path)
-    for words in (["run", "ppo"], ["train", "ppo"], ["ppo", "--env", "CartPole-v1"]):
+    shipped, defaults = "60,000", "100,000"
+    for words, steps in ((["run", "ppo"], shipped), (["train", "ppo"], shipped), (["ppo", "--env", ENV], defaults)):
         done = sheeprl(*words, "--dry-run", "run.mode=coupled")
         assert (done.code, done.err, training.trees) == (0, "", [])
         assert done.out.splitlines()[-1] == (
-            "valid: ppo on CartPole-v1, run.mode=coupled, 100,000 policy steps; nothing was started"
+            f"valid: ppo on {ENV}, run.mode=coupled, {steps} policy steps; nothing was started"
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -236,7 +247,7 @@ def test_config_prints_all_settings(sheeprl, tmp_path):
     printed = yaml.safe_load(done.out)
     assert list(printed) == list(Config.model_fields)
     assert printed["run"]["seed"] == 3 and printed["algo"]["gamma"] == 0.9
-    assert printed["players"]["num"] == 1 and printed["checkpoint"]["every"] == 10_000  # defaults are filled in
+    assert printed["players"]["num"] == 1 and printed["checkpoint"]["every"] == 6000  # defaults are filled in
     path = tmp_path / "mine.yaml"
     path.write_text(done.out)
     assert load_config(path, ["algo.rollout_steps=64"]).algo.gamma == 0.9
@@ -249,6 +260,7 @@ def test_config_prints_the_difference_from_the_defaults(sheeprl):
         "algo.name=ppo",
         "algo.gamma=0.9  # default 0.99",
         "env.id=CartPole-v1",
+        "run.total_steps=60000  # default 100000",
     ]
 
 
@@ -338,7 +350,7 @@ def test_ls_lists_the_runs(sheeprl, run_dir):
     ]
     for folder in ("logs/ppo", run_dir):
         assert sheeprl("ls", folder).out.splitlines()[1].split()[0] == run_dir
-    assert sheeprl("ls", "nowhere").errors == ["nowhere: no such folder"]
+    assert sheeprl("ls", "nowhere").errors == ["nowhere: no such folder or run; use one of sheeprl ls"]
 
 
 def test_ls_without_runs_shows_how_to_start_one(sheeprl, tmp_path, monkeypatch):
@@ -356,7 +368,7 @@ def test_configs_lists_the_shipped_configurations(sheeprl):
     assert row.split()[:4] == ["sac_halfcheetah", "sac", "HalfCheetah-v5", "300,000"]
 
 
-@pytest.mark.parametrize("words", [["--traceback", "eval", "x"], ["eval", "x", "--traceback"]])
+@pytest.mark.parametrize("words", [["--traceback", "eval", "."], ["eval", ".", "--traceback"]])
 def test_every_command_shows_a_traceback_on_demand(sheeprl, monkeypatch, words):
     """Every command shows a traceback on demand."""
 
@@ -369,7 +381,7 @@ def test_every_command_shows_a_traceback_on_demand(sheeprl, monkeypatch, words):
     assert done.code == 1 and "Traceback (most recent call last)" in done.err
     assert done.err.splitlines()[-1] == "error: ZeroDivisionError: by zero"
     assert "--traceback" not in sys.argv
-    done = sheeprl("eval", "x")
+    done = sheeprl("eval", ".")
     assert done.err == "error: ZeroDivisionError: by zero (--traceback shows the traceback)\n"
 
 

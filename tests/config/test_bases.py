@@ -33,7 +33,7 @@ def test_a_file_replaces_settings_of_its_base(tmp_path):
     path = written(tmp_path, "mine.yaml", "base: ppo\nalgo:\n  gamma: 0.9\nrun:\n  # seed: 3\n")
     config = load_config(path)
     assert (config.algo.gamma, config.algo.epochs, config.env.id) == (0.9, 10, "CartPole-v1")
-    assert config.run.total_steps == 100_000  # a section of comments changes nothing
+    assert config.run.total_steps == 60_000  # a section of comments changes nothing
 
 
 def test_later_bases_replace_settings_of_earlier_ones(tmp_path):
@@ -105,6 +105,24 @@ def test_mistakes_have_the_file_and_line_of_the_setting(tmp_path):
     )
     assert mistake_of(base, "algo.name=ppo", "env.num_envs=-1") == "env.num_envs=-1: must be at least 1"
     assert mistake_of(base, "algo.name=sac", "env.num_envs=1", "algo.gama=1").startswith("algo.gama: ")
+
+
+def test_a_base_for_another_algorithm_is_the_first_mistake(tmp_path):
+    """The cause comes before the settings of the base that don't fit; a base that fits isn't blamed."""
+    path = written(tmp_path, "mine.yaml", "env: {id: CartPole-v1}\nbase: sac\nalgo: {name: ppo}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    first, *others = caught.value.mistakes
+    assert first == (
+        f"{path}:2: base=sac: is for sac, but algo.name=ppo, so some of its settings don't fit; use a base for ppo"
+    )
+    assert len(others) == 2 and all("sac.yaml:" in other for other in others)
+    above = written(tmp_path, "above.yaml", "base: ./mine.yaml\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(above)
+    assert caught.value.mistakes[0] == first
+    own = written(tmp_path, "own.yaml", "base: sac\nalgo: {name: droq, gama: 1}\n")
+    assert mistake_of(own).startswith(f"{own}:2: algo.gama: ")
 
 
 def test_every_mutated_setting_of_a_file_has_its_line(tmp_path):

@@ -125,14 +125,14 @@ def test_shards_that_fit():
 def test_a_round_larger_than_the_memory():
     """A round larger than the memory is refused."""
     (mistake,) = mistakes_of("ppo", "env.num_envs=1000000000")
-    assert "env.num_envs=1000000000: a round of 128 x 1000000000 x 1 rows takes 1,907 GiB, more than the" in mistake
+    assert "env.num_envs=1000000000: a round of 128 x 1000000000 x 1 rows takes 1,907.3 GiB, more than the" in mistake
 
 
 def test_a_replay_larger_than_the_memory():
     """A replay larger than the memory is refused, unless it is memory-mapped."""
     sizes = ["buffer.size=1000000000000", "run.total_steps=1000000000000"]
     (mistake,) = mistakes_of("sac", *sizes)
-    assert mistake.startswith("buffer.size=1000000000000: 1000000000000 rows take 11,176 GiB, more than the")
+    assert mistake.startswith("buffer.size=1000000000000: 1000000000000 rows take 11,175.9 GiB, more than the")
     assert "use a smaller buffer or buffer.memmap=true" in mistake
     check(load_config("sac", [*sizes, "buffer.memmap=true"]).model_dump(mode="json"))
 
@@ -240,7 +240,7 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
         ("eval.env.foo=1", "eval.env.foo: unknown setting"),
         ("eval.env.max_episode_steps=-3", "eval.env.max_episode_steps=-3: must be at least 1"),
         ("eval.env.num_envs=3", "eval.env.num_envs: has no effect on evaluations; leave it out"),
-        ("eval.env.kwargs.sky=blue", "eval.env.id=CartPole-v1: "),
+        ("eval.env.kwargs.sky=blue", "eval.env.kwargs.sky=blue: CartPole-v1 has no such argument; use sutton"),
         ("eval.env.id=Pendulum-v1", "eval.env.id=Pendulum-v1: its instances have different observation or action"),
     ],
 )

@@ -44,6 +44,7 @@ def load(algorithm, *overrides):
         ("sac", ["eval.episodes=0"], "eval.step_limit=null", "eval.episodes=10"),
         ("sac", ["eval.episodes=0"], "eval.env={max_episode_steps: 3}", "eval.episodes=10"),
         ("sac", ["run.total_steps=1000"], "eval.every=1000", "a smaller value"),
+        ("sac", [], "players.quorum=0.5", "more players or a smaller part"),
         ("ppo", [], "buffer.checkpoint=false", ""),
         ("ppo", [], "trainer.prefetch=2", ""),
         ("ppo", [], "trainer.strategy=ddp", "trainer.devices=2"),

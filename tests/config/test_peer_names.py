@@ -96,3 +96,33 @@ def test_an_algorithm_without_its_section_gets_the_setting():
     """An algorithm without its section gets the setting."""
     tree = {"algo": "sac", "env": {"id": "CartPole-v1"}}
     assert inspect(tree)[1][0] == "algo=sac: must be a section of settings with a name; use algo.name=sac"
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("wandb_project_name", ["log.to", "WANDB_PROJECT"]),
+        ("track", ["log.to", "wandb"]),
+        ("mlflow_tracking_uri", ["log.to", "MLFLOW_TRACKING_URI"]),
+        ("exp_name", ["run.name"]),
+        ("best_model_save_path", ["checkpoint.keep_best", "checkpoint.best_by"]),
+        ("upload_model", ["sheeprl push"]),
+        ("anneal_lr", ["algo.final_learning_rate=0"]),
+        ("reward_threshold", ["run.until"]),
+        ("n_trials", ["sheeprl tune"]),
+        ("seeds", ["sheeprl sweep"]),
+    ],
+)
+def test_a_name_leads_to_the_setting_or_command_of_the_same_purpose(key, words):
+    """Trackers, names of runs, best checkpoints, the hub, searches and sweeps have a hint of their own."""
+    tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}, key: 1}
+    (mistake,) = inspect(tree)[1]
+    assert all(word in mistake for word in words)
+
+
+def test_the_page_names_the_commands_for_a_trained_policy():
+    """The migration page leads to the commands and functions that use a trained policy."""
+    page = migration.page()
+    rows = dict(line.strip("| ").rsplit(" | ", 1) for line in page.splitlines() if line.startswith("| `"))
+    assert rows["`python enjoy.py`"] == "`sheeprl enjoy RUN`"
+    assert any("PPO.load" in there and "sheeprl.load_policy" in here for there, here in rows.items())

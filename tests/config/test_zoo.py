@@ -224,3 +224,12 @@ def test_the_nearest_algorithm_is_noted(tmp_path):
     result = convert(path, "CartPole-v1")
     assert result.tree["algo"]["head"] == "qr" and result.tree["algo"]["quantiles"] == 10
     assert result.notes == [f"{path}: algo=qrdqn: is converted to dqn algo.head=qr, the nearest algorithm"]
+
+
+def test_a_callback_is_named_as_a_setting_without_a_counterpart(tmp_path):
+    """A callback of the zoo isn't taken over, since callbacks here have another form."""
+    file = tmp_path / "ppo.yml"
+    file.write_text("CartPole-v1:\n  n_timesteps: 1000\n  callback: rl_zoo3.callbacks.ParallelTrainCallback\n")
+    result = convert(file, "CartPole-v1")
+    assert "callbacks" not in result.tree.get("run", {})
+    assert any("callback=rl_zoo3" in note and "run.callbacks" in note for note in result.notes)

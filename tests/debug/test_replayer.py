@@ -10,6 +10,7 @@ import pytest
 
 from sheeprl import ConfigError
 from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.cli import main
 from sheeprl.debug.recorder import RECORD
 from sheeprl.debug.replayer import replay_run
 from tests.helpers.runs import lines, ray_session, run, saved
@@ -56,6 +57,20 @@ def test_a_re_execution_equals_a_resumed_run(tmp_path):
     run(folder, "sac", *RECORDED, "run.resume=true")
     again = re_execute(folder)
     assert again.difference is None and again.gradient_steps == saved(folder)["gradient_steps"]
+
+
+@pytest.mark.slow
+def test_steps_before_the_record_are_not_counted(tmp_path, capsys):
+    """A record that begins with a resumed run counts the gradient steps since then."""
+    folder = tmp_path / "run"
+    run(folder, "sac", "players.num=2", "run.total_steps=150")
+    before = saved(folder)["gradient_steps"]
+    run(folder, "sac", *RECORDED, "run.resume=true")
+    again = re_execute(folder)
+    assert again.difference is None and again.recorded_from == before > 0
+    with pytest.raises(SystemExit):
+        main(["replay", str(folder)])
+    assert f", {again.gradient_steps - before} gradient steps after the first {before}, " in capsys.readouterr().out
 
 
 def test_it_stops_after_the_given_step(record):

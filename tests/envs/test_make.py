@@ -146,7 +146,7 @@ def test_the_size_of_a_large_state_is_reported(tmp_path, capsys):
     """The run reports the size of a large environment state once."""
     train(validate(tree_of(tmp_path, "Large", "checkpoint.envs=true", "log.level=info", "run.total_steps=16")))
     output = capsys.readouterr().out
-    assert output.count("the state of the environments takes 24 MiB in every checkpoint; checkpoint.envs=false") == 1
+    assert output.count("the state of the environments takes 24.0 MiB in every checkpoint; checkpoint.envs=false") == 1
 
 
 @pytest.mark.parametrize(

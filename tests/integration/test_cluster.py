@@ -155,8 +155,9 @@ def test_a_node_without_the_runs_folder(away, tmp_path):
 @pytest.mark.every
 def test_a_node_without_the_environment_s_package_is_not_used(away, tmp_path):
     """The run names the node and uses the others."""
+    storage = f"checkpoint.storage={tmp_path}/store"  # for shards, which may be on any node
     words = ["run.mode=decoupled", f"run.dir={tmp_path}/runs/a", f"ray.address={away}", *RUN, *SMALL_SAC]
-    done = sheeprl("run", "sac", *words, "env.id=onlyhere:Only-v0", "run.total_steps=200", "players.num=1")
+    done = sheeprl("run", "sac", *words, "env.id=onlyhere:Only-v0", "run.total_steps=200", "players.num=1", storage)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("is not used: it has no module onlyhere; install the same packages there") == 1
     check_exact(tmp_path / "runs" / "a")

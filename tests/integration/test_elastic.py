@@ -14,7 +14,6 @@ from sheeprl.debug.replayer import replay_run
 from sheeprl.run import Run
 from tests.helpers.runs import largest_difference, lines, ray_session, run, saved
 
-pytestmark = pytest.mark.every
 SIZES = {
     "sac": ["run.total_steps=1000", "env.id=Pendulum-v1"],
     "ppo": ["run.total_steps=3000", "env.id=CartPole-v1", "algo.rollout_steps=16"],
@@ -31,6 +30,7 @@ def differences(folder, names, algorithm):
     return [largest_difference(agent["agent"], coupled["agent"]) for agent in agents]
 
 
+@pytest.mark.every
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])
 def test_the_number_of_hosts_does_not_matter(tmp_path, algorithm):
     """Runs with 1, 2 and 4 hosts are bit-identical to a coupled run."""
@@ -40,7 +40,8 @@ def test_the_number_of_hosts_does_not_matter(tmp_path, algorithm):
     assert differences(tmp_path, ["1", "2", "4"], algorithm) == [0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["sac", pytest.param("ppo", marks=pytest.mark.every)])
 def test_nodes_that_come_and_go_do_not_matter(tmp_path, monkeypatch, algorithm):
     """A run that gets a node for a second host, and loses it to a drain, is bit-identical to a coupled run."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
@@ -84,6 +85,7 @@ def test_nodes_that_come_and_go_do_not_matter(tmp_path, monkeypatch, algorithm):
     assert differences(tmp_path, ["nodes"], algorithm) == [0.0]
 
 
+@pytest.mark.every
 def test_a_recorded_quorum_is_reexecuted(tmp_path):
     """A run with a quorum, whose rounds depend on speeds, is re-executed bit for bit, also from several hosts."""
     words = ["run.total_steps=3000", "env.id=CartPole-v1", "trainer.compile=false", "trainer.accelerator=cpu"]
@@ -94,6 +96,7 @@ def test_a_recorded_quorum_is_reexecuted(tmp_path):
     assert reexecuted.difference is None and reexecuted.gradient_steps == result.gradient_steps > 0
 
 
+@pytest.mark.slow
 def test_calls_and_bytes_of_a_round_of_200_players():
     """A round takes one call per host, one add per fragment and few others; the driver sends few bytes per player."""
     with seats.session():

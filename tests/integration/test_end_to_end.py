@@ -101,6 +101,17 @@ def test_resume_at_once_changes_nothing(tmp_path):
     assert largest_difference(before["agent"], saved(folder)["agent"]) == 0.0
 
 
+def test_a_total_that_the_run_has_passed_is_rejected(tmp_path):
+    """A resume with a smaller total than the policy steps taken changes nothing."""
+    folder = tmp_path / "run"
+    run(folder, "ppo", COUPLED, "run.total_steps=300", "algo.rollout_steps=32")
+    before = (folder / "config.yaml").read_text()
+    for words in (["run.total_steps=20"], ["run.total_steps=20", "--dry-run"]):
+        done = sheeprl("resume", folder, *words)
+        assert done.returncode == 2 and done.stderr.startswith("error: run.total_steps=20: the run has taken 3")
+    assert (folder / "config.yaml").read_text() == before
+
+
 def test_the_files_of_a_run(tmp_path):
     """A run leaves the documented files."""
     result = run(tmp_path / "run", "ppo", COUPLED, "run.total_steps=2000", "checkpoint.keep_last=2", "eval.episodes=2")

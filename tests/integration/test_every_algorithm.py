@@ -29,7 +29,7 @@ def agents(tmp_path, small, variants, *overrides):
     return [state["agent"] for state in found]
 
 
-@pytest.mark.parametrize("algorithm", every_algorithm(MORE))
+@pytest.mark.parametrize("algorithm", every_algorithm())
 def test_the_seed_determines_the_run(tmp_path, algorithm):
     """The same seed gives the same agent, another seed another one, whatever the global generator."""
     found = []
@@ -41,7 +41,7 @@ def test_the_seed_determines_the_run(tmp_path, algorithm):
     assert largest_difference(found[0], found[2]) > 0.0
 
 
-@pytest.mark.parametrize("algorithm", every_algorithm(MORE))
+@pytest.mark.parametrize("algorithm", every_algorithm())
 def test_a_checkpoint_opens_on_another_number_of_players(tmp_path, algorithm):
     """A run resumes with other players and environments, and its gradient steps remain those that are due."""
     small = Small(algorithm)

@@ -6,8 +6,9 @@ import pytest
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.buffer import ReplayBuffer
 from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.debug.replayer import replay_run
 from sheeprl.utils.errors import ConfigError
-from tests.helpers.runs import largest_difference, run, saved
+from tests.helpers.runs import largest_difference, ray_session, run, saved
 
 SETTINGS = ["algo.prioritized=true", "algo.n_step=3", "run.mode=coupled"]
 
@@ -50,3 +51,21 @@ def test_priorities_and_online_samples_exclude_each_other(tmp_path):
     """Priorities and `online_fraction` exclude each other."""
     with pytest.raises(ConfigError, match=r"buffer\.online_fraction=0\.1: .* has its own sampling"):
         run(tmp_path, "sac", *SETTINGS, "run.total_steps=300", "buffer.online_fraction=0.1")
+
+
+@pytest.mark.slow
+def test_a_recorded_run_with_priorities_of_the_players_is_reexecuted(tmp_path):
+    """A recorded run with two shards, whose players compute the initial priorities, is re-executed bit for bit."""
+    words = ["run.mode=decoupled", "algo.initial_priority=error", "algo.env_epsilon=0.4", "algo.prioritized=true"]
+    words += [
+        "algo.n_step=3",
+        "algo.learning_starts=100",
+        "buffer.shards=2",
+        "players.num=2",
+        "log.record=true",
+        "run.total_steps=800",
+    ]
+    with ray_session(cpus=4):
+        result = run(tmp_path, "dqn", *words, "trainer.compile=false", env="CartPole-v1")
+    again = replay_run(str(tmp_path), report=lambda text: None)
+    assert again.difference is None and again.gradient_steps == result.gradient_steps > 0

@@ -53,9 +53,13 @@ def test_a_run_survives_a_cut_link(tmp_path, link, is_mended):
         finally:
             process.kill()
             process.wait()
-    end = lines(folder)[-1]
-    assert end["status"] == "interrupted" and end["gradient_steps"] == end["policy_steps"] - 50
-    assert end["trainer_restarts"] == end["buffer_restarts"] == 0
+        end = lines(folder)[-1]
+        more = f"run.total_steps={end['policy_steps'] + 100}"
+        resumed = cluster.call(*link.within(0), "sheeprl", "resume", str(folder), more)
+    assert resumed.returncode == 0, resumed.stderr
+    done = lines(folder)[-1]
+    assert done["status"] == "done" and done["gradient_steps"] == done["policy_steps"] - 50
+    assert end["status"] == "interrupted" and end["trainer_restarts"] == end["buffer_restarts"] == 0
     assert is_mended or end["restarts"] >= 1
     assert "Traceback" not in (tmp_path / "said").read_text()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sheeprl.metrics.memory import MemoryReport, readable
+from sheeprl.metrics.memory import MemoryReport
 from tests.helpers.algorithms import Small
 
 
@@ -36,8 +36,3 @@ def test_a_dreamer_counts_its_states_and_optimizers(tmp_path, size, capsys):
     replay = next(line for line in lines if "replay: " in line)
     assert float(replay.partition("replay: ")[2].split()[0]) == pytest.approx(1000 * 4 * wide / 2**20, rel=0.05)
     assert any("networks: " in line for line in lines)
-
-
-def test_units():
-    """Sizes are in MiB, or in GiB if they are large."""
-    assert readable(3 * 2**19) == "1.5 MiB" and readable(3 * 2**30) == "3.0 GiB"

@@ -40,6 +40,12 @@ def cores(monkeypatch):
             "4 players and 1 thread of the trainer share 4 cores: lower players.num or trainer.threads, or players.cpus"
             " if the environments wait rather than compute",
         ),
+        ({"players": {"num": 4, "max": 1}, "trainer": {"threads": 1}}, None),  # one process with all players
+        (
+            {"players": {"num": 30, "max": 4}, "trainer": {"threads": 1}},
+            "4 hosts and 1 thread of the trainer share 4 cores: lower players.max or trainer.threads, or players.cpus"
+            " if the environments wait rather than compute",
+        ),
         ({"players": {"num": 30, "cpus": 0.1}, "trainer": {"threads": 1}}, None),
         ({"players": {"num": 9}, "ray": {"address": "10.0.0.1:6379"}}, None),
         ({"run": {"mode": "coupled"}, "trainer": {"threads": 4}}, None),

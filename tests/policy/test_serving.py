@@ -69,6 +69,17 @@ def test_what_cannot_be_served_is_one_line(serving, run, tmp_path):
         serving.check_servable(serving.Source(str(tmp_path / "policy.onnx"), follow=5.0), "127.0.0.1", free_port())
 
 
+def test_a_missing_package_has_one_remedy(monkeypatch):
+    """The message names the extra, and not the remedy of Ray's own message."""
+    from sheeprl.policy import serving
+
+    monkeypatch.setitem(sys.modules, "ray.serve", None)
+    with pytest.raises(ConfigError) as caught:
+        serving.check_servable(serving.Source("nothing"), "127.0.0.1", 1)
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith("serve: a package of Ray Serve is missing; use ") and mistake.endswith('[serve]"')
+
+
 def test_policy_with_a_state_is_refused(serving, tmp_path):
     """A recurrent policy would mix the episodes of its clients."""
     recurrent = [

@@ -1,5 +1,6 @@
 """Test the commands about results on small fabricated runs and on logs of other programs."""
 
+import io
 import json
 import os
 import time
@@ -43,6 +44,7 @@ def sheeprl(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def call(*words):
+        """Run the command; return its exit code and output."""
         with pytest.raises(SystemExit) as exit:
             main(list(words))
         return exit.value.code, *capsys.readouterr()
@@ -59,6 +61,11 @@ def test_compare(sheeprl, tmp_path):
         ["ppo", "Env-v0", "3", "100.0"],
     ]
     assert "not reached" in out and "P(a2c > ppo) = 0.00" in out
+    assert "note: a probability without interval: no run of one group reaches a run of the other" in out
+    assert "too few" not in out
+    code, out, _ = sheeprl("compare", "run_a2c_0", "ppo")
+    assert code == 0 and "  49.0  " in out and "P(a2c > ppo) = 0.00\n" in out
+    assert "note: too few runs for an interval: a2c; an interval requires 3 runs per environment" in out
     assert r"\begin{tabular}" in (tmp_path / "t.tex").read_text()
     code, out, _ = sheeprl("compare", "tag:paper", "--by", "run.seed", "--json")
     assert [row["group"] for row in json.loads(out)["rows"]] == ["0", "1", "2"]
@@ -78,7 +85,7 @@ def test_plot_and_report(sheeprl, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["compare", "nothing"], "nothing: no run is named so"),
+        (["compare", "nothing"], "nothing: no such folder or run; use one of sheeprl ls"),
         (["compare", "--by", "a.b"], "--by a.b: no run has this setting"),
         (["plot", "--out", "a.gif"], "--out a.gif: must end with .pdf, .svg or .png"),
         (["plot", "--x", "weeks"], "--x weeks: 'weeks' is unknown; use steps, time or steps,time"),
@@ -106,13 +113,33 @@ def test_clean_keeps_the_best_and_the_last(sheeprl, tmp_path):
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_200", "step_300"]
 
 
+def test_clean_of_everything_asks_first(sheeprl, tmp_path, monkeypatch):
+    """Without a run and an option nothing is removed before a yes."""
+
+    def count():
+        """Return the number of checkpoints of all runs."""
+        return len(list(tmp_path.glob("logs/*/*/*/checkpoints/*")))
+
+    code, _, err = sheeprl("clean")
+    assert code == 2 and count() == 18
+    assert err.startswith("error: clean removes 12 checkpoints of all runs below the working folder")
+    assert all(option in err for option in ("--dry-run", "--keep", "--older", "--yes"))
+    assert "12 checkpoints would be removed" in sheeprl("clean", "--dry-run")[1] and count() == 18
+    monkeypatch.setattr("sheeprl.metrics.display.is_terminal", lambda stream: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert sheeprl("clean")[1].endswith("nothing was removed\n") and count() == 18
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert sheeprl("clean")[0] == 0 and count() == 6
+    assert sheeprl("clean", "--yes")[0] == 0
+
+
 def test_names_and_tags(sheeprl, tmp_path):
     """A run is found by `run.name`, by a unique prefix and by @last; several runs by a tag."""
     assert len(find_runs()) == 6
     assert {each.value_of("algo.name") for each in select(["tag:paper"])} == {"ppo"}
     assert len(select(["slow"])) == 2
     assert resolve_run("run_ppo_1").endswith("run_ppo_1")
-    with pytest.raises(ConfigError, match="2 runs start so"):
+    with pytest.raises(ConfigError, match="2 runs have this name"):
         resolve_run("slow")
     code, out, _ = sheeprl("ls", "--tag", "paper", "--json")
     assert (code, len(out.splitlines()), json.loads(out.splitlines()[0])["status"]) == (0, 3, "finished")

@@ -55,18 +55,29 @@ def test_intervals_cover_95_percent_of_simulated_returns(runs, estimate):
     assert 0.93 <= covered <= 0.97 + 0.01 * (runs == 5 and estimate is aggregate_iqm)
 
 
-def test_one_run_has_no_interval():
-    """The bounds are NaN rather than zero-width."""
-    found = aggregate_iqm([np.array([3.0])])
-    assert found.value == 3.0
-    assert math.isnan(found.low)
+@pytest.mark.parametrize("scores", [[3.0], [2.0, 4.0]])
+def test_one_or_two_runs_have_no_interval(scores):
+    """The bounds are NaN rather than zero-width or meaningless."""
+    found = aggregate_iqm([np.array(scores)])
+    assert found.value == 3.0 and not found.has_interval
+    assert aggregate_iqm([np.array([2.0, 3.0, 4.0])]).has_interval
+    assert not aggregate_iqm([np.array(scores), np.array([2.0, 3.0, 4.0])]).has_interval
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [([1.0], [2.0]), ([1.0, 3.0], [2.0]), ([1.0, 3.0, 4.0], [2.0, 0.0]), ([1, 2, 3], [4, 5, 6])]
+)
+def test_a_probability_of_few_or_separate_runs_has_no_interval(one, other):
+    """Few runs, and resamples that all agree, say nothing about the uncertainty."""
+    found = probability_of_improvement([np.array(one)], [np.array(other)])
+    assert not found.has_interval and math.isnan(found.high)
 
 
 def test_probability_of_improvement_counts_ties_half():
     """The value is that of all pairs, averaged over tasks."""
-    one, other = [np.array([1.0, 2.0]), np.array([5.0])], [np.array([1.0, 0.0]), np.array([7.0])]
+    one, other = [np.array([1.0, 1.0, 2.0]), np.array([5.0] * 3)], [np.array([1.0, 1.0, 0.0]), np.array([7.0] * 3)]
     found = probability_of_improvement(one, other)
-    assert found.value == pytest.approx((3.5 / 4 + 0) / 2)
+    assert found.value == pytest.approx((7 / 9 + 0) / 2)
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
@@ -88,7 +99,7 @@ def test_time_to_threshold_interpolates():
 
 def test_curve_ends_where_the_first_run_ends():
     """The grid is the part that all runs cover."""
-    runs = [(np.array([0.0, 10.0]), np.array([0.0, 10.0])), (np.array([2.0, 20.0]), np.array([2.0, 20.0]))]
+    runs = [(np.array([start, end]), np.array([start, end])) for start, end in ((0.0, 10.0), (2.0, 20.0), (1.0, 30.0))]
     grid, value, low, high = curve(runs, points=5, repetitions=10)
     assert grid.tolist() == [2.0, 4.0, 6.0, 8.0, 10.0]
     assert np.allclose(value, grid)

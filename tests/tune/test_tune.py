@@ -147,12 +147,21 @@ def test_runs_of_a_search_evaluate(tmp_path):
 
 def test_command_lists_the_space(capsys):
     """Settings on the command line aren't searched, named ranges are."""
-    assert sheeprl("tune", "ppo", "--trials", "2", "--gamma", "0.9", "algo.clip=uniform(0.1,0.4)", "--dry-run") == 0
+    assert sheeprl("tune", "ppo", "--gamma", "0.9", "algo.clip=uniform(0.1,0.4)", "--dry-run") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "algo.clip=uniform(0.1,0.4)" in lines and any(line.startswith("algo.learning_rate=log") for line in lines)
     assert not any(line.startswith("algo.gamma") for line in lines)
     assert sheeprl("tune", "ppo", "--trials", "1.5") == 2
     assert "--trials 1.5: must be a whole number" in capsys.readouterr().err
+
+
+def test_missing_packages_are_named_before_the_space(monkeypatch, capsys):
+    """A search whose packages are missing prints one line only."""
+    monkeypatch.setattr("sheeprl.cli.tune.find_spec", lambda name: None if name == "optuna" else object())
+    assert sheeprl("tune", "ppo", "--trials", "2") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: tune needs optuna; use pip install") and printed.err.count("\n") == 1
 
 
 def test_mistakes_of_a_population_are_listed(tmp_path):
@@ -202,6 +211,7 @@ def test_changed_settings_stay_in_their_ranges(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_population_passes_networks_on(tmp_path, capsys):
     """Each member trains each part; the lineage of the best one is on file."""
     pytest.importorskip("optuna")
@@ -214,6 +224,7 @@ def test_population_passes_networks_on(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_search_finds_prunes_and_continues(tmp_path, capsys):
     """A search ends with a configuration; the same command with more trials is refused, an equal one adds nothing."""
     pytest.importorskip("optuna")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from sheeprl.envs import hints
 from sheeprl.envs.families import FAMILIES
 from sheeprl.utils import installation, objects
 from sheeprl.utils.installation import environment_warnings, install_command
@@ -134,11 +133,16 @@ class TestMetadata:
     def test_each_hint_names_an_extra(self):
         """Each hint names an existing extra."""
         hinted = {
-            *hints.EXTRAS.values(),
+            *installation.EXTRAS,
             *objects.EXTRAS.values(),
             *(family.extra for family in FAMILIES if family.extra),
         }
         assert hinted <= self.project["optional-dependencies"].keys()
+
+    def test_each_extra_of_users_has_a_module(self):
+        """Each extra has a module that the doctor looks for, except those of other extras and of clones."""
+        others = {"envs", "test", "docs", "cluster", "dev"}
+        assert self.project["optional-dependencies"].keys() - others == installation.EXTRAS.keys()
 
     def test_extras_refer_to_this_distribution(self):
         """Extras refer to this distribution."""

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import sheeprl
-from sheeprl.utils.text import counted
+from sheeprl.utils.text import byte_size, counted
 
 
 def test_a_count_of_one_is_singular():
@@ -15,6 +15,24 @@ def test_a_count_of_one_is_singular():
         "2 episodes",
         "2,000 episodes",
     ]
+
+
+def test_a_byte_size_has_a_unit_and_one_digit():
+    """The unit is KiB below a MiB, and GiB from a GiB on."""
+    assert [byte_size(size) for size in (0, 2**19, 3 * 2**19, 3 * 2**30, 2**42)] == [
+        "0.0 KiB",
+        "512.0 KiB",
+        "1.5 MiB",
+        "3.0 GiB",
+        "4,096.0 GiB",
+    ]
+
+
+def test_no_message_has_a_byte_size_of_its_own():
+    """No module formats bytes by itself."""
+    own = re.compile(r"\{[^{}]*\} (KiB|MiB|GiB)")
+    files = [file for file in Path(sheeprl.__file__).parent.rglob("*.py") if file.stem != "text"]
+    assert [str(file) for file in files if own.search(file.read_text(encoding="utf-8"))] == []
 
 
 def test_no_message_counts_without_the_helper():

@@ -35,56 +35,88 @@ def connect(config: Config) -> bool:
         True if this call connected; `disconnect` ends the connection.
 
     Raises:
-        ClusterError: the named cluster can't be reached.
+        ClusterError: the named cluster can't be reached, or a local Ray can't be started.
     """
-    if ray.is_initialized():
-        return False
-    address = cluster_address(config)
-    show = config.log.level == "debug"
-    if not show:
-        internals.leave_losses_to_the_run()
-    if address:
-        _check_listening(address, config)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     # CPUs are logical: on a small machine, actors share cores.
     processes = config.players.spares + config.most_hosts - config.least_hosts  # besides those that a run requires
     requested = requested_resources(config)["CPU"] + processes * player_resources(config)["CPU"]
-    local = {"num_cpus": max(os.cpu_count() or 1, math.ceil(requested)), "include_dashboard": False}
+    return join_or_start(
+        cluster_address(config),
+        environment.source(config),
+        max(os.cpu_count() or 1, math.ceil(requested)),
+        "use run.mode=coupled, which trains without Ray",
+        config.ray.runtime_env,
+        config.log.level == "debug",
+    )
+
+
+def join_or_start(
+    address: str | None,
+    source: str,
+    cpus: int,
+    advice: str,
+    runtime_env: dict[str, Any] | None = None,
+    verbose: bool = False,
+) -> bool:
+    """Join a cluster or start a local Ray.
+
+    Args:
+        address: address of the cluster; None to start a local Ray.
+        source: setting or variable that names the address.
+        cpus: cores that a local Ray offers.
+        advice: what to do if a local Ray can't be started.
+        runtime_env: Ray's settings of the worker processes.
+        verbose: show Ray's messages and those of the workers.
+
+    Returns:
+        True if this call connected; False if the program has called `ray.init`, whose connection is used then.
+
+    Raises:
+        ClusterError: the cluster can't be joined, or Ray can't be started.
+    """
+    if ray.is_initialized():
+        return False
+    if not verbose:
+        internals.leave_losses_to_the_run()
+    if address:
+        _check_access(address, source)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    local = {"num_cpus": cpus, "include_dashboard": False}
     try:
-        with internals.apart_from_signals(), nullcontext() if address or show else internals.without_idle_services():
+        with internals.apart_from_signals(), nullcontext() if address or verbose else internals.without_idle_services():
             # "local": a cluster on this machine is joined only if it is named.
             options: dict[str, Any] = {"address": address} if address else {"address": "local", **local}
-            if config.ray.runtime_env:
-                options["runtime_env"] = config.ray.runtime_env
-            ray.init(**options, log_to_driver=show, logging_level=logging.ERROR)
+            if runtime_env:
+                options["runtime_env"] = runtime_env
+            ray.init(**options, log_to_driver=verbose, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises a plain Exception if its processes don't start in time
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if not address:
-            raise ClusterError(_why_not_started(reason)) from error
-        advice = f"{environment.or_local(config)}{environment.token_advice()}"
+            raise ClusterError(_why_not_started(reason, advice)) from error
+        token = environment.token_advice()
         raise ClusterError(
-            f"{environment.source(config)}={address}: the Ray cluster can't be joined: {reason}; start it{advice}"
+            f"{source}={address}: the Ray cluster can't be joined: {reason}; start it{environment.or_local(source)}"
+            f"{token}"
         ) from error
     return True
 
 
-def _why_not_started(reason: str) -> str:
+def _why_not_started(reason: str, advice: str) -> str:
     """Return the message for a local Ray that can't be started, from the first line of Ray's message."""
-    coupled = "run.mode=coupled, which needs no Ray"
     logs = f"Ray's logs are in {environment.log_folder()}"
     if internals.START_TIMED_OUT in reason:
         return (
             "Ray can't be started: its processes were not up in time, usually because the machine is busy or short of "
-            f"memory; start the run again when the machine has room, or use {coupled}; {logs}"
+            f"memory; try again when the machine has room, or {advice}; {logs}"
         )
-    return f"Ray can't be started: {reason}; {logs}; to train without it, use {coupled}"
+    return f"Ray can't be started: {reason}; {logs}; {advice}"
 
 
-def _check_listening(address: str, config: Config) -> None:
-    """Check the cluster's port, since Ray needs minutes to report that it is closed.
+def _check_access(address: str, source: str) -> None:
+    """Check the cluster's port and the token, since Ray needs long to report that they are wrong.
 
     Raises:
-        ClusterError: no process listens at the address.
+        ClusterError: no process listens at the address, or the cluster refuses the token.
     """
     host, _, port = address.rpartition(":")
     if "/" in address or not port.isdigit():  # ray:// and auto are Ray's to resolve
@@ -93,9 +125,14 @@ def _check_listening(address: str, config: Config) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
         raise ClusterError(
-            f"{environment.source(config)}={address}: the Ray cluster can't be joined: {error}; start it or correct "
-            f"the address{environment.or_local(config)}"
+            f"{source}={address}: the Ray cluster can't be joined: {error}; start it or correct the address"
+            f"{environment.or_local(source)}"
         ) from error
+    if internals.refuses_token(address):
+        raise ClusterError(
+            f"{source}={address}: refuses the token of this shell; {environment.SET_TOKEN}"
+            f"{environment.or_local(source)}"
+        )
 
 
 def disconnect() -> None:

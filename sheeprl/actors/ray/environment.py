@@ -17,6 +17,8 @@ from sheeprl.utils.text import counted
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's path
 
+SET_TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
+
 
 def configure(config: Config) -> None:
     """Set Ray's environment variables that the user hasn't set, for the cluster of a configuration."""
@@ -54,12 +56,12 @@ def mistakes(config: Config) -> Iterator[str]:
         yield (
             f"{source(config)}={address}: is the address of a Ray client server, through which the driver can't share "
             "memory with its node; start the run on a node of the cluster with the address auto, or submit it as a "
-            f"job with ray job submit{or_local(config)}"
+            f"job with ray job submit{or_local(source(config))}"
         )
     elif address.startswith(("http://", "https://")):
         yield (
             f"{source(config)}={address}: is the address of a dashboard, to which jobs are submitted; use the address "
-            f"of the head node's Ray, such as HOST:6379, or auto on a node of the cluster{or_local(config)}"
+            f"of the head node's Ray, such as HOST:6379, or auto on a node of the cluster{or_local(source(config))}"
         )
 
 
@@ -80,16 +82,16 @@ def source(config: Config) -> str:
     return "ray.address" if config.ray.address else "RAY_ADDRESS"
 
 
-def or_local(config: Config) -> str:
-    """Return the advice that starts a local Ray instead of joining a cluster."""
-    return "" if config.ray.address else ", or unset RAY_ADDRESS to start a local Ray"
+def or_local(source: str) -> str:
+    """Return the advice that starts a local Ray instead of joining the cluster that a variable names."""
+    return ", or unset RAY_ADDRESS to start a local Ray" if source == "RAY_ADDRESS" else ""
 
 
 def token_advice() -> str:
     """Return the advice for a cluster that requires a token, "" if one is set."""
     if os.environ.get("RAY_AUTH_MODE") == "token":
         return "; if it requires another token, set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-    return "; if it requires a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token"
+    return f"; if it requires a token, {SET_TOKEN}"
 
 
 def _gpu_mistakes(config: Config) -> Iterator[str]:

@@ -11,8 +11,11 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 
+from sheeprl.utils.output import without_native_output
+
 NODE_GROUP = "ray.io/node-group"  # label of a node that an autoscaler started
 NODE_DIED = "node has died"  # in the message of an actor that was lost with its node
+AUTH_FAILED = "AuthToken"  # in the message of a control store that refuses a token
 START_TIMED_OUT = "timed out during startup"  # in the message of the plain Exception that Ray raises
 REPORTED_LOSSES = (
     "A worker died or was killed",
@@ -125,6 +128,17 @@ def cluster_contents(address: str, namespace: str) -> tuple[dict[str, bytes], se
     # Without these fields, the control store would ask each driver for its tasks.
     jobs = client.get_all_job_info(skip_submission_job_info_field=True, skip_is_running_tasks_field=True)
     return _values(client, namespace), {job.hex() for job, info in jobs.items() if not info.is_dead}
+
+
+def refuses_token(address: str) -> bool:
+    """Return True if a cluster refuses the token of this shell; Ray itself would repeat its attempts for 20 seconds."""
+    raylet: Any = import_module("ray._raylet")
+    try:
+        with without_native_output():
+            raylet.GcsClient(address=address).internal_kv_keys(b"", b"")
+    except Exception as error:  # Ray's own, of several kinds; joining the cluster reports the others
+        return AUTH_FAILED in str(error)
+    return False
 
 
 def _values(client: Any, namespace: str) -> dict[str, bytes]:

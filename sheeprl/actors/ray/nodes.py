@@ -106,14 +106,16 @@ def _make_check() -> Callable[..., tuple[list[str], str | None]]:
 
 
 def env_modules(env_id: str) -> list[str]:
-    """Return the top-level module of an environment, if Gymnasium knows it."""
+    """Return the top-level modules of an environment: of `module:Id`, and of its entry point if Gymnasium knows it."""
     import gymnasium
 
+    named, _, name = env_id.rpartition(":")
+    modules = [named] if named else []
     with suppress(Exception):  # an environment of another family has no entry point
-        entry = gymnasium.spec(env_id).entry_point
+        entry = gymnasium.spec(name).entry_point
         if isinstance(entry, str):
-            return [entry.partition(":")[0].partition(".")[0]]
-    return []
+            modules.append(entry.partition(":")[0])
+    return list(dict.fromkeys(module.partition(".")[0] for module in modules))
 
 
 def check_nodes(

@@ -12,6 +12,8 @@ from sheeprl.actors.handle import awaited, consume_exception
 T = TypeVar("T")
 WARN_AFTER = 3.0  # seconds of waiting before the first report
 REPEAT_AFTER = 30.0  # seconds between two reports
+STARTING = "is still starting: the cluster has room, and its actors aren't up yet"
+UNSTARTED = "has room in the cluster, but its actors didn't start"
 
 
 class ClusterError(RuntimeError):
@@ -46,7 +48,7 @@ class Waits:
         """Report the actors that are still pending, each when its report is due.
 
         Raises:
-            ClusterError: an actor found no room within the timeout.
+            ClusterError: an actor found no room, or did not start, within the timeout.
         """
         now = self.clock()
         self._pending = {name: entry for name, entry in self._pending.items() if not entry[0].done()}
@@ -57,12 +59,13 @@ class Waits:
             if not cause and now - began < min(REPEAT_AFTER, self.timeout):
                 self._next[name] = min(now + REPEAT_AFTER, began + self.timeout)
                 continue  # it is starting
-            cause = cause or "there is room, but it isn't up yet"
             if now - began >= self.timeout:
-                raise ClusterError(f"{name} found no room within {self.timeout:g} s (ray.wait_timeout): {cause}")
+                limit = f"within {self.timeout:g} s (ray.wait_timeout)"
+                raise ClusterError(f"{name} found no room {limit}: {cause}" if cause else f"{name} {UNSTARTED} {limit}")
             self._next[name] = min(now + REPEAT_AFTER, began + self.timeout)
             left = began + self.timeout - now
-            self.report(f"{name} waits for room in the cluster: {cause}; giving up in {left:.0f} s (ray.wait_timeout)")
+            state = f"waits for room in the cluster: {cause}" if cause else STARTING
+            self.report(f"{name} {state}; giving up in {left:.0f} s (ray.wait_timeout)")
 
     async def wait_for(self, name: str, answer: Awaitable[T]) -> T:
         """Wait for a result, with the reports and the limit of `check`.

@@ -96,9 +96,11 @@ class _OrderedSet:
         self._items: list[Any] = []
 
     def __iter__(self) -> Iterator[Any]:
+        """Return an iterator over the objects."""
         return iter(self._items)
 
     def __len__(self) -> int:
+        """Return the number of objects."""
         return len(self._items)
 
     def add(self, item: Any) -> None:

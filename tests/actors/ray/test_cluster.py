@@ -1,5 +1,6 @@
 """Test failures to connect to Ray."""
 
+import os
 import socket
 import subprocess
 
@@ -9,6 +10,7 @@ import ray
 from sheeprl.actors.ray import cluster
 from sheeprl.config import defaults
 from sheeprl.config.loading import validate
+from sheeprl.utils.errors import RunFailedError
 
 
 @pytest.mark.parametrize(
@@ -17,7 +19,7 @@ from sheeprl.config.loading import validate
         (  # Ray's own text
             "The current node timed out during startup. This could happen because some of the raylet failed to startup",
             "its processes were not up in time, usually because the machine is busy",
-            "start the run again when the machine has room, or use run.mode=coupled",
+            "try again when the machine has room, or use run.mode=coupled",
         ),
         ("no space left on device", "no space left on device", "use run.mode=coupled"),
     ],
@@ -59,6 +61,32 @@ def test_an_address_where_nothing_listens_is_named_with_its_variable(monkeypatch
     assert ("unset RAY_ADDRESS" in str(raised.value)) == variable
 
 
+def test_a_refused_token_is_named_before_ray_joins(monkeypatch, capfd):
+    """The error for a refused token is one line with the variables, without Ray's own lines."""
+
+    class Client:
+        """A control store that refuses every token."""
+
+        def __init__(self, address):
+            """Print and raise as Ray does."""
+            os.write(2, b"W 1 gcs_client.cc: failed\n")
+            raise RuntimeError(f"{address}: RPC error: InvalidAuthToken: long")
+
+    monkeypatch.setattr("ray._raylet.GcsClient", Client)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray joins"))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listening.getsockname()[1]}")
+        config = defaults.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}}))
+        with pytest.raises(
+            cluster.ClusterError, match=r"RAY_ADDRESS=.*: refuses the token of this shell; set RAY_AUTH"
+        ):
+            cluster.connect(config)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_refused_connection_names_the_variables_of_the_token(monkeypatch):
     """The error for a refused connection names the variables of the token."""
 
@@ -68,7 +96,7 @@ def test_a_refused_connection_names_the_variables_of_the_token(monkeypatch):
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(cluster, "_check_listening", lambda *_: None)
+    monkeypatch.setattr(cluster, "_check_access", lambda *_: None)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     config = defaults.fill_in(validate({"algo": {"name": "ppo"}, "env": {"id": "none"}}))
@@ -91,3 +119,15 @@ def test_the_node_process_of_a_joined_cluster_is_vital(monkeypatch, tmp_path):
     finally:
         for node in nodes:
             node.communicate()
+
+
+def test_tasks_join_as_runs_do(monkeypatch):
+    """A program that runs tasks gets the same message about an address where nothing listens."""
+    from sheeprl.actors.ray.tasks import start_ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(RunFailedError, match=f"ray.address={address}: the Ray cluster can't be joined"):
+            start_ray(address, "ray.address")

@@ -17,4 +17,6 @@ def test_a_marker_is_read_by_path_and_by_url(tmp_path):
 def test_the_modules_of_an_environment_and_the_versions_are_known():
     """The check knows the module of a Gymnasium environment and the versions of the packages."""
     assert env_modules("CartPole-v1") == ["gymnasium"] and env_modules("nothing/at all") == []
+    assert env_modules("tests.helpers.run_envs:Walk-v0") == ["tests"]  # which a node may not have
+    assert env_modules("onlyhere:Only-v0") == ["onlyhere"]
     assert {"sheeprl", "torch", "numpy"} <= versions().keys()

@@ -83,7 +83,29 @@ def test_waiting_for_a_group_has_the_same_limit():
             """Return no cause."""
             return ""
 
-        with pytest.raises(ClusterError, match=r"within 0\.05 s .*there is room, but it isn't up yet"):
+        with pytest.raises(ClusterError, match=r"^the run has room .* actors didn't start within 0\.05 s"):
             await Waits(0.05, describe).wait_for("the run", Pending())
+
+    asyncio.run(check())
+
+
+def test_an_actor_with_room_is_reported_as_starting():
+    """An actor that has room, but isn't up after 30 s, is reported as starting, not as waiting for room."""
+
+    async def check():
+        """Advance the clock."""
+        now, reports = [0.0], []
+
+        async def describe(name):
+            """Return no cause."""
+            return ""
+
+        pending = Waits(100.0, describe, clock=lambda: now[0])
+        pending.report = reports.append
+        pending.add("the run", Pending())
+        for now[0] in (4.0, 35.0):
+            await pending.check()
+        (report,) = reports
+        assert report.startswith("the run is still starting") and "giving up in 65 s (ray.wait_timeout)" in report
 
     asyncio.run(check())
