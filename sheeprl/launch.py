@@ -268,9 +268,10 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
     fabric = local_fabric(config)
     control.signals.on_received = lambda number: signal_ranks(fabric, number)
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
-    if learner.compiled is not None:
-        learner.compiled.while_compiling = control.signals.raising  # compiling takes too long to wait for
-        learner.compiled.on_compile = lambda text: control.report(text)
+    for compiler in (learner.compiled, learner.hot):
+        if compiler is not None:
+            compiler.while_compiling = control.signals.raising  # compiling takes too long to wait for
+            compiler.on_compile = lambda text: control.report(text)
     run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
     try:
         folder = replay_folder(config, run_dir)

@@ -26,12 +26,14 @@ from sheeprl.config.schema import Config
 from sheeprl.learning.batches import Batches, Minibatches, Samples, Share
 from sheeprl.learning.compile.allreduce import sum_over_ranks
 from sheeprl.learning.compile.cache import CompiledSteps, CompileError, NonFiniteGradientError
+from sheeprl.learning.compile.hot import HotFunctions
 from sheeprl.learning.flat_parameters import FlatParameters
 from sheeprl.learning.forbidden_modules import check_dtypes, check_modules
 from sheeprl.learning.metrics import Table, means_of, norm_names
 from sheeprl.learning.optimizers import check_elementwise
 from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
+from sheeprl.models.hot import hot_functions
 from sheeprl.utils import seeding
 from sheeprl.utils.errors import AlgorithmError, one_line
 from sheeprl.utils.profiling import make_profiler, profiled
@@ -92,6 +94,7 @@ class Learner(LearnerInterface):
         self.compiled = (
             CompiledSteps(self.step, self.batches.assemble, trainer.compile_limit) if trainer.compile else None
         )
+        self.hot = HotFunctions(self.step.ranks) if trainer.compile and fabric.device.type == "cpu" else None
         self.profiler = make_profiler(config.run.dir, config.log.profiled_rounds, f"trainer {self.rank}")
         self._failure: NonFiniteError | None = None
         self._checked: set[str | tuple[str, ...]] = set()  # groups that phases have named
@@ -174,7 +177,7 @@ class Learner(LearnerInterface):
         self._seed(int(self.rank_rng.integers(2**31)))
         writes: Writes = []
         self._tables = []
-        compiled_for = self.compiled.seconds if self.compiled else 0.0
+        compiled_for = self._compile_seconds()
         try:
             try:
                 for tensors in self.batches.read(steps, order, blocks):
@@ -188,10 +191,14 @@ class Learner(LearnerInterface):
             raise
         means = self._means()
         notes, self._notes = tuple(self._notes), []
-        compiling = self.compiled.seconds - compiled_for if self.compiled else 0.0
+        compiling = max(0.0, self._compile_seconds() - compiled_for)
         seconds = time.perf_counter() - started
         self._size = self._size or self._network_bytes()
         return UpdateInfo(self.gradient_steps, means, seconds, started, notes, compiling, self._size), writes
+
+    def _compile_seconds(self) -> float:
+        """Return the total time spent on compiling and loading."""
+        return sum(each.seconds for each in (self.compiled, self.hot) if each is not None)
 
     def _network_bytes(self) -> int:
         """Return the bytes of the agent, of its gradients and of the state of its optimizers."""
@@ -281,7 +288,12 @@ class Learner(LearnerInterface):
         tensors, noise, scalars = moved([tensors, noise, scalars], self.fabric.device)
         buffers = dict(self.agent.named_buffers())
         stepper = OptimizerStepper(step.flat.vectors, buffers, step.groups, self._raise_non_finite)
-        outcome = step.take(phases, step.flat.vectors, buffers, self.batches.assemble(tensors), noise, scalars, stepper)
+        batch = self.batches.assemble(tensors)
+        with hot_functions(self.hot):
+            outcome = step.take(phases, step.flat.vectors, buffers, batch, noise, scalars, stepper)
+        if self.hot is not None:
+            self._notes += self.hot.notes
+            self.hot.notes = []
         names = [*norm_names(phases), *outcome.metrics]
         self._tables.append(Table.of(names, [*outcome.norms, *outcome.metrics.values()]))
         return outcome.losses, outcome.stop is not None and bool(outcome.stop)

@@ -175,6 +175,16 @@ class AlgoArgs(Section):
         """
         yield from ()
 
+    def space_warnings(self, spaces: Spaces) -> Iterator[str]:
+        """Yield a line for each part of the spaces that the algorithm doesn't fully use; none by default.
+
+        The run begins nevertheless, and shows the lines. Each one names the cause first, then what would work.
+
+        Args:
+            spaces: observation and action space of the agent.
+        """
+        yield from ()
+
     def data(self) -> OnPolicy | OffPolicy:
         """Return how training reads the collected data.
 

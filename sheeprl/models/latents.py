@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,43 @@ def inverse_cdf_sample(probability: Tensor, uniform: Tensor) -> Tensor:
     """
     cumulated = probability[..., :-1].detach().cumsum(-1)
     return (uniform.unsqueeze(-1) >= cumulated).sum(-1)
+
+
+def one_hot_sample(probability: Tensor, uniform: Tensor, mix: float) -> Tensor:
+    """Return one-hot samples of categoricals with a uniform part.
+
+    Args:
+        probability: `[*, n]`, without the uniform part.
+        uniform: noise `[*]`, uniform in [0, 1).
+        mix: the uniform part.
+
+    Returns:
+        `[*, n]`.
+    """
+    classes = probability.shape[-1]
+    mixed = (1.0 - mix) * probability + mix / classes if mix else probability
+    chosen = inverse_cdf_sample(mixed, uniform).unsqueeze(-1)
+    return (chosen == torch.arange(classes, device=chosen.device)).to(probability.dtype)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """One-hot sample with the gradient of the probabilities, as one node of autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, uniform: Tensor, mix: float) -> Tensor:
+        """Sample from categoricals `[*, n]` by noise `[*]`."""
+        probability = probabilities(logits)
+        ctx.save_for_backward(probability)
+        ctx.share = 1.0 - mix
+        return one_hot_sample(probability, uniform, mix)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of the logits: (1 − mix) p (g − Σ p g)."""
+        (probability,) = ctx.saved_tensors
+        weighted = gradients[0] * probability
+        by_logits = torch.addcmul(weighted, probability, weighted.sum(-1, keepdim=True), value=-1.0)
+        return by_logits.mul_(ctx.share), None, None
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -128,13 +166,11 @@ class Categoricals(Latents):
 
     def sample(self, output: Tensor, noise: Tensor) -> Tensor:
         """Return joined one-hot vectors, with the gradient of the probabilities."""
-        probability = probabilities(self._split(output))
-        if self.mix:
-            probability = (1.0 - self.mix) * probability + self.mix / self.classes
-        chosen = inverse_cdf_sample(probability, noise).unsqueeze(-1)
-        one_hot = (chosen == torch.arange(self.classes, device=chosen.device)).to(output.dtype)
-        if probability.requires_grad:
-            one_hot = one_hot + (probability - probability.detach())
+        logits = self._split(output)
+        if torch.is_grad_enabled():
+            one_hot: Tensor = _StraightThrough.apply(logits, noise, self.mix)  # type: ignore[no-untyped-call]
+        else:
+            one_hot = one_hot_sample(probabilities(logits), noise, self.mix)
         return one_hot.flatten(-2)
 
     def stored(self, sample: Tensor) -> Tensor:

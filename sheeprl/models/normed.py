@@ -58,14 +58,14 @@ class _NormedSiLU(torch.autograd.Function):
         return functional.silu(gained)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the gradients: with y = x / r, that of x is (dy − y mean(y dy)) / r."""
         normal, scale, weight, gained = ctx.saved_tensors
         outer = torch.ops.aten.silu_backward(gradients[0], gained)
         products = outer * normal
         projection = torch.matmul(products, weight).unsqueeze(-1)
         by_x = outer.mul_(weight).addcmul_(normal, projection, value=-1.0 / len(weight)).mul_(scale)
-        return by_x, products.flatten(0, -2).sum(0)
+        return by_x, products.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
 
 
 class NormedSiLU(nn.Module):

@@ -352,6 +352,13 @@ def test_the_arguments_of_an_algorithm_are_checked_against_the_spaces(monkeypatc
     assert mistakes_of("ppo", "env.id=CartPole-v1") == ["algo.clip=0.2: Discrete(2)"]
 
 
+def test_an_algorithm_warns_about_spaces(monkeypatch):
+    """The run shows what the algorithm doesn't use of the spaces, and begins."""
+    monkeypatch.setattr(PPOArgs, "space_warnings", lambda args, found: [f"half of {found.action}"])
+    tree = load_config("ppo", ["env.id=CartPole-v1"]).model_dump(mode="json")
+    assert "env.id=CartPole-v1: half of Discrete(2)" in check(tree).warnings
+
+
 def test_checks_name_no_argument_of_one_algorithm():
     """Checks name no argument of one algorithm."""
     source = Path(checks.__file__).read_text(encoding="utf-8")

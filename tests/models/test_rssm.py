@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from sheeprl.models.hot import hot_functions
 from sheeprl.models.latents import Categoricals, Gaussians
 from sheeprl.models.normed import JoinedLayer, NormedSiLU, normed_mlp
 from sheeprl.models.rssm import RSSM, BlockGRU, layer_norm_gru
@@ -105,6 +106,48 @@ def test_an_unroll_equals_single_steps(kind):
         torch.testing.assert_close(observed.prior[t], rssm.prior(deter))
     other = rssm.observe(tokens[2:], actions[2:] + 1, is_first[2:], (start[0] + 1, start[1]), noise[2:])
     torch.testing.assert_close(other.deter[0, 0], observed.deter[2, 0])
+
+
+@pytest.mark.parametrize("kind", ["blocks", "dense"])
+def test_a_compiled_unroll_equals_its_steps(kind):
+    """Gradients of weights and inputs equal those of autograd through the steps, whichever results a loss uses."""
+    torch.manual_seed(0)
+    rssm = build(kind).double()
+    inputs = [torch.randn(*shape, dtype=torch.float64) for shape in ((STEPS, N, TOKENS), (STEPS, N, ACTIONS))]
+    inputs += [torch.randn(N, size, dtype=torch.float64) for size in (DETER, rssm.latents.size)]
+    tokens, actions, deter, stoch = (each.requires_grad_() for each in inputs)
+    is_first = torch.zeros(STEPS, N, dtype=torch.bool)
+    is_first[3, 0] = True
+    keep = (~is_first).double().unsqueeze(-1)
+    noise = rssm.latents.draw((STEPS, N), torch.Generator().manual_seed(0)).double()
+    called = []
+
+    def compiler(function, examples):
+        """Call the function itself, and count the calls."""
+
+        def library(inputs):
+            called.append(function.__name__)
+            assert [each.shape for each in inputs] == [each.shape for each in examples]
+            assert [each.stride() for each in inputs] == [each.stride() for each in examples]
+            return function(*inputs)
+
+        return library
+
+    with hot_functions(compiler):
+        observed = rssm.observe(tokens, actions, is_first, (deter, stoch), noise)
+    assert called == ["hot_step"] * STEPS
+    known = (rssm.cell.prepare(actions * keep), rssm.joined.prepare(tokens), keep, noise)
+    steps = [torch.stack(parts) for parts in rssm.steps(*known, deter, stoch)]
+    results = [observed.deter, observed.stoch, observed.posterior]
+    torch.testing.assert_close(results, steps)
+    differentiated = [*inputs, *rssm.cell.parameters(), *rssm.joined.parameters(), *rssm.posterior.parameters()]
+    for used in ([0, 1, 2], [0], [1], [2]):
+        factors = [torch.randn_like(steps[number]) for number in used]
+        by_unroll, by_steps = (
+            torch.autograd.grad([kind[number] for number in used], differentiated, factors, retain_graph=True)
+            for kind in (results, steps)
+        )
+        torch.testing.assert_close(by_unroll, by_steps)
 
 
 def test_imagination_samples_from_the_prior():

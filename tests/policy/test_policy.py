@@ -56,7 +56,7 @@ class Env(gymnasium.Env):
         return self.observation_space.sample(), 1.0, self.steps >= 15, False, {}
 
 
-VECTOR = spaces.Box(-3, 3, (5,))
+VECTOR, PICTURE = spaces.Box(-3, 3, (5,)), spaces.Box(0, 255, (64, 64, 3), np.uint8)
 NESTED = spaces.Dict(
     a=spaces.Dict(x=spaces.Discrete(4), y=spaces.MultiBinary(3)), b=spaces.Box(-1, 1, (2, 2), np.float64)
 )
@@ -168,7 +168,9 @@ def holds_pickle(path):
         ("ppo", MASKED, spaces.Discrete(3)),
         ("ppo_recurrent", NESTED, ACTIONS[3]),
         ("sac", NESTED, ACTIONS[3]),
-        ("dqn", spaces.Box(0, 255, (64, 64, 3), np.uint8), spaces.Discrete(4)),
+        ("dqn", PICTURE, spaces.Discrete(4)),
+        pytest.param("dreamer_v3", PICTURE, ACTIONS[3], marks=pytest.mark.every),
+        pytest.param("p2e_dv3", MASKED, spaces.Discrete(3), marks=pytest.mark.every),
     ],
 )
 def test_exported_policy_equals_its_origin(tmp_path, kind, name, observation, action):

@@ -38,6 +38,7 @@ class DreamerV1(DreamerV2, Algorithm[DreamerV1Args]):
         """Return Adam."""
         return partial(Adam, lr=lr, eps=self.args.adam_eps)
 
-    def kl_loss(self, observed: Observed) -> Tensor:
-        """Return max(free nats, KL), `[L, N]`, which trains prior and posterior alike."""
-        return self.latents.kl(observed.posterior, observed.prior).clamp_min(self.args.free_nats)
+    def kl_loss(self, observed: Observed) -> tuple[Tensor, Tensor]:
+        """Return max(free nats, KL), which trains prior and posterior alike, and the KL: `[L, N]` each."""
+        kl = self.latents.kl(observed.posterior, observed.prior)
+        return kl.clamp_min(self.args.free_nats), kl

@@ -89,17 +89,17 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
         rows = after_context(batch.select("obs", "reward", "terminated", "truncated"))
         observed = self.observe(agent.policy, batch, rows, noise)  # type: ignore[arg-type]
         args, features = self.args, observed.features
+        kl_loss, kl = self.kl_loss(observed)
         losses = {
             "Loss/reconstruction": 0.5 * self.reconstruction_loss(agent, features, rows),
             "Loss/reward": 0.5 * (agent.reward(self.task_features(observed)).squeeze(-1) - rows["reward"]).square(),
-            "Loss/kl": args.kl_scale * self.kl_loss(observed),
+            "Loss/kl": args.kl_scale * kl_loss,
         }
         if args.continue_scale:
             goes_on = args.gamma * (~rows["terminated"]).to(features.dtype)
             logit = agent.continuation(features).squeeze(-1)
             error = functional.binary_cross_entropy_with_logits(logit, goes_on, reduction="none")
             losses["Loss/continue"] = args.continue_scale * error
-        kl = self.latents.kl(observed.posterior.detach(), observed.prior.detach())
         total, metrics = self.total_of(losses, kl, observed, batch["sample_weight"])
         return Loss(total, metrics, carry=self.carried(observed), write=self.fresh_states(batch, observed))
 
@@ -107,11 +107,11 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
         """Return the inferred states that later phases of the gradient step need."""
         return self.last_rows(observed)
 
-    def kl_loss(self, observed: Observed) -> Tensor:
-        """Return the KL loss with balancing, eq. 3, `[L, N]`: `kl_balance` of it trains the prior."""
+    def kl_loss(self, observed: Observed) -> tuple[Tensor, Tensor]:
+        """Return the KL loss with balancing, eq. 3 (`kl_balance` of it trains the prior), and the KL: `[L, N]` each."""
         balance = self.args.kl_balance
-        divergences = self.latents.divergences(observed.posterior, observed.prior)
-        return balanced_kl(*divergences, balance, 1.0 - balance, self.args.free_nats)
+        forward, backward = self.latents.divergences(observed.posterior, observed.prior)
+        return balanced_kl(forward, backward, balance, 1.0 - balance, self.args.free_nats), forward
 
     def continues(self, agent: Any, states: Tensor) -> Tensor:
         """Return the discount factor on arrival at states `[*, state]`: predicted, or γ without a continuation."""

@@ -75,6 +75,17 @@ class WorldModelArgs(EncoderArgs, OffPolicyArgs):
         """Return the number of rows of each sequence from which imagination starts."""
         return self.imag_last or self.sequence_length
 
+    def space_warnings(self, spaces: Spaces) -> Iterator[str]:
+        """Yield a line if the observation has an action mask, which no imagined state has."""
+        from sheeprl.envs.transforms import ACTION_MASK  # imports NumPy
+
+        yield from super().space_warnings(spaces)
+        if ACTION_MASK in getattr(spaces.observation, "spaces", ()):
+            yield (
+                f"{ACTION_MASK} restricts played actions, but not imagined ones, because the world model doesn't "
+                "predict masks; use an algorithm without a world model if forbidden choices mislead the actor"
+            )
+
     def data(self) -> OffPolicy:
         """Return settings to read sequences, each with the row before, into which states are written back."""
         from sheeprl.buffer.sequences import Sequences  # imports NumPy, which would delay the help

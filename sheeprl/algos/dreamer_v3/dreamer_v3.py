@@ -187,18 +187,24 @@ class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
         self, agent: DreamerV3Agent, observed: Observed, rows: TensorDict, weight: Tensor
     ) -> tuple[Tensor, Tensors]:
         """Compute reconstruction, reward, continuation and KL losses of rows `[L, N]`, and their metrics."""
-        args, latents, features = self.args, self.latents, observed.features
+        features = observed.features
         reconstruction = self.reconstruction_loss(agent, features, rows)
-        goes_on = (~rows["terminated"]).to(features.dtype) * args.gamma
+        goes_on = (~rows["terminated"]).to(features.dtype) * self.args.gamma
         logit = agent.continuation(features).squeeze(-1)
-        forward, backward = latents.divergences(observed.posterior, observed.prior)
+        kl_loss, kl = self.kl_loss(observed)
         losses = {
             "Loss/reconstruction": reconstruction,
             "Loss/reward": agent.two_hot.loss(agent.reward(self.task_features(observed)), rows["reward"]),
             "Loss/continue": functional.binary_cross_entropy_with_logits(logit, goes_on, reduction="none"),
-            "Loss/kl": balanced_kl(forward, backward, args.prior_scale, args.posterior_scale, args.free_nats),
+            "Loss/kl": kl_loss,
         }
-        return self.total_of(losses, forward, observed, weight)
+        return self.total_of(losses, kl, observed, weight)
+
+    def kl_loss(self, observed: Observed) -> tuple[Tensor, Tensor]:
+        """Return the KL loss, which trains prior and posterior by their own scales, and the KL: `[L, N]` each."""
+        args = self.args
+        forward, backward = self.latents.divergences(observed.posterior, observed.prior)
+        return balanced_kl(forward, backward, args.prior_scale, args.posterior_scale, args.free_nats), forward
 
     def reconstruction_loss(self, agent: Any, features: Tensor, rows: TensorDict) -> Tensor:
         """Return the summed squared errors of the decoded observations, `[L, N]`."""
@@ -235,7 +241,7 @@ class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
         critic = behavior.critic(states)
         with torch.no_grad():
             continues = self.continues(agent, states)
-            slow = two_hot.mean(behavior.critic_target(states))
+            slow = two_hot.mean(behavior.critic_target(states[:-1]))
             value = two_hot.mean(critic)
             returns = imagined_returns(behavior.reward(imagined), continues, value, args.lambda_)
             reached = imagined_weights(continues)[:-1]
@@ -245,7 +251,7 @@ class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
         entropy = head.entropy(parameters)
         logprob = head.logprob(parameters, imagined.actions[:-1])
         actor_loss = policy_loss(logprob, advantage, entropy, reached, args.entropy_coef, weight)
-        errors = two_hot.loss(critic[:-1], returns, slow[:-1], args.slow_scale)
+        errors = two_hot.loss(critic[:-1], returns, slow, args.slow_scale)
         critic_loss = mean(reached * errors, weight)
         metrics = {
             "Loss/policy_loss": actor_loss,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from sheeprl.algos.base import Tensors
+from sheeprl.models import hot
 from sheeprl.models.rssm import RSSM
 
 
@@ -76,20 +78,72 @@ def imagine(
         state_noise: noise of the states `[N, K, H, *]`.
         action_noise: noise of the actions `[N, K, H + 1, *]`.
     """
-    batch, weights = deter.shape[:2], rssm.cell.step_weights()
-    deter, stoch = deter.flatten(0, 1), stoch.flatten(0, 1)
-    state_noise, action_noise = (each.transpose(0, 1).flatten(0, 1) for each in (state_noise, action_noise))
-    states, actions = [torch.cat([deter, stoch], -1)], []
-    for step in range(action_noise.shape[1]):
-        actions.append(actor.head.sample(actor(states[-1]), action_noise[:, step]))
-        if step < state_noise.shape[1]:
-            vector = actor.head.vector(actions[-1])
-            deter, stoch = rssm.imagine(deter, stoch, vector, state_noise[:, step], weights)
-            states.append(torch.cat([deter, stoch], -1))
-    return Imagined(*(_restored(each, batch) for each in (states, actions)))
+    batch = deter.shape[:2]
+    deter, stoch = (each.flatten(0, 1).contiguous() for each in (deter, stoch))
+    noise = (each.movedim(2, 0).transpose(1, 2).flatten(1, 2) for each in (action_noise, state_noise))
+    action_noise, state_noise = (each.contiguous() for each in noise)
+    states, actions = [(deter, stoch)], []
+    step = ImaginedStep(rssm, actor, rssm.cell.step_weights())
+    examples = (deter, stoch, action_noise[0], state_noise[0])
+    compiled = None if torch.is_grad_enabled() else _compiled(rssm, actor, *examples)
+    for drawn in zip(action_noise, state_noise, strict=False):
+        action, deter, stoch = (compiled or step)(deter, stoch, *drawn)
+        states.append((deter, stoch))
+        actions.append(action)
+    actions.append(step.act(deter, stoch, action_noise[-1]))
+    joined = torch.cat([torch.stack(parts) for parts in zip(*states, strict=True)], -1)
+    return Imagined(*(each.view(len(each), *batch, *each.shape[2:]) for each in (joined, torch.stack(actions))))
 
 
-def _restored(steps: list[Tensor], batch: torch.Size) -> Tensor:
-    """Stack steps `[K × N, *]` to `[steps, K, N, *]`."""
-    stacked = torch.stack(steps)
-    return stacked.view(len(steps), *batch, *stacked.shape[2:])
+class ImaginedStep(nn.Module):
+    """Step of imagination.
+
+    Args:
+        rssm: dynamics.
+        actor: policy on the joined state.
+        weights: result of the cell's `step_weights()`, for several steps.
+    """
+
+    def __init__(self, rssm: RSSM, actor: Any, weights: Sequence[Tensor] | None = None) -> None:
+        """Store the networks."""
+        super().__init__()
+        self.rssm, self.actor, self.weights = rssm, actor, weights
+
+    def act(self, deter: Tensor, stoch: Tensor, noise: Tensor) -> Tensor:
+        """Return the actions in states, sampled by noise."""
+        action: Tensor = self.actor.head.sample(self.actor(torch.cat([deter, stoch], -1)), noise)
+        return action
+
+    def forward(
+        self, deter: Tensor, stoch: Tensor, action_noise: Tensor, state_noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the actions in states, and the deterministic and stochastic states after them."""
+        action = self.act(deter, stoch, action_noise)
+        return action, *self.rssm.imagine(deter, stoch, self.actor.head.vector(action), state_noise, self.weights)
+
+
+@dataclass(frozen=True)
+class HotStep:
+    """Step of imagination as a function of the inputs of `ImaginedStep`, then its weights; equal for equal networks."""
+
+    rssm: RSSM
+    actor: Any
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        """Take the step."""
+        step = ImaginedStep(self.rssm, self.actor)
+        names = [name for name, _ in step.named_parameters()]
+        count = len(tensors) - len(names)
+        return list(functional_call(step, dict(zip(names, tensors[count:], strict=True)), tensors[:count]))
+
+    def weights(self) -> list[Tensor]:
+        """Return the weights of the networks."""
+        return [weight.detach() for weight in ImaginedStep(self.rssm, self.actor).parameters()]
+
+
+def _compiled(rssm: RSSM, actor: Any, *inputs: Tensor) -> Callable[..., Sequence[Tensor]] | None:
+    """Return the compiled step for inputs as the given ones; None if nothing compiles it."""
+    hot_step = HotStep(rssm, actor)
+    weights = hot_step.weights()
+    library = hot.compiled(hot_step, [*inputs, *weights])
+    return None if library is None else lambda *tensors: library([*tensors, *weights])

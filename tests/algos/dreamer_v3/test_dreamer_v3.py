@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from sheeprl.algos.base import PolicyInput, Spaces, Step
 from sheeprl.algos.dreamer_v3.args import DreamerV3Args
 from sheeprl.algos.dreamer_v3.dreamer_v3 import DreamerV3, after_context
 from sheeprl.algos.dreamer_v3.imagination import imagine
+from sheeprl.models.hot import hot_functions
 from sheeprl.models.latents import mixed_logprob
 from tests.helpers.dreamer_rows import CASES, ROWS, VECTOR, N, make_batch, random_values
 from tests.helpers.thread_ranks import on_ranks
@@ -179,7 +181,7 @@ def test_two_ranks_equal_one():
         return torch.autograd.grad(loss.value, parameters), loss.buffers
 
     (one, buffers), (two, _) = on_ranks(part)
-    torch.testing.assert_close(buffers, whole.buffers)
+    torch.testing.assert_close(buffers, whole.buffers, rtol=1e-5, atol=1e-5)
     means = [(a + b) / 2 for a, b in zip(one, two, strict=True)]
     torch.testing.assert_close(means, list(torch.autograd.grad(whole.value, parameters)), rtol=1e-3, atol=1e-5)
 
@@ -222,3 +224,36 @@ def test_widths():
     assert line.startswith("algo.depth=3: 4 * algo.depth must be a multiple")
     with pytest.raises(ValueError, match=r"at most algo.sequence_length=64"):
         DreamerV3Args(name="dreamer_v3", imag_last=65)
+
+
+def test_a_run_with_action_masks_is_warned():
+    """Imagined actions have no mask."""
+    masked = spaces.Dict({"action_mask": spaces.MultiBinary(3), "x": VECTOR})
+    args = DreamerV3Args(name="dreamer_v3")
+    (line,) = args.space_warnings(Spaces(masked, spaces.Discrete(3)))
+    assert line.startswith("action_mask restricts played actions, but not imagined ones")
+    assert not list(args.space_warnings(CASES["discrete, pixels"]))
+
+
+def test_hot_functions_change_nothing():
+    """Loss and gradients with compiled steps equal those without; the same functions are compiled in each step."""
+    algorithm, agent = build()
+    batch = make_batch(algorithm)
+    loss, noise = compute(algorithm, agent, batch)
+    functions = []
+
+    def compiler(function, examples):
+        """Trace the function, as compilers do."""
+        functions.append(function)
+        with torch.no_grad():
+            graph = make_fx(function, tracing_mode="fake")(*(each.detach() for each in examples))
+        return lambda inputs: graph(*inputs)
+
+    with hot_functions(compiler):
+        others = [compute(algorithm, agent, batch, noise)[0] for _ in range(2)]
+    assert functions[:3] == functions[3:] and len(set(functions)) == 3
+    parameters = [each for each in agent.parameters() if each.requires_grad]
+    expected = torch.autograd.grad(loss.value, parameters, allow_unused=True)
+    for other in others:
+        torch.testing.assert_close(other.value, loss.value)
+        torch.testing.assert_close(torch.autograd.grad(other.value, parameters, allow_unused=True), expected)
