@@ -16,7 +16,7 @@ from torch import Tensor
 HotFunction = Callable[..., list[Tensor]]
 """Function of tensors; it must be the same object, or method of the same object, in every gradient step."""
 Compiled = Callable[[list[Tensor]], Sequence[Tensor]]
-"""Compiled function of a list of tensors."""
+"""Compiled function of a list of tensors; it empties the list."""
 Compiler = Callable[[HotFunction, Sequence[Tensor]], "Compiled | None"]
 """Function from a hot function and example inputs to the compiled function; None if it can't be compiled."""
 

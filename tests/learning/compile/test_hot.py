@@ -13,6 +13,7 @@ class Ranks:
     rank, world = 0, 2
 
     def __init__(self, failures=0.0):
+        """Store the failures of the other rank."""
         self.failures = failures
 
     def sum(self, value):
@@ -52,10 +53,10 @@ def test_compiled_functions_are_cached_by_shape():
     functions.on_compile = shown.append
     examples = [torch.randn(3, 4), torch.randn(4, 5)]
     library = functions(scaled, examples)
-    torch.testing.assert_close(list(library(examples)), scaled(*examples))
+    torch.testing.assert_close(list(library(list(examples))), scaled(*examples))
     assert functions(scaled, [torch.randn(3, 4), torch.randn(4, 5)]) is library
     assert shown == [COMPILING] and functions.notes[0].startswith("compiled scaled in ") and functions.seconds > 0
     later = HotFunctions(Ranks())
-    torch.testing.assert_close(list(later(scaled, examples)(examples)), scaled(*examples))
+    torch.testing.assert_close(list(later(scaled, examples)(list(examples))), scaled(*examples))
     assert not later.notes
     assert HotFunctions(Ranks(failures=1.0))(scaled, examples) is None
