@@ -253,7 +253,7 @@ def matching_runs(start: str) -> list[FoundRun]:
 
 def _by_prefix(name: str) -> str:
     """Return the path of the only run that `name` means; return existing paths and URLs unchanged."""
-    if "://" in name or Path(name).expanduser().exists():
+    if is_stored(name) or Path(name).expanduser().exists():
         return name
     matches = matching_runs(name)
     if len(matches) > 1:
