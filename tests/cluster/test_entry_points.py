@@ -75,8 +75,12 @@ def test_job_of_the_manifest_is_stopped_and_resumed(tmp_path):
         assert done.returncode == 0, done.stderr
         metrics = tmp_path / "runs" / "first" / "metrics.jsonl"
         wait_for(lambda: metrics.exists() and metrics.stat().st_size, "the first metrics")
-        listed = cluster.call("sheeprl", "status", "--json")
-        assert [run["state"] for run in json.loads(listed.stdout)] == ["running"], listed.stderr
+
+        def states():
+            """Return the states of the cluster's runs, which their drivers report every few seconds."""
+            return [run["state"] for run in json.loads(cluster.call("sheeprl", "status", "--json").stdout)]
+
+        wait_for(lambda: states() == ["running"], "the state in the list")
         cluster.call("ray", "job", "stop", *web, "first-0")
         wait_for(lambda: saved_steps(tmp_path), "the checkpoint")
         (steps,) = set(saved_steps(tmp_path))
