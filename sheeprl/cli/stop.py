@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sheeprl.cli.completion import complete_run
+from sheeprl.utils.errors import shell_command
 
 INTERVAL = 0.2  # seconds between looks at the run
 
@@ -21,6 +22,7 @@ def stop(
     ],
 ) -> None:
     """Stop a run of this machine after a checkpoint, and wait for its end; sheeprl resume continues it."""
+    from sheeprl.checkpoint.files import step_of
     from sheeprl.checkpoint.run_dir import checkpoints, is_locked
     from sheeprl.checkpoint.runs import run_folder
     from sheeprl.checkpoint.stopping import stop_run
@@ -30,8 +32,7 @@ def stop(
     while is_locked(folder):
         time.sleep(INTERVAL)
     if found := checkpoints(folder):
-        typer.echo(
-            f"{folder}: stopped at policy step {int(found[-1].name[5:]):,}; sheeprl resume {folder} continues it"
-        )
+        resume = shell_command("resume", folder)
+        typer.echo(f"{folder}: stopped at policy step {step_of(found[-1]):,}; {resume} continues it")
     else:
         typer.echo(f"{folder}: stopped before its first checkpoint")
