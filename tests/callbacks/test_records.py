@@ -20,10 +20,10 @@ SMALL = [
 
 
 class Recorder(Callback):
-    """Store the calls, and stop or fail the run at a step."""
+    """Store the calls, and interrupt or fail the run at a step."""
 
     def __init__(self, stop_at=None, fail_at=None):
-        """Store when to stop and to fail."""
+        """Store when to interrupt and to fail."""
         self.calls, self.stop_at, self.fail_at = [], stop_at, fail_at
 
     def __getattribute__(self, name):
@@ -33,7 +33,7 @@ class Recorder(Callback):
         return super().__getattribute__(name)
 
     def on_round(self, run):
-        """Record the call; stop or fail in the chosen one."""
+        """Record the call; interrupt or fail the run in the chosen one."""
         self.calls.append(("on_round", run.policy_steps))
         if self.stop_at is not None and run.policy_steps >= self.stop_at:
             signal.raise_signal(signal.SIGINT)
