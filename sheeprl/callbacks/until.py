@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from sheeprl.actors.evaluation import Evaluation
 from sheeprl.callbacks.base import Callback, RunView
-
-EVAL_RETURN, EPISODE_RETURN, PATIENCE = "eval/return", "episode/return", "patience"
+from sheeprl.config.schema import EPISODE_RETURN, EVAL_RETURN, PATIENCE
 
 
 class Until(Callback):

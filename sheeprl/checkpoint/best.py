@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sheeprl.callbacks.records import EVALUATIONS
-from sheeprl.callbacks.until import EVAL_RETURN
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import step_of
 from sheeprl.checkpoint.run_dir import NO_CHECKPOINT, checkpoints, find_checkpoint, read_config
 from sheeprl.checkpoint.runs import is_stored, resolve_run
 from sheeprl.config.loading import get_value
+from sheeprl.config.schema import EVAL_RETURN
 from sheeprl.utils.errors import ConfigError
 
 

@@ -16,7 +16,7 @@ from sheeprl.algos.args import AlgoArgs, OffPolicy, OnPolicy
 from sheeprl.config.defaults import DEFAULT_REPLAY, cluster_address, fill_in, has_compiler, open_settings
 from sheeprl.config.effects import without_effect
 from sheeprl.config.loading import inspect
-from sheeprl.config.schema import Config
+from sheeprl.config.schema import EVAL_RETURN, PATIENCE, Config
 from sheeprl.config.suggestions import describe_error
 from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.transforms import Spaces
@@ -76,7 +76,7 @@ def _untrained(config: Config) -> Iterator[str]:
 def _unreachable(config: Config) -> Iterator[str]:
     """Yield a warning for each condition of `run.until` on evaluations that the run doesn't play."""
     if not config.eval.episodes:
-        for name in sorted(config.run.until.keys() & {"eval/return", "patience"}):
+        for name in sorted(config.run.until.keys() & {EVAL_RETURN, PATIENCE}):
             yield f"run.until.{name}={config.run.until[name]:g}: has no effect with eval.episodes=0; set eval.episodes"
 
 

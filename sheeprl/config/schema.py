@@ -25,7 +25,8 @@ from sheeprl.utils.settings import Count, Fractional, Natural, NonNegative, Part
 Tree = dict[str, Any]
 Labels = dict[str, str]
 PROFILED_ROUNDS = 3  # with log.profile=true
-UNTIL = ("eval/return", "episode/return", "patience")  # besides the names in metrics.jsonl, such as Loss/value_loss
+EVAL_RETURN, EPISODE_RETURN, PATIENCE = "eval/return", "episode/return", "patience"  # names in run.until
+UNTIL = (EVAL_RETURN, EPISODE_RETURN, PATIENCE)  # besides the names in metrics.jsonl, such as Loss/value_loss
 SELECTOR = "run on Ray nodes with these labels, as in {market: spot}"
 FALLBACK = "labels of the nodes to use while no node has those of label_selector; {} for any node"
 
@@ -105,10 +106,10 @@ class RunConfig(Section):
     def _check_until(cls, value: dict[str, float]) -> dict[str, float]:
         """Reject names that no metric can have, and a patience that isn't a positive whole number."""
         for name in value:
-            if name != "patience" and "/" not in name:
+            if name != PATIENCE and "/" not in name:
                 names = {"name": name, "known": ", ".join(UNTIL)}
                 raise PydanticCustomError("until", "{name} is no metric; use {known} or one of metrics.jsonl", names)
-        patience = value.get("patience", 1)
+        patience = value.get(PATIENCE, 1)
         if patience < 1 or patience != int(patience):
             raise PydanticCustomError("patience", "patience must be a whole number of evaluations, at least 1")
         return value
