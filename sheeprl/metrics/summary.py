@@ -37,12 +37,10 @@ def core_warning(config: Config) -> str | None:
         shared, lower = "", "trainer.devices" if threads == config.trainer.devices else "trainer.threads"
         needed: float = threads
     else:
-        has_hosts = hosts < config.num_players  # else each player is a process
-        shared = f"{counted(hosts, 'host' if has_hosts else 'player')} and "
-        lower = (
-            f"{'players.max' if has_hosts else 'players.num'} or trainer.threads, or players.cpus if the environments "
-        )
-        lower += "wait rather than compute"
+        # Without hosts, each player is a process.
+        name, number = ("player", "players.num") if hosts == config.num_players else ("host", "players.max")
+        shared = f"{counted(hosts, name)} and "
+        lower = f"{number} or trainer.threads, or players.cpus if the environments wait rather than compute"
         needed = 0 if cluster_address(config) else hosts * config.players.cpus + threads
     if needed <= cores or hosts * threads == 1:
         return None
