@@ -20,13 +20,11 @@ class MemoryReport:
         """Remember where the replay is; an on-policy run has nothing to announce."""
         place = "in memory-mapped files" if config.buffer.memmap else "of memory"
         rows = counted(config.buffer.size or 0, "row")
-        self.report = report
-        self._open = {
+        about = {
             "replay": f"{place} once all {rows} of buffer.size are stored",
             "networks": "of memory per rank, with gradients and the state of the optimizers",
         }
-        if not config.algo.data().is_off_policy:
-            self._open = {}
+        self.report, self._open = report, about if config.algo.data().is_off_policy else {}
 
     def announce(self, replay: int, networks: int) -> None:
         """Report sizes in bytes; 0 is not known yet."""
