@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 HotFunction = Callable[..., list[Tensor]]
-"""Function of tensors; it must be equal, and have an equal hash, in every gradient step, so that it is compiled once."""
+"""Function of tensors; it must be equal, with an equal hash, in every gradient step, so that it is compiled once."""
 Compiled = Callable[[list[Tensor]], Sequence[Tensor]]
 """Compiled function of a list of tensors; it empties the list."""
 Compiler = Callable[[HotFunction, Sequence[Tensor]], "Compiled | None"]
