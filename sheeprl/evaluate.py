@@ -37,6 +37,7 @@ def evaluate_checkpoint(
     video: bool = False,
     step_limit: int | None = None,
     settings: Sequence[str] = (),
+    name: str | None = None,
 ) -> Evaluation:
     """Evaluate the policy of a checkpoint or of a run's newest checkpoint.
 
@@ -47,19 +48,26 @@ def evaluate_checkpoint(
         video: play the best, the worst and the median episode again, and film them in the folder `videos` of the run.
         step_limit: steps after which an episode is cut; default `eval.step_limit`.
         settings: settings of the environment that differ from those of the run, each as `env.key=value`.
+        name: name of an environment in `eval.envs`; None for that of `eval.env`.
 
     Raises:
-        ConfigError: the checkpoint doesn't exist, its environment can't be created, or a setting is wrong or changes
-            the environment's spaces.
+        ConfigError: the checkpoint doesn't exist, its environment can't be created, a name is unknown, or a setting is
+            wrong or changes the environment's spaces.
         RunFailedError: this process has a run or another evaluation, or the environment returned something that its
             interface or its spaces exclude.
     """
     with exclusive("the evaluation"), StopSignals():
-        return _evaluate(path, episodes, seed, video, step_limit, settings)
+        return _evaluate(path, episodes, seed, video, step_limit, settings, name)
 
 
 def _evaluate(
-    path: str, episodes: int, seed: int | None, video: bool, step_limit: int | None, settings: Sequence[str]
+    path: str,
+    episodes: int,
+    seed: int | None,
+    video: bool,
+    step_limit: int | None,
+    settings: Sequence[str],
+    of: str | None,
 ) -> Evaluation:
     """Evaluate a policy, alone in this process."""
     with importing():
@@ -80,7 +88,7 @@ def _evaluate(
         raise ConfigError([f"episodes={episodes}: must be at least 1"])
     run_dir, checkpoint = named_checkpoint(path)
     trained = validate(read_config(run_dir))
-    config = _changed(trained, settings)
+    config = _changed(trained, settings, of)
     env = config.env
     try:
         if video:  # before all others, since it selects how to render
@@ -98,7 +106,7 @@ def _evaluate(
     seeds = eval_seeds(config.run.seed if seed is None else seed, episodes)
     most = config.eval.step_limit if step_limit is None else step_limit
     named = {setting.partition("=")[0].removeprefix("env.kwargs.") for setting in settings}
-    values = trained.eval.changes_of_env(read_env_values(checkpoint))
+    values = trained.eval.changes_of_env(read_env_values(checkpoint), of)
     values = {name: value for name, value in values.items() if name not in named and "env.kwargs" not in named}
     try:
         for each in envs:
@@ -117,6 +125,28 @@ def _evaluate(
     return replace(played, policy_steps=read_counters(checkpoint).policy_steps)
 
 
+def check_names(path: str, names: Sequence[str]) -> None:
+    """Check that a run has environments of evaluations with these names.
+
+    Raises:
+        ConfigError: `eval.envs` of the run has no such name, or the run doesn't exist.
+    """
+    from sheeprl.checkpoint.best import named_checkpoint
+    from sheeprl.checkpoint.run_dir import read_config
+    from sheeprl.config.loading import validate
+
+    _check_names(validate(read_config(named_checkpoint(path)[0])), names)
+
+
+def _check_names(config: Config, names: Sequence[str]) -> None:
+    """Check the names of environments of evaluations."""
+    from sheeprl.utils.errors import ConfigError
+
+    known = f"the run has {', '.join(config.eval.envs)}" if config.eval.envs else "the run has no eval.envs"
+    if unknown := [name for name in names if name not in config.eval.envs]:
+        raise ConfigError([f"--evals {name}: no such environment of evaluations; {known}" for name in unknown])
+
+
 def chosen_episodes(returns: Sequence[float]) -> dict[int, str]:
     """Return names by number of the best, the worst and the median episode; fewer if there are fewer episodes."""
     order = sorted(range(len(returns)), key=lambda number: returns[number])
@@ -124,17 +154,18 @@ def chosen_episodes(returns: Sequence[float]) -> dict[int, str]:
     return dict(reversed(names.items()))
 
 
-def _changed(config: Config, settings: Sequence[str]) -> Config:
-    """Return a run's configuration with the environment of its evaluations, and with other settings of it.
+def _changed(config: Config, settings: Sequence[str], name: str | None = None) -> Config:
+    """Return a run's configuration with an environment of its evaluations, and with other settings of it.
 
     Raises:
-        ConfigError: a setting is wrong, or isn't one of the environment.
+        ConfigError: the environment's name is unknown, or a setting is wrong or isn't one of the environment.
     """
     from sheeprl.config.loading import apply_overrides, validate
     from sheeprl.utils.errors import ConfigError
 
-    tree = config.to_tree() | {"env": config.eval_env.to_tree()}
-    tree["eval"]["env"] = {}
+    _check_names(config, () if name is None else (name,))
+    tree = config.to_tree() | {"env": config.eval_env_of(name).to_tree()}
+    tree["eval"] |= {"env": {}, "envs": {}}
     known = [*SETTINGS, *OPTIONS, "env.num_envs", "env.vectorization"]
     mistakes = []
     for key in [setting.partition("=")[0] for setting in settings if "=" in setting]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,8 @@ LANES = 16  # environments that share a call of the policy
 class Evaluation:
     """Undiscounted returns and lengths of the episodes, in the order of their seeds.
 
-    `cut` is the number of episodes that were cut at the step limit.
+    `cut` is the number of episodes that were cut at the step limit, `named` has the results on the environments of
+    `eval.envs`.
     """
 
     mean_return: float
@@ -35,6 +36,16 @@ class Evaluation:
     lengths: list[int]
     policy_steps: int = 0
     cut: int = 0
+    named: dict[str, Evaluation] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Evaluation:
+        """Return the result on an environment of `eval.envs`."""
+        return self.named[name]
+
+    def __str__(self) -> str:
+        """Return mean and standard deviation of the returns, with their number."""
+        episodes = counted(len(self.returns), "episode")
+        return f"return {self.mean_return:.2f} ± {self.std_return:.2f} over {episodes}"
 
 
 def describe_cut(evaluation: Evaluation) -> str:

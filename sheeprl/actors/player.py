@@ -7,6 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -324,14 +325,27 @@ class Player(PlayerInterface):
 
         Args:
             weights: policy weights.
-            episodes: number of episodes.
+            episodes: number of episodes on each environment.
             env_values: attributes of the environments, as callbacks have set them.
         """
         torch.set_num_threads(1)
         policy = self.algorithm.build_policy().eval()
         weights_of.from_arrays(policy, weights)
+        names = self.config.eval.envs
+        result = self._evaluate(policy, episodes, env_values or {}, None)
+        return replace(result, named={name: self._evaluate(policy, episodes, env_values or {}, name) for name in names})
+
+    def _evaluate(self, policy: Any, episodes: int, env_values: dict[str, Any], name: str | None) -> Evaluation:
+        """Play episodes on one of the environments of evaluations.
+
+        Args:
+            policy: the policy.
+            episodes: number of episodes.
+            env_values: attributes of the environments of training.
+            name: name of the environment in `eval.envs`; None for that of `eval.env`.
+        """
         try:
-            envs = make_eval_envs(self.config.eval_env, min(episodes, LANES))
+            envs = make_eval_envs(self.config.eval_env_of(name), min(episodes, LANES))
         except EnvSettingsError as error:
             raise EnvSettingsError(
                 f"{error}; evaluation needs an environment besides those of training: if it can't be made, set "
@@ -339,11 +353,12 @@ class Player(PlayerInterface):
             ) from error
         seeds, settings = eval_seeds(self.config.run.seed, episodes), self.config.eval
         mode: Mode = "explore" if settings.explore else "greedy"
+        values = settings.changes_of_env(env_values, name)
 
         def play() -> Evaluation:
             """Set the attributes and play the episodes."""
             for env in envs:
-                changes.set_attributes(env, env_values or {})
+                changes.set_attributes(env, values)
             return play_episodes(self.algorithm, policy, envs, seeds, settings.step_limit, self.watch, mode)
 
         return self._guard("evaluation", play)

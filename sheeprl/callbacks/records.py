@@ -44,22 +44,26 @@ class RecordFiles(Callback):
 
     def on_evaluation(self, run: RunView, result: Evaluation) -> None:
         """Append an evaluation."""
-        self._evaluations.append(
-            {
-                "step": result.policy_steps,
-                "time": round(run.time(), 3),
-                "mean": result.mean_return,
-                "std": result.std_return,
-                "returns": result.returns,
-                "lengths": result.lengths,
-                "cut": result.cut,
-            }
-        )
+        line = {"step": result.policy_steps, "time": round(run.time(), 3)} | _line_of(result)
+        if result.named:
+            line["envs"] = {name: _line_of(part) for name, part in result.named.items()}
+        self._evaluations.append(line)
 
     def on_end(self, run: RunView, status: str) -> None:
         """Close the files."""
         self._episodes.close()
         self._evaluations.close()
+
+
+def _line_of(result: Evaluation) -> dict[str, Any]:
+    """Return the part of a line with the result on one environment."""
+    return {
+        "mean": result.mean_return,
+        "std": result.std_return,
+        "returns": result.returns,
+        "lengths": result.lengths,
+        "cut": result.cut,
+    }
 
 
 def rewind_records(run_dir: Path, stats: Mapping[str, Any]) -> None:

@@ -31,7 +31,8 @@ class Until(Callback):
 
     def on_evaluation(self, run: RunView, result: Evaluation) -> None:
         """Compare the mean return with its target, and with earlier evaluations."""
-        self._compare(run, {EVAL_RETURN: result.mean_return})
+        named = {f"eval/{name}/return": part.mean_return for name, part in result.named.items()}
+        self._compare(run, {EVAL_RETURN: result.mean_return, **named})
         best = run.stats.best_evaluation
         if best is None or result.mean_return > best:
             run.stats.best_evaluation, run.stats.evaluations_since_best = result.mean_return, 0

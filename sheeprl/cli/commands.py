@@ -71,6 +71,10 @@ def evaluate(
             help="steps after which an episode is cut; default eval.step_limit of the run",
         ),
     ] = None,
+    evals: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="evaluate on these environments of eval.envs, separated by commas"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     settings: Annotated[
         list[str] | None,
@@ -86,7 +90,7 @@ def evaluate(
     from sheeprl.checkpoint.runs import is_stored, resolve_run
 
     with only_result_on_stdout() as stdout:
-        from sheeprl.evaluate import describe_cut, evaluate_checkpoint
+        from sheeprl.evaluate import check_names, describe_cut, evaluate_checkpoint
 
         run = resolve_run(path)
         if best or is_stored(run):
@@ -95,18 +99,19 @@ def evaluate(
             run = str(named_checkpoint(run, best)[1])
         if run != path:
             typer.echo(f"folder: {run}", err=True)
-        result = evaluate_checkpoint(run, episodes, seed, video, step_limit, settings or [])
-        if result.cut:
-            typer.echo(f"warning: {describe_cut(result)}", err=True)
+        names = evals.split(",") if evals is not None else []
+        check_names(run, names)
+        results = {}
+        for name in names or (None,):
+            result = evaluate_checkpoint(run, episodes, seed, video, step_limit, settings or [], name)
+            if result.cut:
+                typer.echo(f"warning: {describe_cut(result)}", err=True)
+            about = f"{result}, after {counted(result.policy_steps, 'policy step')}"
+            results[name or ""] = {key: value for key, value in asdict(result).items() if key != "named"}
+            if not as_json:
+                typer.echo(f"{name}: {about}" if name else about, stdout)
         if as_json:
-            text = json.dumps(asdict(result))
-        else:
-            text = (
-                f"return {result.mean_return:.2f} ± {result.std_return:.2f} over "
-                f"{counted(len(result.returns), 'episode')}, "
-                f"after {counted(result.policy_steps, 'policy step')}"
-            )
-        typer.echo(text, stdout)
+            typer.echo(json.dumps(results if names else results[""]), stdout)
 
 
 @contextlib.contextmanager

@@ -128,30 +128,39 @@ def probe_env(config: EnvConfig, warnings: list[str]) -> tuple[Spaces | None, li
 
 
 def _eval_env_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
-    """Yield a mistake for each setting of `eval.env` that evaluations can't use."""
+    """Yield a mistake for each setting of `eval.env` and `eval.envs` that evaluations can't use."""
+    for name in (None, *config.eval.envs):
+        section = "env" if name is None else f"envs.{name}"
+        for mistake in _mistakes_of_eval_env(config, name, spaces):
+            yield f"eval.{section}.{mistake.removeprefix('env.')}"
+
+
+def _mistakes_of_eval_env(config: Config, name: str | None, spaces: Spaces) -> Iterator[str]:
+    """Yield a mistake for each setting that the evaluations of a name can't use; each begins with `env.`."""
     from sheeprl.envs.make import EnvSettingsError, check_spaces, make_eval_envs
     from sheeprl.envs.snapshot import close_quietly
 
-    if not config.eval.env:
+    changes = config.eval.changes(name)
+    if not changes:
         return
-    if useless := sorted({"num_envs", "vectorization", "capture_video"} & config.eval.env.keys()):
-        yield f"eval.env.{useless[0]}: has no effect on evaluations; leave it out"
+    if useless := sorted({"num_envs", "vectorization", "capture_video"} & changes.keys()):
+        yield f"env.{useless[0]}: has no effect on evaluations; leave it out"
         return
     try:
-        env = config.eval_env
+        env = config.eval_env_of(name)
         (made,) = make_eval_envs(env, most=1)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             at = {**detail, "loc": ("env", *detail["loc"])}
-            yield from (f"eval.{line}" for line in describe_error(at, type(config)))
+            yield from describe_error(at, type(config))
         return
     except EnvSettingsError as error:
-        yield f"eval.{error}"
+        yield str(error)
         return
     try:
         check_spaces(made.observation_space, made.action_space, spaces, env.id)
     except EnvSettingsError as error:
-        yield f"eval.{error}"
+        yield str(error)
     finally:
         close_quietly(made)
 

@@ -287,14 +287,24 @@ class EvalConfig(Section):
         description="settings of env that evaluations change, as in {kwargs: {difficulty: hard}}",
         json_schema_extra=needs("eval.episodes"),
     )
+    envs: dict[Label, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="further environments of evaluations by name, each with the settings of env that it changes, as in "
+        "{hard: {kwargs: {difficulty: hard}}}; each plays eval.episodes",
+        json_schema_extra=needs("eval.episodes"),
+    )
 
-    def changes_of_env(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the attributes of environments that evaluations take from training.
+    def changes(self, name: str | None = None) -> dict[str, Any]:
+        """Return the settings of `env` that the evaluations of a name change; None for those of `eval.env`."""
+        return self.env if name is None else self.envs[name]
 
-        `env.kwargs` of this section fixes its own ones for evaluations.
+    def changes_of_env(self, values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+        """Return the attributes of environments that the evaluations of a name take from training.
+
+        The `kwargs` that these evaluations change are fixed for them.
         """
-        fixed = self.env.get("kwargs") or {}
-        return {name: value for name, value in values.items() if name not in fixed}
+        fixed = self.changes(name).get("kwargs") or {}
+        return {key: value for key, value in values.items() if key not in fixed}
 
 
 class LogConfig(Section):
@@ -379,7 +389,15 @@ class Config(Section):
         Raises:
             ValidationError: `eval.env` has mistakes.
         """
-        changes = dict(self.eval.env)
+        return self.eval_env_of(None)
+
+    def eval_env_of(self, name: str | None) -> EnvConfig:
+        """Return the environment of the evaluations of a name of `eval.envs`; None for those of `eval.env`.
+
+        Raises:
+            ValidationError: its settings have mistakes.
+        """
+        changes = dict(self.eval.changes(name))
         if isinstance(changes.get("kwargs"), dict):
             changes["kwargs"] = {**self.env.kwargs, **changes["kwargs"]}
         return EnvConfig.model_validate({**self.env.to_tree(), **changes}) if changes else self.env

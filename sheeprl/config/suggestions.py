@@ -203,7 +203,8 @@ def _describe_value(key: str, detail: Mapping[str, Any], model: type[Config]) ->
     if kind == "unstorable":
         return _unstorable(f"{key}{context['where']}", context["part"])
     if detail["loc"][-1] == "[key]":
-        return f"{'.'.join(str(part) for part in detail['loc'][:-2])}: the key {shown(given)} must be text"
+        reason = detail["msg"] if kind == "label" else "must be text"
+        return f"{'.'.join(str(part) for part in detail['loc'][:-2])}: the key {shown(given)} {reason}"
     if kind == "missing":
         return f"{key}: is missing"
     if kind == "literal_error":

@@ -17,7 +17,6 @@ from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import one_line
-from sheeprl.utils.text import counted
 
 
 class Evaluator:
@@ -71,7 +70,7 @@ class Evaluator:
         """
         published, step, handle = self.collector.published, self.stats.counters.policy_steps, self.handle
         assert published is not None
-        env_values = self.config.eval.changes_of_env(self.stats.env_changes.newest)
+        env_values = self.stats.env_changes.newest
         before, self.stats.evaluated_at = self.stats.evaluated_at, step
         self.stats.evaluating.append(step)  # until the next border, so that no result is lost
         try:
@@ -103,15 +102,15 @@ class Evaluator:
 
     def _report(self, result: Evaluation, step: int) -> None:
         """Log the result of an evaluation."""
-        self.reporter.metrics(
-            step, {"Test/cumulative_reward": result.mean_return, "Test/cumulative_reward_std": result.std_return}
-        )
-        self.reporter.message(
-            f"evaluation at step {step}: return {result.mean_return:.2f} ± {result.std_return:.2f} "
-            f"over {counted(len(result.returns), 'episode')}"
-        )
-        if cut := describe_cut(result):
-            self.reporter.message(cut, "warning")
+        metrics = {}
+        for name, part in {"": result, **result.named}.items():
+            prefix, of = (f"Test/{name}", f" of {name}") if name else ("Test", "")
+            metrics[f"{prefix}/cumulative_reward"] = part.mean_return
+            metrics[f"{prefix}/cumulative_reward_std"] = part.std_return
+            self.reporter.message(f"evaluation{of} at step {step}: {part}")
+            if cut := describe_cut(part):
+                self.reporter.message(cut, "warning")
+        self.reporter.metrics(step, metrics)
         self.callbacks.post("on_evaluation", replace(result, policy_steps=step))
 
     def close(self) -> None:

@@ -157,10 +157,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that JSON can represent: Python numbers, None for non-finite numbers, and lists of such."""
+    """Return a value that JSON can represent: Python numbers, None for non-finite numbers, lists and mappings."""
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, list):
         return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
     number = float(value)
     return number if math.isfinite(number) else None

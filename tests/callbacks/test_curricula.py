@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import gymnasium as gym
 import pytest
 
-from sheeprl import Callback, RunFailedError, load_config, train
+from sheeprl import Callback, ConfigError, RunFailedError, load_config, train
 from sheeprl.callbacks.records import EPISODES, EVALUATIONS
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.debug.replayer import replay_run
@@ -112,6 +112,30 @@ def test_level_of_evaluations_can_be_fixed(tmp_path):
     """An argument in `eval.env` isn't changed."""
     begin(tmp_path / "run", Harder(), "eval.env={kwargs: {level: 0}}")
     assert {tuple(line["lengths"]) for line in read(tmp_path / "run", EVALUATIONS)} == {(12, 12)}
+
+
+def test_further_environments_of_evaluations(tmp_path):
+    """Each evaluation also plays on the environments of `eval.envs`, which differ from training's by their settings."""
+    folder = tmp_path / "run"
+    begin(folder, Harder(), "eval.envs={fixed: {kwargs: {level: 0}}, follows: {}}")
+    lines = read(folder, EVALUATIONS)
+    assert {tuple(line["envs"]["fixed"]["lengths"]) for line in lines} == {(12, 12)}
+    assert [line["envs"]["follows"]["lengths"] for line in lines] == [line["lengths"] for line in lines]
+    last_line = lines[-1]["envs"]["fixed"]
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["Test/fixed/cumulative_reward"] for line in metrics if "Test/fixed/cumulative_reward" in line][-1] == (
+        last_line["mean"]
+    )
+    assert evaluate_checkpoint(str(folder), 1, name="fixed").lengths == [12]
+    with pytest.raises(ConfigError, match="--evals hard: no such environment of evaluations; the run has fixed, fol"):
+        evaluate_checkpoint(str(folder), 1, name="hard")
+
+
+def test_further_environment_ends_a_run(tmp_path):
+    """`run.until` knows the mean return of each environment in `eval.envs`."""
+    folder = tmp_path / "run"
+    begin(folder, Callback(), "eval.envs={other: {}}", "run.until={eval/other/return: 1}")
+    assert len(read(folder, EVALUATIONS)) < 4
 
 
 def test_unknown_attribute_fails_the_run_and_not_its_resume(tmp_path):

@@ -241,11 +241,13 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
         ("eval.env.max_episode_steps=-3", "eval.env.max_episode_steps=-3: must be at least 1"),
         ("eval.env.num_envs=3", "eval.env.num_envs: has no effect on evaluations; leave it out"),
         ("eval.env.kwargs.sky=blue", "eval.env.kwargs.sky=blue: CartPole-v1 has no such argument; use sutton"),
+        ("eval.envs.hard.foo=1", "eval.envs.hard.foo: unknown setting"),
+        ("eval.envs={a b: {}}", "eval.envs: the key a b must consist of letters, digits"),
         ("eval.env.id=Pendulum-v1", "eval.env.id=Pendulum-v1: its instances have different observation or action"),
     ],
 )
 def test_settings_that_evaluations_can_not_use(override, message):
-    """A mistake in `eval.env` is reported before the run starts, under its own key."""
+    """A mistake in `eval.env` or `eval.envs` is reported before the run starts, under its own key."""
     (mistake,) = mistakes_of("ppo", override)
     assert mistake.startswith(message)
 
