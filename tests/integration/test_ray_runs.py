@@ -207,7 +207,7 @@ def test_two_shards_serve_any_number_of_ranks(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memmap", ["false", "true"])
+@pytest.mark.parametrize("memmap", [pytest.param("false", marks=pytest.mark.every), "true"])
 def test_a_resumed_run_may_change_shards_players_and_ranks(tmp_path, memmap):
     """A resumed run may change shards, players and ranks."""
     common = [DECOUPLED, f"buffer.memmap={memmap}", "run.resume=true"]
@@ -222,7 +222,7 @@ def test_a_resumed_run_may_change_shards_players_and_ranks(tmp_path, memmap):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shards", "memmap"), [(1, False), (2, False), (1, True)])
+@pytest.mark.parametrize(("shards", "memmap"), [pytest.param(1, False, marks=pytest.mark.every), (2, False), (1, True)])
 def test_a_killed_shard_is_replaced(tmp_path, monkeypatch, capfd, shards, memmap):
     """A killed shard is replaced while others serve."""
     fleets, publish = [], Run.publish
