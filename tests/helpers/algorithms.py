@@ -98,7 +98,7 @@ class Small:
         """Return the settings of a run of a few hundred steps."""
         env = [f"env.id={self.env}", *QUIET]
         if self.env.startswith("tests."):
-            env.append(f"env.kwargs={{continuous: {str(not is_discrete(self.name)).lower()}}}")
+            env.append(f"env.kwargs={{continuous: {str(not is_discrete(self.name)).lower()}, noise: 255}}")
             env.append("checkpoint.envs=true")  # a resumed run continues their episodes, as those of Gymnasium
         if is_off_policy(self.name):
             sizes = ["buffer.size=20000", "players.fragment_rows=8"]
