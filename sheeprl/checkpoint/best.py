@@ -62,6 +62,12 @@ def by_score(found: Sequence[Path], run_dir: Path, by: str) -> list[Path]:
     return [path for _, path in sorted(scored, key=lambda pair: (pair[0], step_of(pair[1])))]
 
 
+def last_evaluation(run_dir: Path) -> float | None:
+    """Return the mean return of a run's last evaluation, None without one."""
+    evaluations = _evaluations(run_dir)
+    return evaluations[max(evaluations)] if evaluations else None
+
+
 def _trained(checkpoint: Path) -> float | None:
     """Return the mean return of training episodes at the time of a checkpoint, None if unknown."""
     try:

@@ -61,6 +61,7 @@ PLAIN = {
     "schema": "Print the JSON schema of configuration files, with which editors complete and check them.",
     "convert-config": "Convert an entry of RL Baselines3 Zoo's hyperparameters; a warning names each setting "
     "without a counterpart.",
+    "init": "Write a package with an algorithm derived from another one, its configuration and a test.",
     "version": "Print the version.",
 }
 """The commands without settings."""

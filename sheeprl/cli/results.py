@@ -19,8 +19,8 @@ Runs = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RUN...",
-        help="runs: @last, prefixes of names, tag:WORD, folders with runs, URLs at checkpoint.storage, a monitor.csv "
-        "of Stable-Baselines3, or a folder of TensorBoard events; default: all runs of the working folder",
+        help="runs: @last, @best, prefixes of names, tag:WORD, folders with runs, URLs at checkpoint.storage, a "
+        "monitor.csv of Stable-Baselines3, or a folder of TensorBoard events; default: all runs of the working folder",
         autocompletion=complete_run,
         show_default=False,
     ),

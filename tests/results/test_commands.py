@@ -52,6 +52,20 @@ def sheeprl(tmp_path, monkeypatch, capsys):
     return call
 
 
+def test_best_run_of_the_newest_environment(sheeprl, tmp_path, capsys):
+    """`@best` is the run with the highest last evaluation on the environment of the newest run."""
+    other = make_run(tmp_path, "sac", 0, 900.0)
+    (other / "run.json").write_text(json.dumps({"algo": "sac", "env": "Other-v0", "seed": 0}))
+    os.utime(other / "config.yaml", (1, 1))
+    assert resolve_run("@best") == "logs/ppo/Env-v0/run_ppo_2"
+    assert resolve_run("@best/checkpoints") == "logs/ppo/Env-v0/run_ppo_2/checkpoints"
+    assert [each.name for each in select(["@best"])] == ["ppo/Env-v0/run_ppo_2"]
+    for file in tmp_path.glob("logs/*/Env-v0/*/evaluations.jsonl"):
+        file.unlink()
+    with pytest.raises(ConfigError, match="@best: no run on Env-v0, the environment of @last, has an evaluation"):
+        resolve_run("@best")
+
+
 def test_compare(sheeprl, tmp_path):
     """The table has a line per group; the pair is compared."""
     code, out, _ = sheeprl("compare", "--threshold", "60", "--latex", "t.tex")
@@ -91,7 +105,7 @@ def test_plot_and_report(sheeprl, tmp_path):
         (["plot", "--x", "weeks"], "--x weeks: 'weeks' is unknown; use steps, time or steps,time"),
         (["plot", "--smooth", "0"], "--smooth=0: must be at least 1"),
         (["clean", "--keep", "all"], "--keep all: 'all' is unknown; use best, last or best,last"),
-        (["clean", "--older", "soon"], "--older soon: must be a number with a unit"),
+        (["clean", "--older", "soon"], "--older soon: must be a positive number with a unit"),
     ],
 )
 def test_wrong_words(sheeprl, words, message):
