@@ -228,14 +228,14 @@ def run_of_word(word: str) -> FoundRun:
         raise ConfigError([f"{word}: no run in {base_folder()}; run the command in the folder that contains logs"])
     if word == LAST:
         return runs[0]
-    from sheeprl.checkpoint.best import last_evaluation
+    from sheeprl.callbacks.records import mean_returns
 
     env = runs[0].listed("env.id")
-    scores = {run: last_evaluation(run.folder) for run in runs if run.listed("env.id") == env}
-    scored = [run for run, score in scores.items() if score is not None]
-    if not scored:
+    returns = {run: mean_returns(run.folder) for run in runs if run.listed("env.id") == env}
+    scores = {run: by_step[max(by_step)] for run, by_step in returns.items() if by_step}
+    if not scores:
         raise ConfigError([f"{word}: no run on {env}, the environment of {LAST}, has an evaluation; use {LAST}"])
-    return max(scored, key=lambda run: scores[run] or 0.0)
+    return max(scores, key=lambda run: scores[run])
 
 
 def run_folder(name: str) -> Path:

@@ -57,6 +57,7 @@ PLAIN: dict[str, Callable[..., None]] = {
     "stop": stop,
     "compare": results.compare,
     "plot": results.plot,
+    "reproduce": results.reproduce,
     "report": results.report,
     "clean": results.clean,
     "export": policy.export,
