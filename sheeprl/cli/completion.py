@@ -40,6 +40,8 @@ def flags_for(words: list[str]) -> Flags:
             name = _algorithm_of(os.path.join(resolve_run(name), "config.yaml"))
         elif name is not None and name not in registry.registered():
             name = _algorithm_of(name)
+        if chosen := [word.partition("=")[2] for word in rest if word.startswith("algo.name=")]:
+            name = chosen[-1]
         return Flags(registry.args_class(name) if name else AlgoArgs)
     except (ConfigError, registry.UnknownAlgorithmError):
         return Flags(AlgoArgs)
