@@ -83,11 +83,11 @@ SECTIONS = (
     ),
     Section(
         "search",
-        "Search beside settings tuned by hand",
-        "`sheeprl tune` searches around a shipped configuration, which is tuned by hand, with as many policy steps as "
-        "the runs of that configuration, or fewer. Then the best settings found and the given ones train with the same "
-        "new seeds, and all final policies play 20 episodes from new start states. The spreads of returns are over the "
-        "seeds, those of difference and probability are 95 % intervals.",
+        "Search beside the given settings",
+        "`sheeprl tune` starts from an algorithm's defaults, or from a configuration tuned by hand, with as many "
+        "policy steps as the runs of the given settings, or fewer. Then the best settings found and the given ones "
+        "train with the same new seeds, and all final policies play 20 episodes from new start states. The spreads of "
+        "returns are over the seeds, those of difference and probability are 95 % intervals.",
     ),
     Section(
         "replay",

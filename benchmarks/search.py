@@ -1,7 +1,8 @@
-"""Compare `sheeprl tune` with as many runs of the given settings, which are tuned by hand, at equal policy steps.
+"""Compare `sheeprl tune` with as many runs of the given settings at equal policy steps.
 
-The search and the given settings have the same number of runs and policy steps per run. The best settings are then
-trained with new seeds. Evaluations use start seeds that no selection has seen.
+The given settings are an algorithm's defaults, or a shipped configuration that is tuned by hand. The search and the
+given settings have the same number of runs and policy steps per run. The best settings are then trained with new seeds.
+Evaluations use start seeds that no selection has seen.
 """
 
 from __future__ import annotations
@@ -36,26 +37,36 @@ class Task:
     """Task of the search.
 
     Args:
-        title: environment, algorithm and budget.
-        config: stem of a file in `configs`.
+        title: environment, algorithm and kind of the given settings.
         steps: policy steps of a run.
+        given: stem of a file in `configs`, or an algorithm, whose defaults are given, and an environment.
     """
 
     title: str
-    config: str
     steps: int
+    given: str | tuple[str, str]
 
     @property
-    def path(self) -> Path:
-        """Return the configuration file."""
-        return record.ROOT / "configs" / f"{self.config}.yaml"
+    def name(self) -> str:
+        """Return the name of the case in the result."""
+        return self.given if isinstance(self.given, str) else "_".join(self.given)
+
+    def file(self, folder: Path) -> Path:
+        """Return the configuration file; that of an algorithm's defaults is written to a folder."""
+        if isinstance(self.given, str):
+            return record.ROOT / "configs" / f"{self.given}.yaml"
+        path = folder / "defaults.yaml"
+        path.write_text("algo: {{name: {}}}\nenv: {{id: {}}}\n".format(*self.given), encoding="utf-8")
+        return path
 
 
 TASKS = {
-    "cartpole": Task("CartPole-v1, PPO", "ppo", 10_000),
-    "pendulum": Task("Pendulum-v1, SAC", "sac", 3_000),
-    "acrobot": Task("Acrobot-v1, DQN", "dqn_acrobot", 20_000),
+    "cartpole": Task("CartPole-v1, DQN, defaults", 10_000, ("dqn", "CartPole-v1")),
+    "pendulum": Task("Pendulum-v1, PPO, defaults", 40_000, ("ppo", "Pendulum-v1")),
+    "acrobot": Task("Acrobot-v1, A2C, defaults", 40_000, ("a2c", "Acrobot-v1")),
+    "cartpole_tuned": Task("CartPole-v1, PPO, tuned by hand", 10_000, "ppo"),
 }
+EAGER = "trainer.compile=false"  # each shape of a search would be compiled for a few seconds of training
 
 
 @dataclass
@@ -79,14 +90,16 @@ class Comparison:
         began = time.monotonic()
         budget, search = f"run.total_steps={self.steps}", self.folder / "search"
         evaluations = f"eval.every={self.steps // 3}"  # where bad trials end early
-        sheeprl("tune", str(self.task.path), "--trials", str(self.trials), "--out", str(search), budget, evaluations)
+        config = self.task.file(self.folder)
+        words = ["--trials", str(self.trials), "--out", str(search), budget, evaluations, EAGER]
+        sheeprl("tune", str(config), *words)
         seconds = time.monotonic() - began
         found = [json.loads(line) for line in (search / "trials.jsonl").read_text().splitlines()]
         print(f"  searched {len(found)} trials in {seconds:.0f} s", flush=True)
         best = self.returns("best", search / "best.yaml")
-        given = self.returns("given", self.task.path)
+        given = self.returns("given", config)
         return {
-            "case": self.task.config,
+            "case": self.task.name,
             "title": f"{self.task.title}, {self.trials} runs of {self.steps:,} policy steps",
             "policy_steps_of_the_search": sum(trial["policy_steps"] for trial in found),
             "policy_steps_of_the_given_settings": self.trials * self.steps,
@@ -100,7 +113,7 @@ class Comparison:
     def returns(self, name: str, config: Path) -> list[float]:
         """Train settings with new seeds, and return the mean return of each final policy."""
         folder, last = self.folder / name, FIRST_SEED + self.trials - 1
-        fixed = [f"run.total_steps={self.steps}", "eval.every=null", "eval.episodes=0"]
+        fixed = [f"run.total_steps={self.steps}", "eval.every=null", "eval.episodes=0", EAGER]
         sheeprl("sweep", str(config), f"run.seed={FIRST_SEED}..{last}", "--out", str(folder), *fixed)
         runs = [folder / f"run.seed={seed}" for seed in range(FIRST_SEED, last + 1)]
         means = [mean_return(run) for run in runs]
@@ -140,7 +153,7 @@ def merged(path: Path, case: Json) -> list[Json]:
     """Return the cases of an earlier result with one of them replaced or added, in the order of the tasks."""
     earlier = json.loads(path.read_text(encoding="utf-8"))["cases"] if path.is_file() else []
     cases = {one["case"]: one for one in [*earlier, case]}
-    return [cases[task.config] for task in TASKS.values() if task.config in cases]
+    return [cases[task.name] for task in TASKS.values() if task.name in cases]
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
@@ -164,7 +177,8 @@ def main(args: Sequence[str] | None = None) -> None:
     path: Path = given.out / "search.json"
     for name in given.tasks or TASKS:
         task = TASKS[name]
-        described = record.describe(str(task.path))  # before the runs, so it names the code that is used
+        configs = [str(task.file(record.ROOT))] if isinstance(task.given, str) else []
+        described = record.describe(*configs)  # before the runs, so it names the code that is used
         print(f"{task.title}: {given.trials} trials", flush=True)
         with TemporaryDirectory() as folder:
             try:

@@ -55,6 +55,12 @@ class RecordFiles(Callback):
         self._evaluations.close()
 
 
+def mean_returns(run_dir: Path) -> dict[int, float]:
+    """Return the mean return of each evaluation of a run, by policy step."""
+    lines = [json.loads(line) for line in complete_lines(run_dir / EVALUATIONS)]
+    return {line["step"]: line["mean"] for line in lines if line["mean"] is not None}
+
+
 def _line_of(result: Evaluation) -> dict[str, Any]:
     """Return the part of a line with the result on one environment."""
     return {

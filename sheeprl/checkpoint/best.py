@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from sheeprl.callbacks.records import EVALUATIONS
+from sheeprl.callbacks.records import mean_returns
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import step_of
 from sheeprl.checkpoint.run_dir import NO_CHECKPOINT, checkpoints, find_checkpoint, read_config
@@ -56,7 +55,7 @@ def by_score(found: Sequence[Path], run_dir: Path, by: str) -> list[Path]:
         run_dir: folder of the run.
         by: `episode/return` or `eval/return`.
     """
-    evaluations = _evaluations(run_dir) if by == EVAL_RETURN else {}
+    evaluations = mean_returns(run_dir) if by == EVAL_RETURN else {}
     scores = {path: _evaluated(path, evaluations) if by == EVAL_RETURN else _trained(path) for path in found}
     scored = [(score, path) for path, score in scores.items() if score is not None]
     return [path for _, path in sorted(scored, key=lambda pair: (pair[0], step_of(pair[1])))]
@@ -75,11 +74,3 @@ def _evaluated(checkpoint: Path, evaluations: dict[int, float]) -> float | None:
     """Return the mean return of the newest evaluation at or before a checkpoint, None without one."""
     steps = [step for step in evaluations if step <= step_of(checkpoint)]
     return evaluations[max(steps)] if steps else None
-
-
-def _evaluations(run_dir: Path) -> dict[int, float]:
-    """Return the mean return of each evaluation, by policy step."""
-    path = run_dir / EVALUATIONS
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    parsed = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    return {line["step"]: line["mean"] for line in parsed if line["mean"] is not None}

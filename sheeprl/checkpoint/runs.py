@@ -1,4 +1,4 @@
-"""Find runs by name: list them, resolve `@last` and prefixes of names.
+"""Find runs by name: list them, resolve `@last`, `@best` and prefixes of names.
 
 This module imports neither torch nor Ray.
 """
@@ -26,7 +26,7 @@ from sheeprl.config.loading import get_value
 from sheeprl.metrics.summary import STATUS_NAMES
 from sheeprl.utils.errors import ConfigError
 
-LAST = "@last"
+LAST, BEST = "@last", "@best"
 LOGS_DEPTH = 4  # folders below logs that are searched: algorithm, environment, run
 LIKE_LAST = ("last", "latest", "newest", "lst")
 SIMILAR = 0.85  # least similarity of a suggested run, from 0 to 1
@@ -199,9 +199,9 @@ def is_run(folder: Path) -> bool:
 
 
 def resolve_run(name: str) -> str:
-    """Return the path of a run, given `@last`, a prefix of its name or `hf:user/repo`.
+    """Return the path of a run, given `@last`, `@best`, a prefix of its name or `hf:user/repo`.
 
-    Existing paths and URLs are returned unchanged. A path in the run's folder may follow `@last`, as in
+    Existing paths and URLs are returned unchanged. A path in the run's folder may follow `@last` and `@best`, as in
     `@last/checkpoints/step_1000`.
 
     Raises:
@@ -209,12 +209,33 @@ def resolve_run(name: str) -> str:
     """
     if is_hub_name(name):
         return str(download(name, report=lambda text: print(text, file=sys.stderr)))
-    if name != LAST and not name.startswith(f"{LAST}/"):
+    word, slash, rest = name.partition("/")
+    if word not in (LAST, BEST):
         return _by_prefix(name)
+    return run_of_word(word).path + slash + rest
+
+
+def run_of_word(word: str) -> FoundRun:
+    """Return the newest run for `@last`; for `@best`, the best one among those of the newest run's environment.
+
+    The best run has the highest mean return in its last evaluation.
+
+    Raises:
+        ConfigError: there is no run, or none with an evaluation.
+    """
     runs = find_runs()
     if not runs:
-        raise ConfigError([f"{name}: no run in {base_folder()}; run the command in the folder that contains logs"])
-    return runs[0].path + name.removeprefix(LAST)
+        raise ConfigError([f"{word}: no run in {base_folder()}; run the command in the folder that contains logs"])
+    if word == LAST:
+        return runs[0]
+    from sheeprl.callbacks.records import mean_returns
+
+    env = runs[0].listed("env.id")
+    returns = {run: mean_returns(run.folder) for run in runs if run.listed("env.id") == env}
+    scores = {run: by_step[max(by_step)] for run, by_step in returns.items() if by_step}
+    if not scores:
+        raise ConfigError([f"{word}: no run on {env}, the environment of {LAST}, has an evaluation; use {LAST}"])
+    return max(scores, key=lambda run: scores[run])
 
 
 def run_folder(name: str) -> Path:

@@ -48,8 +48,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="RUN|CHECKPOINT",
-            help="folder of a run (newest checkpoint) or of a checkpoint, @last, a prefix of a run's name, a run's URL "
-            "at checkpoint.storage, or hf:user/repo",
+            help="folder of a run (newest checkpoint) or of a checkpoint, @last, @best, a prefix of a run's name, a "
+            "run's URL at checkpoint.storage, or hf:user/repo",
             autocompletion=complete_run,
         ),
     ],
@@ -139,7 +139,7 @@ def replay(
         str,
         typer.Argument(
             metavar="RUN",
-            help="folder of a run with log.record=true, @last, or a prefix of its name",
+            help="folder of a run with log.record=true, @last, @best, or a prefix of its name",
             autocompletion=complete_run,
         ),
     ],

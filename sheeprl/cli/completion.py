@@ -11,7 +11,7 @@ from typing import Literal, Union, get_args, get_origin
 
 from sheeprl.algos import registry
 from sheeprl.algos.args import AlgoArgs
-from sheeprl.checkpoint.runs import LAST, find_runs, resolve_run
+from sheeprl.checkpoint.runs import BEST, LAST, find_runs, resolve_run
 from sheeprl.cli.flags import Flag, Flags
 from sheeprl.cli.names import is_algorithm, is_name, shipped_files
 from sheeprl.cli.words import take_name
@@ -40,6 +40,8 @@ def flags_for(words: list[str]) -> Flags:
             name = _algorithm_of(os.path.join(resolve_run(name), "config.yaml"))
         elif name is not None and name not in registry.registered():
             name = _algorithm_of(name)
+        if chosen := [word.partition("=")[2] for word in rest if word.startswith("algo.name=")]:
+            name = chosen[-1]
         return Flags(registry.args_class(name) if name else AlgoArgs)
     except (ConfigError, registry.UnknownAlgorithmError):
         return Flags(AlgoArgs)
@@ -72,9 +74,9 @@ def complete_env(incomplete: str) -> list[str]:
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Return `@last` and the runs that begin so."""
+    """Return `@last`, `@best` and the runs that begin so."""
     runs = find_runs()
-    names = [LAST, *(run.name for run in runs), *(os.path.relpath(run.folder) for run in runs)]
+    names = [LAST, BEST, *(run.name for run in runs), *(os.path.relpath(run.folder) for run in runs)]
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 

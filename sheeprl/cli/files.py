@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,12 @@ def schema(
 ) -> None:
     """Print the JSON schema of configuration files, with which editors complete and check them."""
     names = list(registry.registered()) if algorithm is None else [known_algorithm(algorithm)]
-    typer.echo(json.dumps(config_schema(names), indent=1, ensure_ascii=False))
+    typer.echo(schema_text(names), nl=False)
+
+
+def schema_text(algorithms: Sequence[str]) -> str:
+    """Return the file with the JSON schema of configurations of some algorithms."""
+    return json.dumps(config_schema(algorithms), indent=1, ensure_ascii=False) + "\n"
 
 
 def convert_config(

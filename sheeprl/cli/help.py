@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sheeprl.algos import registry
-from sheeprl.cli import commands, files, machine, overview, policy, results
+from sheeprl.cli import commands, files, machine, overview, policy, project, results
 from sheeprl.cli.check_env import SECONDS, TIMEOUT
 from sheeprl.cli.completion import (
     complete_env,
@@ -57,6 +57,7 @@ PLAIN: dict[str, Callable[..., None]] = {
     "stop": stop,
     "compare": results.compare,
     "plot": results.plot,
+    "reproduce": results.reproduce,
     "report": results.report,
     "clean": results.clean,
     "export": policy.export,
@@ -70,6 +71,7 @@ PLAIN: dict[str, Callable[..., None]] = {
     "configs": commands.configs,
     "schema": files.schema,
     "convert-config": files.convert_config,
+    "init": project.init,
     "version": commands.version,
 }
 """The commands without settings."""
@@ -221,7 +223,7 @@ def _arguments(command: str) -> Iterator[inspect.Parameter]:
         argument = typer.Argument(metavar="CONFIG", help=text, autocompletion=complete_name, show_default=False)
         yield _parameter("name", Annotated[str | None, argument])
     elif command == "resume":
-        text = "folder of a run, its URL in a checkpoint.storage, @last, or a prefix of its name"
+        text = "folder of a run, its URL in a checkpoint.storage, @last, @best, or a prefix of its name"
         argument = typer.Argument(metavar="RUN", help=text, autocompletion=complete_run, show_default=False)
         yield _parameter("name", Annotated[str | None, argument])
     elif command == "check-env":
@@ -263,7 +265,7 @@ def _sweep_options() -> Iterator[inspect.Parameter]:
     yield _parameter("out", Annotated[str | None, typer.Option("--out", metavar="FOLDER", help=text)])
     text = "cores of each run; with 0.5, two runs share a core"
     yield _parameter("cpus", Annotated[str | None, typer.Option("--cpus", metavar="float", help=text)])
-    text = "most runs at a time; default: as many as the cores permit"
+    text = "most runs at a time; auto, the default: as many as the cores permit"
     yield _parameter("jobs", Annotated[str | None, typer.Option("--jobs", metavar="int", help=text)])
 
 
@@ -271,13 +273,13 @@ def _tune_options() -> Iterator[inspect.Parameter]:
     """Yield the options of `tune`."""
     texts = {
         "trials": ("int", "number of trials"),
-        "hours": ("float", "hours after which no trial goes on"),
+        "budget": ("TIME", "time after which no trial goes on, such as 2h or 30m"),
         "seeds": ("int", "runs of each trial, with different seeds; default 1"),
         "metric": ("NAME", "eval/return (the default) or episode/return"),
         "population": ("int", "members of population-based training, which replaces the trials"),
         "parts": ("int", "parts of a member's training, after which networks are passed on; default 10"),
         "cpus": ("float", "cores of each trial; default 1"),
-        "jobs": ("int", "most trials at a time; default: as many as the cores permit"),
+        "jobs": ("int", "most trials at a time; auto, the default: as many as the cores permit"),
         "out": ("FOLDER", "folder of the search; default: logs/tune and the name"),
     }
     for name, (kind, text) in texts.items():

@@ -45,6 +45,8 @@ PLAIN = {
     "compare": "Compare groups of runs: interquartile mean with a 95 % interval, and the probability of a "
     "higher score.",
     "plot": "Draw the interquartile mean of each group of runs with its 95 % interval, a column per environment.",
+    "reproduce": "Draw a figure of plot again from its runs, compare the files, and list the commits and commands "
+    "of the runs.",
     "report": "Write one HTML file with table, curves, profiles and the commands of the runs; it opens "
     "without a network.",
     "clean": "Remove checkpoints of runs that have ended; metrics, episodes and evaluations stay.",
@@ -61,6 +63,7 @@ PLAIN = {
     "schema": "Print the JSON schema of configuration files, with which editors complete and check them.",
     "convert-config": "Convert an entry of RL Baselines3 Zoo's hyperparameters; a warning names each setting "
     "without a counterpart.",
+    "init": "Write a package with an algorithm derived from another one, its configuration and a test.",
     "version": "Print the version.",
 }
 """The commands without settings."""

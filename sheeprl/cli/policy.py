@@ -21,8 +21,8 @@ Run = Annotated[
     str,
     typer.Argument(
         metavar="RUN|CHECKPOINT",
-        help="folder of a run (newest checkpoint) or of a checkpoint, @last, a prefix of a run's name, a run's URL at "
-        "checkpoint.storage, or hf:user/repo",
+        help="folder of a run (newest checkpoint) or of a checkpoint, @last, @best, a prefix of a run's name, a "
+        "run's URL at checkpoint.storage, or hf:user/repo",
         autocompletion=complete_run,
     ),
 ]

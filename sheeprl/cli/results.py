@@ -1,12 +1,13 @@
-"""The commands about results: compare, plot, report and clean."""
+"""The commands about results: compare, plot, reproduce, report and clean."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,8 +20,8 @@ Runs = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RUN...",
-        help="runs: @last, prefixes of names, tag:WORD, folders with runs, URLs at checkpoint.storage, a monitor.csv "
-        "of Stable-Baselines3, or a folder of TensorBoard events; default: all runs of the working folder",
+        help="runs: @last, @best, prefixes of names, tag:WORD, folders with runs, URLs at checkpoint.storage, a "
+        "monitor.csv of Stable-Baselines3, or a folder of TensorBoard events; default: all runs of the working folder",
         autocompletion=complete_run,
         show_default=False,
     ),
@@ -73,7 +74,7 @@ def plot(
     out: Annotated[str, typer.Option(metavar="FILE", help="a file that ends with .pdf, .svg or .png")] = "plot.pdf",
 ) -> None:
     """Draw the interquartile mean of each group of runs with its 95 % interval, a column per environment."""
-    from sheeprl.results.drawing import AXES, FORMATS, draw_curves, draw_profiles, save
+    from sheeprl.results.drawing import AXES, FORMATS, draw, save
 
     axes, path = x.split(","), Path(out)
     mistakes = [f"--x {x}: {axis!r} is unknown; use steps, time or steps,time" for axis in axes if axis not in AXES]
@@ -84,13 +85,47 @@ def plot(
     if mistakes:
         raise ConfigError(mistakes)
     from sheeprl.results.comparison import grouped
+    from sheeprl.results.origin import origin_of
     from sheeprl.results.reading import select
 
     found = select(runs or ())
     groups = grouped(found, by)
-    figure = draw_profiles(groups) if profile else draw_curves(groups, axes, of, smooth)
-    save(figure, path, "; ".join(str(each.folder) for each in found))
+    settings = {"axes": axes, "of": of, "smooth": smooth, "profile": profile}
+    save(draw(groups, settings), path, origin_of(found, sys.argv[1:], {"by": by, **settings}))
     typer.echo(f"{path}: {counted(len(found), 'run')} in {counted(len(groups), 'group')}")
+
+
+def reproduce(
+    figure: Annotated[str, typer.Argument(metavar="FIGURE", help="a file of sheeprl plot")],
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="file of the new figure; default: NAME_again", show_default=False),
+    ] = None,
+) -> None:
+    """Draw a figure of sheeprl plot again from its runs, compare the files, and list the commits of the runs."""
+    from sheeprl.results.comparison import grouped
+    from sheeprl.results.drawing import draw, save
+    from sheeprl.results.origin import read_origin
+    from sheeprl.results.reading import select
+
+    path = Path(figure)
+    again = Path(out) if out else path.with_stem(f"{path.stem}_again")
+    if again.suffix != path.suffix:
+        raise ConfigError([f"--out {out}: must end with {path.suffix}, as {path} does"])
+    origin = read_origin(path)
+    print_table([("run", "commit", "command"), *(_row_of(run) for run in origin.runs)])
+    typer.echo(f"drawn by: {shlex.join(origin.command)}")
+    groups = grouped(select(run["path"] for run in origin.runs), origin.settings["by"])
+    save(draw(groups, origin.settings), again, origin)
+    if again.read_bytes() == path.read_bytes():
+        typer.echo(f"{again}: identical to {path}")
+    else:
+        typer.echo(f"{again}: differs from {path}: the runs have other results by now, or other versions drew it")
+
+
+def _row_of(run: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the line of a figure's run in a table."""
+    return run["path"], (run["commit"] or "?")[:12], shlex.join(run["command"]) if run["command"] else "?"
 
 
 def report(

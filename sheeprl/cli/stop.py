@@ -17,7 +17,7 @@ def stop(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="folder of a run, @last, or a prefix of its name", autocompletion=complete_run
+            metavar="RUN", help="folder of a run, @last, @best, or a prefix of its name", autocompletion=complete_run
         ),
     ],
 ) -> None:

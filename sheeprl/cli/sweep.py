@@ -22,9 +22,7 @@ def sweep(words: list[str], session: Session) -> int:
     """Train a configuration with all combinations of several values."""
     dry_run = take_switch(words, "dry-run")
     out = take_value(words, "out")
-    cpus, jobs = positive(words, "cpus", "1"), positive(words, "jobs", "0")
-    if jobs != int(jobs):
-        raise ConfigError([f"--jobs {jobs:g}: must be a whole number"])
+    cpus, jobs = positive(words, "cpus", "1"), take_jobs(words)
     name = take_name(words, is_name)
     if name is None:
         raise missing("NAME", "sweep", EXAMPLE)
@@ -45,7 +43,7 @@ def sweep(words: list[str], session: Session) -> int:
         for run in runs:
             typer.echo(f"{run.label}{' (finished)' if run.is_finished else ''}")
         return 0
-    outcomes = sweeping.sweep(runs, cpus, int(jobs) or None, typer.echo)
+    outcomes = sweeping.sweep(runs, cpus, jobs, typer.echo)
     failed = [outcome for outcome in outcomes if outcome.status != "done"]
     done = len(outcomes) - len(failed)
     typer.echo(
@@ -88,6 +86,28 @@ def positive(words: list[str], name: str, default: str) -> float:
     if number < 0 or (given is not None and not 0 < number < 1e6):
         raise ConfigError([f"--{name} {given}: must be a positive number"])
     return number
+
+
+def whole(words: list[str], name: str, default: str) -> int:
+    """Remove an option with a whole number from the words, and return the number.
+
+    Raises:
+        ConfigError: it isn't a positive whole number.
+    """
+    number = positive(words, name, default)
+    if number != int(number):
+        raise ConfigError([f"--{name} {number:g}: must be a whole number"])
+    return int(number)
+
+
+def take_jobs(words: list[str]) -> int | None:
+    """Remove `--jobs` from the words, and return its number; None for `auto`, the default.
+
+    Raises:
+        ConfigError: it isn't `auto` or a positive whole number.
+    """
+    given = take_value(words, "jobs")
+    return None if given in (None, "auto") else whole(["--jobs", str(given)], "jobs", "0")
 
 
 def shown_folder(folder: Path) -> str:

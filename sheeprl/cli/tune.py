@@ -10,12 +10,12 @@ import typer
 
 from sheeprl.cli.names import is_name
 from sheeprl.cli.report import FAILED
-from sheeprl.cli.sweep import positive, shown_folder
+from sheeprl.cli.sweep import positive, shown_folder, take_jobs, whole
 from sheeprl.cli.training import Session, missing, read_named, refuse
 from sheeprl.cli.words import take_name, take_switch, take_value
 from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.installation import install_command
-from sheeprl.utils.text import counted
+from sheeprl.utils.text import counted, seconds_of
 
 if TYPE_CHECKING:
     from sheeprl.tune.search import Search
@@ -28,7 +28,7 @@ def tune(words: list[str], session: Session) -> int:
     """Search for good settings with Optuna, several seeds a trial."""
     command = shlex.join(["sheeprl", "tune", *words])
     dry_run = take_switch(words, "dry-run")
-    population, parts = _whole(words, "population", "0"), _whole(words, "parts", "10")
+    population, parts = whole(words, "population", "0"), whole(words, "parts", "10")
     search, description = _read_search(words, population, parts, dry_run)
     if not dry_run:
         check_packages()
@@ -93,8 +93,9 @@ def _read_search(words: list[str], population: int, parts: int, dry_run: bool) -
         ConfigError: they have mistakes, all of which it lists.
     """
     no_pruning, out, metric = take_switch(words, "no-pruning"), take_value(words, "out"), take_value(words, "metric")
-    hours, cpus = positive(words, "hours", "0"), positive(words, "cpus", "1")
-    trials, seeds, jobs = (_whole(words, *pair) for pair in (("trials", "0"), ("seeds", "1"), ("jobs", "0")))
+    span, cpus = take_value(words, "budget"), positive(words, "cpus", "1")
+    budget = None if span is None else seconds_of(span, "--budget")
+    trials, seeds, jobs = whole(words, "trials", "0"), whole(words, "seeds", "1"), take_jobs(words)
     name = take_name(words, is_name)
     if name is None:
         raise missing("NAME", "tune", EXAMPLE)
@@ -119,23 +120,11 @@ def _read_search(words: list[str], population: int, parts: int, dry_run: bool) -
     declared = {key: part for key, part in declared_space(tree).items() if key not in fixed}
     trials = trials or population
     folder = searching.search_folder(name, out)
-    budget = (trials or None, hours or None, cpus, jobs or None, not no_pruning)
-    search = searching.Search(tree, declared | named, folder, metric, seeds, *budget)
+    limits = (trials or None, budget, cpus, jobs, not no_pruning)
+    search = searching.Search(tree, declared | named, folder, metric, seeds, *limits)
     searching.check_search(search, is_limited=not dry_run)
     if population:
         from sheeprl.tune.population import check_population
 
         check_population(search, population, parts)
     return search, base.description
-
-
-def _whole(words: list[str], name: str, default: str) -> int:
-    """Remove an option with a whole number from the words, and return the number.
-
-    Raises:
-        ConfigError: it isn't a positive whole number.
-    """
-    number = positive(words, name, default)
-    if number != int(number):
-        raise ConfigError([f"--{name} {number:g}: must be a whole number"])
-    return int(number)

@@ -22,7 +22,7 @@ def watch(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="folder of a run, @last, or a prefix of its name", autocompletion=complete_run
+            metavar="RUN", help="folder of a run, @last, @best, or a prefix of its name", autocompletion=complete_run
         ),
     ] = "@last",
     once: Annotated[bool, typer.Option("--once", help="print the progress once")] = False,

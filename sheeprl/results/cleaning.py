@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -13,8 +12,8 @@ from sheeprl.checkpoint.best import best_checkpoint
 from sheeprl.checkpoint.run_dir import checkpoints, is_locked
 from sheeprl.checkpoint.runs import FoundRun
 from sheeprl.utils.errors import ConfigError
+from sheeprl.utils.text import seconds_of
 
-UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 KEEP = ("best", "last")
 
 
@@ -45,7 +44,7 @@ def removals(runs: Sequence[FoundRun], keep: str, older: str | None = None) -> I
     kinds = keep.split(",")
     if wrong := [kind for kind in kinds if kind not in KEEP]:
         raise ConfigError([f"--keep {keep}: {wrong[0]!r} is unknown; use best, last or best,last"])
-    least = 0.0 if older is None else _seconds(older)
+    least = 0.0 if older is None else seconds_of(older, "--older")
     return _removals(runs, kinds, time.time() - least)
 
 
@@ -72,11 +71,3 @@ def remove(removal: Removal) -> None:
 def _changed(folder: Path) -> float:
     """Return the time of the newest change in a run's folder, in seconds since 1970."""
     return max(path.stat().st_mtime for path in [folder, *folder.iterdir(), *checkpoints(folder)])
-
-
-def _seconds(age: str) -> float:
-    """Return the seconds of an age such as 14d."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", age)
-    if not match:
-        raise ConfigError([f"--older {age}: must be a number with a unit of m, h, d or w, such as 14d"])
-    return float(match[1]) * UNITS[match[2]]

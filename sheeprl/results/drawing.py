@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sheeprl.results.comparison import Groups
+from sheeprl.results.origin import Origin
 from sheeprl.results.reading import Results
 from sheeprl.results.statistics import curve, performance_profile, smoothed
 from sheeprl.utils.errors import ConfigError
@@ -113,21 +113,33 @@ def draw_profiles(groups: Groups) -> Any:
     return figure
 
 
-def save(figure: Any, path: Path, about: str) -> None:
-    """Write a figure, with the command and the runs in the file.
+def draw(groups: Groups, settings: dict[str, Any]) -> Any:
+    """Return a figure with curves, or with performance profiles.
+
+    Args:
+        groups: the runs.
+        settings: `axes`, `of` and `smooth` of the curves, and `profile`.
+    """
+    curves = {name: settings[name] for name in ("axes", "of", "smooth")}
+    return draw_profiles(groups) if settings["profile"] else draw_curves(groups, **curves)
+
+
+def save(figure: Any, path: Path, origin: Origin) -> None:
+    """Write a figure, with its origin in the file.
 
     Args:
         figure: the figure.
         path: a file that ends with .pdf, .svg or .png.
-        about: a text about the runs.
+        origin: its origin.
     """
-    command = shlex.join(["sheeprl", *sys.argv[1:]])
+    command, about = shlex.join(origin.command), origin.to_text()
     keys = {".pdf": ("Title", "Subject"), ".svg": ("Title", "Description"), ".png": ("Title", "Description")}
     metadata: dict[str, Any] = dict(zip(keys[path.suffix], (command, about), strict=True))
     metadata |= {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}[path.suffix]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata=metadata, dpi=150)
+        with pyplot().rc_context(STYLE):
+            figure.savefig(path, metadata=metadata, dpi=150)
     except OSError as error:
         raise ConfigError([f"--out {path}: can't be written: {error.strerror}"]) from error
 
@@ -135,6 +147,7 @@ def save(figure: Any, path: Path, about: str) -> None:
 def as_svg(figure: Any) -> str:
     """Return a figure as an `<svg>` element for a page of HTML."""
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    with pyplot().rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = text.getvalue()
     return re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg[svg.index("<svg") :])  # a page of HTML knows the names

@@ -22,7 +22,17 @@ import numpy.typing as npt
 from sheeprl.callbacks.records import EPISODES, EVALUATIONS
 from sheeprl.checkpoint.files import METRICS
 from sheeprl.checkpoint.run_dir import read_config
-from sheeprl.checkpoint.runs import LAST, FoundRun, find_runs, is_run, is_stored, matching_runs, unknown
+from sheeprl.checkpoint.runs import (
+    BEST,
+    LAST,
+    FoundRun,
+    find_runs,
+    is_run,
+    is_stored,
+    matching_runs,
+    run_of_word,
+    unknown,
+)
 from sheeprl.config.loading import get_value
 from sheeprl.utils.errors import ConfigError
 
@@ -211,7 +221,7 @@ def _without_results(word: str) -> ConfigError:
     """Return the mistake of a word that names no results."""
     if word.startswith(TAG):
         return ConfigError([f"{word}: no run has this word in run.tags; sheeprl ls shows the tags"])
-    if word == LAST or not Path(word).expanduser().exists():
+    if word in (LAST, BEST) or not Path(word).expanduser().exists():
         return unknown(word)
     return ConfigError([f"{word}: contains no results; use a run of sheeprl ls or a folder that contains runs"])
 
@@ -221,8 +231,8 @@ def _named(word: str) -> Iterator[Results]:
     path = Path(word).expanduser()
     if is_stored(word):
         yield from map(RunResults, find_runs(word))
-    elif word == LAST:
-        yield from map(RunResults, find_runs()[:1])
+    elif word in (LAST, BEST) and find_runs():
+        yield RunResults(run_of_word(word))
     elif word.startswith(TAG):
         tag = word.removeprefix(TAG)
         yield from (RunResults(run) for run in find_runs() if tag in (run.listed("run.tags") or ()))

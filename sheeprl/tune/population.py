@@ -117,7 +117,7 @@ def _fit(search: Search, members: int, parts: int, say: Callable[[str], None]) -
                     resample_probability=QUARTER,
                 ),
                 num_samples=members,
-                time_budget_s=None if search.hours is None else 3600 * search.hours,
+                time_budget_s=search.budget,
             ),
             run_config=ray_tune.RunConfig(name="tune", storage_path=str(search.folder / "ray"), verbose=0),
         )

@@ -37,7 +37,7 @@ class Search:
         metric: `eval/return` or `episode/return`.
         seeds: runs of each trial, with the seeds `run.seed`, `run.seed` + 1, …
         trials: number of trials; None for as many as the time permits.
-        hours: hours after which no trial goes on; None for no limit.
+        budget: seconds after which no trial goes on; None for no limit.
         cpus: cores of each trial.
         jobs: most trials at a time; None for as many as there are cores.
         prune: end trials early that are worse than others.
@@ -49,7 +49,7 @@ class Search:
     metric: str = "eval/return"
     seeds: int = 1
     trials: int | None = None
-    hours: float | None = None
+    budget: float | None = None
     cpus: float = 1.0
     jobs: int | None = None
     prune: bool = True
@@ -115,8 +115,8 @@ def check_search(search: Search, is_limited: bool = True) -> None:
         mistakes.append(f"nothing is searched: the algorithm declares no range; name one, as in {EXAMPLE}")
     if search.metric not in METRICS:
         mistakes.append(f"--metric {search.metric}: must be {' or '.join(METRICS)}")
-    if is_limited and search.trials is None and search.hours is None:
-        mistakes.append("--trials N or --hours H: one of them must limit the search")
+    if is_limited and search.trials is None and search.budget is None:
+        mistakes.append("--trials N or --budget TIME, such as 2h: one of them must limit the search")
     if get_value(search.tree, "run.mode") not in (None, "coupled"):
         mistakes.append("run.mode=decoupled: a run of a search has one process; leave it out")
     if search.metric == METRICS[0] and get_value(search.tree, "eval.episodes") == 0:

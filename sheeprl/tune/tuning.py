@@ -118,7 +118,7 @@ def _fit(search: Search, say: Callable[[str], None]) -> list[Trial]:
                 search_alg=_optuna(search),
                 scheduler=_scheduler(search),
                 num_samples=search.trials or -1,
-                time_budget_s=None if search.hours is None else 3600 * search.hours,
+                time_budget_s=search.budget,
                 max_concurrent_trials=search.jobs,
             ),
             run_config=ray_tune.RunConfig(

@@ -37,7 +37,7 @@ def complete(sheeprl, monkeypatch, tmp_path):
         ("sheeprl train ppo --mode ", {"decoupled", "coupled"}),
         ("sheeprl train ppo run.mode=c", {"run.mode=coupled"}),
         ("sheeprl config sac algo.gam", {"algo.gamma="}),
-        ("sheeprl eval @", {"@last"}),
+        ("sheeprl eval @", {"@last", "@best"}),
         ("sheeprl check-env CartP", {"CartPole-v0", "CartPole-v1"}),
         ("sheeprl check-env Pendulum-v1 env.v", {"env.vectorization="}),
         ("sheeprl check-env Pendulum-v1 --vect", {"--vectorization"}),
@@ -59,7 +59,7 @@ def test_runs_are_completed(complete, tmp_path):
         (folder / name).touch()
     name = "ppo/CartPole-v1/2026-11-29_10-00-00_0"
     for command in ("resume", "eval", "replay"):
-        assert set(complete(f"sheeprl {command} ")) == {"@last", name, os.path.join("logs", name)}
+        assert set(complete(f"sheeprl {command} ")) == {"@last", "@best", name, os.path.join("logs", name)}
 
 
 def test_files_are_completed(tmp_path, monkeypatch):

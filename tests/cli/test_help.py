@@ -208,3 +208,9 @@ def test_overview_fits_a_narrow_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     print_overview()
     assert max(map(len, capsys.readouterr().out.splitlines())) == 60
+
+
+def test_help_lists_the_arguments_of_the_algorithm_on_the_command_line(sheeprl):
+    """`algo.name` before `-h` selects the arguments that help lists."""
+    assert "--tau " in sheeprl("train", "ppo", "algo.name=sheeprl.algos.sac.sac:SAC", "-h", "algo").out
+    assert "--tau " not in sheeprl("train", "ppo", "-h", "algo").out

@@ -52,6 +52,20 @@ def sheeprl(tmp_path, monkeypatch, capsys):
     return call
 
 
+def test_best_run_of_the_newest_environment(sheeprl, tmp_path, capsys):
+    """`@best` is the run with the highest last evaluation on the environment of the newest run."""
+    other = make_run(tmp_path, "sac", 0, 900.0)
+    (other / "run.json").write_text(json.dumps({"algo": "sac", "env": "Other-v0", "seed": 0}))
+    os.utime(other / "config.yaml", (1, 1))
+    assert resolve_run("@best") == "logs/ppo/Env-v0/run_ppo_2"
+    assert resolve_run("@best/checkpoints") == "logs/ppo/Env-v0/run_ppo_2/checkpoints"
+    assert [each.name for each in select(["@best"])] == ["ppo/Env-v0/run_ppo_2"]
+    for file in tmp_path.glob("logs/*/Env-v0/*/evaluations.jsonl"):
+        file.unlink()
+    with pytest.raises(ConfigError, match="@best: no run on Env-v0, the environment of @last, has an evaluation"):
+        resolve_run("@best")
+
+
 def test_compare(sheeprl, tmp_path):
     """The table has a line per group; the pair is compared."""
     code, out, _ = sheeprl("compare", "--threshold", "60", "--latex", "t.tex")
@@ -91,7 +105,7 @@ def test_plot_and_report(sheeprl, tmp_path):
         (["plot", "--x", "weeks"], "--x weeks: 'weeks' is unknown; use steps, time or steps,time"),
         (["plot", "--smooth", "0"], "--smooth=0: must be at least 1"),
         (["clean", "--keep", "all"], "--keep all: 'all' is unknown; use best, last or best,last"),
-        (["clean", "--older", "soon"], "--older soon: must be a number with a unit"),
+        (["clean", "--older", "soon"], "--older soon: must be a positive number with a unit"),
     ],
 )
 def test_wrong_words(sheeprl, words, message):
@@ -99,6 +113,38 @@ def test_wrong_words(sheeprl, words, message):
     code, _, err = sheeprl(*words)
     assert code == 2
     assert err.startswith(f"error: {message}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "svg", "png"])
+def test_figure_is_reproduced(sheeprl, tmp_path, monkeypatch, suffix):
+    """The file names its runs; the figure drawn again is the same file, unless a run has changed."""
+    monkeypatch.setattr("sys.argv", ["sheeprl", "plot", "tag:paper", "--x", "steps,time"])
+    starts = [{"command": ["sheeprl", "train", "(ppo)", "ü"], "git": {"commit": "0123456789abcdef"}}]
+    for file in tmp_path.glob("logs/ppo/*/*/run.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"starts": starts}))
+    assert sheeprl("plot", "tag:paper", "--x", "steps,time", "--out", f"f.{suffix}")[0] == 0
+    make_run(tmp_path, "ppo", 9, 1.0, ["paper"])  # wasn't in the figure
+    code, out, _ = sheeprl("reproduce", f"f.{suffix}")
+    assert code == 0 and f"f_again.{suffix}: identical to f.{suffix}" in out
+    assert "0123456789ab  sheeprl train '(ppo)' 'ü'" in out and out.count("run_ppo") == 3
+    assert "drawn by: sheeprl plot tag:paper --x steps,time" in out
+    (tmp_path / "logs/ppo/Env-v0/run_ppo_0/evaluations.jsonl").write_text('{"step": 1, "time": 1, "mean": 7}\n')
+    assert "differs from" in sheeprl("reproduce", f"f.{suffix}", "--out", f"g.{suffix}")[1]
+
+
+def test_figures_that_can_not_be_reproduced(sheeprl, tmp_path):
+    """A file of another program, a missing one and another format are one line each."""
+    (tmp_path / "a.svg").write_text("<svg/>")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    for words, message in (
+        (["a.svg"], "a.svg: isn't a figure of sheeprl plot"),
+        (["a.png"], "a.png: can't be read"),
+        (["b.pdf"], "b.pdf: can't be read: No such file"),
+        (["a.jpg"], "a.jpg: must end with .pdf, .svg, .png"),
+        (["a.svg", "--out", "b.pdf"], "--out b.pdf: must end with .svg"),
+    ):
+        code, _, err = sheeprl("reproduce", *words)
+        assert code == 2 and err.startswith(f"error: {message}")
 
 
 def test_clean_keeps_the_best_and_the_last(sheeprl, tmp_path):

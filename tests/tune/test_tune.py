@@ -100,7 +100,7 @@ def test_mistakes_of_a_search_are_listed(tmp_path):
         check_search(wrong)
     text = "\n".join(error.value.mistakes)
     assert "algo.clip=-1.0" in text and "algo.gama" in text
-    with pytest.raises(ConfigError, match="--trials N or --hours H"):
+    with pytest.raises(ConfigError, match="--trials N or --budget TIME, such as 2h"):
         check_search(search(tmp_path, trials=None))
     with pytest.raises(ConfigError, match="nothing is searched"):
         check_search(search(tmp_path, space={}))
