@@ -161,7 +161,7 @@ def test_a_standby_process_replaces_the_second_lost_player(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_the_object_store_holds_pending_data_only():
     """The object store holds pending fragments and batches only."""
-    fragments = 3000
+    fragments = 3200
     measured = back_pressure.measure(fragments)
     assert measured.fragments == fragments
     assert measured.gradient_steps == math.floor(back_pressure.RATIO * back_pressure.ROWS * fragments)
