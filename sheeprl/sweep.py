@@ -11,6 +11,7 @@ import itertools
 import math
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +174,7 @@ def _train_all(
         while left or running:
             while left and len(running) < most:
                 planned = left.pop()
-                running[task.remote(planned.tree, str(planned.folder))] = planned
+                running[task.remote(planned.tree, str(planned.folder), sys.argv)] = planned
             (reference, *_), _ = ray.wait(list(running), num_returns=1)
             planned = running.pop(reference)
             outcome = _outcome(planned, reference)
@@ -218,15 +219,17 @@ def _outcome(planned: Planned, reference: Any) -> Outcome:
     return Outcome(planned.label, status, text)
 
 
-def train_one(tree: Tree, folder: str) -> tuple[str, str]:
+def train_one(tree: Tree, folder: str, command: Sequence[str]) -> tuple[str, str]:
     """Train one run of a sweep, or resume it, in this process; return its status and a text.
 
     Args:
         tree: settings of the run.
         folder: its folder.
+        command: the command of the sweep, which `run.json` records.
     """
     from sheeprl.launch import train_tree
 
+    sys.argv = list(command)
     path = Path(folder)
     try:
         if is_locked_still(path):

@@ -86,16 +86,20 @@ def test_a_run_is_trained_resumed_and_left_alone(tmp_path, monkeypatch):
     tree = {"algo": {"name": "ppo"}, "env": {"id": "CartPole-v1"}}
     apply_overrides(tree, [*SMALL, "trainer.compile=false"])
     (planned,) = sweeping.plan(tree, {"run.seed": ["3"]}, tmp_path)
+    command = ["sheeprl", "sweep", "ppo", "run.seed=3,4"]
+    monkeypatch.setattr(sys, "argv", sys.argv)
     planned.folder.mkdir()
     (planned.folder / "config.yaml").write_text("")  # of a run that ended before its first checkpoint
-    status, text = sweeping.train_one(dict(planned.tree), str(planned.folder))
+    status, text = sweeping.train_one(dict(planned.tree), str(planned.folder), command)
     assert (status, text.partition(" return ")[0]) == ("done", "training")
     assert planned.is_finished
+    starts = json.loads((planned.folder / "run.json").read_text())["starts"]
+    assert [start["command"] for start in starts] == [command]
     longer = {**planned.tree, "run": {**planned.tree["run"], "total_steps": 512}}
-    assert sweeping.train_one(longer, str(planned.folder))[0] == "done"
+    assert sweeping.train_one(longer, str(planned.folder), command)[0] == "done"
     assert int(checkpoints(planned.folder)[-1].name[5:]) >= 512
     wrong = {**planned.tree, "env": {"id": "Nothing-v0"}}
-    status, text = sweeping.train_one(wrong, str(tmp_path / "b"))
+    status, text = sweeping.train_one(wrong, str(tmp_path / "b"), command)
     assert status == "failed"
     assert "Nothing" in text
     assert sweeping.sweep([planned], say=lambda text: None)[0].text == "is finished"  # without Ray

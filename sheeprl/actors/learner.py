@@ -35,6 +35,7 @@ from sheeprl.learning.step import GradientStep, Group, OptimizerStepper
 from sheeprl.models import weights as weights_of
 from sheeprl.models.hot import hot_functions
 from sheeprl.utils import seeding
+from sheeprl.utils.denormals import flushed_denormals, start_flushing_threads
 from sheeprl.utils.errors import AlgorithmError, one_line
 from sheeprl.utils.profiling import make_profiler, profiled
 from sheeprl.utils.tensors import Tree, moved
@@ -76,6 +77,7 @@ class Learner(LearnerInterface):
         self.has_shard = has_shard
         self.threads = config.trainer.threads or 1
         torch.set_num_threads(self.threads)
+        start_flushing_threads(self.threads)
         seed = config.run.seed
         self.algorithm = build_algorithm(config.algo, spaces)
         torch.manual_seed(seeding.seeds(seed, seeding.Role.AGENT)[0])
@@ -180,9 +182,10 @@ class Learner(LearnerInterface):
         compiled_for = self._compile_seconds()
         try:
             try:
-                for tensors in self.batches.read(steps, order, blocks):
-                    if self._gradient_step(tensors, progress, writes):
-                        break
+                with flushed_denormals():
+                    for tensors in self.batches.read(steps, order, blocks):
+                        if self._gradient_step(tensors, progress, writes):
+                            break
             finally:  # steps taken before an error count, too
                 self._settle()
             self._set_buffers(self.batches.buffers())

@@ -418,7 +418,7 @@ class Player(PlayerInterface):
             except StoppedError:
                 raise
             except Exception as error:
-                raise self._failed(f"step {self.steps}", error) from None
+                raise self._failed(f"step {self.steps + 1}", error) from None
             rollout.write_step(t + 1, obs, reward, terminated, truncated)
             self.steps += 1
             if infos:

@@ -38,7 +38,7 @@ WITH_SETTINGS = {
 PLAIN = {
     "eval": "Evaluate a saved policy and print its mean return ± standard deviation.",
     "replay": "Re-execute a recorded run in one process, and compare it bit by bit with the recording.",
-    "ls": "List the runs in a folder with their status, the newest first.",
+    "ls": "List the runs in a folder with their status, the last started or resumed one first.",
     "status": "List the runs of a Ray cluster with their progress, the newest first.",
     "watch": "Show the progress of a run from its files: curves, losses, times; Ctrl-C ends the command, not the run.",
     "stop": "Stop a run of this machine after a checkpoint, and wait for its end; sheeprl resume continues it.",

@@ -210,6 +210,7 @@ class _Reader:
         yield "n_timesteps", lambda: self._set("run.total_steps", int(self.values["n_timesteps"]))
         yield "learning_rate", self._learning_rate
         yield "clip_range", self._clip_range
+        yield "batch_size", self._batch_size
         yield "ent_coef", self._entropy
         yield "normalize", self._normalize
         yield "net_arch", self._net_arch
@@ -244,6 +245,15 @@ class _Reader:
         self._set_algo("clip", clip, "clip_range")
         if linear:
             self._set("algo.final_clip", 0.0)
+
+    def _batch_size(self) -> None:
+        """Convert the size of minibatches. One larger than the rollout means the whole rollout, as there."""
+        size, steps = self.values["batch_size"], self.values.get("n_steps")
+        rollout = steps * self.envs if isinstance(steps, int) else None
+        if rollout is not None and isinstance(size, (int, float)) and rollout < size:
+            self._note("batch_size", f"is larger than the rollout; the minibatch is the rollout of {rollout} rows")
+            size = rollout
+        self._set_algo("batch_size", size, "batch_size")
 
     def _entropy(self) -> None:
         """Convert the coefficient of the entropy, which is a temperature where `auto` learns it."""

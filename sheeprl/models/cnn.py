@@ -237,6 +237,10 @@ def _sizes(layers: Sequence[Conv], size: int) -> list[int]:
     return sizes
 
 
+MOST_CACHED, PART = 512, 128
+"""A CPU encodes more pictures than the first number in parts of the second one: their activations stay in its cache."""
+
+
 class PictureEncoder(nn.Module):
     """CNN for the pictures of an observation space.
 
@@ -278,9 +282,23 @@ class PictureEncoder(nn.Module):
     def forward(self, pictures: Tensor, batch_dims: int = 1, shift: Tensor | None = None) -> Tensor:
         """Encode pictures: `[*batch, *shape]` to `[*batch, features]`, shifted by `shift` as by `shifted`."""
         batch = pictures.shape[:batch_dims]
-        inputs = self.channels_first(pictures, batch_dims)
-        features: Tensor = self.network(inputs if shift is None else shifted(inputs, shift))
+        pictures = pictures if batch_dims == 1 else pictures.reshape(-1, *pictures.shape[batch_dims:])
+        if shift is None and len(pictures) > MOST_CACHED and self._is_evaluated_on_cpu(pictures):
+            features = torch.cat([self._encode(part) for part in torch.split(pictures, PART)])
+        else:
+            features = self._encode(pictures, shift)
         return features if batch_dims == 1 else features.reshape(*batch, -1)
+
+    @staticmethod
+    def _is_evaluated_on_cpu(pictures: Tensor) -> bool:
+        """Return True if a CPU computes no gradient of the features; a graph stays smaller without parts."""
+        return not torch.is_grad_enabled() and pictures.device.type == "cpu" and type(pictures) is Tensor
+
+    def _encode(self, pictures: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Encode pictures `[N, *shape]` at once."""
+        inputs = self.channels_first(pictures)
+        features: Tensor = self.network(inputs if shift is None else shifted(inputs, shift))
+        return features
 
     def channels_first(self, pictures: Tensor, batch_dims: int = 1) -> Tensor:
         """Return pictures as the CNN gets them: `[*batch, *shape]` to float `[N, C, H, W]`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -200,6 +201,7 @@ def train_part(search: Search, settings: Mapping[str, Any], lineage: list[Part],
         tree["eval"]["every"] = None  # the last evaluation counts
     if lineage:
         tree["algo"]["init_from"] = str(find_checkpoint(lineage[-1].folder)[1])
+    sys.argv = list(search.command)
     train_seed(tree, place)
     before = lineage[-1].policy_steps if lineage else 0
     return Part(dict(settings), str(place), score_of(place, search.metric), before + steps)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Search:
         cpus: cores of each trial.
         jobs: most trials at a time; None for as many as there are cores.
         prune: end trials early that are worse than others.
+        command: the command of the search, which the `run.json` of each run records.
     """
 
     tree: Tree
@@ -53,6 +55,7 @@ class Search:
     cpus: float = 1.0
     jobs: int | None = None
     prune: bool = True
+    command: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
 
     @property
     def most_steps(self) -> int:

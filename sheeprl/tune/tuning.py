@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -136,6 +137,7 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
         """Train a trial, and report to Ray Tune."""
         from ray import tune as ray_tune
 
+        sys.argv = list(search.command)
         folder = search.folder / "trials" / str(ray_tune.get_context().get_trial_id())
         run_trial(search, config, folder, lambda score, steps: ray_tune.report({SCORE: score, STEPS: steps}))
 

@@ -426,6 +426,22 @@ def update(learner, seed, steps=3):
 MAKERS = {"ppo": lambda fabric, **args: make_ppo(fabric, batch_size=4, epochs=1, **args), "sac": make_sac}
 
 
+def test_gradient_steps_flush_denormals(fabric, monkeypatch):
+    """Gradient steps flush denormals to zero, and the code after them doesn't."""
+    learner, kept = make_sac(fabric), []
+    take = learner._gradient_step
+
+    def spy(*args):
+        """Take the step; record if the product of a denormal and 0.5 isn't zero."""
+        kept.append(bool((torch.full((1,), 1e-40) * 0.5).view(torch.int32)))
+        return take(*args)
+
+    monkeypatch.setattr(learner, "_gradient_step", spy)
+    learner.update(1, 0.0, None, transitions())
+    assert kept == [False]
+    assert (torch.full((1,), 1e-40) * 0.5).view(torch.int32)
+
+
 @pytest.mark.parametrize("algo", MAKERS)
 def test_a_restored_learner_continues_bit_identically(fabric, algo):
     """A restored learner continues bit-identically."""

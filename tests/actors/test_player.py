@@ -355,9 +355,9 @@ def test_random_actions_are_uniform_within_the_bounds():
     ("where", "after", "expected"),
     [
         ("reset", 0, "reset: RuntimeError: broken reset"),
-        ("step", 0, "step 0: RuntimeError: broken step"),
-        ("step", 5, "step 6: RuntimeError: broken step"),  # the fourth call of step resets
-        ("reset", 1, "step 3: RuntimeError: broken reset"),
+        ("step", 0, "step 1: RuntimeError: broken step"),
+        ("step", 5, "step 7: RuntimeError: broken step"),  # the fourth call of step resets
+        ("reset", 1, "step 4: RuntimeError: broken reset"),
     ],
 )
 def test_a_failing_environment_is_named(vectorization, where, after, expected):
@@ -426,12 +426,12 @@ def test_one_number_of_any_type_is_accepted(vectorization, result, kind):
 @pytest.mark.parametrize(
     ("env_id", "kwargs", "said"),
     [
-        ("Odd-v0", {"result": "reward", "kind": "text"}, "step 0: the reward is '1.0' (str), not one number"),
-        ("Odd-v0", {"result": "reward", "kind": "none"}, "step 0: the reward is None (NoneType), not one number"),
+        ("Odd-v0", {"result": "reward", "kind": "text"}, "step 1: the reward is '1.0' (str), not one number"),
+        ("Odd-v0", {"result": "reward", "kind": "none"}, "step 1: the reward is None (NoneType), not one number"),
         (
             "Odd-v0",
             {"result": "terminated", "kind": "text", "since": 2},
-            "step 1: terminated is 'False' (str), not",
+            "step 2: terminated is 'False' (str), not",
         ),
         ("Odd-v0", {"result": "truncated", "kind": "pair"}, "(ndarray), not one boolean"),
         ("Odd-v0", {"result": "obs", "kind": "text", "since": 2}, "(str), which isn't in Box"),
@@ -440,12 +440,12 @@ def test_one_number_of_any_type_is_accepted(vectorization, result, kind):
             {"result": "obs", "kind": "column", "since": 2},
             "the observation has the shape (3, 1), which",
         ),
-        ("Choosing-v0", {"leaves_at": 2}, "step 1: the observation is 9, which isn't in Discrete(9)"),
+        ("Choosing-v0", {"leaves_at": 2}, "step 2: the observation is 9, which isn't in Discrete(9)"),
         ("Choosing-v0", {"leaves_at": 0, "kind": "dict"}, "reset: the observation['phase'] is 9, which isn't in"),
         (
             "Choosing-v0",
             {"leaves_at": 2, "kind": "multi-discrete"},
-            "step 1: the observation contains 9, which",
+            "step 2: the observation contains 9, which",
         ),
     ],
 )
@@ -463,7 +463,7 @@ def test_an_unreadable_result_is_named_with_its_environment(vectorization, env_i
 def test_a_native_vector_is_checked_too():
     """The results of a native vector environment are checked too."""
     player = make_player("Odd-v0", vectorization="native", kwargs={"result": "reward", "kind": "pair"})
-    with pytest.raises(EnvFailedError, match=r"step 0: the reward is array\(\[.*not one number"):
+    with pytest.raises(EnvFailedError, match=r"step 1: the reward is array\(\[.*not one number"):
         collect(player, 1)
 
 

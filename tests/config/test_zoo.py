@@ -233,3 +233,14 @@ def test_a_callback_is_named_as_a_setting_without_a_counterpart(tmp_path):
     result = convert(file, "CartPole-v1")
     assert "callbacks" not in result.tree.get("run", {})
     assert any("callback=rl_zoo3" in note and "run.callbacks" in note for note in result.notes)
+
+
+def test_minibatch_larger_than_the_rollout_is_the_rollout(tmp_path):
+    """Stable-Baselines3 takes the whole rollout as a minibatch; so does the converted configuration."""
+    path = tmp_path / "ppo.yml"
+    path.write_text("CartPole-v1:\n  n_steps: 8\n  n_envs: 2\n  batch_size: 256\n")
+    converted = convert(path, "CartPole-v1")
+    assert converted.tree["algo"]["batch_size"] == 16
+    assert converted.notes == [
+        f"{path}:4: batch_size=256: is larger than the rollout; the minibatch is the rollout of 16 rows"
+    ]

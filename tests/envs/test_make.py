@@ -118,7 +118,7 @@ def test_an_instance_with_other_spaces_than_the_first_is_named(tmp_path, vary):
 def test_a_wrong_result_ends_the_run_at_once(tmp_path, capsys):
     """A wrong result ends the run without a retry."""
     tree = tree_of(tmp_path, "Results", "log.level=warning", kwargs={"method": "step", "count": 4})
-    with pytest.raises(RunFailedError, match=r"^player 0 failed: .* raised in step 0: .* it must return \(observation"):
+    with pytest.raises(RunFailedError, match=r"^player 0 failed: .* raised in step 1: .* it must return \(observation"):
         train(validate(tree))
     assert "is replaced" not in capsys.readouterr().out
 

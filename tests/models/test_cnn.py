@@ -106,6 +106,17 @@ def test_only_bytes_are_scaled(dtype):
     assert torch.equal(encoder.channels_first(pictures), torch.ones(1, 2, 5, 5))
 
 
+def test_many_pictures_are_encoded_in_parts():
+    """Many pictures have the same features with gradients and without, where they are encoded in parts."""
+    encoder = PictureEncoder(spaces.Box(0, 255, (5, 5, 2), np.uint8), 8)
+    pictures = torch.randint(0, 256, (65, 8, 5, 5, 2), dtype=torch.uint8)  # 520
+    expected, sizes = encoder(pictures, batch_dims=2), []
+    encoder.network.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(pictures, batch_dims=2), expected)
+    assert sizes == [128, 128, 128, 128, 8]
+
+
 def test_an_encoder_and_a_decoder_learn_a_picture():
     """Gradients reach every parameter."""
     encoder, decoder = PictureEncoder(spaces.Box(0, 255, (5, 5, 1), np.uint8), 8), PixelDecoder(8, (1, 5, 5))
