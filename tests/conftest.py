@@ -12,6 +12,8 @@ import os
 from hypothesis import settings
 
 MOST_PROCESSES = 4  # each may start a Ray session
+SEVERAL = ("tests/cluster/", "tests/debug/", "tests/integration/", "tests/test_elastic.py", "tests/test_sweep.py")
+ONE = tuple(f"tests/integration/test_{name}" for name in ("exact", "frames", "probes", "sac_forms", "toy"))
 
 settings.register_profile("same", derandomize=True)
 
@@ -22,10 +24,27 @@ def pytest_configure(config):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Return the processes for whole folders; the slow tests load all cores by themselves, and few need one process."""
+    """Return the processes for whole folders; a few files need one process."""
     whole = all(os.path.isdir(arg) for arg in config.option.file_or_dir)
-    is_slow = config.getoption("--slow") or config.getoption("--every")
-    return min(os.cpu_count() or 1, MOST_PROCESSES) if whole and not is_slow else 0
+    return min(os.cpu_count() or 1, MOST_PROCESSES) if whole else 0
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Return the order of the slow tests: those that load all cores run one after another, beside those of one core."""
+    if not (config.getoption("--slow") or config.getoption("--every")):
+        return None
+
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        """Gives each process one file after another; all files of runs in several processes go to the same one."""
+
+        def _split_scope(self, nodeid):
+            """Return the name of the tests that run one after another."""
+            path = nodeid.partition("::")[0]
+            return "several" if path.startswith(SEVERAL) and not path.startswith(ONE) else path
+
+    return Scheduling(config, log)
 
 
 def pytest_addoption(parser):

@@ -23,9 +23,9 @@ def re_execute(folder, **options):
     return replay_run(str(folder), report=lambda text: None, **options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def session():
-    """Yield a Ray session."""
+    """Yield a Ray session, which all recorded runs share."""
     with ray_session(cpus=5):
         yield
 
@@ -63,7 +63,7 @@ def test_a_re_execution_equals_a_resumed_run(tmp_path):
 def test_steps_before_the_record_are_not_counted(tmp_path, capsys):
     """A record that begins with a resumed run counts the gradient steps since then."""
     folder = tmp_path / "run"
-    run(folder, "sac", "players.num=2", "run.total_steps=150")
+    run(folder, "sac", "run.mode=coupled", "players.num=2", "run.total_steps=150")
     before = saved(folder)["gradient_steps"]
     run(folder, "sac", *RECORDED, "run.resume=true")
     again = re_execute(folder)
@@ -141,7 +141,7 @@ def test_a_record_without_fragments_is_refused(tmp_path):
 
 def test_a_run_without_a_record_names_the_setting(tmp_path):
     """The error for a run without a record names the setting."""
-    run(tmp_path / "run", "sac", "run.total_steps=60")
+    run(tmp_path / "run", "sac", "run.mode=coupled", "run.total_steps=60")
     with pytest.raises(ConfigError, match=r"log\.record=true"):
         re_execute(tmp_path / "run")
     with pytest.raises(ConfigError, match="no such folder"):
@@ -166,8 +166,8 @@ def kill_in_turn(folder, actors):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memmap", ["false", "true"])
-def test_a_re_execution_equals_a_run_with_deaths(tmp_path, session, memmap):
+@pytest.mark.parametrize("memmap", [pytest.param("false", marks=pytest.mark.every), "true"])
+def test_a_re_execution_equals_a_run_with_deaths(tmp_path, memmap):
     """A re-execution equals a run in which workers of all roles died."""
     folder = tmp_path / "run"
     overrides = ["run.mode=decoupled", "run.max_staleness=1", "buffer.shards=2", f"buffer.memmap={memmap}"]

@@ -14,7 +14,7 @@ from sheeprl.config.schema import Config
 
 QUICK = ("ppo", "sac")  # algorithms that every test includes
 SLOW = ("dqn", "ppo_recurrent")  # algorithms with other mechanisms, which most tests of the slow suite include
-MORE = (*SLOW, "dreamer_v3", "impala", "r2d2", "sac_ae", "td3")  # algorithms that its shorter tests include
+MORE = (*SLOW, "dreamer_v3")  # with a world model, for mechanisms that depend on the kind of algorithm
 
 # Overrides of those arguments that an algorithm has.
 WORLD_MODEL = {
@@ -25,17 +25,21 @@ WORLD_MODEL = {
 ARGUMENTS = {"hidden_sizes": "[32,32]", "batch_size": "32"} | WORLD_MODEL
 ON_POLICY = {"rollout_steps": "32", "epochs": "2"}
 OFF_POLICY = {"learning_starts": "50", "replay_ratio": "1", "sequence": "6", "burn_in": "3"}
+SEQUENCES = {"replay_ratio": "0.25"}  # a gradient step on sequences takes ten times as long
 QUIET = ("eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=2")
 
 
-def every_algorithm(slow: tuple[str, ...] = SLOW, kinds: tuple[str, ...] = ("vector", "pixels")) -> list:
+def every_algorithm(
+    slow: tuple[str, ...] = SLOW, kinds: tuple[str, ...] = ("vector", "pixels"), quick: tuple[str, ...] = QUICK
+) -> list:
     """Return every registered algorithm as a parameter; all but the quick ones have a mark.
 
     Args:
         slow: algorithms of the slow suite; those that are in neither suite run with `--every`.
         kinds: kinds of observations, of which an algorithm must support one.
+        quick: algorithms without a mark.
     """
-    marks = {**dict.fromkeys(slow, pytest.mark.slow), **dict.fromkeys(QUICK, ())}
+    marks = {**dict.fromkeys(slow, pytest.mark.slow), **dict.fromkeys(quick, ())}
     return [
         pytest.param(name, marks=marks.get(name, pytest.mark.every))
         for name in registry.registered()
@@ -94,11 +98,12 @@ class Small:
         """Return the settings of a run of a few hundred steps."""
         env = [f"env.id={self.env}", *QUIET]
         if self.env.startswith("tests."):
-            env.append(f"env.kwargs={{continuous: {str(not is_discrete(self.name)).lower()}}}")
+            env.append(f"env.kwargs={{continuous: {str(not is_discrete(self.name)).lower()}, noise: 255}}")
             env.append("checkpoint.envs=true")  # a resumed run continues their episodes, as those of Gymnasium
         if is_off_policy(self.name):
             sizes = ["buffer.size=20000", "players.fragment_rows=8"]
-            return [*env, *sizes, *supported(self.name, ARGUMENTS | OFF_POLICY)]
+            rate = SEQUENCES if is_recurrent(self.name) else {}
+            return [*env, *sizes, *supported(self.name, ARGUMENTS | OFF_POLICY | rate)]
         return [*env, *supported(self.name, ARGUMENTS | ON_POLICY)]
 
     def config(self, folder, *overrides: str) -> Config:

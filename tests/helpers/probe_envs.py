@@ -158,9 +158,19 @@ class Follow(PictureProbe):
     The choices move the marker to the left, not at all, or to the right. The dot then moves by one cell and turns at
     the borders. The reward is 1 if they are at most one cell apart, so a policy that moves towards the dot gets
     `STEPS` from single frames. A policy that ignores them gets about half of that.
+
+    Args:
+        noise: largest value of the other pixels, which are random. Black ones leave many units at the kink of a ReLU,
+            where a rounding changes gradients.
+        options: arguments of `PictureProbe`.
     """
 
     STEPS = 20
+
+    def __init__(self, noise=0, **options):
+        """Store the noise."""
+        super().__init__(**options)
+        self.noise = noise
 
     def reset(self, seed=None, options=None):
         """Begin an episode with the marker below the dot."""
@@ -182,7 +192,7 @@ class Follow(PictureProbe):
 
     def _picture(self):
         """Return a picture with a red dot at the top and a green marker at the bottom."""
-        cells = np.zeros((self.CELLS, self.CELLS, 3), np.uint8)
+        cells = self.np_random.integers(self.noise + 1, size=(self.CELLS, self.CELLS, 3), dtype=np.uint8)
         cells[1, self.dot, 0] = cells[-2, self.marker, 1] = 255
         return self.enlarge(cells)
 

@@ -18,6 +18,7 @@ SMALL_SAC = [
     "players.fragment_rows=8",
 ]
 QUIET = ["eval.episodes=0", "log.level=error", "trainer.threads=1"]
+ATTEMPTS = 4  # starts of a local Ray
 
 
 @contextmanager
@@ -29,9 +30,15 @@ def ray_session(cpus, **options):
     import ray  # slow, and not needed by every test
 
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    ray.init(
-        "local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, **options
-    )
+    options |= {"num_cpus": cpus, "include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
+    for attempt in range(ATTEMPTS):
+        try:
+            ray.init("local", **options)
+            break
+        except Exception as error:  # Ray has no class for it; it gives up after 30 seconds
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or attempt == ATTEMPTS - 1:
+                raise
     try:
         yield
     finally:

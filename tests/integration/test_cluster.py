@@ -181,7 +181,7 @@ def check_exact(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+@pytest.mark.parametrize("algorithm", ["sac", pytest.param("ppo", marks=pytest.mark.every)])
 def test_a_killed_run_resumes_from_the_bucket_with_other_numbers(tmp_path, monkeypatch, algorithm):
     """A killed run resumes from the bucket in a new folder, with other numbers of players and shards."""
     small = SMALL_SAC if algorithm == "sac" else ["algo.rollout_steps=16"]

@@ -5,8 +5,9 @@ import ray
 import torch
 
 from sheeprl.actors.ray.fleet import Fleet
+from sheeprl.algos import registry
 from sheeprl.run import Run
-from tests.helpers.algorithms import MORE, Small, assert_exact_ratio, every_algorithm, is_off_policy
+from tests.helpers.algorithms import MORE, Small, assert_exact_ratio, every_algorithm, is_off_policy, supported
 from tests.helpers.runs import largest_difference, lines, ray_session, saved
 
 COUPLED, DECOUPLED = "run.mode=coupled", "run.mode=decoupled"
@@ -63,10 +64,12 @@ def test_coupled_and_decoupled_are_bit_identical(tmp_path, session, algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", every_algorithm())
+@pytest.mark.parametrize("algorithm", every_algorithm(quick=()))  # test_ray_runs.py has the quick ones
 def test_two_ranks_learn_what_one_learns(tmp_path, session, algorithm):
     """Two ranks learn the same as one from the same global batches."""
     overrides = [DECOUPLED, "run.max_staleness=0", "run.total_steps=200", "players.num=2", "trainer.compile=false"]
+    if "vector" not in registry.args_class(algorithm).observations:
+        overrides.append("algo.replay_ratio=0.1")  # a rounding that moves a unit across its ReLU's kink soon grows
     one, other = agents(tmp_path, Small(algorithm), [["trainer.devices=1"], ["trainer.devices=2"]], *overrides)
     assert largest_difference(one, other) < 1e-5
 
@@ -77,13 +80,13 @@ def test_compiled_and_eager_runs_agree(tmp_path, algorithm):
     """A compiled run learns the same as an eager one."""
     # Few steps: a rounding error that changes a sampled latent or the sign of a tiny gradient grows from there.
     steps = 64 if is_off_policy(algorithm) else 60  # one round of on-policy data, so that both train on the same
-    overrides = [COUPLED, f"run.total_steps={steps}"]
+    overrides = [COUPLED, f"run.total_steps={steps}", *supported(algorithm, {"replay_ratio": "1"})]
     one, other = agents(tmp_path, Small(algorithm), [["trainer.compile=false"], ["trainer.compile=true"]], *overrides)
     assert largest_difference(one, other) < 3e-5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", every_algorithm())
+@pytest.mark.parametrize("algorithm", every_algorithm(slow=()))
 def test_killed_workers_are_replaced_with_the_exact_ratio(tmp_path, monkeypatch, session, algorithm):
     """A run survives the loss of a player, a shard and a trainer, and takes exactly the gradient steps that are due."""
     fleets, killed, start, publish = [], [], Fleet.start, Run.publish

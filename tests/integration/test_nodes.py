@@ -117,7 +117,7 @@ def wait_until_used(cluster, nodes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memmap", ["false", "true"])
+@pytest.mark.parametrize("memmap", [pytest.param("false", marks=pytest.mark.every), "true"])
 def test_a_run_survives_the_replacement_of_its_nodes(tmp_path, cluster, memmap):
     """The run survives the replacement of each of its nodes."""
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]

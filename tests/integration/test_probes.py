@@ -171,7 +171,7 @@ def test_action_that_depends_on_the_colour_of_a_picture(tmp_path, algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", PICTURES)
+@pytest.mark.parametrize("algorithm", every_algorithm(kinds=("pixels",), quick=("ppo",)))
 def test_action_that_depends_on_positions_in_a_picture(tmp_path, algorithm):
     """Reward 1 while a marker follows a moving dot; half of that without looking."""
     run_dir = learn(tmp_path, algorithm, "Follow-v0", *supported(algorithm, PICTURE | NEAR), *longer(algorithm))

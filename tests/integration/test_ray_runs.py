@@ -161,7 +161,7 @@ def test_a_standby_process_replaces_the_second_lost_player(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_the_object_store_holds_pending_data_only():
     """The object store holds pending fragments and batches only."""
-    fragments = 6000
+    fragments = 3200
     measured = back_pressure.measure(fragments)
     assert measured.fragments == fragments
     assert measured.gradient_steps == math.floor(back_pressure.RATIO * back_pressure.ROWS * fragments)
@@ -207,7 +207,7 @@ def test_two_shards_serve_any_number_of_ranks(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memmap", ["false", "true"])
+@pytest.mark.parametrize("memmap", [pytest.param("false", marks=pytest.mark.every), "true"])
 def test_a_resumed_run_may_change_shards_players_and_ranks(tmp_path, memmap):
     """A resumed run may change shards, players and ranks."""
     common = [DECOUPLED, f"buffer.memmap={memmap}", "run.resume=true"]
@@ -222,7 +222,7 @@ def test_a_resumed_run_may_change_shards_players_and_ranks(tmp_path, memmap):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shards", "memmap"), [(1, False), (2, False), (1, True)])
+@pytest.mark.parametrize(("shards", "memmap"), [pytest.param(1, False, marks=pytest.mark.every), (2, False), (1, True)])
 def test_a_killed_shard_is_replaced(tmp_path, monkeypatch, capfd, shards, memmap):
     """A killed shard is replaced while others serve."""
     fleets, publish = [], Run.publish

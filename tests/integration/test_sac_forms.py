@@ -16,8 +16,21 @@ FORMS = {
     "pixels": [FOLLOW, "env.kwargs={continuous: true}", STACK, "algo.random_shift=2", "algo.cnn_features=8"],
     "discrete pixels": [FOLLOW, "algo.random_shift=1", "algo.encoder_tau=0.1", "algo.target_delay=2"],
 }
+ESSENTIAL = ("masked", "pixels")  # discrete and continuous actions, with masks, pictures and stacks
 COUPLED = "run.mode=coupled"
 SAC = Small("sac")
+
+
+def every_form(slow=ESSENTIAL):
+    """Return every form as a parameter, with the mark of the slow suite or of `--every`."""
+    return [pytest.param(form, marks=pytest.mark.slow if form in slow else pytest.mark.every) for form in FORMS]
+
+
+@pytest.fixture(scope="module")
+def session():
+    """Yield a Ray session."""
+    with ray_session(cpus=5):
+        yield
 
 
 def agents(tmp_path, form, variants, *overrides):
@@ -45,8 +58,7 @@ def test_frames_are_stored_once(tmp_path, form):
     assert spaces.frame_stack == ({"obs": 3} if form == "pixels" else {})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", every_form((*ESSENTIAL, "discrete pixels")))  # with steps of several kinds
 def test_compiled_and_eager_runs_agree(tmp_path, form):
     """A compiled run learns the same as an eager one."""
     variants = ["trainer.compile=false", "trainer.compile=true"]
@@ -54,18 +66,15 @@ def test_compiled_and_eager_runs_agree(tmp_path, form):
     assert largest_difference(one, other) < 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
-def test_two_ranks_learn_what_one_learns(tmp_path, form):
+@pytest.mark.parametrize("form", every_form())
+def test_two_ranks_learn_what_one_learns(tmp_path, session, form):
     """Two ranks learn the same as one from the same global batches."""
     overrides = ["run.mode=decoupled", "run.max_staleness=0", "run.total_steps=200", "trainer.compile=false"]
-    with ray_session(cpus=5):
-        one, other = agents(tmp_path, form, ["trainer.devices=1", "trainer.devices=2"], *overrides, "players.num=2")
+    one, other = agents(tmp_path, form, ["trainer.devices=1", "trainer.devices=2"], *overrides, "players.num=2")
     assert largest_difference(one, other) < 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", every_form())
 def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, form):
     """An interrupted run ends bit-identical to an uninterrupted one."""
     overrides = [*settings("sac"), COUPLED, "checkpoint.envs=true", *FORMS[form]]
