@@ -269,7 +269,7 @@ class Player(PlayerInterface):
         saved = None
         if not self.unsaved:
             native = self.config.env.vectorization == "native"
-            saved = VectorState(envs).snapshot if native else list(envs.call("snapshot"))  # type: ignore[attr-defined]
+            saved = VectorState(envs).snapshot if native else list(envs.call("take_snapshot"))  # type: ignore[attr-defined]
         return {
             "envs": saved,
             "tail": self._tail,
