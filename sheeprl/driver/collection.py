@@ -469,7 +469,7 @@ class Collector:
             f"a fragment of player {number} was lost with its node; the player collects another one", "warning"
         )
         another: CollectedFragment | None = None
-        if self.rounds.is_exact and fragments[place].origin is not None:
+        if fragments[place].origin is not None:
             another = await self.wait_unless_interrupted(self._repeat_fragment(fragments[place]))
         if another is None:
             self.rounds.give_up(number)
