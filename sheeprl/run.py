@@ -224,6 +224,7 @@ class Run:
         """Show progress, log, evaluate, save a checkpoint and take a snapshot, each when it is due."""
         self.show_progress()
         self.memory.announce(self.replay.capacity_bytes, self.updates.network_bytes)
+        self.collector.saving.limit(self.updates.network_bytes)
         self.border, before = self.counters.version, self.stats.finished_rounds
         self.stats.finished_rounds = self.border
         self.stats.env_changes.merge_until(self.border)

@@ -85,7 +85,7 @@ class FakeReplay:
         """Return the status for the counted rows."""
         return BufferStatus(self.rows, self.rows, float(self.rows), 100, {}, self.rows)
 
-    def add(self, fragment: Any) -> BufferStatus:
+    def add(self, fragment: Any, batch: int, place: int) -> BufferStatus:
         """Count the rows of a fragment."""
         self.rows += ROWS * ENVS
         return self.status()

@@ -95,8 +95,8 @@ class ReplayInterface(ABC):
     """Methods of a replay shard. `sheeprl.actors.replay.Replay` documents them."""
 
     @abstractmethod
-    def add(self, fragment: Fragment) -> BufferStatus:
-        """Add a fragment."""
+    def add(self, fragment: Fragment, batch: int | None = None, place: int = 0) -> BufferStatus:
+        """Add a fragment, unless an earlier one of its batch is missing."""
 
     @abstractmethod
     def status(self) -> BufferStatus:

@@ -40,6 +40,7 @@ class FragmentInfo:
         state: state of the player after the fragment, if it was requested.
         unsaved: why the environments' state can't be saved; "" if it can be saved.
         episode_numbers: numbers in the last infos of these episodes, by key; not every info has every key.
+        state_seconds: time that the state took, without the test that it can be saved.
     """
 
     version: int
@@ -51,6 +52,7 @@ class FragmentInfo:
     state: bytes | None = None
     unsaved: str = ""
     episode_numbers: dict[str, list[float]] = field(default_factory=dict)
+    state_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

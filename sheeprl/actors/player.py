@@ -201,11 +201,14 @@ class Player(PlayerInterface):
         seconds = time.perf_counter() - started
         self.sequence += 1
         self._unsaved = self._unsaved if unsaved is None else unsaved
-        state = self.state() if keep_state else None
         reason = self.unsaved if keep_state else ""
+        saving = time.perf_counter()
+        state = self.state() if keep_state else None
+        saved = time.perf_counter() - saving
         rows_played = is_last[:-1].size
         fragment = transforms.newest_frames(fragment, self.spaces.frame_stack) if self.spaces.frame_stack else fragment
-        info = FragmentInfo(self.version, decisions, rows_played, returns, lengths, seconds, state, reason, numbers)
+        counts = decisions, rows_played, returns, lengths
+        info = FragmentInfo(self.version, *counts, seconds, state, reason, numbers, saved)
         return info, Fragment(self.number, self.incarnation, self.sequence - 1, fragment)
 
     def _set_env(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], values: dict[str, Any]) -> None:
@@ -270,7 +273,7 @@ class Player(PlayerInterface):
         saved = None
         if not self.unsaved:
             native = self.config.env.vectorization == "native"
-            saved = VectorState(envs).snapshot if native else list(envs.call("snapshot"))  # type: ignore[attr-defined]
+            saved = VectorState(envs).snapshot if native else list(envs.call("take_snapshot"))  # type: ignore[attr-defined]
         return {
             "envs": saved,
             "tail": self._tail,

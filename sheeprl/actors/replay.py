@@ -13,6 +13,7 @@ import numpy as np
 from sheeprl.actors.interfaces import ReplayInterface
 from sheeprl.actors.messages import BufferStatus, Fragment, Write, Writes
 from sheeprl.buffer import reshard
+from sheeprl.buffer.fragments import FragmentOrder
 from sheeprl.buffer.memmap import has_buffer, in_use, is_of_this_boot, remove_buffer
 from sheeprl.buffer.places import place_of
 from sheeprl.buffer.replay_buffer import ReplayBuffer
@@ -50,15 +51,23 @@ class Replay(ReplayInterface):
         self.buffer = buffer
         self.batch_size = batch_size
         self.shard, self.shards = shard, shards
+        self.order = FragmentOrder()
         self.profiler = profiler or Profiler(None, f"replay {shard}", 0)
 
     @profiled
-    def add(self, fragment: Fragment) -> BufferStatus:
+    def add(self, fragment: Fragment, batch: int | None = None, place: int = 0) -> BufferStatus:
         """Copy a fragment into the buffer; ignore one that was added before.
 
+        Args:
+            fragment: fragment of a player.
+            batch: number of the fragments that are sent at once; None for a fragment without order.
+            place: place of the fragment in the batch.
+
         Raises:
+            EarlierFragmentMissingError: an earlier fragment of the batch was lost.
             RefusedFragmentError: the fragment's shapes don't match, or a value isn't finite.
         """
+        self.order.check(batch, place)
         self.buffer.add_rows(fragment.rows, (fragment.player, fragment.incarnation), fragment.sequence)
         return self.status()
 

@@ -22,6 +22,40 @@ class RefusedFragmentError(ValueError):
     """Raised when a fragment is invalid or does not match the stored rows. Nothing of it is stored."""
 
 
+class EarlierFragmentMissingError(RuntimeError):
+    """Raised when an earlier fragment of the same call to all shards was lost. Nothing is stored."""
+
+
+class FragmentOrder:
+    """Order in which a shard stores the fragments of a batch: exactly the one in which they were sent.
+
+    Without it, a lost fragment would move behind the others when it is sent again, and later samples would differ.
+    """
+
+    def __init__(self) -> None:
+        """Start without a batch."""
+        self.batch: int | None = None
+        self.next = 0
+
+    def check(self, batch: int | None, place: int) -> None:
+        """Check that all earlier fragments of the batch have arrived.
+
+        Args:
+            batch: number of the batch; None for a fragment without order.
+            place: place of the fragment in the batch.
+
+        Raises:
+            EarlierFragmentMissingError: an earlier one hasn't arrived.
+        """
+        if batch is None:
+            return
+        if batch != self.batch:
+            self.batch, self.next = batch, 0
+        if place != self.next:
+            raise EarlierFragmentMissingError(f"fragment {self.next} of the batch is missing, before fragment {place}")
+        self.next += 1
+
+
 def shape_of(fragment: Mapping[str, Array]) -> tuple[int, ...]:
     """Return `[T + 1, B]` of a valid fragment.
 

@@ -146,6 +146,11 @@ class PlayersConfig(Section):
         description="standby processes to replace lost players; started after the first loss, if resources allow",
         json_schema_extra=needs("decoupled", "ray.max_failures"),
     )
+    state_cost: Fractional = Field(
+        0.02,
+        description="most of a player's time for saving its state, from which a lost one continues; 0 saves none",
+        json_schema_extra=needs("decoupled", "checkpoint.envs"),
+    )
     quorum: Part = Field(
         1.0,
         description="part of the players' fragments with which a round closes; below 1, late ones join later rounds",

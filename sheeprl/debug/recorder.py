@@ -47,7 +47,7 @@ B = TypeVar("B")
 RECORD = "record.jsonl"
 FLUSH_AFTER = 1.0  # seconds
 # Fields that depend on time, or on calls of a lost shard whose results never arrived.
-NOT_COMPARED = frozenset({"seconds", "began", "compiling", "counts", "unsaved", "notes"})
+NOT_COMPARED = frozenset({"seconds", "state_seconds", "began", "compiling", "counts", "unsaved", "notes"})
 
 
 def digest(data: bytes | np.ndarray[Any, Any]) -> str:

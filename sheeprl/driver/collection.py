@@ -4,8 +4,9 @@ A *round* is `fragment_rows` rows from each of K players. A player begins round 
 `max_staleness` versions behind it: at 0 collection and training alternate, at 1 they overlap. The fragments of a round
 are added in the order of the players' numbers, so what is learned does not depend on which player was faster.
 
-Recovery is handled here. A lost player is replaced and starts a new episode. A fragment that is lost with its node, and
-a rollout that is lost with the buffer, are collected again.
+Recovery is handled here. A lost player is replaced, continues where it stood and collects its fragment again, with the
+weights that it was due to use. A fragment that is lost with its node is collected again from the state before it. So
+the result doesn't depend on these losses, unless the environments can't be saved.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sheeprl.actors.handle import DataLostError, LostError, Ref, later
-from sheeprl.actors.interfaces import PlayerInterface
-from sheeprl.buffer.fragments import RefusedFragmentError
+from sheeprl.actors.handle import DataLostError, LostError, Ref
+from sheeprl.buffer.fragments import EarlierFragmentMissingError, RefusedFragmentError
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.driver.checkpointing import CheckpointScheduler
 from sheeprl.driver.clock import Clock
 from sheeprl.driver.failures import FailureBudget
-from sheeprl.driver.players import PlayerGroup, PlayerState
+from sheeprl.driver.players import Answered, PlayerGroup, PlayerState, Request
 from sheeprl.driver.replay import AddOutcome, ReplayClient
 from sheeprl.driver.rounds import CollectedFragment, Signal, make_rounds
+from sheeprl.driver.state_saving import StateSaving
 from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
@@ -33,11 +34,13 @@ from sheeprl.utils.errors import RunFailedError, one_line, require, shell_comman
 from sheeprl.utils.text import byte_size, counted
 
 if TYPE_CHECKING:
+    from sheeprl.actors.messages import FragmentInfo
     from sheeprl.algos.base import Mode
 
 LARGE_STATES = 10 * 2**20  # bytes of all players' states from which their size is reported
 MOVE_CHECK_SECONDS = 1.0  # seconds between two checks for players that have to move
 MOST_LISTED = 8  # players whose numbers a message lists
+MOST_LOSSES = 3  # of a player in one fragment, after which it starts new episodes; its environments may be the cause
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,9 @@ class Collector:
         self.get_weights, self.find_moves = get_weights, find_moves
         players.on_fresh = self._report_fresh_start
         replay.on_loss, replay.on_back = self._count_lost_shard, self._report_restored_shard
+        self.saving = StateSaving(config.num_players, config.players.state_cost)
+        # In coupled mode, no player can be lost.
+        players.keeps_origins = not config.is_coupled and bool(config.players.state_cost and config.checkpoint.envs)
         self.published: PublishedWeights | None = None
         self.rounds = make_rounds(config, self.counters.version)
         self._rollout: list[CollectedFragment] = []  # fragments of the newest round, if on-policy
@@ -251,11 +257,13 @@ class Collector:
     async def _collect_rounds(self, number: int) -> None:
         """Collect round after round from one player, as far ahead as `max_staleness` permits.
 
-        A failed player is replaced, within the failure budget, and its replacement gets the newest weights.
+        A failed player is replaced, within the failure budget. If it can't continue where it stood, it gets the newest
+        weights.
         """
         while True:
             published = await self._wait_for_weights(number)
             lost_at: float | None = None
+            losses = 0
             while True:
                 round_number = self.rounds.begin(number, published.version)
                 try:
@@ -263,16 +271,34 @@ class Collector:
                     break
                 except DataLostError:
                     await self._republish(published)
+                    published = self.published or published
                 except StoppedError:
                     self.players.drop(number)
                     await asyncio.get_running_loop().create_future()  # until the run ends
                 except Exception as error:
                     lost_at = lost_at if lost_at is not None else self.clock.time()
+                    losses += number in self.players.handles and not getattr(error, "with_node", False)
                     self._drop_player(number, error)
-                published = self.published or published
+                    if not self._may_continue(number, error, losses):
+                        published = self.published or published
             if lost_at is not None:
                 self._report_player_back(number, self.clock.time() - lost_at)
             self.rounds.put(fragment)
+
+    def _may_continue(self, number: int, error: Exception, losses: int) -> bool:
+        """Return True if a lost player collects its fragment again with the same weights.
+
+        Args:
+            number: number of the player.
+            error: its failure.
+            losses: losses in this fragment.
+        """
+        if not isinstance(error, LostError):
+            self.players.forget(number)  # another seed may avoid the failure
+        elif losses == MOST_LOSSES and number in self.players.origins:
+            self.players.forget(number)
+            self._report_fresh_start(number, f"it was lost {losses} times in the same fragment")
+        return number in self.players.origins and self.rounds.is_exact
 
     async def _wait_for_weights(self, number: int) -> PublishedWeights:
         """Wait until the weights are recent enough for the player's next round."""
@@ -299,17 +325,33 @@ class Collector:
         return round_number - self.published.version <= self.config.max_staleness
 
     async def _request_fragment(self, number: int, published: PublishedWeights, round_number: int) -> CollectedFragment:
-        """Call `collect` of a player. Request its state too if a checkpoint may be due after the round."""
-        if number in self.players.leaving:
-            await self.players.move(number)
-        player = await self.players.get(number)
-        mode: Mode = "random" if published.policy_steps < self.data.learning_starts else "explore"
-        progress = min(1.0, published.policy_steps / self.config.run.total_steps)
-        request = (self.config.fragment_rows, later(published.weights), published.version, mode, progress)
-        may_checkpoint = self._may_checkpoint_after(self.rounds.last_round_of(number, published.version))
-        values = self.stats.env_changes.at(round_number) or None
-        info, fragment = player.call_pair(PlayerInterface.collect, *request, may_checkpoint, self._unsaved, values)
-        return CollectedFragment(number, await info, fragment, self.players.current[number])
+        """Call `collect` of a player. Request its state too if it is due, or if a checkpoint may follow the round."""
+        async with self.players.playing[number]:
+            if number in self.players.leaving:
+                await self.players.move(number)
+            player = await self.players.get(number)
+            mode: Mode = "random" if published.policy_steps < self.data.learning_starts else "explore"
+            progress = min(1.0, published.policy_steps / self.config.run.total_steps)
+            values = self.stats.env_changes.at(round_number) or None
+            own = self.config.fragment_rows, published.weights, published.version, mode, progress, values
+            request, origin = Request(*own), self.players.origins.get(number)
+            is_due = origin is not None and self.saving.wants(number, len(origin.answered))
+            may_checkpoint = self._may_checkpoint_after(self.rounds.last_round_of(number, published.version))
+            info_ref, fragment = request.send(player, is_due or may_checkpoint, self._unsaved)
+            info = await info_ref
+            self._note_answer(number, request, info)
+        return CollectedFragment(number, info, fragment, self.players.current[number], request, origin)
+
+    def _note_answer(self, number: int, request: Request, info: FragmentInfo) -> None:
+        """Note where a player stands after a fragment."""
+        if self.players.keeps_origins and (message := self.saving.note(number, info)):
+            self.reporter.message(message)
+        self.players.keeps_origins &= not self.saving.why_not
+        self.players.note_answer(number, request, info)
+        if not self.saving.can_save(number):
+            self.players.forget(number)
+        if info.state is not None and number == self.config.num_players - 1:
+            self._unsaved = info.unsaved  # the first player's reason may come from recording its episodes
 
     def _may_checkpoint_after(self, round_number: int) -> bool:
         """Return True if a checkpoint can be due at the end of a future round."""
@@ -388,7 +430,7 @@ class Collector:
                 missing = []
                 for place, outcome in found:
                     outcomes[place] = outcome
-                    if isinstance(outcome, DataLostError) and await self._recollect_fragment(place, fragments):
+                    if await self._is_sent_again(outcome, place, fragments):
                         missing.append(place)
             if self.data.is_off_policy:
                 return outcomes
@@ -396,6 +438,12 @@ class Collector:
                 return None
             if any(outcomes) or self.replay.size >= sum(each.info.rows for each in fragments):
                 return outcomes
+
+    async def _is_sent_again(self, outcome: AddOutcome, place: int, fragments: list[CollectedFragment]) -> bool:
+        """Return True if a fragment has to be sent to its shard again; replace it first if it is lost."""
+        if isinstance(outcome, EarlierFragmentMissingError):
+            return True
+        return isinstance(outcome, DataLostError) and await self._recollect_fragment(place, fragments)
 
     def _record_round(self, fragments: list[CollectedFragment], outcomes: list[AddOutcome]) -> int:
         """Count a round's fragments and store the players' states. Return the rows that the buffer accepted.
@@ -407,7 +455,7 @@ class Collector:
         for each in accepted:
             self.stats.record_fragment(each.info)
         for each, error in zip(fragments, outcomes, strict=True):
-            if not isinstance(error, DataLostError):
+            if not isinstance(error, (DataLostError, EarlierFragmentMissingError)):
                 self._record_refusal(each.player, error)
         self.rounds.close()
         self._weights_changed.notify_all()  # a player whose fragment is in the buffer may begin another
@@ -415,17 +463,45 @@ class Collector:
         return sum(each.info.rows for each in accepted)
 
     async def _recollect_fragment(self, place: int, fragments: list[CollectedFragment]) -> bool:
-        """Replace a lost fragment by another one. Return False if the run stops first."""
+        """Replace a lost fragment by the same one, or by the player's next one; return False if the run stops first."""
         number = fragments[place].player
         self.reporter.message(
             f"a fragment of player {number} was lost with its node; the player collects another one", "warning"
         )
-        self.rounds.give_up(number)
-        self._weights_changed.notify_all()
-        another: CollectedFragment | None = await self.wait_unless_interrupted(self.rounds.take_again(number))
+        another: CollectedFragment | None = None
+        if fragments[place].origin is not None:
+            another = await self.wait_unless_interrupted(self._repeat_fragment(fragments[place]))
+        if another is None:
+            self.rounds.give_up(number)
+            self._weights_changed.notify_all()
+            another = await self.wait_unless_interrupted(self.rounds.take_again(number))
         if another is not None:
             fragments[place] = another
         return another is not None
+
+    async def _repeat_fragment(self, lost: CollectedFragment) -> CollectedFragment | None:
+        """Collect a fragment again from the state before it; return None if that is impossible.
+
+        Raises:
+            RunFailedError: the player exceeded its failure budget.
+        """
+        number, origin = lost.player, lost.origin
+        assert origin is not None
+        while True:
+            async with self.players.playing[number]:  # a fragment that the player collects now comes first
+                if number in self.players.handles and number not in self.players.origins:
+                    return None  # it couldn't go on as before
+                try:
+                    async with self.players.rewound(number, origin) as player:
+                        if player is None:
+                            return None
+                        info_ref, fragment = lost.request.send(player)
+                        is_same = Answered.of(lost.request, lost.info).is_repeated_by(await info_ref)
+                        return replace(lost, fragment=fragment) if is_same else None
+                except LostError as error:
+                    self._drop_player(number, error)
+                except Exception:  # the weights are lost, or the environment fails
+                    return None
 
     async def wait_unless_interrupted(self, awaited: Awaitable[Any]) -> Any:
         """Wait for a result. Return None if the run is interrupted and the patience ends first."""
@@ -448,8 +524,6 @@ class Collector:
             if each.info.state is not None:
                 states[each.player] = PlayerState(each.incarnation, each.info.state)
         self.checkpointing.player_states = states
-        if fragments[-1].info.state is not None:  # the first player's reason may come from recording its episodes
-            self._unsaved = fragments[-1].info.unsaved
         reasons = [each.info.unsaved for each in fragments if each.info.unsaved]
         if reasons and not self._reported_unsaved:
             self._reported_unsaved = True

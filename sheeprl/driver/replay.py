@@ -22,14 +22,14 @@ import numpy.typing as npt
 from sheeprl.actors.handle import AllRanks, DataLostError, Handle, LostError, Ref, later
 from sheeprl.actors.interfaces import Block, ReplayInterface
 from sheeprl.actors.messages import BufferStatus, Fragment, Writes
-from sheeprl.buffer.fragments import RefusedFragmentError
+from sheeprl.buffer.fragments import EarlierFragmentMissingError, RefusedFragmentError
 from sheeprl.utils import seeding
 from sheeprl.utils.errors import RunFailedError, one_line
 
 Request = Callable[[Handle], Ref[BufferStatus]]
 """Calls a method that returns a shard's status; it is called again on the successor of a lost shard."""
-AddOutcome = RefusedFragmentError | DataLostError | None
-"""None for an added fragment, else the reason why it was refused or lost."""
+AddOutcome = RefusedFragmentError | EarlierFragmentMissingError | DataLostError | None
+"""None for an added fragment, else the reason why it was refused, lost, or not added after a lost one."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class Chunk:
         return [part.block for part in self.parts if part.block is not None]
 
 
-def _adding(fragment: Ref[Fragment]) -> Request:
-    """Return the request that adds a fragment."""
-    return lambda handle: handle.call(ReplayInterface.add, later(fragment))
+def _adding(fragment: Ref[Fragment], batch: int, place: int) -> Request:
+    """Return the request that adds a fragment, at its place in a batch of a shard."""
+    return lambda handle: handle.call(ReplayInterface.add, later(fragment), batch, place)
 
 
 def _restoring(folder: str | None) -> Request:
@@ -119,6 +119,7 @@ class ReplayClient:
         self.statuses = [BufferStatus() for _ in self.handles]
         self._known = [-1] * len(self.handles)  # turn of the call that returned each status
         self._turns = itertools.count()
+        self._batches = itertools.count()
         self.lost_counts: Counter[str] = Counter()  # counts of lost shards that their successors didn't restore
         self.newest_save: Callable[[], str | None] = lambda: None
         """Returns the folder of the newest saved replay, which restores lost shards; None if there is none."""
@@ -212,19 +213,21 @@ class ReplayClient:
         """Add fragments, each with the number of its player, to the players' shards in this order.
 
         Returns:
-            For each fragment, the error if it was refused or lost, else None.
+            For each fragment, the error if it was refused, lost, or not added after a lost one, else None.
         """
-        pending = []
+        pending, batch, places = [], next(self._batches), Counter[int]()
         for player, fragment in fragments:
             shard = player % len(self.handles)
-            pending.append(self._send(shard, self.handles[shard], _adding(fragment)))
-        return [await self._why_not(each, ref) for each, (_, ref) in zip(pending, fragments, strict=True)]
+            request = _adding(fragment, batch, places[shard])
+            places[shard] += 1
+            pending.append((self._send(shard, self.handles[shard], request), request))
+        return [await self._why_not(*each) for each in pending]
 
-    async def _why_not(self, pending: PendingCall, fragment: Ref[Fragment]) -> AddOutcome:
-        """Wait until a fragment is added; return the error if it was refused or lost."""
+    async def _why_not(self, pending: PendingCall, request: Request) -> AddOutcome:
+        """Wait until a fragment is added; return the error if it isn't."""
         try:
-            await self._complete(pending, _adding(fragment))
-        except (RefusedFragmentError, DataLostError) as error:
+            await self._complete(pending, request)
+        except (RefusedFragmentError, EarlierFragmentMissingError, DataLostError) as error:
             return error
         return None
 

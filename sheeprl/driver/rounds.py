@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sheeprl.actors.handle import Ref
     from sheeprl.actors.messages import Fragment, FragmentInfo
     from sheeprl.config.schema import Config
+    from sheeprl.driver.players import Origin, Request
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,16 @@ class CollectedFragment:
         info: statistics of the fragment, and the player's state if it was requested.
         fragment: reference to the rows.
         incarnation: incarnation of the player that collected it.
+        request: request that it answers.
+        origin: leads to the place where the player began it, None if it can't be played again.
     """
 
     player: int
     info: FragmentInfo
     fragment: Ref[Fragment]
     incarnation: int
+    request: Request
+    origin: Origin | None = None
 
 
 class Signal:
@@ -75,6 +80,11 @@ class Rounds(ABC):
     def __init__(self, players: int, added: int) -> None:
         """Start without fragments."""
         self.players, self.added = players, added
+
+    @property
+    @abstractmethod
+    def is_exact(self) -> bool:
+        """Return True if a round has the same fragments whatever the speed of the players."""
 
     @property
     @abstractmethod
@@ -137,6 +147,11 @@ class WholeRounds(Rounds):
         self._next = [added] * players  # next round of each player
         self._requested = [added - 1] * players  # newest round requested from each player
         self._inbox: list[asyncio.Queue[CollectedFragment]] = [asyncio.Queue() for _ in range(players)]
+
+    @property
+    def is_exact(self) -> bool:
+        """Return True."""
+        return True
 
     @property
     def newest(self) -> int:
@@ -216,6 +231,11 @@ class QuorumRounds(Rounds):
     def begun(self) -> int:
         """Return the number of fragments that are begun and not in the buffer."""
         return len(self._collecting) + len(self._waiting) + len(self._taken)
+
+    @property
+    def is_exact(self) -> bool:
+        """Return False."""
+        return False
 
     @property
     def newest(self) -> int:

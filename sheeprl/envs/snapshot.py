@@ -139,6 +139,10 @@ class SnapshotEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             global_rng.restore(state["generators"])
         self.ended = self.resets_itself = bool(state["ended"])
 
+    def take_snapshot(self) -> Plain:
+        """Return `snapshot`. A vector environment reads an attribute of this name twice, but calls a method once."""
+        return self.snapshot
+
 
 class VectorState:
     """Adapter that gives a native vector environment the interface of `SnapshotEnv`."""

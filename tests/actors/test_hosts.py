@@ -1,10 +1,13 @@
 """Test the places of players on hosts, with hosts in this process."""
 
 import asyncio
+import random
+from collections import Counter
+from itertools import pairwise
 
 import pytest
 
-from sheeprl.actors.handle import LocalHandle, LostError, later
+from sheeprl.actors.handle import LocalHandle, LocalRef, LostError, later
 from sheeprl.actors.host import Host
 from sheeprl.actors.hosts import HostGroup
 from sheeprl.actors.interfaces import PlayerInterface
@@ -275,3 +278,98 @@ def test_hosts_that_end_before_they_are_up_start_seldom():
         assert len(cluster.processes) == 3
 
     asyncio.run(check())
+
+
+# ------------------------------------------------------------------------------------------------------- a day
+
+
+class SpotHost:
+    """Handle of a host that is pending until a node has room for it, and that goes with its node."""
+
+    def __init__(self, name):
+        """Request a node."""
+        self.name, self.node = name, asyncio.get_running_loop().create_future()
+
+    def call(self, method, *args):
+        """Return the node once it is there."""
+        return self.node if method.__name__ == "node" else LocalRef(None)
+
+    def close(self):
+        """Give the node back."""
+        self.node.cancel()
+
+
+class SpotMarket:
+    """A run on spot nodes with one host each, whose number follows a price.
+
+    Args:
+        players: number of players.
+        least: fewest hosts; so many nodes are always there.
+        most: most hosts.
+        seed: seed of prices and losses.
+    """
+
+    def __init__(self, players, least, most, seed):
+        """Place the players on the first hosts."""
+        self.rng, self.least, self.most, self.room = random.Random(seed), least, most, most
+        self.now = self.waited = 0.0
+        self.happened = Counter()
+        self.group = HostGroup(players, least, most, SpotHost, clock=lambda: self.now)
+        self.wanted = [self.group.wanted]
+        self.group.start()
+        self.players = {number: self.group.make_player(number, 0) for number in range(players)}
+
+    def move(self, numbers):
+        """Move players to other hosts."""
+        for number in numbers:
+            self.players[number].close()
+            self.players[number] = self.group.make_player(number, 0)
+
+    async def pass_time(self, seconds, needed):
+        """Advance the time while `needed` hosts are enough for the trainers."""
+        for _ in range(int(seconds) // 20):
+            self.now += 20.0
+            self.waited += 20.0 * max(0.0, 1.0 - len(self.group.up) / needed)
+            moves = self.group.moves((), self.waited)
+            self.happened["moved"] += len(moves)
+            self.move(moves)
+            if self.group.wanted != self.wanted[-1]:
+                self.wanted.append(self.group.wanted)
+            if self.now % 60 == 0:
+                self.change_nodes()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    def change_nodes(self):
+        """Change the price each hour; take nodes whose price is too high, and bring a requested one."""
+        if self.now % 3600 == 0:
+            self.room = self.rng.choice([4, 8, 12, 16])
+        for host in self.rng.sample(self.group.up, max(0, len(self.group.up) - self.room)):
+            host.has_died()
+            self.happened["lost"] += 1
+            self.move(sorted(host.players))
+        pending = [host.handle.node for host in self.group.hosts if not host.handle.node.done()]
+        if pending and len(self.group.up) < self.room:
+            pending[0].set_result(f"node {self.now}")
+            self.happened["came"] += 1
+
+
+def test_a_fleet_does_not_flap_over_a_day():
+    """Over a day of spot prices, in which the trainers are the bottleneck for hours, the fleet changes seldom."""
+
+    async def day():
+        """Pass a day, with another bottleneck every three hours."""
+        market = SpotMarket(players=64, least=2, most=16, seed=0)
+        for part in range(8):
+            await market.pass_time(3 * 3600, needed=(3, 40)[part % 2])
+            assert market.group.wanted <= 4 if part % 2 == 0 else market.group.wanted == 16
+        return market
+
+    market = asyncio.run(day())
+    steps = [later - earlier for earlier, later in pairwise(market.wanted)]
+    turns = sum(one * other < 0 for one, other in pairwise(steps))
+    assert 7 <= turns <= 24  # one for each new bottleneck at least
+    grown = sum(step for step in steps if step > 0)
+    assert grown <= 5 * market.most  # the day has four growths to all hosts
+    assert market.group._made == market.most + grown + market.happened["lost"]  # no host was made in vain
+    assert market.happened["lost"] > 24

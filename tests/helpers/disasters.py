@@ -30,7 +30,7 @@ from sheeprl.actors.evaluation import Evaluation
 from sheeprl.actors.handle import DataLostError, LostError
 from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.algos.args import OffPolicy, OnPolicy
-from sheeprl.buffer.fragments import RefusedFragmentError
+from sheeprl.buffer.fragments import FragmentOrder, RefusedFragmentError
 from sheeprl.config.schema import Config
 from sheeprl.driver.players import PlayerGroup, PlayerState
 from sheeprl.driver.replay import ReplayClient
@@ -274,6 +274,7 @@ class Shard:
     def __init__(self, world: World, number: int, rows: Rows) -> None:
         """Store the rows."""
         self.world, self.number, self.rows = world, number, rows
+        self.order = FragmentOrder()
 
     def status(self) -> BufferStatus:
         """Return the status."""
@@ -281,8 +282,9 @@ class Shard:
         sample_bytes = CHUNK_BYTES // (17 * (config.algo.data().batch_size or 1))  # a round needs several chunks
         return BufferStatus(size, size, float(size), sample_bytes if size else 0, added=size)
 
-    def add(self, fragment: Played) -> BufferStatus:
+    def add(self, fragment: Played, batch: int, place: int) -> BufferStatus:
         """Add a fragment, or refuse it if the schedule says so."""
+        self.order.check(batch, place)
         every = self.world.schedule.refused
         if every and (fragment.sequence + sum(fragment.stream)) % every == every - 1:
             raise RefusedFragmentError(f"fragment {fragment.sequence} of player {fragment.stream[0]} doesn't fit")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import selectors
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
@@ -21,12 +22,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from hypothesis import strategies as st
 
 from sheeprl.actors.evaluation import Evaluation
-from sheeprl.actors.handle import AllRanks, Handle, LostError, own_ref
+from sheeprl.actors.handle import AllRanks, DataLostError, Handle, LostError, own_ref
 from sheeprl.actors.host import Host
 from sheeprl.actors.hosts import HostGroup
 from sheeprl.actors.messages import BufferStatus, FragmentInfo, UpdateInfo
 from sheeprl.algos.args import OffPolicy, OnPolicy
-from sheeprl.buffer.fragments import RefusedFragmentError
+from sheeprl.buffer.fragments import FragmentOrder, RefusedFragmentError
 from sheeprl.config.schema import Config
 from sheeprl.driver.players import PlayerGroup, PlayerState
 from sheeprl.driver.replay import ReplayClient
@@ -131,11 +132,13 @@ class Outcome(NamedTuple):
 
 
 class SimulatedRef:
-    """Result of a simulated call, or one half of it."""
+    """Result of a simulated call, or one part of it. Parts after the first are lost with the node of the actor."""
 
-    def __init__(self, outcome: asyncio.Future[Outcome], half: int | None = None) -> None:
-        """Store the outcome of the call."""
-        self.outcome, self.half = outcome, half
+    def __init__(
+        self, outcome: asyncio.Future[Outcome], half: int | None = None, actor: SimulatedHandle | None = None
+    ) -> None:
+        """Store the outcome of the call, and the actor that holds the part."""
+        self.outcome, self.half, self.actor = outcome, half, actor
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the result."""
@@ -144,6 +147,8 @@ class SimulatedRef:
 
     def get(self) -> Any:
         """Return the value or raise the error of a finished call."""
+        if self.half and self.actor is not None and getattr(self.actor.dead, "with_node", False):
+            raise DataLostError("the result was on a lost node")
         value, error = self.outcome.result()
         if error is not None:
             raise error
@@ -219,7 +224,7 @@ class SimulatedHandle:
     def call_parts(self, method: Callable[..., Any], count: int, *args: Any) -> list[SimulatedRef]:
         """Request a call that returns `count` values."""
         outcome = self.call(method, *args).outcome
-        return [SimulatedRef(outcome, part) for part in range(count)]
+        return [SimulatedRef(outcome, part, self) for part in range(count)]
 
     def close(self) -> None:
         """Release the actor, which fails its pending calls."""
@@ -334,12 +339,12 @@ class FleetEvent:
 
     Args:
         at: tick of the event.
-        kind: `drain`: the node of a host is drained; `die`: a host is lost.
+        kind: `drain`: the node of a host is drained; `die`: a host is lost; `node`: with its node and its fragments.
         host: index among the hosts that are up, modulo their number.
     """
 
     at: int
-    kind: Literal["drain", "die"]
+    kind: Literal["drain", "die", "node"]
     host: int
 
 
@@ -377,6 +382,8 @@ class Schedule:
         stop_after: number of calls of all actors after which the run is stopped.
         hosts: hosts of the players; None if each player is an actor.
         slowness: factors of the durations of the players' calls; cycled over the players.
+        state_seconds: time that a player reports for its state; a fragment takes a second.
+        plays_differently: True for environments whose results depend on the time.
     """
 
     data: OnPolicy | OffPolicy
@@ -404,6 +411,8 @@ class Schedule:
     hosts: Hosts | None = None
     quorum: float = 1.0
     slowness: tuple[int, ...] = (1,)
+    state_seconds: float = 0.0
+    plays_differently: bool = False
 
     @property
     def config(self) -> Config:
@@ -540,7 +549,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Played:
-    """Fragment of a fake player."""
+    """Fragment of a fake player; `history` depends on all requests of its incarnation until then."""
 
     player: int
     incarnation: int
@@ -551,6 +560,7 @@ class Played:
     rows: int
     progress: float
     weights: Weights
+    history: int
 
 
 @dataclass(frozen=True)
@@ -609,7 +619,7 @@ class FakePlayer:
     def __init__(self, schedule: Schedule, number: int, incarnation: int) -> None:
         """Start at the first fragment."""
         self.schedule, self.number, self.incarnation = schedule, number, incarnation
-        self.sequence = 0
+        self.sequence = self.history = 0
 
     def collect(
         self,
@@ -626,19 +636,25 @@ class FakePlayer:
         assert rows == self.schedule.fragment_rows
         steps = self.schedule.decided(self.number, self.incarnation, self.sequence)
         total = rows * self.schedule.envs
-        played = Played(self.number, self.incarnation, self.sequence, version, mode, steps, total, progress, weights)
+        self.history = zlib.crc32(f"{version} {mode} {progress}".encode(), self.history)
+        life = self.number, self.incarnation, self.sequence
+        played = Played(*life, version, mode, steps, total, progress, weights, self.history)
         self.sequence += 1
         returns, lengths = ((1.0,), (steps,)) if steps < total else ((), ())
+        if self.schedule.plays_differently:
+            returns, lengths = (asyncio.get_running_loop().time(),), (steps,)
         state = self.state() if keep_state else None
-        return FragmentInfo(version, steps, total, returns, lengths, seconds=1.0, state=state), played
+        cost = self.schedule.state_seconds
+        info = FragmentInfo(version, steps, total, returns, lengths, seconds=1.0, state=state, state_seconds=cost)
+        return info, played
 
     def state(self) -> bytes:
-        """Return the number of the next fragment."""
-        return str(self.sequence).encode()
+        """Return the number of the next fragment and the history."""
+        return f"{self.sequence} {self.history}".encode()
 
     def load(self, state: bytes) -> bool:
-        """Restore the number of the next fragment."""
-        self.sequence = int(state)
+        """Restore the number of the next fragment and the history."""
+        self.sequence, self.history = map(int, state.split())
         return True
 
     def close(self) -> None:
@@ -703,6 +719,7 @@ class FakeShard:
         self.number, self.incarnation, self.rows = number, incarnation, rows
         self.log: list[Played | Block | Writes] = []
         self.sampled = self.written = 0
+        self.order = FragmentOrder()
 
     def status(self) -> BufferStatus:
         """Return the status."""
@@ -710,8 +727,9 @@ class FakeShard:
         total_priority = float(self.rows + self.written)
         return BufferStatus(self.rows, self.rows, total_priority, sample_bytes if self.rows else 0, added=self.rows)
 
-    def add(self, fragment: Played) -> BufferStatus:
+    def add(self, fragment: Played, batch: int, place: int) -> BufferStatus:
         """Record a fragment, or refuse it if the schedule says so."""
+        self.order.check(batch, place)
         refused = self.schedule.is_refused(fragment.player, fragment.incarnation, fragment.sequence)
         self.replay.offered.append(Offer(fragment, self.number, self.incarnation, refused))
         if refused:
@@ -1004,7 +1022,8 @@ class World:
                 if event.kind == "drain":
                     self.draining.add(host.node.result())
                 else:
-                    host.handle.die(DiedError(f"{host.name} died"))  # type: ignore[attr-defined]
+                    error = DiedError(f"{host.name} died", with_node=event.kind == "node")
+                    host.handle.die(error)  # type: ignore[attr-defined]
 
         group = HostGroup(self.schedule.players, hosts.least, hosts.most, make, clock=loop.time)
         for event in hosts.events:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import subprocess
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -83,6 +84,42 @@ def test_nodes_that_come_and_go_do_not_matter(tmp_path, monkeypatch, algorithm):
     assert seen[0] == 1 and seen[2] == [2, 2]
     assert lines(result.run_dir)[-1]["restarts"] == 0
     assert differences(tmp_path, ["nodes"], algorithm) == [0.0]
+
+
+@pytest.mark.every
+@pytest.mark.parametrize(
+    ("algorithm", "players", "hosts", "staleness"), [("sac", 4, 2, 0), ("ppo", 1, 1, 0), ("ppo", 4, 2, 1)]
+)
+def test_killed_hosts_do_not_matter(tmp_path, monkeypatch, algorithm, players, hosts, staleness):
+    """A run whose hosts are killed by SIGKILL, all at once or one, is bit-identical to one without kills."""
+    killed, publish = [], Run.publish
+
+    def kill(most):
+        """Kill processes that hold players."""
+        family = psutil.Process().children(recursive=True)
+        found = [process for process in family if process.name().startswith("ray::PlayerAct")]
+        for process in found[:most]:
+            process.kill()
+            killed.append(process.pid)
+
+    async def publish_and_kill(self):
+        """Publish; in some rounds, kill hosts before or while their players collect."""
+        await publish(self)
+        if self.counters.version in (3, 6, 9):
+            seconds = {3: 0.0, 6: 0.01, 9: 0.05}[self.counters.version]
+            asyncio.get_running_loop().call_later(seconds, kill, 2 if self.counters.version == 6 else 1)
+
+    settings = [*FIXED, *SIZES[algorithm], f"players.num={players}", f"run.max_staleness={staleness}"]
+    with ray_session(cpus=4):
+        monkeypatch.setattr(Run, "publish", publish_and_kill)
+        result = run(tmp_path / "killed", algorithm, f"players.max={hosts}", *settings)
+        monkeypatch.undo()
+        whole = f"players.max={hosts}" if staleness else "run.mode=coupled"
+        run(tmp_path / "whole", algorithm, whole, *settings)
+    assert killed and lines(result.run_dir)[-1]["restarts"] >= len(killed)
+    agents = [saved(tmp_path / name) for name in ("killed", "whole")]
+    assert agents[0]["gradient_steps"] == agents[1]["gradient_steps"] > 0
+    assert largest_difference(agents[0]["agent"], agents[1]["agent"]) == 0.0
 
 
 @pytest.mark.every

@@ -69,9 +69,9 @@ class ReplayActor(ReplayInterface):
 
         self.replay = build_replay(config, shard, config.buffer.shards, incarnation, folder, frame_stack)
 
-    def add(self, fragment: Fragment) -> BufferStatus:
+    def add(self, fragment: Fragment, batch: int | None = None, place: int = 0) -> BufferStatus:
         """Call `Replay.add`."""
-        return self.replay.add(fragment)
+        return self.replay.add(fragment, batch, place)
 
     def status(self) -> BufferStatus:
         """Call `Replay.status`."""
