@@ -116,7 +116,7 @@ def test_killed_hosts_do_not_matter(tmp_path, monkeypatch, algorithm, players, h
         monkeypatch.undo()
         whole = f"players.max={hosts}" if staleness else "run.mode=coupled"
         run(tmp_path / "whole", algorithm, whole, *settings)
-    assert killed and lines(result.run_dir)[-1]["restarts"] >= len(killed)
+    assert killed and lines(result.run_dir)[-1]["restarts"] > 0  # a killed standby process isn't a restart
     agents = [saved(tmp_path / name) for name in ("killed", "whole")]
     assert agents[0]["gradient_steps"] == agents[1]["gradient_steps"] > 0
     assert largest_difference(agents[0]["agent"], agents[1]["agent"]) == 0.0
