@@ -488,10 +488,10 @@ def test_the_search_is_better_if_most_of_its_runs_are():
 def test_a_task_of_the_search_replaces_its_earlier_case(tmp_path):
     """The cases of other tasks remain, in the order of the tasks."""
     path = tmp_path / "search.json"
-    assert search.merged(path, {"case": "sac", "n": 1}) == [{"case": "sac", "n": 1}]
-    path.write_text(json.dumps({"cases": [{"case": "sac", "n": 1}]}))
-    assert search.merged(path, {"case": "sac", "n": 2}) == [{"case": "sac", "n": 2}]
-    assert [case["case"] for case in search.merged(path, {"case": "ppo"})] == ["ppo", "sac"]
+    assert search.merged(path, {"case": "ppo_Pendulum-v1", "n": 1}) == [{"case": "ppo_Pendulum-v1", "n": 1}]
+    path.write_text(json.dumps({"cases": [{"case": "ppo_Pendulum-v1", "n": 1}]}))
+    assert search.merged(path, {"case": "ppo_Pendulum-v1", "n": 2}) == [{"case": "ppo_Pendulum-v1", "n": 2}]
+    assert [case["case"] for case in search.merged(path, {"case": "ppo"})] == ["ppo_Pendulum-v1", "ppo"]
 
 
 def test_a_benchmark_offers_its_own_workloads_and_peers(capsys):

@@ -100,7 +100,8 @@ def evaluate(
         if run != path:
             typer.echo(f"folder: {run}", err=True)
         names = evals.split(",") if evals is not None else []
-        check_names(run, names)
+        if names:  # before the first episode
+            check_names(run, names)
         results = {}
         for name in names or (None,):
             result = evaluate_checkpoint(run, episodes, seed, video, step_limit, settings or [], name)

@@ -527,7 +527,7 @@ def evaluations(monkeypatch, tmp_path):
 def test_eval_prints_mean_and_deviation(sheeprl, evaluations):
     """`eval` prints mean and deviation."""
     done = sheeprl("eval", "logs/mine")
-    assert done.code == 0 and evaluations == [("logs/mine", 10, None, False, None, [])]
+    assert done.code == 0 and evaluations == [("logs/mine", 10, None, False, None, [], None)]
     assert done.out == "return 2.50 ± 0.50 over 2 episodes, after 1,000 policy steps\n"
 
 
@@ -542,7 +542,7 @@ def test_eval_json_is_one_object_and_nothing_else(sheeprl, evaluations):
     """`eval --json` prints one object and nothing else."""
     words = ["--episodes", "2", "--seed", "3", "--video", "--step_limit", "500", "env.kwargs.a=1"]
     done = sheeprl("eval", "logs/mine", "--json", *words)
-    assert done.code == 0 and evaluations == [("logs/mine", 2, 3, True, 500, ["env.kwargs.a=1"])]
+    assert done.code == 0 and evaluations == [("logs/mine", 2, 3, True, 500, ["env.kwargs.a=1"], None)]
     assert json.loads(done.out) == {
         "mean_return": 2.5,
         "std_return": 0.5,

@@ -8,12 +8,12 @@ import pytest
 from sheeprl.cli.names import shipped
 
 
-@pytest.mark.parametrize(("algorithm", "title"), [("ppo", "MyPpo"), ("sac", "MySac"), ("sac_ae", "MySacAe")])
+@pytest.mark.parametrize(("algorithm", "title"), [("ppo", "OwnPpo"), ("sac", "OwnSac"), ("sac_ae", "OwnSacAe")])
 def test_package_of_a_derived_algorithm(sheeprl, tmp_path, monkeypatch, algorithm, title):
     """The configuration means the derived class with the settings of the shipped configuration."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    name = f"my_{algorithm}"
+    name = f"own_{algorithm}"
     done = sheeprl("init", name, "--from", algorithm)
     assert (done.code, done.err) == (0, "")
     files = {path.name for path in (tmp_path / name).iterdir() if path.is_file()}
