@@ -5,13 +5,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 
 import pytest
 import yaml
 
 from sheeprl import RunFailedError, __version__
+from sheeprl.actors.evaluation import Evaluation
 from sheeprl.algos import registry
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.algos.ppo.args import PPOArgs
@@ -495,18 +495,6 @@ def test_text_settings_accept_numbers_and_booleans_as_text(sheeprl, training, ty
 # ----------------------------------------------------------------------------------------------- eval
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Stands in for what an evaluation returns."""
-
-    mean_return: float = 2.5
-    std_return: float = 0.5
-    returns: tuple = (2.0, 3.0)
-    lengths: tuple = (20, 30)
-    policy_steps: int = 1000
-    cut: int = 0
-
-
 @pytest.fixture
 def evaluations(monkeypatch, tmp_path):
     """Record the calls of the evaluation of the run logs/mine, which prints a line."""
@@ -518,7 +506,7 @@ def evaluations(monkeypatch, tmp_path):
         """Record the arguments, print and return an evaluation."""
         calls.append(question)
         print("hello from an environment")
-        return Evaluation()
+        return Evaluation(2.5, 0.5, [2.0, 3.0], [20, 30], policy_steps=1000)
 
     monkeypatch.setattr("sheeprl.evaluate.evaluate_checkpoint", evaluate)
     return calls

@@ -469,7 +469,10 @@ _ratios = st.one_of(
 _failures = st.lists(
     st.builds(PlayerFailure, player=uniform(0, 4), dies=st.booleans(), at=uniform(0, 20)), max_size=5
 ).map(tuple)
-_refused = st.lists(st.sampled_from([False, False, True]), min_size=1, max_size=7).map(tuple)
+# Of odd length: only every second fragment may have policy steps, so that a pattern of two could refuse all of them.
+_refused = st.sampled_from([1, 3, 5, 7]).flatmap(
+    lambda size: st.tuples(*[st.sampled_from([False, False, True])] * size)
+)
 
 
 @st.composite
