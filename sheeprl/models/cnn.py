@@ -283,7 +283,7 @@ class PictureEncoder(nn.Module):
         """Encode pictures: `[*batch, *shape]` to `[*batch, features]`, shifted by `shift` as by `shifted`."""
         batch = pictures.shape[:batch_dims]
         pictures = pictures if batch_dims == 1 else pictures.reshape(-1, *pictures.shape[batch_dims:])
-        if shift is None and len(pictures) > MOST_CACHED and self._is_evaluated_on_cpu(pictures):
+        if shift is None and self._is_evaluated_on_cpu(pictures) and len(pictures) > MOST_CACHED:
             features = torch.cat([self._encode(part) for part in torch.split(pictures, PART)])
         else:
             features = self._encode(pictures, shift)
@@ -291,8 +291,12 @@ class PictureEncoder(nn.Module):
 
     @staticmethod
     def _is_evaluated_on_cpu(pictures: Tensor) -> bool:
-        """Return True if a CPU computes no gradient of the features; a graph stays smaller without parts."""
-        return not torch.is_grad_enabled() and pictures.device.type == "cpu" and type(pictures) is Tensor
+        """Return True if a CPU computes no gradient of the features; a graph stays smaller without parts.
+
+        While a graph is exported, the number of pictures is unknown.
+        """
+        is_eager = type(pictures) is Tensor and not torch.compiler.is_compiling()
+        return is_eager and not torch.is_grad_enabled() and pictures.device.type == "cpu"
 
     def _encode(self, pictures: Tensor, shift: Tensor | None = None) -> Tensor:
         """Encode pictures `[N, *shape]` at once."""
