@@ -83,7 +83,7 @@ def test_resume_continues_from_1000_to_2000(tmp_path, algorithm, overrides):
         assert end["gradient_steps"] == math.floor(ratio * (end["policy_steps"] - 50))
         assert (checkpoints(folder)[-1] / "buffer" / "shard_0" / "buffer.json").is_file()
     times = [line["time"] for line in history if "time" in line]
-    assert times == sorted(times)
+    assert times == sorted(times), history
 
 
 def test_resume_at_once_changes_nothing(tmp_path):
