@@ -97,10 +97,12 @@ def test_killed_workers_are_replaced_with_the_exact_ratio(tmp_path, monkeypatch,
         await publish(self)
         role = victims.pop(self.counters.version, None)
         if role is not None:
-            player = self.players.handles[0].host.handle
-            workers = {"shard": fleets[0].shards[0], "trainer": fleets[0].learner.ranks[0], "player": player}
+            if role == "player":  # later its replacement may not have answered yet
+                worker = self.players.handles[0].host.handle
+            else:
+                worker = fleets[0].shards[0] if role == "shard" else fleets[0].learner.ranks[0]
             killed.append(role)
-            ray.kill(workers[role].actor)
+            ray.kill(worker.actor)
 
     monkeypatch.setattr(Fleet, "start", lambda self, *args: fleets.append(self) or start(self, *args))
     monkeypatch.setattr(Run, "publish", publish_and_kill)
