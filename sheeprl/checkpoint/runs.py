@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -212,20 +212,24 @@ def resolve_run(name: str) -> str:
     word, slash, rest = name.partition("/")
     if word not in (LAST, BEST):
         return _by_prefix(name)
-    return run_of_word(word).path + slash + rest
+    runs = find_runs()
+    if not runs:
+        raise ConfigError([f"{word}: no run in {base_folder()}; run the command in the folder that contains logs"])
+    return run_of_word(word, runs).path + slash + rest
 
 
-def run_of_word(word: str) -> FoundRun:
+def run_of_word(word: str, runs: Sequence[FoundRun]) -> FoundRun:
     """Return the newest run for `@last`; for `@best`, the best one among those of the newest run's environment.
 
     The best run has the highest mean return in its last evaluation.
 
+    Args:
+        word: `@last` or `@best`.
+        runs: at least one run, the newest one first.
+
     Raises:
-        ConfigError: there is no run, or none with an evaluation.
+        ConfigError: the word is `@best`, and no run on the environment has an evaluation.
     """
-    runs = find_runs()
-    if not runs:
-        raise ConfigError([f"{word}: no run in {base_folder()}; run the command in the folder that contains logs"])
     if word == LAST:
         return runs[0]
     from sheeprl.callbacks.records import mean_returns

@@ -231,8 +231,9 @@ def _named(word: str) -> Iterator[Results]:
     path = Path(word).expanduser()
     if is_stored(word):
         yield from map(RunResults, find_runs(word))
-    elif word in (LAST, BEST) and find_runs():
-        yield RunResults(run_of_word(word))
+    elif word in (LAST, BEST):
+        if runs := find_runs():
+            yield RunResults(run_of_word(word, runs))
     elif word.startswith(TAG):
         tag = word.removeprefix(TAG)
         yield from (RunResults(run) for run in find_runs() if tag in (run.listed("run.tags") or ()))
