@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ def _evaluate(
     video: bool,
     step_limit: int | None,
     settings: Sequence[str],
-    of: str | None,
+    env_name: str | None,
 ) -> Evaluation:
     """Evaluate a policy, alone in this process."""
     with importing():
@@ -88,7 +88,7 @@ def _evaluate(
         raise ConfigError([f"episodes={episodes}: must be at least 1"])
     run_dir, checkpoint = named_checkpoint(path)
     trained = validate(read_config(run_dir))
-    config = _changed(trained, settings, of)
+    config = _changed(trained, settings, env_name)
     env = config.env
     try:
         if video:  # before all others, since it selects how to render
@@ -105,9 +105,7 @@ def _evaluate(
     policy = load_weights(algorithm, checkpoint)
     seeds = eval_seeds(config.run.seed if seed is None else seed, episodes)
     most = config.eval.step_limit if step_limit is None else step_limit
-    named = {setting.partition("=")[0].removeprefix("env.kwargs.") for setting in settings}
-    values = trained.eval.changes_of_env(read_env_values(checkpoint), of)
-    values = {name: value for name, value in values.items() if name not in named and "env.kwargs" not in named}
+    values = _env_values(trained, read_env_values(checkpoint), settings, env_name)
     try:
         for each in envs:
             set_attributes(each, values)
@@ -123,6 +121,24 @@ def _evaluate(
     except EnvChangeError as error:
         raise ConfigError([f"{env.id}: {error}"]) from error
     return replace(played, policy_steps=read_counters(checkpoint).policy_steps)
+
+
+def _env_values(
+    trained: Config, values: Mapping[str, Any], settings: Sequence[str], env_name: str | None
+) -> dict[str, Any]:
+    """Return the attributes of environments that an evaluation takes from the checkpoint.
+
+    Args:
+        trained: configuration of the run.
+        values: attributes that callbacks have set.
+        settings: settings of the evaluation, which replace attributes.
+        env_name: name of the environment in `eval.envs`; None for that of `eval.env`.
+    """
+    replaced = {setting.partition("=")[0].removeprefix("env.kwargs.") for setting in settings}
+    if "env.kwargs" in replaced:
+        return {}
+    values = trained.eval.changes_of_env(values, env_name)
+    return {name: value for name, value in values.items() if name not in replaced}
 
 
 def check_names(path: str, names: Sequence[str]) -> None:

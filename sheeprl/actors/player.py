@@ -334,9 +334,10 @@ class Player(PlayerInterface):
         torch.set_num_threads(1)
         policy = self.algorithm.build_policy().eval()
         weights_of.from_arrays(policy, weights)
-        names = self.config.eval.envs
-        result = self._evaluate(policy, episodes, env_values or {}, None)
-        return replace(result, named={name: self._evaluate(policy, episodes, env_values or {}, name) for name in names})
+        result, *others = (
+            self._evaluate(policy, episodes, env_values or {}, name) for name in (None, *self.config.eval.envs)
+        )
+        return replace(result, named=dict(zip(self.config.eval.envs, others, strict=True)))
 
     def _evaluate(self, policy: Any, episodes: int, env_values: dict[str, Any], name: str | None) -> Evaluation:
         """Play episodes on one of the environments of evaluations.
