@@ -24,6 +24,16 @@ from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.text import counted
 from sheeprl.version import __version__
 
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|CHECKPOINT",
+        help="folder of a run (newest checkpoint) or of a checkpoint, @last, @best, a prefix of a run's name, a "
+        "run's URL at checkpoint.storage, or hf:user/repo",
+        autocompletion=complete_run,
+    ),
+]
+
 EPISODES: int = EvalConfig.model_fields["episodes"].default
 
 
@@ -44,15 +54,7 @@ def at_least(least: int) -> Callable[..., Any]:
 
 
 def evaluate(
-    path: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|CHECKPOINT",
-            help="folder of a run (newest checkpoint) or of a checkpoint, @last, @best, a prefix of a run's name, a "
-            "run's URL at checkpoint.storage, or hf:user/repo",
-            autocompletion=complete_run,
-        ),
-    ],
+    path: Run,
     episodes: Annotated[int, typer.Option(callback=at_least(1), metavar="int", help="number of episodes")] = EPISODES,
     seed: Annotated[
         int | None, typer.Option(callback=at_least(0), metavar="int", help="seed of the episodes; default run.seed")

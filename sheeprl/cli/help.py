@@ -21,7 +21,7 @@ from sheeprl.cli.completion import (
     words_to_complete,
 )
 from sheeprl.cli.flags import Flag, Flags, type_name
-from sheeprl.cli.names import shipped_files
+from sheeprl.cli.names import example_env, shipped_files
 from sheeprl.cli.overview import HELP, WITH_SETTINGS, summary
 from sheeprl.cli.report import EXIT_CODES
 from sheeprl.cli.status import status
@@ -174,7 +174,7 @@ def settings_app(command: str, flags: Flags, topic: str | None, listing: str) ->
     else:
         mistake = f"-h {topic}: no such section{nearest(topic, TOPICS)} (use {', '.join(TOPICS)} or exit)"
         raise ConfigError([mistake])
-    env = "CartPole-v1" if "discrete" in flags.args.actions else "Pendulum-v1"
+    env = example_env(flags.args)
     example = EXAMPLES.get(command, f"sheeprl {command} --env {env} --seed 3 run.total_steps=50000")
     more = f"More: {listing} -h all: all {len(flags.every)} settings; -h SECTION: those of {', '.join(SECTIONS)}"
     panel = None if topic else "The settings that matter"

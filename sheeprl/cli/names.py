@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sheeprl.algos import registry
+from sheeprl.algos.args import AlgoArgs
 from sheeprl.cli.words import ENV_ID
 from sheeprl.config import peer_algorithms
 from sheeprl.config.loading import find_config, get_value, read_tree, shipped_folder
@@ -80,6 +81,11 @@ def shipped() -> list[Shipped]:
         summary = re.sub(r":? *`[^`]*`$", "", comment.lstrip("# ")) if comment.startswith("#") else ""
         found.append(Shipped(name, read_tree(str(file)), summary))
     return found
+
+
+def example_env(args: type[AlgoArgs]) -> str:
+    """Return an environment on which an algorithm can act."""
+    return "CartPole-v1" if "discrete" in args.actions else "Pendulum-v1"
 
 
 def is_algorithm(name: str) -> bool:

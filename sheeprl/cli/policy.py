@@ -12,20 +12,10 @@ from typing import Annotated
 
 import typer
 
-from sheeprl.cli.commands import at_least, print_table
-from sheeprl.cli.completion import complete_run
+from sheeprl.cli.commands import Run, at_least, print_table
 from sheeprl.utils.errors import ConfigError, RunFailedError
 from sheeprl.utils.text import byte_size, counted
 
-Run = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN|CHECKPOINT",
-        help="folder of a run (newest checkpoint) or of a checkpoint, @last, @best, a prefix of a run's name, a "
-        "run's URL at checkpoint.storage, or hf:user/repo",
-        autocompletion=complete_run,
-    ),
-]
 Best = Annotated[bool, typer.Option("--best", help="the best checkpoint, by the run's checkpoint.best_by")]
 
 

@@ -13,7 +13,7 @@ import typer
 
 from sheeprl.algos import registry
 from sheeprl.cli.files import known_algorithm, schema_text
-from sheeprl.cli.names import shipped
+from sheeprl.cli.names import example_env, shipped
 from sheeprl.utils.errors import ConfigError
 
 ALGORITHM = '''"""{title}: {base} with changes of your own."""
@@ -65,7 +65,7 @@ def init(
         "algo.py": ALGORITHM.format(
             title=title, base=derived.__name__, module=derived.__module__, methods="\n".join(_methods(derived))
         ),
-        "config.yaml": _config(base, title, path),
+        "config.yaml": _config(base, title, path, example_env(args)),
         "test_algo.py": TEST.format(
             title=title, steps=STEPS, settings=", ".join(f'"{each.format(steps=STEPS)}"' for each in settings)
         ),
@@ -102,11 +102,18 @@ def _title(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def _config(base: str, title: str, path: str) -> str:
-    """Return a configuration of the new algorithm, based on a shipped one of the algorithm that it derives from."""
+def _config(base: str, title: str, path: str, example: str) -> str:
+    """Return a configuration of the new algorithm, based on a shipped one of the algorithm that it derives from.
+
+    Args:
+        base: algorithm that it derives from.
+        title: name of its class.
+        path: path of its class.
+        example: environment without a shipped configuration.
+    """
     found = [each for each in shipped() if each.algorithm == base]
     chosen = next((each for each in found if each.name == base), next(iter(found), None))
-    env = chosen.env if chosen else "CartPole-v1"
+    env = chosen.env if chosen else example
     lines = [f"# {title} on {env}", "# yaml-language-server: $schema=schema.json"]
     lines += [f"base: {chosen.name}"] if chosen else ["env:", f"  id: {env}"]
     return "\n".join([*lines, "algo:", f"  name: {path}", ""])
