@@ -1,4 +1,4 @@
-"""The origin of a figure, which its file holds: how it was drawn, and its runs with their commits and commands."""
+"""The origin of a figure, which its file contains: its command, its settings, and its runs with their commits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KIND = "sheeprl figure"
 
 @dataclass(frozen=True)
 class Origin:
-    """How a figure was drawn.
+    """Origin of a figure: its command, its settings and its runs.
 
     Args:
         command: words of the command.
