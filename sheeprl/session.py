@@ -100,7 +100,9 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
     from sheeprl.checkpoint.writer import CheckpointWriter
 
     start = place.start
-    reporter = workers.observe(_open_reporter(config, place))
+    took = start.stats["counters"]["wall_time"] if start else 0.0
+    began = time.monotonic() - took  # one zero for the times of metrics and of checkpoints
+    reporter = workers.observe(_open_reporter(config, place, took))
     control.report = reporter.message
     store = CheckpointWriter(
         place.run_dir,
@@ -112,6 +114,7 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
     try:
         callbacks = _make_callbacks(config, place, control)
         run = _make_run(config, workers, place, reporter, store, callbacks)
+        run.checkpointing.began = began
         if start is not None:
             await _load(workers.replay, run.trainers, start)
         if place.initial is not None:
@@ -292,8 +295,14 @@ def _panel(config: Config) -> View:
     return View(title, config.run.total_steps, config.num_players, config.is_coupled)
 
 
-def _open_reporter(config: Config, place: RunDir) -> FileReporter:
-    """Open the run's reporter and write its first messages."""
+def _open_reporter(config: Config, place: RunDir, took: float) -> FileReporter:
+    """Open the run's reporter and write its first messages.
+
+    Args:
+        config: configuration of the run.
+        place: its folder.
+        took: seconds that a resumed run took before.
+    """
     from sheeprl.metrics.display import Progress
     from sheeprl.metrics.files import rewind
     from sheeprl.metrics.reporter import FileReporter
@@ -305,7 +314,7 @@ def _open_reporter(config: Config, place: RunDir) -> FileReporter:
     reporter = FileReporter(
         place.run_dir,
         config.log.level,
-        start_time=counters.get("wall_time", 0.0),
+        start_time=took,
         resumed_at=counters["policy_steps"] if start else None,
         tensorboard="tensorboard" in config.log.to,
         panel=_panel(config) if config.log.ui == "panel" else None,

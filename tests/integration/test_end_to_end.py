@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from sheeprl import ConfigError, RunFailedError, load_config, train
+from sheeprl import ConfigError, RunFailedError, load_config, session, train
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.utils.installation import install_command
@@ -84,6 +84,21 @@ def test_resume_continues_from_1000_to_2000(tmp_path, algorithm, overrides):
         assert (checkpoints(folder)[-1] / "buffer" / "shard_0" / "buffer.json").is_file()
     times = [line["time"] for line in history if "time" in line]
     assert times == sorted(times), history
+
+
+def test_metrics_and_the_end_have_one_clock(tmp_path, monkeypatch):
+    """No line of metrics is later than the end of the run, also if the driver takes long to start."""
+    make_callbacks = session._make_callbacks
+
+    def make_slowly(*args):
+        """Make the callbacks after some time."""
+        time.sleep(1.0)
+        return make_callbacks(*args)
+
+    monkeypatch.setattr(session, "_make_callbacks", make_slowly)
+    result = run(tmp_path / "run", "ppo", COUPLED, "algo.rollout_steps=32", "run.total_steps=300")
+    history = lines(result.run_dir)
+    assert max(line["time"] for line in history if "time" in line) <= history[-1]["wall_time"]
 
 
 def test_resume_at_once_changes_nothing(tmp_path):
