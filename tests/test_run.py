@@ -74,7 +74,7 @@ def check_outcome(leg: Leg) -> None:
     """Check that only the failure budget decides if the run fails, and that each failure is counted."""
     world, schedule = leg.world, leg.world.schedule
     ends = [event for event in world.events if event.what == "ended"]
-    failures = [event for event in ends if event.method == "collect" and event.error]
+    failures = [event for event in ends if event.method in ("load", "collect") and event.error]
     last_round = max((event.time for event in ends if event.method == "weights"), default=0.0)
     noticed = sum(event.time < last_round for event in failures)  # later ones may or may not have been
     restarts = world.run.counters.restarts - world.began_at.restarts
