@@ -118,6 +118,7 @@ def test_wrong_words(sheeprl, words, message):
 @pytest.mark.parametrize("suffix", ["pdf", "svg", "png"])
 def test_figure_is_reproduced(sheeprl, tmp_path, monkeypatch, suffix):
     """The file names its runs; the figure drawn again is the same file, unless a run has changed."""
+    pytest.importorskip("matplotlib")
     monkeypatch.setattr("sys.argv", ["sheeprl", "plot", "tag:paper", "--x", "steps,time"])
     starts = [{"command": ["sheeprl", "train", "(ppo)", "ü"], "git": {"commit": "0123456789abcdef"}}]
     for file in tmp_path.glob("logs/ppo/*/*/run.json"):
