@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sheeprl.algos.args import OffPolicy, OnPolicy
@@ -185,8 +185,24 @@ def test_ten_thousand_quorums(schedule: Schedule) -> None:
     check_quorum(schedule)
 
 
+LOST_WHILE_STOPPING = Schedule(
+    OffPolicy(batch_size=1, replay_ratio=0.001),
+    players=2,
+    fragment_rows=1,
+    envs=1,
+    total_steps=3,
+    max_staleness=3,
+    max_failures=10,
+    delays=Delays(player=(2,), buffer=(0, 2), learner=(3,)),
+    hosts=Hosts(1, 1, starts=(0, 3, 20), events=(FleetEvent(9, "node", 0),)),
+    quorum=0.1,
+)
+"""A fragment is lost with its node, and the patience of the stopped run ends before it is collected again."""
+
+
 @settings(max_examples=20, deadline=None)
 @given(quorums(), uniform(1, 200))
+@example(LOST_WHILE_STOPPING, 12)
 def test_a_quorum_is_stopped_and_resumed(schedule: Schedule, calls: int) -> None:
     """A stopped run ends without a deadlock; its resume adds no fragment again and skips none."""
     stopped = simulate(replace(schedule, stop_after=calls))

@@ -104,6 +104,7 @@ class Collector:
         self.published: PublishedWeights | None = None
         self.rounds = make_rounds(config, self.counters.version)
         self._rollout: list[CollectedFragment] = []  # fragments of the newest round, if on-policy
+        self._given_up: set[int] = set()  # players that lost a fragment for good when the run stopped
         self._refusals = [0] * config.num_players  # consecutive refused fragments of each player
         self._shards_lost_at: dict[int, float] = {}  # time of the loss, by number of the shard
         self._weights_changed = Signal()
@@ -137,7 +138,8 @@ class Collector:
     @property
     def idle_players(self) -> list[int]:
         """Return the players all of whose fragments are in the buffer."""
-        return [number for number in self.rounds.idle if number in self.players.handles]
+        idle = (number for number in self.rounds.idle if number not in self._given_up)
+        return [number for number in idle if number in self.players.handles]
 
     @property
     def is_interrupted(self) -> bool:
@@ -209,6 +211,8 @@ class Collector:
         self._trainers_waited += seconds
         if fragments is None:
             return None
+        # Later fragments of a player whose fragment is lost would leave a gap that a resume doesn't close.
+        fragments = [each for each in fragments if each.player not in self._given_up]
         # Progress at the start of the round: with a rate of 0 at the end, the last round would be wasted.
         self.counters.progress = min(1.0, self.counters.policy_steps / self.config.run.total_steps)
         outcomes = await self._add_fragments(fragments)
@@ -452,14 +456,18 @@ class Collector:
             RunFailedError: the buffer refused a fragment that the run depends on.
         """
         accepted = [each for each, error in zip(fragments, outcomes, strict=True) if error is None]
+        arrived: list[CollectedFragment] = []
         for each in accepted:
             self.stats.record_fragment(each.info)
         for each, error in zip(fragments, outcomes, strict=True):
-            if not isinstance(error, (DataLostError, EarlierFragmentMissingError)):
+            if isinstance(error, (DataLostError, EarlierFragmentMissingError)):
+                self.checkpointing.player_states.pop(each.player, None)  # the rows before it aren't in the buffer
+            else:
                 self._record_refusal(each.player, error)
+                arrived.append(each)
         self.rounds.close()
         self._weights_changed.notify_all()  # a player whose fragment is in the buffer may begin another
-        self._store_player_states(fragments)
+        self._store_player_states(arrived)
         return sum(each.info.rows for each in accepted)
 
     async def _recollect_fragment(self, place: int, fragments: list[CollectedFragment]) -> bool:
@@ -471,13 +479,15 @@ class Collector:
         another: CollectedFragment | None = None
         if fragments[place].origin is not None:
             another = await self.wait_unless_interrupted(self._repeat_fragment(fragments[place]))
-        if another is None:
+        if another is None and not self._is_out_of_patience:
             self.rounds.give_up(number)
             self._weights_changed.notify_all()
             another = await self.wait_unless_interrupted(self.rounds.take_again(number))
-        if another is not None:
-            fragments[place] = another
-        return another is not None
+        if another is None:
+            self._given_up.add(number)
+            return False
+        fragments[place] = another
+        return True
 
     async def _repeat_fragment(self, lost: CollectedFragment) -> CollectedFragment | None:
         """Collect a fragment again from the state before it; return None if that is impossible.
@@ -502,6 +512,11 @@ class Collector:
                     self._drop_player(number, error)
                 except Exception:  # the weights are lost, or the environment fails
                     return None
+
+    @property
+    def _is_out_of_patience(self) -> bool:
+        """Return True if the run is interrupted and the patience has ended."""
+        return self._deadline is not None and self.clock.time() >= self._deadline
 
     async def wait_unless_interrupted(self, awaited: Awaitable[Any]) -> Any:
         """Wait for a result. Return None if the run is interrupted and the patience ends first."""
