@@ -30,6 +30,7 @@ from sheeprl.driver.evaluation import Evaluator
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.players import PlayerGroup
 from sheeprl.driver.replay import ReplayClient
+from sheeprl.driver.stopping import Stopping
 from sheeprl.driver.trainers import LearnerGroup, Snapshot
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.metrics.counters import Counters, RunStats
@@ -95,7 +96,7 @@ class Run:
             reporter.message,
             config.ray.max_node_losses,
         )
-        self.stopping = asyncio.Event()
+        self.stopping = Stopping(self.clock)
         self.updates = UpdateScheduler(
             config, self.stats, replay, trainers, reporter, self.failures, self.clock, self.stopping, self.show_progress
         )
@@ -120,7 +121,7 @@ class Run:
                 self.stats,
                 self.seconds,
                 reporter.message,
-                self.collector.stop,
+                self.stopping.stop,
                 self.change_env,
             )
         )
@@ -139,7 +140,7 @@ class Run:
         Args:
             patience: seconds to wait for the rounds in progress.
         """
-        self.collector.stop(patience)
+        self.stopping.stop(patience)
 
     async def train(self) -> None:
         """Train until `run.total_steps`, or until `stop` is called, and save a checkpoint.
@@ -184,7 +185,7 @@ class Run:
         """Return True if the run has reached `run.total_steps`, or a callback has ended it."""
         if self.counters.policy_steps >= self.config.run.total_steps:
             return True
-        return self.callbacks.stopped_by is not None and not self.collector.is_interrupted
+        return self.callbacks.stopped_by is not None and not self.stopping.is_interrupted
 
     async def write_last_checkpoint(self) -> None:
         """Save the last checkpoint, and rebuild the trainers first if they are lost."""

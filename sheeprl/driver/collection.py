@@ -4,33 +4,35 @@ A *round* is `fragment_rows` rows from each of K players. A player begins round 
 `max_staleness` versions behind it: at 0 collection and training alternate, at 1 they overlap. The fragments of a round
 are added in the order of the players' numbers, so what is learned does not depend on which player was faster.
 
-Recovery is handled here. A lost player is replaced, continues where it stood and collects its fragment again, with the
-weights that it was due to use. A fragment that is lost with its node is collected again from the state before it. So
-the result doesn't depend on these losses, unless the environments can't be saved.
+A lost player is replaced, continues where it stood and collects its fragment again, with the weights that it was due to
+use. `adding` collects a fragment that is lost with its node again, from the state before it. So the result doesn't
+depend on these losses, unless the environments can't be saved.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.actors.handle import DataLostError, LostError, Ref
-from sheeprl.buffer.fragments import EarlierFragmentMissingError, RefusedFragmentError
+from sheeprl.buffer.fragments import EarlierFragmentMissingError
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
+from sheeprl.driver.adding import FragmentAdder
 from sheeprl.driver.checkpointing import CheckpointScheduler
 from sheeprl.driver.clock import Clock
 from sheeprl.driver.failures import FailureBudget
-from sheeprl.driver.players import Answered, PlayerGroup, PlayerState, Request
+from sheeprl.driver.players import PlayerGroup, PlayerState, Request
 from sheeprl.driver.replay import AddOutcome, ReplayClient
 from sheeprl.driver.rounds import CollectedFragment, Signal, make_rounds
 from sheeprl.driver.state_saving import StateSaving
+from sheeprl.driver.stopping import Stopping
 from sheeprl.envs.timeout import StoppedError
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
-from sheeprl.utils.errors import RunFailedError, one_line, require, shell_command
+from sheeprl.utils.errors import one_line, require
 from sheeprl.utils.text import byte_size, counted
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class Collector:
         reporter: receives messages.
         failures: counts failures per worker.
         clock: source of time.
-        stopping: event that is set once the run must stop.
+        stopping: request to stop the run.
         get_weights: returns the newest weights, or None if the trainers were lost and rebuilt in between.
         find_moves: returns the players that have to move to another process, with the reason; gets the seconds that
             the trainers have waited for players.
@@ -86,7 +88,7 @@ class Collector:
         reporter: Reporter,
         failures: FailureBudget,
         clock: Clock,
-        stopping: asyncio.Event,
+        stopping: Stopping,
         get_weights: Callable[[], Awaitable[Ref[Rows] | None]],
         find_moves: Callable[[float], Awaitable[dict[int, str]]] | None = None,
     ) -> None:
@@ -104,14 +106,21 @@ class Collector:
         self.published: PublishedWeights | None = None
         self.rounds = make_rounds(config, self.counters.version)
         self._rollout: list[CollectedFragment] = []  # fragments of the newest round, if on-policy
-        self._given_up: set[int] = set()  # players that lost a fragment for good when the run stopped
-        self._refusals = [0] * config.num_players  # consecutive refused fragments of each player
         self._shards_lost_at: dict[int, float] = {}  # time of the loss, by number of the shard
         self._weights_changed = Signal()
+        self.adder = FragmentAdder(
+            config,
+            self.counters,
+            players,
+            replay,
+            self.rounds,
+            reporter,
+            stopping,
+            self._drop_player,
+            self._weights_changed.notify_all,
+        )
         self._trainers_waited = 0.0  # seconds for rounds, without the wait in progress
         self._waits_since: float | None = None  # begin of the wait in progress
-        self._deadline: float | None = None  # for rounds in progress when the run is interrupted
-        self._interrupted = asyncio.Event()
         self._unsaved: str | None = None  # reason why environment state can't be saved, once a player has tried
         self._reported_unsaved = self._reported_size = False
 
@@ -138,24 +147,8 @@ class Collector:
     @property
     def idle_players(self) -> list[int]:
         """Return the players all of whose fragments are in the buffer."""
-        idle = (number for number in self.rounds.idle if number not in self._given_up)
+        idle = (number for number in self.rounds.idle if number not in self.adder.given_up)
         return [number for number in idle if number in self.players.handles]
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Return True if the run was stopped with a patience."""
-        return self._interrupted.is_set()
-
-    def stop(self, patience: float | None = None) -> None:
-        """Begin no further round.
-
-        Args:
-            patience: seconds to wait for rounds and evaluations in progress; None has no limit.
-        """
-        self.stopping.set()
-        if patience is not None and not self.is_interrupted:
-            self._deadline = self.clock.time() + patience
-            self._interrupted.set()
 
     async def start_players(self) -> None:
         """Create all players and restore the states that a checkpoint holds."""
@@ -180,7 +173,7 @@ class Collector:
                 if watching in done:
                     watching.result()
                 if any(player in done and player.exception() for player in players):
-                    self.stop(patience=0.0)
+                    self.stopping.stop(patience=0.0)
             learning.result()
             for player in players:
                 if player.done() and self.counters.policy_steps < self.config.run.total_steps:
@@ -205,17 +198,16 @@ class Collector:
             RunFailedError: the buffer failed, or refused a fragment that the run depends on.
         """
         self._waits_since = began = self.clock.time()
-        fragments: list[CollectedFragment] | None = await self.wait_unless_interrupted(self.rounds.take())
+        fragments: list[CollectedFragment] | None = await self.stopping.wait_unless_interrupted(self.rounds.take())
         seconds, self._waits_since = self.clock.time() - began, None
         self.stats.window.trainer_idle += seconds
         self._trainers_waited += seconds
         if fragments is None:
             return None
-        # Later fragments of a player whose fragment is lost would leave a gap that a resume doesn't close.
-        fragments = [each for each in fragments if each.player not in self._given_up]
+        fragments = [each for each in fragments if each.player not in self.adder.given_up]
         # Progress at the start of the round: with a rate of 0 at the end, the last round would be wasted.
         self.counters.progress = min(1.0, self.counters.policy_steps / self.config.run.total_steps)
-        outcomes = await self._add_fragments(fragments)
+        outcomes = await self.adder.add(fragments)
         # The buffer has copied off-policy fragments. Drop the references, so that they leave the object store.
         self._rollout = [] if self.data.is_off_policy else fragments
         return None if outcomes is None else self._record_round(fragments, outcomes)
@@ -227,7 +219,7 @@ class Collector:
             False if the run stops before the rollout is complete. Its steps are then not counted.
         """
         before = list(self._rollout)
-        if await self._add_fragments(self._rollout) is None:
+        if await self.adder.add(self._rollout) is None:
             self.rounds.added -= 1
             for each in before:
                 self.stats.retract_fragment(each.info)
@@ -414,40 +406,7 @@ class Collector:
         if weights is not None and self.published is published:
             self.published = replace(published, weights=weights)
 
-    # --------------------------------------------------------------------------------- adding to the buffer
-
-    async def _add_fragments(self, fragments: list[CollectedFragment]) -> list[AddOutcome] | None:
-        """Add a round's fragments. Replace in `fragments` those that were lost with their node.
-
-        A rollout is added again if the buffer was lost when it held a part of it.
-
-        Returns:
-            For each fragment None, or the reason why it was refused or lost. None if the run stops while part of a
-            rollout is missing.
-        """
-        while True:
-            outcomes: list[AddOutcome] = [None] * len(fragments)
-            missing = list(range(len(fragments)))
-            while missing:
-                refs = [(fragments[place].player, fragments[place].fragment) for place in missing]
-                found = zip(missing, await require(self.replay.add(refs), "the buffer"), strict=True)
-                missing = []
-                for place, outcome in found:
-                    outcomes[place] = outcome
-                    if await self._is_sent_again(outcome, place, fragments):
-                        missing.append(place)
-            if self.data.is_off_policy:
-                return outcomes
-            if any(isinstance(error, DataLostError) for error in outcomes):
-                return None
-            if any(outcomes) or self.replay.size >= sum(each.info.rows for each in fragments):
-                return outcomes
-
-    async def _is_sent_again(self, outcome: AddOutcome, place: int, fragments: list[CollectedFragment]) -> bool:
-        """Return True if a fragment has to be sent to its shard again; replace it first if it is lost."""
-        if isinstance(outcome, EarlierFragmentMissingError):
-            return True
-        return isinstance(outcome, DataLostError) and await self._recollect_fragment(place, fragments)
+    # ------------------------------------------------------------------------------ after a round was added
 
     def _record_round(self, fragments: list[CollectedFragment], outcomes: list[AddOutcome]) -> int:
         """Count a round's fragments and store the players' states. Return the rows that the buffer accepted.
@@ -456,87 +415,30 @@ class Collector:
             RunFailedError: the buffer refused a fragment that the run depends on.
         """
         accepted = [each for each, error in zip(fragments, outcomes, strict=True) if error is None]
-        arrived: list[CollectedFragment] = []
+        lost: set[int] = set()
         for each in accepted:
             self.stats.record_fragment(each.info)
         for each, error in zip(fragments, outcomes, strict=True):
             if isinstance(error, (DataLostError, EarlierFragmentMissingError)):
-                self.checkpointing.player_states.pop(each.player, None)  # the rows before it aren't in the buffer
+                lost.add(each.player)
             else:
-                self._record_refusal(each.player, error)
-                arrived.append(each)
+                self.adder.record_refusal(each.player, error)
         self.rounds.close()
         self._weights_changed.notify_all()  # a player whose fragment is in the buffer may begin another
-        self._store_player_states(arrived)
+        self._store_player_states(fragments, lost)
         return sum(each.info.rows for each in accepted)
 
-    async def _recollect_fragment(self, place: int, fragments: list[CollectedFragment]) -> bool:
-        """Replace a lost fragment by the same one, or by the player's next one; return False if the run stops first."""
-        number = fragments[place].player
-        self.reporter.message(
-            f"a fragment of player {number} was lost with its node; the player collects another one", "warning"
-        )
-        another: CollectedFragment | None = None
-        if fragments[place].origin is not None:
-            another = await self.wait_unless_interrupted(self._repeat_fragment(fragments[place]))
-        if another is None and not self._is_out_of_patience:
-            self.rounds.give_up(number)
-            self._weights_changed.notify_all()
-            another = await self.wait_unless_interrupted(self.rounds.take_again(number))
-        if another is None:
-            self._given_up.add(number)
-            return False
-        fragments[place] = another
-        return True
+    def _store_player_states(self, fragments: Sequence[CollectedFragment], lost: Collection[int]) -> None:
+        """Store the players' states at the end of the round for a checkpoint, if they were requested.
 
-    async def _repeat_fragment(self, lost: CollectedFragment) -> CollectedFragment | None:
-        """Collect a fragment again from the state before it; return None if that is impossible.
-
-        Raises:
-            RunFailedError: the player exceeded its failure budget.
+        Args:
+            fragments: fragments of the round.
+            lost: players whose fragment isn't in the buffer. Their states would leave a gap.
         """
-        number, origin = lost.player, lost.origin
-        assert origin is not None
-        while True:
-            async with self.players.playing[number]:  # a fragment that the player collects now comes first
-                if number in self.players.handles and number not in self.players.origins:
-                    return None  # it couldn't go on as before
-                try:
-                    async with self.players.rewound(number, origin) as player:
-                        if player is None:
-                            return None
-                        info_ref, fragment = lost.request.send(player)
-                        is_same = Answered.of(lost.request, lost.info).is_repeated_by(await info_ref)
-                        return replace(lost, fragment=fragment) if is_same else None
-                except LostError as error:
-                    self._drop_player(number, error)
-                except Exception:  # the weights are lost, or the environment fails
-                    return None
-
-    @property
-    def _is_out_of_patience(self) -> bool:
-        """Return True if the run is interrupted and the patience has ended."""
-        return self._deadline is not None and self.clock.time() >= self._deadline
-
-    async def wait_unless_interrupted(self, awaited: Awaitable[Any]) -> Any:
-        """Wait for a result. Return None if the run is interrupted and the patience ends first."""
-        waiting = asyncio.ensure_future(awaited)
-        interrupted = asyncio.ensure_future(self._interrupted.wait())
-        await asyncio.wait({waiting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        interrupted.cancel()
-        if not waiting.done() and self._deadline is not None:
-            await asyncio.wait({waiting}, timeout=max(0.0, self._deadline - self.clock.time()))
-        if waiting.done():
-            return waiting.result()
-        waiting.cancel()
-        return None
-
-    def _store_player_states(self, fragments: Sequence[CollectedFragment]) -> None:
-        """Store the players' states at the end of the round for a checkpoint, if they were requested."""
         states = dict(self.checkpointing.player_states)
         for each in fragments:
             states.pop(each.player, None)  # an older one doesn't belong to the rows in the buffer
-            if each.info.state is not None:
+            if each.info.state is not None and each.player not in lost:
                 states[each.player] = PlayerState(each.incarnation, each.info.state)
         self.checkpointing.player_states = states
         reasons = [each.info.unsaved for each in fragments if each.info.unsaved]
@@ -550,24 +452,6 @@ class Collector:
                 f"the state of the environments takes {byte_size(size)} in every checkpoint; "
                 "checkpoint.envs=false leaves it out, but then a resumed run starts new episodes"
             )
-
-    def _record_refusal(self, number: int, error: RefusedFragmentError | None) -> None:
-        """Count and report a fragment that the buffer refused. None stands for an accepted one.
-
-        Raises:
-            RunFailedError: too many in a row were refused, or the fragment is a part of a rollout.
-        """
-        self._refusals[number] = 0 if error is None else self._refusals[number] + 1
-        if error is None:
-            return
-        self.counters.refused += 1
-        text, most = f"a fragment of player {number} was refused: {one_line(error)}", self.config.ray.max_failures
-        text += f"; check the environment with {shell_command('check-env', self.config.env.id)}"
-        if not self.data.is_off_policy:
-            raise RunFailedError(text) from error
-        if self._refusals[number] > most:
-            raise RunFailedError(f"{text} ({self._refusals[number]} in a row; ray.max_failures={most})") from error
-        self.reporter.message(text, "warning")
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -78,7 +78,7 @@ class Evaluator:
             playing = player.call(
                 PlayerInterface.evaluate, later(published.weights), self.config.eval.episodes, env_values or None
             )
-            result: Evaluation | None = await self.collector.wait_unless_interrupted(awaited(playing))
+            result: Evaluation | None = await self.collector.stopping.wait_unless_interrupted(awaited(playing))
             if result is None:
                 self.is_player_busy |= handle is None
                 raise StoppedError

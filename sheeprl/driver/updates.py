@@ -16,6 +16,7 @@ from sheeprl.config.schema import Config
 from sheeprl.driver.clock import Clock
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.replay import Chunk, ReplayClient
+from sheeprl.driver.stopping import Stopping
 from sheeprl.driver.trainers import LearnerGroup, Update
 from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
@@ -38,7 +39,7 @@ class UpdateScheduler:
         reporter: receives messages.
         failures: counts failures per worker.
         clock: source of time.
-        stopping: event that is set once the run must stop.
+        stopping: request to stop the run.
         show_progress: called after every update.
     """
 
@@ -51,7 +52,7 @@ class UpdateScheduler:
         reporter: Reporter,
         failures: FailureBudget,
         clock: Clock,
-        stopping: asyncio.Event,
+        stopping: Stopping,
         show_progress: Callable[[], None],
     ) -> None:
         """Store the clients; no update is requested yet."""

@@ -10,6 +10,7 @@ from sheeprl.algos.args import OnPolicy
 from sheeprl.driver.clock import WallClock
 from sheeprl.driver.failures import FailureBudget
 from sheeprl.driver.replay import Chunk
+from sheeprl.driver.stopping import Stopping
 from sheeprl.driver.trainers import LearnerGroup
 from sheeprl.driver.updates import UpdateScheduler
 from sheeprl.metrics.counters import Counters, RunStats
@@ -68,7 +69,7 @@ def make_scheduler(*groups):
     failures = FailureBudget(3, 100.0, clock.time, reporter.message)
     trainers = LearnerGroup(first, make, keeps_updates=True)
     stats = RunStats(Counters(), clock.time())
-    arguments = (config, stats, Rollouts(), trainers, reporter, failures, clock, asyncio.Event(), lambda: None)
+    arguments = (config, stats, Rollouts(), trainers, reporter, failures, clock, Stopping(clock), lambda: None)
     return UpdateScheduler(*arguments)
 
 
