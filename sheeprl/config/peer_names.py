@@ -113,6 +113,7 @@ _row(
     other="log_dir logdir log.dir checkpoint.dir checkpoint_dir output_dir",
 )
 _row("run.dir", "the folder of the run itself; checkpoint.storage names s3:// or gs://", rllib="storage_path")
+_row("checkpoint.storage", "as in s3://BUCKET/runs", rllib="upload_dir", other="mirror storage.path")
 _row(
     "run.name",
     "the beginning of the run folder's name",
