@@ -142,6 +142,17 @@ def _mistakes_of_values(search: Search) -> Iterator[str]:
             yield from (mistake for mistake in found if mistake.startswith((f"{key}=", f"{key}:")))
 
 
+def fits(search: Search, values: Mapping[str, Any]) -> bool:
+    """Return True if values of the space, by key, make a valid configuration. The check makes the environment."""
+    from sheeprl.config.checks import check
+
+    try:
+        check(search.seed_tree(values, 0, search.folder))
+    except ConfigError:
+        return False
+    return True
+
+
 def _is_whole(search: Search, key: str) -> bool:
     """Return whether a searched range has whole numbers."""
     part = search.space[key]

@@ -8,11 +8,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from sheeprl.config.defaults import cluster_address, fill_in
 from sheeprl.config.loading import get_value, validate
-from sheeprl.tune.search import Search, Trial, first_settings, ranked
+from sheeprl.tune.search import Search, Trial, first_settings, fits, ranked
 from sheeprl.tune.space import Choices, shown
 from sheeprl.tune.trial import run_trial
 from sheeprl.utils.errors import ConfigError, one_line
@@ -147,7 +148,8 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
 def _optuna(search: Search) -> Any:
     """Return Optuna's search over the space; its first trial has the given settings."""
     import optuna
-    from ray.tune.search.optuna import OptunaSearch
+
+    from sheeprl.tune.suggestions import FittingSuggestions
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space: dict[str, Any] = {}
@@ -158,7 +160,8 @@ def _optuna(search: Search) -> Any:
             space[key] = optuna.distributions.IntDistribution(int(part.low), int(part.high))
         else:
             space[key] = optuna.distributions.FloatDistribution(part.low, part.high, log=part.log)
-    return OptunaSearch(
+    return FittingSuggestions(
+        partial(fits, search),
         space=space,
         metric=SCORE,
         mode="max",

@@ -7,7 +7,16 @@ import pytest
 
 from sheeprl import ConfigError, load_config
 from sheeprl.tune import trial as trials
-from sheeprl.tune.search import Search, Trial, check_search, first_settings, ranked, with_evaluations, write_results
+from sheeprl.tune.search import (
+    Search,
+    Trial,
+    check_search,
+    first_settings,
+    fits,
+    ranked,
+    with_evaluations,
+    write_results,
+)
 from sheeprl.tune.space import Choices, Range, declared_space, parse_range
 
 TREE = {
@@ -91,6 +100,23 @@ def test_first_trial_has_the_given_settings(tmp_path):
         tmp_path, space={"algo.entropy_coef": Range(1e-3, 0.1, log=True), "algo.epochs": Range(2, 5, whole=True)}
     )
     assert first_settings(bounded) == {"algo.entropy_coef": 1e-3, "algo.epochs": 2}
+
+
+def test_values_that_do_not_fit_together_are_drawn_again(tmp_path):
+    """Minibatches larger than a rollout are no trial, and don't come again as one."""
+    pytest.importorskip("pandas")
+    optuna = pytest.importorskip("optuna")
+    from sheeprl.tune.suggestions import FittingSuggestions
+
+    space = {"algo.batch_size": Choices(("16", "4096")), "algo.rollout_steps": Range(8, 16, whole=True)}
+    wide = search(tmp_path, space=space)
+    assert fits(wide, {"algo.batch_size": "16", "algo.rollout_steps": 8})
+    assert not fits(wide, {"algo.batch_size": "4096", "algo.rollout_steps": 8})
+    distributions = {"algo.batch_size": optuna.distributions.CategoricalDistribution(("16", "4096"))}
+    draws = FittingSuggestions(
+        lambda values: fits(wide, values), space=distributions, metric="score", mode="max", seed=0
+    )
+    assert [draws.suggest(f"trial {number}") for number in range(20)] == [{"algo.batch_size": "16"}] * 20
 
 
 def test_mistakes_of_a_search_are_listed(tmp_path):
