@@ -62,6 +62,12 @@ SECTIONS = (
         "runners; RLlib stops after 300 updates and is compared in updates per second.",
     ),
     Section(
+        "worlds",
+        "DreamerV3",
+        "Whole runs as above, beside SheepRL 0.8.4. The networks have the same widths, and both programs imagine from "
+        "all rows of a batch. SheepRL 0.8.4 runs without its compilation, which takes minutes in each run.",
+    ),
+    Section(
         "limit",
         "SAC beside its matrix products",
         "The matrix products of one update's networks in float32, timed alone with the same number of threads, are a "

@@ -67,6 +67,7 @@ REQUIREMENTS = (
     *(Requirement(name, "loop", "sb3", 2.0) for name in POLICIES),
     Requirement("dqn_cartpole", "loop", "sb3", 3.0),
     Requirement("impala_cartpole", "loop", "rllib", 4.0),
+    Requirement("dreamer_v3_cartpole", "loop", "sheeprl_084", 2.0),
 )
 
 

@@ -22,6 +22,7 @@ from benchmarks.harness.programs import (
     POLICIES,
     VALUES,
     WORKLOADS,
+    WORLDS,
     BenchmarkError,
     Peer,
     SheepRL,
@@ -500,7 +501,7 @@ def test_a_benchmark_offers_its_own_workloads_and_peers(capsys):
         with pytest.raises(SystemExit):
             policies.main(words)
         assert "invalid choice" in capsys.readouterr().err
-    assert {requirement.workload for requirement in speed.REQUIREMENTS} == {*WORKLOADS, *POLICIES, *VALUES}
+    assert {requirement.workload for requirement in speed.REQUIREMENTS} == {*WORKLOADS, *POLICIES, *VALUES, *WORLDS}
 
 
 def test_a_result_names_no_folder_of_the_machine(monkeypatch):

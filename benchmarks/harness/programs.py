@@ -151,6 +151,34 @@ VALUES = {
 }
 """Workloads of `benchmarks.values`."""
 
+WORLDS = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            "dreamer_v3_cartpole",
+            "DreamerV3 1M CartPole-v1, 4 envs, an update of 16 sequences of 64 rows every 2 policy steps, imagination "
+            "from all rows, 608 steps",
+            "configs/dreamer_v3.yaml",
+            (
+                *(
+                    *COMPILED,
+                    "env.num_envs=4",
+                    "algo.size=1M",
+                    "algo.deter=512",
+                    "algo.replay_ratio=0.5",
+                    "algo.learning_starts=512",
+                ),
+                *("algo.batch_size=16", "algo.sequence_length=64", "algo.horizon=15", "algo.imag_last=64"),
+                "buffer.size=100000",
+            ),
+            608,
+            tolerance=0.1,
+            peers=("sheeprl_084",),
+        ),
+    )
+}
+"""Workloads of `benchmarks.worlds`."""
+
 
 @dataclass(frozen=True)
 class Timing:

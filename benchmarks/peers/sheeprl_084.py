@@ -49,6 +49,24 @@ WORKLOADS = {
         *("algo.replay_ratio=1.0", "algo.learning_starts=104", "algo.per_rank_batch_size=256", "algo.gamma=0.99"),
         *("algo.tau=0.005", "algo.hidden_size=256", "buffer.size=1000000", "buffer.checkpoint=False"),
     ),
+    # The widths of the size 1M. It has no state of 512 numbers in blocks, so its recurrent cell is dense.
+    "dreamer_v3_cartpole": (
+        *(
+            "exp=dreamer_v3",
+            "env=gym",
+            "env.id=CartPole-v1",
+            *COMMON,
+            "algo.cnn_keys.encoder=[]",
+            "algo.cnn_keys.decoder=[]",
+        ),
+        *("algo.replay_ratio=0.5", "algo.learning_starts=512", "algo.horizon=15", "algo.dense_units=64"),
+        *("algo.per_rank_batch_size=16", "algo.per_rank_sequence_length=64", "algo.mlp_layers=3"),
+        *("algo.world_model.stochastic_size=32", "algo.world_model.discrete_size=4"),
+        "algo.world_model.recurrent_model.recurrent_state_size=512",
+        *(f"algo.world_model.{part}_model.hidden_size=64" for part in ("transition", "representation")),
+        *(f"algo.world_model.{part}_model.mlp_layers=1" for part in ("reward", "discount")),
+        *("buffer.size=100000", "buffer.checkpoint=False"),
+    ),
 }
 
 
