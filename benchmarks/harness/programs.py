@@ -157,7 +157,7 @@ WORLDS = {
         Workload(
             "dreamer_v3_cartpole",
             "DreamerV3 1M CartPole-v1, 4 envs, an update of 16 sequences of 64 rows every 2 policy steps, imagination "
-            "from all rows, 608 steps",
+            "from all rows, 576 steps",
             "configs/dreamer_v3.yaml",
             (
                 *(
@@ -166,12 +166,12 @@ WORLDS = {
                     "algo.size=1M",
                     "algo.deter=512",
                     "algo.replay_ratio=0.5",
-                    "algo.learning_starts=512",
+                    "algo.learning_starts=480",
                 ),
                 *("algo.batch_size=16", "algo.sequence_length=64", "algo.horizon=15", "algo.imag_last=64"),
                 "buffer.size=100000",
             ),
-            608,
+            576,
             tolerance=0.1,
             peers=("sheeprl_084",),
         ),

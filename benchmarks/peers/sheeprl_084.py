@@ -59,7 +59,7 @@ WORKLOADS = {
             "algo.cnn_keys.encoder=[]",
             "algo.cnn_keys.decoder=[]",
         ),
-        *("algo.replay_ratio=0.5", "algo.learning_starts=512", "algo.horizon=15", "algo.dense_units=64"),
+        *("algo.replay_ratio=0.5", "algo.learning_starts=480", "algo.horizon=15", "algo.dense_units=64"),
         *("algo.per_rank_batch_size=16", "algo.per_rank_sequence_length=64", "algo.mlp_layers=3"),
         *("algo.world_model.stochastic_size=32", "algo.world_model.discrete_size=4"),
         "algo.world_model.recurrent_model.recurrent_state_size=512",
