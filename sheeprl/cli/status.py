@@ -54,6 +54,9 @@ def cluster_runs(address: str | None = None) -> list[dict[str, Any]]:
     Raises:
         ConfigError: there is no cluster at the address, or it requires another token.
     """
+    from sheeprl.actors.ray.environment import offer_token
+
+    offer_token()  # before Ray is imported
     from sheeprl.actors.ray import internals
 
     source = f"--address {address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}"

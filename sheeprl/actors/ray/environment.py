@@ -44,6 +44,16 @@ def configure_at(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
+def offer_token() -> None:
+    """Make Ray send the token of this shell or user, if there is one; a cluster without tokens ignores it.
+
+    The user's RAY_AUTH_MODE has precedence.
+    """
+    has_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or _token_file().is_file()
+    if "ray" not in sys.modules and has_token:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def mistakes(config: Config) -> Iterator[str]:
     """Yield a mistake for each variable or setting with which Ray can't be started or joined."""
     if "ray" in sys.modules:
@@ -136,6 +146,11 @@ def _folder_mistakes() -> Iterator[str]:
         yield f"{name}={folder}: Ray can't write there ({problem}); set RAY_TMPDIR to another folder, such as /tmp"
 
 
+def _token_file() -> Path:
+    """Return the file in which Ray stores the user's token."""
+    return Path(os.path.expanduser("~")) / ".ray" / "auth_token"
+
+
 def _token_mistakes() -> Iterator[str]:
     """Yield a mistake if Ray can't read or store its token."""
     if os.environ.get("RAY_AUTH_MODE", "token") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
@@ -148,8 +163,7 @@ def _token_mistakes() -> Iterator[str]:
                 f"unset it, {others}"
             )
         return
-    home = os.path.expanduser("~")
-    token = Path(home) / ".ray" / "auth_token"
+    token, home = _token_file(), os.path.expanduser("~")
     if os.access(token, os.R_OK):
         return
     problem = "no home folder" if home == "~" else why_not_writable(token.parent)

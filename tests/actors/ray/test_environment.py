@@ -94,3 +94,21 @@ def test_a_local_ray_has_the_gpus_of_this_machine(mistakes, monkeypatch):
     (mistake,) = mistakes({**cuda, "players": {"gpus": 0.5}})
     assert mistake.startswith("players.gpus=0.5: 1 player and 1 rank need 1.5 GPUs, but this machine has 1; lower")
     assert mistakes({**cuda, "trainer": {"accelerator": "cuda", "devices": 8}}, RAY_ADDRESS="10.0.0.1:6379") == []
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(None, "token"), ("disabled", "disabled")])
+def test_a_stored_token_is_offered(monkeypatch, tmp_path, mode, expected):
+    """The mode is set if a token is stored and the user has chosen no mode."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    environment.offer_token()
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("secret")
+    environment.offer_token()
+    assert os.environ["RAY_AUTH_MODE"] == expected
+    monkeypatch.delenv("RAY_AUTH_MODE")
