@@ -75,9 +75,11 @@ def _untrained(config: Config) -> Iterator[str]:
 
 def _unreachable(config: Config) -> Iterator[str]:
     """Yield a warning for each condition of `run.until` on evaluations that the run doesn't play."""
-    if not config.eval.episodes:
-        for name in sorted(config.run.until.keys() & {EVAL_RETURN, PATIENCE}):
-            yield f"run.until.{name}={config.run.until[name]:g}: has no effect with eval.episodes=0; set eval.episodes"
+    names = sorted(name for name in config.run.until if name == PATIENCE or name.startswith("eval/"))
+    missing = "eval.episodes" if not config.eval.episodes else "eval.every" if config.eval.every is None else ""
+    for name in names if missing else ():
+        why = "with eval.episodes=0" if not config.eval.episodes else "on evaluations at the end only"
+        yield f"run.until.{name}={config.run.until[name]:g}: has no effect {why}; set {missing}"
 
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:
@@ -292,7 +294,19 @@ def _size_mistakes(config: Config) -> Iterator[str]:
     yield from _shard_mistakes(config)
     yield from _replay_setting_mistakes(config)
     yield from _storage_mistakes(config)
+    yield from _until_mistakes(config)
     yield from _rollout_mistakes(config, data) if isinstance(data, OnPolicy) else _replay_mistakes(config, data)
+
+
+def _until_mistakes(config: Config) -> Iterator[str]:
+    """Yield a mistake for each condition of `run.until` on an evaluation environment that `eval.envs` doesn't name."""
+    for name in config.run.until:
+        section, *middle = name.split("/")
+        if section != "eval" or name == EVAL_RETURN:
+            continue
+        if len(middle) != 2 or middle[1] != "return" or middle[0] not in config.eval.envs:
+            known = ", ".join([EVAL_RETURN, *(f"eval/{each}/return" for each in config.eval.envs)])
+            yield f"run.until.{name}: no evaluation has this result; use {known}"
 
 
 def _storage_mistakes(config: Config) -> Iterator[str]:

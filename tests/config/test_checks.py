@@ -243,6 +243,8 @@ def test_minibatches_of_one_row_can_not_be_standardized(overrides, setting):
         ("eval.env.kwargs.sky=blue", "eval.env.kwargs.sky=blue: CartPole-v1 has no such argument; use sutton"),
         ("eval.envs.hard.foo=1", "eval.envs.hard.foo: unknown setting"),
         ("eval.envs={a b: {}}", "eval.envs: the key a b must consist of letters, digits"),
+        ("run.until={eval/hrd/return: 1}", "run.until.eval/hrd/return: no evaluation has this result; use eval/return"),
+        ("run.until={eval/length: 1}", "run.until.eval/length: no evaluation has this result; use eval/return"),
         ("eval.env.id=Pendulum-v1", "eval.env.id=Pendulum-v1: its instances have different observation or action"),
     ],
 )
@@ -250,6 +252,14 @@ def test_settings_that_evaluations_can_not_use(override, message):
     """A mistake in `eval.env` or `eval.envs` is reported before the run starts, under its own key."""
     (mistake,) = mistakes_of("ppo", override)
     assert mistake.startswith(message)
+
+
+def test_conditions_on_evaluations_that_come_too_late_warn():
+    """Without evaluations before the end, they can't end a run."""
+    for override, missing in (("eval.every=null", "eval.every"), ("eval.episodes=0", "eval.episodes")):
+        config = load_config("ppo", ["run.until={eval/return: 475, patience: 2}", override])
+        found = [line for line in check(config.model_dump(mode="json")).warnings if line.startswith("run.until")]
+        assert len(found) == 2 and all(line.endswith(f"set {missing}") for line in found)
 
 
 def test_evaluations_may_have_another_environment_of_the_same_spaces():
