@@ -152,11 +152,15 @@ class PolicyServer:
             RefusedError: the body has another form than the policy needs.
         """
         try:
-            return self.policy.leaves(json.loads(body)["obs"])
+            leaves, is_batch = self.policy.leaves(json.loads(body)["obs"])
         except (KeyError, TypeError, json.JSONDecodeError):
             raise RefusedError(400, 'the body must be JSON with the key obs, such as {"obs": [0.1, 0.2]}') from None
         except ValueError as error:
             raise RefusedError(400, one_line(error)) from None
+        for key, values in leaves.items():
+            if not np.isfinite(values).all():
+                raise RefusedError(400, f"{key or 'obs'}: has values that aren't finite")
+        return leaves, is_batch
 
     async def _act_on_batch(self, requests: list[Leaves]) -> list[tuple[Array, int]]:
         """Return the actions of several requests, and the policy steps of the policy that acted."""

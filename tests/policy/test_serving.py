@@ -143,6 +143,7 @@ def test_server_rolls_to_a_newer_checkpoint_and_loses_no_request(serving, run):
         first = request(f"{url}/healthz", token="")[1]["policy_steps"]
         assert request(f"{url}/act", {"obs": OBS}, token="wrong")[0] == 401
         assert request(f"{url}/act", {"obs": [1.0]})[0] == 400
+        assert request(f"{url}/act", {"obs": [None, 1.0, 2.0, 3.0]})[0] == 400
         assert request(f"{url}/spec")[1]["env"] == "CartPole-v1"
         for client in clients:
             client.start()
