@@ -87,7 +87,7 @@ def read_spaces(run_dir: Path, config: Any) -> tuple[Spaces, Space[Any]]:
     Without `spaces.json`, the environment is created to get its spaces.
 
     Raises:
-        ConfigError: the environment can't be made.
+        ConfigError: the file is damaged, or the environment can't be made.
     """
     from sheeprl.algos.base import Spaces
     from sheeprl.checkpoint.spaces_file import SPACES
@@ -98,9 +98,13 @@ def read_spaces(run_dir: Path, config: Any) -> tuple[Spaces, Space[Any]]:
 
     path = run_dir / SPACES
     if path.is_file():
-        found = json.loads(path.read_bytes())
-        action = from_json(found["action"])
-        return Spaces(from_json(found["observation"]), action_space(action), found["frame_stack"]), action
+        try:
+            found = json.loads(path.read_bytes())
+            action = from_json(found["action"])
+            return Spaces(from_json(found["observation"]), action_space(action), found["frame_stack"]), action
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            advice = "remove it, and the environment is made to get its spaces"
+            raise ConfigError([f"{path}: is damaged: {one_line(error)}; {advice}"]) from error
     try:
         env = make_env(config.env)
     except EnvSettingsError as error:

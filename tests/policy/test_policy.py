@@ -22,6 +22,7 @@ from sheeprl.envs.make import spaces_of
 from sheeprl.envs.space_json import from_json, to_json
 from sheeprl.evaluate import chosen_episodes
 from sheeprl.policy.enjoy import as_text, enjoy
+from sheeprl.policy.loading import read_spaces
 from sheeprl.policy.torch_policy import Draws, TorchPolicy
 
 SMALL = ["run.mode=coupled", "trainer.compile=false", "log.level=error", "trainer.threads=1", "eval.episodes=0"]
@@ -263,3 +264,12 @@ def test_filmed_episodes():
     assert chosen_episodes([3.0, 1.0, 2.0, 5.0, 4.0]) == {3: "best", 1: "worst", 0: "median"}
     assert chosen_episodes([3.0, 1.0]) == {0: "best", 1: "worst"}
     assert chosen_episodes([3.0]) == {0: "best"}
+
+
+@pytest.mark.parametrize("text", ['{"x": ', "[]", '{"action": {"kind": "odd"}}'])
+def test_damaged_spaces_are_one_line(tmp_path, text):
+    """The message names the file and the remedy."""
+    (tmp_path / "spaces.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"spaces\.json: is damaged: .*; remove it") as error:
+        read_spaces(tmp_path, load_config("ppo").env)
+    assert "\n" not in str(error.value)
