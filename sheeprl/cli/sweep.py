@@ -46,8 +46,10 @@ def sweep(words: list[str], session: Session) -> int:
     outcomes = sweeping.sweep(runs, cpus, jobs, typer.echo)
     failed = [outcome for outcome in outcomes if outcome.status != "done"]
     done = len(outcomes) - len(failed)
+    # Seeds are repetitions, unless nothing else varies.
+    groups = [key for key in varied if key != "run.seed"] or list(varied)
     typer.echo(
-        f"{done} of {len(runs)} runs are finished; sheeprl compare {shown_folder(folder)} --by {','.join(varied)}"
+        f"{done} of {len(runs)} runs are finished; sheeprl compare {shown_folder(folder)} --by {','.join(groups)}"
     )
     if failed:
         typer.echo(f"{len(failed)} are not; the same command continues them", err=True)
