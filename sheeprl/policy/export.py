@@ -167,6 +167,7 @@ def export_policy(origin: TorchPolicy, path: Path) -> None:
     flat = _FlatPolicy(origin).eval()
     inputs = _example(origin)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _quiet(), torch.no_grad():
             shapes = ({0: torch.export.Dim.DYNAMIC},) * len(inputs)
             program = torch.export.export(flat, tuple(inputs.values()), dynamic_shapes={"inputs": shapes})
