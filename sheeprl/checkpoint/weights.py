@@ -75,4 +75,6 @@ def read_agent(checkpoint: Path) -> dict[str, Tensor]:
 def _unreadable(path: Path, error: Exception) -> ConfigError:
     """Return the mistake of a file or checkpoint that can't be loaded."""
     first_line = str(error).strip().partition("\n")[0]
+    if "zip archive" in first_line:  # torch's text is long and names its own source files
+        first_line = "it is incomplete or damaged; use an older checkpoint of the run"
     return ConfigError([f"{path}: can't be loaded: {first_line}"])
