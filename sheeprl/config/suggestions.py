@@ -168,7 +168,7 @@ _MESSAGES = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "tuple_type": "must be a list",
-    "dict_type": "must be a mapping such as {name: value}",
+    "dict_type": "must be a mapping such as {name: value}, or {} for none",
     "model_type": "must be a section of settings",
 }
 

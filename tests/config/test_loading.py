@@ -350,7 +350,7 @@ def test_a_folder_or_a_binary_file_is_a_mistake(tmp_path):
         ("algo__learning_rate", "fast", "algo.learning_rate=fast: must be a number"),
         ("algo__anneal", 1, "algo.anneal=1: must be true or false"),
         ("env__id", 5, "env.id=5: must be text"),
-        ("env__kwargs", [1], "env.kwargs=[1]: must be a mapping such as {name: value}"),
+        ("env__kwargs", [1], "env.kwargs=[1]: must be a mapping such as {name: value}, or {} for none"),
         ("run", 5, "run=5: must be a section of settings"),
         ("trainer__compile", "nonsense", "trainer.compile=nonsense: must be true, false or auto"),
         ("log__profile", -1, "log.profile=-1: must be true, false or a whole number, at least 1"),
