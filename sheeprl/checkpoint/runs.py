@@ -27,6 +27,7 @@ from sheeprl.metrics.summary import STATUS_NAMES
 from sheeprl.utils.errors import ConfigError
 
 LAST, BEST = "@last", "@best"
+TAG = "tag:"  # begin of a word that names all runs with a tag
 LOGS_DEPTH = 4  # folders below logs that are searched: algorithm, environment, run
 LIKE_LAST = ("last", "latest", "newest", "lst")
 SIMILAR = 0.85  # least similarity of a suggested run, from 0 to 1

@@ -188,8 +188,10 @@ def list_runs(
 ) -> None:
     """List the runs in a folder with their status, the last started or resumed one first."""
     from sheeprl.checkpoint.run_dir import base_folder
-    from sheeprl.checkpoint.runs import find_runs
+    from sheeprl.checkpoint.runs import TAG, find_runs
 
+    if folder is not None and folder.startswith(TAG):  # as in the commands that take several runs
+        tag, folder = folder.removeprefix(TAG), None
     rows = [("run", "started", "status", "algorithm", "environment", "policy steps saved", "tags")]
     for run in find_runs(folder):
         tags = run.listed("run.tags") or ()

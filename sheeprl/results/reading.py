@@ -25,6 +25,7 @@ from sheeprl.checkpoint.run_dir import read_config
 from sheeprl.checkpoint.runs import (
     BEST,
     LAST,
+    TAG,
     FoundRun,
     find_runs,
     is_run,
@@ -37,7 +38,6 @@ from sheeprl.config.loading import get_value
 from sheeprl.utils.errors import ConfigError
 
 Array = npt.NDArray[Any]
-TAG = "tag:"
 EVENTS = "events.out.tfevents.*"
 EVAL_TAGS = ("Test/cumulative_reward", "eval/mean_reward", "eval/return")
 EPISODE_TAGS = ("rollout/ep_rew_mean", "charts/episodic_return", "Rewards/rew_avg", "episode/return")

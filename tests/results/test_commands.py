@@ -188,6 +188,7 @@ def test_names_and_tags(sheeprl, tmp_path):
     assert resolve_run("run_ppo_1").endswith("run_ppo_1")
     with pytest.raises(ConfigError, match="2 runs have this name"):
         resolve_run("slow")
+    assert sheeprl("ls", "tag:paper") == sheeprl("ls", "--tag", "paper")
     code, out, _ = sheeprl("ls", "--tag", "paper", "--json")
     assert (code, len(out.splitlines()), json.loads(out.splitlines()[0])["status"]) == (0, 3, "finished")
 
