@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import typer
 
@@ -117,6 +118,7 @@ def _train_algorithm(name: str, words: list[str], session: Session, config: str 
 
 def print_config(words: list[str], session: Session) -> int:
     """Print what a configuration means."""
+    other = _take_other(words)
     diff = take_switch(words, "diff")
     name = take_name(words, is_name)
     if name is None:
@@ -130,7 +132,7 @@ def print_config(words: list[str], session: Session) -> int:
         raise ConfigError(_explained(error.mistakes, base.tree, flags)) from error
     typer.echo(f"# {base.description}")
     if diff:
-        typer.echo("\n".join(_differences(config, base.tree)))
+        typer.echo("\n".join(_differences(config, base.tree, other)))
     else:
         from sheeprl.checkpoint.run_dir import without_rollout_sizes
         from sheeprl.config.defaults import fill_in
@@ -139,24 +141,52 @@ def print_config(words: list[str], session: Session) -> int:
     return 0
 
 
-def _differences(config: Config, tree: Tree) -> list[str]:
-    """Return the settings that differ from their defaults, as key=value with the default in a comment.
+def _take_other(words: list[str]) -> str | None:
+    """Remove a NAME after `--diff` that isn't the only one, and return it."""
+    for place, word in enumerate(words):
+        option, _, name = word.partition("=")
+        if option == "--diff" and name:
+            words[place] = option
+            return name
+        if word == "--diff" and is_name("".join(words[place + 1 : place + 2])) and any(map(is_name, words[:place])):
+            return words.pop(place + 1)
+    return None
+
+
+def _differences(config: Config, tree: Tree, other: str | None) -> list[str]:
+    """Return the settings that differ from another configuration, as key=value with the other value in a comment.
 
     The comment also has the file and line of settings of a file that is based on others.
+
+    Args:
+        config: the configuration.
+        tree: its settings, with their places.
+        other: NAME of the other configuration; None for the defaults.
     """
-    values, lines = config.model_dump(mode="json"), []
-    for key, field in leaves(config_class(type(config.algo))):
-        value, notes = get_value(values, key), []
-        if not field.is_required():
-            default = field.get_default(call_default_factory=True)
-            default = list(default) if isinstance(default, tuple) else default
-            if value == default:
+    others, lines = _defaults_of(config) if other is None else _values_of(validate(find_base(other).tree)), []
+    for key, value in _values_of(config).items():
+        notes = []
+        if key in others:
+            if value == others[key]:
                 continue
-            notes.append(f"default {shown(default)}")
+            notes.append(f"{other or 'default'} {shown(others[key])}")
         if isinstance(tree, FileTree) and tree.bases and (place := tree.place_of(key)):
             notes.append(place)
         lines.append(f"{key}={shown(value)}" + (f"  # {'; '.join(notes)}" if notes else ""))
     return lines
+
+
+def _values_of(config: Config) -> dict[str, Any]:
+    """Return the value of every setting by dotted key."""
+    values = config.model_dump(mode="json")
+    return {key: get_value(values, key) for key, _ in leaves(config_class(type(config.algo)))}
+
+
+def _defaults_of(config: Config) -> dict[str, Any]:
+    """Return the default of every setting that has one, by dotted key."""
+    fields = {key: field for key, field in leaves(config_class(type(config.algo))) if not field.is_required()}
+    defaults = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
 
 
 # ------------------------------------------------------------------------------------------ settings

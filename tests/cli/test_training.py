@@ -264,6 +264,19 @@ def test_config_prints_the_difference_from_the_defaults(sheeprl):
     ]
 
 
+def test_configurations_are_compared(sheeprl, tmp_path):
+    """A NAME after `--diff` takes the place of the defaults; settings that it doesn't have are shown."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: ppo\nalgo: {gamma: 0.9}\n")
+    for words in (["--diff", "ppo"], ["--diff=ppo"]):
+        lines = sheeprl("config", str(path), *words).out.splitlines()[1:]
+        assert len(lines) == 1 and lines[0].startswith("algo.gamma=0.9  # ppo ")
+    assert "algo.gamma=0.9" in sheeprl("config", str(path), "--diff").out
+    assert len(sheeprl("config", "--diff", "ppo").out.splitlines()) > 1
+    other = sheeprl("config", "a2c", "--diff", "ppo").out
+    assert "algo.name=a2c  # ppo ppo" in other
+
+
 def test_config_reports_every_mistake(sheeprl):
     """`config` reports every mistake."""
     done = sheeprl("config", "ppo", "algo.lr=3", "run.seed=-1")
