@@ -79,7 +79,8 @@ def init(
         raise ConfigError([f"{name}: can't be written: {error.strerror}"]) from error
     typer.echo(f"{name}/: {', '.join([*texts, 'schema.json'])}")
     typer.echo(f"change {name}/algo.py, then: sheeprl train {name}/config.yaml")
-    typer.echo(f"test: python -m pytest {name}")
+    needed = "" if find_spec("pytest") else " (after pip install pytest)"
+    typer.echo(f"test: python -m pytest {name}{needed}")
 
 
 def _new_package(name: str) -> Path:

@@ -148,7 +148,7 @@ class Policy:
         """Return the leaves `[B, *]` of an observation by flat key, and whether it is a batch.
 
         Raises:
-            ValueError: the observation has other keys or shapes than the policy's.
+            ValueError: the observation has other keys or shapes than the policy's, or values that aren't numbers.
         """
         leaves, batched = {}, set()
         for leaf in self.spec.observation:
@@ -160,7 +160,10 @@ class Policy:
                     f"[B, {', '.join(map(str, leaf.shape))}]"
                 )
             batched.add(extra == 1)
-            part = part.astype(leaf.dtype, copy=False)
+            try:
+                part = part.astype(leaf.dtype, copy=False)
+            except (ValueError, TypeError):
+                raise ValueError(f"{leaf.key} has values that aren't numbers") from None
             leaves[leaf.key] = part if extra else part[None]
         if len(batched) > 1:
             raise ValueError("some parts of the observation are a batch and others are not")

@@ -99,6 +99,8 @@ def test_wrong_calls_are_named(run_dir, tmp_path):
     policy = sheeprl.load_policy(run_dir)
     with pytest.raises(ValueError, match=r"obs has the shape \[4\]; this policy needs \[3\]"):
         policy(np.zeros(4))
+    with pytest.raises(ValueError, match=r"obs has values that aren't numbers"):
+        policy(["a", 0.0, 0.0])
     nested, _ = make_policy("ppo", NESTED, ACTIONS[0])
     with pytest.raises(ValueError, match=r"no 'a\.x'"):
         nested({"b": np.zeros((2, 2))})
