@@ -89,6 +89,7 @@ class Trial:
         policy_steps: policy steps of all of its seeds.
         status: `done`, `pruned`, `failed` or `unfinished`.
         cause: reason of a failure.
+        folder: folder of its runs below that of the search, "" if it isn't known.
     """
 
     settings: dict[str, Any]
@@ -96,6 +97,7 @@ class Trial:
     policy_steps: int
     status: str
     cause: str = ""
+    folder: str = ""
 
     @property
     def label(self) -> str:
@@ -206,7 +208,13 @@ def write_results(search: Search, trials: Sequence[Trial], command: str) -> Path
         command: command line of the search, for a comment.
     """
     lines = [
-        {"score": trial.score, "policy_steps": trial.policy_steps, "status": trial.status, "settings": trial.settings}
+        {
+            "score": trial.score,
+            "policy_steps": trial.policy_steps,
+            "status": trial.status,
+            "folder": trial.folder,
+            "settings": trial.settings,
+        }
         for trial in trials
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)

@@ -20,6 +20,7 @@ from sheeprl.utils.errors import ConfigError, one_line
 
 T = TypeVar("T")
 SCORE, STEPS = "score", "policy_steps"
+TRIALS = "trials"  # folder of the trials' runs
 REDUCTION = 3  # of three trials, one goes on
 
 
@@ -139,7 +140,7 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
         from ray import tune as ray_tune
 
         sys.argv = list(search.command)
-        folder = search.folder / "trials" / str(ray_tune.get_context().get_trial_id())
+        folder = search.folder / TRIALS / str(ray_tune.get_context().get_trial_id())
         run_trial(search, config, folder, lambda score, steps: ray_tune.report({SCORE: score, STEPS: steps}))
 
     return trial
@@ -215,9 +216,10 @@ def _progress(say: Callable[[str], None]) -> Any:
 def _trial(search: Search, result: Any) -> Trial:
     """Return the trial of a result of Ray Tune."""
     metrics = result.metrics or {}
-    steps = int(metrics.get(STEPS, 0))
+    steps, settings = int(metrics.get(STEPS, 0)), dict(result.config or {})
+    folder = f"{TRIALS}/{metrics['trial_id']}" if "trial_id" in metrics else ""
     if result.error is not None:
         cause = one_line(getattr(result.error, "cause", None) or result.error)
-        return Trial(dict(result.config or {}), None, steps, "failed", cause)
+        return Trial(settings, None, steps, "failed", cause, folder)
     status = "done" if steps >= search.most_steps else "pruned" if metrics.get("done") else "unfinished"
-    return Trial(dict(result.config or {}), metrics.get(SCORE), steps, status)
+    return Trial(settings, metrics.get(SCORE), steps, status, folder=folder)

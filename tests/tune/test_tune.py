@@ -260,6 +260,7 @@ def test_search_finds_prunes_and_continues(tmp_path, capsys):
     assert sheeprl(*command) == 0
     found = [json.loads(line) for line in (tmp_path / "search" / "trials.jsonl").read_text().splitlines()]
     assert len(found) == 3 and found[0]["status"] == "done" and found[0]["policy_steps"] == 200
+    assert all((tmp_path / "search" / trial["folder"] / "seed_0").is_dir() for trial in found)
     assert {trial["status"] for trial in found} <= {"done", "pruned"}
     assert load_config(str(tmp_path / "search" / "best.yaml")).run.total_steps == 200
     assert sheeprl(*command) == 0
