@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from sheeprl.policy.torch_policy import TorchPolicy
 
 
+TRAINING_PACKAGES = ("torch", "gymnasium", "pydantic", "yaml", "tensordict", "lightning_fabric", "fsspec", "ray")
+
+
 def load_policy(path: str | Path, *, best: bool = False, mode: Mode = "greedy", seed: int = 0) -> Policy:
     """Return a policy that maps observations of its environment to actions in the environment's own units.
 
@@ -33,9 +36,15 @@ def load_policy(path: str | Path, *, best: bool = False, mode: Mode = "greedy", 
     file = Path(path).expanduser()
     if file.suffix in (".onnx", ".pt2"):
         return _exported(file)
-    from sheeprl.checkpoint.best import named_checkpoint
+    try:
+        from sheeprl.checkpoint.best import named_checkpoint
 
-    return load_checkpoint(str(named_checkpoint(str(path), best)[1]), mode, seed)
+        return load_checkpoint(str(named_checkpoint(str(path), best)[1]), mode, seed)
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING_PACKAGES:
+            raise
+        advice = "load a file of sheeprl export here, or install sheeprl-ray with its dependencies"
+        raise ConfigError([f"{path}: a run needs {error.name}, which isn't installed; {advice}"]) from error
 
 
 def _exported(file: Path) -> Policy:

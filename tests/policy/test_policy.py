@@ -188,6 +188,17 @@ def test_exported_policy_equals_its_origin(tmp_path, kind, name, observation, ac
     assert not holds_pickle(path)
 
 
+def test_a_run_needs_the_packages_of_training(run_dir):
+    """Where only those of exported files are installed, the message names the missing one and the remedy."""
+    code = (
+        "import sys\nfor name in ('torch', 'gymnasium', 'ray', 'pydantic', 'yaml'): sys.modules[name] = None\n"
+        f"import sheeprl\ntry: sheeprl.load_policy({str(run_dir)!r})\n"
+        "except sheeprl.ConfigError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "isn't installed; load a file of sheeprl export here" in done.stdout
+
+
 @pytest.mark.slow
 def test_onnx_policy_needs_only_onnxruntime_and_numpy(run_dir, tmp_path, capsys):
     """The command exports; a process without torch, gymnasium and Ray acts."""
