@@ -49,7 +49,7 @@ def test_rule_equals_torch(name):
             )
         torch.testing.assert_close(stepped, vector.detach(), rtol=1e-6, atol=1e-7)
         for key, value in state.items():
-            torch.testing.assert_close(value, optimizer.state[vector][key], rtol=1e-5, atol=1e-9)
+            torch.testing.assert_close(value, optimizer.state[vector][key], rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", KNOWN)

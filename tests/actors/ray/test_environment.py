@@ -100,7 +100,8 @@ def test_a_local_ray_has_the_gpus_of_this_machine(mistakes, monkeypatch):
 def test_a_stored_token_is_offered(monkeypatch, tmp_path, mode, expected):
     """The mode is set if a token is stored and the user has chosen no mode."""
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that the value from before comes back
+        monkeypatch.delenv(name)
     monkeypatch.delitem(sys.modules, "ray", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     if mode:
@@ -111,4 +112,3 @@ def test_a_stored_token_is_offered(monkeypatch, tmp_path, mode, expected):
     (tmp_path / ".ray" / "auth_token").write_text("secret")
     environment.offer_token()
     assert os.environ["RAY_AUTH_MODE"] == expected
-    monkeypatch.delenv("RAY_AUTH_MODE")
