@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from sheeprl.checkpoint.run_dir import checkpoints
+from sheeprl.driver.adding import FragmentAdder
 from sheeprl.driver.collection import Collector
 from sheeprl.driver.updates import UpdateScheduler
-from sheeprl.run import Run
 from tests.helpers.algorithms import MORE, Small, every_algorithm, is_off_policy
 from tests.helpers.runs import lines, ray_session, saved
 
-INTERRUPTIONS = {  # methods of the run, and the calls in which it is stopped
-    "on_policy": [("_add_fragments", 1), ("updated", 1), ("publish", 1)],
-    "off_policy": [("_add_fragments", 5), ("updated", 4), ("publish", 4), ("may_collect", 9)],
+INTERRUPTIONS = {  # methods of the driver, and the calls in which the run is stopped
+    "on_policy": [(FragmentAdder, "add", 1), (UpdateScheduler, "updated", 1), (Collector, "publish", 1)],
+    "off_policy": [
+        *((FragmentAdder, "add", 5), (UpdateScheduler, "updated", 4)),
+        *((Collector, "publish", 4), (Collector, "may_collect", 9)),
+    ],
 }
 
 
@@ -32,9 +35,8 @@ def settings(algorithm):
     return [*common, "env.max_episode_steps=37"] if is_off_policy(algorithm) else common
 
 
-def interrupt(monkeypatch, method, call):
-    """Interrupt the run in one call of a method of the driver."""
-    owner = next(owner for owner in (Run, Collector, UpdateScheduler) if hasattr(owner, method))
+def interrupt(monkeypatch, owner, method, call):
+    """Interrupt the run in one call of a method."""
     original, calls = getattr(owner, method), iter(range(call + 1))
 
     def interrupting(self, *args, **kwargs):
@@ -117,9 +119,9 @@ def check_that_nothing_differs(tmp_path, monkeypatch, algorithm, overrides):
     interruptions = INTERRUPTIONS["off_policy" if is_off_policy(algorithm) else "on_policy"]
     done = small.run(whole, *overrides)
     interrupted = 0
-    for method, call in interruptions:
+    for owner, method, call in interruptions:
         with monkeypatch.context() as patch:
-            interrupt(patch, method, call)
+            interrupt(patch, owner, method, call)
             result = small.run(parts, *overrides, "run.resume=true")
         interrupted += result.interrupted_by == signal.SIGINT
     assert interrupted == len(interruptions)
