@@ -49,7 +49,7 @@ WORKLOADS = {
         *("algo.replay_ratio=1.0", "algo.learning_starts=104", "algo.per_rank_batch_size=256", "algo.gamma=0.99"),
         *("algo.tau=0.005", "algo.hidden_size=256", "buffer.size=1000000", "buffer.checkpoint=False"),
     ),
-    # The widths of the size 1M. It has no state of 512 numbers in blocks, so its recurrent cell is dense.
+    # The widths of the size 1M. SheepRL 0.8.4's recurrent cell is dense, without blocks.
     "dreamer_v3_cartpole": (
         *(
             "exp=dreamer_v3",

@@ -242,7 +242,7 @@ def _arguments(command: str) -> Iterator[inspect.Parameter]:
 def _own_options(command: str) -> Iterator[inspect.Parameter]:
     """Yield the options of a command itself."""
     if command == "config":
-        text = "print only what differs from the defaults, or from a NAME that follows"
+        text = "print only what differs from the defaults, or from another NAME: --diff NAME"
         yield _parameter("diff", Annotated[bool, typer.Option("--diff", help=text)], False)
         return
     if command == "check-env":

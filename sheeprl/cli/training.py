@@ -142,13 +142,19 @@ def print_config(words: list[str], session: Session) -> int:
 
 
 def _take_other(words: list[str]) -> str | None:
-    """Remove a NAME after `--diff` that isn't the only one, and return it."""
+    """Remove the NAME of the other configuration in `--diff NAME` or `--diff=NAME`, and return it.
+
+    A word after `--diff` is the other NAME only if the command's own NAME stands before it.
+    """
     for place, word in enumerate(words):
         option, _, name = word.partition("=")
-        if option == "--diff" and name:
+        if option != "--diff":
+            continue
+        if name:
             words[place] = option
             return name
-        if word == "--diff" and is_name("".join(words[place + 1 : place + 2])) and any(map(is_name, words[:place])):
+        follows = place + 1 < len(words) and is_name(words[place + 1])
+        if follows and any(map(is_name, words[:place])):
             return words.pop(place + 1)
     return None
 

@@ -74,12 +74,16 @@ def _untrained(config: Config) -> Iterator[str]:
 
 
 def _unreachable(config: Config) -> Iterator[str]:
-    """Yield a warning for each condition of `run.until` on evaluations that the run doesn't play."""
-    names = sorted(name for name in config.run.until if name == PATIENCE or name.startswith("eval/"))
-    missing = "eval.episodes" if not config.eval.episodes else "eval.every" if config.eval.every is None else ""
-    for name in names if missing else ():
-        why = "with eval.episodes=0" if not config.eval.episodes else "on evaluations at the end only"
-        yield f"run.until.{name}={config.run.until[name]:g}: has no effect {why}; set {missing}"
+    """Yield a warning for each condition of `run.until` on evaluations, if the run plays none before its end."""
+    if not config.eval.episodes:
+        why = "with eval.episodes=0; set eval.episodes"
+    elif config.eval.every is None:
+        why = "on evaluations at the end only; set eval.every"
+    else:
+        return
+    for name, target in sorted(config.run.until.items()):
+        if name == PATIENCE or name.startswith("eval/"):
+            yield f"run.until.{name}={target:g}: has no effect {why}"
 
 
 def _env_mistakes_of(tree: Mapping[str, Any]) -> list[str]:

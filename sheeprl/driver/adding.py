@@ -28,7 +28,7 @@ class FragmentAdder:
         rounds: fragments that wait for their round.
         reporter: receives messages.
         stopping: request to stop the run.
-        drop_player: releases a player and counts its failure.
+        drop_player: releases a lost player and counts its failure.
         on_free_place: called when a round has a place for another fragment.
 
     Attributes:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 TRAINING_PACKAGES = ("torch", "gymnasium", "pydantic", "yaml", "tensordict", "lightning_fabric", "fsspec", "ray")
+"""Modules that a run's policy needs and an exported one doesn't; others may belong to the user's own algorithm."""
 
 
 def load_policy(path: str | Path, *, best: bool = False, mode: Mode = "greedy", seed: int = 0) -> Policy:

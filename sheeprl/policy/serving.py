@@ -159,7 +159,7 @@ class PolicyServer:
             raise RefusedError(400, one_line(error)) from None
         for key, values in leaves.items():
             if not np.isfinite(values).all():
-                raise RefusedError(400, f"{key or 'obs'}: has values that aren't finite")
+                raise RefusedError(400, f"{key} has values that aren't finite")
         return leaves, is_batch
 
     async def _act_on_batch(self, requests: list[Leaves]) -> list[tuple[Array, int]]:

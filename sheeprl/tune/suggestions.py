@@ -30,12 +30,12 @@ class FittingSuggestions(OptunaSearch):
     def suggest(self, trial_id: str) -> Any:
         """Return the values of a trial; after many draws that don't fit, the last one, whose run tells the reason."""
         for number in range(MOST_DRAWS):
-            draw = self._draws[trial_id] = f"{trial_id} {number}"
-            values = super().suggest(draw)
-            if not isinstance(values, dict) or self.fits(values):
+            if number:
+                self.on_trial_complete(trial_id, error=True)  # the draw before
+            self._draws[trial_id] = f"{trial_id} {number}"
+            values = super().suggest(self._draws[trial_id])
+            if values is None or self.fits(values):
                 break
-            if number < MOST_DRAWS - 1:
-                super().on_trial_complete(draw, error=True)
         return values
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
