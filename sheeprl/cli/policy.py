@@ -89,14 +89,16 @@ def enjoy(
         raise ConfigError(["--follow --best: use only one of them"])
     from sheeprl.checkpoint.runs import resolve_run
     from sheeprl.policy import enjoy as watching
+    from sheeprl.utils.process import Interrupted, StopSignals
 
     watched = watching.enjoy(resolve_run(path), terminal, follow, best, seed, fps)
     try:
-        for played in itertools.islice(watched, episodes or sys.maxsize):
-            typer.echo(
-                f"return {played.total:.2f} in {played.length} steps, after {played.policy_steps:,} policy steps"
-            )
-    except KeyboardInterrupt:  # the usual end
+        with StopSignals():  # the library of a window would ignore SIGTERM
+            for played in itertools.islice(watched, episodes or sys.maxsize):
+                typer.echo(
+                    f"return {played.total:.2f} in {played.length} steps, after {played.policy_steps:,} policy steps"
+                )
+    except (Interrupted, KeyboardInterrupt):  # the usual end
         typer.echo("")
 
 
