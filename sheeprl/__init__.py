@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sheeprl.config.loading import load_config
     from sheeprl.config.schema import Config
     from sheeprl.launch import train
+    from sheeprl.policy.enjoy import enjoy
     from sheeprl.policy.loading import load_policy
     from sheeprl.session import Result
     from sheeprl.utils.errors import ConfigError, RunFailedError
@@ -21,6 +22,7 @@ __all__ = [
     "Result",
     "RunFailedError",
     "__version__",
+    "enjoy",
     "load_config",
     "load_policy",
     "train",
@@ -32,6 +34,7 @@ _MODULES = {
     "ConfigError": "sheeprl.utils.errors",
     "Result": "sheeprl.session",
     "RunFailedError": "sheeprl.utils.errors",
+    "enjoy": "sheeprl.policy.enjoy",
     "load_config": "sheeprl.config.loading",
     "load_policy": "sheeprl.policy.loading",
     "train": "sheeprl.launch",

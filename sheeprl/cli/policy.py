@@ -88,10 +88,14 @@ def enjoy(
     if follow and best:
         raise ConfigError(["--follow --best: use only one of them"])
     from sheeprl.checkpoint.runs import resolve_run
-    from sheeprl.policy import enjoy as watching
+    from sheeprl.policy.enjoy import play
+    from sheeprl.policy.screens import NoScreen, choose_screen
     from sheeprl.utils.process import Interrupted, StopSignals
 
-    watched = watching.enjoy(resolve_run(path), terminal, follow, best, seed, fps)
+    run, screen = resolve_run(path), choose_screen(terminal)
+    if isinstance(screen, NoScreen):
+        typer.echo("warning: there is neither a display nor a terminal, so nothing is drawn", err=True)
+    watched = play(run, screen, follow, best, seed, fps)
     try:
         with StopSignals():  # the library of a window would ignore SIGTERM
             for played in itertools.islice(watched, episodes or sys.maxsize):

@@ -14,7 +14,8 @@ from sheeprl import ConfigError
 from sheeprl.checkpoint.best import named_checkpoint
 from sheeprl.checkpoint.runs import find_runs, is_stored
 from sheeprl.cli import main
-from sheeprl.policy.enjoy import enjoy
+from sheeprl.policy.enjoy import play
+from sheeprl.policy.screens import Terminal
 from sheeprl.utils.objects import Objects
 from tests.helpers.buckets import new_bucket, s3_server
 from tests.helpers.runs import run
@@ -84,7 +85,7 @@ def test_a_stored_run_is_loaded_evaluated_watched_and_listed(name, command, monk
         code, out, _ = command("eval", word, "--episodes", "1", "--json")
         assert code == 0 and json.loads(out)["policy_steps"] == steps
     monkeypatch.setattr("sheeprl.policy.enjoy._play", lambda env, policy, steps, *rest: steps)
-    assert list(itertools.islice(enjoy(name, terminal=True, follow=True, stream=io.StringIO()), 2)) == [72, 72]
+    assert list(itertools.islice(play(name, Terminal(io.StringIO()), follow=True), 2)) == [72, 72]
     code, out, _ = command("ls", name.rpartition("/")[0], "--tag", "far", "--json")
     listed = json.loads(out)
     assert code == 0 and listed["run"].endswith(name.removeprefix("file://")) and listed["policy_steps"] == 72

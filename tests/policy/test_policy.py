@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -21,8 +22,10 @@ from sheeprl.cli import main
 from sheeprl.envs.make import spaces_of
 from sheeprl.envs.space_json import from_json, to_json
 from sheeprl.evaluate import chosen_episodes
-from sheeprl.policy.enjoy import as_text, enjoy
+from sheeprl.policy import screens
+from sheeprl.policy.enjoy import play
 from sheeprl.policy.loading import read_spaces
+from sheeprl.policy.screens import Terminal, Window, as_text, choose_screen
 from sheeprl.policy.torch_policy import Draws, TorchPolicy
 
 SMALL = ["run.mode=coupled", "trainer.compile=false", "log.level=error", "trainer.threads=1", "eval.episodes=0"]
@@ -234,9 +237,8 @@ def test_wrong_words(words, message, capsys):
 def test_enjoy_draws_into_the_terminal_and_follows(run_dir, monkeypatch):
     """A newer checkpoint is loaded before the next episode."""
     pytest.importorskip("pygame")
-    monkeypatch.delenv("DISPLAY", raising=False)
     stream = io.StringIO()
-    watched = enjoy(str(run_dir), follow=True, fps=1e9, stream=stream)
+    watched = play(str(run_dir), Terminal(stream), follow=True, fps=1e9)
     (first,) = itertools.islice(watched, 1)
     assert (first.policy_steps, first.length) == (64, 200)
     assert "▀" in stream.getvalue()
@@ -245,8 +247,66 @@ def test_enjoy_draws_into_the_terminal_and_follows(run_dir, monkeypatch):
     (second,) = itertools.islice(watched, 1)
     assert second.policy_steps == 999
     shutil.rmtree(old.with_name("step_999"))
+
+
+def test_enjoy_without_a_screen_prints_the_returns(run_dir, monkeypatch, capsys):
+    """Without a display and a terminal, the episodes are played and a warning says that nothing is drawn."""
+    monkeypatch.setattr(screens, "has_display", lambda: False)
+    with pytest.raises(SystemExit, match="0"):
+        main(["enjoy", str(run_dir), "--episodes", "2"])
+    printed = capsys.readouterr()
+    assert printed.out.count("in 200 steps, after 64 policy steps") == 2 and "▀" not in printed.out
+    assert printed.err == "warning: there is neither a display nor a terminal, so nothing is drawn\n"
     with pytest.raises(ConfigError, match="no display"):
-        next(enjoy(str(run_dir), terminal=False))
+        choose_screen(terminal=False)
+
+
+def test_enjoy_ends_with_its_window(run_dir, monkeypatch):
+    """No episode is played after the user has closed the window."""
+    shown = []
+
+    def draw(self):
+        """Stand for the drawing in a window, which this machine may not have."""
+        shown.append(self)
+
+    pygame = SimpleNamespace(
+        QUIT=256,
+        display=SimpleNamespace(get_init=lambda: True),
+        event=SimpleNamespace(peek=lambda kind: kind == 256 and len(shown) > 210),
+    )
+    monkeypatch.setitem(sys.modules, "pygame", pygame)
+    monkeypatch.setattr("gymnasium.envs.classic_control.pendulum.PendulumEnv.render", draw)
+    played = list(play(str(run_dir), Window(), fps=1e9))
+    assert [each.length for each in played] == [200]
+
+
+def test_enjoy_in_a_notebook(run_dir, monkeypatch):
+    """Each picture replaces the previous one in the output of the cell."""
+    pytest.importorskip("PIL")
+    shown = []
+
+    class Output:
+        """Output of a cell."""
+
+        def update(self, image):
+            """Replace the picture."""
+            shown.append(image.data)
+
+    def display(image, display_id):
+        """Show the first picture."""
+        shown.append(image.data)
+        return Output()
+
+    drawn = SimpleNamespace(Image=lambda data: SimpleNamespace(data=data), display=display)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=drawn))
+    monkeypatch.setitem(sys.modules, "IPython.display", drawn)
+    kernel = SimpleNamespace(IPKernelApp=SimpleNamespace(initialized=lambda: True))
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", kernel)
+    picture = np.zeros((4, 4, 3), np.uint8)
+    monkeypatch.setattr("gymnasium.envs.classic_control.pendulum.PendulumEnv.render", lambda self: picture)
+    played = sheeprl.enjoy(run_dir, episodes=1, fps=1e9)
+    assert [each.length for each in played] == [200] and len(shown) == 200
+    assert all(data.startswith(b"\x89PNG") for data in shown)
 
 
 def test_enjoy_names_the_extra_of_a_package_that_only_drawing_needs(run_dir, monkeypatch):
@@ -261,7 +321,7 @@ def test_enjoy_names_the_extra_of_a_package_that_only_drawing_needs(run_dir, mon
     monkeypatch.setattr("gymnasium.envs.classic_control.pendulum.PendulumEnv.render", render)
     stream = io.StringIO()
     with pytest.raises(ConfigError, match=r"pygame is not installed; pip install .*classic"):
-        next(enjoy(str(run_dir), terminal=True, stream=stream))
+        next(play(str(run_dir), Terminal(stream)))
     assert not stream.getvalue()
 
 
