@@ -30,7 +30,7 @@ from sheeprl.driver.control import Control
 from sheeprl.driver.workers import Workers
 from sheeprl.metrics.summary import core_warning
 from sheeprl.metrics.time_breakdown import StartupTimer
-from sheeprl.session import PATIENCE, Result, patience, run_driver, say, start_over
+from sheeprl.session import PATIENCE, Result, finished, patience, run_driver, say, start_over
 from sheeprl.utils import rank_variables
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 from sheeprl.utils.gc_control import importing
@@ -122,7 +122,7 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Train with a Ray actor for each worker."""
     with _opened(config, spaces, startup, config.buffer.shards, control) as (config, place):
-        return _train_on_ray(config, spaces, place, control)
+        return finished(config, place) or _train_on_ray(config, spaces, place, control)
 
 
 @contextmanager
@@ -248,7 +248,7 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
     with _opened(config, spaces, startup, ranks, control) as (config, place):
-        return _train_in_process(config, spaces, place, control)
+        return finished(config, place) or _train_in_process(config, spaces, place, control)
 
 
 def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Control) -> Result:

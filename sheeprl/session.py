@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 import traceback
 from contextlib import suppress
@@ -21,6 +22,7 @@ from sheeprl.checkpoint.run_dir import (
     write_config,
 )
 from sheeprl.checkpoint.run_info import write_run_info
+from sheeprl.checkpoint.runs import last_event
 from sheeprl.checkpoint.spaces_file import write_spaces
 from sheeprl.config.schema import Config
 from sheeprl.driver.control import Control
@@ -86,6 +88,24 @@ class Result:
     interrupted_by: int | None = None
 
 
+def finished(config: Config, place: RunDir) -> Result | None:
+    """Return the result of a run that is finished, and say how to train it further; None if something is left to do."""
+    from sheeprl.metrics.counters import RunStats
+
+    if place.start is None:
+        return None
+    stats = RunStats.from_state_dict(place.start.stats, 0.0)
+    steps, total = stats.counters.policy_steps, config.run.total_steps
+    end = last_event(place.run_dir) if steps >= total else {}
+    if (end.get("event"), end.get("status"), end.get("policy_steps")) != ("end", "done", steps):
+        return None
+    if config.log.level != "error":
+        more = shell_command("resume", place.run_dir, f"run.total_steps={steps + total}")
+        reached = f"run.total_steps={total} is already reached by {counted(steps, 'policy step')}"
+        print(f"warning: {reached}; to continue training: {more}", file=sys.stderr, flush=True)
+    return Result(place.run_dir, steps, stats.counters.gradient_steps, stats.mean_return)
+
+
 async def run_driver(config: Config, workers: Workers, place: RunDir, control: Control) -> Result:
     """Run the driver, and record all calls if `log.record` is set."""
     from sheeprl.debug.recorder import recorded
@@ -112,20 +132,11 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         storage=place.storage,
     )
     try:
-        callbacks = _make_callbacks(config, place, control)
-        run = _make_run(config, workers, place, reporter, store, callbacks)
-        run.checkpointing.began = began
-        if start is not None:
-            await _load(workers.replay, run.trainers, start)
-        if place.initial is not None:
-            await _initialize(run.trainers, place.initial, place.run_dir if config.log.record else None)
-        write_config(config, place.run_dir)
-        if place.spaces is not None:
-            write_spaces(place.spaces, place.run_dir)
-        write_run_info(config, place.run_dir, run.counters.policy_steps if start else None)
+        run = await _prepare(config, workers, place, reporter, store, control)
     except BaseException:
         reporter.close()
         raise
+    run.checkpointing.began = began
     place.startup.done("checkpoint and folder")
     reporter.message(str(place.startup), "debug")
     status, caught, cause, is_empty = "failed", None, None, False
@@ -159,6 +170,23 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         say("\n".join(lines))
     counters = run.counters
     return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)
+
+
+async def _prepare(
+    config: Config, workers: Workers, place: RunDir, reporter: Reporter, store: CheckpointWriter, control: Control
+) -> Run:
+    """Make the driver, restore trainers and replay, and write the files that describe the run."""
+    start = place.start
+    run = _make_run(config, workers, place, reporter, store, _make_callbacks(config, place, control))
+    if start is not None:
+        await _load(workers.replay, run.trainers, start)
+    if place.initial is not None:
+        await _initialize(run.trainers, place.initial, place.run_dir if config.log.record else None)
+    write_config(config, place.run_dir)
+    if place.spaces is not None:
+        write_spaces(place.spaces, place.run_dir)
+    write_run_info(config, place.run_dir, run.counters.policy_steps if start else None)
+    return run
 
 
 def _report_end(run: Run, reporter: Reporter, status: str, cause: str | None) -> float:
@@ -332,13 +360,6 @@ def _open_reporter(config: Config, place: RunDir, took: float) -> FileReporter:
     if place.initial is not None:
         reporter.message(place.initial.summary)
     total, players = config.run.total_steps, config.num_players
-    if policy_steps >= total:
-        more = shell_command("resume", place.run_dir, f"run.total_steps={policy_steps + total}")
-        reporter.message(
-            f"run.total_steps={total} is already reached by {counted(policy_steps, 'policy step')}; to continue "
-            f"training: {more}",
-            "warning",
-        )
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
     return reporter
 

@@ -105,10 +105,11 @@ def test_resume_at_once_changes_nothing(tmp_path):
     """A resume of a complete run changes nothing."""
     folder = tmp_path / "run"
     run(folder, "sac", COUPLED, "run.total_steps=200")
-    before = saved(folder)
-    done = sheeprl("resume", folder, "log.level=warning")
+    before, history = saved(folder), lines(folder)
+    done = sheeprl("resume", folder, "log.level=warning", "run.mode=decoupled")
     assert done.returncode == 0
-    steps = lines(folder)[-1]["policy_steps"]
+    assert lines(folder) == history  # not even its workers were started
+    steps = history[-1]["policy_steps"]
     assert done.stderr == (
         f"warning: run.total_steps=200 is already reached by {steps} policy steps; to continue training: "
         f"sheeprl resume {folder} run.total_steps={steps + 200}\n"
