@@ -112,7 +112,8 @@ def evaluate(
             about = f"{result}, after {counted(result.policy_steps, 'policy step')}"
             results[name or ""] = {key: value for key, value in asdict(result).items() if key != "named"}
             if not as_json:
-                typer.echo(f"{name}: {about}" if name else about, stdout)
+                changed = f" with {' '.join(settings)}" if settings else ""
+                typer.echo(f"{name}{changed}: {about}" if name else about, stdout)
         if as_json:
             typer.echo(json.dumps(results if names else results[""]), stdout)
 
