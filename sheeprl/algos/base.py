@@ -71,8 +71,12 @@ class PolicyInput:
     @property
     def place(self) -> Tensor:
         """Return the place of each environment among all of the run, `[B]` from 0 (first) to 1 (last)."""
-        numbers = torch.arange(self.first_env, self.first_env + len(self.reward))
-        return numbers / max(1, self.num_envs - 1)
+        return places(self.first_env, len(self.reward), self.num_envs)
+
+
+def places(first_env: int, count: int, num_envs: int) -> Tensor:
+    """Return the place of `count` environments among all `num_envs` of the run, from 0 (first) to 1 (last)."""
+    return torch.arange(first_env, first_env + count) / max(1, num_envs - 1)
 
 
 @dataclass(frozen=True)

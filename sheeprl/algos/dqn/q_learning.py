@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from sheeprl.algos.base import Algorithm, Mode, PolicyInput, PolicyOutput, Tensors
+from sheeprl.algos.base import Algorithm, Mode, PolicyInput, PolicyOutput, Tensors, places
 from sheeprl.algos.dqn.agent import QNetwork, permitted
 from sheeprl.algos.dqn.args import QArgs
 from sheeprl.algos.dqn.loss import env_epsilon
@@ -15,6 +16,12 @@ from sheeprl.algos.schedules import linear, rate_scale
 from sheeprl.models.noisy import factors
 
 QArgsT = TypeVar("QArgsT", bound=QArgs)
+
+
+@lru_cache(maxsize=64)
+def _env_epsilons(first_env: int, count: int, num_envs: int, base: float, power: float) -> Tensor:
+    """Return the constant ε of environments, `[count]`; players need it at every step."""
+    return env_epsilon(places(first_env, count, num_envs), base, power)
 
 
 class QLearning(Algorithm[QArgsT]):
@@ -44,19 +51,21 @@ class QLearning(Algorithm[QArgsT]):
             assert q is not None
             return q.argmax(-1)
         count = inputs.reward.shape[0]
-        drawn = policy.actions.random(count, generator, mask=permitted(inputs.obs))
         if mode == "random":
-            return drawn
+            return policy.actions.random(count, generator, mask=permitted(inputs.obs))
         assert q is not None
+        best = q.argmax(-1)
         is_random = torch.rand(count, generator=generator) < self.explored(inputs)
-        return torch.where(is_random, drawn, q.argmax(-1))
+        if not is_random.any():  # mostly, and drawing takes as long as a small network
+            return best
+        return torch.where(is_random, policy.actions.random(count, generator, mask=permitted(inputs.obs)), best)
 
     def explored(self, inputs: PolicyInput) -> Tensor | float:
         """Return the probability of a random action, for all environments or `[B]`."""
-        base = self.args.env_epsilon
-        if base is None:
+        if self.args.env_epsilon is None:
             return self.epsilon(inputs.progress)
-        return env_epsilon(inputs.place, base, self.args.env_epsilon_power)
+        envs = inputs.first_env, inputs.reward.shape[0], inputs.num_envs
+        return _env_epsilons(*envs, self.args.env_epsilon, self.args.env_epsilon_power)
 
     def epsilon(self, progress: float) -> float:
         """Return the probability of a random action at `progress`, from 0 to 1."""
