@@ -148,6 +148,15 @@ class Player(PlayerInterface):
         self._episode_length = np.zeros(envs.num_envs, np.int64)
         return envs
 
+    def _ready_envs(self, env_values: dict[str, Any]) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+        """Return the environments with these attributes; the first call makes them."""
+        if self._envs is None:
+            self._envs = self._guard("reset", partial(self._start, env_values))
+        elif env_values != self._env_values:
+            self.watch.begin()
+            self._guard("set_env", partial(self._set_env, self._envs, env_values))
+        return self._envs
+
     @profiled
     def collect(
         self,
@@ -186,14 +195,9 @@ class Player(PlayerInterface):
             weights_of.from_arrays(self.policy, weights)
             self.version = version
         with self.watch.watching(), self.process_generators.in_use():
-            values = env_values or {}
-            if self._envs is None:
-                self._envs = self._guard("reset", partial(self._start, values))
-            elif values != self._env_values:
-                self.watch.begin()
-                self._guard("set_env", partial(self._set_env, self._envs, values))
+            envs = self._ready_envs(env_values or {})
             with torch.inference_mode():
-                fragment = self._play(self._envs, rows, mode)
+                fragment = self._play(envs, rows, mode)
         is_last = fragment["terminated"] | fragment["truncated"]
         decisions = int(np.count_nonzero(~is_last[:-1]))
         returns, lengths = self._episodes(fragment["reward"][1:], fragment["is_first"][1:], is_last[1:])
