@@ -10,22 +10,21 @@ import copy
 import itertools
 import math
 import re
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sheeprl.checkpoint.resume import resume_tree
-from sheeprl.checkpoint.run_dir import base_folder, checkpoints, is_locked_still
-from sheeprl.checkpoint.runs import FoundRun, last_event
+from sheeprl.checkpoint.run_dir import base_folder
+from sheeprl.checkpoint.runs import FoundRun
 from sheeprl.config.bases import locate
 from sheeprl.config.defaults import cluster_address, fill_in
 from sheeprl.config.loading import apply_overrides, get_value, inspect, validate
 from sheeprl.config.schema import Tree
 from sheeprl.results.reading import RunResults
-from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
+from sheeprl.series import check_folder, is_finished, train_or_resume
+from sheeprl.utils.errors import ConfigError, RunFailedError, describe, one_line
 
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 MOST_RUNS = 10_000
@@ -49,7 +48,7 @@ class Planned:
     @property
     def is_finished(self) -> bool:
         """Return True if an earlier call has finished the run."""
-        return last_event(self.folder).get("status") == "done"
+        return is_finished(self.tree, self.folder)
 
 
 @dataclass(frozen=True)
@@ -136,6 +135,20 @@ def sweep_folder(name: str, varied: Mapping[str, Sequence[str]], out: str | None
     return base_folder() / Path(out or f"logs/sweeps/{re.sub(r'[^A-Za-z0-9_.-]', '_', label)}").expanduser()
 
 
+def check_sweep(folder: Path, tree: Tree, varied: Mapping[str, Sequence[str]]) -> None:
+    """Check that an earlier sweep in a folder had the same settings, except the values that vary and the policy steps.
+
+    Raises:
+        ConfigError: it had others, so its runs aren't those of this sweep.
+    """
+    common = copy.deepcopy(dict(tree))
+    for key in (*varied, "run.total_steps"):
+        section, _, name = key.partition(".")
+        if isinstance(common.get(section), dict):
+            common[section].pop(name, None)
+    check_folder(folder / "sweep.json", common)
+
+
 def sweep(
     runs: Sequence[Planned], cpus: float = 1.0, jobs: int | None = None, say: Callable[[str], None] = print
 ) -> list[Outcome]:
@@ -159,9 +172,7 @@ def sweep(
     return outcomes
 
 
-def _train_all(
-    waiting: list[Planned], cpus: float, jobs: int | None, say: Callable[[str], None]
-) -> Iterator[Outcome] | list[Outcome]:
+def _train_all(waiting: list[Planned], cpus: float, jobs: int | None, say: Callable[[str], None]) -> list[Outcome]:
     """Train the runs as Ray tasks."""
     began = _start_ray(waiting[0].tree)
     import ray  # after its variables are set
@@ -214,7 +225,9 @@ def _outcome(planned: Planned, reference: Any) -> Outcome:
 
     try:
         status, text = ray.get(reference)
-    except Exception as error:  # the worker process died
+    except ray.exceptions.RayTaskError as error:  # an exception that no user of the command line would cause
+        return Outcome(planned.label, "failed", describe(error.cause))
+    except Exception as error:
         return Outcome(planned.label, "failed", f"its process died: {one_line(error)}")
     return Outcome(planned.label, status, text)
 
@@ -227,20 +240,10 @@ def train_one(tree: Tree, folder: str, command: Sequence[str]) -> tuple[str, str
         folder: its folder.
         command: the command of the sweep, which `run.json` records.
     """
-    from sheeprl.launch import train_tree
-
     sys.argv = list(command)
     path = Path(folder)
     try:
-        if is_locked_still(path):
-            return "failed", f"another process is using {folder}"
-        if checkpoints(path):
-            changed = [f"run.total_steps={total}"] if (total := get_value(tree, "run.total_steps")) else []
-            tree = resume_tree(folder, changed)
-        elif path.exists():  # it was interrupted before its first checkpoint
-            shutil.rmtree(path)
-        tree.setdefault("log", {})["level"] = "error"
-        result = train_tree(tree)
+        result = train_or_resume(tree, path)
     except ConfigError as error:
         return "failed", error.mistakes[0]
     except (RunFailedError, OSError) as error:

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +98,7 @@ def test_a_run_is_trained_resumed_and_left_alone(tmp_path, monkeypatch):
     starts = json.loads((planned.folder / "run.json").read_text())["starts"]
     assert [start["command"] for start in starts] == [command]
     longer = {**planned.tree, "run": {**planned.tree["run"], "total_steps": 512}}
+    assert not replace(planned, tree=longer).is_finished  # the same sweep with more policy steps
     assert sweeping.train_one(longer, str(planned.folder), command)[0] == "done"
     assert int(checkpoints(planned.folder)[-1].name[5:]) >= 512
     wrong = {**planned.tree, "env": {"id": "Nothing-v0"}}
@@ -103,6 +106,39 @@ def test_a_run_is_trained_resumed_and_left_alone(tmp_path, monkeypatch):
     assert status == "failed"
     assert "Nothing" in text
     assert sweeping.sweep([planned], say=lambda text: None)[0].text == "is finished"  # without Ray
+
+
+def test_a_sweep_with_other_settings_needs_another_folder(tmp_path, capsys, monkeypatch):
+    """A folder has one sweep; only its values and its policy steps may change."""
+    monkeypatch.setattr(sweeping, "sweep", lambda runs, *rest: [])
+    words = ["sweep", "ppo", "run.seed=0..2", "--out", str(tmp_path / "s")]
+
+    def call(*more):
+        """Return the exit code and the error."""
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *more])
+        return ended.value.code, capsys.readouterr().err
+
+    assert call() == (0, "")
+    assert call("run.seed=0..5", "run.total_steps=99") == (0, "")
+    code, text = call("env.id=Acrobot-v1", "algo.gamma=0.9")
+    assert code == 2 and text.count("name another folder with --out") == 2
+    assert f"{tmp_path / 's'}: has runs with env.id=CartPole-v1, not env.id=Acrobot-v1; use the same" in text
+
+
+def test_an_unexpected_exception_is_told_from_a_dead_process(monkeypatch):
+    """The line of a failed run has the exception; only Ray's other errors mean that the process died."""
+    import ray
+
+    def fail(reference):
+        """Raise what Ray raises."""
+        raise reference
+
+    monkeypatch.setattr(ray, "get", fail)
+    planned = sweeping.Planned("run.seed=0", {}, Path())
+    error = ray.exceptions.RayTaskError("train_one", "trace", TypeError("wrong units"))
+    assert sweeping._outcome(planned, error).text == "TypeError: wrong units"
+    assert sweeping._outcome(planned, ray.exceptions.WorkerCrashedError()).text.startswith("its process died: ")
 
 
 def test_the_score_of_a_run_is_that_of_compare(tmp_path):

@@ -43,6 +43,7 @@ def sweep(words: list[str], session: Session) -> int:
         for run in runs:
             typer.echo(f"{run.label}{' (finished)' if run.is_finished else ''}")
         return 0
+    sweeping.check_sweep(folder, base.tree, varied)
     outcomes = sweeping.sweep(runs, cpus, jobs, typer.echo)
     failed = [outcome for outcome in outcomes if outcome.status != "done"]
     done = len(outcomes) - len(failed)

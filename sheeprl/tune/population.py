@@ -21,7 +21,7 @@ from sheeprl.config.schema import structural_keys
 from sheeprl.tune.search import Search, first_settings
 from sheeprl.tune.space import Choices, Range
 from sheeprl.tune.trial import score_of, train_seed
-from sheeprl.tune.tuning import SCORE, STEPS, restored, run_on_ray, settle
+from sheeprl.tune.tuning import SCORE, STEPS, configure, restored, run_on_ray
 from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 
 LINEAGE = "lineage.json"
@@ -88,7 +88,7 @@ def train_population(
 
 def _fit(search: Search, members: int, parts: int, say: Callable[[str], None]) -> list[list[Part]]:
     """Run Ray Tune, and return the parts of each member that didn't fail."""
-    settle()
+    configure()
     from ray import tune as ray_tune
     from ray.tune.schedulers import PopulationBasedTraining
     from ray.tune.search.basic_variant import BasicVariantGenerator

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.callbacks.base import Callback, RunView
 from sheeprl.callbacks.records import EPISODES, EVALUATIONS
-from sheeprl.checkpoint.resume import resume_tree
-from sheeprl.checkpoint.run_dir import checkpoints, is_locked_still
-from sheeprl.checkpoint.runs import last_event
 from sheeprl.config.loading import get_value
 from sheeprl.config.schema import Tree
 from sheeprl.metrics.counters import RECENT
+from sheeprl.series import is_finished, train_or_resume
 from sheeprl.tune.search import METRICS, Search
 from sheeprl.utils.errors import ConfigError, RunFailedError
 
@@ -69,9 +66,9 @@ def run_trial(search: Search, settings: Mapping[str, Any], folder: Path, report:
     """
     finished: list[float] = []
     for number in range(search.seeds):
-        place, steps = folder / f"seed_{number}", number * int(get_value(search.tree, "run.total_steps"))
-        train_seed(search.seed_tree(settings, number, place), place, _Reporter(search.metric, finished, steps, report))
-        finished.append(score_of(place, search.metric))
+        own, steps = folder / f"seed_{number}", number * int(get_value(search.tree, "run.total_steps"))
+        train_seed(search.seed_tree(settings, number, own), own, _Reporter(search.metric, finished, steps, report))
+        finished.append(score_of(own, search.metric))
         report(sum(finished) / len(finished), (number + 1) * int(get_value(search.tree, "run.total_steps")))
 
 
@@ -81,19 +78,10 @@ def train_seed(tree: Tree, folder: Path, *callbacks: Callback) -> None:
     Raises:
         RunFailedError: it failed.
     """
-    from sheeprl.launch import train_tree
-
-    if last_event(folder).get("status") == "done":
+    if is_finished(tree, folder):
         return
     try:
-        if is_locked_still(folder):
-            raise RunFailedError(f"another process is using {folder}")
-        if checkpoints(folder):
-            tree = resume_tree(str(folder))
-            tree.setdefault("log", {})["level"] = "error"
-        elif folder.exists():  # it was interrupted before its first checkpoint
-            shutil.rmtree(folder)
-        train_tree(tree, callbacks)
+        train_or_resume(tree, folder, callbacks)
     except ConfigError as error:
         raise RunFailedError(error.mistakes[0]) from error
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
 from sheeprl.config.defaults import cluster_address, fill_in
 from sheeprl.config.loading import get_value, validate
+from sheeprl.series import check_folder
 from sheeprl.tune.search import Search, Trial, first_settings, fits, ranked
 from sheeprl.tune.space import Choices, shown
 from sheeprl.tune.trial import run_trial
-from sheeprl.utils.errors import ConfigError, one_line
+from sheeprl.utils.errors import one_line
 
 T = TypeVar("T")
 SCORE, STEPS = "score", "policy_steps"
@@ -35,15 +35,16 @@ def tune(search: Search, say: Callable[[str], None] = print) -> list[Trial]:
         ConfigError: the folder has another search.
         RunFailedError: Ray can't be started.
     """
-    return run_on_ray(search, {"seeds": search.seeds}, lambda: _fit(search, say))
+    kind = {"seeds": search.seeds, "trials": search.trials, "budget": search.budget, "pruning": search.prune}
+    return run_on_ray(search, kind, lambda: _fit(search, say))
 
 
-def run_on_ray(search: Search, kind: dict[str, int], fit: Callable[[], T]) -> T:
+def run_on_ray(search: Search, kind: Mapping[str, float | None], fit: Callable[[], T]) -> T:
     """Return the result of a function that runs Ray Tune, after checks, on a Ray that is joined or started.
 
     Args:
         search: the search.
-        kind: other numbers that tell searches in one folder apart.
+        kind: other options that tell searches in one folder apart; Ray Tune continues with those of the first call.
         fit: the function.
 
     Raises:
@@ -53,7 +54,8 @@ def run_on_ray(search: Search, kind: dict[str, int], fit: Callable[[], T]) -> T:
     from sheeprl.actors.ray import environment
     from sheeprl.actors.ray.tasks import start_ray
 
-    _check_folder(search, kind)
+    about = {"space": {key: str(part) for key, part in search.space.items()}, "metric": search.metric, **kind}
+    check_folder(search.folder / "search.json", about | search.tree)
     config = fill_in(validate(search.tree))
     began = start_ray(cluster_address(config), environment.source(config))
     import ray
@@ -65,28 +67,7 @@ def run_on_ray(search: Search, kind: dict[str, int], fit: Callable[[], T]) -> T:
             ray.shutdown()
 
 
-def _check_folder(search: Search, kind: dict[str, int]) -> None:
-    """Write what is searched into the folder, or compare it with an earlier call.
-
-    Raises:
-        ConfigError: the folder has another search.
-    """
-    about = {
-        "space": {key: str(part) for key, part in search.space.items()},
-        "metric": search.metric,
-        **kind,
-        "settings": search.tree,
-    }
-    path, text = search.folder / "search.json", json.dumps(about, indent=1)
-    if path.is_file():
-        if json.loads(path.read_bytes()) != json.loads(text):
-            raise ConfigError([f"{search.folder}: has a search with other settings; name another folder with --out"])
-        return
-    search.folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def settle() -> None:
+def configure() -> None:
     """Set the variables that Ray Tune reads when it is imported, so that it prints and writes less."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -109,7 +90,7 @@ def restored(search: Search, trainable: Any, say: Callable[[str], None]) -> Any:
 
 def _fit(search: Search, say: Callable[[str], None]) -> list[Trial]:
     """Run Ray Tune, and return the trials."""
-    settle()
+    configure()
     from ray import tune as ray_tune
 
     trainable = ray_tune.with_resources(_trainable(search), {"cpu": search.cpus})

@@ -255,15 +255,17 @@ def test_search_finds_prunes_and_continues(tmp_path, capsys):
     """A search ends with a configuration; the same command with more trials is refused, an equal one adds nothing."""
     pytest.importorskip("optuna")
     pytest.importorskip("pandas")
-    command = ["tune", "ppo", "--trials", "3", "--seeds", "1", "--out", tmp_path / "search", *SETTINGS]
+    command = ["tune", "ppo", "--seeds", "1", "--out", tmp_path / "search", *SETTINGS]
     command += ["algo.learning_rate=log(1e-6,1e-2)"]
-    assert sheeprl(*command) == 0
+    assert sheeprl(*command, "--trials", "3") == 0
     found = [json.loads(line) for line in (tmp_path / "search" / "trials.jsonl").read_text().splitlines()]
     assert len(found) == 3 and found[0]["status"] == "done" and found[0]["policy_steps"] == 200
     assert all((tmp_path / "search" / trial["folder"] / "seed_0").is_dir() for trial in found)
     assert {trial["status"] for trial in found} <= {"done", "pruned"}
     assert load_config(str(tmp_path / "search" / "best.yaml")).run.total_steps == 200
-    assert sheeprl(*command) == 0
+    assert sheeprl(*command, "--trials", "3") == 0
     assert "continuing the search" in capsys.readouterr().out
-    assert sheeprl(*command, "algo.clip=0.3") == 2
-    assert "has a search with other settings" in capsys.readouterr().err
+    assert sheeprl(*command, "--trials", "3", "algo.clip=0.3") == 2
+    assert "has runs with no algo.clip, not algo.clip=0.3" in capsys.readouterr().err
+    assert sheeprl(*command, "--trials", "4") == 2
+    assert "has runs with trials=3, not trials=4" in capsys.readouterr().err
