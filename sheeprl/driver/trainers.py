@@ -92,8 +92,8 @@ class LearnerGroup:
 
     @property
     def is_warming_up(self) -> bool:
-        """Return whether a warm-up was started whose end was not awaited."""
-        return self._warming_up is not None
+        """Return whether a warm-up is in progress."""
+        return self._warming_up is not None and not self._warming_up.done()
 
     async def warmed_up(self, on_wait: Callable[[], None] = lambda: None, patience: float = 0.0) -> None:
         """Wait until the warm-up has ended. If it failed, the next update raises.
@@ -176,6 +176,7 @@ class LearnerGroup:
         """
         assert self.make is not None
         self.handle.close()
+        self._laid_out = None  # of the lost group
         self.incarnation += 1
         self.handle = await self.make(self.incarnation)
         # No await in between: other calls to the new group must come after these.

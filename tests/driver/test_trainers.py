@@ -62,10 +62,13 @@ def test_players_use_the_first_weights_during_the_warm_up(error):
         assert trainers.weights() == (1, 1)
         trainers.warm_up()
         assert [trainers.weights() for _ in range(3)] == [(1, 1)] * 3
+        assert trainers.is_warming_up
         if error:
             group.warm_up_ends.set_exception(error)
         else:
             group.warm_up_ends.set_result(None)
+        await asyncio.sleep(0.01)
+        assert not trainers.is_warming_up  # though no update has waited for its end
         await trainers.warmed_up()
         assert [trainers.weights() for _ in range(2)] == [(2, 2), (3, 3)]
 
