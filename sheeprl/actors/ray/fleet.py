@@ -100,10 +100,10 @@ class Fleet:
     # -------------------------------------------------------------------------------------------- nodes
 
     def _check_nodes(self, live: Sequence[Mapping[str, Any]]) -> None:
-        """Check nodes that were not checked before; report and exclude those that can't run the actors.
+        """Check nodes that were not checked before; exclude those that can't run the actors, and report them.
 
         Raises:
-            ClusterError: a node can't read the marker.
+            ClusterError: nodes can't read the marker. They are excluded, too.
         """
         own = ray.get_runtime_context().get_node_id()
         new = [node for node in live if node["NodeID"] not in self._known and node["NodeID"] != own]
@@ -112,15 +112,19 @@ class Fleet:
             return
         seconds = self.config.ray.wait_timeout if self.config.ray.runtime_env else nodes.CHECK_SECONDS
         modules = nodes.env_modules(self.config.env.id)
+        blind = []
         for found in nodes.check_nodes(new, modules, self.marker, seconds):
-            if found.mistakes:
+            if found.mistakes or (found.unseen and self.marker):
                 self.excluded.add(found.node)
+            if found.mistakes:
                 self.report(
                     f"node {found.address} is not used: {'; '.join(found.mistakes)}; install the same packages there, "
                     "or set ray.runtime_env"
                 )
-            elif found.unseen and self.marker:
-                raise ClusterError(self._blind(found))
+            elif found.node in self.excluded:
+                blind.append(self._blind(found))
+        if blind:
+            raise ClusterError("; ".join(blind))
 
     def _check_least(self) -> None:
         """Check that the cluster can hold `players.min` processes; an autoscaler may add nodes.

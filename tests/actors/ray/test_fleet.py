@@ -1,10 +1,13 @@
 """Test the checks of a fleet that need no cluster."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from sheeprl import ConfigError, load_config
 from sheeprl.actors.ray import fleet as fleets
 from sheeprl.actors.ray.fleet import Fleet
+from sheeprl.actors.ray.nodes import Marker, NodeReport
 from sheeprl.config.checks import check
 
 
@@ -25,6 +28,25 @@ def cluster(monkeypatch):
     monkeypatch.setattr(fleets, "live_nodes", lambda: nodes)
     monkeypatch.setattr(fleets.internals, "is_autoscaled", lambda: bool(autoscaled))
     return autoscaled
+
+
+def test_every_node_that_can_not_be_used_is_excluded(monkeypatch):
+    """Nodes without the run's storage and without its packages are all excluded, and each is named."""
+    fleet, said = fleet_of(), []
+    fleet._known, fleet.excluded, fleet.report = set(), set(), said.append
+    fleet.marker = Marker("s3://bucket/lease", "content")
+    live = [{"NodeID": name} for name in ("blind", "bare", "good")]
+    reports = [
+        NodeReport("blind", "10.0.0.1", [], "no such bucket"),
+        NodeReport("bare", "10.0.0.2", ["it has no module torch"]),
+        NodeReport("good", "10.0.0.3", []),
+    ]
+    monkeypatch.setattr(fleets, "live_nodes", lambda: live)
+    monkeypatch.setattr(fleets.nodes, "check_nodes", lambda *given: reports)
+    monkeypatch.setattr(fleets.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "own"))
+    fleet._check_new_nodes()
+    assert fleet.excluded == {"blind", "bare"}
+    assert len(said) == 2 and "node 10.0.0.2 is not used" in said[0] and "from node 10.0.0.1" in said[1]
 
 
 def test_a_minimum_that_the_cluster_cannot_hold_is_refused(cluster):
