@@ -94,7 +94,13 @@ class Callback:
 
     The driver calls them at the border between two rounds, in the order of `run.callbacks`. Slow methods delay the run.
     An exception fails the run after a checkpoint.
+
+    Attributes:
+        writes_run_files: True for callbacks that write the run's own files. Their OSError, such as that of a full disk,
+            ends the run like one of its metrics.
     """
+
+    writes_run_files: bool = False
 
     def on_start(self, run: RunView) -> None:
         """React to the start or the resume of a run, before its first round."""
@@ -201,8 +207,10 @@ class Callbacks:
         """
         try:
             getattr(callback, event)(self.view, *values)
-        except (RunFailedError, OSError):
+        except RunFailedError:
             raise
         except Exception as error:
+            if callback.writes_run_files and isinstance(error, OSError):  # such as a full disk, as for the metrics
+                raise
             name = f"{type(callback).__name__}.{event}()"
             raise RunFailedError(f"{name} raised {describe(error)}", traceback.format_exc()) from error

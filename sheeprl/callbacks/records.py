@@ -26,6 +26,8 @@ class RecordFiles(Callback):
         run_dir: folder of the run.
     """
 
+    writes_run_files = True
+
     def __init__(self, run_dir: Path) -> None:
         """Open the files."""
         self._episodes, self._evaluations = JsonLines(run_dir / EPISODES), JsonLines(run_dir / EVALUATIONS)

@@ -19,6 +19,8 @@ class TensorBoardConfig(Callback):
         run_dir: folder of the run.
     """
 
+    writes_run_files = True
+
     def __init__(self, run_dir: Path) -> None:
         """Store the folder."""
         self.run_dir = run_dir

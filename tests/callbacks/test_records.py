@@ -102,6 +102,23 @@ def test_callback_that_raises_fails_the_run(tmp_path):
         train(load_config("ppo", [*SMALL, f"run.dir={tmp_path / 'run'}"]), callbacks=[Recorder(fail_at=100)])
 
 
+def test_callback_that_raises_an_os_error_fails_the_run_after_a_checkpoint(tmp_path):
+    """The lost connection of a user's callback isn't an error of the run's own files."""
+
+    class Poster(Callback):
+        """Fail to reach a server in the third round."""
+
+        def on_round(self, run):
+            """Fail once."""
+            if run.policy_steps >= 300:
+                raise ConnectionError("no server")
+
+    folder = tmp_path / "run"
+    with pytest.raises(RunFailedError, match=r"Poster\.on_round\(\) raised ConnectionError: no server"):
+        train(load_config("ppo", [*SMALL, f"run.dir={folder}"]), callbacks=[Poster()])
+    assert checkpoints(folder) and (folder / "error.log").is_file()
+
+
 def test_rewind_moves_what_is_repeated_to_undone_files(tmp_path):
     """Episodes are counted; an evaluation that began before the checkpoint stays."""
     (tmp_path / EPISODES).write_text('{"step": 1}\n{"step": 2}\n{"st')
