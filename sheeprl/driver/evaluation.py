@@ -18,6 +18,8 @@ from sheeprl.metrics.counters import RunStats
 from sheeprl.metrics.reporter import Reporter
 from sheeprl.utils.errors import one_line
 
+MOST_PENDING = 8  # evaluations; each holds its weights in the object store
+
 
 class Evaluator:
     """Evaluates the policy during and after training.
@@ -53,7 +55,16 @@ class Evaluator:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self) -> None:
-        """Start an evaluation beside training."""
+        """Start an evaluation beside training, unless too many are in progress."""
+        self._tasks = {task for task in self._tasks if not task.done() or task.exception()}
+        if len(self._tasks) >= MOST_PENDING:
+            step = self.stats.counters.policy_steps
+            self.reporter.message(
+                f"the evaluation at step {step} is skipped, since the ones before take too long; use a larger "
+                "eval.every or fewer eval.episodes",
+                "warning",
+            )
+            return
         if self.handle is None and self.make is not None:
             self.handle = self.make(self.incarnations)
             self.incarnations += 1

@@ -60,6 +60,16 @@ def test_evaluations_do_not_delay_training() -> None:
     assert set(evaluated_by(slow)) == {"evaluator 0"}
 
 
+def test_evaluations_that_take_too_long_are_skipped(monkeypatch) -> None:
+    """No more than some evaluations are in progress; the others are skipped with a warning."""
+    monkeypatch.setattr("sheeprl.driver.evaluation.MOST_PENDING", 1)
+    world = train(seconds=1000)
+    assert len(evaluated_by(world)) == 2  # the first one, and the last one after training
+    warnings = [text for level, text in world.reporter.messages if level == "warning"]
+    reason = "since the ones before take too long; use a larger eval.every or fewer eval.episodes"
+    assert warnings == [f"the evaluation at step {step} is skipped, {reason}" for step in (8, 12)]
+
+
 def test_a_lost_worker_is_replaced_at_the_next_evaluation() -> None:
     """The death of the worker costs one evaluation and doesn't count as a player's failure."""
 
