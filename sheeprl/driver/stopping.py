@@ -52,11 +52,11 @@ class Stopping:
         """Wait for a result. Return None if the run is interrupted and the patience ends first."""
         waiting = asyncio.ensure_future(awaited)
         interrupted = asyncio.ensure_future(self._interrupted.wait())
-        await asyncio.wait({waiting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        interrupted.cancel()
-        if not waiting.done() and self._deadline is not None:
-            await asyncio.wait({waiting}, timeout=max(0.0, self._deadline - self.clock.time()))
-        if waiting.done():
-            return waiting.result()
-        waiting.cancel()
-        return None
+        try:
+            await asyncio.wait({waiting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done() and self._deadline is not None:
+                await asyncio.wait({waiting}, timeout=max(0.0, self._deadline - self.clock.time()))
+            return waiting.result() if waiting.done() else None
+        finally:  # also if the caller is cancelled
+            waiting.cancel()
+            interrupted.cancel()
