@@ -168,12 +168,16 @@ def notes(rows: Sequence[Row], pairs: Sequence[Improvement]) -> list[str]:
             f"too few runs for an interval: {', '.join(few)}; an interval requires {LEAST_RUNS} runs per environment, "
             "a probability as many of both groups"
         )
-    if any(
-        not pair.probability.has_interval
-        and all(counts[group, env] >= LEAST_RUNS for group in (pair.better, pair.worse) for env in pair.envs)
+    certain = [
+        pair.probability.value
         for pair in pairs
-    ):
-        found.append("a probability without interval: no run of one group reaches a run of the other")
+        if not pair.probability.has_interval
+        and all(counts[group, env] >= LEAST_RUNS for group in (pair.better, pair.worse) for env in pair.envs)
+    ]
+    if any(value in (0.0, 1.0) for value in certain):
+        found.append("a probability of 0 or 1 without interval: no run of one group reaches a run of the other")
+    if any(value not in (0.0, 1.0) for value in certain):
+        found.append("a probability between 0 and 1 without interval: all runs of both groups have the same score")
     return found
 
 

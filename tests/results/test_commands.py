@@ -75,7 +75,7 @@ def test_compare(sheeprl, tmp_path):
         ["ppo", "Env-v0", "3", "100.0"],
     ]
     assert "not reached" in out and "P(a2c > ppo) = 0.00" in out
-    assert "note: a probability without interval: no run of one group reaches a run of the other" in out
+    assert "note: a probability of 0 or 1 without interval: no run of one group reaches a run of the other" in out
     assert "too few" not in out
     code, out, _ = sheeprl("compare", "run_a2c_0", "ppo")
     assert code == 0 and "  49.0  " in out and "P(a2c > ppo) = 0.00\n" in out
