@@ -122,7 +122,7 @@ class TorchPolicy(Policy):
         )
         with torch.inference_mode(), nullcontext() if drawn is None else Draws(drawn):
             output = self.algorithm.act(self.policy, inputs, self._state, self.mode, self.generator)
-        self._state = output.rnn_state
+        self._state = output.rnn_state if self.spec.state else {}  # in other modes, also what only training needs
         return self._to_env(output.action.numpy())
 
     def _forget(self) -> None:

@@ -332,6 +332,15 @@ def test_picture_fits_the_terminal():
     assert max(line.count("▀") for line in lines) <= 30
 
 
+def test_a_policy_that_explores_takes_batches_of_any_size(tmp_path):
+    """What an algorithm keeps for training only, such as the return of normalized rewards, isn't kept."""
+    settings = [*SMALL, f"run.dir={tmp_path / 'run'}", "run.total_steps=64", "env.num_envs=2", "algo.rollout_steps=16"]
+    train(load_config("ppo", [*settings, "algo.batch_size=32", "algo.epochs=1", "algo.normalize_reward=true"]))
+    policy = sheeprl.load_policy(tmp_path / "run", mode="explore")
+    assert policy(np.zeros((4, 4), np.float32)).shape == (4,)
+    assert policy(np.zeros((2, 4), np.float32)).shape == (2,)
+
+
 def test_filmed_episodes():
     """The best, the worst and the median are filmed, each once."""
     assert chosen_episodes([3.0, 1.0, 2.0, 5.0, 4.0]) == {3: "best", 1: "worst", 0: "median"}
