@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from sheeprl.callbacks.base import Callback, RunView
+
+LOG = "dream.log"  # errors of the last process, in the run's folder
 
 
 class Dreams(Callback):
@@ -24,7 +27,7 @@ class Dreams(Callback):
     def __init__(self, episodes: int = 4, context: int = 5, horizon: int = 45) -> None:
         """Store the arguments."""
         self.options = [f"--episodes={episodes}", f"--context={context}", f"--horizon={horizon}"]
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def on_checkpoint(self, run: RunView, path: Path) -> None:
         """Start a process, unless one runs; report the failure of the last one."""
@@ -33,9 +36,9 @@ class Dreams(Callback):
         self._report(run)
         out = run.run_dir / "videos" / f"dream_{path.name}.gif"
         command = [sys.executable, "-m", "sheeprl", "dream", str(path), f"--out={out}", *self.options]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-        )
+        quiet: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        with (run.run_dir / LOG).open("wb") as log:  # a pipe that nobody reads would block the process
+            self.process = subprocess.Popen(command, stderr=log, **quiet)
 
     def on_end(self, run: RunView, status: str) -> None:
         """End the process; if the run is done, after its picture."""
@@ -50,5 +53,5 @@ class Dreams(Callback):
     def _report(self, run: RunView) -> None:
         """Report why the last process has failed, if it has."""
         if self.process is not None and self.process.returncode:
-            assert self.process.stderr is not None
-            run.message(f"sheeprl dream failed: {self.process.stderr.read().strip()[-500:]}")
+            text = (run.run_dir / LOG).read_text(encoding="utf-8", errors="replace")
+            run.message(f"sheeprl dream failed: {text.strip()[-500:]}")

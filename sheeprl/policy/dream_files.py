@@ -65,13 +65,13 @@ def frames(dreams: Dreams) -> Iterator[Any]:
                 pair = np.asarray(one[at, 0]), np.asarray(two[at, 0])
                 columns.append([_shown(part) for part in (*pair, np.abs(pair[0] - pair[1]))])
         color = SEEN if row < dreams.context else IMAGINED
-        height, width = columns[0][0].shape[:2]
+        height, width = (max(column[0].shape[axis] for column in columns) for axis in (0, 1))
         frame = np.empty((3 * (height + GAP) + GAP, len(columns) * (width + GAP) + GAP, 3), np.uint8)
         frame[:] = color
         for column, parts in enumerate(columns):
             for line, part in enumerate(parts):
                 top, left = GAP + line * (height + GAP), GAP + column * (width + GAP)
-                frame[top : top + height, left : left + width] = part[:height, :width]
+                frame[top : top + part.shape[0], left : left + part.shape[1]] = part
         yield frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # players of videos need even sizes
 
 

@@ -97,6 +97,10 @@ def test_frames_show_true_predicted_and_their_difference(tmp_path):
     height, width = frames[0].shape[:2]
     values = [frames[0][int(height * part), width // 4] for part in (1 / 6, 1 / 2, 5 / 6)]
     assert [value.tolist() for value in values] == [[255] * 3, [0] * 3, [255] * 3]
+    true, guess = scenes([4], pictures=True)[0]
+    for scene in (true, guess):
+        scene.pictures.append(scene.pictures[0].repeat_interleave(3, -1).repeat_interleave(3, -2))
+    assert len(list(dream_files.frames(Dreams(tmp_path / "step_7", 2, 30.0, [(true, guess)])))) == 4  # two sizes
     assert tuple(frames[1][0, 0]) == dream_files.SEEN and tuple(frames[2][0, 0]) == dream_files.IMAGINED
 
 
@@ -141,7 +145,7 @@ def test_the_callback_starts_one_process_at_a_time(tmp_path, monkeypatch):
         def __init__(self, command, **kwargs):
             """Note the command."""
             started.append(command)
-            self.stderr = __import__("io").StringIO("no world model")
+            kwargs["stderr"].write(b"no world model")
 
         def poll(self):
             """Return the exit code."""
