@@ -17,7 +17,7 @@ from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, Policy
 from sheeprl.algos.dreamer_v2.args import DreamerV2Args
 from sheeprl.algos.dreamer_v3.dreamer_v3 import MODULES, DreamerV3, after_context
 from sheeprl.algos.dreamer_v3.imagination import Behavior, BehaviorLoss, Imagined, imagine
-from sheeprl.algos.dreamer_v3.loss import imagined_returns, mean
+from sheeprl.algos.dreamer_v3.loss import imagined_returns, imagined_weights, mean
 from sheeprl.models.latents import Categoricals, Latents, balanced_kl
 from sheeprl.models.recurrent import LayerNormGRU, Recurrent
 from sheeprl.models.rssm import Observed
@@ -149,8 +149,7 @@ class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
             value = behavior.critic_target(imagined.states).squeeze(-1)
             returns = imagined_returns(behavior.reward(imagined), continues, value, args.lambda_)
         states = imagined.states.detach()
-        # The start is real, so it counts fully.
-        reached = torch.cat([torch.ones_like(continues[:1]), continues[1:-1].detach()]).cumprod(0)
+        reached = imagined_weights(continues.detach(), args.gamma)[:-1]
         parameters = behavior.actor(states[:-1])
         entropy = self.head.entropy(parameters)
         if self.through_dynamics:

@@ -15,9 +15,14 @@ def mean(values: Tensor, weight: Tensor) -> Tensor:
     return (weight * values.flatten(0, -2).mean(0)).sum()
 
 
-def imagined_weights(continues: Tensor) -> Tensor:
-    """Return w_t = Π_{i ≤ t} c_i, the probability that imagination reaches state t: `[H + 1, *]` to `[H + 1, *]`."""
-    return continues.cumprod(0)
+def imagined_weights(continues: Tensor, gamma: float) -> Tensor:
+    """Return w_t = Π_{i ≤ t} c_i / γ, the discounted probability that state t isn't after an end: `[H + 1, *]`.
+
+    Args:
+        continues: `[H + 1, *]`, c_t, the predicted discount factor on arrival at state t.
+        gamma: γ. The first state counts fully unless it is terminal.
+    """
+    return continues.cumprod(0) / gamma
 
 
 def imagined_returns(reward: Tensor, continues: Tensor, value: Tensor, mix: float) -> Tensor:

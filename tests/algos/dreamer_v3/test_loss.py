@@ -20,7 +20,7 @@ def test_imagined_returns_by_hand():
     last = 2 + 0.8 * 20
     first = 1 + 0.5 * (0.05 * 10 + 0.95 * last)
     torch.testing.assert_close(imagined_returns(reward, continues, value, 0.95), tensor([[first], [last]]))
-    torch.testing.assert_close(imagined_weights(continues), tensor([[0.9], [0.45], [0.36]]))
+    torch.testing.assert_close(imagined_weights(continues, 0.9), tensor([[1.0], [0.5], [0.4]]))
 
 
 def test_replayed_returns_end_with_the_episode():
