@@ -452,6 +452,7 @@ class Learner(LearnerInterface):
 
 def _write(index: Tensor, loss: Loss) -> Write:
     """Return the values and priorities that a loss writes back, as NumPy arrays."""
+    index = index[-next(iter(loss.write.values()), index).shape[0] :]  # perhaps the last rows of sequences only
     parts = [index, *loss.write.values(), *([] if loss.priority is None else [loss.priority.float()])]
     rows, *values = moved(parts, torch.device("cpu"))
     priority = None if loss.priority is None else values[-1].numpy()

@@ -118,8 +118,8 @@ class Loss:
         carry: detached tensors for the later phases of the same gradient step; see `LossFunction`.
         buffers: detached tensors by buffer name of the agent. After the step, the buffer is set to their mean over the
             trainer group. For running statistics, such as a scale of returns.
-        write: detached tensors by stored key, `[*index.shape, *]`, to write back to the sampled rows. Requires
-            `OffPolicy.writes_back`.
+        write: detached tensors by stored key, `[*index.shape, *]`, to write back to the sampled rows; those of
+            sequences may have fewer rows, the last ones. Requires `OffPolicy.writes_back`.
         priority: detached `[N]`, new priority of each sample; a sequence's applies to its last row. Requires
             `OffPolicy.prioritized`; ignored where the buffer samples uniformly.
         lr_scale: scalar factor on the optimizer's learning rate in this step, beside `Phase.lr_scale`. It must be the

@@ -171,9 +171,9 @@ class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
         return {}
 
     def fresh_states(self, batch: TensorDict, observed: Observed) -> Tensors:
-        """Return the states to write back; the context row gets no new state, so its values stay."""
+        """Return the states to write back to all rows but the first, the context, which gets no new one."""
         fresh = {"deter": observed.deter.detach(), "stoch": self.latents.stored(observed.stoch.detach())}
-        return {name: torch.cat([batch[name][:1], values.to(batch[name].dtype)]) for name, values in fresh.items()}
+        return {name: values.to(batch[name].dtype) for name, values in fresh.items()}
 
     def observe(self, policy: Policy, batch: TensorDict, rows: TensorDict, noise: Tensors) -> Observed:
         """Infer the states of all rows but the first, from whose stored state and action the sequence begins."""
@@ -244,7 +244,7 @@ class DreamerV3(Algorithm[DreamerV3Args], WorldModel):
             slow = two_hot.mean(behavior.critic_target(states[:-1]))
             value = two_hot.mean(critic)
             returns = imagined_returns(behavior.reward(imagined), continues, value, args.lambda_)
-            reached = imagined_weights(continues)[:-1]
+            reached = imagined_weights(continues, args.gamma)[:-1]
             percentiles = behavior.returns.updated(all_rows(returns.movedim(-1, 0)))
             advantage = (returns - value[:-1]) / behavior.returns.scale(percentiles)
         parameters = behavior.actor(states[:-1])
