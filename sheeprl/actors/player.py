@@ -24,9 +24,8 @@ from sheeprl.algos.base import Mode, PolicyOutput, Spaces, Tensors
 from sheeprl.algos.build import build_algorithm
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
-from sheeprl.config.suggestions import shown
+from sheeprl.config.suggestions import check_command
 from sheeprl.envs import changes, transforms
-from sheeprl.envs.config import EnvConfig
 from sheeprl.envs.global_rng import OwnGenerators
 from sheeprl.envs.interface import InterfaceError
 from sheeprl.envs.make import (
@@ -44,7 +43,7 @@ from sheeprl.envs.snapshot_check import why_not_snapshotable
 from sheeprl.envs.timeout import StepTimeoutError, StepWatch, StoppedError, StopRequest
 from sheeprl.models import weights as weights_of
 from sheeprl.utils import seeding, serialization
-from sheeprl.utils.errors import AlgorithmError, describe, shell_command
+from sheeprl.utils.errors import AlgorithmError, describe
 from sheeprl.utils.profiling import make_profiler, profiled
 from sheeprl.utils.text import counted
 
@@ -511,11 +510,3 @@ class Player(PlayerInterface):
             self._episode_return[env] += reward[start:, env].sum(dtype=np.float64)
             self._episode_length[env] += np.count_nonzero(~is_first[start:, env])
         return tuple(returns), tuple(lengths)
-
-
-def check_command(env: EnvConfig) -> str:
-    """Return the command that checks an environment with its settings."""
-    settings = {name: getattr(env, name) for name in ("kwargs", "wrappers", "max_episode_steps")}
-    texts = {name: shown([*value] if name == "wrappers" else value) for name, value in settings.items() if value}
-    words = [f"env.{name}={text}" for name, text in texts.items() if not text.endswith("...")]  # shortened ones
-    return shell_command("check-env", env.id, *words)

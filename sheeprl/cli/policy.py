@@ -31,25 +31,21 @@ def export(
     ] = 200,
 ) -> None:
     """Export a policy to a file that needs no trainer, and compare it with the policy on recorded observations."""
-    formats = ("onnx", "pt2")
-    if to not in formats:
+    if to not in ("onnx", "pt2"):
         raise ConfigError([f"--to {to}: must be onnx or pt2"])
     if out is not None and not out.endswith(f".{to}"):
         raise ConfigError([f"--out {out}: must end with .{to}"])
     from sheeprl.checkpoint.best import named_checkpoint
     from sheeprl.checkpoint.run_dir import read_config
     from sheeprl.config.loading import validate
-    from sheeprl.envs.make import EnvSettingsError, make_env
+    from sheeprl.policy.environment import make_evaluation_env
     from sheeprl.policy.export import TOLERANCE, compare, export_policy, record
     from sheeprl.policy.loading import load_checkpoint
 
     run_dir, checkpoint = named_checkpoint(path, best)
     origin = load_checkpoint(str(checkpoint))
     file = Path(out or f"{run_dir.name}.{to}")
-    try:
-        env = make_env(validate(read_config(run_dir)).eval_env)
-    except EnvSettingsError as error:
-        raise ConfigError([str(error)]) from error
+    env = make_evaluation_env(validate(read_config(run_dir)), checkpoint)
     export_policy(origin, file)
     recorded = record(origin, env, steps)
     env.close()

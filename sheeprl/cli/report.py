@@ -45,7 +45,7 @@ EVAL_WORDS = {
         ("checkpoint", "checkpoint_path", "ckpt", "load_checkpoint", "model", "model_path", "path", "folder", "run"),
         "name the run or the checkpoint without a flag, as in sheeprl eval @last",
     ),
-    **dict.fromkeys(("load_best", "best"), "use sheeprl eval RUN/checkpoints/NAME; checkpoint.keep_best keeps these"),
+    **dict.fromkeys(("load_best", "best"), "use --best"),
     **dict.fromkeys(("algo", "config"), "the checkpoint contains its algorithm and its configuration; leave it out"),
     **dict.fromkeys(("device", "cuda", "accelerator", "gpu"), "an evaluation runs on the CPU; leave it out"),
 }

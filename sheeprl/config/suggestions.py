@@ -18,6 +18,8 @@ from sheeprl.algos import registry
 from sheeprl.config import peer_names
 from sheeprl.config.schema import Config, leaves
 from sheeprl.config.yaml_io import Dumper
+from sheeprl.envs.config import EnvConfig
+from sheeprl.utils.errors import shell_command
 from sheeprl.utils.settings import STORABLE_CONTAINERS, Count, Section
 
 LIKE = 0.85
@@ -278,3 +280,11 @@ def shown(value: Any) -> str:
     except Exception:  # a value of any type, from Python
         text = " ".join(reprlib.repr(value).split())
     return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def check_command(env: EnvConfig) -> str:
+    """Return the command that checks an environment with its settings."""
+    settings = {name: getattr(env, name) for name in ("kwargs", "wrappers", "max_episode_steps")}
+    texts = {name: shown([*value] if name == "wrappers" else value) for name, value in settings.items() if value}
+    words = [f"env.{name}={text}" for name, text in texts.items() if not text.endswith("...")]  # shortened ones
+    return shell_command("check-env", env.id, *words)

@@ -8,13 +8,14 @@ from dataclasses import replace
 from sheeprl.actors.handle import DataLostError, LostError
 from sheeprl.buffer.fragments import EarlierFragmentMissingError, RefusedFragmentError
 from sheeprl.config.schema import Config
+from sheeprl.config.suggestions import check_command
 from sheeprl.driver.players import Answered, PlayerGroup
 from sheeprl.driver.replay import AddOutcome, ReplayClient
 from sheeprl.driver.rounds import CollectedFragment, Rounds
 from sheeprl.driver.stopping import Stopping
 from sheeprl.metrics.counters import Counters
 from sheeprl.metrics.reporter import Reporter
-from sheeprl.utils.errors import RunFailedError, one_line, require, shell_command
+from sheeprl.utils.errors import RunFailedError, one_line, require
 
 
 class FragmentAdder:
@@ -143,7 +144,7 @@ class FragmentAdder:
             return
         self.counters.refused += 1
         text, most = f"a fragment of player {number} was refused: {one_line(error)}", self.config.ray.max_failures
-        text += f"; check the environment with {shell_command('check-env', self.config.env.id)}"
+        text += f"; check the environment with {check_command(self.config.env)}"
         if not self.data.is_off_policy:
             raise RunFailedError(text) from error
         if self._refusals[number] > most:

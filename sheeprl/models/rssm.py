@@ -22,7 +22,7 @@ from torch.nn import functional
 from sheeprl.models import hot
 from sheeprl.models.latents import Latents
 from sheeprl.models.normed import BlockLinear, JoinedLayer, NormedSiLU, truncated_normal_
-from sheeprl.models.recurrent import LayerNormGRU, Recurrent
+from sheeprl.models.recurrent import Recurrent
 
 INPUTS, RESULTS = 6, 3  # of a step of a sequence
 
@@ -143,15 +143,13 @@ class DenseGRU(Cell):
         stoch: size of the stochastic state.
         actions: size of the action vector.
         hidden: size of the dense layer.
-        norm: normalize the outputs of the dense layer.
     """
 
-    def __init__(self, cell: Recurrent, stoch: int, actions: int, hidden: int, norm: bool) -> None:
+    def __init__(self, cell: Recurrent, stoch: int, actions: int, hidden: int) -> None:
         """Build the dense layer."""
         super().__init__()
         self.size, self.cell = cell.size, cell
-        activation = nn.Sequential(nn.LayerNorm(hidden), nn.ELU()) if norm else nn.ELU()
-        self.input = JoinedLayer(stoch, actions, hidden, activation)
+        self.input = JoinedLayer(stoch, actions, hidden, nn.ELU())
 
     def prepare(self, action: Tensor) -> Tensor:
         """Return the products of the dense layer with the action."""
@@ -427,8 +425,3 @@ class _ThroughTime(torch.autograd.Function):
             totals.append(total)
         by_after, by_output = (torch.stack(each) for each in zip(*reversed(totals), strict=True))
         return None, None, None, by_after, by_output, by_deter, by_stoch
-
-
-def layer_norm_gru(stoch: int, actions: int, size: int, hidden: int) -> DenseGRU:
-    """Build the cell of DreamerV2."""
-    return DenseGRU(LayerNormGRU(hidden, size), stoch, actions, hidden, norm=True)

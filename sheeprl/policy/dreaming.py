@@ -68,8 +68,8 @@ def dream(path: str, episodes: int, context: int, horizon: int, seed: int | None
     from sheeprl.checkpoint.run_dir import read_config
     from sheeprl.checkpoint.weights import load_agent
     from sheeprl.config.loading import validate
-    from sheeprl.envs.make import EnvSettingsError, make_env
     from sheeprl.envs.snapshot import close_quietly
+    from sheeprl.policy.environment import make_evaluation_env
     from sheeprl.policy.loading import read_spaces
 
     run_dir, checkpoint = named_checkpoint(path, best)
@@ -78,10 +78,7 @@ def dream(path: str, episodes: int, context: int, horizon: int, seed: int | None
     if not isinstance(algorithm, WorldModel):
         raise ConfigError([f"{path}: {config.algo.name} has no world model; use a run of {' or '.join(dreamers())}"])
     agent = load_agent(algorithm, checkpoint)
-    try:
-        env = make_env(config.eval_env)
-    except EnvSettingsError as error:
-        raise ConfigError([str(error)]) from error
+    env = make_evaluation_env(config, checkpoint)
     generator, found = torch.Generator().manual_seed(0), []
     try:
         for number in eval_seeds(config.run.seed if seed is None else seed, episodes):

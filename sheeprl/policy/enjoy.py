@@ -20,8 +20,8 @@ from sheeprl.checkpoint.runs import resolve_run
 from sheeprl.config.loading import validate
 from sheeprl.envs.changes import set_attributes
 from sheeprl.envs.hints import missing_module
-from sheeprl.envs.make import EnvSettingsError, make_env
 from sheeprl.envs.snapshot import close_quietly
+from sheeprl.policy.environment import make_evaluation_env
 from sheeprl.policy.interface import Policy
 from sheeprl.policy.loading import load_checkpoint
 from sheeprl.policy.screens import NoScreen, Screen, WindowClosedError, choose_screen
@@ -84,12 +84,8 @@ def play(
         ConfigError: there is no such run or checkpoint, or its environment can't be made or drawn.
     """
     run_dir, checkpoint = named_checkpoint(path, best)
-    try:
-        config = validate(read_config(run_dir))
-        env = make_env(config.eval_env, screen.render_mode)
-    except EnvSettingsError as error:
-        raise ConfigError([str(error)]) from error
-    set_attributes(env, config.eval.changes_of_env(read_env_values(checkpoint)))
+    config = validate(read_config(run_dir))
+    env = make_evaluation_env(config, checkpoint, screen.render_mode)
     pace = 1 / (fps or float(env.metadata.get("render_fps") or 30))
     if fps is None and isinstance(screen, NoScreen):
         pace = 0.0

@@ -31,7 +31,6 @@ from sheeprl.utils.installation import install_command
 
 TOLERANCE = 1e-6  # of the difference between the actions, relative to half the range of the actions
 CALLS = 500  # for the latency
-FORMATS = ("onnx", "pt2")
 
 
 @dataclass(frozen=True)

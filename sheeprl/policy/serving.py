@@ -92,7 +92,7 @@ class PolicyServer:
     Args:
         source: the policy.
         token: secret that clients send as `Authorization: Bearer`; None for none.
-        batch: most observations requests that share a call of the policy.
+        batch: most requests that share a call of the policy.
         wait: seconds that the first request of a batch waits for others.
     """
 

@@ -12,10 +12,12 @@ import pytest
 
 from sheeprl import Callback, ConfigError, RunFailedError, load_config, train
 from sheeprl.callbacks.records import EPISODES, EVALUATIONS
+from sheeprl.checkpoint.resume import read_env_values
 from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.debug.replayer import replay_run
 from sheeprl.evaluate import evaluate_checkpoint
 from sheeprl.metrics.env_changes import EnvChanges
+from sheeprl.policy.environment import make_evaluation_env
 from tests.callbacks.test_records import read
 from tests.helpers.runs import ray_session
 
@@ -106,6 +108,17 @@ def test_evaluation_of_a_checkpoint_has_its_level(whole):
     """`sheeprl eval` plays at the level of the checkpoint, or at the one that a setting names."""
     assert evaluate_checkpoint(str(whole), 1).lengths == [4]
     assert evaluate_checkpoint(str(whole), 1, settings=["env.kwargs.level=2"]).lengths == [8]
+
+
+def test_a_policy_plays_at_the_level_of_its_checkpoint(whole):
+    """`enjoy`, `dream` and `export` make the environment of the evaluation."""
+    env = make_evaluation_env(load_config(str(whole / "config.yaml")), checkpoints(whole)[-1])
+    assert env.get_wrapper_attr("level") == last_level(whole) > 1
+
+
+def last_level(folder):
+    """Return the level of the newest checkpoint."""
+    return read_env_values(checkpoints(folder)[-1])["level"]
 
 
 def test_level_of_evaluations_can_be_fixed(tmp_path):

@@ -8,7 +8,8 @@ from torch import nn
 from sheeprl.models.hot import hot_functions
 from sheeprl.models.latents import Categoricals, Gaussians
 from sheeprl.models.normed import JoinedLayer, NormedSiLU, normed_mlp
-from sheeprl.models.rssm import RSSM, BlockGRU, layer_norm_gru
+from sheeprl.models.recurrent import LayerNormGRU
+from sheeprl.models.rssm import RSSM, BlockGRU, DenseGRU
 
 DETER, HIDDEN, BLOCKS, ACTIONS, TOKENS, STEPS, N = 8, 5, 2, 3, 4, 6, 2
 
@@ -79,7 +80,7 @@ def build(kind):
     if kind == "blocks":
         cell = BlockGRU(DETER, latents.size, ACTIONS, HIDDEN, BLOCKS)
     else:
-        cell = layer_norm_gru(latents.size, ACTIONS, DETER, HIDDEN)
+        cell = DenseGRU(LayerNormGRU(HIDDEN, DETER), latents.size, ACTIONS, HIDDEN)
     joined = JoinedLayer(DETER, TOKENS, HIDDEN, NormedSiLU(HIDDEN))
     return RSSM(
         cell, latents, normed_mlp(DETER, HIDDEN, 2, latents.outputs), joined, nn.Linear(HIDDEN, latents.outputs)

@@ -317,15 +317,15 @@ class Fleet:
         actor = self._actor(TrainerActor, _numbered("trainer", rank, incarnation), **options)
         return RayHandle(actor.remote(self.config, self.spaces, rank, trainer.ranks))
 
-    def _actor(self, shell: type[Any], name: str, **options: Any) -> Any:
-        """Make a Ray actor class of a class. Ray retries nothing, since the driver decides what to repeat.
+    def _actor(self, actor_class: type[Any], name: str, **options: Any) -> Any:
+        """Make Ray's class of an actor class. Ray retries nothing, since the driver decides what to repeat.
 
         Task events are off: at hundreds of calls per second, Ray's control service would store up to a hundred
         thousand events and grow by a third of a gigabyte per hour.
         """
         options |= {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
         options |= {"name": f"sheeprl:{self.run}:{name}", "namespace": self._namespace}
-        return ray.remote(**options)(shell)
+        return ray.remote(**options)(actor_class)
 
     # -------------------------------------------------------------------------------------------- start
 
@@ -390,11 +390,11 @@ class Fleet:
         reason = describe_shortage(self._shapes(name), found)
         if reason is None:
             return ""
-        requested = " and ".join(f"{amount:g} {name}s" for name, amount in self.requested().items())
+        requested = " and ".join(f"{amount:g} {kind}s" for kind, amount in self.requested().items())
         available = " and ".join(
-            f"{sum(node.total.get(name, 0) for node in found):g} {name}s, "
-            f"{sum(node.free.get(name, 0) for node in found):g} of them free"
-            for name in self.requested()
+            f"{sum(node.total.get(kind, 0) for node in found):g} {kind}s, "
+            f"{sum(node.free.get(kind, 0) for node in found):g} of them free"
+            for kind in self.requested()
         )
         return (
             f"the run requests {requested} (players.num={config.players.num} x players.cpus={config.players.cpus:g}, "

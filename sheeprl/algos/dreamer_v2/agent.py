@@ -153,7 +153,7 @@ class Policy(nn.Module):
         """Build the networks."""
         super().__init__()
         self.encoder = PlainEncoder(spaces, args, cnn)
-        dynamics = DenseGRU(cell, latents.size, distribution.size, args.hidden, norm=False)
+        dynamics = DenseGRU(cell, latents.size, distribution.size, args.hidden)
         prior = mlp(args.deter, (args.hidden,), latents.outputs, "elu")
         joined = JoinedLayer(args.deter, self.encoder.size, args.hidden, nn.ELU())
         self.rssm = RSSM(dynamics, latents, prior, joined, nn.Linear(args.hidden, latents.outputs))
