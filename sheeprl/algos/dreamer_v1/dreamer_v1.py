@@ -8,27 +8,29 @@ from functools import partial
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from sheeprl.algos.base import Algorithm, Spaces
 from sheeprl.algos.dreamer_v1.actor import TanhHead
 from sheeprl.algos.dreamer_v1.args import DreamerV1Args
-from sheeprl.algos.dreamer_v2.dreamer_v2 import DreamerV2
-from sheeprl.models.latents import Gaussians
+from sheeprl.algos.dreamer_v2.early import EarlyDreamer
+from sheeprl.models.latents import Gaussians, Latents
 from sheeprl.models.recurrent import GRU
 from sheeprl.models.rssm import Observed
 
 
-class DreamerV1(DreamerV2, Algorithm[DreamerV1Args]):
-    """DreamerV2's phases with Gaussian states, a tanh-normal actor without entropy bonus and no slow critic."""
+class DreamerV1(EarlyDreamer[DreamerV1Args]):
+    """DreamerV1: Gaussian states, and a tanh-normal actor without entropy bonus.
+
+    The values of the returns are the critic's own. They are a copy's after every gradient step, which has no gradient.
+    """
 
     cnn = "strided32"
 
-    def __init__(self, args: DreamerV1Args, spaces: Spaces) -> None:
-        """Choose the distributions of states and actions."""
-        Algorithm.__init__(self, args, spaces)  # type: ignore[misc]
-        self.latents = Gaussians(args.stoch)
-        self.head = TanhHead(spaces.action, args.exploration_noise)
-        self.through_dynamics, self.entropy_coef = True, 0.0
-        self.target_every = 1  # the values of the returns are the critic's own: its copy gets no gradient
+    def build_latents(self) -> Latents:
+        """Return normals."""
+        return Gaussians(self.args.stoch)
+
+    def build_head(self) -> TanhHead:
+        """Return normals after a hyperbolic tangent."""
+        return TanhHead(self.spaces.action, self.args.exploration_noise)
 
     def build_cell(self) -> GRU:
         """Build the cell of the deterministic state."""

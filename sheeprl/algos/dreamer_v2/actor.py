@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sheeprl.algos.base import Mode
-from sheeprl.algos.dreamer_v3.actor import ActorHead
+from sheeprl.algos.dreamer.actor import ActorHead
 from sheeprl.models.distributions import LOG_2PI
 
 LEAST_DEVIATION = 0.1

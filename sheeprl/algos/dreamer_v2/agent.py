@@ -9,8 +9,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from sheeprl.algos.base import Spaces
+from sheeprl.algos.dreamer.actor import ActorHead
 from sheeprl.algos.dreamer_v2.args import EarlyDreamerArgs
-from sheeprl.algos.dreamer_v3.actor import ActorHead
 from sheeprl.models.cnn import LEAST, PixelDecoder, flat_size, pixel_encoder
 from sheeprl.models.encoder import Encoder
 from sheeprl.models.latents import Latents

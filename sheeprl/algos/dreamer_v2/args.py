@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from sheeprl.algos.dreamer_v3.args import WorldModelArgs
+from sheeprl.algos.dreamer.args import DreamerArgs
 from sheeprl.utils.settings import DISCOUNTS, LEARNING_RATES, STRUCTURAL, Count, Fractional, NonNegative, Positive
 
 
-class EarlyDreamerArgs(WorldModelArgs):
+class EarlyDreamerArgs(DreamerArgs):
     """Arguments of the Dreamers before the third."""
 
     help_first: ClassVar[tuple[str, ...]] = (

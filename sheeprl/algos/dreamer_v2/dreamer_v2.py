@@ -2,177 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from sheeprl.algos.base import Algorithm, Loss, OptimizerSpec, Phase, Spaces, Step, TargetUpdate, Tensors
+from sheeprl.algos.base import Spaces
 from sheeprl.algos.dreamer_v2.actor import TruncatedHead
-from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, Policy
 from sheeprl.algos.dreamer_v2.args import DreamerV2Args
-from sheeprl.algos.dreamer_v3.dreamer_v3 import MODULES, DreamerV3, after_context
-from sheeprl.algos.dreamer_v3.imagination import Behavior, BehaviorLoss, Imagined, imagine
-from sheeprl.algos.dreamer_v3.loss import imagined_returns, imagined_weights, mean
+from sheeprl.algos.dreamer_v2.early import EarlyDreamer
 from sheeprl.models.latents import Categoricals, Latents, balanced_kl
 from sheeprl.models.recurrent import LayerNormGRU, Recurrent
 from sheeprl.models.rssm import Observed
 
-if TYPE_CHECKING:
-    from tensordict import TensorDict
 
-BEHAVIOR = ("actor", "critic")
-
-
-class DreamerV2(DreamerV3, Algorithm[DreamerV2Args]):
-    """DreamerV2 with two phases: the world model, then actor and critic in imagination from the inferred states.
+class DreamerV2(EarlyDreamer[DreamerV2Args]):
+    """DreamerV2: categorical states, a balanced KL divergence and a slow critic.
 
     The actor's gradient passes through the dynamics if actions are continuous; discrete ones use REINFORCE.
     """
 
-    cnn: ClassVar[str] = "strided48"
-    args: Any  # another class than the base class's
-    latents: Latents
-    through_dynamics: bool
-    """The actor's gradient passes through the dynamics."""
-    entropy_coef: float
-    target_every: int
+    cnn = "strided48"
 
     def __init__(self, args: DreamerV2Args, spaces: Spaces) -> None:
-        """Choose the distributions of states and actions."""
-        Algorithm.__init__(self, args, spaces)  # type: ignore[misc]
-        self.latents = Categoricals(args.categoricals, args.classes, mix=0.0)
-        self.head = TruncatedHead(spaces.action)
+        """Choose the actor's gradient."""
+        super().__init__(args, spaces)
         self.through_dynamics = self.head.actions.is_continuous
         self.entropy_coef, self.target_every = args.entropy_coef, args.target_every
 
-    def build_agent(self) -> nn.Module:
-        """Build all networks."""
-        return EarlyDreamerAgent(self.build_policy(), self.args, self.cnn)
+    def build_latents(self) -> Latents:
+        """Return categoricals without a uniform part."""
+        return Categoricals(self.args.categoricals, self.args.classes, mix=0.0)
 
-    def build_policy(self) -> Any:
-        """Build encoder, dynamics and actor."""
-        return Policy(self.spaces, self.args, self.head, self.latents, self.build_cell(), self.cnn)
+    def build_head(self) -> TruncatedHead:
+        """Return truncated normals, or categoricals."""
+        return TruncatedHead(self.spaces.action)
 
     def build_cell(self) -> Recurrent:
         """Build the cell of the deterministic state."""
         return LayerNormGRU(self.args.hidden, self.args.deter)
 
-    def optimizers(self) -> dict[str, OptimizerSpec]:
-        """Return one optimizer each for world model, actor and critic."""
-        args = self.args
-        rates = {"world_model": args.model_lr, "actor": args.actor_lr, "critic": args.critic_lr}
-        return {
-            name: OptimizerSpec(modules, self.optimizer(rates[name]), args.max_grad_norm)
-            for name, modules in MODULES.items()
-        }
-
     def optimizer(self, lr: float) -> Callable[..., Optimizer]:
         """Return AdamW. It multiplies the decay by the learning rate, which DreamerV2 doesn't."""
         return partial(AdamW, lr=lr, eps=self.args.adam_eps, weight_decay=self.args.weight_decay / lr)
-
-    def phases(self, step: Step) -> Sequence[Phase]:
-        """Return the phases world model and behavior; the target critic is copied every `target_every` steps."""
-        copy = TargetUpdate("critic", "critic_target", 1.0)
-        updates = () if (step.gradient_step + 1) % self.target_every else (copy,)
-        return [
-            Phase("world_model", self.model_loss, self.model_noise, compile=False),
-            Phase(BEHAVIOR, self.actor_critic_loss, self.imagined_noise, target_updates=updates, compile=False),
-        ]
-
-    def model_loss(self, agent: EarlyDreamerAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
-        """Compute the loss of the world model of a batch of sequences `[1 + L, N]`, and carry the last states."""
-        rows = after_context(batch.select("obs", "reward", "terminated", "truncated"))
-        observed = self.observe(agent.policy, batch, rows, noise)  # type: ignore[arg-type]
-        args, features = self.args, observed.features
-        kl_loss, kl = self.kl_loss(observed)
-        losses = {
-            "Loss/reconstruction": 0.5 * self.reconstruction_loss(agent, features, rows),
-            "Loss/reward": 0.5 * (agent.reward(self.task_features(observed)).squeeze(-1) - rows["reward"]).square(),
-            "Loss/kl": args.kl_scale * kl_loss,
-        }
-        if args.continue_scale:
-            goes_on = args.gamma * (~rows["terminated"]).to(features.dtype)
-            logit = agent.continuation(features).squeeze(-1)
-            error = functional.binary_cross_entropy_with_logits(logit, goes_on, reduction="none")
-            losses["Loss/continue"] = args.continue_scale * error
-        total, metrics = self.total_of(losses, kl, observed, batch["sample_weight"])
-        return Loss(total, metrics, carry=self.carried(observed), write=self.fresh_states(batch, observed))
-
-    def carried(self, observed: Observed) -> Tensors:
-        """Return the inferred states that later phases of the gradient step need."""
-        return self.last_rows(observed)
 
     def kl_loss(self, observed: Observed) -> tuple[Tensor, Tensor]:
         """Return the KL loss with balancing, eq. 3 (`kl_balance` of it trains the prior), and the KL: `[L, N]` each."""
         balance = self.args.kl_balance
         forward, backward = self.latents.divergences(observed.posterior, observed.prior)
         return balanced_kl(forward, backward, balance, 1.0 - balance, self.args.free_nats), forward
-
-    def continues(self, agent: Any, states: Tensor) -> Tensor:
-        """Return the discount factor on arrival at states `[*, state]`: predicted, or γ without a continuation."""
-        if not self.args.continue_scale:
-            return torch.full(states.shape[:-1], self.args.gamma, dtype=states.dtype, device=states.device)
-        return super().continues(agent, states)
-
-    def actor_critic_loss(self, agent: EarlyDreamerAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
-        """Compute the losses of actor and critic on states imagined from the carried ones."""
-        learned = self.behavior_loss(agent, self.task(agent), self.last_rows(carry), noise, batch["sample_weight"])
-        return Loss(learned.value, learned.metrics)
-
-    def task(self, agent: Any) -> Behavior:
-        """Return the actor and the critic that learn from the predicted reward."""
-
-        def reward(imagined: Imagined) -> Tensor:
-            """Return the predicted rewards."""
-            predicted: Tensor = agent.reward(imagined.states).squeeze(-1)
-            return predicted
-
-        return Behavior(agent.policy.actor, agent.critic, agent.critic_target, reward)
-
-    def behavior_loss(
-        self, agent: Any, behavior: Behavior, starts: Tensors, noise: Tensors, weight: Tensor
-    ) -> BehaviorLoss:
-        """Compute the losses of actor and critic in imagination from states `[K, N, *]`.
-
-        The actor's loss has no gradient to the critic, whose values are those of the target critic. The critic's loss
-        has none to the actor, because its states are detached.
-        """
-        args, rssm = self.args, agent.policy.rssm
-        with torch.set_grad_enabled(self.through_dynamics):
-            imagined = imagine(rssm, behavior.actor, starts["deter"], starts["stoch"], noise["state"], noise["action"])
-            continues = self.continues(agent, imagined.states)
-            value = behavior.critic_target(imagined.states).squeeze(-1)
-            returns = imagined_returns(behavior.reward(imagined), continues, value, args.lambda_)
-        states = imagined.states.detach()
-        reached = imagined_weights(continues.detach(), args.gamma)[:-1]
-        parameters = behavior.actor(states[:-1])
-        entropy = self.head.entropy(parameters)
-        if self.through_dynamics:
-            objective = returns
-        else:
-            advantage = (returns - value[:-1]).detach()
-            objective = self.head.logprob(parameters, imagined.actions[:-1]) * advantage
-        actor_loss = -mean(reached * (objective + self.entropy_coef * entropy), weight)
-        errors = 0.5 * (behavior.critic(states[:-1]).squeeze(-1) - returns.detach()).square()
-        critic_loss = mean(reached * errors, weight)
-        metrics = {
-            "Loss/policy_loss": actor_loss,
-            "Loss/value_loss": critic_loss,
-            "Policy/entropy": mean(entropy, weight),
-            "Values/imagined_return": mean(returns, weight),
-        }
-        detached = {name: value.detach() for name, value in metrics.items()}
-        return BehaviorLoss(actor_loss + critic_loss, detached, returns)
-
-    def own_picture(self, target: Tensor) -> Tensor:
-        """Return pictures in [0, 1] for pictures in ±½."""
-        return target + 0.5
-
-    def own_vector(self, target: Tensor) -> Tensor:
-        """Return the vectors, which the decoder predicts in their own units."""
-        return target

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sheeprl.algos.base import Spaces
-from sheeprl.algos.dreamer_v3.actor import Actor, ActorHead
+from sheeprl.algos.dreamer.actor import ActorHead
 from sheeprl.algos.dreamer_v3.args import DreamerV3Args
 from sheeprl.models.cnn import DoublingDecoder, HalvingEncoder
 from sheeprl.models.encoder import Encoder
@@ -102,6 +102,29 @@ def build_rssm(tokens: int, actions: int, args: DreamerV3Args) -> RSSM:
     joined = JoinedLayer(widths.deter, tokens, widths.hidden, NormedSiLU(widths.hidden))
     posterior = truncated_normal_(nn.Linear(widths.hidden, latents.outputs))
     return RSSM(cell, latents, prior, truncated_normal_(joined), posterior)
+
+
+OUTPUT_SCALE = 0.01  # of the actor's last initial weights: the first policy is nearly uniform
+
+
+class Actor(nn.Module):
+    """Policy on the joined state.
+
+    Args:
+        head: distribution of the actions.
+        inputs: length of the joined state.
+        units: width of the three hidden layers.
+    """
+
+    def __init__(self, head: ActorHead, inputs: int, units: int) -> None:
+        """Build the network."""
+        super().__init__()
+        self.head = head
+        self.network = normed_mlp(inputs, units, 3, head.outputs, OUTPUT_SCALE)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Return the parameters of the distribution in states `[*, inputs]`."""
+        return self.head.parameters(self.network(state))
 
 
 class Policy(nn.Module):

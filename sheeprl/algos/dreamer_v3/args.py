@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
-from sheeprl.algos.args import EncoderArgs, OffPolicy, OffPolicyArgs
+from sheeprl.algos.dreamer.args import DreamerArgs
 from sheeprl.utils.settings import LEARNING_RATES, STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, needs
 
 if TYPE_CHECKING:
@@ -47,54 +47,7 @@ SIZES: dict[str, Widths] = {
 """Widths by the name of a size, which is about the number of parameters with pictures."""
 
 
-class WorldModelArgs(EncoderArgs, OffPolicyArgs):
-    """Arguments of every Dreamer."""
-
-    actions: ClassVar[tuple[str, ...]] = ("discrete", "multi-discrete", "continuous")
-    bounded_actions: ClassVar[bool] = True
-
-    learning_starts: Natural = Field(1024, description="policy steps with random actions before training starts")
-    replay_ratio: NonNegative = Field(0.5, description="gradient steps per policy step, exact")
-    batch_size: Count = Field(16, description="sequences per batch of the whole trainer group")
-    sequence_length: Count = Field(64, description="rows of a sequence, besides its context row")
-    horizon: Count = Field(15, description="steps of imagination")
-    imag_last: Natural = Field(0, description="last rows of each sequence from which imagination starts; 0 for all")
-    lambda_: Fractional = Field(0.95, description="λ of the returns")
-
-    @field_validator("imag_last")
-    @classmethod
-    def _check_starts(cls, rows: int, info: ValidationInfo) -> int:
-        """Reject more rows than a sequence has."""
-        length = info.data.get("sequence_length")
-        if length is not None and rows > length:
-            raise ValueError(f"must be at most algo.sequence_length={length}")
-        return rows
-
-    @property
-    def starts(self) -> int:
-        """Return the number of rows of each sequence from which imagination starts."""
-        return self.imag_last or self.sequence_length
-
-    def space_warnings(self, spaces: Spaces) -> Iterator[str]:
-        """Yield a line if the observation has an action mask, which no imagined state has."""
-        from sheeprl.envs.transforms import ACTION_MASK  # imports NumPy
-
-        yield from super().space_warnings(spaces)
-        if ACTION_MASK in getattr(spaces.observation, "spaces", ()):
-            yield (
-                f"{ACTION_MASK} restricts played actions, but not imagined ones, because the world model doesn't "
-                "predict masks; use an algorithm without a world model if forbidden choices mislead the actor"
-            )
-
-    def data(self) -> OffPolicy:
-        """Return settings to read sequences, each with the row before, into which states are written back."""
-        from sheeprl.buffer.sequences import Sequences  # imports NumPy, which would delay the help
-
-        sampler = Sequences(self.sequence_length, context=True)
-        return replace(super().data(), sampler=sampler, writes_back=True)
-
-
-class DreamerV3Args(WorldModelArgs):
+class DreamerV3Args(DreamerArgs):
     """Arguments of DreamerV3, Hafner et al. 2023 (2301.04104), as in the authors' code of 2026."""
 
     algorithm: ClassVar[str] = "sheeprl.algos.dreamer_v3.dreamer_v3:DreamerV3"

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from sheeprl.algos.base import Algorithm, Loss, Mode, OptimizerSpec, Phase, Step, TargetUpdate, Tensors
+from sheeprl.algos.dreamer.dreamer import Dreamer
+from sheeprl.algos.dreamer.imagination import Behavior, Imagined
+from sheeprl.algos.dreamer.loss import mean
 from sheeprl.algos.dreamer_v1.dreamer_v1 import DreamerV1
 from sheeprl.algos.dreamer_v2.dreamer_v2 import DreamerV2
 from sheeprl.algos.dreamer_v3.dreamer_v3 import DreamerV3
-from sheeprl.algos.dreamer_v3.imagination import Behavior, Imagined
-from sheeprl.algos.dreamer_v3.loss import mean
 from sheeprl.algos.plan2explore.args import P2EDV1Args, P2EDV2Args, P2EDV3Args
 from sheeprl.models.rssm import Observed
 from sheeprl.models.stacked import Ensemble, disagreement
@@ -41,19 +42,17 @@ class Explorer(nn.Module):
         self.ensemble = ensemble
 
 
-class Plan2Explore(DreamerV3):
+class Plan2Explore(Dreamer[Any]):
     """Second actor and critic that learn from the disagreement of an ensemble; derive from it before a Dreamer.
 
     The first actor and critic learn the task from the predicted reward, which doesn't train the world model. They play
     evaluations only.
     """
 
-    args: Any
-
     def build_agent(self) -> nn.Module:
         """Build the Dreamer's networks, a second critic, and the ensemble."""
-        agent: Any = super().build_agent()
-        other: Any = super().build_agent()
+        agent: Any = super().build_agent()  # type: ignore[safe-super]
+        other: Any = super().build_agent()  # type: ignore[safe-super]
         args, rssm = self.args, agent.policy.rssm
         inputs, outputs = rssm.size + self.head.size, self.latents.size
         agent.explorer = Explorer(
@@ -69,7 +68,7 @@ class Plan2Explore(DreamerV3):
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
         """Return the Dreamer's optimizers, and such optimizers for explorer, its critic and ensemble."""
-        specs = super().optimizers()
+        specs = super().optimizers()  # type: ignore[safe-super]
         return specs | {
             "explorer": replace(specs["actor"], modules=("policy.explorer",)),
             "explorer_critic": replace(specs["critic"], modules=("explorer.critic",)),
@@ -92,7 +91,7 @@ class Plan2Explore(DreamerV3):
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """Return the Dreamer's phases, and those of ensemble and explorer."""
-        phases = super().phases(step)
+        phases = super().phases(step)  # type: ignore[safe-super]
         updates = [
             TargetUpdate(f"explorer.{update.online}", f"explorer.{update.target}", update.tau)
             for update in phases[-1].target_updates

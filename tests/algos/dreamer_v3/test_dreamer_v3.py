@@ -7,9 +7,10 @@ from gymnasium import spaces
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sheeprl.algos.base import PolicyInput, Spaces, Step
+from sheeprl.algos.dreamer.dreamer import after_context
+from sheeprl.algos.dreamer.imagination import imagine
 from sheeprl.algos.dreamer_v3.args import DreamerV3Args
-from sheeprl.algos.dreamer_v3.dreamer_v3 import DreamerV3, after_context
-from sheeprl.algos.dreamer_v3.imagination import imagine
+from sheeprl.algos.dreamer_v3.dreamer_v3 import DreamerV3
 from sheeprl.models.hot import hot_functions
 from sheeprl.models.latents import mixed_logprob
 from tests.helpers.dreamer_rows import CASES, ROWS, VECTOR, N, make_batch, random_values

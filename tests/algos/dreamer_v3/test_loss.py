@@ -3,7 +3,8 @@
 import torch
 from torch import tensor
 
-from sheeprl.algos.dreamer_v3.loss import imagined_returns, imagined_weights, mean, policy_loss, replayed_returns
+from sheeprl.algos.dreamer.loss import imagined_returns, imagined_weights, mean
+from sheeprl.algos.dreamer_v3.loss import policy_loss, replayed_returns
 
 
 def test_means_are_weighted_by_sample():

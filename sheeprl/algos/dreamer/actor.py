@@ -1,4 +1,4 @@
-"""DreamerV3's actor: a network, and the distribution of the actions as functions of its output."""
+"""Distribution of the actions of a Dreamer, as functions of the output of its actor."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from typing import Any
 
 import gymnasium
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sheeprl.algos.base import Mode
 from sheeprl.models.actions import Actions
 from sheeprl.models.distributions import normal_entropy, normal_logprob
 from sheeprl.models.latents import inverse_cdf_sample, mixed_logprob
-from sheeprl.models.normed import normed_mlp
 
 LEAST_DEVIATION, LARGEST_DEVIATION = 0.1, 1.0
-OUTPUT_SCALE = 0.01  # of the output layer's initial weights: the first policy is nearly uniform
 
 
 class ActorHead:
@@ -90,23 +88,3 @@ class ActorHead:
         """Return actions as the world model gets them: one-hot, or divided by max(1, |a|)."""
         vector = self.actions.vector(action)
         return vector / vector.abs().clamp_min(1.0) if self.actions.is_continuous else vector
-
-
-class Actor(nn.Module):
-    """Policy on the joined state.
-
-    Args:
-        head: distribution of the actions.
-        inputs: length of the joined state.
-        units: width of the three hidden layers.
-    """
-
-    def __init__(self, head: ActorHead, inputs: int, units: int) -> None:
-        """Build the network."""
-        super().__init__()
-        self.head = head
-        self.network = normed_mlp(inputs, units, 3, head.outputs, OUTPUT_SCALE)
-
-    def forward(self, state: Tensor) -> Tensor:
-        """Return the parameters of the distribution in states `[*, inputs]`."""
-        return self.head.parameters(self.network(state))

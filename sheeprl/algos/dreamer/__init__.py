@@ -1,0 +1,1 @@
+"""What all Dreamers share: the arguments, acting, inference, imagination and the actions' distribution."""
