@@ -121,8 +121,8 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Train with a Ray actor for each worker."""
-    with _opened(config, spaces, startup, config.buffer.shards, control) as (config, place):
-        return finished(config, place) or _train_on_ray(config, spaces, place, control)
+    with _opened(config, spaces, startup, config.buffer.shards, control) as (config, opened):
+        return finished(config, opened) or _train_on_ray(config, spaces, opened, control)
 
 
 @contextmanager
@@ -130,17 +130,17 @@ def _opened(
     config: Config, spaces: Spaces, startup: StartupTimer, shards: int, control: Control
 ) -> Iterator[tuple[Config, RunDir]]:
     """Open and lock the run's folder within the block; return the configuration to train with, and the folder."""
-    place = open_run_dir(config, spaces, startup, shards, say)
-    config = _with_origin(_with_resume(config, place), place)
+    opened = open_run_dir(config, spaces, startup, shards, say)
+    config = _with_origin(_with_resume(config, opened), opened)
     if config.log.profile:  # the workers write their traces there
-        config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(place.run_dir)})})
-    with lock_run_dir(place.run_dir), control.watched(place.run_dir, start_over(config)):
-        claim_storage(config, place)
-        clear_other_layout(config, place)
-        yield config, place
+        config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(opened.run_dir)})})
+    with lock_run_dir(opened.run_dir), control.watched(opened.run_dir, start_over(config)):
+        claim_storage(config, opened)
+        clear_other_layout(config, opened)
+        yield config, opened
 
 
-def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Control) -> Result:
+def _train_on_ray(config: Config, spaces: Spaces, opened: RunDir, control: Control) -> Result:
     """Join or start Ray, start the workers and run the driver."""
     from sheeprl.actors.ray import environment
 
@@ -153,21 +153,21 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
         from sheeprl.actors.ray.fleet import Fleet
         from sheeprl.metrics.publisher import RunPublisher
 
-    place.startup.done("imports")
-    with _connected_to_ray(config, place, control) as connected:
+    opened.startup.done("imports")
+    with _connected_to_ray(config, opened, control) as connected:
         if config.trainer.accelerator == "auto":
             config = _with_accelerator(config, cluster.choose_accelerator(config))
         fleet = Fleet(
             config,
             spaces,
-            video_folder(config, place.run_dir),
-            replay_folder(config, place.run_dir),
-            run=place.run_dir.name,
-            marker=_marker(config, place),
+            video_folder(config, opened.run_dir),
+            replay_folder(config, opened.run_dir),
+            run=opened.run_dir.name,
+            marker=_marker(config, opened),
             report=lambda text: control.report(text),  # the reporter's later
             open_settings=control.open_settings,
         )
-        publisher = RunPublisher(config, place.run_dir)
+        publisher = RunPublisher(config, opened.run_dir)
         workers = Workers(
             fleet.make_player,
             _shards(config, fleet.shards, fleet.make_shard),
@@ -183,8 +183,8 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
             starting = asyncio.ensure_future(fleet.start())
             await control.wait_unless_services_die(starting)
             starting.result()
-            place.startup.done("actors")
-            return await run_driver(fleet.config, workers, place, control)
+            opened.startup.done("actors")
+            return await run_driver(fleet.config, workers, opened, control)
 
         try:
             publisher.start()
@@ -197,7 +197,7 @@ def _train_on_ray(config: Config, spaces: Spaces, place: RunDir, control: Contro
 
 
 @contextmanager
-def _connected_to_ray(config: Config, place: RunDir, control: Control) -> Iterator[bool]:
+def _connected_to_ray(config: Config, opened: RunDir, control: Control) -> Iterator[bool]:
     """Join or start Ray, and watch its processes within the block.
 
     Yields:
@@ -211,7 +211,7 @@ def _connected_to_ray(config: Config, place: RunDir, control: Control) -> Iterat
     connected = False
     try:
         connected = cluster.connect(config)
-        place.startup.done("Ray")
+        opened.startup.done("Ray")
         if connected:
             control.watchdog.end_with_run(cluster.service_pids())
         control.services = cluster.vital_services()
@@ -224,17 +224,17 @@ def _connected_to_ray(config: Config, place: RunDir, control: Control) -> Iterat
             cluster.disconnect()
 
 
-def _marker(config: Config, place: RunDir) -> nodes.Marker | None:
+def _marker(config: Config, opened: RunDir) -> nodes.Marker | None:
     """Return a file that the nodes of replay shards must be able to read; None if shards save no rows."""
     from sheeprl.actors.ray.nodes import Marker
 
     if not (config.buffer.checkpoint and isinstance(config.algo.data(), OffPolicy)):
         return None
-    if place.storage is not None:
-        return Marker(f"{place.storage.url}/{place.storage.lease_name}", place.storage.lease)
+    if opened.storage is not None:
+        return Marker(f"{opened.storage.url}/{opened.storage.lease_name}", opened.storage.lease)
     content = uuid.uuid4().hex
-    (place.run_dir / MARKER).write_text(content, encoding="utf-8")
-    return Marker(str(place.run_dir / MARKER), content)
+    (opened.run_dir / MARKER).write_text(content, encoding="utf-8")
+    return Marker(str(opened.run_dir / MARKER), content)
 
 
 def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
@@ -247,11 +247,11 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
             signal.signal(number, lambda number, frame: control.environments.make(patience(number)))
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
-    with _opened(config, spaces, startup, ranks, control) as (config, place):
-        return finished(config, place) or _train_in_process(config, spaces, place, control)
+    with _opened(config, spaces, startup, ranks, control) as (config, opened):
+        return finished(config, opened) or _train_in_process(config, spaces, opened, control)
 
 
-def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Control) -> Result:
+def _train_in_process(config: Config, spaces: Spaces, opened: RunDir, control: Control) -> Result:
     """Make the workers of this process and run the driver."""
     with importing():
         from sheeprl.actors.fabric import build_learner, local_fabric, signal_ranks
@@ -264,7 +264,7 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
         import torch
 
         config = _with_accelerator(config, "cuda" if torch.cuda.device_count() >= ranks else "cpu")
-    place.startup.done("imports")
+    opened.startup.done("imports")
     fabric = local_fabric(config)
     control.signals.on_received = lambda number: signal_ranks(fabric, number)
     learner = build_learner(config, spaces, fabric, has_shard=ranks > 1)
@@ -272,29 +272,29 @@ def _train_in_process(config: Config, spaces: Spaces, place: RunDir, control: Co
         if compiler is not None:
             compiler.while_compiling = control.signals.raising  # compiling takes too long to wait for
             compiler.on_compile = lambda text: control.report(text)
-    run_dir = Path(fabric.broadcast(str(place.run_dir))) if ranks > 1 else place.run_dir
+    run_dir = Path(fabric.broadcast(str(opened.run_dir))) if ranks > 1 else opened.run_dir
     try:
         folder = replay_folder(config, run_dir)
         replay = build_replay(config, fabric.global_rank, ranks, folder=folder, frame_stack=spaces.frame_stack)
     except (OSError, ValueError) as error:
         raise RunFailedError(f"the replay can't be opened: {one_line(error)}") from error
-    place.startup.done("learner and replay")
+    opened.startup.done("learner and replay")
 
     def make_player(number: int, incarnation: int) -> Player:
         """Make a player."""
-        folder = video_folder(config, place.run_dir) if number == 0 else None
+        folder = video_folder(config, opened.run_dir) if number == 0 else None
         return Player(config, spaces, number, incarnation, folder, stop=control.environments)
 
     if ranks == 1:
         shards = _shards(config, [LocalHandle(replay)])
         workers = Workers(lambda *player: LocalHandle(make_player(*player)), shards, LocalHandle(learner))
-        return run_in_loop(lambda: run_driver(config, workers, place, control))
-    return _train_ranks(config, place, control, fabric, {"buffer": replay, "learner": learner}, make_player)
+        return run_in_loop(lambda: run_driver(config, workers, opened, control))
+    return _train_ranks(config, opened, control, fabric, {"buffer": replay, "learner": learner}, make_player)
 
 
 def _train_ranks(
     config: Config,
-    place: RunDir,
+    opened: RunDir,
     control: Control,
     fabric: Any,
     objects: dict[str, Any],
@@ -306,7 +306,7 @@ def _train_ranks(
     link = RankDispatcher(fabric, objects, {"player": make_player})
     if fabric.global_rank != 0:
         link.serve()
-        return Result(place.run_dir, 0, 0)
+        return Result(opened.run_dir, 0, 0)
 
     def player(number: int, incarnation: int) -> Handle:
         """Make a player on its rank."""
@@ -318,7 +318,7 @@ def _train_ranks(
     replay = _shards(config, parts, together=RankHandle(link, "buffer"))
     workers = Workers(player, replay, RankHandle(link, "learner"))
     try:
-        return run_in_loop(lambda: run_driver(config, workers, place, control))
+        return run_in_loop(lambda: run_driver(config, workers, opened, control))
     finally:
         link.end()
 
@@ -343,16 +343,16 @@ def _with_accelerator(config: Config, accelerator: str) -> Config:
     return config.model_copy(update={"trainer": config.trainer.model_copy(update=update)})
 
 
-def _with_origin(config: Config, place: RunDir) -> Config:
+def _with_origin(config: Config, opened: RunDir) -> Config:
     """Return the configuration with the checkpoint that `algo.init_from` has led to, such as that of `@last`."""
-    if place.initial is None:
+    if opened.initial is None:
         return config
-    return config.model_copy(update={"algo": config.algo.model_copy(update={"init_from": place.initial.origin})})
+    return config.model_copy(update={"algo": config.algo.model_copy(update={"init_from": opened.initial.origin})})
 
 
-def _with_resume(config: Config, place: RunDir) -> Config:
+def _with_resume(config: Config, opened: RunDir) -> Config:
     """Return the configuration with `run.resume=auto` decided, and the folder of the run as `run.dir`."""
     if config.run.resume != "auto":
         return config
-    update = {"resume": True, "dir": str(place.run_dir)} if place.start else {"dir": str(place.run_dir)}
+    update = {"resume": True, "dir": str(opened.run_dir)} if opened.start else {"dir": str(opened.run_dir)}
     return config.model_copy(update={"run": config.run.model_copy(update=update)})

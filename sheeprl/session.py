@@ -88,57 +88,57 @@ class Result:
     interrupted_by: int | None = None
 
 
-def finished(config: Config, place: RunDir) -> Result | None:
+def finished(config: Config, opened: RunDir) -> Result | None:
     """Return the result of a run that is finished, and say how to train it further; None if something is left to do."""
     from sheeprl.metrics.counters import RunStats
 
-    if place.start is None:
+    if opened.start is None:
         return None
-    stats = RunStats.from_state_dict(place.start.stats, 0.0)
+    stats = RunStats.from_state_dict(opened.start.stats, 0.0)
     steps, total = stats.counters.policy_steps, config.run.total_steps
-    end = last_event(place.run_dir) if steps >= total else {}
+    end = last_event(opened.run_dir) if steps >= total else {}
     if (end.get("event"), end.get("status"), end.get("policy_steps")) != ("end", "done", steps):
         return None
     if config.log.level != "error":
-        more = shell_command("resume", place.run_dir, f"run.total_steps={steps + total}")
+        more = shell_command("resume", opened.run_dir, f"run.total_steps={steps + total}")
         reached = f"run.total_steps={total} is already reached by {counted(steps, 'policy step')}"
         print(f"warning: {reached}; to continue training: {more}", file=sys.stderr, flush=True)
-    return Result(place.run_dir, steps, stats.counters.gradient_steps, stats.mean_return)
+    return Result(opened.run_dir, steps, stats.counters.gradient_steps, stats.mean_return)
 
 
-async def run_driver(config: Config, workers: Workers, place: RunDir, control: Control) -> Result:
+async def run_driver(config: Config, workers: Workers, opened: RunDir, control: Control) -> Result:
     """Run the driver, and record all calls if `log.record` is set."""
     from sheeprl.debug.recorder import recorded
 
-    checkpoint = place.start.checkpoint.name if place.start else None
-    with recorded(config, workers, place.run_dir, checkpoint, say) as workers:
-        return await _run_driver_to_end(config, workers, place, control)
+    checkpoint = opened.start.checkpoint.name if opened.start else None
+    with recorded(config, workers, opened.run_dir, checkpoint, say) as workers:
+        return await _run_driver_to_end(config, workers, opened, control)
 
 
-async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, control: Control) -> Result:
+async def _run_driver_to_end(config: Config, workers: Workers, opened: RunDir, control: Control) -> Result:
     """Run the driver until the run is done, interrupted or failed, and report the end in the run's folder."""
     from sheeprl.checkpoint.writer import CheckpointWriter
 
-    start = place.start
+    start = opened.start
     took = start.stats["counters"]["wall_time"] if start else 0.0
     began = time.monotonic() - took  # one zero for the times of metrics and of checkpoints
-    reporter = workers.observe(_open_reporter(config, place, took))
+    reporter = workers.observe(_open_reporter(config, opened, took))
     control.report = reporter.message
     store = CheckpointWriter(
-        place.run_dir,
+        opened.run_dir,
         config,
-        place.shards,
+        opened.shards,
         on_problem=lambda text: reporter.message(text, "error"),
-        storage=place.storage,
+        storage=opened.storage,
     )
     try:
-        run = await _prepare(config, workers, place, reporter, store, control)
+        run = await _prepare(config, workers, opened, reporter, store, control)
     except BaseException:
         reporter.close()
         raise
     run.checkpointing.began = began
-    place.startup.done("checkpoint and folder")
-    reporter.message(str(place.startup), "debug")
+    opened.startup.done("checkpoint and folder")
+    reporter.message(str(opened.startup), "debug")
     status, caught, cause, is_empty = "failed", None, None, False
     try:
         await _train_unless_ended(run, control)
@@ -146,11 +146,11 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         status = "interrupted" if caught else "done"
     except RunFailedError as error:
         cause = error.reason
-        raise RunFailedError(_write_error_log(place.run_dir, config, error)) from error
+        raise RunFailedError(_write_error_log(opened.run_dir, config, error)) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
         status = "interrupted"
-        is_empty = start is None and run.counters.policy_steps == 0 and not checkpoints(place.run_dir)
-        advice = "its folder is removed; start it again" if is_empty else _advice(place.run_dir, config)
+        is_empty = start is None and run.counters.policy_steps == 0 and not checkpoints(opened.run_dir)
+        advice = "its folder is removed; start it again" if is_empty else _advice(opened.run_dir, config)
         reporter.message(f"stopped without saving a checkpoint; {advice}", "warning")
         raise
     finally:
@@ -161,31 +161,31 @@ async def _run_driver_to_end(config: Config, workers: Workers, place: RunDir, co
         run.players.close()
         run.evaluator.close()
         if is_empty:
-            clear_run_dir(place.run_dir)
+            clear_run_dir(opened.run_dir)
     if config.log.level in ("debug", "info"):
         lines = closing_lines(
-            config, place.run_dir, status, run.counters, run.breakdown, place.startup.seconds, wall_time
+            config, opened.run_dir, status, run.counters, run.breakdown, opened.startup.seconds, wall_time
         )
-        lines += profile_lines(place.run_dir) if config.log.profile else []
+        lines += profile_lines(opened.run_dir) if config.log.profile else []
         say("\n".join(lines))
     counters = run.counters
-    return Result(place.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)
+    return Result(opened.run_dir, counters.policy_steps, counters.gradient_steps, run.stats.mean_return, caught)
 
 
 async def _prepare(
-    config: Config, workers: Workers, place: RunDir, reporter: Reporter, store: CheckpointWriter, control: Control
+    config: Config, workers: Workers, opened: RunDir, reporter: Reporter, store: CheckpointWriter, control: Control
 ) -> Run:
     """Make the driver, restore trainers and replay, and write the files that describe the run."""
-    start = place.start
-    run = _make_run(config, workers, place, reporter, store, _make_callbacks(config, place, control))
+    start = opened.start
+    run = _make_run(config, workers, opened, reporter, store, _make_callbacks(config, opened, control))
     if start is not None:
         await _load(workers.replay, run.trainers, start)
-    if place.initial is not None:
-        await _initialize(run.trainers, place.initial, place.run_dir if config.log.record else None)
-    write_config(config, place.run_dir)
-    if place.spaces is not None:
-        write_spaces(place.spaces, place.run_dir)
-    write_run_info(config, place.run_dir, run.counters.policy_steps if start else None)
+    if opened.initial is not None:
+        await _initialize(run.trainers, opened.initial, opened.run_dir if config.log.record else None)
+    write_config(config, opened.run_dir)
+    if opened.spaces is not None:
+        write_spaces(opened.spaces, opened.run_dir)
+    write_run_info(config, opened.run_dir, run.counters.policy_steps if start else None)
     return run
 
 
@@ -208,20 +208,20 @@ def _report_end(run: Run, reporter: Reporter, status: str, cause: str | None) ->
     return wall_time
 
 
-def _make_callbacks(config: Config, place: RunDir, control: Control) -> Callbacks:
+def _make_callbacks(config: Config, opened: RunDir, control: Control) -> Callbacks:
     """Return the callbacks of a run: its files, its conditions to stop early, and those of the user."""
     from sheeprl.callbacks.records import RecordFiles, rewind_records
     from sheeprl.callbacks.tensorboard import TensorBoardConfig
     from sheeprl.callbacks.trackers import TRACKERS, TrackerProcess
     from sheeprl.callbacks.until import Until
 
-    if place.start is not None:
-        rewind_records(place.run_dir, place.start.stats)
-    own: list[Callback] = [RecordFiles(place.run_dir)]
-    own += [TensorBoardConfig(place.run_dir)] if "tensorboard" in config.log.to else []
-    own += [TrackerProcess(name, place.run_dir) for name in config.log.to if name in TRACKERS]
+    if opened.start is not None:
+        rewind_records(opened.run_dir, opened.start.stats)
+    own: list[Callback] = [RecordFiles(opened.run_dir)]
+    own += [TensorBoardConfig(opened.run_dir)] if "tensorboard" in config.log.to else []
+    own += [TrackerProcess(name, opened.run_dir) for name in config.log.to if name in TRACKERS]
     own += [Until(config.run.until)] if config.run.until else []
-    return Callbacks([*own, *control.callbacks], place.run_dir)
+    return Callbacks([*own, *control.callbacks], opened.run_dir)
 
 
 def _end_callbacks(run: Run, status: str) -> None:
@@ -235,7 +235,7 @@ def _end_callbacks(run: Run, status: str) -> None:
 def _make_run(
     config: Config,
     workers: Workers,
-    place: RunDir,
+    opened: RunDir,
     reporter: Reporter,
     store: CheckpointWriter,
     callbacks: Callbacks,
@@ -247,7 +247,7 @@ def _make_run(
     from sheeprl.metrics.counters import Counters, RunStats
     from sheeprl.run import Run
 
-    start, clock = place.start, WallClock()
+    start, clock = opened.start, WallClock()
     stats = RunStats.from_state_dict(start.stats, clock.time()) if start else RunStats(Counters(), clock.time())
     player_states = start.players(config) if start else {}
     players = PlayerGroup(config.num_players, workers.make_player, stats.counters.incarnations, player_states)
@@ -323,24 +323,24 @@ def _panel(config: Config) -> View:
     return View(title, config.run.total_steps, config.num_players, config.is_coupled)
 
 
-def _open_reporter(config: Config, place: RunDir, took: float) -> FileReporter:
+def _open_reporter(config: Config, opened: RunDir, took: float) -> FileReporter:
     """Open the run's reporter and write its first messages.
 
     Args:
         config: configuration of the run.
-        place: its folder.
+        opened: its folder.
         took: seconds that a resumed run took before.
     """
     from sheeprl.metrics.display import Progress
     from sheeprl.metrics.files import rewind
     from sheeprl.metrics.reporter import FileReporter
 
-    start = place.start
+    start = opened.start
     counters: dict[str, Any] = start.stats["counters"] if start else {}
     if start is not None:
-        rewind(place.run_dir, start.metrics_size)
+        rewind(opened.run_dir, start.metrics_size)
     reporter = FileReporter(
-        place.run_dir,
+        opened.run_dir,
         config.log.level,
         start_time=took,
         resumed_at=counters["policy_steps"] if start else None,
@@ -352,13 +352,13 @@ def _open_reporter(config: Config, place: RunDir, took: float) -> FileReporter:
         reporter.message(warning, "warning")
     for warning in environment_warnings():
         reporter.message(warning, "warning")
-    reporter.message(f"folder: {place.run_dir}")
+    reporter.message(f"folder: {opened.run_dir}")
     policy_steps, gradient_steps = counters.get("policy_steps", 0), counters.get("gradient_steps", 0)
     if start is not None:
         reporter.message(f"resuming from {start.checkpoint.name}")
         reporter.event("resume", step=policy_steps)
-    if place.initial is not None:
-        reporter.message(place.initial.summary)
+    if opened.initial is not None:
+        reporter.message(opened.initial.summary)
     total, players = config.run.total_steps, config.num_players
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
     return reporter

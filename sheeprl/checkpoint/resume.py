@@ -104,23 +104,23 @@ def open_run_dir(
     return RunDir(folder.resolve(), start, shards, startup, storage, spaces, initial)
 
 
-def claim_storage(config: Config, place: RunDir) -> None:
+def claim_storage(config: Config, opened: RunDir) -> None:
     """Become the only driver that writes checkpoints of the run at `checkpoint.storage`, and check that this works.
 
     Raises:
         ConfigError: the storage isn't readable and writable, or has the checkpoints of another run.
     """
-    if place.storage is None:
+    if opened.storage is None:
         return
-    setting, url = f"checkpoint.storage={config.checkpoint.storage}", place.storage.url
+    setting, url = f"checkpoint.storage={config.checkpoint.storage}", opened.storage.url
     try:
-        if place.start is None and place.storage.checkpoints():
+        if opened.start is None and opened.storage.checkpoints():
             advice = f"resume it with {shell_command('resume', url)}, or use another run.dir, whose name the URL has"
             raise ConfigError([f"{setting}: {url} already contains a run; {advice}"])
-        place.storage.take_lease()
+        opened.storage.take_lease()
     except OSError as error:
         raise ConfigError([f"{setting}: can't be used: {one_line(error)}"]) from error
-    (place.run_dir / URL_FILE).write_text(place.storage.url, encoding="utf-8")
+    (opened.run_dir / URL_FILE).write_text(opened.storage.url, encoding="utf-8")
 
 
 def _check_unchanged(start: Start, config: Config) -> None:
@@ -142,23 +142,23 @@ def _differs(key: str, value: Any, before: Any) -> str:
     return f"{key}={shown(value)}: can't change in a resumed run; {advice}"
 
 
-def clear_other_layout(config: Config, place: RunDir) -> None:
+def clear_other_layout(config: Config, opened: RunDir) -> None:
     """Remove memory-mapped files whose shards have another number or size; the checkpoint has their rows.
 
     Raises:
         ConfigError: the checkpoint doesn't include the replay.
     """
-    folder = replay_folder(config, place.run_dir)
-    if folder is None or place.start is None or not Path(folder).is_dir():
+    folder = replay_folder(config, opened.run_dir)
+    if folder is None or opened.start is None or not Path(folder).is_dir():
         return
     from sheeprl.buffer.memmap import capacity_of
 
     assert config.buffer.size is not None
     found = {path.name: capacity_of(path) for path in Path(folder).glob("shard_*")}
-    expected = {f"shard_{number}": config.buffer.size // place.shards for number in range(place.shards)}
+    expected = {f"shard_{number}": config.buffer.size // opened.shards for number in range(opened.shards)}
     if not found or found == expected:
         return
-    if place.start.buffer is None:
+    if opened.start.buffer is None:
         raise ConfigError(
             [
                 f"buffer: {folder} has {counted(len(found), 'shard')} of {counted(max(found.values()), 'row')}, "
