@@ -7,7 +7,8 @@ steps.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,10 @@ class Recurrent(nn.Module, ABC):
     def initial(self, n: int) -> State:
         """Return the state at the start of n sequences, zeros `[n, size]`, with the weights' device and dtype."""
         return {name: self.input.weight.new_zeros(n, self.size) for name in self.names}
+
+    def state(self, tensors: Mapping[str, Any], n: int) -> State:
+        """Return the state among tensors `[n, *]`, or the one at the start of n sequences if they have none."""
+        return {name: tensors[name] for name in self.names} if self.names[0] in tensors else self.initial(n)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take one step.

@@ -61,7 +61,19 @@ class QArgs(OneOptimizerArgs):
     )
 
 
-class DQNArgs(QArgs, TDArgs):
+class TargetQArgs(QArgs):
+    """Arguments of Q-learning with a target network."""
+
+    adam_eps: Positive = Field(1e-8, description="epsilon of Adam")
+    tau: Fractional = Field(1.0, description="step size of the target network towards the trained one; 1 copies it")
+    target_every: Count = Field(250, description="gradient steps per step of the target network")
+    double: bool = Field(True, description="choose the action of a target by the trained network (1509.06461)")
+    dueling: bool = Field(
+        False, description="sum of a value and the actions' advantages (1511.06581)", json_schema_extra=STRUCTURAL
+    )
+
+
+class DQNArgs(TargetQArgs, TDArgs):
     """Arguments of DQN, Mnih et al. 2015, with the extensions of Rainbow, Hessel et al. 2018 (1710.02298)."""
 
     algorithm: ClassVar[str] = "sheeprl.algos.dqn.dqn:DQN"
@@ -74,13 +86,6 @@ class DQNArgs(QArgs, TDArgs):
     batch_size: Count = Field(64, description="transitions per batch of the whole trainer group")
     replay_ratio: NonNegative = Field(0.25, description="gradient steps per policy step, exact")
     learning_starts: Natural = Field(1000, description="policy steps with random actions before training starts")
-    adam_eps: Positive = Field(1e-8, description="epsilon of Adam")
-    tau: Fractional = Field(1.0, description="step size of the target network towards the trained one; 1 copies it")
-    target_every: Count = Field(250, description="gradient steps per step of the target network")
-    double: bool = Field(True, description="choose the action of a target by the trained network (1509.06461)")
-    dueling: bool = Field(
-        False, description="sum of a value and the actions' advantages (1511.06581)", json_schema_extra=STRUCTURAL
-    )
     noisy: bool = Field(
         False,
         description="explore by learned noise in the layers (1706.10295) instead of by epsilon",

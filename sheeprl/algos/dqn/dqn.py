@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 
-from sheeprl.algos.base import Loss, OptimizerSpec, Phase, Step, TargetUpdate, Tensors
+from sheeprl.algos.base import Loss, Phase, Step, Tensors
 from sheeprl.algos.dqn.agent import DQNAgent, QNetwork, mapped, of_action
 from sheeprl.algos.dqn.args import DQNArgs
 from sheeprl.algos.dqn.heads import head_of
 from sheeprl.algos.dqn.loss import q_target
-from sheeprl.algos.dqn.q_learning import QLearning
+from sheeprl.algos.dqn.q_learning import TargetQLearning
 from sheeprl.algos.returns import n_step_returns
 from sheeprl.models.critics import discount, loss_weight
 from sheeprl.models.noisy import factors
@@ -27,7 +26,7 @@ NOISES = ("policy", "target", "choice")
 """Noise of the trained network, of the target network, and of the choice of the target's action."""
 
 
-class DQN(QLearning[DQNArgs]):
+class DQN(TargetQLearning[DQNArgs]):
     """DQN: one phase per gradient step, and a step of the target network in every `target_every`-th one."""
 
     def build_agent(self) -> nn.Module:
@@ -40,19 +39,12 @@ class DQN(QLearning[DQNArgs]):
         std = args.noisy_std if args.noisy else None
         return QNetwork(self.spaces, args, head_of(args), dueling=args.dueling, noisy_std=std)
 
-    def optimizers(self) -> dict[str, OptimizerSpec]:
-        """Return one Adam for the Q-network."""
-        build = partial(Adam, lr=self.args.learning_rate, eps=self.args.adam_eps)
-        return {"policy": OptimizerSpec(("policy",), build, self.args.max_grad_norm)}
-
     def phases(self, step: Step) -> Sequence[Phase]:
         """Return the only phase, with the target update in every `target_every`-th step."""
-        is_due = (step.gradient_step + 1) % self.args.target_every == 0
-        updates = (TargetUpdate("policy", "target", self.args.tau),) if is_due else ()
         fractions = self.fractions if self.args.head == "iqn" else None
         shared = self.noise if self.args.noisy else None
         scale = self.lr_scale(step.progress)
-        return [Phase("policy", self.loss, fractions, shared, lr_scale=scale, target_updates=updates)]
+        return [Phase("policy", self.loss, fractions, shared, lr_scale=scale, target_updates=self.target_updates(step))]
 
     def fractions(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
         """Return the quantile fractions `[N, K]` of the trained network and of the target network."""
@@ -114,11 +106,11 @@ class DQN(QLearning[DQNArgs]):
             return None
         flags, shape = (rows["terminated"], rows["truncated"]), rows["reward"][1:].shape
         reward, factor, after = n_step_returns(rows["reward"], *flags, self.args.n_step, self.args.gamma)
-        place = after * shape[1] + torch.arange(shape[1])  # of the row after the last step, among all rows
+        row = after * shape[1] + torch.arange(shape[1])  # number of the row after the last step, among all rows
         count = reward.numel()
         batch = {
             "obs": mapped(rows["obs"], lambda part: part.flatten(0, 1)[:count]),
-            "next_obs": mapped(rows["obs"], lambda part: part.flatten(0, 1)[place.flatten()]),
+            "next_obs": mapped(rows["obs"], lambda part: part.flatten(0, 1)[row.flatten()]),
             "action": rows["action"][:-1].flatten(),
             "reward": reward.flatten(),
             "discount": factor.flatten(),

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim import Adam
 
-from sheeprl.algos.base import Algorithm, Mode, PolicyInput, PolicyOutput, Tensors, places
+from sheeprl.algos.base import (
+    Algorithm,
+    Mode,
+    OptimizerSpec,
+    PolicyInput,
+    PolicyOutput,
+    Step,
+    TargetUpdate,
+    Tensors,
+    places,
+)
 from sheeprl.algos.dqn.agent import QNetwork, permitted
-from sheeprl.algos.dqn.args import QArgs
+from sheeprl.algos.dqn.args import QArgs, TargetQArgs
 from sheeprl.algos.dqn.loss import env_epsilon
 from sheeprl.algos.schedules import linear, rate_scale
 from sheeprl.models.noisy import factors
 
 QArgsT = TypeVar("QArgsT", bound=QArgs)
+TargetQArgsT = TypeVar("TargetQArgsT", bound=TargetQArgs)
 
 
 @lru_cache(maxsize=64)
@@ -75,3 +87,17 @@ class QLearning(Algorithm[QArgsT]):
     def lr_scale(self, progress: float) -> float:
         """Return the scheduled factor on the learning rate at `progress`, from 0 to 1."""
         return rate_scale(self.args.learning_rate, self.args.final_learning_rate, progress)
+
+
+class TargetQLearning(QLearning[TargetQArgsT]):
+    """Q-learning whose targets come from a slow copy of the network."""
+
+    def optimizers(self) -> dict[str, OptimizerSpec]:
+        """Return one Adam for the Q-network."""
+        build = partial(Adam, lr=self.args.learning_rate, eps=self.args.adam_eps)
+        return {"policy": OptimizerSpec(("policy",), build, self.args.max_grad_norm)}
+
+    def target_updates(self, step: Step) -> tuple[TargetUpdate, ...]:
+        """Return the update of the target network in every `target_every`-th gradient step, none in the others."""
+        is_due = (step.gradient_step + 1) % self.args.target_every == 0
+        return (TargetUpdate("policy", "target", self.args.tau),) if is_due else ()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,11 +24,6 @@ class RecurrentActor(Actor):
     def build_memory(self, inputs: int, args: MemoryArgs) -> Recurrent | None:
         """Return the recurrent cell for vectors of `inputs` features; None without `memory`."""
         return None if args.memory is None else CELLS[args.memory](inputs, args.memory_size)
-
-    def state(self, tensors: Mapping[str, Any], n: int) -> State:
-        """Return the memory's state among tensors `[n, *]`; zeros `[n, memory_size]` where it is missing."""
-        names = self.memory.names
-        return {name: tensors[name] for name in names} if names[0] in tensors else self.memory.initial(n)
 
     def unroll(self, features: Tensor, state: State, is_first: Tensor) -> tuple[Tensor, State]:
         """Pass rows through the memory, which is set to 0 before each row that begins an episode.

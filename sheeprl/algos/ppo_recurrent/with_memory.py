@@ -35,7 +35,7 @@ class WithMemory(ActorCritic[Any]):
         """Take one step of the memory. Return the policy's output, and the state before and after the row."""
         if self.args.memory is None:
             return super().policy_output(policy, inputs, rnn_state)
-        before = policy.state(rnn_state, inputs.is_first.shape[0])
+        before = policy.memory.state(rnn_state, inputs.is_first.shape[0])
         features = policy.features(inputs.obs).unsqueeze(0)
         outputs, after = policy.unroll(features, before, inputs.is_first.unsqueeze(0))
         return policy.head(outputs.squeeze(0), inputs.obs), before, after
@@ -53,6 +53,6 @@ class WithMemory(ActorCritic[Any]):
 
 def unrolled(policy: RecurrentActor, rows: TensorDict) -> Tensor:
     """Return the memory's outputs for rows `[T, N]`: `[T, N, memory_size]`, beginning with the first row's state."""
-    state = policy.state(rows[0], rows.shape[1])
+    state = policy.memory.state(rows[0], rows.shape[1])
     outputs, _ = policy.unroll(policy.features(rows["obs"], batch_dims=2), state, rows["is_first"])
     return outputs

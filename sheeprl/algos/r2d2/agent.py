@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,11 +24,6 @@ class RecurrentQNetwork(QNetwork):
     def build_memory(self, inputs: int, args: R2D2Args) -> LSTM:
         """Return the LSTM for `inputs` features of the observation, the previous action and its reward."""
         return LSTM(inputs + self.actions.outputs + 1, args.memory_size)
-
-    def state(self, tensors: Mapping[str, Any], n: int) -> State:
-        """Return the LSTM's state among tensors `[n, *]`; zeros `[n, memory_size]` where it is missing."""
-        names = self.memory.names
-        return {name: tensors[name] for name in names} if names[0] in tensors else self.memory.initial(n)
 
     def unroll(self, obs: Any, action: Tensor, reward: Tensor, is_first: Tensor, state: State) -> tuple[Tensor, State]:
         """Pass rows through the encoder and the LSTM, which is set to 0 before each row that begins an episode.
@@ -60,7 +54,7 @@ class RecurrentQNetwork(QNetwork):
         """
         action = rows["action"][:-1]
         reward, is_first = rows["reward"][1:], rows["is_first"][1:]
-        state = self.state({name: rows[name][1] for name in self.memory.names}, rows["reward"].shape[1])
+        state = self.memory.state({name: rows[name][1] for name in self.memory.names}, rows["reward"].shape[1])
         if burn_in:
             with torch.no_grad():
                 obs = mapped(rows["obs"], lambda part: part[1 : 1 + burn_in])

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from sheeprl.algos.args import OffPolicy, OffPolicyArgs
-from sheeprl.algos.dqn.args import QArgs
+from sheeprl.algos.dqn.args import TargetQArgs
 from sheeprl.utils.settings import (
     DISCOUNTS,
     LEARNING_RATES,
@@ -23,7 +23,7 @@ from sheeprl.utils.settings import (
 )
 
 
-class R2D2Args(QArgs, OffPolicyArgs):
+class R2D2Args(TargetQArgs, OffPolicyArgs):
     """Arguments of R2D2, Kapturowski et al. 2019 (ICLR, "Recurrent experience replay in distributed RL")."""
 
     algorithm: ClassVar[str] = "sheeprl.algos.r2d2.r2d2:R2D2"
@@ -50,8 +50,6 @@ class R2D2Args(QArgs, OffPolicyArgs):
     dueling: bool = Field(
         True, description="sum of a value and the actions' advantages (1511.06581)", json_schema_extra=STRUCTURAL
     )
-    double: bool = Field(True, description="choose the action of a target by the trained network (1509.06461)")
-    tau: Fractional = Field(1.0, description="step size of the target network towards the trained one; 1 copies it")
     target_every: Count = Field(2500, description="gradient steps per step of the target network")
     rescaling: NonNegative | None = Field(
         1e-3, description="epsilon of the values' rescaling sign(x) (sqrt(|x| + 1) - 1) + epsilon x; null for none"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 
-from sheeprl.algos.base import Loss, Mode, OptimizerSpec, Phase, PolicyInput, PolicyOutput, Step, TargetUpdate, Tensors
+from sheeprl.algos.base import Loss, Mode, Phase, PolicyInput, PolicyOutput, Step, Tensors
 from sheeprl.algos.dqn.agent import DQNAgent, mapped
 from sheeprl.algos.dqn.heads import ValueHead
-from sheeprl.algos.dqn.q_learning import QLearning
+from sheeprl.algos.dqn.q_learning import TargetQLearning
 from sheeprl.algos.r2d2.agent import RecurrentQNetwork
 from sheeprl.algos.r2d2.args import R2D2Args
 from sheeprl.algos.r2d2.loss import rescale, sequence_priority, unscale
@@ -26,24 +24,19 @@ if TYPE_CHECKING:
 ACTION = "previous_action"  # key of the policy's state
 
 
-class R2D2(QLearning[R2D2Args]):
+class R2D2(TargetQLearning[R2D2Args]):
     """Q-learning with an LSTM on sequences, which begin with the state that the player had."""
 
     def build_agent(self) -> nn.Module:
         """Build the Q-network and its target."""
         return DQNAgent(RecurrentQNetwork(self.spaces, self.args, ValueHead(), dueling=self.args.dueling))
 
-    def optimizers(self) -> dict[str, OptimizerSpec]:
-        """Return one Adam for the Q-network."""
-        build = partial(Adam, lr=self.args.learning_rate, eps=self.args.adam_eps)
-        return {"policy": OptimizerSpec(("policy",), build, self.args.max_grad_norm)}
-
     def act(
         self, policy: Any, inputs: PolicyInput, rnn_state: Tensors, mode: Mode, generator: torch.Generator
     ) -> PolicyOutput:
         """Take one step of the LSTM in every mode; store its state before the row. Choose as `QLearning` does."""
         count = inputs.reward.shape[0]
-        before = policy.state(rnn_state, count)
+        before = policy.memory.state(rnn_state, count)
         previous = rnn_state.get(ACTION, torch.zeros(count, dtype=torch.int64))
         obs = mapped(inputs.obs, lambda part: part.unsqueeze(0))
         row = (part.unsqueeze(0) for part in (previous, inputs.reward, inputs.is_first))
@@ -54,9 +47,8 @@ class R2D2(QLearning[R2D2Args]):
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """Return the only phase, with the target update in every `target_every`-th step."""
-        is_due = (step.gradient_step + 1) % self.args.target_every == 0
-        updates = (TargetUpdate("policy", "target", self.args.tau),) if is_due else ()
-        return [Phase("policy", self.loss, lr_scale=self.lr_scale(step.progress), target_updates=updates)]
+        scale, updates = self.lr_scale(step.progress), self.target_updates(step)
+        return [Phase("policy", self.loss, lr_scale=scale, target_updates=updates)]
 
     def loss(self, agent: DQNAgent, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Compute E[w mean_t ½ δ_t²] of sequences, and their priorities.
