@@ -25,16 +25,16 @@ def imagined_weights(continues: Tensor, gamma: float) -> Tensor:
     return continues.cumprod(0) / gamma
 
 
-def imagined_returns(reward: Tensor, continues: Tensor, value: Tensor, mix: float) -> Tensor:
+def imagined_returns(reward: Tensor, continues: Tensor, value: Tensor, lambda_: float) -> Tensor:
     """Return the λ-returns of imagined states, in which c_t is the predicted discount factor.
 
     Args:
         reward: `[H + 1, *]`, predicted on arrival at each state; the first one isn't used.
         continues: `[H + 1, *]`, c_t.
         value: `[H + 1, *]`.
-        mix: λ.
+        lambda_: λ.
 
     Returns:
         `[H, *]`.
     """
-    return lambda_returns(reward[1:], continues[1:], value[1:], mix)
+    return lambda_returns(reward[1:], continues[1:], value[1:], lambda_)

@@ -9,7 +9,7 @@ from sheeprl.models.returns import lambda_returns
 
 
 def replayed_returns(
-    reward: Tensor, terminated: Tensor, is_last: Tensor, bootstrap: Tensor, gamma: float, mix: float
+    reward: Tensor, terminated: Tensor, is_last: Tensor, bootstrap: Tensor, gamma: float, lambda_: float
 ) -> Tensor:
     """Return the λ-returns of replayed rows, with imagined returns as the values.
 
@@ -19,13 +19,13 @@ def replayed_returns(
         is_last: `[K, N]` booleans, true on end rows, whose return doesn't reach into the next episode.
         bootstrap: `[K, N]`, the return imagined from each row.
         gamma: discount factor.
-        mix: λ.
+        lambda_: λ.
 
     Returns:
         `[K − 1, N]`; meaningless on end rows.
     """
     discount = gamma * (~terminated[1:]).to(reward.dtype)
-    return lambda_returns(reward[1:], discount, bootstrap[1:], mix * (~is_last[1:]).to(reward.dtype))
+    return lambda_returns(reward[1:], discount, bootstrap[1:], lambda_ * (~is_last[1:]).to(reward.dtype))
 
 
 def policy_loss(
