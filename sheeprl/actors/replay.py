@@ -224,7 +224,10 @@ def _open_buffer(
         remove_buffer(folder)
     if not has_buffer(folder):
         return ReplayBuffer(capacity, data.sampler, seed, memmap=folder, **options)
-    return ReplayBuffer.attach(folder, capacity, data.sampler, seed, **options)
+    buffer = ReplayBuffer.attach(folder, capacity, data.sampler, seed, **options)
+    if not incarnation:  # the players of a resumed run go on from its checkpoint, which may be older than the rows
+        buffer.expect_restarts()
+    return buffer
 
 
 def _wait_for_release(folder: Path) -> None:

@@ -139,6 +139,7 @@ class ReplayBuffer:
         self.priorities = Priorities(prioritized, self._sampler.decides) if prioritized else None
         self.online_fraction = online_fraction
         self.non_finite = non_finite
+        self._restarting: set[int] = set()  # players whose next fragment begins new streams, see `expect_restarts`
         self.counts = Counts()
         self._newest = Newest()
 
@@ -257,7 +258,8 @@ class ReplayBuffer:
 
     def add_rows(self, fragment: Rows, stream: StreamKey = (0, 0), sequence: int | None = None) -> bool:
         """Append a copy of a fragment of flat arrays, as `add` does."""
-        expected = self.storage.streams.expected_sequence(stream)
+        restarts = stream[0] in self._restarting
+        expected = (sequence or 0) if restarts else self.storage.streams.expected_sequence(stream)
         if expected is None or (sequence is not None and sequence < expected):
             self.counts.repeated += 1
             return False
@@ -273,10 +275,11 @@ class ReplayBuffer:
                 self.counts.non_finite += 1
             if initial is not None:
                 check_priorities(initial, fragment)
-            self.storage.add(stream, fragment, sequence, new_streams=is_gap)
+            self.storage.add(stream, fragment, sequence, new_streams=is_gap or restarts)
         except RefusedFragmentError:
             self.counts.refused += 1
             raise
+        self._restarting.discard(stream[0])
         self.counts.gaps += is_gap and expected > 0
         if self.priorities and initial is not None:
             rows = initial[:-1].ravel()
@@ -402,6 +405,14 @@ class ReplayBuffer:
         place = Folder(Path(folder)) if isinstance(folder, (str, Path)) else folder
         self._restore(self._saver.load(place))
 
+    def expect_restarts(self) -> None:
+        """Let the next fragment of each player begin new streams, whatever its incarnation and sequence number.
+
+        For rows from after the checkpoint from which the players go on: their fragments don't continue those rows, but
+        may have the same numbers.
+        """
+        self._restarting = set(self.storage.streams.newest)
+
     def adopt(self, counts: Counts) -> None:
         """Mark all rows of the storage as drawn by `online_fraction`, and set the counts."""
         self.counts = counts
@@ -436,6 +447,7 @@ class ReplayBuffer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Restore a state from `_state`."""
+        self._restarting = set()
         self.rng.bit_generator.state = state["rng"]
         self.counts = Counts(**state["counts"])
         self._newest = Newest.from_state_dict(state["newest"])

@@ -46,6 +46,25 @@ def opened(folder, **settings):
     return build_replay(config, folder=str(folder))
 
 
+def test_players_of_a_resume_begin_new_streams(tmp_path):
+    """Fragments after a resume don't continue rows that are newer than its checkpoint, though their numbers match."""
+    replay = opened(tmp_path)
+    for number in range(3):
+        replay.buffer.add(rows_of(range(4 * number, 4 * number + 5)), (0, 1), number)
+    replay.buffer.close()
+    again = opened(tmp_path, run__resume="true", buffer__checkpoint="false")
+    assert again.buffer.add(rows_of(range(1000, 1005)), (0, 1), 0)  # the incarnation of the checkpoint, once more
+    assert again.buffer.add(rows_of(range(1004, 1009)), (0, 1), 1)
+    assert again.buffer.added == 20 and again.buffer.counts.repeated == 0
+    batch = again.buffer.sample(8, 20).flatten()
+    assert ((batch["next_obs"] - batch["obs"]).abs() <= 1).all()  # no transition from one stream to another
+    again.buffer.close()
+    attached = opened(tmp_path, run__resume="true", buffer__checkpoint="false")  # the journal tells them apart, too
+    batch = attached.buffer.sample(8, 20).flatten()
+    assert attached.buffer.added == 20 and ((batch["next_obs"] - batch["obs"]).abs() <= 1).all()
+    attached.buffer.close()
+
+
 def test_rows_of_another_boot_are_not_attached(tmp_path, monkeypatch):
     """A shard attaches rows of this boot; rows that another boot or host wrote may be torn, and are removed."""
     replay = opened(tmp_path)
