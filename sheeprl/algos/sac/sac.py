@@ -82,8 +82,14 @@ class SAC(Algorithm[SACArgs]):
         critic = TargetUpdate("critic", "critic_target", self.args.tau)
         if not self.has_pictures:
             return (critic,)
-        tau = self.args.tau if self.args.encoder_tau is None else self.args.encoder_tau
-        return (critic, TargetUpdate("policy.encoder", "encoder_target", tau))
+        if self.args.encoder_tau is None:
+            return (critic, TargetUpdate("policy.encoder", "encoder_target", self.args.tau))
+        tau = self.args.encoder_tau
+        return (
+            TargetUpdate("critic.networks", "critic_target.networks", self.args.tau),
+            TargetUpdate("critic.trunk", "critic_target.trunk", tau),  # the part of the encoder that the critics have
+            TargetUpdate("policy.encoder", "encoder_target", tau),
+        )
 
     def actor_noise(self, shape: torch.Size, generator: torch.Generator) -> Tensors:
         """Return the head's noise and, with `random_shift`, the shifts of the pictures."""

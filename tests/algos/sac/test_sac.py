@@ -208,7 +208,8 @@ def test_targets_follow_every_target_delay_th_step():
     first, second = (algorithm.phases(Step(step, 0.0))[0].target_updates for step in (0, 1))
     assert first == ()
     assert [(update.online, update.target, update.tau) for update in second] == [
-        ("critic", "critic_target", 0.25),
+        ("critic.networks", "critic_target.networks", 0.25),
+        ("critic.trunk", "critic_target.trunk", 0.5),
         ("policy.encoder", "encoder_target", 0.5),
     ]
     (critic,) = build_form(PICTURE, BOX, tau=0.25, learn_alpha=False).phases(Step(0, 0.0))[:1]

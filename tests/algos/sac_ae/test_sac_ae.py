@@ -43,9 +43,9 @@ def test_actor_and_targets_in_every_second_step():
     first, second = (algorithm.phases(Step(step, 0.0)) for step in (0, 1))
     assert [phase.optimizer for phase in first] == ["critic", autoencoder]
     assert [phase.optimizer for phase in second] == ["critic", "actor", "alpha", autoencoder]
-    assert [len(phase.target_updates) for phase in (*first, *second)] == [0, 0, 2, 0, 0, 0]
+    assert [len(phase.target_updates) for phase in (*first, *second)] == [0, 0, 3, 0, 0, 0]
     rates = {update.target: update.tau for update in second[0].target_updates}
-    assert rates == {"critic_target": 0.01, "encoder_target": 0.05}
+    assert rates == {"critic_target.networks": 0.01, "critic_target.trunk": 0.05, "encoder_target": 0.05}
 
 
 def test_optimizers():
