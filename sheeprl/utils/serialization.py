@@ -75,7 +75,10 @@ def _encode_other(value: Any, blobs: list[bytes]) -> Any:
         array = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         return ["tensor", str(value.dtype).removeprefix("torch."), list(value.shape), _append(array.tobytes(), blobs)]
     if isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
-        return ["array", value.dtype.str, list(value.shape), _append(value.tobytes(), blobs)]
+        kind = value.dtype.descr if value.dtype.names else value.dtype.str
+        if _dtype(kind) != value.dtype:
+            raise TypeError(f"an array of the dtype {value.dtype} can't be serialized")
+        return ["array", kind, list(value.shape), _append(value.tobytes(), blobs)]
     if isinstance(value, bytes):
         return ["bytes", _append(value, blobs)]
     if isinstance(value, complex):
@@ -84,6 +87,13 @@ def _encode_other(value: Any, blobs: list[bytes]) -> Any:
     if base is None or isinstance(value, np.generic):
         raise TypeError(f"a value of type {type(value).__name__} can't be serialized")
     return _encode(base(value), blobs)
+
+
+def _dtype(kind: Any) -> np.dtype[Any]:
+    """Return the dtype of a description as JSON: a text, or [name, description, shape] for each field."""
+    if isinstance(kind, str):
+        return np.dtype(kind)
+    return np.dtype([(name, _dtype(part), *map(tuple, shape)) for name, part, *shape in kind])
 
 
 def _append(data: bytes, blobs: list[bytes]) -> int:
@@ -112,7 +122,7 @@ def _decode(value: Any, arrays: io.BytesIO) -> Any:
         return data
     dtype, shape, _ = parts
     if kind == "array":
-        return np.frombuffer(data, np.dtype(dtype)).reshape(shape).copy()
+        return np.frombuffer(data, _dtype(dtype)).reshape(shape).copy()
     if kind == "tensor":
         found = getattr(torch, dtype)
         return (torch.frombuffer(bytearray(data), dtype=found) if data else torch.empty(0, dtype=found)).reshape(shape)

@@ -55,6 +55,16 @@ def test_tensors(dtype, shape):
     assert found.dtype == value.dtype and torch.equal(found, value)
 
 
+def test_structured_arrays():
+    """Arrays with named fields keep them; those with gaps between the fields are refused."""
+    array = np.zeros(3, [("x", "<f4"), ("y", "<i8", (2,)), ("z", [("q", "u1")])])
+    array["x"], array["y"][1], array["z"]["q"] = [1, 2, 3], 7, 5
+    found = loads(dumps(array))
+    assert found.dtype == array.dtype and (found == array).all()
+    with pytest.raises(TypeError, match="can't be serialized"):
+        dumps(np.zeros(2, np.dtype([("x", "u1"), ("y", "<f8")], align=True)))
+
+
 def test_nan():
     """A NaN stays one."""
     assert np.isnan(loads(dumps(float("nan"))))
