@@ -93,12 +93,13 @@ def set_value(tree: Tree, key: str, value: Any) -> None:
     if isinstance(tree, FileTree):
         tree.replace(key)
     *sections, leaf = key.split(".")
-    for section in sections:
+    for depth, section in enumerate(sections, 1):
         below = tree.get(section)
         if below is None:
             below = tree[section] = {}
         if not isinstance(below, dict):
-            raise ConfigError([f"{section}={shown(below)}: must be a section of settings to contain {key}"])
+            path = ".".join(sections[:depth])
+            raise ConfigError([f"{path}={shown(below)}: must be a section of settings to contain {key}"])
         tree = below
     tree[leaf] = value
 
@@ -120,7 +121,7 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
     mistakes = []
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[\w/+-]+)*", key):
             mistakes.append(f"{override!r}: isn't a setting; use key=value, as in run.seed=1")
             continue
         try:

@@ -510,6 +510,17 @@ def test_set_value_replaces_no_value_by_a_section():
     with pytest.raises(ConfigError, match=r"env=5: must be a section of settings to contain env\.kwargs\.size"):
         set_value(tree, "env.kwargs.size", 3)
     assert tree == {"env": 5}
+    tree = {"env": {"kwargs": {"size": 3}}}
+    with pytest.raises(ConfigError, match=r"^env\.kwargs\.size=3: must be a section"):
+        set_value(tree, "env.kwargs.size.width", 3)
+
+
+def test_keys_of_evaluations_and_their_results_are_settings():
+    """Keys with the names of evaluations may have slashes and dashes."""
+    tree = {}
+    apply_overrides(tree, ["run.until.eval/return=475", "eval.envs.hard-1.kwargs.level=2"])
+    assert tree["run"]["until"] == {"eval/return": 475}
+    assert tree["eval"]["envs"] == {"hard-1": {"kwargs": {"level": 2}}}
 
 
 # -------------------------------------------------------------------------------------------- the tree
