@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterable
@@ -100,6 +101,16 @@ def write(folder: Path, about: dict[str, Any]) -> Manifest:
     manifest = Manifest(FORMAT, about, versions(), files)
     write_atomically(folder / MANIFEST, _render(manifest))
     return manifest
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint, its manifest first, so that no command reads a partly removed one.
+
+    Raises:
+        OSError: it can't be removed; without a manifest it is no checkpoint any longer.
+    """
+    (folder / MANIFEST).unlink()
+    shutil.rmtree(folder)
 
 
 def read(folder: Path) -> Manifest:

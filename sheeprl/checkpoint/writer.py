@@ -147,12 +147,12 @@ class CheckpointWriter:
         """Remove all checkpoints except the newest and the best ones, also at the storage."""
         found = checkpoints(self.run_dir)
         retained = self._worth_keeping(found)
-        for path in set(found) - set(retained):
-            shutil.rmtree(path)
-        if self.storage is None:
-            return
         names = {path.name for path in retained}
         try:
+            for path in set(found) - set(retained):
+                manifest.remove(path)
+            if self.storage is None:
+                return
             stored = self.storage.checkpoints()
             newest = stored[-self.config.checkpoint.keep_last :]
             self.storage.clean([*newest, *(saved for saved in stored if saved.folder in names)])

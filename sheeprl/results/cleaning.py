@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.best import best_checkpoint
 from sheeprl.checkpoint.run_dir import checkpoints, is_locked
 from sheeprl.checkpoint.runs import FoundRun
@@ -63,9 +63,8 @@ def _removals(runs: Sequence[FoundRun], kinds: Sequence[str], before: float) -> 
 
 
 def remove(removal: Removal) -> None:
-    """Remove a checkpoint, its manifest first, so that no command reads a partly removed one."""
-    (removal.checkpoint / "manifest.json").unlink()
-    shutil.rmtree(removal.checkpoint)
+    """Remove a checkpoint."""
+    manifest.remove(removal.checkpoint)
 
 
 def _changed(folder: Path) -> float:
