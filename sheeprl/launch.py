@@ -18,10 +18,21 @@ from sheeprl.callbacks.base import Callback
 from sheeprl.callbacks.loading import check_callbacks, load_callbacks
 from sheeprl.checkpoint.files import MARKER
 from sheeprl.checkpoint.initial import read_initial
-from sheeprl.checkpoint.resume import RunDir, claim_storage, clear_other_layout, length_mistakes, open_run_dir
+from sheeprl.checkpoint.resume import (
+    RunDir,
+    claim_storage,
+    clear_other_layout,
+    length_mistakes,
+    open_run_dir,
+    set_damaged_aside,
+)
 from sheeprl.checkpoint.run_dir import (
     folder_mistakes,
+    in_use,
+    is_locked,
+    is_locked_still,
     lock_run_dir,
+    named_folder,
     replay_folder,
     video_folder,
 )
@@ -36,6 +47,7 @@ from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 from sheeprl.utils.gc_control import importing
 from sheeprl.utils.output import lasting_output
 from sheeprl.utils.process import StopSignals, ending_with_parent, exclusive, run_in_loop
+from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.actors.handle import Handle
@@ -121,8 +133,9 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
 
 def _train_decoupled(config: Config, spaces: Spaces, startup: StartupTimer, control: Control) -> Result:
     """Train with a Ray actor for each worker."""
+    is_repeated = config.run.resume == "auto"
     with _opened(config, spaces, startup, config.buffer.shards, control) as (config, opened):
-        return finished(config, opened) or _train_on_ray(config, spaces, opened, control)
+        return finished(config, opened, is_repeated) or _train_on_ray(config, spaces, opened, control)
 
 
 @contextmanager
@@ -130,6 +143,8 @@ def _opened(
     config: Config, spaces: Spaces, startup: StartupTimer, shards: int, control: Control
 ) -> Iterator[tuple[Config, RunDir]]:
     """Open and lock the run's folder within the block; return the configuration to train with, and the folder."""
+    if config.run.resume == "auto":
+        _wait_for_predecessor(config)
     opened = open_run_dir(config, spaces, startup, shards, say)
     config = _with_origin(_with_resume(config, opened), opened)
     if config.log.profile:  # the workers write their traces there
@@ -137,7 +152,21 @@ def _opened(
     with lock_run_dir(opened.run_dir), control.watched(opened.run_dir, start_over(config)):
         claim_storage(config, opened)
         clear_other_layout(config, opened)
+        set_damaged_aside(opened)
         yield config, opened
+
+
+def _wait_for_predecessor(config: Config) -> None:
+    """Wait until an earlier process of a resubmitted run has saved its last checkpoint and ended.
+
+    Raises:
+        RunFailedError: it goes on, so the command may be repeated later.
+    """
+    folder = named_folder(config)
+    if is_locked(folder):
+        say(f"{folder}: waiting for the process that uses it to end")
+        if is_locked_still(folder):
+            raise RunFailedError(in_use(folder))
 
 
 def _train_on_ray(config: Config, spaces: Spaces, opened: RunDir, control: Control) -> Result:
@@ -247,8 +276,9 @@ def _train_coupled(config: Config, spaces: Spaces, startup: StartupTimer, contro
             signal.signal(number, lambda number, frame: control.environments.make(patience(number)))
         with ending_with_parent():
             return _train_in_process(config, spaces, RunDir(Path(), None, ranks), control)
+    is_repeated = config.run.resume == "auto"
     with _opened(config, spaces, startup, ranks, control) as (config, opened):
-        return finished(config, opened) or _train_in_process(config, spaces, opened, control)
+        return finished(config, opened, is_repeated) or _train_in_process(config, spaces, opened, control)
 
 
 def _train_in_process(config: Config, spaces: Spaces, opened: RunDir, control: Control) -> Result:
@@ -263,7 +293,10 @@ def _train_in_process(config: Config, spaces: Spaces, opened: RunDir, control: C
     if config.trainer.accelerator == "auto":
         import torch
 
-        config = _with_accelerator(config, "cuda" if torch.cuda.device_count() >= ranks else "cpu")
+        found = torch.cuda.device_count()
+        if 0 < found < ranks:
+            say(f"warning: trainer.devices={ranks}, but this machine has {counted(found, 'GPU')}; training on the CPU")
+        config = _with_accelerator(config, "cuda" if found >= ranks else "cpu")
     opened.startup.done("imports")
     fabric = local_fabric(config)
     control.signals.on_received = lambda number: signal_ranks(fabric, number)

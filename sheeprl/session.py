@@ -88,21 +88,31 @@ class Result:
     interrupted_by: int | None = None
 
 
-def finished(config: Config, opened: RunDir) -> Result | None:
-    """Return the result of a run that is finished, and say how to train it further; None if something is left to do."""
+def finished(config: Config, opened: RunDir, is_repeated: bool) -> Result | None:
+    """Return the result of a run that is finished, and say how to train it further; None if something is left to do.
+
+    Args:
+        config: configuration of the run.
+        opened: its folder.
+        is_repeated: True if the command that began the run is repeated. A run that a condition has ended is finished
+            then, and goes on if it is resumed.
+    """
     from sheeprl.metrics.counters import RunStats
 
     if opened.start is None:
         return None
-    stats = RunStats.from_state_dict(opened.start.stats, 0.0)
+    stats, end = RunStats.from_state_dict(opened.start.stats, 0.0), last_event(opened.run_dir)
     steps, total = stats.counters.policy_steps, config.run.total_steps
-    end = last_event(opened.run_dir) if steps >= total else {}
-    if (end.get("event"), end.get("status"), end.get("policy_steps")) != ("end", "done", steps):
+    stopped_by = end.get("stopped_by") if is_repeated else None
+    is_over = steps >= total or stopped_by is not None
+    if not is_over or (end.get("event"), end.get("status"), end.get("policy_steps")) != ("end", "done", steps):
         return None
     if config.log.level != "error":
-        more = shell_command("resume", opened.run_dir, f"run.total_steps={steps + total}")
         reached = f"run.total_steps={total} is already reached by {counted(steps, 'policy step')}"
-        print(f"warning: {reached}; to continue training: {more}", file=sys.stderr, flush=True)
+        more = [f"run.total_steps={steps + total}"] if stopped_by is None else []
+        reason = reached if stopped_by is None else f"the run is finished: {stopped_by}"
+        command = shell_command("resume", opened.run_dir, *more)
+        print(f"warning: {reason}; to continue training: {command}", file=sys.stderr, flush=True)
     return Result(opened.run_dir, steps, stats.counters.gradient_steps, stats.mean_return)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sheeprl.algos.args import OffPolicy
 from sheeprl.callbacks.records import EPISODES
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE, WEIGHTS
+from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE, WEIGHTS, step_of
 from sheeprl.checkpoint.initial import InitialNetworks, read_initial
 from sheeprl.checkpoint.run_dir import (
     base_folder,
@@ -121,6 +121,18 @@ def claim_storage(config: Config, opened: RunDir) -> None:
     except OSError as error:
         raise ConfigError([f"{setting}: can't be used: {one_line(error)}"]) from error
     (opened.run_dir / URL_FILE).write_text(opened.storage.url, encoding="utf-8")
+
+
+def set_damaged_aside(opened: RunDir) -> None:
+    """Rename the damaged checkpoints that a resume has skipped, so that nothing takes them for the newest ones.
+
+    The new name begins with `damaged_`. Checkpoints at `checkpoint.storage` keep their names.
+    """
+    if opened.start is None or opened.storage is not None:
+        return
+    for path in checkpoints(opened.run_dir):
+        if step_of(path) > step_of(opened.start.checkpoint):
+            path.rename(path.with_name(f"damaged_{path.name}"))
 
 
 def _check_unchanged(start: Start, config: Config) -> None:

@@ -136,7 +136,7 @@ def folder_mistakes(config: Config) -> Iterator[str]:
     folder = base_folder() / "logs" if named is None else named_folder(config)
     if config.run.resume:
         if is_locked(folder):
-            yield _in_use(folder)
+            yield in_use(folder)
     else:
         try:
             check_run_dir(config)
@@ -208,6 +208,9 @@ def _is_of_run(name: str) -> bool:
         "checkpoints",
         "buffer",
         "videos",
+        "trackers",
+        "profile",
+        "dream.log",
         INITIAL,
     )
 
@@ -239,7 +242,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         raise ConfigError([f"run.dir={run_dir}: isn't writable: {error.strerror}"]) from error
     try:
         if not _take_lock(descriptor):
-            raise ConfigError([_in_use(run_dir)])
+            raise ConfigError([in_use(run_dir)])
         yield
     finally:
         os.close(descriptor)
@@ -288,7 +291,7 @@ def _take_lock(descriptor: int, kind: int = fcntl.LOCK_EX, tries: int = 5) -> bo
     return True
 
 
-def _in_use(run_dir: Path) -> str:
+def in_use(run_dir: Path) -> str:
     """Return the mistake of a folder that another process uses."""
     return f"{run_dir}: another process is using it; stop it with {shell_command('stop', str(run_dir))}"
 

@@ -130,6 +130,37 @@ def test_the_newest_and_the_best_checkpoints_remain(tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == ["step_1", "step_4", "step_5"]
 
 
+def test_an_old_checkpoint_that_remains_is_no_failure(tmp_path, monkeypatch):
+    """An old checkpoint that can't be removed is reported, and no command takes what is left for a checkpoint."""
+    problems = []
+    for step in (1, 2):
+        folder = tmp_path / "checkpoints" / f"step_{step}"
+        folder.mkdir(parents=True)
+        manifest.write(folder, {"mean_return": None})
+
+    def fail(folder):
+        """Fail as with a file that another process has open on NFS."""
+        raise OSError(16, "Device or resource busy", str(folder))
+
+    monkeypatch.setattr("sheeprl.checkpoint.manifest.shutil.rmtree", fail)
+    config = load_config("ppo", ["checkpoint.keep_last=1"])
+    CheckpointWriter(tmp_path, config, on_problem=problems.append)._remove_old()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_2"]
+    assert len(problems) == 1 and "old checkpoints can't be removed" in problems[0]
+
+
+def test_a_damaged_checkpoint_is_set_aside(copied):
+    """A resume renames the damaged newest checkpoint, so that no later command takes it for the newest one."""
+    good, newest = checkpoints(copied)[0], checkpoints(copied)[-1]
+    if good == newest:
+        newest = good.with_name("step_99999")
+        shutil.copytree(good, newest)
+    (newest / "agent.pt").write_bytes(b"torn")
+    run(copied, "sac", *SHORT, "run.resume=true")
+    assert (newest.with_name(f"damaged_{newest.name}") / "agent.pt").read_bytes() == b"torn"
+    assert not any((path / "agent.pt").read_bytes() == b"torn" for path in checkpoints(copied))
+
+
 def test_a_run_folder_has_a_single_user(copied):
     """A second process can't use a locked run folder."""
     with locked(copied), pytest.raises(ConfigError, match="another process is using it; stop it with sheeprl stop "):
@@ -218,14 +249,16 @@ def test_auto_starts_a_run_and_resumes_it(tmp_path):
     assert [line["step"] for line in lines(tmp_path / "run") if line.get("event") == "resume"] == [first.policy_steps]
 
 
-def test_auto_starts_again_without_a_checkpoint(copied):
+def test_auto_starts_again_without_a_checkpoint(copied, monkeypatch):
     """The remains of a run that was killed before its first checkpoint are removed; foreign files are not."""
     shutil.rmtree(copied / "checkpoints")
     (copied / "thesis.tex").touch()
     with pytest.raises(ConfigError, match=r"contains thesis\.tex, which isn't a run's file"):
         run(copied, "sac", *SHORT, "run.resume=auto")
     (copied / "thesis.tex").unlink()
-    with locked(copied), pytest.raises(ConfigError, match="another process is using it"):
+    (copied / "trackers").mkdir()
+    monkeypatch.setattr("sheeprl.launch.is_locked_still", lambda folder: True)  # not after half a minute
+    with locked(copied), pytest.raises(RunFailedError, match="another process is using it"):
         run(copied, "sac", *SHORT, "run.resume=auto")
     run(copied, "sac", *SHORT, "run.resume=auto")
     assert len([line for line in lines(copied) if line.get("event") == "end"]) == 1
