@@ -159,6 +159,18 @@ def test_until_stops_at_a_value_and_without_progress(tmp_path):
     assert read(tmp_path / "a", EVALUATIONS)[-1]["step"] == result.policy_steps  # the final policy is evaluated
 
 
+def test_a_run_that_a_condition_has_ended_goes_on_only_if_it_is_resumed(tmp_path):
+    """The command that began the run leaves it as it is; an explicit resume trains further."""
+    words = [*SMALL, f"run.dir={tmp_path / 'run'}", "run.until={eval/return: 5}"]
+    first = train(load_config("ppo", [*words, "run.resume=auto"]))
+    assert first.policy_steps < 1000
+    history = read(first.run_dir, "metrics.jsonl")
+    assert train(load_config("ppo", [*words, "run.resume=auto"])).policy_steps == first.policy_steps
+    assert read(first.run_dir, "metrics.jsonl") == history
+    longer = [*words[:-1], "run.until={eval/return: 501}", "run.resume=true"]
+    assert train(load_config("ppo", longer)).policy_steps >= 1200
+
+
 def test_until_names_a_metric_that_was_never_logged(tmp_path, capfd):
     """A name without a slash is a mistake; another unknown one is named at the end of the run."""
     with pytest.raises(ConfigError, match="return is no metric; use eval/return, episode/return, patience or one of"):
