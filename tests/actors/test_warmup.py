@@ -71,8 +71,13 @@ def real_blocks(config, spaces, learner):
     return 7, [pack(shard.sample_part(samples // 2, 0.0)[1]).unpack() for shard in shards]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("which", RUNS)
+@pytest.mark.parametrize(
+    "which",
+    [
+        pytest.param(which, marks=pytest.mark.every if which in ("delayed", "priorities") else pytest.mark.slow)
+        for which in RUNS
+    ],
+)
 def test_a_warmed_up_learner_has_compiled_and_learns_the_same(fabric, monkeypatch, folder, which):
     """After a warm-up, updates don't compile and give the same parameters."""
     found = checked(*RUNS[which])
