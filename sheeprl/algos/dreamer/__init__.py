@@ -1,1 +1,1 @@
-"""What all Dreamers share: the arguments, acting, inference, imagination and the actions' distribution."""
+"""Common base of the Dreamers: arguments, acting, inference, imagination and the distribution of actions."""

@@ -71,8 +71,8 @@ class Dreamer(Algorithm[DreamerArgsT], WorldModel):
         """Return the optimizer of a learning rate."""
 
     @abstractmethod
-    def task(self, agent: Any) -> Behavior:
-        """Return the actor and the critic that learn from the predicted reward."""
+    def predicted_reward(self, agent: Any, states: Tensor) -> Tensor:
+        """Return the predicted rewards `[*]` on arrival at states `[*, state]`."""
 
     @abstractmethod
     def behavior_loss(
@@ -174,6 +174,16 @@ class Dreamer(Algorithm[DreamerArgsT], WorldModel):
             "action": self.head.draw((*shape, args.starts, args.horizon + 1), generator),
         }
 
+    def task(self, agent: Any) -> Behavior:
+        """Return the actor and the critic that learn from the predicted reward."""
+
+        def reward(imagined: Imagined) -> Tensor:
+            """Return the predicted rewards."""
+            return self.predicted_reward(agent, imagined.states)
+
+        returns = getattr(agent, "returns", None)
+        return Behavior(agent.policy.actor, agent.critic, agent.critic_target, reward, returns)
+
     def continues(self, agent: Any, states: Tensor) -> Tensor:
         """Return the predicted discount factor on arrival at states `[*, state]`."""
         predicted: Tensor = agent.continuation(states).squeeze(-1).sigmoid()
@@ -194,7 +204,7 @@ class Dreamer(Algorithm[DreamerArgsT], WorldModel):
             deter, stoch = rssm.imagine(deter, stoch, actions[row - 1], noise[row])
             states.append(torch.cat([deter, stoch], -1))
         features = torch.stack(states)
-        reward = self.task(agent).reward(Imagined(features, actions))
+        reward = self.predicted_reward(agent, features)
         continues = (self.continues(agent, features) / self.gamma).clamp(0.0, 1.0)
         true = self.in_own_units(encoder.targets(rows["obs"], 2), batch)
         predicted = self.in_own_units(agent.decoder(features), batch)

@@ -19,7 +19,7 @@ from sheeprl.models.rssm import Observed
 class DreamerV1(EarlyDreamer[DreamerV1Args]):
     """DreamerV1: Gaussian states, and a tanh-normal actor without entropy bonus.
 
-    The values of the returns are the critic's own. They are a copy's after every gradient step, which has no gradient.
+    The target critic is copied after every gradient step: the returns have the critic's own values, without gradients.
     """
 
     cnn = "strided32"

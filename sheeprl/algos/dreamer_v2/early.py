@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sheeprl.algos.base import Loss, OptimizerSpec, Phase, Step, TargetUpdate, Tensors
 from sheeprl.algos.dreamer.dreamer import MODULES, Dreamer, after_context
-from sheeprl.algos.dreamer.imagination import Behavior, BehaviorLoss, Imagined, imagine
+from sheeprl.algos.dreamer.imagination import Behavior, BehaviorLoss, imagine
 from sheeprl.algos.dreamer.loss import imagined_returns, imagined_weights, mean
 from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, Policy
 from sheeprl.algos.dreamer_v2.args import EarlyDreamerArgs
@@ -110,15 +110,10 @@ class EarlyDreamer(Dreamer[EarlyArgsT]):
         learned = self.behavior_loss(agent, self.task(agent), self.last_rows(carry), noise, batch["sample_weight"])
         return Loss(learned.value, learned.metrics)
 
-    def task(self, agent: Any) -> Behavior:
-        """Return the actor and the critic that learn from the predicted reward."""
-
-        def reward(imagined: Imagined) -> Tensor:
-            """Return the predicted rewards."""
-            predicted: Tensor = agent.reward(imagined.states).squeeze(-1)
-            return predicted
-
-        return Behavior(agent.policy.actor, agent.critic, agent.critic_target, reward)
+    def predicted_reward(self, agent: Any, states: Tensor) -> Tensor:
+        """Return the output of the reward's head."""
+        predicted: Tensor = agent.reward(states).squeeze(-1)
+        return predicted
 
     def behavior_loss(
         self, agent: Any, behavior: Behavior, starts: Tensors, noise: Tensors, weight: Tensor

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from sheeprl.algos.base import Loss, OptimizerSpec, Phase, Step, TargetUpdate, Tensors
 from sheeprl.algos.dreamer.actor import ActorHead
 from sheeprl.algos.dreamer.dreamer import MODULES, Dreamer, after_context
-from sheeprl.algos.dreamer.imagination import Behavior, BehaviorLoss, Imagined, imagine
+from sheeprl.algos.dreamer.imagination import Behavior, BehaviorLoss, imagine
 from sheeprl.algos.dreamer.loss import imagined_returns, imagined_weights, mean
 from sheeprl.algos.dreamer_v3.agent import DreamerV3Agent, Policy, build_latents
 from sheeprl.algos.dreamer_v3.args import DreamerV3Args
@@ -94,14 +94,9 @@ class DreamerV3(Dreamer[DreamerV3Args]):
         """Return nothing: there is no later phase."""
         return {}
 
-    def task(self, agent: DreamerV3Agent) -> Behavior:
-        """Return the actor and the critic that learn from the predicted reward."""
-
-        def reward(imagined: Imagined) -> Tensor:
-            """Return the predicted rewards."""
-            return agent.two_hot.mean(agent.reward(imagined.states))
-
-        return Behavior(agent.policy.actor, agent.critic, agent.critic_target, reward, agent.returns)
+    def predicted_reward(self, agent: DreamerV3Agent, states: Tensor) -> Tensor:
+        """Return the mean of the predicted distribution."""
+        return agent.two_hot.mean(agent.reward(states))
 
     def world_model_loss(
         self, agent: DreamerV3Agent, observed: Observed, rows: TensorDict, weight: Tensor
