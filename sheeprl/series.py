@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sheeprl.checkpoint.resume import resume_tree
 from sheeprl.checkpoint.run_dir import checkpoints, is_locked_still
-from sheeprl.checkpoint.runs import last_event
+from sheeprl.checkpoint.runs import is_done, last_event
 from sheeprl.config.loading import get_value
 from sheeprl.config.schema import Tree
 from sheeprl.config.suggestions import shown
@@ -62,11 +62,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def is_finished(tree: Tree, folder: Path) -> bool:
-    """Return whether an earlier call has finished a run: it took all its policy steps, or a condition ended it."""
-    end, total = last_event(folder), get_value(tree, "run.total_steps")
-    if end.get("status") != "done":
-        return False
-    return "stopped_by" in end or not isinstance(total, int) or int(end.get("policy_steps", 0)) >= total
+    """Return whether an earlier call has finished a run."""
+    total = get_value(tree, "run.total_steps")
+    return is_done(last_event(folder), total if isinstance(total, int) else None)
 
 
 def train_or_resume(tree: Tree, folder: Path, callbacks: Sequence[Callback] = ()) -> Result:

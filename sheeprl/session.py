@@ -22,7 +22,7 @@ from sheeprl.checkpoint.run_dir import (
     write_config,
 )
 from sheeprl.checkpoint.run_info import write_run_info
-from sheeprl.checkpoint.runs import last_event
+from sheeprl.checkpoint.runs import is_done, last_event
 from sheeprl.checkpoint.spaces_file import write_spaces
 from sheeprl.config.schema import Config
 from sheeprl.driver.control import Control
@@ -103,15 +103,14 @@ def finished(config: Config, opened: RunDir, is_repeated: bool) -> Result | None
         return None
     stats, end = RunStats.from_state_dict(opened.start.stats, 0.0), last_event(opened.run_dir)
     steps, total = stats.counters.policy_steps, config.run.total_steps
-    stopped_by = end.get("stopped_by") if is_repeated else None
-    is_over = steps >= total or stopped_by is not None
-    if not is_over or (end.get("event"), end.get("status"), end.get("policy_steps")) != ("end", "done", steps):
+    if not is_done(end, total) or end.get("policy_steps") != steps or (steps < total and not is_repeated):
         return None
     if config.log.level != "error":
-        reached = f"run.total_steps={total} is already reached by {counted(steps, 'policy step')}"
-        more = [f"run.total_steps={steps + total}"] if stopped_by is None else []
-        reason = reached if stopped_by is None else f"the run is finished: {stopped_by}"
-        command = shell_command("resume", opened.run_dir, *more)
+        if steps >= total:
+            reason = f"run.total_steps={total} is already reached by {counted(steps, 'policy step')}"
+            command = shell_command("resume", opened.run_dir, f"run.total_steps={steps + total}")
+        else:
+            reason, command = f"the run is finished: {end['stopped_by']}", shell_command("resume", opened.run_dir)
         print(f"warning: {reason}; to continue training: {command}", file=sys.stderr, flush=True)
     return Result(opened.run_dir, steps, stats.counters.gradient_steps, stats.mean_return)
 

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -302,6 +302,18 @@ def _likely(name: str) -> str:
         return LAST
     names = [word for run in find_runs() for word in (run.folder.name, run.name)]
     return next(iter(difflib.get_close_matches(name, names, 1, SIMILAR)), "")
+
+
+def is_done(end: Mapping[str, Any], total_steps: int | None) -> bool:
+    """Return whether a run's last event means that it took all its policy steps, or that a condition ended it.
+
+    Args:
+        end: the event, from `last_event`.
+        total_steps: policy steps of the run; None for as many as it took.
+    """
+    if end.get("status") != "done":
+        return False
+    return "stopped_by" in end or total_steps is None or int(end.get("policy_steps", 0)) >= total_steps
 
 
 def last_event(run_dir: Path) -> dict[str, Any]:
