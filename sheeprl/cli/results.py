@@ -164,8 +164,9 @@ def clean(
     ] = False,
 ) -> None:
     """Remove checkpoints of runs that have ended; metrics, episodes and evaluations stay."""
+    from sheeprl.checkpoint import manifest
     from sheeprl.metrics.display import is_terminal
-    from sheeprl.results.cleaning import removals, remove
+    from sheeprl.results.cleaning import removals
     from sheeprl.results.reading import RunResults, select
 
     found = [each.run for each in select(runs or ()) if isinstance(each, RunResults)]
@@ -181,7 +182,7 @@ def clean(
     for removal in planned:
         typer.echo(f"{removal.run.path}/checkpoints/{removal.checkpoint.name}  {byte_size(removal.bytes)}")
         if not dry_run:
-            remove(removal)
+            manifest.remove(removal.checkpoint)
     total = sum(removal.bytes for removal in planned)
     did = "would be removed" if dry_run else "removed"
     typer.echo(f"{counted(len(planned), 'checkpoint')} {did}, {byte_size(total)}")

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.best import best_checkpoint
 from sheeprl.checkpoint.run_dir import checkpoints, is_locked
 from sheeprl.checkpoint.runs import FoundRun
@@ -60,11 +59,6 @@ def _removals(runs: Sequence[FoundRun], kinds: Sequence[str], before: float) -> 
         for path in found:
             if path not in retained:
                 yield Removal(run, path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
-
-
-def remove(removal: Removal) -> None:
-    """Remove a checkpoint."""
-    manifest.remove(removal.checkpoint)
 
 
 def _changed(folder: Path) -> float:

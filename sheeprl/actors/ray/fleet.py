@@ -114,15 +114,16 @@ class Fleet:
         modules = nodes.env_modules(self.config.env.id)
         blind = []
         for found in nodes.check_nodes(new, modules, self.marker, seconds):
-            if found.mistakes or (found.unseen and self.marker):
-                self.excluded.add(found.node)
             if found.mistakes:
                 self.report(
                     f"node {found.address} is not used: {'; '.join(found.mistakes)}; install the same packages there, "
                     "or set ray.runtime_env"
                 )
-            elif found.node in self.excluded:
+            elif found.unseen and self.marker:
                 blind.append(self._blind(found))
+            else:
+                continue
+            self.excluded.add(found.node)
         if blind:
             raise ClusterError("; ".join(blind))
 
