@@ -406,7 +406,7 @@ class ReplayBuffer:
         self._restore(self._saver.load(place))
 
     def expect_restarts(self) -> None:
-        """Let the next fragment of each player begin new streams, whatever its incarnation and sequence number.
+        """Begin new streams with the next fragment of each player, whatever its incarnation and sequence number.
 
         For rows from after the checkpoint from which the players go on: their fragments don't continue those rows, but
         may have the same numbers.

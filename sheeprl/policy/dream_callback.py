@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from sheeprl.callbacks.base import Callback, RunView
 
@@ -36,9 +35,8 @@ class Dreams(Callback):
         self._report(run)
         out = run.run_dir / "videos" / f"dream_{path.name}.gif"
         command = [sys.executable, "-m", "sheeprl", "dream", str(path), f"--out={out}", *self.options]
-        quiet: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
         with (run.run_dir / LOG).open("wb") as log:  # a pipe that nobody reads would block the process
-            self.process = subprocess.Popen(command, stderr=log, **quiet)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
 
     def on_end(self, run: RunView, status: str) -> None:
         """End the process; if the run is done, after its picture."""

@@ -1,4 +1,4 @@
-"""Let a policy play, and watch it."""
+"""Play and watch episodes of a saved policy."""
 
 from __future__ import annotations
 

@@ -333,7 +333,7 @@ def test_picture_fits_the_terminal():
 
 
 def test_a_policy_that_explores_takes_batches_of_any_size(tmp_path):
-    """What an algorithm keeps for training only, such as the return of normalized rewards, isn't kept."""
+    """The policy drops state that only training needs, such as the return of normalized rewards."""
     settings = [*SMALL, f"run.dir={tmp_path / 'run'}", "run.total_steps=64", "env.num_envs=2", "algo.rollout_steps=16"]
     train(load_config("ppo", [*settings, "algo.batch_size=32", "algo.epochs=1", "algo.normalize_reward=true"]))
     policy = sheeprl.load_policy(tmp_path / "run", mode="explore")
