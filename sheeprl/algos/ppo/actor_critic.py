@@ -72,7 +72,9 @@ class ActorCritic(Algorithm[ActorCriticArgsT]):
         if agent.return_moments is not None:
             # The statistics aren't updated before, so that all ranks divide by the same number.
             reward = (reward / agent.return_moments.scale()).clamp(-MAX_REWARD, MAX_REWARD)
-            buffers.update(prefixed("return_moments", agent.return_moments.updated(rollout[RETURN][:-1])))
+            is_reward = ~rollout["is_first"][:-1]  # the row of a reset has no reward
+            moments = agent.return_moments.updated(rollout[RETURN][:-1], is_reward)
+            buffers.update(prefixed("return_moments", moments))
         rows = rollout[:-1].select(*self.row_keys)
         rows["value"] = value[:-1]
         rows.update(self.estimates(agent, rollout, features, reward, value))

@@ -95,6 +95,7 @@ def rollout_of(obs, **columns):
         "reward": tensor([[9.0], [6.0], [-100.0]]),
         "terminated": torch.zeros(3, 1, dtype=torch.bool),
         "truncated": torch.zeros(3, 1, dtype=torch.bool),
+        "is_first": torch.zeros(3, 1, dtype=torch.bool),
         **{name: tensor(values)[:, None] for name, values in columns.items()},
     }
     return TensorDict(rows, [3, 1])
@@ -126,6 +127,16 @@ def test_rewards_are_divided_by_the_deviation_of_returns():
     assert prepared.rows["advantage"].flatten().tolist() == [pytest.approx(2), -10]
     assert prepared.buffers.keys() == {f"return_moments.{name}" for name in ("count", "total", "total_square")}
     assert prepared.buffers["return_moments.count"] == 4 and prepared.buffers["return_moments.total"] == 16
+
+
+def test_rows_of_resets_have_no_returns():
+    """The deviation of returns counts each reward once, but not the rows on which episodes begin."""
+    algorithm = build_ppo(normalize_reward=True)
+    agent, returns = algorithm.build_agent(), [0.0, 7.0, 55.0]
+    rollout = rollout_of(torch.rand(3, 1, 2), discounted_return=returns, is_first=[True, False, False])
+    with torch.no_grad():
+        prepared = algorithm.prepare_rollout(agent, rollout)
+    assert prepared.buffers["return_moments.count"] == 1 and prepared.buffers["return_moments.total"] == 7
 
 
 def test_a2c_inherits_encoders_and_statistics():
