@@ -117,7 +117,7 @@ class RunStats:
         self.breakdown = TimeBreakdown()  # of the closed windows
         self.recent_returns: deque[float] = deque(maxlen=RECENT)
         self.waiting: dict[int, float] = {}  # start of the wait, by waiting player
-        self.periods: dict[str, int] = {}
+        self.asked_at: dict[str, int] = {}  # policy steps of the last call of `is_due`, by what may be due
         self.began_at = counters.policy_steps
         self.evaluated_at: int | None = None
         self.new_episodes: list[Episode] = []  # of rounds that aren't complete
@@ -194,11 +194,9 @@ class RunStats:
 
     def is_due(self, what: str, every: int | None) -> bool:
         """Return whether the run passed a multiple of `every` policy steps since the last call for `what`."""
-        if every is None:
-            return False
-        before = self.periods.get(what, self.began_at // every)
-        self.periods[what] = self.counters.policy_steps // every
-        return self.periods[what] > before
+        before = self.asked_at.get(what, self.began_at)
+        self.asked_at[what] = self.counters.policy_steps
+        return every is not None and self.counters.policy_steps // every > before // every
 
     # ----------------------------------------------------------------------------------------- metrics
 
@@ -258,7 +256,7 @@ class RunStats:
             "window": asdict(self.window) | {"began": now - self.window.began},
             "spent": asdict(self.breakdown),
             "recent_returns": list(self.recent_returns),
-            "periods": dict(self.periods),
+            "asked_at": dict(self.asked_at),
             "evaluated_at": self.evaluated_at,
             "new_episodes": [[episode.step, episode.total, episode.length] for episode in self.new_episodes],
             "episodes_written": self.episodes_written,
@@ -277,9 +275,9 @@ class RunStats:
         stats.window.began = now - stats.window.began
         stats.breakdown = TimeBreakdown(**state.get("spent", {}))  # absent in checkpoints of older versions
         stats.recent_returns += state["recent_returns"]
-        stats.periods |= state["periods"]
         stats.evaluated_at = state["evaluated_at"]
         # The following are absent in checkpoints of older versions.
+        stats.asked_at |= state.get("asked_at", {})
         stats.new_episodes = [Episode(*values) for values in state.get("new_episodes", ())]
         stats.episodes_written = state.get("episodes_written", 0)
         stats.evaluating += state.get("evaluating", ())

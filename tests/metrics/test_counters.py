@@ -120,6 +120,17 @@ def test_an_action_is_due_once_per_period(interrupted):
     assert not RunStats(Counters(policy_steps=500), 0.0).is_due("log", None)
 
 
+@pytest.mark.parametrize("before", [100, None])
+def test_a_changed_period_begins_where_the_run_is(before):
+    """After a resume with another period, an action is due at the next multiple of the new one."""
+    stats = RunStats(Counters(policy_steps=1020), 0.0)
+    stats.is_due("log", before)
+    resumed = RunStats.from_state_dict(stats.state_dict(0.0), 0.0)
+    assert not resumed.is_due("log", 10_000) and not resumed.is_due("log", 25)
+    resumed.counters.policy_steps = 1025
+    assert resumed.is_due("log", 25)
+
+
 def test_failures_are_counted_per_worker_and_window():
     """Failures are counted per worker within the time window."""
     now = [0.0]
