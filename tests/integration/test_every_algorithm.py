@@ -7,7 +7,7 @@ import torch
 from sheeprl.actors.ray.fleet import Fleet
 from sheeprl.algos import registry
 from sheeprl.run import Run
-from tests.helpers.algorithms import MORE, Small, assert_exact_ratio, every_algorithm, is_off_policy, supported
+from tests.helpers.algorithms import Small, assert_exact_ratio, every_algorithm, is_off_policy, supported
 from tests.helpers.runs import largest_difference, lines, ray_session, saved
 
 COUPLED, DECOUPLED = "run.mode=coupled", "run.mode=decoupled"
@@ -55,7 +55,7 @@ def test_a_checkpoint_opens_on_another_number_of_players(tmp_path, algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", every_algorithm(MORE))
+@pytest.mark.parametrize("algorithm", every_algorithm(("ppo_recurrent", "dreamer_v3")))
 def test_coupled_and_decoupled_are_bit_identical(tmp_path, session, algorithm):
     """Coupled and decoupled mode are bit-identical if collection doesn't overlap with training."""
     overrides = ["run.max_staleness=0", "run.total_steps=400", "players.num=2"]
@@ -64,7 +64,7 @@ def test_coupled_and_decoupled_are_bit_identical(tmp_path, session, algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", every_algorithm(quick=()))  # test_ray_runs.py has the quick ones
+@pytest.mark.parametrize("algorithm", every_algorithm(("ppo_recurrent",), quick=()))  # test_ray_runs.py: PPO, SAC
 def test_two_ranks_learn_what_one_learns(tmp_path, session, algorithm):
     """Two ranks learn the same as one from the same global batches."""
     overrides = [DECOUPLED, "run.max_staleness=0", "run.total_steps=200", "players.num=2", "trainer.compile=false"]
