@@ -68,7 +68,7 @@ class BehaviorLoss:
 def imagine(
     rssm: RSSM, actor: Any, deter: Tensor, stoch: Tensor, state_noise: Tensor, action_noise: Tensor
 ) -> Imagined:
-    """Imagine H steps. Gradients pass through states and actions where they are enabled.
+    """Imagine H steps. Gradients pass through dynamics and actions where they are enabled, not into the actor's inputs.
 
     Args:
         rssm: dynamics.
@@ -110,8 +110,9 @@ class ImaginedStep(nn.Module):
         self.rssm, self.actor, self.weights = rssm, actor, weights
 
     def act(self, deter: Tensor, stoch: Tensor, noise: Tensor) -> Tensor:
-        """Return the actions in states, sampled by noise."""
-        action: Tensor = self.actor.head.sample(self.actor(torch.cat([deter, stoch], -1)), noise)
+        """Return the actions in states, sampled by noise, without gradients into the states that the actor sees."""
+        state = torch.cat([deter, stoch], -1).detach()
+        action: Tensor = self.actor.head.sample(self.actor(state), noise)
         return action
 
     def forward(

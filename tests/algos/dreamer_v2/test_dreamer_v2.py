@@ -1,5 +1,7 @@
 """Test states, gradients and spaces of the first two Dreamers."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from sheeprl.algos.dreamer_v1.args import DreamerV1Args
 from sheeprl.algos.dreamer_v1.dreamer_v1 import DreamerV1
 from sheeprl.algos.dreamer_v2.args import DreamerV2Args
 from sheeprl.algos.dreamer_v2.dreamer_v2 import DreamerV2
+from tests.helpers.algorithms import Small
 from tests.helpers.dreamer_rows import CASES, ROWS, N, make_batch, random_values
 from tests.helpers.thread_ranks import on_ranks
 
@@ -72,7 +75,7 @@ def test_the_actor_learns_through_the_dynamics_only_with_real_numbers(kind, case
 
 
 def test_the_actors_gradient_is_the_slope_of_the_imagined_return():
-    """DreamerV1's gradient through all imagined states and actions is that of finite differences of its loss."""
+    """DreamerV1's gradient through dynamics and actions is that of finite differences for fixed inputs of the actor."""
     algorithm, agent = build("v1", continue_scale=0.0)
     batch = make_batch(algorithm)
     (model, _), noise = take(algorithm, agent, batch)
@@ -84,7 +87,12 @@ def test_the_actors_gradient_is_the_slope_of_the_imagined_return():
         return learned.metrics["Loss/policy_loss"], learned.value
 
     actor = parameters_of(algorithm, agent, "actor")
+    inputs = []
+    recording = agent.policy.actor.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
     gradients = torch.autograd.grad(loss()[1], actor)
+    recording.remove()
+    given = itertools.cycle(inputs)
+    agent.policy.actor.register_forward_pre_hook(lambda _, args: (next(given),))
     generator = torch.Generator().manual_seed(0)
     directions = [torch.randn(part.shape, generator=generator) for part in actor]
     slope = sum(float((one * other).sum()) for one, other in zip(gradients, directions, strict=True))
@@ -185,3 +193,11 @@ def test_without_a_predicted_continuation_gamma_discounts():
     assert (algorithm.continues(agent, torch.randn(2, 3, agent.policy.rssm.size)) == 0.5).all()
     (model, _), _ = take(algorithm, agent, make_batch(algorithm))
     assert "Loss/continue" not in model.metrics
+
+
+def test_sequences_within_an_episode(tmp_path):
+    """A run trains on sequences that are parts of one episode."""
+    settings = ["run.mode=coupled", "run.total_steps=120", "algo.cross_episodes=false"]
+    assert Small("dreamer_v2").run(tmp_path / "run", *settings).gradient_steps > 0
+    sampler = DreamerV2Args(name="dreamer_v2", cross_episodes=False).data().sampler
+    assert not sampler.crosses and sampler.least_rows == 50
