@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sheeprl.models.precision import full_precision
+
 
 def inverse_cdf_sample(probability: Tensor, uniform: Tensor) -> Tensor:
     """Sample from categoricals by the inverse of the distribution function: one uniform number per sample.
@@ -77,6 +79,7 @@ def probabilities(logits: Tensor) -> Tensor:
 
 def mixed_logprob(logits: Tensor, mix: float) -> Tensor:
     """Return log((1 − mix) softmax(logits) + mix / n): `[*, n]` to `[*, n]`."""
+    logits = full_precision(logits)
     if not mix:
         return logits.log_softmax(-1)
     return ((1.0 - mix) * probabilities(logits) + mix / logits.shape[-1]).log()
@@ -166,7 +169,7 @@ class Categoricals(Latents):
 
     def sample(self, output: Tensor, noise: Tensor) -> Tensor:
         """Return joined one-hot vectors, with the gradient of the probabilities."""
-        logits = self._split(output)
+        logits = self._split(full_precision(output))
         if torch.is_grad_enabled():
             one_hot: Tensor = _StraightThrough.apply(logits, noise, self.mix)  # type: ignore[no-untyped-call]
         else:
@@ -217,7 +220,7 @@ class Gaussians(Latents):
 
     def moments(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Return means and standard deviations `[*, size]`."""
-        mean, raw = output.chunk(2, -1)
+        mean, raw = full_precision(output).chunk(2, -1)
         return mean, functional.softplus(raw) + self.least
 
     def sample(self, output: Tensor, noise: Tensor) -> Tensor:

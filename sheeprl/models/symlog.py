@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sheeprl.models.precision import full_precision
+
 
 def symlog(x: Tensor) -> Tensor:
     """Return sign(x) log(1 + |x|)."""
@@ -40,7 +42,7 @@ class TwoHot(nn.Module):
 
     def mean(self, logits: Tensor) -> Tensor:
         """Return Σ_i p_i b_i with p = softmax(logits): `[*, bins]` to `[*]`."""
-        probability, middle = logits.softmax(-1), len(self.bins) // 2
+        probability, middle = full_precision(logits).softmax(-1), len(self.bins) // 2
         lower = (probability[..., :middle] * self.bins[:middle]).flip(-1)
         upper = probability[..., middle + 1 :] * self.bins[middle + 1 :]
         return (lower + upper).sum(-1) + probability[..., middle] * self.bins[middle]
@@ -63,5 +65,5 @@ class TwoHot(nn.Module):
         if other is not None:
             parts = parts * parts.new_tensor([[1.0], [scale]])
         places = torch.stack([above - 1, above], -1)
-        logprob = logits.log_softmax(-1).gather(-1, places.flatten(-2))
+        logprob = full_precision(logits).log_softmax(-1).gather(-1, places.flatten(-2))
         return -(parts.flatten(-2) * logprob).sum(-1)

@@ -12,6 +12,7 @@ from sheeprl.algos.base import Mode
 from sheeprl.models.actions import Actions
 from sheeprl.models.distributions import normal_entropy, normal_logprob
 from sheeprl.models.latents import inverse_cdf_sample, mixed_logprob
+from sheeprl.models.precision import full_precision
 
 LEAST_DEVIATION, LARGEST_DEVIATION = 0.1, 1.0
 
@@ -39,6 +40,7 @@ class ActorHead:
 
     def parameters(self, output: Tensor) -> Tensor:
         """Return the parameters of the distribution: log probabilities, or means joined with log deviations."""
+        output = full_precision(output)
         if self.actions.is_continuous:
             mean, raw = output.chunk(2, -1)
             deviation = (LARGEST_DEVIATION - LEAST_DEVIATION) * (raw + 2.0).sigmoid() + LEAST_DEVIATION

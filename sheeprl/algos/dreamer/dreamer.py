@@ -18,6 +18,7 @@ from sheeprl.algos.dreamer.loss import mean
 from sheeprl.algos.world_model import Scene, WorldModel
 from sheeprl.models.actions import action_mask
 from sheeprl.models.latents import Latents
+from sheeprl.models.precision import full_precision
 from sheeprl.models.rssm import Observed
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Dreamer(Algorithm[DreamerArgsT], WorldModel):
 
     def continues(self, agent: Any, states: Tensor) -> Tensor:
         """Return the predicted discount factor on arrival at states `[*, state]`."""
-        predicted: Tensor = agent.continuation(states).squeeze(-1).sigmoid()
+        predicted: Tensor = full_precision(agent.continuation(states)).squeeze(-1).sigmoid()
         return predicted
 
     def dream(self, agent: Any, rows: TensorDict, context: int, generator: torch.Generator) -> tuple[Scene, Scene]:

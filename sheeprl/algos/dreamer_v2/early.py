@@ -16,6 +16,7 @@ from sheeprl.algos.dreamer.imagination import Behavior, BehaviorLoss, imagine
 from sheeprl.algos.dreamer.loss import imagined_returns, imagined_weights, mean
 from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, Policy
 from sheeprl.algos.dreamer_v2.args import EarlyDreamerArgs
+from sheeprl.models.precision import full_precision
 from sheeprl.models.recurrent import Recurrent
 from sheeprl.models.rssm import Observed
 
@@ -112,8 +113,7 @@ class EarlyDreamer(Dreamer[EarlyArgsT]):
 
     def predicted_reward(self, agent: Any, states: Tensor) -> Tensor:
         """Return the output of the reward's head."""
-        predicted: Tensor = agent.reward(states).squeeze(-1)
-        return predicted
+        return full_precision(agent.reward(states)).squeeze(-1)
 
     def behavior_loss(
         self, agent: Any, behavior: Behavior, starts: Tensors, noise: Tensors, weight: Tensor
@@ -127,7 +127,7 @@ class EarlyDreamer(Dreamer[EarlyArgsT]):
         with torch.set_grad_enabled(self.through_dynamics):
             imagined = imagine(rssm, behavior.actor, starts["deter"], starts["stoch"], noise["state"], noise["action"])
             continues = self.continues(agent, imagined.states)
-            value = behavior.critic_target(imagined.states).squeeze(-1)
+            value = full_precision(behavior.critic_target(imagined.states)).squeeze(-1)
             returns = imagined_returns(behavior.reward(imagined), continues, value, args.lambda_)
         states = imagined.states.detach()
         reached = imagined_weights(continues.detach(), args.gamma)[:-1]

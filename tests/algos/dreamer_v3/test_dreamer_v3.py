@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from pydantic import ValidationError
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sheeprl.algos.base import PolicyInput, Spaces, Step
@@ -234,6 +235,29 @@ def test_a_run_with_action_masks_is_warned():
     (line,) = args.space_warnings(Spaces(masked, spaces.Discrete(3)))
     assert line.startswith("action_mask restricts played actions, but not imagined ones")
     assert not list(args.space_warnings(CASES["discrete, pixels"]))
+
+
+def test_discounts_and_probabilities_keep_their_digits_in_mixed_precision():
+    """The predicted discount, rewards and log probabilities are float32 numbers, whatever the networks compute in."""
+    algorithm, agent = build(CASES["discrete, pixels"])
+    states = torch.randn(50, agent.policy.rssm.size)
+    with torch.no_grad():
+        agent.continuation[-1].weight.zero_()
+        agent.continuation[-1].bias.fill_(5.8)  # σ(5.8) = 0.99698
+        with torch.autocast("cpu", torch.bfloat16):
+            continues, reward = algorithm.continues(agent, states), algorithm.predicted_reward(agent, states)
+            parameters = agent.policy.actor(states)
+            logprob = algorithm.latents.logprob(agent.policy.rssm.prior(states[:, : agent.policy.rssm.cell.size]))
+    assert {each.dtype for each in (continues, reward, parameters, logprob)} == {torch.float32}
+    assert continues.tolist() == pytest.approx([0.99698] * 50, abs=2e-4)
+    torch.testing.assert_close(logprob.exp().sum(-1), torch.ones_like(logprob[..., 0]))
+
+
+@pytest.mark.parametrize("horizon", [0.5, 1.0])
+def test_a_discount_factor_is_positive(horizon):
+    """An effective horizon of one step or less is refused."""
+    with pytest.raises(ValidationError, match="effective_horizon"):
+        DreamerV3Args(name="dreamer_v3", effective_horizon=horizon)
 
 
 def test_hot_functions_change_nothing():
