@@ -162,6 +162,7 @@ class Episodes:
 
     anchored = False
     takes_all = False
+    least_rows = 1
     decides = False
 
     def __post_init__(self) -> None:

@@ -36,6 +36,11 @@ class Sampler(Protocol):
         """True if anchors are rows with a decision only, not end rows of episodes."""
         ...
 
+    @property
+    def least_rows(self) -> int:
+        """Rows of one stream from which a sample can be drawn."""
+        ...
+
     def extensions(self) -> tuple[Extension, ...]:
         """Return the extensions that the storage must maintain beside the rows."""
         ...
@@ -75,6 +80,11 @@ class Anchored:
     anchored = True
     takes_all = False
     decides = True
+
+    @property
+    def least_rows(self) -> int:
+        """Return 1."""
+        return 1
 
     def extensions(self) -> tuple[Extension, ...]:
         """Return no extension."""

@@ -27,6 +27,7 @@ class Rollout:
 
     anchored = False
     takes_all = True
+    least_rows = 1
     decides = False
 
     def extensions(self) -> tuple[Extension, ...]:

@@ -81,8 +81,9 @@ class Sequences(Anchored):
 
     Args:
         length: rows of a sequence.
-        context: prepend the row before the sequence, for methods that need the previous action. At the beginning of a
-            stream, the first row is repeated. The time axis then has `length + 1` rows.
+        context: prepend the row before the sequence, for methods that need the previous action. The time axis then has
+            `length + 1` rows. A stream's first sequence repeats its first row, which gets `is_first`: if the stream
+            begins inside an episode, after a lost fragment, what came before is unknown.
         crosses: allow sequences across the ends of episodes, with `is_first` inside. If False, all rows apart from the
             context row belong to one episode, which may be unfinished.
 
@@ -117,7 +118,12 @@ class Sequences(Anchored):
     def why_empty(self, storage: Storage) -> str:
         """Return the reason why there are no samples."""
         where = "stream" if self.crosses else "episode"
-        return f"no {where} in the buffer has {self.length + self.context} consecutive rows yet"
+        return f"no {where} in the buffer has {self.length} consecutive rows yet"
+
+    @property
+    def least_rows(self) -> int:
+        """Rows of one stream from which a sample can be drawn."""
+        return self.length
 
     def rows_per_sample(self, storage: Storage) -> int:
         """Return the rows of a sequence."""
@@ -134,8 +140,9 @@ class Sequences(Anchored):
         return enough
 
     def apart(self, storage: Storage, slots: Slots) -> Flags:
-        """Return True for every `length`-th row of a stream."""
-        return np.asarray(storage.index["position"].take(slots) % self.length == self.length - 1)
+        """Return True for every `length`-th row of a stream, or of an episode."""
+        ages = storage.index["position"] if self.crosses else storage.extension_arrays["age"]
+        return np.asarray(ages.take(slots) % self.length == self.length - 1)
 
     def read(self, storage: Storage, anchors: Slots) -> Rows:
         """Return the sequences, oldest row first."""
@@ -145,6 +152,10 @@ class Sequences(Anchored):
         for row in range(chain.shape[1] - 2, -1, -1):
             after = chain[:, row + 1]
             chain[:, row] = previous.take(after)
-            if row == 0 and self.context:
-                chain[:, row] = np.where(storage.rows_before(after) > 0, chain[:, row], after)
-        return read_rows(storage, chain)
+        if not self.context:
+            return read_rows(storage, chain)
+        has_context = storage.rows_before(chain[:, 1]) > 0
+        chain[:, 0] = np.where(has_context, chain[:, 0], chain[:, 1])
+        rows = read_rows(storage, chain)
+        rows["is_first"][:, 1] |= ~has_context
+        return rows

@@ -88,6 +88,14 @@ def test_new_sequences_share_no_row():
     assert names[0].tolist() == sorted(names[0].tolist(), reverse=True)
 
 
+def test_new_sequences_of_an_episode_share_no_row():
+    """Test that each episode gives as many new sequences as fit into it."""
+    buffer = ReplayBuffer(100, Sequences(3, crosses=False), online_fraction=1.0)
+    buffer.add(rows_of(range(12), ends=" t       t", first="f f       f"))
+    index = drawn(buffer, 2)[0]  # [3, 2]
+    assert sorted(index[0].tolist()) == [2, 5] and ((index[1:] - index[:-1]) == 1).all()
+
+
 @pytest.mark.parametrize("crosses", [False, True])
 @pytest.mark.parametrize("context", [False, True])
 def test_new_sequences_are_valid(crosses, context):

@@ -196,6 +196,16 @@ def test_context_row_repeats_the_first_row_of_a_stream():
     assert columns == {(0, 0, 1), (0, 1, 2)}
 
 
+@pytest.mark.parametrize("first", ["f", " "])
+def test_what_was_before_the_first_row_of_a_stream_is_unknown(first):
+    """Test that a sequence without a row before it begins an episode, also in a stream that begins inside of one."""
+    buffer = ReplayBuffer(10, Sequences(2, context=True))
+    buffer.add(rows_of([6, 7, 8], first=first))
+    sample = buffer.sample(1, 50)
+    begins = sample["obs"][0, 0, :, 0] == sample["obs"][0, 1, :, 0]
+    assert torch.equal(sample["is_first"][0, 1], begins) and begins.any()
+
+
 def test_context_row_must_be_stored():
     """Test sequences at the oldest stored row."""
     buffer = ReplayBuffer(3, Sequences(1, context=True))
