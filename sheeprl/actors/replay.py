@@ -113,8 +113,8 @@ class Replay(ReplayInterface):
     @profiled
     def write_back(self, *writes: Writes) -> BufferStatus:
         """Write values and priorities into this shard's rows that still exist. Each rank passes one argument."""
-        for rank in writes:
-            for write in rank:
+        for step in zip(*writes, strict=True):
+            for write in step:
                 self._write_own(write)
         return self.status()
 

@@ -133,6 +133,20 @@ def test_the_gradient_step_determines_the_samples():
     assert (drawn[0] != drawn[1]).any()
 
 
+def test_ranks_write_step_by_step():
+    """Of two ranks that write to a row, the one with the later gradient step wins."""
+    (replay,), shards = make()
+    add(shards, fragment(0, 0, 30))
+    one, other = (
+        [Write(np.array([number]), {"note": np.full(1, value, np.float32)}) for number, value in writes]
+        for writes in ([(3, 1.0), (5, 4.0)], [(5, 2.0), (3, 3.0)])
+    )
+    replay.write_back(one, other)
+    assert replay.buffer.storage.rows["note"][[3, 5]].tolist() == [3.0, 4.0]
+    replay.write_back(other, one)
+    assert replay.buffer.storage.rows["note"][[3, 5]].tolist() == [3.0, 4.0]
+
+
 def test_values_are_written_to_the_owning_shard():
     """Values are written to the shard that owns the row."""
     replays, shards = make(3)
