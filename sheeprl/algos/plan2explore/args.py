@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sheeprl.algos.args import AlgoArgs
 from sheeprl.algos.dreamer_v1.args import DreamerV1Args
@@ -19,12 +19,20 @@ class Plan2ExploreArgs(AlgoArgs):
     """Arguments of Plan2Explore, Sekar et al. 2020 (2005.05960), besides those of its Dreamer."""
 
     ensemble: Count = Field(
-        10, description="networks that predict the next stochastic state", json_schema_extra=STRUCTURAL
+        10, description="networks that predict the next stochastic state", json_schema_extra=STRUCTURAL, ge=2
     )
     ensemble_units: Count = Field(400, description="width of their hidden layers", json_schema_extra=STRUCTURAL)
     ensemble_layers: Count = Field(4, description="their hidden layers", json_schema_extra=STRUCTURAL)
     ensemble_lr: Positive = Field(3e-4, description="learning rate of the ensemble")
     intrinsic_scale: NonNegative = Field(1.0, description="factor of the intrinsic reward")
+
+    @field_validator("sequence_length", check_fields=False)
+    @classmethod
+    def _check_length(cls, length: int) -> int:
+        """Reject sequences without a next row, which the ensemble predicts."""
+        if length < 2:
+            raise ValueError("must be at least 2, because the ensemble predicts the next row")
+        return length
 
 
 class P2EDV1Args(DreamerV1Args, Plan2ExploreArgs):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from gymnasium import spaces
+from pydantic import ValidationError
 
 from sheeprl.algos.base import PolicyInput, Step
 from sheeprl.algos.dreamer_v1.dreamer_v1 import DreamerV1
@@ -190,3 +191,10 @@ def test_an_exploration_run_is_fine_tuned(tmp_path):
     before, after = saved(explored)["agent"], saved(tuned)["agent"]
     before = {name: before[name] for name in after if "returns" not in name and "target" not in name}
     assert largest_difference(before, {name: after[name] for name in before}) == 0.0
+
+
+@pytest.mark.parametrize(("setting", "message"), [("sequence_length", "predicts the next row"), ("ensemble", "2")])
+def test_nothing_to_disagree_about(setting, message):
+    """One network has no disagreement, and one row has no next one."""
+    with pytest.raises(ValidationError, match=f"{setting}(.|\n)*{message}"):
+        P2EDV3Args(name="p2e_dv3", **{setting: 1})
