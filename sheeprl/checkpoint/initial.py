@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.best import named_checkpoint
+from sheeprl.checkpoint.files import CONFIG
 from sheeprl.checkpoint.runs import is_stored
 from sheeprl.checkpoint.weights import read_agent
-from sheeprl.config.schema import Config
+from sheeprl.config.schema import Config, structural_keys
+from sheeprl.config.suggestions import shown
+from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.utils.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
@@ -69,7 +72,7 @@ def read_initial(config: Config, spaces: Spaces) -> InitialNetworks | None:
     fitting = {
         name: found[name] for name, part in expected.items() if name in found and found[name].shape == part.shape
     }
-    summary = _summary(origin, fitting, found, expected)
+    summary = _summary(origin, fitting, found, expected) + _other_settings(config, folder)
     if not fitting:
         reason = f"no tensor agrees with the agent of {config.algo.name} in name and shape"
         raise ConfigError([f"algo.init_from={given}: {reason}; {summary}"])
@@ -120,11 +123,20 @@ def _summary(
     return f"networks of {origin}: {'; '.join(parts)}"
 
 
+def _other_settings(config: Config, folder: Path) -> str:
+    """Return the settings that shape networks and differ from those of a checkpoint, as the end of a line."""
+    path = folder / CONFIG
+    theirs, ours = parse_yaml(path.read_text(encoding="utf-8"), str(path))["algo"], config.to_tree()["algo"]
+    names = [name for name in structural_keys(type(config.algo)) if theirs.get(name, ours[name]) != ours[name]]
+    texts = [f"algo.{name}={shown(ours[name])} (the checkpoint: {shown(theirs[name])})" for name in names]
+    return f"; settings that differ: {', '.join(texts)}" if texts else ""
+
+
 def _modules(names: Sequence[str]) -> str:
     """Return the modules of tensors with their numbers of tensors, at most `MOST_NAMES`."""
     counts: dict[str, int] = {}
     for name in names:
         module = ".".join(name.split(".")[:2]) if name.startswith("policy.") else name.partition(".")[0]
         counts[module] = counts.get(module, 0) + 1
-    shown = [f"{module} ({count})" for module, count in counts.items()]
-    return ", ".join(shown[:MOST_NAMES]) + (f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else "")
+    texts = [f"{module} ({count})" for module, count in counts.items()]
+    return ", ".join(texts[:MOST_NAMES]) + (f" and {len(texts) - MOST_NAMES} more" if len(texts) > MOST_NAMES else "")

@@ -49,6 +49,14 @@ def test_other_shapes_are_named_in_one_line(tmp_path, capsys):
     assert len(said) == 1 and "tensors are loaded; of another shape: policy." in said[0]
 
 
+def test_settings_that_shape_networks_differently_are_named(tmp_path):
+    """The line about other shapes says which settings would make them fit."""
+    run(tmp_path / "one", "ppo", *SHORT, "algo.hidden_sizes=[8,8]")
+    small = Small("ppo")
+    found = initial_of(small, tmp_path / "two", "algo.hidden_sizes=[9,8]", f"algo.init_from={tmp_path}/one")
+    assert found.summary.endswith("; settings that differ: algo.hidden_sizes=[9, 8] (the checkpoint: [8, 8])")
+
+
 def test_a_run_in_storage(tmp_path):
     """A URL leads to the newest checkpoint at `checkpoint.storage`."""
     run(tmp_path / "one", "ppo", *SHORT, f"checkpoint.storage=file://{tmp_path}/store")
