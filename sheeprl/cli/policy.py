@@ -131,9 +131,9 @@ def dream(
     found = resolve_run(path)
     dreams = dreaming.dream(found, episodes, context, horizon, seed, best)
     file = Path(out) if out else dream_files.default_file(dreams)
-    dream_files.write(dreams, file)
     typer.echo(f"errors (root mean square) by steps of imagination, after {counted(context, 'observed row')}:")
     print_table(dreaming.error_table(dreams))
+    dream_files.write(dreams, file)
     typer.echo(str(file))
 
 

@@ -7,12 +7,15 @@ import itertools
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sheeprl.utils.files import write_atomically
+
+DREAM = re.compile(r"dream_step_(\d+)\.gif")  # of `sheeprl dream` on a checkpoint
 
 
 class JsonLines:
@@ -122,14 +125,17 @@ class Scalars:
             self._writer.flush()
 
     def add_new_videos(self, step: int) -> None:
-        """Write the animated pictures of recorded episodes that are new, as images of a policy step."""
+        """Write new animated pictures as images: recorded episodes of this step, dreams of their checkpoint's."""
         for picture in self._find_videos():
             if picture not in self._shown:
                 self._shown.add(picture)
-                event = self._make_event(wall_time=time.time(), step=step)
+                tag, at_step = "Videos/episode", step
+                if match := DREAM.fullmatch(picture[0].name):
+                    tag, at_step = "Videos/dream", int(match[1])
+                event = self._make_event(wall_time=time.time(), step=at_step)
                 content = picture[0].read_bytes()
                 width, height = (int.from_bytes(content[at : at + 2], "little") for at in (6, 8))  # GIF's header
-                image = event.summary.value.add(tag="Videos/episode").image
+                image = event.summary.value.add(tag=tag).image
                 image.width, image.height, image.colorspace, image.encoded_image_string = width, height, 3, content
                 with _naming(self._path):
                     self._writer.add_event(event)

@@ -93,6 +93,7 @@ class FileReporter:
         self._warned_of_nonfinite = False
         self._lost_streams: set[str] = set()
         self._closed = False
+        self._step = 0  # policy steps of the newest metrics
         run_dir.mkdir(parents=True, exist_ok=True)
         self._lines = JsonLines(run_dir / "metrics.jsonl")
         self._scalars = Scalars(run_dir, resumed_at) if tensorboard else None
@@ -111,6 +112,7 @@ class FileReporter:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append a metrics line and TensorBoard scalars; both are on disk on return."""
+        self._step = step
         seconds = round(self._clock() - self._zero, 3)
         self._lines.append({"step": step, "time": seconds, **values})
         self._display.add_metrics(step, values)
@@ -141,6 +143,7 @@ class FileReporter:
             closing.callback(self._lines.close)
             if self._scalars is not None:
                 closing.callback(self._scalars.close)
+                closing.callback(self._scalars.add_new_videos, self._step)
             closing.callback(self._display.close)
             self._show_latest()
 

@@ -12,7 +12,8 @@ from sheeprl.policy.dreaming import Dreams
 from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.installation import install_command
 
-LEAST_SIZE = 96  # least height of a shown picture in pixels
+LEAST_SIZE = 96  # least height of a shown picture in pixels, in videos
+MAX_GIF = 1024  # most pixels of a side of an animated picture
 GAP = 2  # pixels between pictures
 MOST_CURVES = 8  # elements of a vector that a plot shows
 SEEN, IMAGINED = (0, 158, 115), (213, 94, 0)
@@ -41,7 +42,7 @@ def write(dreams: Dreams, out: Path) -> None:
         elif out.suffix == ".gif":
             from sheeprl.envs.wrappers.video import write_gif
 
-            write_gif(str(out), list(frames(dreams)), round(dreams.fps))
+            write_gif(str(out), list(frames(dreams, least_size=1)), round(dreams.fps), MAX_GIF)
         else:
             _write_mp4(dreams, out)
     except OSError as error:
@@ -55,15 +56,20 @@ def default_file(dreams: Dreams) -> Path:
     )
 
 
-def frames(dreams: Dreams) -> Iterator[Any]:
-    """Yield frames `[H, W, 3]` of bytes, one per row of the longest episode; shorter ones stay at their last row."""
+def frames(dreams: Dreams, least_size: int = LEAST_SIZE) -> Iterator[Any]:
+    """Yield frames `[H, W, 3]` of bytes, one per row of the longest episode; shorter ones stay at their last row.
+
+    Args:
+        dreams: the episodes.
+        least_size: pictures of fewer lines are enlarged.
+    """
     for row in range(max(len(true.reward) for true, _ in dreams.episodes)):
         columns = []
         for true, guess in dreams.episodes:
             at = min(row, len(true.reward) - 1)
             for one, two in zip(true.pictures, guess.pictures, strict=True):
                 pair = np.asarray(one[at, 0]), np.asarray(two[at, 0])
-                columns.append([_shown(part) for part in (*pair, np.abs(pair[0] - pair[1]))])
+                columns.append([_shown(part, least_size) for part in (*pair, np.abs(pair[0] - pair[1]))])
         color = SEEN if row < dreams.context else IMAGINED
         height, width = (max(column[0].shape[axis] for column in columns) for axis in (0, 1))
         frame = np.empty((3 * (height + GAP) + GAP, len(columns) * (width + GAP) + GAP, 3), np.uint8)
@@ -75,10 +81,10 @@ def frames(dreams: Dreams) -> Iterator[Any]:
         yield frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # players of videos need even sizes
 
 
-def _shown(picture: Any) -> Any:
+def _shown(picture: Any, least_size: int) -> Any:
     """Return a picture `[C, H, W]` in [0, 1] as bytes `[H, W, 3]`, enlarged; stacked frames by their last one."""
     channels = picture[-3:] if len(picture) % 3 == 0 else np.repeat(picture[-1:], 3, 0)
-    scale = -(-LEAST_SIZE // channels.shape[1])
+    scale = -(-least_size // channels.shape[1])
     large = channels.repeat(scale, 1).repeat(scale, 2)
     return np.round(255.0 * large.transpose(1, 2, 0)).astype(np.uint8)
 

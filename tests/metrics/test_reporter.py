@@ -603,6 +603,22 @@ def test_new_videos_become_images(tmp_path, make):
     assert image.encoded_image_string == (videos / "new.gif").read_bytes()
 
 
+def test_dreams_become_images_of_their_checkpoint(tmp_path, make):
+    """A dream has a tag of its own; that of the last checkpoint appears, too, though no metrics follow."""
+    pytest.importorskip("PIL")
+    videos, frames = tmp_path / "videos", [np.zeros((4, 4, 3), np.uint8)] * 2
+    videos.mkdir()
+    reporter = make()
+    for metrics, dreamed in ((5, 4), (10, 8)):
+        reporter.metrics(metrics, {"a": 1.0})
+        write_gif(str(videos / f"dream_step_{dreamed}.gif"), frames, fps=10)
+    reporter.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    assert events.Tags()["images"] == ["Videos/dream"]
+    assert [image.step for image in events.Images("Videos/dream")] == [4, 8]
+
+
 def test_the_last_progress_is_shown_once(make, clock):
     """The end of a run doesn't repeat the progress that its last update showed."""
     stream = StringIO()

@@ -104,6 +104,16 @@ def test_frames_show_true_predicted_and_their_difference(tmp_path):
     assert tuple(frames[1][0, 0]) == dream_files.SEEN and tuple(frames[2][0, 0]) == dream_files.IMAGINED
 
 
+def test_animated_pictures_keep_all_pixels(tmp_path):
+    """Four episodes beside each other have the pictures' own size, and gaps."""
+    image = pytest.importorskip("PIL.Image")
+    dream_files.write(Dreams(tmp_path / "step_7", 2, 30.0, scenes([4] * 4, pictures=True)), tmp_path / "a.gif")
+    height, width = scenes([4], pictures=True)[0][0].pictures[0].shape[-2:]
+    gap = dream_files.GAP
+    with image.open(tmp_path / "a.gif") as picture:
+        assert picture.size == (4 * (width + gap) + gap, 3 * (height + gap) + gap)
+
+
 @pytest.mark.parametrize(("name", "pictures"), [("a.png", False), ("a.gif", False), ("a.gif", True)])
 def test_files(tmp_path, name, pictures):
     """Plots and animated pictures are written."""

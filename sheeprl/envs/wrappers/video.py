@@ -25,7 +25,7 @@ class RecordEpisodes(RecordVideo):
         super().stop_recording()  # type: ignore[no-untyped-call]
 
 
-def write_gif(path: str, frames: Sequence[Any], fps: int) -> None:
+def write_gif(path: str, frames: Sequence[Any], fps: int, max_size: int = MAX_SIZE) -> None:
     """Write an animated GIF, which exists once it is complete.
 
     Long or large ones lose frames or pixels at regular distances, and keep their duration.
@@ -34,11 +34,12 @@ def write_gif(path: str, frames: Sequence[Any], fps: int) -> None:
         path: path of the file.
         frames: bytes `[H, W, 3]`.
         fps: frames per second.
+        max_size: most pixels of the longer side.
     """
     from PIL import Image  # TensorBoard depends on it
 
     stride = -(-len(frames) // MAX_FRAMES)
-    shrink = -(-max(np.shape(frames[0])[:2]) // MAX_SIZE)
+    shrink = -(-max(np.shape(frames[0])[:2]) // max_size)
     pictures = [Image.fromarray(np.ascontiguousarray(frame[::shrink, ::shrink])) for frame in frames[::stride]]
     replace_gif(path, pictures, round(1000 * stride / fps))
 
