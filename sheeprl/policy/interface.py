@@ -90,7 +90,7 @@ class Policy:
         self.seed(0)
 
     def seed(self, seed: int) -> None:
-        """Seed the random numbers of an exported policy that draws some."""
+        """Set the seed of the random numbers of a policy that draws some."""
         self._generator = np.random.default_rng(seed)
 
     def _draw(self, count: int) -> dict[str, Array]:

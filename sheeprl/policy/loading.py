@@ -29,7 +29,7 @@ def load_policy(path: str | Path, *, best: bool = False, mode: Mode = "greedy", 
             `hf:user/repo`), a checkpoint, or a file of `sheeprl export`.
         best: True for the best checkpoint of a run, by `checkpoint.best_by`; False for the newest one.
         mode: `greedy`, or `explore` to sample as in training. Exported files are greedy.
-        seed: seed of the samples.
+        seed: seed of the random numbers, which `explore` draws, and a world model in every mode.
 
     Raises:
         ConfigError: there is no such run, checkpoint or file, or it can't be loaded.

@@ -56,7 +56,7 @@ class TorchPolicy(Policy):
         env: id of the environment.
         policy_steps: policy steps of training.
         mode: mode of `Algorithm.act`.
-        seed: seed of the random numbers of `explore`.
+        seed: seed of the random numbers, which world models draw in every mode.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TorchPolicy(Policy):
     ) -> None:
         """Find the state of a recurrent policy by one call."""
         self.algorithm, self.policy, self.action, self.mode = algorithm, policy, action, mode
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator()
         self._to_env = ActionTransform(action)
         self._state: Tensors = {}
         self.draws_as_exported = False
@@ -93,6 +93,7 @@ class TorchPolicy(Policy):
                 noise,
             )
         )
+        self.seed(seed)
 
     def example(self) -> Tensors:
         """Return one observation `[1, *]` by flat key, drawn from the space."""
@@ -124,6 +125,11 @@ class TorchPolicy(Policy):
             output = self.algorithm.act(self.policy, inputs, self._state, self.mode, self.generator)
         self._state = output.rnn_state if self.spec.state else {}  # in other modes, also what only training needs
         return self._to_env(output.action.numpy())
+
+    def seed(self, seed: int) -> None:
+        """Set the seed of the random numbers."""
+        super().seed(seed)
+        self.generator.manual_seed(seed)
 
     def _forget(self) -> None:
         """Forget the state of all episodes."""

@@ -92,6 +92,9 @@ def test_loaded_policy_acts_in_units_of_the_environment(run_dir):
     assert policy.spec.policy_steps == 64
     explore = sheeprl.load_policy(run_dir, mode="explore")
     assert np.abs(explore(batch)).max() > 1  # beyond the agent's [−1, 1]
+    explore.seed(3)
+    again = sheeprl.load_policy(run_dir, mode="explore", seed=3)
+    assert np.array_equal(explore(batch), again(batch))
     (run_dir / "spaces.json").rename(run_dir / "hidden")
     assert np.array_equal(sheeprl.load_policy(run_dir)(batch), policy(batch))  # of an older version: makes it
     (run_dir / "hidden").rename(run_dir / "spaces.json")
