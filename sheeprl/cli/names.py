@@ -12,8 +12,10 @@ from sheeprl.cli.words import ENV_ID
 from sheeprl.config import peer_algorithms
 from sheeprl.config.loading import find_config, get_value, read_tree, shipped_folder
 from sheeprl.config.schema import Tree
-from sheeprl.config.suggestions import nearest_names
+from sheeprl.config.suggestions import nearest_names, shown
 from sheeprl.utils.errors import ConfigError
+
+OF_ANY_ENV = ("id", "num_envs")  # settings of `env` that say nothing about the environment
 
 
 @dataclass
@@ -46,6 +48,9 @@ class Base:
         content = f"{algorithm or 'no algo.name'}{f' on {env}' if env else ', no env.id'}"
         if own and self.envs not in ((), (own,)):
             content += f", with the settings for {own}"
+            env_settings = get_value(self.tree, "env") or {}
+            kept = [f"env.{key}={shown(value)}" for key, value in env_settings.items() if key not in OF_ANY_ENV]
+            content += f", also {', '.join(kept)}" if kept else ""
         self.description = f"{self.kind} {self.name} ({content}){self.note}"
 
 

@@ -46,6 +46,10 @@ def test_the_description_names_the_environment_of_the_command_line():
     assert find_base("ppo_pendulum", "CartPole-v1").description == (
         "shipped configuration ppo_pendulum (ppo on CartPole-v1, with the settings for Pendulum-v1)"
     )
+    assert find_base("dreamer_v2", "Pendulum-v1").description.startswith(
+        "shipped configuration dreamer_v2 (dreamer_v2 on Pendulum-v1, with the settings for "
+        "dm_control/cartpole-swingup-v0, also env.wrappers=[{amount: 2, path: action_repeat}]); `sheeprl dreamer_v2`"
+    )
 
 
 @pytest.mark.parametrize(
