@@ -165,6 +165,11 @@ class AlgoArgs(Section):
         """Width of the widest hidden layer, by the argument `hidden_sizes`; None without one."""
         return max(getattr(self, "hidden_sizes", ()), default=None)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the policy's state that players store in each row of the replay buffer, to check the memory."""
+        return 0
+
     def space_mistakes(self, spaces: Spaces) -> Iterator[str]:
         """Yield a line for each argument that doesn't fit the spaces of the environment; none by default.
 

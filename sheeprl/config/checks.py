@@ -267,14 +267,14 @@ def _advice_against(env: str, space: Any) -> str:
 
 
 def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
-    """Yield a mistake if the observations exceed the memory of this machine; a cluster may have more."""
+    """Yield a mistake if observations and stored states exceed the memory of this machine; a cluster may have more."""
     import psutil
 
     from sheeprl.envs.transforms import observation_bytes
 
     if not config.is_coupled and cluster_address(config) is not None:
         return
-    available, row = psutil.virtual_memory().total, observation_bytes(spaces)
+    available, row = psutil.virtual_memory().total, observation_bytes(spaces) + config.algo.stored_bytes
     rows, envs, players = config.fragment_rows, config.env.num_envs, config.num_players
     data, size = config.algo.data(), min(config.buffer.size or 0, config.run.total_steps)
     if row * rows * envs * players > available:
@@ -487,7 +487,14 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
             f"algo.learning_starts={data.learning_starts}: must be less than run.total_steps={total}; use fewer, such "
             f"as algo.learning_starts={total // 10}, or raise run.total_steps"
         )
-    if size < config.round_rows:
+    rows = 1 if data.sampler is None else data.sampler.least_rows
+    envs = config.env.num_envs * math.ceil(players / shards)
+    if size // shards < rows * envs:
+        yield (
+            f"buffer.size={size}: {size // shards // envs} rows of each environment, but a sequence has {rows}; use at "
+            f"least {shards * rows * envs}"
+        )
+    elif size < config.round_rows:
         yield f"buffer.size={size}: smaller than one round; use at least {config.round_rows}"
     elif size // shards < shard_rows:
         least = shards * shard_rows

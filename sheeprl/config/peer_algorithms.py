@@ -35,7 +35,7 @@ _USES = {
     "p2e_dv3": "p2e plan2explore p2e_dv3_exploration",
     "p2e_dv2": "p2e_dv2_exploration",
     "p2e_dv1": "p2e_dv1_exploration",
-    "dreamer_v3 algo.init_from=RUN": "p2e_dv3_finetuning",
+    "dreamer_v3_cartpole_swingup algo.init_from=RUN": "p2e_dv3_finetuning",
     "dreamer_v2 algo.init_from=RUN": "p2e_dv2_finetuning",
     "dreamer_v1 algo.init_from=RUN": "p2e_dv1_finetuning",
 }

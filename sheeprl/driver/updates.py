@@ -156,10 +156,11 @@ class UpdateScheduler:
             return True
         if not self.replay.is_ready and not self.reported_waiting:
             self.reported_waiting = True
-            needed, available = self.replay.batch_size, self.replay.available
+            needed, available, sampler = self.replay.batch_size, self.replay.available, self.data.sampler
+            rows = 1 if sampler is None else sampler.least_rows
+            kind = counted(needed, "sample") if rows == 1 else f"{counted(needed, 'sequence')} of {rows} rows"
             self.reporter.message(
-                f"the replay holds {available:,} of {counted(needed, 'sample')}; training "
-                f"starts at algo.batch_size={needed}"
+                f"the replay holds {available:,} of {kind}; training starts at algo.batch_size={needed}"
             )
         return self.replay.is_ready
 

@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from sheeprl import ConfigError, load_config
 from sheeprl.algos.args import EncoderArgs, OffPolicyArgs, OnPolicyArgs
+from sheeprl.algos.dreamer_v3.args import DreamerV3Args
 from sheeprl.algos.ppo.args import PPOArgs
 from sheeprl.algos.sac.args import SACArgs
 from sheeprl.config import checks
@@ -135,6 +136,39 @@ def test_a_replay_larger_than_the_memory():
     assert mistake.startswith("buffer.size=1000000000000: 1000000000000 rows take 11,175.9 GiB, more than the")
     assert "use a smaller buffer or buffer.memmap=true" in mistake
     check(load_config("sac", [*sizes, "buffer.memmap=true"]).model_dump(mode="json"))
+
+
+def test_a_replay_with_stored_states_larger_than_the_memory():
+    """The states that a world model stores count, too."""
+    sizes = ["algo.size=400M", "algo.deter=null", "buffer.size=100000000", "run.total_steps=100000000"]
+    (mistake,) = mistakes_of("dreamer_v3", *sizes)
+    assert mistake.startswith("buffer.size=100000000: 100000000 rows take 4,5")
+
+
+def test_a_replay_without_room_for_a_sequence():
+    """A replay that can't hold a sequence of each environment is refused; it would never be trained on."""
+    (mistake,) = mistakes_of("dreamer_v3", "env.num_envs=400")
+    assert mistake == ("buffer.size=10000: 25 rows of each environment, but a sequence has 32; use at least 12800")
+    check(load_config("dreamer_v3", ["env.num_envs=400", "buffer.size=12800"]).model_dump(mode="json"))
+
+
+def test_a_width_by_hand_beside_a_size():
+    """A width that a configuration sets, and a size that the user sets, give a warning."""
+    warnings = check(load_config("dreamer_v3", ["algo.size=12M"]).model_dump(mode="json")).warnings
+    assert any("algo.deter=256 replaces the 2048 of algo.size=12M; use algo.deter=null" in line for line in warnings)
+    assert not check(load_config("dreamer_v3").model_dump(mode="json")).warnings
+
+
+@pytest.mark.parametrize("largest", [1.0, 255.0])
+def test_pictures_that_no_decoder_can_draw(largest):
+    """Pictures of floats beyond 1 are refused by algorithms that reconstruct them."""
+    found = Spaces(spaces.Box(0, largest, (64, 64, 3), np.float32), spaces.Discrete(2))
+    mistakes = list(DreamerV3Args(name="dreamer_v3").space_mistakes(found))
+    assert mistakes == (
+        []
+        if largest == 1
+        else ["env.id: the picture obs is float32 from 0 to 255; return uint8, or floats from 0 to 1"]
+    )
 
 
 def test_a_replay_that_is_never_filled_may_be_larger_than_the_memory():

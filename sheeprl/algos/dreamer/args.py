@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -25,6 +26,9 @@ class DreamerArgs(EncoderArgs, OffPolicyArgs):
     replay_ratio: NonNegative = Field(0.5, description="gradient steps per policy step, exact")
     batch_size: Count = Field(16, description="sequences per batch of the whole trainer group")
     sequence_length: Count = Field(64, description="rows of a sequence, besides its context row")
+    cross_episodes: bool = Field(
+        True, description="sequences may continue with the next episode, where the state is reset"
+    )
     horizon: Count = Field(15, description="steps of imagination")
     imag_last: Natural = Field(0, description="last rows of each sequence from which imagination starts; 0 for all")
     lambda_: Fractional = Field(0.95, description="λ of the returns")
@@ -43,6 +47,27 @@ class DreamerArgs(EncoderArgs, OffPolicyArgs):
         """Return the number of rows of each sequence from which imagination starts."""
         return self.imag_last or self.sequence_length
 
+    @property
+    @abstractmethod
+    def stored_bytes(self) -> int:
+        """Bytes of the stored state: four per deterministic element, one per categorical."""
+
+    def space_mistakes(self, spaces: Spaces) -> Iterator[str]:
+        """Yield also a line for each picture that the decoder can't reconstruct: its pictures are in [0, 1]."""
+        import numpy as np
+
+        from sheeprl.envs.transforms import input_keys, input_spaces
+
+        yield from super().space_mistakes(spaces)
+        parts = input_spaces(spaces.observation)
+        for key in input_keys(spaces.observation, self.mlp_keys, self.cnn_keys)[1]:
+            box: Any = parts[key]
+            if box.dtype != np.uint8 and (np.min(box.low) < 0 or np.max(box.high) > 1):
+                yield (
+                    f"env.id: the picture {key} is {box.dtype} from {np.min(box.low):g} to {np.max(box.high):g}; "
+                    "return uint8, or floats from 0 to 1"
+                )
+
     def space_warnings(self, spaces: Spaces) -> Iterator[str]:
         """Yield a line if the observation has an action mask, which no imagined state has."""
         from sheeprl.envs.transforms import ACTION_MASK  # imports NumPy
@@ -58,5 +83,5 @@ class DreamerArgs(EncoderArgs, OffPolicyArgs):
         """Return settings to read sequences, each with the row before, into which states are written back."""
         from sheeprl.buffer.sequences import Sequences  # imports NumPy, which would delay the help
 
-        sampler = Sequences(self.sequence_length, context=True)
+        sampler = Sequences(self.sequence_length, context=True, crosses=self.cross_episodes)
         return replace(super().data(), sampler=sampler, writes_back=True)

@@ -26,3 +26,8 @@ class DreamerV1Args(EarlyDreamerArgs):
     adam_eps: Positive = Field(1e-7, description="ε of Adam")
     free_nats: NonNegative = Field(3.0, description="KL divergence below which it isn't trained")
     exploration_noise: NonNegative = Field(0.3, description="standard deviation of the noise on played actions")
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the stored state."""
+        return 4 * (self.deter + self.stoch)

@@ -22,7 +22,7 @@ class EarlyDreamerArgs(DreamerArgs):
     hidden: Count = Field(200, description="width of the dynamics' hidden layers", json_schema_extra=STRUCTURAL)
     units: Count = Field(400, description="width of the other hidden layers", json_schema_extra=STRUCTURAL)
     layers: Count = Field(4, description="hidden layers of encoder, heads and actor", json_schema_extra=STRUCTURAL)
-    gamma: Fractional = Field(0.99, description="discount factor", json_schema_extra=DISCOUNTS)
+    gamma: Fractional = Field(0.99, description="discount factor", json_schema_extra=DISCOUNTS, gt=0)
     model_lr: Positive = Field(
         3e-4, description="learning rate of Adam for the world model", json_schema_extra=LEARNING_RATES
     )
@@ -56,3 +56,8 @@ class DreamerV2Args(EarlyDreamerArgs):
     weight_decay: NonNegative = Field(1e-6, description="fraction by which each step shrinks the weights")
     entropy_coef: NonNegative = Field(1e-4, description="coefficient of the policy's entropy")
     target_every: Count = Field(100, description="gradient steps between copies of the critic to its target")
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the stored state."""
+        return 4 * self.deter + self.categoricals

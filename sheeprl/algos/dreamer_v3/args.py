@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -86,7 +86,9 @@ class DreamerV3Args(DreamerArgs):
     free_nats: NonNegative = Field(1.0, description="KL divergence below which it isn't trained")
     prior_scale: NonNegative = Field(1.0, description="coefficient of the KL divergence that trains the prior")
     posterior_scale: NonNegative = Field(0.1, description="coefficient of the KL divergence that trains the posterior")
-    effective_horizon: Positive = Field(333.0, description="discount factor 1 - 1 / effective_horizon")
+    effective_horizon: Annotated[float, Field(gt=1)] = Field(
+        333.0, description="discount factor 1 - 1 / effective_horizon"
+    )
     entropy_coef: NonNegative = Field(3e-4, description="coefficient of the policy's entropy")
     target_tau: Fractional = Field(0.02, description="step size of the slow critic towards the critic")
     slow_scale: NonNegative = Field(1.0, description="coefficient of the critic's distance to the slow critic")
@@ -108,9 +110,26 @@ class DreamerV3Args(DreamerArgs):
         return replace(SIZES[self.size], **{name: width for name, width in chosen.items() if width is not None})
 
     @property
+    def stored_bytes(self) -> int:
+        """Bytes of the stored state."""
+        return 4 * self.widths.deter + self.categoricals
+
+    @property
     def gamma(self) -> float:
         """Return the discount factor."""
         return 1.0 - 1.0 / self.effective_horizon
+
+    def space_warnings(self, spaces: Spaces) -> Iterator[str]:
+        """Yield also a line for each width by hand beside a size that isn't the default."""
+        yield from super().space_warnings(spaces)
+        if self.size != type(self).model_fields["size"].default:
+            for name, width in asdict(SIZES[self.size]).items():
+                given = getattr(self, name)
+                if given not in (None, width):
+                    yield (
+                        f"algo.{name}={given} replaces the {width} of algo.size={self.size}; use algo.{name}=null for "
+                        "the width of the size"
+                    )
 
     def space_mistakes(self, spaces: Spaces) -> Iterator[str]:
         """Yield also a line for each width that can't be divided into the blocks."""
