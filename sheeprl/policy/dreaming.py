@@ -155,31 +155,22 @@ def error_table(dreams: Dreams) -> list[tuple[str, ...]]:
         "continue": lambda scene: [scene.continues],
     }
     present = [name for name, parts in columns.items() if parts(dreams.episodes[0][0])]
-    observed = [name for name in present if name in ("vectors", "pictures")]
-    table = [("step", *(each for name in present for each in (name, "repeated")[: 1 + (name in observed)]))]
-    for step in steps:
-        row = dreams.context + step - 1
-        cells = [str(step)]
-        for name in present:
-            pairs = [(columns[name](true), columns[name](guess)) for true, guess in dreams.episodes]
-            cells.append(
-                _error(
-                    [
-                        (one[row], two[row])
-                        for trues, guesses in pairs
-                        for one, two in zip(trues, guesses, strict=True)
-                        if row < len(one)
-                    ]
-                )
-            )
-            if name in observed:
-                cells.append(
-                    _error(
-                        [(one[row], one[dreams.context - 1]) for trues, _ in pairs for one in trues if row < len(one)]
-                    )
-                )
-        table.append(tuple(cells))
-    return table
+    header, table = ["step"], [[str(step)] for step in steps]
+    for name in present:
+        pairs = [
+            pair
+            for true, guess in dreams.episodes
+            for pair in zip(columns[name](true), columns[name](guess), strict=True)
+        ]
+        has_baseline = name in ("vectors", "pictures")
+        header += [name, "repeated"] if has_baseline else [name]
+        for step, cells in zip(steps, table, strict=True):
+            row = dreams.context + step - 1
+            lasting = [(true, guess) for true, guess in pairs if row < len(true)]
+            cells.append(_error([(true[row], guess[row]) for true, guess in lasting]))
+            if has_baseline:
+                cells.append(_error([(true[row], true[dreams.context - 1]) for true, _ in lasting]))
+    return [tuple(header), *map(tuple, table)]
 
 
 def _error(pairs: Sequence[tuple[Any, Any]]) -> str:

@@ -80,19 +80,23 @@ def imagine(
     """
     batch = deter.shape[:2]
     deter, stoch = (each.flatten(0, 1).contiguous() for each in (deter, stoch))
-    noise = (each.movedim(2, 0).transpose(1, 2).flatten(1, 2) for each in (action_noise, state_noise))
-    action_noise, state_noise = (each.contiguous() for each in noise)
+    action_noise, state_noise = _by_step(action_noise), _by_step(state_noise)
     states, actions = [(deter, stoch)], []
     step = ImaginedStep(rssm, actor, rssm.cell.step_weights())
     examples = (deter, stoch, action_noise[0], state_noise[0])
     compiled = None if torch.is_grad_enabled() else _compiled(rssm, actor, *examples)
-    for drawn in zip(action_noise, state_noise, strict=False):
-        action, deter, stoch = (compiled or step)(deter, stoch, *drawn)
+    for number, drawn in enumerate(state_noise):
+        action, deter, stoch = (compiled or step)(deter, stoch, action_noise[number], drawn)
         states.append((deter, stoch))
         actions.append(action)
     actions.append(step.act(deter, stoch, action_noise[-1]))
     joined = torch.cat([torch.stack(parts) for parts in zip(*states, strict=True)], -1)
     return Imagined(*(each.view(len(each), *batch, *each.shape[2:]) for each in (joined, torch.stack(actions))))
+
+
+def _by_step(noise: Tensor) -> Tensor:
+    """Return noise `[N, K, H, *]` as `[H, K N, *]`."""
+    return noise.movedim((2, 1), (0, 1)).flatten(1, 2).contiguous()
 
 
 class ImaginedStep(nn.Module):
