@@ -221,7 +221,7 @@ class Fleet:
         if self.is_local or self.replay_folder is not None:
             return 1
         rows = min(config.buffer.size, config.run.total_steps + config.round_rows) // config.buffer.shards
-        return SHARD_BYTES + rows * row_bytes(self.spaces)
+        return SHARD_BYTES + rows * (row_bytes(self.spaces) + config.algo.stored_bytes)
 
     def make_player(self, number: int, incarnation: int) -> Handle:
         """Return the handle of a player on one of the hosts that `start` has started."""
