@@ -264,7 +264,10 @@ class CompiledSteps:
         for phase in phases:
             if not phase.compile:
                 groups = " and ".join(map(repr, phase.groups))
-                raise CompileError(f"the algorithm excludes its phase {groups}, because it is long to compile")
+                raise CompileError(
+                    f"the algorithm excludes its phase {groups} as a whole, because it takes long to compile; on a CPU, "
+                    "parts that it runs many times are compiled by themselves"
+                )
         if len(self._compiled) + len(self._eager) == MAX_VARIANTS:
             self._is_full = True
             raise CompileError(
