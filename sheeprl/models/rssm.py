@@ -190,6 +190,10 @@ class Observed:
         """Return the joined states `[T, N, deter + stoch]`."""
         return torch.cat([self.deter, self.stoch], -1)
 
+    def detached(self) -> dict[str, Tensor]:
+        """Return the states by name, without gradients."""
+        return {"deter": self.deter.detach(), "stoch": self.stoch.detach()}
+
 
 class RSSM(nn.Module):
     """Recurrent state-space model.

@@ -120,22 +120,19 @@ class Dreamer(Algorithm[DreamerArgsT], WorldModel):
         observed: Observed = rssm.observe(tokens, actions, batch["is_first"][1:], state, drawn)
         return observed
 
-    def last_rows(self, states: Observed | Tensors) -> Tensors:
-        """Return the states of the last `imag_last` rows of each sequence, without gradients."""
-        deter, stoch = (
-            (states.deter, states.stoch) if isinstance(states, Observed) else (states["deter"], states["stoch"])
-        )
-        last = slice(-self.args.starts, None)
-        return {"deter": deter[last].detach(), "stoch": stoch[last].detach()}
+    def last_rows(self, states: Tensors) -> Tensors:
+        """Return the states of the last `imag_last` rows of each sequence."""
+        return {name: values[-self.args.starts :] for name, values in states.items()}
 
     def carried(self, observed: Observed) -> Tensors:
         """Return the inferred states that later phases of the gradient step need."""
-        return self.last_rows(observed)
+        return self.last_rows(observed.detached())
 
-    def fresh_states(self, batch: TensorDict, observed: Observed) -> Tensors:
+    def fresh_states(self, observed: Observed) -> Tensors:
         """Return the states to write back to all rows but the first, the context, which gets no new one."""
-        fresh = {"deter": observed.deter.detach(), "stoch": self.latents.stored(observed.stoch.detach())}
-        return {name: values.to(batch[name].dtype) for name, values in fresh.items()}
+        states = observed.detached()
+        states["stoch"] = self.latents.stored(states["stoch"])
+        return states
 
     # ---------------------------------------------------------------------------------- world model
 

@@ -98,7 +98,7 @@ class EarlyDreamer(Dreamer[EarlyArgsT]):
             error = functional.binary_cross_entropy_with_logits(logit, goes_on, reduction="none")
             losses["Loss/continue"] = args.continue_scale * error
         total, metrics = self.total_of(losses, kl, observed, batch["sample_weight"])
-        return Loss(total, metrics, carry=self.carried(observed), write=self.fresh_states(batch, observed))
+        return Loss(total, metrics, carry=self.carried(observed), write=self.fresh_states(observed))
 
     def continues(self, agent: Any, states: Tensor) -> Tensor:
         """Return the discount factor on arrival at states `[*, state]`: predicted, or γ without a continuation."""

@@ -80,14 +80,14 @@ class DreamerV3(Dreamer[DreamerV3Args]):
         rows, weight = after_context(batch.select("obs", "reward", "terminated", "truncated")), batch["sample_weight"]
         observed = self.observe(agent.policy, batch, rows, noise)
         model, metrics = self.world_model_loss(agent, observed, rows, weight)
-        learned = self.behavior_loss(agent, self.task(agent), self.last_rows(observed), noise, weight)
+        learned = self.behavior_loss(agent, self.task(agent), self.last_rows(observed.detached()), noise, weight)
         replayed = self.replay_value_loss(agent, self.task_features(observed), rows, learned.returns[0], weight)
         return Loss(
             model + (learned.value + self.args.replay_value_scale * replayed),
             metrics | learned.metrics | {"Loss/replay_value_loss": replayed.detach()},
             carry=self.carried(observed),
             buffers={f"returns.{name}": value for name, value in learned.percentiles.items()},
-            write=self.fresh_states(batch, observed),
+            write=self.fresh_states(observed),
         )
 
     def carried(self, observed: Observed) -> Tensors:

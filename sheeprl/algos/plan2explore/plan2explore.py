@@ -87,7 +87,7 @@ class Plan2Explore(Dreamer[Any]):
 
     def carried(self, observed: Observed) -> Tensors:
         """Return the inferred states of all rows."""
-        return {"deter": observed.deter.detach(), "stoch": observed.stoch.detach()}
+        return observed.detached()
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """Return the Dreamer's phases, and those of ensemble and explorer."""

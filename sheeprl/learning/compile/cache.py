@@ -265,8 +265,8 @@ class CompiledSteps:
             if not phase.compile:
                 groups = " and ".join(map(repr, phase.groups))
                 raise CompileError(
-                    f"the algorithm excludes its phase {groups} as a whole, because it takes long to compile; on a CPU, "
-                    "parts that it runs many times are compiled by themselves"
+                    f"the algorithm excludes its phase {groups} as a whole, because it takes long to compile; on a "
+                    "CPU, parts that it runs many times are compiled by themselves"
                 )
         if len(self._compiled) + len(self._eager) == MAX_VARIANTS:
             self._is_full = True

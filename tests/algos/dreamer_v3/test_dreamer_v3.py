@@ -71,7 +71,7 @@ def behavior_gradients(algorithm, agent, **args):
     _, noise = compute(algorithm, agent, batch)
     rows = after_context(batch.select("obs", "reward", "terminated", "truncated"))
     observed = algorithm.observe(agent.policy, batch, rows, noise)
-    weight, starts = batch["sample_weight"], algorithm.last_rows(observed)
+    weight, starts = batch["sample_weight"], algorithm.last_rows(observed.detached())
     learned = algorithm.behavior_loss(agent, algorithm.task(agent), starts, noise, weight)
     replayed = algorithm.replay_value_loss(agent, observed.features, rows, learned.returns[0], weight)
     loss = learned.value + algorithm.args.replay_value_scale * replayed
@@ -103,7 +103,7 @@ def test_the_actor_gets_no_gradient_through_the_dynamics():
     rows = after_context(batch.select("obs", "reward", "terminated", "truncated"))
     with torch.no_grad():
         observed = algorithm.observe(agent.policy, batch, rows, noise)
-        starts = algorithm.last_rows(observed)
+        starts = algorithm.last_rows(observed.detached())
         drawn = noise["state"], noise["action"]
         imagined = imagine(agent.policy.rssm, agent.policy.actor, starts["deter"], starts["stoch"], *drawn)
         states, value = imagined.states, agent.two_hot.mean(agent.critic(imagined.states))
