@@ -211,9 +211,11 @@ def commands_page() -> str:
 
 def _help(words: list[str]) -> Iterator[str]:
     """Yield the lines that a command of the program prints."""
+    import typer.rich_utils  # noqa: F401  # reads its width from the environment at its import, for good
+
     from sheeprl.cli import main
 
-    plain = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "TERM": "dumb", "NO_COLOR": "1"}
+    plain = {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
     output = io.StringIO()
     with mock.patch.dict(os.environ, plain), contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
         main(words)
