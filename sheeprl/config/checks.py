@@ -490,16 +490,16 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
         )
     rows = 1 if data.sampler is None else data.sampler.least_rows
     envs = config.env.num_envs * math.ceil(players / shards)
-    if size // shards < rows * envs:
-        yield (
-            f"buffer.size={size}: {size // shards // envs} rows of each environment, but a sequence has {rows}; use at "
-            f"least {shards * rows * envs}"
-        )
-    elif size < config.round_rows:
+    if size < config.round_rows:
         yield f"buffer.size={size}: smaller than one round; use at least {config.round_rows}"
     elif size // shards < shard_rows:
         least = shards * shard_rows
         yield f"buffer.size={size}: each of {shards} shards gets up to {shard_rows} rows a round; use at least {least}"
+    elif size // shards < rows * envs:
+        yield (
+            f"buffer.size={size}: {size // shards // envs} rows of each environment, but a sequence has {rows}; use at "
+            f"least {shards * rows * envs}"
+        )
 
 
 def _machine_mistakes(config: Config) -> Iterator[str]:

@@ -152,6 +152,12 @@ def test_a_replay_without_room_for_a_sequence():
     check(load_config("dreamer_v3", ["env.num_envs=400", "buffer.size=12800"]).model_dump(mode="json"))
 
 
+def test_a_replay_of_less_than_a_row_of_each_environment():
+    """The mistake is that of the round, for which the replay is too small, too."""
+    mistakes = mistakes_of("sac", "buffer.size=3", "env.num_envs=4", "algo.batch_size=2")
+    assert mistakes == ["buffer.size=3: smaller than one round; use at least 64"]
+
+
 def test_a_width_by_hand_beside_a_size():
     """A width that a configuration sets, and a size that the user sets, give a warning."""
     warnings = check(load_config("dreamer_v3", ["algo.size=12M"]).model_dump(mode="json")).warnings
