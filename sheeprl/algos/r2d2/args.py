@@ -67,6 +67,11 @@ class R2D2Args(TargetQArgs, OffPolicyArgs):
         0.6, description="exponent of the importance weights; 0 for none", json_schema_extra=needs("algo.prioritized")
     )
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the stored state: hidden and cell state of the LSTM."""
+        return 2 * 4 * self.memory_size
+
     def data(self) -> OffPolicy:
         """Return settings to read sequences: the burn-in, the training rows, and a row to bootstrap from."""
         from sheeprl.buffer.priorities import Prioritized  # imports NumPy, which would delay the help
