@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.best import named_checkpoint
-from sheeprl.checkpoint.files import CONFIG
+from sheeprl.checkpoint.run_dir import read_config
 from sheeprl.checkpoint.runs import is_stored
 from sheeprl.checkpoint.weights import read_agent
 from sheeprl.config.schema import Config, structural_keys
 from sheeprl.config.suggestions import shown
-from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.utils.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
@@ -125,8 +124,7 @@ def _summary(
 
 def _other_settings(config: Config, folder: Path) -> str:
     """Return the settings that shape networks and differ from those of a checkpoint, as the end of a line."""
-    path = folder / CONFIG
-    theirs, ours = parse_yaml(path.read_text(encoding="utf-8"), str(path))["algo"], config.to_tree()["algo"]
+    theirs, ours = read_config(folder)["algo"], config.to_tree()["algo"]
     names = [name for name in structural_keys(type(config.algo)) if theirs.get(name, ours[name]) != ours[name]]
     texts = [f"algo.{name}={shown(ours[name])} (the checkpoint: {shown(theirs[name])})" for name in names]
     return f"; settings that differ: {', '.join(texts)}" if texts else ""
