@@ -139,7 +139,8 @@ class FileReporter:
         if self._closed:
             return
         self._closed = True
-        with contextlib.ExitStack() as closing:  # an error in one callback doesn't prevent the others
+        # The last callback runs first, and an error in one doesn't prevent the others.
+        with contextlib.ExitStack() as closing:
             closing.callback(self._lines.close)
             if self._scalars is not None:
                 closing.callback(self._scalars.close)

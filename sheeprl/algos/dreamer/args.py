@@ -50,11 +50,11 @@ class DreamerArgs(EncoderArgs, OffPolicyArgs):
     @property
     @abstractmethod
     def stored_bytes(self) -> int:
-        """Bytes of the stored state: four per deterministic element, one per categorical."""
+        """Bytes of the stored state: four per number, one per categorical."""
 
     def space_mistakes(self, spaces: Spaces) -> Iterator[str]:
         """Yield also a line for each picture that the decoder can't reconstruct: its pictures are in [0, 1]."""
-        import numpy as np
+        import numpy as np  # would delay the help
 
         from sheeprl.envs.transforms import input_keys, input_spaces
 
