@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sheeprl.algos.base import Algorithm, Mode, PolicyInput, PolicyOutput, Spaces, Tensors
@@ -66,6 +66,14 @@ class Dreamer(Algorithm[DreamerArgsT], WorldModel):
     @abstractmethod
     def build_head(self) -> ActorHead:
         """Return the distribution of the actions."""
+
+    @abstractmethod
+    def build_actor(self, policy: Any) -> nn.Module:
+        """Build an actor for the states of a policy."""
+
+    @abstractmethod
+    def build_critic(self, agent: Any) -> nn.Module:
+        """Build a critic for the states of an agent."""
 
     @abstractmethod
     def optimizer(self, lr: float) -> Callable[..., Optimizer]:

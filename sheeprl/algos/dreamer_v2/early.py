@@ -14,7 +14,7 @@ from sheeprl.algos.base import Loss, OptimizerSpec, Phase, Step, TargetUpdate, T
 from sheeprl.algos.dreamer.dreamer import MODULES, Dreamer, after_context
 from sheeprl.algos.dreamer.imagination import Behavior, BehaviorLoss, imagine
 from sheeprl.algos.dreamer.loss import imagined_returns, imagined_weights, mean
-from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, Policy
+from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, PlainActor, Policy, head
 from sheeprl.algos.dreamer_v2.args import EarlyDreamerArgs
 from sheeprl.models.precision import full_precision
 from sheeprl.models.recurrent import Recurrent
@@ -62,6 +62,14 @@ class EarlyDreamer(Dreamer[EarlyArgsT]):
     def build_policy(self) -> Any:
         """Build encoder, dynamics and actor."""
         return Policy(self.spaces, self.args, self.head, self.latents, self.build_cell(), self.cnn)
+
+    def build_actor(self, policy: Policy) -> nn.Module:
+        """Build an actor."""
+        return PlainActor(self.head, policy.rssm.size, self.args)
+
+    def build_critic(self, agent: EarlyDreamerAgent) -> nn.Module:
+        """Build a critic."""
+        return head(agent.policy.rssm.size, self.args, 1)
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
         """Return one optimizer each for world model, actor and critic."""

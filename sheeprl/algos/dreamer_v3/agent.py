@@ -139,6 +139,11 @@ class Policy(nn.Module):
         self.actor = Actor(head, self.rssm.size, args.widths.units)
 
 
+def build_critic(inputs: int, units: int, bins: int) -> nn.Module:
+    """Build a critic: from states `[*, inputs]` to the logits `[*, bins]` of the value's distribution."""
+    return normed_mlp(inputs, units, 3, bins, 0.0)
+
+
 class DreamerV3Agent(nn.Module):
     """Policy, decoder, the heads of reward and continuation, critic and slow critic, percentiles of the returns.
 
@@ -157,6 +162,6 @@ class DreamerV3Agent(nn.Module):
         self.decoder = Decoder(self.policy.encoder, rssm.cell.size, rssm.latents.size, args)
         self.reward = normed_mlp(rssm.size, units, 1, bins, 0.0)
         self.continuation = normed_mlp(rssm.size, units, 1, 1)
-        self.critic = normed_mlp(rssm.size, units, 3, bins, 0.0)
+        self.critic = build_critic(rssm.size, units, bins)
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         self.returns = PercentileRange(rate=args.return_rate)

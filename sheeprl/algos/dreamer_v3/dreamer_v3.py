@@ -16,7 +16,7 @@ from sheeprl.algos.dreamer.actor import ActorHead
 from sheeprl.algos.dreamer.dreamer import MODULES, Dreamer, after_context
 from sheeprl.algos.dreamer.imagination import Behavior, BehaviorLoss, imagine
 from sheeprl.algos.dreamer.loss import imagined_returns, imagined_weights, mean
-from sheeprl.algos.dreamer_v3.agent import DreamerV3Agent, Policy, build_latents
+from sheeprl.algos.dreamer_v3.agent import Actor, DreamerV3Agent, Policy, build_critic, build_latents
 from sheeprl.algos.dreamer_v3.args import DreamerV3Args
 from sheeprl.algos.dreamer_v3.loss import policy_loss, replayed_returns
 from sheeprl.models.latents import Latents, balanced_kl
@@ -52,6 +52,14 @@ class DreamerV3(Dreamer[DreamerV3Args]):
     def build_policy(self) -> Any:
         """Build encoder, dynamics and actor."""
         return Policy(self.spaces, self.args)
+
+    def build_actor(self, policy: Policy) -> nn.Module:
+        """Build an actor."""
+        return Actor(self.head, policy.rssm.size, self.args.widths.units)
+
+    def build_critic(self, agent: DreamerV3Agent) -> nn.Module:
+        """Build a critic."""
+        return build_critic(agent.policy.rssm.size, self.args.widths.units, len(agent.two_hot.bins))
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
         """Return LaProp over three groups. It is elementwise and clips by parameter, so it equals one over all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -30,15 +31,16 @@ class Explorer(nn.Module):
     """Networks of the exploration besides its actor, which is a part of the policy.
 
     Args:
-        other: another agent of the Dreamer, whose critic the exploration gets.
+        critic: predicts the discounted sum of intrinsic rewards.
+        returns: percentiles of the returns at the beginning, of DreamerV3; they are copied.
         ensemble: predicts the next stochastic state from state and action.
     """
 
-    def __init__(self, other: Any, ensemble: Ensemble) -> None:
+    def __init__(self, critic: nn.Module, returns: nn.Module | None, ensemble: Ensemble) -> None:
         """Store the networks."""
         super().__init__()
-        self.critic, self.critic_target = other.critic, other.critic_target
-        self.returns = getattr(other, "returns", None)  # percentiles of the returns, of DreamerV3
+        self.critic, self.critic_target = critic, copy.deepcopy(critic).requires_grad_(False)
+        self.returns = copy.deepcopy(returns)
         self.ensemble = ensemble
 
 
@@ -52,18 +54,15 @@ class Plan2Explore(Dreamer[Any]):
     def build_agent(self) -> nn.Module:
         """Build the Dreamer's networks, a second critic, and the ensemble."""
         agent: Any = super().build_agent()  # type: ignore[safe-super]
-        other: Any = super().build_agent()  # type: ignore[safe-super]
-        args, rssm = self.args, agent.policy.rssm
-        inputs, outputs = rssm.size + self.head.size, self.latents.size
-        agent.explorer = Explorer(
-            other, Ensemble(args.ensemble, inputs, args.ensemble_units, args.ensemble_layers, outputs)
-        )
+        args, inputs, outputs = self.args, agent.policy.rssm.size + self.head.size, self.latents.size
+        ensemble = Ensemble(args.ensemble, inputs, args.ensemble_units, args.ensemble_layers, outputs)
+        agent.explorer = Explorer(self.build_critic(agent), getattr(agent, "returns", None), ensemble)
         return agent  # type: ignore[no-any-return]
 
     def build_policy(self) -> Any:
         """Build the Dreamer's encoder, dynamics and actor, and the explorer."""
         policy = super().build_policy()
-        policy.explorer = super().build_policy().actor
+        policy.explorer = self.build_actor(policy)
         return policy
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
