@@ -19,6 +19,7 @@ from sheeprl.models.actions import Actions, action_mask
 from sheeprl.models.encoder import Encoder
 from sheeprl.models.mlp import mlp
 from sheeprl.models.noisy import NoisyMLP
+from sheeprl.models.precision import full_precision
 from sheeprl.models.recurrent import Recurrent
 
 
@@ -136,11 +137,10 @@ class QNetwork(nn.Module):
             advantage, value = (
                 part.unsqueeze(-2) if part is not None and part.ndim > 1 else part for part in (advantage, value)
             )
-        # Mixed precision ends here: the heads compute in float32.
-        output = _apply(self.advantage, features, advantage).float()
+        output = full_precision(_apply(self.advantage, features, advantage))
         output = output.reshape(*output.shape[:-1], self.actions.outputs, self.head.size)
         if self.value is not None:
-            state_value = _apply(self.value, features, value).float().unsqueeze(-2)
+            state_value = full_precision(_apply(self.value, features, value)).unsqueeze(-2)
             output = state_value + output - output.mean(-2, keepdim=True)
         return output if self.embedding is None else output.squeeze(-1).transpose(-1, -2)
 
