@@ -183,8 +183,8 @@ class AlgoArgs(Section):
     def space_warnings(self, spaces: Spaces) -> Iterator[str]:
         """Yield a line for each part of the spaces that the algorithm doesn't fully use; none by default.
 
-        The run begins nevertheless, and shows the lines. Each one names the cause first, a setting
-        or a part of the spaces, then what would work.
+        The run begins nevertheless, and shows the lines. Each line names the setting first, such as `algo.hidden=8: …`
+        or `env.id: …`, then what would work.
 
         Args:
             spaces: observation and action space of the agent.

@@ -58,9 +58,8 @@ def check(tree: Mapping[str, Any]) -> Resolved:
     mistakes = [*mistakes, *env_mistakes, *_size_mistakes(config), *_machine_mistakes(config)]
     if mistakes or spaces is None:
         raise ConfigError(mistakes)
-    lines = config.algo.space_warnings(spaces)
-    warnings += (line if line.startswith("algo.") else f"env.id={config.env.id}: {line}" for line in lines)
-    warnings += [*_untrained(config), *_unreachable(config), *without_effect(given, config, spaces)]
+    warnings += [*config.algo.space_warnings(spaces), *_untrained(config), *_unreachable(config)]
+    warnings += without_effect(given, config, spaces)
     return Resolved(config, spaces, tuple(warnings), open_settings(given))
 
 

@@ -75,8 +75,8 @@ class DreamerArgs(EncoderArgs, OffPolicyArgs):
         yield from super().space_warnings(spaces)
         if ACTION_MASK in getattr(spaces.observation, "spaces", ()):
             yield (
-                f"{ACTION_MASK} restricts played actions, but not imagined ones, because the world model doesn't "
-                "predict masks; use an algorithm without a world model if forbidden choices mislead the actor"
+                f"env.id: {ACTION_MASK} restricts played actions, but not imagined ones, because the world model "
+                "doesn't predict masks; use an algorithm without a world model if forbidden choices mislead the actor"
             )
 
     def data(self) -> OffPolicy:

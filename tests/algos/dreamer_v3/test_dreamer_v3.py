@@ -233,7 +233,7 @@ def test_a_run_with_action_masks_is_warned():
     masked = spaces.Dict({"action_mask": spaces.MultiBinary(3), "x": VECTOR})
     args = DreamerV3Args(name="dreamer_v3")
     (line,) = args.space_warnings(Spaces(masked, spaces.Discrete(3)))
-    assert line.startswith("action_mask restricts played actions, but not imagined ones")
+    assert line.startswith("env.id: action_mask restricts played actions, but not imagined ones")
     assert not list(args.space_warnings(CASES["discrete, pixels"]))
 
 
