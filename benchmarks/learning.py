@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.harness import record, rows
@@ -119,7 +119,13 @@ class Job:
     @property
     def settings(self) -> Json:
         """Return the settings that decide whether an earlier result still counts."""
-        return {"mode": self.mode, "episodes": self.row.episodes, **self.row.tree(self.overrides)}
+        settings = {"mode": self.mode, "episodes": self.row.episodes, **self.row.tree(self.overrides)}
+        return settings if self.first is None else settings | {"init_from": self.first.settings}
+
+    @property
+    def first(self) -> Job | None:
+        """Return the job whose runs give the first weights, if there is one."""
+        return None if self.row.init_from is None else replace(self, row=self.row.init_from, overrides=())
 
     def folder(self, seed: int) -> Path:
         """Return the folder of a seed's run, which depends on the settings too."""
@@ -127,16 +133,29 @@ class Job:
         return self.work / f"{self.row.name}_{self.mode}_{seed}_{digest}"
 
 
-def run_seed(job: Job, seed: int) -> SeedResult:
-    """Train and evaluate one seed; continue its interrupted run if it had the same settings."""
+def train(job: Job, seed: int) -> tuple[Path, list[str], float]:
+    """Train one seed, or continue its interrupted run if it had the same settings.
+
+    The run that gives the first weights is trained before, and stays in the folder of runs in progress for its own row.
+
+    Returns:
+        Folder of the run, commits of the code that ran in it, and seconds of the last process.
+    """
     folder, row = job.folder(seed), job.row
+    settings = [] if job.first is None else [f"algo.init_from={train(job.first, seed)[0]}"]
     commits = note_commit(folder)
     run_dir = folder / "run"
-    settings = [*row.settings, *job.overrides, f"run.seed={seed}", f"run.mode={job.mode}", f"run.dir={run_dir}"]
+    settings += [*row.settings, *job.overrides, f"run.seed={seed}", f"run.mode={job.mode}", f"run.dir={run_dir}"]
     settings += [] if job.threads is None else [f"trainer.threads={job.threads}"]
     began = time.monotonic()
     sheeprl("run", str(row.path), *settings, "run.resume=auto", "eval.episodes=0", "log.level=warning")
-    process_time = time.monotonic() - began
+    return run_dir, commits, time.monotonic() - began
+
+
+def run_seed(job: Job, seed: int) -> SeedResult:
+    """Train and evaluate one seed."""
+    run_dir, commits, process_time = train(job, seed)
+    row = job.row
     lines = record.read_metrics(run_dir)
     end = next(line for line in reversed(lines) if line.get("event") == "end")
     evaluation = json.loads(sheeprl("eval", str(run_dir), "--episodes", str(row.episodes), "--json"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import yaml
 
 from benchmarks import learning, policies, report, search, speed, values
 from benchmarks.__main__ import benchmarks, main, summary_of
@@ -280,6 +281,20 @@ def test_an_interrupted_seed_continues(tmp_path, monkeypatch):
     assert seed["resumed"] == [seed["commit"]] and seed["process_time"] is None
     assert seed["policy_steps"] >= 600 and seed["curve"]
     assert not job.folder(3).exists()
+
+
+@pytest.mark.slow
+def test_a_row_may_begin_with_the_weights_of_another_one(tmp_path):
+    """A row with `init_from` trains the other row first, whose run stays for its own result."""
+    row = replace(rows.load()["ppo_cartpole"], steps=300, episodes=2, overrides=("algo.rollout_steps=32",))
+    later = replace(row, name="later", steps=100, init_from=row)
+    first, job = (learning.Job(each, "coupled", (), tmp_path, tmp_path / "work") for each in (row, later))
+    (seed,) = learning.run_job(job, [3])["per_seed"]
+    config = yaml.safe_load((first.folder(3) / "run" / "config.yaml").read_text())
+    assert seed["policy_steps"] < 300 and config["run"]["total_steps"] == 300
+    (before,) = learning.run_job(first, [3])["per_seed"]
+    assert before["policy_steps"] >= 300
+    assert job.settings["init_from"] == first.settings
 
 
 def test_the_verdict_of_a_row():

@@ -43,6 +43,7 @@ class Row:
         peers: published scores with their sources.
         requires: extra to install.
         minutes: minutes of one seed on two cores.
+        init_from: row whose run with the same seed gives the first weights.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Row:
     peers: str = ""
     requires: str = ""
     minutes: float | None = None
+    init_from: Row | None = None
 
     @property
     def path(self) -> Path:
@@ -118,9 +120,13 @@ def load(path: Path = TABLE) -> dict[str, Row]:
 
     Raises:
         TypeError: a row has an unknown or misses a required field.
+        KeyError: `init_from` names no earlier row.
     """
     table: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))["rows"]
-    return {
-        name: Row(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
-        for name, fields in table.items()
-    }
+    rows: dict[str, Row] = {}
+    for name, fields in table.items():
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        if "init_from" in values:
+            values["init_from"] = rows[values["init_from"]]
+        rows[name] = Row(name, **values)
+    return rows
