@@ -204,7 +204,8 @@ class Phase:
         lr_scale: factor on the optimizers' learning rate.
         target_updates: target networks to update after the step.
         compile: allow `trainer.compile` to compile gradient steps with this phase. False where the loss unrolls so many
-            steps in time that compiling would take longer than it saves.
+            steps in time that compiling would take longer than it saves. On one CUDA device such steps are recorded as
+            a CUDA graph.
     """
 
     optimizer: str | tuple[str, ...]

@@ -211,8 +211,8 @@ class TrainerConfig(Section):
     )
     compile_limit: Count = Field(
         5000,
-        description="largest number of operations of a compiled gradient step; larger ones run eagerly, since they "
-        "would compile for several minutes",
+        description="largest number of operations of a compiled gradient step; larger ones would compile for several "
+        "minutes, so they run eagerly, and on one CUDA device as a recorded CUDA graph",
     )
     threads: Count | None = Field(
         None,

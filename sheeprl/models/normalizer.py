@@ -106,7 +106,8 @@ class PercentileRange(nn.Module):
 
     def updated(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the buffers by name after more numbers, those of all ranks; this module is unchanged."""
-        fractions = torch.tensor(self.fractions, dtype=self.low.dtype, device=self.low.device)
+        # Filled on the device: a CUDA graph can't contain a copy from the CPU's pageable memory.
+        fractions = torch.stack([self.low.new_full((), fraction) for fraction in self.fractions])
         low, high = torch.quantile(rows.detach().flatten().to(self.low.dtype), fractions).unbind(0)
         return {"low": self.low + self.rate * (low - self.low), "high": self.high + self.rate * (high - self.high)}
 

@@ -63,7 +63,7 @@ class TwoHot(nn.Module):
         share = (targets - lower) / (upper - lower)
         parts = torch.stack([1.0 - share, share], -1)
         if other is not None:
-            parts = parts * parts.new_tensor([[1.0], [scale]])
+            parts = torch.stack([parts[..., 0, :], scale * parts[..., 1, :]], -2)
         places = torch.stack([above - 1, above], -1)
         logprob = full_precision(logits).log_softmax(-1).gather(-1, places.flatten(-2))
         return -(parts.flatten(-2) * logprob).sum(-1)

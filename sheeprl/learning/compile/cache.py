@@ -1,4 +1,4 @@
-"""Compiled gradient steps of a run, by variant; each variant is compiled or loaded when it is first taken.
+"""Compiled and recorded gradient steps of a run, by variant; each is compiled, loaded or recorded when first taken.
 
 A variant is a list of phases and the shapes, strides and dtypes of the input tensors. A run has few: an algorithm that
 updates its actor in every second step has two, and a shorter last minibatch adds one. This cache is in memory. The
@@ -184,7 +184,7 @@ class CompiledSteps:
             if variant in self._eager or self._is_full:
                 return None
             try:
-                compiled = self._compiled[variant] = self._compile_timed(phases, moved(tree, self.device))
+                compiled = self._compiled[variant] = self._compile_timed(phases, tree)
             except CompileError:
                 self._eager.add(variant)
                 raise
@@ -260,29 +260,38 @@ class CompiledSteps:
         self._all_finite.fill_(True)
 
     def _compile_timed(self, phases: Sequence[Phase], inputs: Tree) -> CompiledStep:
-        """Compile a step and add the time to `seconds`; note it for the log unless it was loaded from the cache."""
-        for phase in phases:
-            if not phase.compile:
-                groups = " and ".join(map(repr, phase.groups))
-                raise CompileError(
-                    f"the algorithm excludes its phase {groups} as a whole, because it takes long to compile; on a "
-                    "CPU, parts that it runs many times are compiled by themselves"
-                )
+        """Compile or record a step and add the time to `seconds`; note it unless it was loaded from the cache."""
+        excluded = next((phase for phase in phases if not phase.compile), None)
+        if excluded is not None and not self._can_record:
+            groups = " and ".join(map(repr, excluded.groups))
+            raise CompileError(
+                f"the algorithm excludes its phase {groups} as a whole, because it takes long to compile; on a "
+                "CPU, parts that it runs many times are compiled by themselves"
+            )
         if len(self._compiled) + len(self._eager) == MAX_VARIANTS:
             self._is_full = True
             raise CompileError(
                 f"the run has more than {MAX_VARIANTS} variants of gradient steps; use fewer batch shapes and phases"
             )
         started = time.perf_counter()
-        compiled = self._compile(phases, inputs)
+        compiled = self._compile(phases, inputs, self.limit if excluded is None else 0)
         seconds = time.perf_counter() - started
         self.seconds += seconds
         if compiled.is_new:
             self.notes.append(f"compiled the gradient step in {seconds:.0f} s; cached in {cache_folder()}")
+        elif compiled.is_recorded:
+            self.notes.append(
+                f"recorded the gradient step as a CUDA graph in {seconds:.0f} s; it is too large to be compiled"
+            )
         return compiled
 
-    def _compile(self, phases: Sequence[Phase], inputs: Tree) -> CompiledStep:
-        """Compile a step or load it from the cache.
+    @property
+    def _can_record(self) -> bool:
+        """Return True if a step can be recorded; with several ranks, its sums wait for the other ranks."""
+        return self.device.type == "cuda" and self.step.ranks.world == 1
+
+    def _compile(self, phases: Sequence[Phase], inputs: Tree, limit: int) -> CompiledStep:
+        """Compile a step of at most `limit` operations or load it from the cache; record a larger one.
 
         All ranks compile the step or none does. An eager step differs from a compiled one in the last bits, so mixed
         ranks would drift apart.
@@ -297,12 +306,14 @@ class CompiledSteps:
                     self.step,
                     phases,
                     self.assemble,
-                    inputs,
+                    moved(inputs, self.device),
                     self._all_finite,
                     cache_folder(),
-                    self.limit,
+                    limit,
+                    self._can_record,
                     lambda: self.on_compile(COMPILING),
                 )
+                compiled.capture(flattened(inputs))
         except Exception as error:  # tracer and compiler can raise any error
             compiled = CompileError(one_line(error)[:300])
             compiled.__cause__ = error

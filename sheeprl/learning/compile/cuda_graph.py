@@ -1,11 +1,12 @@
 """Compile a graph into CUDA kernels, capture them as one CUDA graph and launch it for each step.
 
+A step that is too large to be compiled is captured as it runs eagerly.
+
 A step of small networks is some hundred kernels of a few microseconds each, and the CPU needs longer to launch a kernel
 than the device to run it. A CUDA graph launches all of them by one call. It reads from and writes to fixed addresses:
 
 1. `open_kernels` compiles the graph by Inductor or loads it from Inductor's cache.
-2. The first call of `CudaGraphLibrary` allocates tensors for the inputs and captures the kernels on them
-   (`CapturedGraph`).
+2. `CudaGraphLibrary.capture` allocates tensors for the inputs and captures the kernels on them (`CapturedGraph`).
 3. Each call copies its inputs to these tensors and launches the graph. `InputTransfer` copies inputs from the CPU
    asynchronously, so the CPU prepares the next steps while the device runs this one.
 """
@@ -65,10 +66,10 @@ def open_kernels(
 
 
 class CudaGraphLibrary:
-    """Library whose kernels are captured as a CUDA graph on the first call and launched on every call.
+    """Library whose kernels are captured as a CUDA graph once and launched on every call.
 
     Args:
-        library: compiled graph. It must not wait for the device.
+        library: compiled graph, or an eager function. It must not wait for the device.
         state: tensors that the library changes in place; its first inputs, the same ones in every call.
     """
 
@@ -77,18 +78,22 @@ class CudaGraphLibrary:
         self.library, self.state = library, list(state)
         self._captured: CapturedGraph | None = None
 
-    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Run the library on its state and on inputs, which may be on the CPU."""
+    def capture(self, inputs: Sequence[Tensor]) -> CapturedGraph:
+        """Return the captured kernels; the first call captures them, for inputs on these devices."""
         if self._captured is None:
             self._captured = CapturedGraph(self.library, self.state, inputs)
-        return self._captured.launch(inputs)
+        return self._captured
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run the library on its state and on inputs, which may be on the CPU."""
+        return self.capture(inputs).launch(inputs)
 
 
 class CapturedGraph:
     """Captured kernels, and the device memory from which they read their inputs.
 
     Args:
-        library: compiled graph to capture.
+        library: compiled graph or eager function to capture.
         state: tensors that the library changes in place.
         inputs: inputs of the first launch.
     """

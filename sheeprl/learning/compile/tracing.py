@@ -1,4 +1,4 @@
-"""Trace a gradient step into one graph, and run what was compiled from it.
+"""Trace a gradient step into one graph, and run what was compiled from it; or record a step without compiling it.
 
 The graph holds the whole step: losses, gradients, clipping, optimizer steps and target updates. `make_fx` runs
 `GradientStep.take` on fake tensors, which have a shape but no values, and records each operation as a node. Python code
@@ -10,6 +10,7 @@ inputs of each call (batch, noise, numbers). It returns one report tensor, then 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,9 @@ class RuleStepper:
 
 
 class CompiledStep:
-    """Gradient step, compiled for one list of phases and inputs of one shape.
+    """Gradient step, compiled or recorded for one list of phases and inputs of one shape.
+
+    A recorded step is a CUDA graph of the kernels that the eager step launches.
 
     Args:
         step: gradient step to trace.
@@ -119,11 +122,12 @@ class CompiledStep:
             calls may be on the CPU.
         all_finite: boolean scalar; true while all gradients have been finite. The step changes it in place.
         folder: cache folder of compiled libraries.
-        limit: largest number of operations of the graph.
+        limit: largest number of operations of a compiled graph; 0 to compile none.
+        can_record: True to record a larger step.
         on_compile: called once before a part of the graph is compiled.
 
     Raises:
-        GraphTooLargeError: the graph has more operations.
+        GraphTooLargeError: the graph has more operations, and the step can't be recorded.
     """
 
     def __init__(
@@ -135,9 +139,10 @@ class CompiledStep:
         all_finite: Tensor,
         folder: Path,
         limit: int,
+        can_record: bool = False,
         on_compile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Trace the step, and compile its graph or load it from the cache."""
+        """Trace the step, and compile its graph or load it from the cache, unless it must be recorded."""
         self._step, self._phases, self._assemble = step, phases, assemble
         self._groups = {name: step.groups[name] for phase in phases for name in phase.groups}
         self._all_finite, self._folder, self._on_compile = all_finite, folder, on_compile
@@ -146,15 +151,19 @@ class CompiledStep:
         self.is_new = False  # true if a part of the graph was not in the cache
         self._writes: list[list[str]] = []  # keys that each loss writes back
         # Store no reference to `inputs`: they may be in Ray's object store, which could then never free them.
-        graph = self._trace({**self._state(), **inputs})
-        if (operations := sum(node.op == "call_function" for node in graph.graph.nodes)) > limit:
+        tree = {**self._state(), **inputs}
+        function = self._function(unflattened(tree, itertools.repeat(torch.empty(0))))
+        graph = self._trace(function, flattened(tree)) if limit else None
+        operations = 0 if graph is None else sum(node.op == "call_function" for node in graph.graph.nodes)
+        self.is_recorded = graph is None or operations > limit
+        if self.is_recorded and not can_record:
             raise GraphTooLargeError(
                 f"they have {operations} operations, more than trainer.compile_limit={limit}; training is right but "
                 "slower, and a higher limit compiles them in several minutes"
             )
-        self._library = open_graph(graph, self._open)
+        self._library = function if graph is None or self.is_recorded else open_graph(graph, self._open)
         # A graph with sums over ranks isn't captured, because each sum waits for the other ranks.
-        self._is_captured = all_finite.device.type == "cuda" and not has_sums(graph)
+        self._is_captured = all_finite.device.type == "cuda" and (graph is None or not has_sums(graph))
         self.rebind()
 
     def _open(self, graph: GraphModule, examples: list[Tensor]) -> Library:
@@ -177,6 +186,11 @@ class CompiledStep:
             if self._is_captured
             else lambda inputs: library(state + moved(inputs, device))
         )
+
+    def capture(self, inputs: Sequence[Tensor]) -> None:
+        """Capture the step as a CUDA graph, if it becomes one, for inputs on these devices; change nothing."""
+        if isinstance(self._run, CudaGraphLibrary):
+            self._run.capture(inputs)
 
     def _state(self) -> dict[str, Any]:
         """Return the tensors that the step changes in place."""
@@ -214,26 +228,36 @@ class CompiledStep:
             losses.append(Loss(torch.empty(()), write=write, priority=priority))
         return losses
 
-    def _trace(self, inputs: Tree) -> GraphModule:
-        """Return the graph of the step.
+    def _function(self, like: Tree) -> Library:
+        """Return the step as a function of its state and inputs.
 
         Args:
-            inputs: the step's state and inputs; only their shapes, dtypes and devices matter.
+            like: tree of the state and inputs, whose tensors don't matter.
         """
 
-        def function(*tensors: Tensor) -> list[Tensor]:
-            """Take the step on tensors in the order of `inputs`."""
-            rebuilt = unflattened(inputs, iter(tensors))
+        def function(tensors: list[Tensor]) -> list[Tensor]:
+            """Take the step on tensors in the order of `like`."""
+            rebuilt = unflattened(like, iter(tensors))
             vectors, buffers = rebuilt["vectors"], rebuilt["buffers"]
             scalars, factors = self._unpack_numbers(rebuilt["numbers"])
             stepper = RuleStepper(rebuilt["all_finite"], vectors, buffers, rebuilt["states"], self._groups, factors)
-            batch = self._assemble(rebuilt["batch"])
-            return self._outputs(
-                self._step.take(self._phases, vectors, buffers, batch, rebuilt["noise"], scalars, stepper)
-            )
+            with torch.no_grad():
+                batch = self._assemble(rebuilt["batch"])
+                return self._outputs(
+                    self._step.take(self._phases, vectors, buffers, batch, rebuilt["noise"], scalars, stepper)
+                )
+
+        return function
+
+    def _trace(self, function: Library, inputs: list[Tensor]) -> GraphModule:
+        """Return the graph of the step; only shapes, dtypes and devices of the inputs matter."""
+
+        def of_tensors(*tensors: Tensor) -> list[Tensor]:
+            """Take the step on tensors, which the tracer passes one by one."""
+            return list(function(list(tensors)))
 
         with torch.no_grad():
-            return make_fx(function, DECOMPOSITIONS, tracing_mode="fake")(*flattened(inputs))
+            return make_fx(of_tensors, DECOMPOSITIONS, tracing_mode="fake")(*inputs)
 
     def _unpack_numbers(self, numbers: Tensor) -> tuple[list[Tensors], list[list[Sequence[Tensor]]]]:
         """Return for each phase its scalars by name, and for each of its groups the factors for each vector."""

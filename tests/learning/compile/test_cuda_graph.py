@@ -18,6 +18,7 @@ from tests.learning.compile.test_cache import (
     make_learner_of,
     update,
 )
+from tests.learning.compile.test_recorded import check_that_recorded_and_eager_steps_agree
 
 __all__ = ["folder"]
 
@@ -79,6 +80,11 @@ def test_a_non_finite_loss_raises_and_changes_nothing(cuda, algo):
     assert_same(learner.agent, before)
     counted = {int(s["step"]) for group in learner.step.groups.values() for s in group.optimizer.state.values()}
     assert counted == {6} and learner.gradient_steps == 6
+
+
+def test_recorded_and_eager_steps_agree(cuda):
+    """A step that is excluded from compilation is captured as it runs eagerly."""
+    check_that_recorded_and_eager_steps_agree(cuda)
 
 
 def test_values_to_write_back_are_returned(cuda, monkeypatch):
