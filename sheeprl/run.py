@@ -175,6 +175,7 @@ class Run:
         if self.is_complete:
             if self.stats.evaluated_at != self.counters.policy_steps and self.config.eval.episodes:
                 await self.evaluator.evaluate()
+            self.updates.warn_of_missed_steps()
             self.log_metrics()
         await self.checkpointing.written(self.log_error)
         self.call_back()

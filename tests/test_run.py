@@ -156,7 +156,7 @@ def check_replay_ratio(leg: Leg) -> None:
             assert weights.gradient_steps == before
         overdue |= not weights.ready and weights.losses == losses and weights.gradient_steps < due
         before, losses = weights.gradient_steps, weights.losses
-    reported = sum("training starts at" in text for _, text in world.reporter.messages)
+    reported = sum("training waits for" in text for _, text in world.reporter.messages)
     assert reported <= 1
     assert reported or not overdue or leg.outcome != "done"
 
@@ -501,8 +501,16 @@ def test_waiting_for_the_first_batch_is_reported_once() -> None:
     leg = simulate(Schedule(replace(SAC, batch_size=8), total_steps=20))
     check(leg)
     reported = [text for _, text in leg.world.reporter.messages if "samples" in text]
-    assert reported == ["the replay holds 1 of 8 samples; training starts at algo.batch_size=8"]
+    assert reported == ["the replay holds 1 of the 8 samples of a batch; training waits for these"]
     assert leg.world.learner.gradient_steps == 20
+
+
+def test_gradient_steps_that_could_not_be_taken_are_reported() -> None:
+    """A run whose replay never serves a batch ends with a warning."""
+    leg = simulate(Schedule(replace(SAC, batch_size=100), total_steps=20))
+    (warning,) = [text for level, text in leg.world.reporter.messages if level == "warning"]
+    assert warning.startswith("20 gradient steps of 20 couldn't be taken: the replay holds ")
+    assert warning.endswith(" of the 100 samples of a batch")
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 3])

@@ -172,6 +172,12 @@ class Episodes:
         if self.length is None and self.prioritize_ends:
             raise ValueError("prioritize_ends=True needs a length, since whole episodes include their ends; set length")
 
+    def describe(self, samples: int) -> str:
+        """Return a number of samples in words."""
+        if self.length is None:
+            return counted(samples, "complete episode")
+        return f"{counted(samples, 'sequence')} of {counted(self.length, 'row')} in complete episodes"
+
     def extensions(self) -> tuple[Extension, ...]:
         """Return the index of episodes."""
         return (EpisodeIndex(),)

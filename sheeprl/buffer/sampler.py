@@ -14,6 +14,7 @@ from sheeprl.buffer.block import Block
 from sheeprl.buffer.frames import read_with_frames
 from sheeprl.buffer.storage import Extension, Rows, Storage
 from sheeprl.buffer.streams import Slots
+from sheeprl.utils.text import counted
 
 Flags = npt.NDArray[np.bool_]
 
@@ -38,7 +39,11 @@ class Sampler(Protocol):
 
     @property
     def least_rows(self) -> int:
-        """Rows of one stream from which a sample can be drawn."""
+        """Rows of one stream from which a sample can be drawn, also after older rows were evicted."""
+        ...
+
+    def describe(self, samples: int) -> str:
+        """Return a number of samples in words."""
         ...
 
     def extensions(self) -> tuple[Extension, ...]:
@@ -85,6 +90,10 @@ class Anchored:
     def least_rows(self) -> int:
         """Return 1."""
         return 1
+
+    def describe(self, samples: int) -> str:
+        """Return a number of samples in words."""
+        return counted(samples, "sample")
 
     def extensions(self) -> tuple[Extension, ...]:
         """Return no extension."""

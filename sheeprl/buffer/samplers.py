@@ -16,6 +16,7 @@ from sheeprl.buffer.frames import read_with_frames
 from sheeprl.buffer.sampler import Anchored, Flags
 from sheeprl.buffer.storage import Extension, NotEnoughDataError, Rows, Storage
 from sheeprl.buffer.streams import Slots
+from sheeprl.utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Rollout:
     takes_all = True
     least_rows = 1
     decides = False
+
+    def describe(self, samples: int) -> str:
+        """Return a number of rows in words."""
+        return counted(samples, "row")
 
     def extensions(self) -> tuple[Extension, ...]:
         """Return no extension."""

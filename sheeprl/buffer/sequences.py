@@ -10,6 +10,7 @@ import numpy as np
 from sheeprl.buffer.sampler import Anchored, Flags, read_rows, slots_by_stream
 from sheeprl.buffer.storage import Extension, Rows, Storage
 from sheeprl.buffer.streams import Slots
+from sheeprl.utils.text import counted
 
 
 class Ages:
@@ -122,8 +123,13 @@ class Sequences(Anchored):
 
     @property
     def least_rows(self) -> int:
-        """Rows of one stream from which a sample can be drawn."""
-        return self.length
+        """Rows of one stream from which a sample can be drawn, also after older rows were evicted."""
+        return self.length + self.context
+
+    def describe(self, samples: int) -> str:
+        """Return a number of sequences in words."""
+        text = f"{counted(samples, 'sequence')} of {counted(self.length, 'row')}"
+        return text if self.crosses else f"{text} in one episode"
 
     def rows_per_sample(self, storage: Storage) -> int:
         """Return the rows of a sequence."""

@@ -156,13 +156,24 @@ class UpdateScheduler:
             return True
         if not self.replay.is_ready and not self.reported_waiting:
             self.reported_waiting = True
-            needed, available, sampler = self.replay.batch_size, self.replay.available, self.data.sampler
-            rows = 1 if sampler is None else sampler.least_rows
-            kind = counted(needed, "sample") if rows == 1 else f"{counted(needed, 'sequence')} of {rows} rows"
-            self.reporter.message(
-                f"the replay holds {available:,} of {kind}; training starts at algo.batch_size={needed}"
-            )
+            self.reporter.message(f"{self._held_samples()}; training waits for these")
         return self.replay.is_ready
+
+    def _held_samples(self) -> str:
+        """Return how many of the samples of a batch the replay holds."""
+        needed, sampler = self.replay.batch_size, self.data.sampler
+        kind = counted(needed, "sample") if sampler is None else sampler.describe(needed)
+        return f"the replay holds {self.replay.available:,} of the {kind} of a batch"
+
+    def warn_of_missed_steps(self) -> None:
+        """Warn at the end of a run about gradient steps that were due when the replay couldn't serve a batch."""
+        due = self.data.due_gradient_steps(self.counters.policy_steps, self.counters.gradient_steps, 0)
+        if self.data.is_off_policy and due and not self.replay.is_ready:
+            self.reporter.message(
+                f"{counted(due, 'gradient step')} of {due + self.counters.gradient_steps:,} couldn't be taken: "
+                f"{self._held_samples()}",
+                "warning",
+            )
 
     async def delivered(self, chunk: Chunk) -> bool:
         """Wait for a chunk's samples. In the first chunk of a round the learner waits for them, too.

@@ -133,6 +133,20 @@ def test_sequences_inside_an_episode_without_its_first_row():
     assert set(columns(buffer)) == {(2, 3, 4), (3, 4, 5)}
 
 
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("crosses", [False, True])
+def test_least_rows_serve_a_sample_also_after_evictions(context, crosses):
+    """A buffer of that many rows always has a sequence once it is full; one row less isn't enough."""
+    sampler = Sequences(3, context=context, crosses=crosses)
+    for missing in (0, 1):
+        buffer = ReplayBuffer(sampler.least_rows - missing, sampler)
+        found = []
+        for begin in range(0, 20, 2):
+            buffer.add(rows_of([begin, begin + 1, begin + 2], first="f" if not begin else ""))
+            found.append(buffer.available)
+        assert (found[-5:] == [1] * 5) == (not missing)
+
+
 @pytest.mark.parametrize("sampler", [Sequences, Episodes])
 def test_length_of_0_raises(sampler):
     """Test the error at construction."""
