@@ -281,7 +281,8 @@ async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> N
             await replay.load(start.buffer)
     except Exception as error:
         raise RunFailedError(
-            f"{start.checkpoint} can't be loaded: {one_line(error)}; move it away to resume from the one before"
+            f"{start.checkpoint} can't be loaded: {one_line(error)}; undo changes of the run's config.yaml, or move "
+            "the checkpoint away to resume from the one before"
         ) from error
 
 
@@ -367,7 +368,7 @@ def _open_reporter(config: Config, opened: RunDir, took: float) -> FileReporter:
         reporter.message(f"resuming from {start.checkpoint.name}")
         reporter.event("resume", step=policy_steps)
     if opened.initial is not None:
-        reporter.message(opened.initial.summary)
+        reporter.message(opened.initial.summary, "warning" if opened.initial.is_partial else "info")
     total, players = config.run.total_steps, config.num_players
     reporter.progress(Progress(policy_steps, total, gradient_steps, None, players, players))
     return reporter

@@ -40,6 +40,7 @@ from sheeprl.utils.errors import AlgorithmError, one_line
 from sheeprl.utils.profiling import make_profiler, profiled
 from sheeprl.utils.tensors import Tree, moved
 
+LOWER_RATE = "lower the learning rates, or scale the rewards"
 LONGEST_PERIOD = 64  # gradient steps in which the warm-up looks for kinds of steps, such as those of a delayed actor
 
 
@@ -320,7 +321,7 @@ class Learner(LearnerInterface):
         bad = [f"{name} is {value.item()}" for name, value in metrics.items() if not torch.isfinite(value).all()]
         groups = " and ".join(map(repr, phase.groups))
         what = " and ".join(bad) or f"the gradient of the loss of {groups} is not finite"
-        raise NonFiniteError(f"{what} at gradient step {self.gradient_steps}")
+        raise NonFiniteError(f"{what} at gradient step {self.gradient_steps}; {LOWER_RATE}")
 
     def _noise(self, phase: Phase, samples: int) -> Tensors:
         """Draw the noise of the group; return this rank's part and all that is shared, on the CPU.
@@ -439,7 +440,7 @@ class Learner(LearnerInterface):
         """Restore a snapshot; return its number of gradient steps."""
         file = io.BytesIO(data.tobytes())
         state = torch.load(file, map_location="cpu", weights_only=True)
-        self.agent.load_state_dict(state["agent"])
+        weights_of.load_tensors(self.agent, state["agent"])
         for name, group in self.step.groups.items():
             group.load_state(state["optimizers"][name])
         if self.compiled is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sheeprl.checkpoint.files import AGENT, WEIGHTS
+from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.installation import install_command
 
@@ -43,10 +44,13 @@ def _loaded(module: Any, tensors: dict[str, Tensor], checkpoint: Path) -> Any:
     Raises:
         ConfigError: they have other names or shapes.
     """
+    from sheeprl.models.weights import load_tensors
+
     try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise _unreadable(checkpoint, error) from error
+        load_tensors(module, tensors)
+    except ValueError as error:
+        advice = "undo changes of the run's config.yaml"
+        raise ConfigError([f"{checkpoint}: can't be loaded: {error}; {advice}"]) from error
     return module.eval()
 
 
@@ -66,15 +70,17 @@ def read_agent(checkpoint: Path) -> dict[str, Tensor]:
 
         path = checkpoint / AGENT
         return dict(torch.load(path, map_location="cpu", weights_only=True)["agent"])
+    except FileNotFoundError as error:
+        raise ConfigError([f"{path}: is missing; {_another(checkpoint)}"]) from error
     except ImportError as error:
         raise ConfigError([f"{path}: {error}; use {install_command('hub')}"]) from error
-    except Exception as error:  # torch raises many types for a damaged file
-        raise _unreadable(path, error) from error
+    except OSError as error:
+        raise ConfigError([f"{path}: can't be read: {error.strerror or error}"]) from error
+    except Exception as error:  # torch raises many types for a damaged file, with advice that isn't safe
+        raise ConfigError([f"{path}: is damaged; {_another(checkpoint)}"]) from error
 
 
-def _unreadable(path: Path, error: Exception) -> ConfigError:
-    """Return the mistake of a file or checkpoint that can't be loaded."""
-    first_line = str(error).strip().partition("\n")[0]
-    if "zip archive" in first_line:  # torch's text is long and names its own source files
-        first_line = "it is incomplete or damaged; use an older checkpoint of the run"
-    return ConfigError([f"{path}: can't be loaded: {first_line}"])
+def _another(checkpoint: Path) -> str:
+    """Return the advice to use another checkpoint of the run."""
+    others = [path for path in checkpoints(checkpoint.parent.parent) if path != checkpoint]
+    return f"use another checkpoint, such as {others[-1]}" if others else "the run has no other checkpoint"

@@ -32,8 +32,12 @@ def load_policy(path: str | Path, *, best: bool = False, mode: Mode = "greedy", 
         seed: seed of the random numbers, which `explore` draws, and a world model in every mode.
 
     Raises:
-        ConfigError: there is no such run, checkpoint or file, or it can't be loaded.
+        ConfigError: there is no such run, checkpoint or file, or it can't be loaded; or there is no such mode.
     """
+    if mode not in ("greedy", "explore"):
+        raise ConfigError([f"mode={mode!r}: must be greedy or explore"])
+    if not isinstance(path, (str, Path)) or not str(path).strip():
+        raise ConfigError([f"path={path!r}: must be a run, a checkpoint or an exported file, such as '@last'"])
     file = Path(path).expanduser()
     if file.suffix in (".onnx", ".pt2"):
         return _exported(file)

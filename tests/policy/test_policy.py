@@ -12,12 +12,14 @@ from types import SimpleNamespace
 import gymnasium
 import numpy as np
 import pytest
+import yaml
 from gymnasium import spaces
 
 import sheeprl
 from sheeprl import ConfigError, load_config, train
 from sheeprl.algos.build import build_algorithm
 from sheeprl.algos.registry import args_class
+from sheeprl.checkpoint.run_dir import checkpoints
 from sheeprl.cli import main
 from sheeprl.envs.make import spaces_of
 from sheeprl.envs.space_json import from_json, to_json
@@ -113,9 +115,36 @@ def test_wrong_calls_are_named(run_dir, tmp_path):
     for path in ("nothing", tmp_path / "no.onnx"):
         with pytest.raises(ConfigError, match="no such"):
             sheeprl.load_policy(path)
+    for path in (3, ""):
+        with pytest.raises(ConfigError, match="must be a run, a checkpoint or an exported file"):
+            sheeprl.load_policy(path)
+    with pytest.raises(ConfigError, match="mode='exploring': must be greedy or explore"):
+        sheeprl.load_policy(run_dir, mode="exploring")
     (tmp_path / "bad.pt2").write_bytes(b"abc")
     with pytest.raises(ConfigError, match=r"bad\.pt2: can't be loaded"):
         sheeprl.load_policy(tmp_path / "bad.pt2")
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(run_dir, tmp_path):
+    """A damaged file leads to another checkpoint; other widths name the first tensor and both shapes."""
+    copied = shutil.copytree(run_dir, tmp_path / "copied")
+    newest = checkpoints(copied)[-1]
+    config = (copied / "config.yaml").read_text()
+    other = yaml.safe_load(config)
+    other["algo"]["hidden_sizes"] = [9]
+    (copied / "config.yaml").write_text(yaml.safe_dump(other))
+    with pytest.raises(
+        ConfigError, match=r"in the checkpoint, but .*\[9, 3\].*; undo changes of the run's config.yaml"
+    ):
+        sheeprl.load_policy(copied)
+    (copied / "config.yaml").write_text(config)
+    (newest / "agent.pt").write_bytes(b"garbage")
+    older = checkpoints(copied)[0]
+    with pytest.raises(ConfigError, match=rf"agent\.pt: is damaged; use another checkpoint, such as {older}"):
+        sheeprl.load_policy(copied)
+    shutil.rmtree(older)
+    with pytest.raises(ConfigError, match=r"agent\.pt: is damaged; the run has no other checkpoint"):
+        sheeprl.load_policy(copied)
 
 
 def test_state_of_a_recurrent_policy_is_inside():
