@@ -6,7 +6,7 @@ This module imports neither torch nor Ray.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +101,10 @@ class Callback:
     """
 
     writes_run_files: bool = False
+
+    def mistakes(self, config: Config) -> Iterable[str]:
+        """Return a line for each reason why the callback can't serve a run; none by default."""
+        return ()
 
     def on_start(self, run: RunView) -> None:
         """React to the start or the resume of a run, before its first round."""

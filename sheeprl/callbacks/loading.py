@@ -16,10 +16,14 @@ def load_callbacks(config: Config) -> list[Callback]:
     """Return the callbacks of `run.callbacks`, in order.
 
     Raises:
-        ConfigError: a module can't be imported, or a path isn't a callback, or it refuses its arguments.
+        ConfigError: a module can't be imported, or a path isn't a callback, or it refuses its arguments or the run.
     """
     mistakes: list[str] = []
-    made = [_make(path, arguments, mistakes) for path, arguments in config.run.callback_calls]
+    made = []
+    for path, arguments in config.run.callback_calls:
+        made.append(callback := _make(path, arguments, mistakes))
+        if callback is not None:
+            mistakes += (f"run.callbacks: {path}: {text}" for text in callback.mistakes(config))
     if mistakes:
         raise ConfigError(mistakes)
     return [callback for callback in made if callback is not None]

@@ -114,7 +114,8 @@ def dream(
     out: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="the file: .mp4, .gif, .png, .pdf or .svg; default: in videos of the run's folder"
+            metavar="FILE",
+            help="the file: .mp4, .gif, .png, .pdf or .svg (plot); default: in videos of the run's folder",
         ),
     ] = None,
     best: Best = False,
@@ -126,8 +127,8 @@ def dream(
     from sheeprl.checkpoint.runs import resolve_run
     from sheeprl.policy import dream_files, dreaming
 
-    if out is not None and Path(out).suffix not in dream_files.FORMATS:
-        raise ConfigError([f"--out {out}: must end with {', '.join(dream_files.FORMATS)}"])
+    if out is not None:
+        dream_files.check(out)
     found = resolve_run(path)
     dreams = dreaming.dream(found, episodes, context, horizon, seed, best)
     file = Path(out) if out else dream_files.default_file(dreams)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from sheeprl.policy.dreaming import Dreams
 from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.installation import install_command
 
-LEAST_SIZE = 96  # least height of a shown picture in pixels, in videos
+LEAST_SIZE = 96  # least height of a shown picture in pixels
 MAX_GIF = 1024  # most pixels of a side of an animated picture
 GAP = 2  # pixels between pictures
 MOST_CURVES = 8  # elements of a vector that a plot shows
@@ -22,7 +23,7 @@ FORMATS = (".gif", ".mp4", ".png", ".pdf", ".svg")
 
 
 def write(dreams: Dreams, out: Path) -> None:
-    """Write dreams to a file.
+    """Write dreams to a file, which `check` has accepted.
 
     `.mp4` and `.gif` show pictures, one column per episode: the true ones, the predicted ones, and their difference.
     `.png`, `.pdf`, `.svg`, and `.gif` of observations without pictures, are plots of vectors, rewards and
@@ -42,18 +43,46 @@ def write(dreams: Dreams, out: Path) -> None:
         elif out.suffix == ".gif":
             from sheeprl.envs.wrappers.video import write_gif
 
-            write_gif(str(out), list(frames(dreams, least_size=1)), round(dreams.fps), MAX_GIF)
+            write_gif(str(out), list(frames(dreams, _size_in_gif(dreams))), round(dreams.fps), MAX_GIF)
         else:
             _write_mp4(dreams, out)
     except OSError as error:
         raise ConfigError([f"--out {out}: can't be written: {error}"]) from error
 
 
+def check(out: str) -> None:
+    """Check before episodes are played that a file can be written.
+
+    Raises:
+        ConfigError: its name ends with no known format, or a package is missing.
+    """
+    suffix = Path(out).suffix
+    if suffix not in FORMATS:
+        raise ConfigError([f"--out {out}: must end with {', '.join(FORMATS)}"])
+    if suffix == ".mp4" and not _has("moviepy"):
+        raise ConfigError(
+            [f"--out {out}: needs moviepy; {install_command('video')}, or use a file that ends with .gif"]
+        )
+    if suffix in (".png", ".pdf", ".svg") and not _has("matplotlib"):
+        raise ConfigError([f"--out {out}: needs matplotlib; {install_command('plot')}"])
+
+
+def _has(package: str) -> bool:
+    """Return True if a package is installed."""
+    return importlib.util.find_spec(package) is not None
+
+
 def default_file(dreams: Dreams) -> Path:
-    """Return the default file in the folder of the checkpoint's run."""
-    return (
-        dreams.checkpoint.parents[1] / "videos" / f"{dreams.name}{'.mp4' if dreams.episodes[0][0].pictures else '.png'}"
-    )
+    """Return the default file in the folder of the checkpoint's run: a video if moviepy is installed."""
+    pictures = ".mp4" if _has("moviepy") else ".gif"
+    suffix = pictures if dreams.episodes[0][0].pictures else ".png"
+    return dreams.checkpoint.parents[1] / "videos" / f"{dreams.name}{suffix}"
+
+
+def _size_in_gif(dreams: Dreams) -> int:
+    """Return the height to which small pictures are enlarged, so that an animated picture keeps all pixels."""
+    columns = sum(len(true.pictures) for true, _ in dreams.episodes)
+    return max(1, min(LEAST_SIZE, MAX_GIF // (2 * max(columns, 3)) - GAP))  # each is at most twice as large
 
 
 def frames(dreams: Dreams, least_size: int = LEAST_SIZE) -> Iterator[Any]:
@@ -91,10 +120,8 @@ def _shown(picture: Any, least_size: int) -> Any:
 
 def _write_mp4(dreams: Dreams, out: Path) -> None:
     """Write a video."""
-    try:
-        from moviepy import ImageSequenceClip
-    except ImportError as error:
-        raise ConfigError([f"--out {out}: needs moviepy; {install_command('video')}"]) from error
+    from moviepy import ImageSequenceClip
+
     clip = ImageSequenceClip(list(frames(dreams)), fps=dreams.fps)
     clip.write_videofile(str(out), logger=None)
 

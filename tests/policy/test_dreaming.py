@@ -1,10 +1,14 @@
 """Test what world models predict, and the files and tables of their dreams."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
+from sheeprl import ConfigError, load_config
 from sheeprl.algos.world_model import Scene
+from sheeprl.callbacks.loading import load_callbacks
 from sheeprl.cli.entry import main
 from sheeprl.policy import dream_files
 from sheeprl.policy.dream_callback import Dreams as DreamCallback
@@ -105,13 +109,15 @@ def test_frames_show_true_predicted_and_their_difference(tmp_path):
 
 
 def test_animated_pictures_keep_all_pixels(tmp_path):
-    """Four episodes beside each other have the pictures' own size, and gaps."""
+    """Four episodes beside each other are enlarged by a whole number, and have gaps."""
     image = pytest.importorskip("PIL.Image")
     dream_files.write(Dreams(tmp_path / "step_7", 2, 30.0, scenes([4] * 4, pictures=True)), tmp_path / "a.gif")
     height, width = scenes([4], pictures=True)[0][0].pictures[0].shape[-2:]
     gap = dream_files.GAP
     with image.open(tmp_path / "a.gif") as picture:
-        assert picture.size == (4 * (width + gap) + gap, 3 * (height + gap) + gap)
+        scale = (picture.size[1] - gap) // 3 // height
+        assert scale * height >= dream_files.LEAST_SIZE
+        assert picture.size == (4 * (scale * width + gap) + gap, 3 * (scale * height + gap) + gap)
 
 
 @pytest.mark.parametrize(("name", "pictures"), [("a.png", False), ("a.gif", False), ("a.gif", True)])
@@ -162,6 +168,10 @@ def test_the_callback_starts_one_process_at_a_time(tmp_path, monkeypatch):
             self.returncode = self.code
             return self.code
 
+        def wait(self):
+            """End at once."""
+            self.code = self.returncode = 0
+
     monkeypatch.setattr("subprocess.Popen", Process)
     view = type("View", (), {"run_dir": tmp_path, "message": lambda self, text: messages.append(text)})()
     callback = DreamCallback(episodes=2)
@@ -171,3 +181,19 @@ def test_the_callback_starts_one_process_at_a_time(tmp_path, monkeypatch):
     callback.process.code = 2
     callback.on_checkpoint(view, tmp_path / "step_3")
     assert len(started) == 2 and messages == ["sheeprl dream failed: no world model"]
+    callback.process.code = None
+    callback.on_checkpoint(view, tmp_path / "step_4")
+    callback.on_end(view, "done")
+    assert len(started) == 3 and str(tmp_path / "step_4") in started[-1]  # the last checkpoint isn't left out
+
+
+def test_the_callback_is_refused_before_a_run():
+    """Wrong numbers, and an algorithm without a world model, are mistakes of the settings."""
+    path = "sheeprl.policy.dream_callback:Dreams"
+    for name, episodes, text in (
+        ("dreamer_v3", 0, "episodes=0: must be at least 1"),
+        ("ppo", 1, "ppo has no world model; use it with dreamer_v1 or"),
+    ):
+        config = load_config(name, [f"run.callbacks=[{{path: '{path}', episodes: {episodes}}}]"])
+        with pytest.raises(ConfigError, match=re.escape(text)):
+            load_callbacks(config)
