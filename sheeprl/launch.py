@@ -120,14 +120,16 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
     load_callbacks(config)
     mistakes = [*folder_mistakes(config), *length_mistakes(config)]
     mistakes += [] if config.is_coupled else environment.mistakes(config)
+    initial = None
     if not config.run.resume:
         try:
-            read_initial(config, resolved.spaces)
+            initial = read_initial(config, resolved.spaces)
         except ConfigError as error:
             mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
     warnings = [*resolved.warnings, *filter(None, [core_warning(config)])]
+    warnings += [initial.summary] if initial is not None and initial.is_partial else []
     return config, warnings
 
 

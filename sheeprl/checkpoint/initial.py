@@ -34,11 +34,13 @@ class InitialNetworks:
         origin: path or URL of the checkpoint.
         tensors: those that agree with the agent in name and shape.
         summary: what was loaded and what was not, in one line.
+        is_partial: True if the agent has other tensors, too, or the run another environment.
     """
 
     origin: str
     tensors: dict[str, Tensor]
     summary: str
+    is_partial: bool
 
     def put_into(self, snapshot: Array) -> Array:
         """Return a snapshot of a learner with these tensors."""
@@ -71,11 +73,13 @@ def read_initial(config: Config, spaces: Spaces) -> InitialNetworks | None:
     fitting = {
         name: found[name] for name, part in expected.items() if name in found and found[name].shape == part.shape
     }
-    summary = _summary(origin, fitting, found, expected) + _other_settings(config, folder)
+    others = _other_settings(config, folder)
+    summary = _summary(origin, fitting, found, expected)
+    summary += f"; settings that differ: {', '.join(others)}" if others else ""
     if not fitting:
         reason = f"no tensor agrees with the agent of {config.algo.name} in name and shape"
         raise ConfigError([f"algo.init_from={given}: {reason}; {summary}"])
-    return InitialNetworks(origin, fitting, summary)
+    return InitialNetworks(origin, fitting, summary, bool(others) or len(fitting) < len(expected))
 
 
 def _checkpoint(given: str) -> tuple[str, Path]:
@@ -122,12 +126,15 @@ def _summary(
     return f"networks of {origin}: {'; '.join(parts)}"
 
 
-def _other_settings(config: Config, folder: Path) -> str:
-    """Return the settings that shape networks and differ from those of a checkpoint, as the end of a line."""
-    theirs, ours = read_config(folder)["algo"], config.to_tree()["algo"]
-    names = [name for name in structural_keys(type(config.algo)) if theirs.get(name, ours[name]) != ours[name]]
-    texts = [f"algo.{name}={shown(ours[name])} (the checkpoint: {shown(theirs[name])})" for name in names]
-    return f"; settings that differ: {', '.join(texts)}" if texts else ""
+def _other_settings(config: Config, folder: Path) -> list[str]:
+    """Return the environment and the settings that shape networks, if they differ from those of a checkpoint."""
+    theirs, ours = read_config(folder), config.to_tree()
+    keys = [("env", "id"), *(("algo", name) for name in structural_keys(type(config.algo)))]
+    return [
+        f"{section}.{name}={shown(ours[section][name])} (the checkpoint: {shown(theirs[section][name])})"
+        for section, name in keys
+        if theirs[section].get(name, ours[section][name]) != ours[section][name]
+    ]
 
 
 def _modules(names: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ def test_other_shapes_are_named_in_one_line(tmp_path, capsys):
         *(tmp_path / "two", "ppo", *SHORT, f"algo.init_from={tmp_path}/one", "log.level=info"),
         env="Acrobot-v1",
     )
-    said = [line for line in capsys.readouterr().out.splitlines() if "networks of" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "networks of" in line]
     assert len(said) == 1 and "tensors are loaded; of another shape: policy." in said[0]
 
 
