@@ -54,8 +54,8 @@ def describe_cut(evaluation: Evaluation) -> str:
         return ""
     most = max(evaluation.lengths)
     return (
-        f"{evaluation.cut} of {counted(len(evaluation.returns), 'evaluation episode')} didn't end within "
-        f"{counted(most, 'step')} and were cut (eval.step_limit={most})"
+        f"{evaluation.cut} of {len(evaluation.returns)} evaluation episodes didn't end within "
+        f"{counted(most, 'step')} and {'was' if evaluation.cut == 1 else 'were'} cut (eval.step_limit={most})"
     )
 
 

@@ -14,7 +14,7 @@ from sheeprl.algos.args import AlgoArgs
 from sheeprl.algos.registry import DuplicateAlgorithmError
 from sheeprl.cli.flags import Flags
 from sheeprl.config.suggestions import nearest
-from sheeprl.utils.errors import ConfigError, RunFailedError
+from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
 
 FAILED, WRONG_INPUT = 1, 2  # exit codes besides 0, and 128 + number of the signal that ended the command
 
@@ -108,8 +108,8 @@ def print_error(text: str) -> None:
 
 def first_line(error: BaseException) -> str:
     """Return the type and the first line of an error."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    kind, line = type(error).__name__, one_line(error)
+    return line if line == kind else f"{kind}: {line}"
 
 
 def usage_mistake(error: Any) -> str:

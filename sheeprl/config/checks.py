@@ -175,7 +175,7 @@ def unsupported_spaces(env: str, spaces: Spaces) -> list[str]:
     """Return a mistake for each space of an environment that no algorithm supports."""
     import gymnasium
 
-    from sheeprl.envs.transforms import dict_keys, without_vector_form
+    from sheeprl.envs.transforms import dict_keys, flat_spaces, without_vector_form
 
     kinds = gymnasium.spaces
     mistakes = []
@@ -186,10 +186,15 @@ def unsupported_spaces(env: str, spaces: Spaces) -> list[str]:
         )
     if any("/" in key for key in dict_keys(spaces.observation)):
         mistakes.append(f"env.id={env}: an observation key contains a slash; rename the key in a wrapper")
+    for name, part in flat_spaces(spaces.observation).items():
+        if (shape := part.shape) and len(shape) > 1 and 0 in shape:
+            mistakes.append(
+                f"env.id={env}: the observation {name} has the shape {part.shape}, so it is empty; remove it"
+            )
     for key, part in without_vector_form(spaces.observation):
         mistakes.append(
             f"env.id={env}: the observation{key} has the space {short_repr(part)}, which has no vector form; "
-            f"{_advice_against(env, spaces.observation)}"
+            f"{_advice_against(env, spaces.observation, key)}"
         )
     return mistakes + [f"env.id={env}: {mistake}" for mistake in _mask_mistakes(spaces)]
 
@@ -251,13 +256,25 @@ def _mask_mistakes(spaces: Spaces) -> Iterator[str]:
         )
 
 
-def _advice_against(env: str, space: Any) -> str:
-    """Return a way to train with an observation space of which a part has no vector form."""
+def _advice_against(env: str, space: Any, key: str) -> str:
+    """Return a way to train with an observation space of which a part has no vector form.
+
+    Args:
+        env: name of the environment.
+        space: the observation space.
+        key: the part's keys, each in brackets.
+    """
+    import gymnasium
+
     from sheeprl.envs.families import family_of
 
     if wrappers := family_of(env).without_text:
         return f"use {wrappers}"
     own = "drop or convert it in a wrapper of your own, env.wrappers=[my_module:MyWrapper]"
+    others = [name for name in getattr(space, "spaces", ()) if not key.startswith(f"[{name!r}]")]
+    if isinstance(space, gymnasium.spaces.Dict) and others:
+        kept = f"env.wrappers=[{{path: FilterObservation, filter_keys: [{', '.join(others)}]}}]"
+        return f"leave it out with {kept}, or {own}"
     flattenable = False
     with contextlib.suppress(NotImplementedError):  # a package's own kind of space
         flattenable = space.is_np_flattenable
@@ -274,7 +291,14 @@ def _memory_mistakes(config: Config, spaces: Spaces) -> Iterator[str]:
 
     if not config.is_coupled and cluster_address(config) is not None:
         return
-    available, row = psutil.virtual_memory().total, observation_bytes(spaces) + config.algo.stored_bytes
+    available, state = psutil.virtual_memory().total, config.algo.stored_bytes
+    row = observation_bytes(spaces) + state
+    if state > available:
+        yield (
+            f"algo.name={config.algo.name}: the state that a row stores takes {byte_size(state)}, more than the "
+            f"{byte_size(available)} of this machine; use smaller networks"
+        )
+        return
     rows, envs, players = config.fragment_rows, config.env.num_envs, config.num_players
     data, size = config.algo.data(), min(config.buffer.size or 0, config.run.total_steps)
     if row * rows * envs * players > available:
@@ -488,7 +512,12 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
             f"as algo.learning_starts={total // 10}, or raise run.total_steps"
         )
     rows = 1 if data.sampler is None else data.sampler.least_rows
-    envs = config.env.num_envs * math.ceil(players / shards)
+    envs, all_envs = config.env.num_envs * math.ceil(players / shards), config.env.num_envs * players
+    if total < rows * all_envs:
+        yield (
+            f"run.total_steps={total}: {total // all_envs} rows of each of {all_envs} environments, but a sequence "
+            f"needs {rows}; use at least {rows * all_envs}"
+        )
     if size < config.round_rows:
         yield f"buffer.size={size}: smaller than one round; use at least {config.round_rows}"
     elif size // shards < shard_rows:
@@ -496,8 +525,8 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
         yield f"buffer.size={size}: each of {shards} shards gets up to {shard_rows} rows a round; use at least {least}"
     elif size // shards < rows * envs:
         yield (
-            f"buffer.size={size}: {size // shards // envs} rows of each environment, but a sequence has {rows}; use at "
-            f"least {shards * rows * envs}"
+            f"buffer.size={size}: {size // shards // envs} rows of each environment, but a sequence needs {rows}; use "
+            f"at least {shards * rows * envs}"
         )
 
 

@@ -107,10 +107,13 @@ def hint(name: str, model: type[Section], shown: Callable[[str], str] = str) -> 
     peer, whole = peer_names.find(name)
     if peer and whole and "." in name:
         return _peer_hint(peer, known, shown)
+    owners = _owners(f"algo.{leaf}")
+    if section == "algo" and owners:
+        return f"; algo.{leaf} is a setting of {_joined(owners)}"
     if namesakes := [key for key in known if key.rpartition(".")[2] == leaf]:
         return f"; did you mean {' or '.join(map(shown, namesakes))}?"
     has_use = peer is not None and any(_here(use, known) for use in peer.uses)
-    if not has_use and (owners := _owners(f"algo.{leaf}")):
+    if not has_use and owners:
         return f"; algo.{leaf} is a setting of {_joined(owners)}"
     if peer:
         return _peer_hint(peer, known, shown)
@@ -220,7 +223,11 @@ def _describe_value(key: str, detail: Mapping[str, Any], model: type[Config]) ->
         return f"{key}={shown(given)}: must be a section of settings; did you mean {parts[1]}: {parts[2]}?"
     if message is None:
         bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-        limit = next((f"must be {words} {context[name]:g}" for name, words in bounds.items() if name in context), None)
+        field = dict(leaves(model)).get(key)
+        none = ", or null for none" if field is not None and type(None) in get_args(field.annotation) else ""
+        limit = next(
+            (f"must be {words} {context[name]:g}{none}" for name, words in bounds.items() if name in context), None
+        )
         message = limit or detail["msg"].removeprefix("Value error, ")
         if kind == "value_error" and isinstance(given, Mapping) and key in model.model_fields:
             return _of_section(key, message, model)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,9 @@ def _write_onnx(program: Any, origin: TorchPolicy, inputs: list[str], path: Path
 def _write_pt2(program: Any, origin: TorchPolicy, path: Path) -> None:
     """Write an exported program, with the specification as an extra file and without pickled sample inputs."""
     program._example_inputs = None
-    torch.export.save(program, str(path), extra_files={"sheeprl.json": origin.spec.to_json()})
+    file = BytesIO()  # torch's own error of a path that can't be written doesn't name it
+    torch.export.save(program, file, extra_files={"sheeprl.json": origin.spec.to_json()})
+    path.write_bytes(file.getbuffer())
 
 
 @contextmanager

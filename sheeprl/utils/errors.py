@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("site-packages", "dist-packages")
+SMALLER = "use smaller networks, batches or sequences"
 
 
 class RunFailedError(RuntimeError):
@@ -89,7 +90,11 @@ def user_place(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the first line of an error, for messages; the errors of Ray have many lines."""
+    from sheeprl.utils.text import byte_size  # which raises a ConfigError
+
     lines = str(error).strip().splitlines()
+    if lines and (missing := re.search(r"allocate memory: you tried to allocate (\d+) bytes", lines[0])):
+        return f"the memory is full: {byte_size(int(missing[1]))} more can't be allocated; {SMALLER}"
     return lines[0] if lines else type(error).__name__
 
 

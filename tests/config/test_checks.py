@@ -28,7 +28,7 @@ def mistakes_of(algorithm, *overrides):
     ("env", "advice"),
     [
         ("MiniGrid-Empty-5x5-v0", "use env.wrappers=[one_hot_grid] or env.wrappers=[ImgObsWrapper]"),
-        ("Mine-v0", "drop or convert it in a wrapper of your own"),
+        ("Mine-v0", "leave it out with env.wrappers=[{path: FilterObservation, filter_keys: [image]}], or drop"),
     ],
 )
 def test_a_text_in_the_observation_is_named_without_its_address(env, advice):
@@ -147,9 +147,19 @@ def test_a_replay_with_stored_states_larger_than_the_memory():
 
 def test_a_replay_without_room_for_a_sequence():
     """A replay that can't hold a sequence of each environment is refused; it would never be trained on."""
-    (mistake,) = mistakes_of("dreamer_v3", "env.num_envs=400")
-    assert mistake == ("buffer.size=10000: 25 rows of each environment, but a sequence has 32; use at least 12800")
-    check(load_config("dreamer_v3", ["env.num_envs=400", "buffer.size=12800"]).model_dump(mode="json"))
+    (mistake,) = mistakes_of("dreamer_v3", "env.num_envs=400", "run.total_steps=100000")
+    assert mistake == ("buffer.size=10000: 25 rows of each environment, but a sequence needs 33; use at least 13200")
+    fitting = ["env.num_envs=400", "run.total_steps=100000", "buffer.size=13200"]
+    check(load_config("dreamer_v3", fitting).model_dump(mode="json"))  # 32 rows and the one before
+
+
+def test_a_run_that_ends_before_its_first_sequence():
+    """A run with too few rows for a sequence is refused; it would never train."""
+    words = ["run.total_steps=200", "algo.learning_starts=16", "env.num_envs=4", "algo.sequence_length=50"]
+    (mistake,) = mistakes_of("dreamer_v3", *words, "algo.imag_last=0")
+    assert mistake == (
+        "run.total_steps=200: 50 rows of each of 4 environments, but a sequence needs 51; use at least 204"
+    )
 
 
 def test_a_replay_of_less_than_a_row_of_each_environment():
@@ -241,10 +251,10 @@ def test_pixels_that_a_wrapper_flattens_are_a_vector():
 @pytest.mark.parametrize(
     ("kind", "message", "advised"),
     [
-        ("text", "the observation['inner']['mission'] has the space Text(", "flatten it with"),
+        ("text", "the observation['inner']['mission'] has the space Text(", "FilterObservation"),
         ("tuple", "the observation has the space Tuple(", "flatten it with"),
-        ("sequence", "the observation['seen'] has the space Sequence(", "derived from gymnasium.ObservationWrapper"),
-        ("own", "the observation['mission'] has the space <tests.helpers.envs.Mission", "derived from gymnasium.Obs"),
+        ("sequence", "the observation['seen'] has the space Sequence(", "FilterObservation"),
+        ("own", "the observation['mission'] has the space <tests.helpers.envs.Mission", "FilterObservation"),
     ],
 )
 def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, message, advised):
@@ -252,10 +262,8 @@ def test_an_observation_without_a_vector_form_is_named_with_its_key(kind, messag
     chosen = ["env.id=tests.helpers.envs:Spoken-v0", f"env.kwargs={{kind: {kind}}}"]
     (mistake,) = mistakes_of("ppo", *chosen)
     assert mistake.startswith("env.id=tests.helpers.envs:Spoken-v0: ") and message in mistake and advised in mistake
-    if advised == "flatten it with":
-        wrapper = "env.wrappers=[FlattenObservation]"
-        assert wrapper in mistake
-        check(load_config("ppo", [*chosen, wrapper]).model_dump(mode="json"))
+    wrapper = mistake[mistake.index("env.wrappers=") :].partition(", or")[0]
+    check(load_config("ppo", [*chosen, wrapper]).model_dump(mode="json"))
 
 
 @pytest.mark.parametrize(
