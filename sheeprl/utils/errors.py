@@ -73,7 +73,7 @@ def naming_function(name: str, known: Callable[[], str] = lambda: "") -> Iterato
 
 def describe(error: BaseException) -> str:
     """Return the type, the message and the place of an error in the user's code, in one line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join(f"{type(error).__name__}: {_message(error)}".split())
     place = user_place(error)
     return f"{text} ({place})" if place else text
 
@@ -90,12 +90,16 @@ def user_place(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the first line of an error, for messages; the errors of Ray have many lines."""
-    from sheeprl.utils.text import byte_size  # which raises a ConfigError
-
-    lines = str(error).strip().splitlines()
-    if lines and (missing := re.search(r"allocate memory: you tried to allocate (\d+) bytes", lines[0])):
-        return f"the memory is full: {byte_size(int(missing[1]))} more can't be allocated; {SMALLER}"
+    lines = _message(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _message(error: BaseException) -> str:
+    """Return the message of an error; that of torch about full memory in plain words."""
+    text = str(error).strip()
+    if missing := re.search(r"DefaultCPUAllocator: .*you tried to allocate (\d+) bytes", text):
+        return f"the memory is full: {int(missing[1]) / 2**30:,.1f} GiB more can't be allocated; {SMALLER}"
+    return text
 
 
 def shell_command(*words: object) -> str:
