@@ -49,7 +49,7 @@ class DreamerV2Args(EarlyDreamerArgs):
 
     replay_ratio: NonNegative = Field(0.2, description="gradient steps per policy step, exact")
     classes: Count = Field(
-        32, description="classes of each categorical, at most 256", json_schema_extra=STRUCTURAL, le=256
+        32, description="classes of each categorical, 2 to 256", json_schema_extra=STRUCTURAL, ge=2, le=256
     )
     categoricals: Count = Field(32, description="categoricals of the stochastic state", json_schema_extra=STRUCTURAL)
     kl_balance: Fractional = Field(0.8, description="share of the KL divergence that trains the prior")

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from sheeprl.algos.dreamer.args import DreamerArgs
-from sheeprl.utils.settings import LEARNING_RATES, STRUCTURAL, Count, Fractional, Natural, NonNegative, Positive, needs
+from sheeprl.utils.settings import (
+    LEARNING_RATES,
+    STRUCTURAL,
+    Count,
+    Fractional,
+    Natural,
+    NonNegative,
+    Part,
+    Positive,
+    needs,
+)
 
 if TYPE_CHECKING:
     from sheeprl.envs.transforms import Spaces
@@ -64,7 +74,7 @@ class DreamerV3Args(DreamerArgs):
         None, description="width of the dynamics' hidden layers; default by algo.size", json_schema_extra=STRUCTURAL
     )
     classes: Count | None = Field(
-        None, description="classes of each categorical, at most 256; default by algo.size", json_schema_extra=STRUCTURAL
+        None, description="classes of each categorical, 2 to 256; default by algo.size", json_schema_extra=STRUCTURAL
     )
     depth: Count | None = Field(
         None,
@@ -82,7 +92,7 @@ class DreamerV3Args(DreamerArgs):
     adaptive_clip: Positive = Field(
         0.3, description="maximum norm of a parameter's gradient, as a fraction of the parameter's norm"
     )
-    uniform_mix: Fractional = Field(0.01, description="uniform part of the categoricals of states and actions")
+    uniform_mix: Fractional = Field(0.01, description="uniform part of the categoricals of states and actions", lt=1)
     free_nats: NonNegative = Field(1.0, description="KL divergence below which it isn't trained")
     prior_scale: NonNegative = Field(1.0, description="coefficient of the KL divergence that trains the prior")
     posterior_scale: NonNegative = Field(0.1, description="coefficient of the KL divergence that trains the posterior")
@@ -93,14 +103,14 @@ class DreamerV3Args(DreamerArgs):
     target_tau: Fractional = Field(0.02, description="step size of the slow critic towards the critic")
     slow_scale: NonNegative = Field(1.0, description="coefficient of the critic's distance to the slow critic")
     replay_value_scale: NonNegative = Field(0.3, description="coefficient of the critic's loss on replayed rows")
-    return_rate: Fractional = Field(0.01, description="step size of the averages of the returns' percentiles")
+    return_rate: Part = Field(0.01, description="step size of the averages of the returns' percentiles")
 
     @field_validator("classes")
     @classmethod
     def _check_classes(cls, classes: int | None) -> int | None:
-        """Reject more classes than a byte holds: the replay buffer stores each categorical in one."""
-        if classes is not None and classes > 256:
-            raise ValueError("must be at most 256")
+        """Reject a class without information, and more than a byte holds, in which the buffer stores a categorical."""
+        if classes is not None and not 2 <= classes <= 256:
+            raise ValueError("must be from 2 to 256")
         return classes
 
     @property

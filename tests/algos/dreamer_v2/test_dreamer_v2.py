@@ -200,4 +200,4 @@ def test_sequences_within_an_episode(tmp_path):
     settings = ["run.mode=coupled", "run.total_steps=120", "algo.cross_episodes=false"]
     assert Small("dreamer_v2").run(tmp_path / "run", *settings).gradient_steps > 0
     sampler = DreamerV2Args(name="dreamer_v2", cross_episodes=False).data().sampler
-    assert not sampler.crosses and sampler.least_rows == 50
+    assert not sampler.crosses and sampler.length == 50
