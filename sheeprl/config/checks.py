@@ -188,9 +188,7 @@ def unsupported_spaces(env: str, spaces: Spaces) -> list[str]:
         mistakes.append(f"env.id={env}: an observation key contains a slash; rename the key in a wrapper")
     for name, part in flat_spaces(spaces.observation).items():
         if (shape := part.shape) and len(shape) > 1 and 0 in shape:
-            mistakes.append(
-                f"env.id={env}: the observation {name} has the shape {part.shape}, so it is empty; remove it"
-            )
+            mistakes.append(f"env.id={env}: the observation {name} has the shape {shape}, so it is empty; remove it")
     for key, part in without_vector_form(spaces.observation):
         mistakes.append(
             f"env.id={env}: the observation{key} has the space {short_repr(part)}, which has no vector form; "
@@ -513,7 +511,7 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
         )
     rows = 1 if data.sampler is None else data.sampler.least_rows
     envs, all_envs = config.env.num_envs * math.ceil(players / shards), config.env.num_envs * players
-    if total < rows * all_envs:
+    if rows > 1 and total < rows * all_envs:
         yield (
             f"run.total_steps={total}: {total // all_envs} rows of each of {all_envs} environments, but a sequence "
             f"needs {rows}; use at least {rows * all_envs}"
