@@ -12,7 +12,7 @@ import os
 from hypothesis import settings
 
 MOST_PROCESSES = 4  # each may start a Ray session
-SEVERAL = ("tests/cluster/", "tests/debug/", "tests/integration/", "tests/test_elastic.py", "tests/test_sweep.py")
+SEVERAL = ("tests/cluster/", "tests/integration/", "tests/test_elastic.py", "tests/test_sweep.py")
 ONE = tuple(f"tests/integration/test_{name}" for name in ("exact", "frames", "probes", "sac_forms", "toy"))
 
 settings.register_profile("same", derandomize=True)
