@@ -197,9 +197,11 @@ class StopSignals:
     def _watch(self, read: int) -> None:
         """End the process if the main thread doesn't handle a signal, or doesn't end soon after it should."""
         received = _Received()
+        readable = select.poll()  # `select.select` refuses file descriptors above 1023
+        readable.register(read, select.POLLIN)
         polls = 0  # not seconds, since the process may be suspended
         while True:
-            if select.select([read], [], [], POLL if received.numbers else None)[0]:
+            if readable.poll(1000 * POLL if received.numbers else None):
                 data = os.read(read, 1024)
                 if not data:
                     return os.close(read)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -33,6 +34,26 @@ def test_the_run_handles_the_first_signal_and_the_second_raises():
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGINT)
     assert taken == [signal.SIGTERM]
+
+
+def test_a_process_with_many_open_files_is_stopped():
+    """File descriptors above 1023, as a driver with many connections has, don't stop the watching thread."""
+    code = (
+        "import os, resource, signal, threading\n"
+        "from sheeprl.utils.process import StopSignals\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))\n"
+        "opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]\n"
+        "received = threading.Event()\n"
+        "with StopSignals() as signals, signals.calling(lambda number: None):\n"
+        "    signals.on_received = lambda number: received.set()\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    print(received.wait(20))\n"
+    )
+    if 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 1200:
+        pytest.skip("the system permits too few open files")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_an_ignored_hangup_stays_ignored():
