@@ -15,7 +15,8 @@ from sheeprl.cli.training import Session, missing, read_named, refuse
 from sheeprl.cli.words import take_name, take_switch, take_value
 from sheeprl.utils.errors import ConfigError
 from sheeprl.utils.installation import install_command
-from sheeprl.utils.text import counted, seconds_of
+from sheeprl.utils.text import counted
+from sheeprl.utils.time_spans import seconds_of
 
 if TYPE_CHECKING:
     from sheeprl.tune.search import Search

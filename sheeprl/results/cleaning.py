@@ -11,7 +11,7 @@ from sheeprl.checkpoint.best import best_checkpoint
 from sheeprl.checkpoint.run_dir import checkpoints, is_locked
 from sheeprl.checkpoint.runs import FoundRun
 from sheeprl.utils.errors import ConfigError
-from sheeprl.utils.text import seconds_of
+from sheeprl.utils.time_spans import seconds_of
 
 KEEP = ("best", "last")
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sheeprl.utils.text import byte_size
+
 LIBRARIES = ("site-packages", "dist-packages")
 SMALLER = "use smaller networks, batches or sequences"
 
@@ -98,7 +100,7 @@ def _message(error: BaseException) -> str:
     """Return the message of an error; that of torch about full memory in plain words."""
     text = str(error).strip()
     if missing := re.search(r"DefaultCPUAllocator: .*you tried to allocate (\d+) bytes", text):
-        return f"the memory is full: {int(missing[1]) / 2**30:,.1f} GiB more can't be allocated; {SMALLER}"
+        return f"the memory is full: {byte_size(int(missing[1]))} more can't be allocated; {SMALLER}"
     return text
 
 

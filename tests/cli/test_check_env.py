@@ -67,7 +67,7 @@ MISTAKES = [
     ("WrongMask", [], "step 1 of episode 1: the observation['action_mask'] permits no choice: [0, 0, 0]"),
     ("OddActions", [], "isn't supported; use Discrete, MultiDiscrete, MultiBinary or Box"),
     ("Words", [], "the observation['text'] has the space Text(1, 4"),
-    ("OwnSpace", [], "which has no vector form; drop or convert it in a wrapper of your own"),
+    ("OwnSpace", [], "which has no vector form; leave it out with env.wrappers=[{path: FilterObservation"),
     ("Sound", ["--vectorization", "native"], "has no native vector version; use sync or async"),
     ("Sound", ["--seed", "3"], "--seed: isn't a setting of the environment"),
     ("Sound", ["--num_env", "3"], "--num_env: unknown flag; did you mean --num_envs?"),
