@@ -33,6 +33,7 @@ PROGRAMS = (
 )
 WORKLOADS = {"ppo_cartpole": "PPO, 65,536 steps", "sac_halfcheetah": "SAC, 4,096 steps"}
 POINTS = 100
+TITLE_WIDTH = 90  # most characters of a line of a title
 # Two-sided 95 % quantiles of Student's t by degrees of freedom; more of them count as nine, which is a little wide.
 STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -86,7 +87,9 @@ def draw(row: Row, results: Sequence[Json], path: Path) -> None:
     limits(axes, results, bounds)
     counts = sorted({len(result["seeds"]) for result in results})
     over = "1 seed" if counts == [1] else f"mean over {' and '.join(map(str, counts))} seeds with 95 % interval"
-    axes.set_title(f"{row.algorithm} on {row.task}: {over}", fontsize=10)
+    what = f"{row.algorithm} on {row.task}"
+    separator = ": " if len(what) + len(over) < TITLE_WIDTH else ":\n"
+    axes.set_title(what + separator + over, fontsize=10)
     axes.set_xlabel("policy steps")
     axes.set_ylabel("return of an episode")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
