@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +59,17 @@ def check(out: str) -> None:
     suffix = Path(out).suffix
     if suffix not in FORMATS:
         raise ConfigError([f"--out {out}: must end with {', '.join(FORMATS)}"])
-    if suffix == ".mp4" and not _has("moviepy"):
+    if suffix == ".mp4" and find_spec("moviepy") is None:
         raise ConfigError(
             [f"--out {out}: needs moviepy; {install_command('video')}, or use a file that ends with .gif"]
         )
-    if suffix in (".png", ".pdf", ".svg") and not _has("matplotlib"):
+    if suffix in (".png", ".pdf", ".svg") and find_spec("matplotlib") is None:
         raise ConfigError([f"--out {out}: needs matplotlib; {install_command('plot')}"])
-
-
-def _has(package: str) -> bool:
-    """Return True if a package is installed."""
-    return importlib.util.find_spec(package) is not None
 
 
 def default_file(dreams: Dreams) -> Path:
     """Return the default file in the folder of the checkpoint's run: a video if moviepy is installed."""
-    pictures = ".mp4" if _has("moviepy") else ".gif"
+    pictures = ".gif" if find_spec("moviepy") is None else ".mp4"
     suffix = pictures if dreams.episodes[0][0].pictures else ".png"
     return dreams.checkpoint.parents[1] / "videos" / f"{dreams.name}{suffix}"
 
