@@ -218,7 +218,13 @@ def test_a_killed_run_resumes_from_the_bucket_with_other_numbers(tmp_path, monke
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("ends", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGKILL)])
+@pytest.mark.parametrize(
+    "ends",
+    [
+        pytest.param((signal.SIGTERM, signal.SIGTERM), marks=pytest.mark.every),
+        (signal.SIGTERM, signal.SIGKILL),
+    ],
+)
 def test_a_job_that_is_stopped_at_random_goes_on_when_it_is_submitted_again(tmp_path, monkeypatch, ends):
     """The command of an ended job resumes it; the ratio is exact and no line of metrics or episodes is there twice."""
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # as in a job, whose working folder is a copy

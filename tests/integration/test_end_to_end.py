@@ -64,7 +64,7 @@ def test_on_policy_counts_epochs_times_minibatches(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("algorithm", "overrides"), [("ppo", ["algo.rollout_steps=32"]), ("sac", []), ("sac", ["algo.replay_ratio=0.3"])]
+    ("algorithm", "overrides"), [("ppo", ["algo.rollout_steps=32"]), ("sac", ["algo.replay_ratio=0.3"])]
 )
 def test_resume_continues_from_1000_to_2000(tmp_path, algorithm, overrides):
     """A run resumes at 1000 steps and ends at 2000."""
@@ -79,7 +79,7 @@ def test_resume_continues_from_1000_to_2000(tmp_path, algorithm, overrides):
     assert end["policy_steps"] >= 2000 and end["wall_time"] > 0
     assert after["gradient_steps"] == end["gradient_steps"] > before["gradient_steps"] == first.gradient_steps
     if algorithm == "sac":
-        ratio = Fraction(overrides[0].partition("=")[2]) if overrides else 1
+        ratio = Fraction(overrides[0].partition("=")[2])
         assert end["gradient_steps"] == math.floor(ratio * (end["policy_steps"] - 50))
         assert (checkpoints(folder)[-1] / "buffer" / "shard_0" / "buffer.json").is_file()
     times = [line["time"] for line in history if "time" in line]

@@ -55,9 +55,9 @@ def test_a_checkpoint_opens_on_another_number_of_players(tmp_path, algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", every_algorithm(("ppo_recurrent", "dreamer_v3")))
+@pytest.mark.parametrize("algorithm", every_algorithm(("sac", "ppo_recurrent", "dreamer_v3"), quick=()))
 def test_coupled_and_decoupled_are_bit_identical(tmp_path, session, algorithm):
-    """Coupled and decoupled mode are bit-identical if collection doesn't overlap with training."""
+    """Coupled and decoupled mode are bit-identical without overlapping collection (PPO: test_ray_runs.py)."""
     overrides = ["run.max_staleness=0", "run.total_steps=400", "players.num=2"]
     one, other = agents(tmp_path, Small(algorithm), [[COUPLED], [DECOUPLED]], *overrides)
     assert largest_difference(one, other) == 0.0
@@ -75,7 +75,7 @@ def test_two_ranks_learn_what_one_learns(tmp_path, session, algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", every_algorithm())
+@pytest.mark.parametrize("algorithm", every_algorithm(("sac", "ppo_recurrent"), quick=()))  # test_cache.py: PPO, SAC
 def test_compiled_and_eager_runs_agree(tmp_path, algorithm):
     """A compiled run learns the same as an eager one."""
     # Few steps: a rounding error that changes a sampled latent or the sign of a tiny gradient grows from there.

@@ -83,7 +83,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", every_algorithm(slow=()))
+@pytest.mark.parametrize("algorithm", every_algorithm(slow=("sac",), quick=()))
 def test_an_interrupted_decoupled_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, cluster, algorithm):
     """The same holds for a run of Ray actors."""
     check_that_nothing_differs(tmp_path, monkeypatch, algorithm, [*settings(algorithm), "run.mode=decoupled"])

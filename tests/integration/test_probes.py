@@ -89,7 +89,6 @@ def mean_return(run_dir, episodes=20):
 
 
 VECTORS = every_algorithm(kinds=("vector",))
-PICTURES = every_algorithm(kinds=("pixels",))
 MEMORIES = [each for each in VECTORS if is_recurrent(each.values[0])]
 OTHERS = [each for each in VECTORS if not is_recurrent(each.values[0])]
 
@@ -163,7 +162,7 @@ def test_discrete_actions_of_an_algorithm_for_both_kinds(tmp_path, algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", PICTURES)
+@pytest.mark.parametrize("algorithm", every_algorithm(("sac",), ("pixels",), ()))  # the next test is harder
 def test_action_that_depends_on_the_colour_of_a_picture(tmp_path, algorithm):
     """Reward 1 for the action that the picture's colour names."""
     run_dir = learn(tmp_path, algorithm, "Colours-v0", *supported(algorithm, PICTURE))
@@ -179,7 +178,7 @@ def test_action_that_depends_on_positions_in_a_picture(tmp_path, algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decisions", [2, 8])
+@pytest.mark.parametrize("decisions", [pytest.param(2, marks=pytest.mark.every), 8])
 @pytest.mark.parametrize("algorithm", MEMORIES)
 def test_action_that_depends_on_an_earlier_observation(tmp_path, algorithm, decisions):
     """A recurrent policy names the cue of the first row in its last action."""
@@ -187,8 +186,9 @@ def test_action_that_depends_on_an_earlier_observation(tmp_path, algorithm, deci
     assert mean_return(run_dir, episodes=50) > 0.95
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("algorithm", OTHERS)
+@pytest.mark.parametrize(
+    "algorithm", [each for each in every_algorithm(("ppo",), ("vector",), ()) if not is_recurrent(each.values[0])]
+)
 def test_a_policy_without_memory_cannot_recall(tmp_path, algorithm):
     """A policy without memory guesses the cue of the first row: the probe of memory needs one."""
     run_dir = learn(tmp_path, algorithm, "Recall-v0", decisions=4)

@@ -258,7 +258,7 @@ def test_behavior_phase_uses_the_updated_world_model(player, learner):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
 def test_a_world_model_is_compiled(player, learner, tmp_path, monkeypatch):
     """A world model is compiled."""
