@@ -24,7 +24,7 @@ class DreamerV1Args(EarlyDreamerArgs):
         6e-4, description="learning rate of Adam for the world model", json_schema_extra=LEARNING_RATES
     )
     adam_eps: Positive = Field(1e-7, description="ε of Adam")
-    free_nats: NonNegative = Field(3.0, description="KL divergence below which it isn't trained")
+    free_nats: NonNegative = Field(3.0, description="mean KL divergence of a batch below which it isn't trained")
     exploration_noise: NonNegative = Field(0.3, description="standard deviation of the noise on played actions")
 
     @property

@@ -40,7 +40,6 @@ class DreamerV1(EarlyDreamer[DreamerV1Args]):
         """Return Adam."""
         return partial(Adam, lr=lr, eps=self.args.adam_eps)
 
-    def kl_loss(self, observed: Observed) -> tuple[Tensor, Tensor]:
-        """Return max(free nats, KL), which trains prior and posterior alike, and the KL: `[L, N]` each."""
-        kl = self.latents.kl(observed.posterior, observed.prior)
-        return kl.clamp_min(self.args.free_nats), kl
+    def divergence(self, observed: Observed) -> Tensor:
+        """Return the KL divergence, which trains prior and posterior alike: `[L, N]`."""
+        return self.latents.kl(observed.posterior, observed.prior)

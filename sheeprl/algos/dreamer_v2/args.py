@@ -35,7 +35,7 @@ class EarlyDreamerArgs(DreamerArgs):
     adam_eps: Positive = Field(1e-5, description="ε of Adam")
     max_grad_norm: Positive = Field(100.0, description="maximum norm of the gradient of each of the three groups")
     kl_scale: NonNegative = Field(1.0, description="coefficient of the KL divergence")
-    free_nats: NonNegative = Field(1.0, description="KL divergence below which it isn't trained")
+    free_nats: NonNegative = Field(1.0, description="mean KL divergence of a batch below which it isn't trained")
     continue_scale: NonNegative = Field(
         1.0, description="coefficient of the predicted continuation's loss; 0 discounts by algo.gamma alone"
     )

@@ -12,7 +12,7 @@ from sheeprl.algos.base import Spaces
 from sheeprl.algos.dreamer_v2.actor import TruncatedHead
 from sheeprl.algos.dreamer_v2.args import DreamerV2Args
 from sheeprl.algos.dreamer_v2.early import EarlyDreamer
-from sheeprl.models.latents import Categoricals, Latents, balanced_kl
+from sheeprl.models.latents import Categoricals, Latents
 from sheeprl.models.recurrent import LayerNormGRU, Recurrent
 from sheeprl.models.rssm import Observed
 
@@ -47,8 +47,8 @@ class DreamerV2(EarlyDreamer[DreamerV2Args]):
         """Return AdamW. It multiplies the decay by the learning rate, which DreamerV2 doesn't."""
         return partial(AdamW, lr=lr, eps=self.args.adam_eps, weight_decay=self.args.weight_decay / lr)
 
-    def kl_loss(self, observed: Observed) -> tuple[Tensor, Tensor]:
-        """Return the KL loss with balancing, eq. 3 (`kl_balance` of it trains the prior), and the KL: `[L, N]` each."""
+    def divergence(self, observed: Observed) -> Tensor:
+        """Return the balanced KL divergence, algorithm 2: `kl_balance` of its gradient trains the prior, `[L, N]`."""
         balance = self.args.kl_balance
         forward, backward = self.latents.divergences(observed.posterior, observed.prior)
-        return balanced_kl(forward, backward, balance, 1.0 - balance, self.args.free_nats), forward
+        return balance * forward + (1.0 - balance) * backward

@@ -16,6 +16,7 @@ from sheeprl.algos.dreamer.imagination import Behavior, BehaviorLoss, imagine
 from sheeprl.algos.dreamer.loss import imagined_returns, imagined_weights, mean
 from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, PlainActor, Policy, head
 from sheeprl.algos.dreamer_v2.args import EarlyDreamerArgs
+from sheeprl.algos.dreamer_v2.loss import with_free_nats
 from sheeprl.models.precision import full_precision
 from sheeprl.models.recurrent import Recurrent
 from sheeprl.models.rssm import Observed
@@ -52,8 +53,8 @@ class EarlyDreamer(Dreamer[EarlyArgsT]):
         """Build the cell of the deterministic state."""
 
     @abstractmethod
-    def kl_loss(self, observed: Observed) -> tuple[Tensor, Tensor]:
-        """Return the KL loss and the KL divergence: `[L, N]` each."""
+    def divergence(self, observed: Observed) -> Tensor:
+        """Return the KL divergence of the posterior from the prior, with the gradient that trains both: `[L, N]`."""
 
     def build_agent(self) -> nn.Module:
         """Build all networks."""
@@ -93,19 +94,19 @@ class EarlyDreamer(Dreamer[EarlyArgsT]):
         """Compute the loss of the world model of a batch of sequences `[1 + L, N]`, and carry the last states."""
         rows = after_context(batch.select("obs", "reward", "terminated", "truncated"))
         observed = self.observe(agent.policy, batch, rows, noise)
-        args, features = self.args, observed.features
-        kl_loss, kl = self.kl_loss(observed)
+        args, features, weight = self.args, observed.features, batch["sample_weight"]
+        kl = self.divergence(observed)
         losses = {
             "Loss/reconstruction": 0.5 * self.reconstruction_loss(agent, features, rows),
             "Loss/reward": 0.5 * (agent.reward(self.task_features(observed)).squeeze(-1) - rows["reward"]).square(),
-            "Loss/kl": args.kl_scale * kl_loss,
+            "Loss/kl": args.kl_scale * with_free_nats(kl, args.free_nats, weight),
         }
         if args.continue_scale:
             goes_on = args.gamma * (~rows["terminated"]).to(features.dtype)
             logit = agent.continuation(features).squeeze(-1)
             error = functional.binary_cross_entropy_with_logits(logit, goes_on, reduction="none")
             losses["Loss/continue"] = args.continue_scale * error
-        total, metrics = self.total_of(losses, kl, observed, batch["sample_weight"])
+        total, metrics = self.total_of(losses, kl, observed, weight)
         return Loss(total, metrics, carry=self.carried(observed), write=self.fresh_states(observed))
 
     def continues(self, agent: Any, states: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from sheeprl.algos.dreamer_v1.args import DreamerV1Args
 from sheeprl.algos.dreamer_v1.dreamer_v1 import DreamerV1
 from sheeprl.algos.dreamer_v2.args import DreamerV2Args
 from sheeprl.algos.dreamer_v2.dreamer_v2 import DreamerV2
+from sheeprl.algos.dreamer_v2.loss import with_free_nats
+from sheeprl.models.rssm import Observed
 from tests.helpers.algorithms import Small
 from tests.helpers.dreamer_rows import CASES, ROWS, N, make_batch, random_values
 from tests.helpers.thread_ranks import on_ranks
@@ -166,17 +168,41 @@ def test_an_episode_forgets_what_came_before(kind):
     assert first.write["stoch"].shape[:2] == (ROWS - 1, N)  # all but the context
 
 
-def test_kl_balance_and_free_nats():
-    """DreamerV2 weights both sides of the KL divergence; DreamerV1 trains both alike, above its free nats."""
-    for kind, free in (("v1", 0.0), ("v2", 0.0), ("v1", 1e3), ("v2", 1e3)):
-        algorithm, agent = build(kind, free_nats=free)
-        batch = make_batch(algorithm)
-        rows = batch.select("obs").apply(lambda values: values[1:])
-        noise = algorithm.model_noise(torch.Size([N]), torch.Generator().manual_seed(0))
-        observed = algorithm.observe(agent.policy, batch, rows, noise)
-        plain = algorithm.latents.kl(observed.posterior, observed.prior).detach()
-        loss, kl = algorithm.kl_loss(observed)
-        torch.testing.assert_close((loss.detach(), kl.detach()), (plain.clamp_min(free), plain))
+def test_kl_balance():
+    """DreamerV2 weights the gradients of both sides of the KL divergence; DreamerV1 trains both alike."""
+    for kind, of_prior in (("v1", 1.0), ("v2", 0.8)):
+        algorithm, _ = build(kind)
+        posterior, prior = (torch.randn(3, 2, algorithm.latents.outputs, requires_grad=True) for _ in range(2))
+        plain = algorithm.latents.kl(posterior, prior)
+        divergence = algorithm.divergence(Observed(torch.empty(0), torch.empty(0), posterior, prior))
+        torch.testing.assert_close(divergence, plain)
+        (by_posterior, by_prior), expected = (
+            torch.autograd.grad(each.sum(), (posterior, prior)) for each in (divergence, plain)
+        )
+        torch.testing.assert_close(by_prior, of_prior * expected[1])
+        torch.testing.assert_close(by_posterior, (1.0 if kind == "v1" else 0.2) * expected[0])
+
+
+@pytest.mark.parametrize(("free", "trained"), [(2.9, True), (3.1, False)])
+def test_free_nats_hold_for_the_mean_of_all_ranks(free, trained):
+    """Divergences are trained if the mean of all ranks, here 3, exceeds the free nats, also of a rank below."""
+    kl, weight = torch.tensor([[0.0, 6.0], [2.0, 4.0]]), torch.tensor([0.5, 0.5])
+    expected = kl if trained else torch.full_like(kl, free)
+    torch.testing.assert_close(with_free_nats(kl, free, weight), expected)
+    for rank, part in enumerate(on_ranks(lambda rank: with_free_nats(kl[:, rank : rank + 1], free, torch.ones(1)))):
+        torch.testing.assert_close(part, expected[:, rank : rank + 1])
+    assert with_free_nats(kl.requires_grad_(), free, weight).requires_grad
+    (gradient,) = torch.autograd.grad(with_free_nats(kl, free, weight).sum(), kl)
+    assert (gradient == float(trained)).all()
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_the_kl_loss_is_not_below_the_free_nats(kind):
+    """Below the free nats nothing trains the KL divergence."""
+    algorithm, agent = build(kind, free_nats=1e3)
+    (model, _), _ = take(algorithm, agent, make_batch(algorithm))
+    assert model.metrics["Loss/kl"].item() == pytest.approx(1e3)
+    assert model.metrics["State/kl"].item() < 100
 
 
 def test_the_target_critic_is_copied_every_hundredth_step():
