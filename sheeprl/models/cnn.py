@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sheeprl.models.mlp import ACTIVATIONS
 from sheeprl.models.normed import BlockLinear, RMSNorm, truncated_normal_
 
 BuildCNN = Callable[[Sequence[int]], nn.Module]
@@ -61,8 +62,10 @@ def layers_of(kind: str, height: int, width: int) -> tuple[Conv, ...]:
     return tuple(layer._replace(kernel=min(layer.kernel, least)) for layer in KINDS[kind])
 
 
-def pixel_encoder(kind: str, shape: Sequence[int], features: int | None, layer_norm: bool = False) -> nn.Sequential:
-    """Build a CNN from `[N, C, H, W]` to `[N, features]`: convolutions and a linear layer, each with ReLU.
+def pixel_encoder(
+    kind: str, shape: Sequence[int], features: int | None, layer_norm: bool = False, activation: str = "relu"
+) -> nn.Sequential:
+    """Build a CNN from `[N, C, H, W]` to `[N, features]`: convolutions and a linear layer, each with an activation.
 
     Args:
         kind: a key of `KINDS`, or `auto` by the size of the picture.
@@ -70,22 +73,23 @@ def pixel_encoder(kind: str, shape: Sequence[int], features: int | None, layer_n
         features: size of the output; None for the flattened output of the convolutions, without the linear layer.
         layer_norm: normalize the outputs of each layer before its activation, those of a convolution over channels
             and pixels (LayerNorm, 1607.06450).
+        activation: key of `ACTIVATIONS`.
 
     Raises:
         ValueError: unknown kind, or the picture is too small for it.
     """
     channels, height, width = shape
     layers: list[nn.Module] = []
-    convolutions = layers_of(kind, height, width)
+    convolutions, activate = layers_of(kind, height, width), ACTIVATIONS[activation]
     sizes = zip(_sizes(convolutions, height)[1:], _sizes(convolutions, width)[1:], strict=True)
     for layer, (height, width) in zip(convolutions, sizes, strict=True):
         norm = [nn.LayerNorm((layer.channels, height, width))] if layer_norm else []
-        layers += [nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride), *norm, nn.ReLU()]
+        layers += [nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride), *norm, activate()]
         channels = layer.channels
     if features is None:
         return nn.Sequential(*layers, nn.Flatten())
     norm = [nn.LayerNorm(features)] if layer_norm else []
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat_size(kind, shape), features), *norm, nn.ReLU())
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat_size(kind, shape), features), *norm, activate())
 
 
 def flat_size(kind: str, shape: Sequence[int]) -> int:
@@ -102,12 +106,13 @@ class PixelDecoder(nn.Module):
         features: size of the input.
         shape: (C, H, W) of the picture.
         kind: kind of the encoder that it mirrors.
+        activation: key of `ACTIVATIONS`.
 
     Raises:
         ValueError: unknown kind, or the picture is too small for it.
     """
 
-    def __init__(self, features: int, shape: Sequence[int], kind: str = "auto") -> None:
+    def __init__(self, features: int, shape: Sequence[int], kind: str = "auto", activation: str = "relu") -> None:
         """Build the layers; the last one has no activation."""
         super().__init__()
         channels, height, width = shape
@@ -115,13 +120,14 @@ class PixelDecoder(nn.Module):
         heights, widths = _sizes(convolutions, height), _sizes(convolutions, width)
         self.shape = (convolutions[-1].channels, heights[-1], widths[-1])
         outputs = [channels, *(layer.channels for layer in convolutions[:-1])]
-        layers: list[nn.Module] = [nn.Linear(features, math.prod(self.shape)), nn.ReLU(), nn.Unflatten(-1, self.shape)]
+        activate = ACTIVATIONS[activation]
+        layers: list[nn.Module] = [nn.Linear(features, math.prod(self.shape)), activate(), nn.Unflatten(-1, self.shape)]
         for i, layer in reversed(list(enumerate(convolutions))):
             # A convolution ignores the pixels that its stride doesn't reach.
             rest = (heights[i] - layer.kernel) % layer.stride, (widths[i] - layer.kernel) % layer.stride
             layers += [
                 nn.ConvTranspose2d(layer.channels, outputs[i], layer.kernel, layer.stride, output_padding=rest),
-                nn.ReLU(),
+                activate(),
             ]
         self.layers = nn.Sequential(*layers[:-1])
 

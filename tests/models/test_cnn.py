@@ -157,3 +157,14 @@ def test_an_observation_has_the_features_of_the_chosen_cnn():
     expected = encoder.network.layers(picture.movedim(-1, 1) / 255 - 0.5).flatten(1)
     torch.testing.assert_close(encoder(picture), expected)
     assert encoder.size == expected.shape[1]
+
+
+def test_activation_of_encoder_and_decoder():
+    """All layers but the decoder's last one have the given activation, by default ReLU."""
+    for settings, kind in (({}, nn.ReLU), ({"activation": "elu"}, nn.ELU)):
+        for network, layers in (
+            (pixel_encoder("strided48", (3, 64, 64), None, **settings), 4),
+            (PixelDecoder(8, (3, 64, 64), "strided48", **settings), 4),
+        ):
+            activations = [part for part in network.modules() if isinstance(part, nn.ReLU | nn.ELU)]
+            assert len(activations) == layers and all(type(part) is kind for part in activations)

@@ -10,6 +10,7 @@ from torch.optim import Adam, Optimizer
 
 from sheeprl.algos.dreamer_v1.actor import TanhHead
 from sheeprl.algos.dreamer_v1.args import DreamerV1Args
+from sheeprl.algos.dreamer_v2.agent import PlainCNNs
 from sheeprl.algos.dreamer_v2.early import EarlyDreamer
 from sheeprl.models.latents import Gaussians, Latents
 from sheeprl.models.recurrent import GRU
@@ -22,7 +23,7 @@ class DreamerV1(EarlyDreamer[DreamerV1Args]):
     The target critic is copied after every gradient step: the returns have the critic's own values, without gradients.
     """
 
-    cnn = "strided32"
+    cnns = PlainCNNs("strided32", "relu")
 
     def build_latents(self) -> Latents:
         """Return normals."""

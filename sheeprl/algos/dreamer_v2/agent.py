@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -20,25 +21,44 @@ from sheeprl.models.recurrent import Recurrent
 from sheeprl.models.rssm import RSSM, DenseGRU
 
 
-def cnn_kind(shape: Sequence[int], cnn: str) -> str:
-    """Return the kind of CNN for pictures of the shape (C, H, W): the given one, or `auto` for smaller pictures."""
-    return cnn if min(shape[1:]) >= LEAST[cnn] else "auto"
+@dataclass(frozen=True)
+class PlainCNNs:
+    """CNNs of pictures.
+
+    Args:
+        kind: kind of CNN of pictures that are large enough for it; smaller ones have the kind `auto`.
+        activation: key of `ACTIVATIONS`.
+    """
+
+    kind: str
+    activation: str
+
+    def kind_for(self, shape: Sequence[int]) -> str:
+        """Return the kind for pictures of the shape (C, H, W)."""
+        return self.kind if min(shape[1:]) >= LEAST[self.kind] else "auto"
+
+    def encoder(self, shape: Sequence[int]) -> PlainCNN:
+        """Build an encoder of pictures of the shape (C, H, W)."""
+        kind = self.kind_for(shape)
+        return PlainCNN(pixel_encoder(kind, shape, None, activation=self.activation), flat_size(kind, shape))
+
+    def decoder(self, inputs: int, shape: Sequence[int]) -> PixelDecoder:
+        """Build a decoder from `inputs` features to pictures of the shape (C, H, W)."""
+        return PixelDecoder(inputs, shape, self.kind_for(shape), self.activation)
 
 
 class PlainCNN(nn.Module):
-    """CNN of a picture.
+    """CNN of a picture, which is moved to ±½.
 
     Args:
-        shape: (C, H, W).
-        cnn: kind of CNN.
+        layers: convolutions.
+        size: length of the output.
     """
 
-    def __init__(self, shape: Sequence[int], cnn: str) -> None:
-        """Build the layers."""
+    def __init__(self, layers: nn.Module, size: int) -> None:
+        """Store the layers."""
         super().__init__()
-        self.layers = pixel_encoder(cnn_kind(shape, cnn), shape, None)
-        self.size = flat_size(cnn_kind(shape, cnn), shape)
-        """Length of the output."""
+        self.layers, self.size = layers, size
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Encode pictures of numbers in [0, 1]: `[N, C, H, W]` to `[N, size]`."""
@@ -52,10 +72,10 @@ class PlainEncoder(nn.Module):
     Args:
         spaces: observation and action space.
         args: arguments of the algorithm.
-        cnn: kind of CNN.
+        cnns: CNNs of pictures.
     """
 
-    def __init__(self, spaces: Spaces, args: EarlyDreamerArgs, cnn: str) -> None:
+    def __init__(self, spaces: Spaces, args: EarlyDreamerArgs, cnns: PlainCNNs) -> None:
         """Build the networks."""
         super().__init__()
         self.parts = Encoder(
@@ -63,7 +83,7 @@ class PlainEncoder(nn.Module):
             args.mlp_keys,
             args.cnn_keys,
             features=None,
-            cnn=lambda shape: PlainCNN(shape, cnn),
+            cnn=cnns.encoder,
             mlp=(args.units,) * args.layers,
             activation="elu",
         )
@@ -88,14 +108,14 @@ class PlainDecoder(nn.Module):
         encoder: encoder of the observations.
         state: length of the joined state.
         args: arguments of the algorithm.
-        cnn: kind of CNN.
+        cnns: CNNs of pictures.
     """
 
-    def __init__(self, encoder: PlainEncoder, state: int, args: EarlyDreamerArgs, cnn: str) -> None:
+    def __init__(self, encoder: PlainEncoder, state: int, args: EarlyDreamerArgs, cnns: PlainCNNs) -> None:
         """Build the networks."""
         super().__init__()
         shapes = encoder.parts.picture_shapes
-        self.pictures = nn.ModuleList(PixelDecoder(state, shape, cnn_kind(shape, cnn)) for shape in shapes)
+        self.pictures = nn.ModuleList(cnns.decoder(state, shape) for shape in shapes)
         self.vectors = None if encoder.raw is None else head(state, args, encoder.raw.size)
 
     def forward(self, state: Tensor) -> tuple[list[Tensor], Tensor | None]:
@@ -138,7 +158,7 @@ class Policy(nn.Module):
         distribution: distribution of the actions.
         latents: kind of the stochastic state.
         cell: gated recurrent unit with inputs of the length `args.hidden`.
-        cnn: kind of CNN.
+        cnns: CNNs of pictures.
     """
 
     def __init__(
@@ -148,11 +168,11 @@ class Policy(nn.Module):
         distribution: ActorHead,
         latents: Latents,
         cell: Recurrent,
-        cnn: str,
+        cnns: PlainCNNs,
     ) -> None:
         """Build the networks."""
         super().__init__()
-        self.encoder = PlainEncoder(spaces, args, cnn)
+        self.encoder = PlainEncoder(spaces, args, cnns)
         dynamics = DenseGRU(cell, latents.size, distribution.size, args.hidden)
         prior = mlp(args.deter, (args.hidden,), latents.outputs, "elu")
         joined = JoinedLayer(args.deter, self.encoder.size, args.hidden, nn.ELU())
@@ -166,14 +186,14 @@ class EarlyDreamerAgent(nn.Module):
     Args:
         policy: encoder, dynamics and actor.
         args: arguments of the algorithm.
-        cnn: kind of CNN.
+        cnns: CNNs of pictures.
     """
 
-    def __init__(self, policy: Policy, args: EarlyDreamerArgs, cnn: str) -> None:
+    def __init__(self, policy: Policy, args: EarlyDreamerArgs, cnns: PlainCNNs) -> None:
         """Build the networks."""
         super().__init__()
         self.policy = policy
         size = policy.rssm.size
-        self.decoder = PlainDecoder(policy.encoder, size, args, cnn)
+        self.decoder = PlainDecoder(policy.encoder, size, args, cnns)
         self.reward, self.continuation, self.critic = (head(size, args, 1) for _ in range(3))
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)

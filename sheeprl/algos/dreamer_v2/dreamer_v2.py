@@ -10,6 +10,7 @@ from torch.optim import AdamW, Optimizer
 
 from sheeprl.algos.base import Spaces
 from sheeprl.algos.dreamer_v2.actor import TruncatedHead
+from sheeprl.algos.dreamer_v2.agent import PlainCNNs
 from sheeprl.algos.dreamer_v2.args import DreamerV2Args
 from sheeprl.algos.dreamer_v2.early import EarlyDreamer
 from sheeprl.models.latents import Categoricals, Latents
@@ -23,7 +24,7 @@ class DreamerV2(EarlyDreamer[DreamerV2Args]):
     The actor's gradient passes through the dynamics if actions are continuous; discrete ones use REINFORCE.
     """
 
-    cnn = "strided48"
+    cnns = PlainCNNs("strided48", "elu")
 
     def __init__(self, args: DreamerV2Args, spaces: Spaces) -> None:
         """Choose the actor's gradient."""

@@ -14,7 +14,7 @@ from sheeprl.algos.base import Loss, OptimizerSpec, Phase, Step, TargetUpdate, T
 from sheeprl.algos.dreamer.dreamer import MODULES, Dreamer, after_context
 from sheeprl.algos.dreamer.imagination import Behavior, BehaviorLoss, imagine
 from sheeprl.algos.dreamer.loss import imagined_returns, imagined_weights, mean
-from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, PlainActor, Policy, head
+from sheeprl.algos.dreamer_v2.agent import EarlyDreamerAgent, PlainActor, PlainCNNs, Policy, head
 from sheeprl.algos.dreamer_v2.args import EarlyDreamerArgs
 from sheeprl.algos.dreamer_v2.loss import with_free_nats
 from sheeprl.models.precision import full_precision
@@ -32,13 +32,13 @@ class EarlyDreamer(Dreamer[EarlyArgsT]):
     """Dreamer with two phases: the world model, then actor and critic in imagination from the inferred states.
 
     Attributes:
-        cnn: kind of the CNNs.
+        cnns: CNNs of pictures.
         through_dynamics: True if the actor's gradient passes through the dynamics; False for REINFORCE.
         entropy_coef: coefficient of the policy's entropy.
         target_every: gradient steps between copies of the critic to its target.
     """
 
-    cnn: ClassVar[str]
+    cnns: ClassVar[PlainCNNs]
     through_dynamics: bool = True
     entropy_coef: float = 0.0
     target_every: int = 1
@@ -58,11 +58,11 @@ class EarlyDreamer(Dreamer[EarlyArgsT]):
 
     def build_agent(self) -> nn.Module:
         """Build all networks."""
-        return EarlyDreamerAgent(self.build_policy(), self.args, self.cnn)
+        return EarlyDreamerAgent(self.build_policy(), self.args, self.cnns)
 
     def build_policy(self) -> Any:
         """Build encoder, dynamics and actor."""
-        return Policy(self.spaces, self.args, self.head, self.latents, self.build_cell(), self.cnn)
+        return Policy(self.spaces, self.args, self.head, self.latents, self.build_cell(), self.cnns)
 
     def build_actor(self, policy: Policy) -> nn.Module:
         """Build an actor."""
