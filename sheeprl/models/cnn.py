@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from sheeprl.models.mlp import ACTIVATIONS
 from sheeprl.models.normed import BlockLinear, RMSNorm, truncated_normal_
+from sheeprl.models.parts import in_parts
 
 BuildCNN = Callable[[Sequence[int]], nn.Module]
 """Function that builds a CNN from (C, H, W); the attribute `size` of the module is the size of its output."""
@@ -290,7 +291,7 @@ class PictureEncoder(nn.Module):
         batch = pictures.shape[:batch_dims]
         pictures = pictures if batch_dims == 1 else pictures.reshape(-1, *pictures.shape[batch_dims:])
         if shift is None and self._is_evaluated_on_cpu(pictures) and len(pictures) > MOST_CACHED:
-            features = torch.cat([self._encode(part) for part in torch.split(pictures, PART)])
+            features = in_parts(self._encode, pictures, PART)
         else:
             features = self._encode(pictures, shift)
         return features if batch_dims == 1 else features.reshape(*batch, -1)

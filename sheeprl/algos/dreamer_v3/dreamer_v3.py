@@ -21,6 +21,7 @@ from sheeprl.algos.dreamer_v3.args import DreamerV3Args
 from sheeprl.algos.dreamer_v3.loss import policy_loss, replayed_returns
 from sheeprl.models.latents import Latents, balanced_kl
 from sheeprl.models.optimizers import LaProp
+from sheeprl.models.parts import in_parts, part_length
 from sheeprl.models.ranks import all_rows
 from sheeprl.models.rssm import Observed
 from sheeprl.models.symlog import symexp
@@ -104,7 +105,7 @@ class DreamerV3(Dreamer[DreamerV3Args]):
 
     def predicted_reward(self, agent: DreamerV3Agent, states: Tensor) -> Tensor:
         """Return the mean of the predicted distribution."""
-        return agent.two_hot.mean(agent.reward(states))
+        return in_parts(lambda part: agent.two_hot.mean(agent.reward(part)), states)
 
     def world_model_loss(
         self, agent: DreamerV3Agent, observed: Observed, rows: TensorDict, weight: Tensor
@@ -138,21 +139,23 @@ class DreamerV3(Dreamer[DreamerV3Args]):
             imagined = imagine(
                 agent.policy.rssm, behavior.actor, starts["deter"], starts["stoch"], noise["state"], noise["action"]
             )
-        states = imagined.states  # [H + 1, K, N, *]
-        critic = behavior.critic(states)
+        states, acted_in = imagined.states, imagined.states[:-1]  # [H + 1, K, N, *] and [H, K, N, *]
+        length = part_length(acted_in)
+        critic = [behavior.critic(part) for part in torch.split(acted_in, length)]
         with torch.no_grad():
             continues = self.continues(agent, states)
-            slow = two_hot.mean(behavior.critic_target(states[:-1]))
-            value = two_hot.mean(critic)
+            slow = in_parts(lambda part: two_hot.mean(behavior.critic_target(part)), acted_in)
+            value = torch.cat([two_hot.mean(each) for each in (*critic, behavior.critic(states[-1:]))])
             returns = imagined_returns(behavior.reward(imagined), continues, value, args.lambda_)
             reached = imagined_weights(continues, args.gamma)[:-1]
             percentiles = behavior.returns.updated(all_rows(returns.movedim(-1, 0)))
             advantage = (returns - value[:-1]) / behavior.returns.scale(percentiles)
-        parameters = behavior.actor(states[:-1])
+        parameters = in_parts(behavior.actor, acted_in)
         entropy = head.entropy(parameters)
         logprob = head.logprob(parameters, imagined.actions[:-1])
         actor_loss = policy_loss(logprob, advantage, entropy, reached, args.entropy_coef, weight)
-        errors = two_hot.loss(critic[:-1], returns, slow, args.slow_scale)
+        targets = zip(critic, torch.split(returns, length), torch.split(slow, length), strict=True)
+        errors = torch.cat([two_hot.loss(*each, args.slow_scale) for each in targets])
         critic_loss = mean(reached * errors, weight)
         metrics = {
             "Loss/policy_loss": actor_loss,

@@ -18,6 +18,7 @@ from sheeprl.algos.dreamer_v1.dreamer_v1 import DreamerV1
 from sheeprl.algos.dreamer_v2.dreamer_v2 import DreamerV2
 from sheeprl.algos.dreamer_v3.dreamer_v3 import DreamerV3
 from sheeprl.algos.plan2explore.args import P2EDV1Args, P2EDV2Args, P2EDV3Args
+from sheeprl.models.parts import in_parts
 from sheeprl.models.rssm import Observed
 from sheeprl.models.stacked import Ensemble, disagreement
 
@@ -105,15 +106,14 @@ class Plan2Explore(Dreamer[Any]):
         )
         return [*phases, ensemble, explorer]
 
-    def predictions(self, agent: Any, states: Tensor, actions: Tensor) -> Tensor:
-        """Return the next stochastic states by all networks, `[ensemble, *, stoch]`."""
-        predicted: Tensor = agent.explorer.ensemble(torch.cat([states, self.head.vector(actions)], -1))
-        return predicted
+    def ensemble_inputs(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Return what the ensemble predicts the next stochastic states from: states joined with actions, `[*, n]`."""
+        return torch.cat([states, self.head.vector(actions)], -1)
 
     def ensemble_loss(self, agent: Any, batch: TensorDict, noise: Tensors, carry: Tensors) -> Loss:
         """Compute ½ ‖ẑ_{t+1} − z_{t+1}‖² of each network, averaged over the rows that an episode continues after."""
         states = torch.cat([carry["deter"], carry["stoch"]], -1)
-        predicted = self.predictions(agent, states[:-1], batch["action"][1:-1])
+        predicted = agent.explorer.ensemble(self.ensemble_inputs(states[:-1], batch["action"][1:-1]))
         continues = ~batch["is_first"][2:]
         errors = 0.5 * (predicted - carry["stoch"][1:]).square().sum(-1)
         weight = batch["sample_weight"]
@@ -131,7 +131,8 @@ class Plan2Explore(Dreamer[Any]):
 
         def reward(imagined: Imagined) -> Tensor:
             """Return the intrinsic rewards on arrival."""
-            rewards = self.intrinsic(self.predictions(agent, imagined.states[:-1], imagined.actions[:-1]))
+            inputs = self.ensemble_inputs(imagined.states[:-1], imagined.actions[:-1])
+            rewards = in_parts(lambda part: self.intrinsic(agent.explorer.ensemble(part)), inputs)
             return torch.cat([torch.zeros_like(rewards[:1]), rewards])
 
         explorer = agent.explorer
