@@ -78,8 +78,9 @@ def _due_gradient_steps(tree: Json, counters: Json) -> int:
     """Return the gradient steps that are due after the counted policy steps or rounds."""
     algo = tree["algo"]
     if "replay_ratio" in algo:
-        steps = max(0, counters["policy_steps"] - algo["learning_starts"])
-        return math.floor(Fraction(str(algo["replay_ratio"])) * steps)
+        steps = counters["policy_steps"] - algo["learning_starts"]
+        first = algo.get("pretrain_steps", 0)
+        return first + math.floor(Fraction(str(algo["replay_ratio"])) * steps) if steps > 0 else 0
     minibatches = math.ceil(_round_rows(tree) / algo["batch_size"]) if "batch_size" in algo else 1
     return int(counters["version"]) * int(algo.get("epochs", 1)) * minibatches
 

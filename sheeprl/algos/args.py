@@ -105,6 +105,7 @@ class OffPolicy:
         batch_size: transitions (or sequences) per batch of the whole trainer group.
         replay_ratio: gradient steps per policy step, exact: 0.1 means the decimal fraction 1/10, not the nearest float.
         learning_starts: policy steps with random actions before training starts.
+        pretrain_steps: gradient steps when training starts, besides those of the ratio.
         sampler: sampler of the replay buffer; None for single transitions.
         fragment_rows: default of `players.fragment_rows`, the rows of a fragment.
         writes_back: losses return values to write back into the sampled rows (`Loss.write`).
@@ -118,6 +119,7 @@ class OffPolicy:
     batch_size: int
     replay_ratio: float
     learning_starts: int = 0
+    pretrain_steps: int = 0
     sampler: Sampler | None = None
     fragment_rows: int = 16
     writes_back: bool = False
@@ -129,8 +131,12 @@ class OffPolicy:
         return self.writes_back or self.prioritized is not None
 
     def total_gradient_steps(self, policy_steps: int) -> int:
-        """Return ⌊replay_ratio × max(0, policy_steps − learning_starts)⌋, in exact arithmetic."""
-        return math.floor(Fraction(str(self.replay_ratio)) * max(0, policy_steps - self.learning_starts))
+        """Return pretrain_steps + ⌊replay_ratio × (policy_steps − learning_starts)⌋, in exact arithmetic.
+
+        Until `learning_starts`, it is 0.
+        """
+        steps = policy_steps - self.learning_starts
+        return self.pretrain_steps + math.floor(Fraction(str(self.replay_ratio)) * steps) if steps > 0 else 0
 
     def due_gradient_steps(self, policy_steps: int, gradient_steps: int, rows: int) -> int:
         """Return the gradient steps that are due after `policy_steps` policy steps and `gradient_steps` done."""
@@ -224,6 +230,7 @@ class OffPolicyArgs(AlgoArgs):
     """Arguments of every off-policy algorithm."""
 
     learning_starts: Natural = Field(100, description="policy steps with random actions before training starts")
+    pretrain_steps: Natural = Field(0, description="gradient steps when training starts, besides those of replay_ratio")
     replay_ratio: NonNegative = Field(1.0, description="gradient steps per policy step, exact")
     batch_size: Count = Field(
         256,
@@ -233,7 +240,7 @@ class OffPolicyArgs(AlgoArgs):
 
     def data(self) -> OffPolicy:
         """Return settings to read uniform samples of transitions."""
-        return OffPolicy(self.batch_size, self.replay_ratio, self.learning_starts)
+        return OffPolicy(self.batch_size, self.replay_ratio, self.learning_starts, self.pretrain_steps)
 
 
 class EncoderArgs(AlgoArgs):

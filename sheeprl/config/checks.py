@@ -66,7 +66,7 @@ def check(tree: Mapping[str, Any]) -> Resolved:
 def _untrained(config: Config) -> Iterator[str]:
     """Yield a warning if the run takes no gradient step."""
     data = config.algo.data()
-    if isinstance(data, OffPolicy) and data.replay_ratio == 0:
+    if isinstance(data, OffPolicy) and not data.replay_ratio and not data.pretrain_steps:
         yield (
             "algo.replay_ratio=0: no gradient step is taken, so nothing is trained; use a larger one, such as "
             "algo.replay_ratio=1"

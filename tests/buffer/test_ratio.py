@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sheeprl.algos.args import OffPolicy, OnPolicy
 
 
-def off_policy(ratio, learning_starts=0):
+def off_policy(ratio, learning_starts=0, pretrain_steps=0):
     """Return off-policy settings."""
-    return OffPolicy(batch_size=8, replay_ratio=ratio, learning_starts=learning_starts)
+    return OffPolicy(8, replay_ratio=ratio, learning_starts=learning_starts, pretrain_steps=pretrain_steps)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,14 @@ def test_due_gradient_steps_are_exact(ratio, policy_steps, due):
 def test_nothing_is_due_before_learning_starts(policy_steps, due):
     """Test that the ratio applies to the steps after `learning_starts`."""
     assert off_policy(0.3, learning_starts=100).total_gradient_steps(policy_steps) == due
+
+
+@pytest.mark.parametrize(("policy_steps", "due"), [(0, 0), (100, 0), (101, 7), (104, 8), (110, 10)])
+def test_pretraining_is_due_when_training_starts(policy_steps, due):
+    """The first gradient steps come with the first policy step after `learning_starts`."""
+    data = off_policy(0.3, learning_starts=100, pretrain_steps=7)
+    assert data.total_gradient_steps(policy_steps) == due
+    assert data.due_gradient_steps(policy_steps, gradient_steps=3, rows=1) == max(0, due - 3)
 
 
 @given(

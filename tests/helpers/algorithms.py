@@ -24,7 +24,7 @@ WORLD_MODEL = {
 }  # fmt: skip
 ARGUMENTS = {"hidden_sizes": "[32,32]", "batch_size": "32"} | WORLD_MODEL
 ON_POLICY = {"rollout_steps": "32", "epochs": "2"}
-OFF_POLICY = {"learning_starts": "50", "replay_ratio": "1", "sequence": "6", "burn_in": "3"}
+OFF_POLICY = {"learning_starts": "50", "pretrain_steps": "2", "replay_ratio": "1", "sequence": "6", "burn_in": "3"}
 SEQUENCES = {"replay_ratio": "0.25"}  # a gradient step on sequences takes ten times as long
 QUIET = ("eval.episodes=0", "log.level=error", "trainer.threads=1", "env.num_envs=2")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -60,7 +61,7 @@ class ToyWorldModelArgs(OffPolicyArgs):
     def data(self) -> OffPolicy:
         """Sequences with the row before, into which latents are written back. Drawn uniformly."""
         sampler = Sequences(self.sequence_length, context=True)
-        return OffPolicy(self.batch_size, self.replay_ratio, self.learning_starts, sampler, writes_back=True)
+        return replace(super().data(), sampler=sampler, writes_back=True)
 
 
 class Policy(nn.Module):

@@ -7,7 +7,16 @@ from typing import ClassVar
 from pydantic import Field
 
 from sheeprl.algos.dreamer.args import DreamerArgs
-from sheeprl.utils.settings import DISCOUNTS, LEARNING_RATES, STRUCTURAL, Count, Fractional, NonNegative, Positive
+from sheeprl.utils.settings import (
+    DISCOUNTS,
+    LEARNING_RATES,
+    STRUCTURAL,
+    Count,
+    Fractional,
+    Natural,
+    NonNegative,
+    Positive,
+)
 
 
 class EarlyDreamerArgs(DreamerArgs):
@@ -17,6 +26,9 @@ class EarlyDreamerArgs(DreamerArgs):
         *("model_lr", "actor_lr", "critic_lr", "replay_ratio", "batch_size", "sequence_length", "imag_last"),
     )
 
+    pretrain_steps: Natural = Field(
+        100, description="gradient steps when training starts, besides those of replay_ratio"
+    )
     sequence_length: Count = Field(50, description="rows of a sequence, besides its context row")
     deter: Count = Field(200, description="length of the deterministic state", json_schema_extra=STRUCTURAL)
     hidden: Count = Field(200, description="width of the dynamics' hidden layers", json_schema_extra=STRUCTURAL)
