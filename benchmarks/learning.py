@@ -136,13 +136,17 @@ class Job:
 def train(job: Job, seed: int) -> tuple[Path, list[str], float]:
     """Train one seed, or continue its interrupted run if it had the same settings.
 
-    The run that gives the first weights is trained before, and stays in the folder of runs in progress for its own row.
+    The run that gives the first weights and rows is trained before. It stays in the folder of runs in progress, for
+    its own row.
 
     Returns:
         Folder of the run, commits of the code that ran in it, and seconds of the last process.
     """
     folder, row = job.folder(seed), job.row
-    settings = [] if job.first is None else [f"algo.init_from={train(job.first, seed)[0]}"]
+    settings = []
+    if job.first is not None:
+        first, *_ = train(job.first, seed)
+        settings = [f"algo.init_from={first}", f"buffer.init_from={first}"]
     commits = note_commit(folder)
     run_dir = folder / "run"
     settings += [*row.settings, *job.overrides, f"run.seed={seed}", f"run.mode={job.mode}", f"run.dir={run_dir}"]

@@ -18,6 +18,7 @@ from sheeprl.callbacks.base import Callback
 from sheeprl.callbacks.loading import check_callbacks, load_callbacks
 from sheeprl.checkpoint.files import MARKER
 from sheeprl.checkpoint.initial import read_initial
+from sheeprl.checkpoint.initial_rows import find_rows
 from sheeprl.checkpoint.resume import (
     RunDir,
     claim_storage,
@@ -43,7 +44,7 @@ from sheeprl.metrics.summary import core_warning
 from sheeprl.metrics.time_breakdown import StartupTimer
 from sheeprl.session import PATIENCE, Result, finished, patience, run_driver, say, start_over
 from sheeprl.utils import rank_variables
-from sheeprl.utils.errors import ConfigError, RunFailedError, one_line
+from sheeprl.utils.errors import ConfigError, RunFailedError, collecting, one_line
 from sheeprl.utils.gc_control import importing
 from sheeprl.utils.output import lasting_output
 from sheeprl.utils.process import StopSignals, ending_with_parent, exclusive, run_in_loop
@@ -122,10 +123,10 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
     mistakes += [] if config.is_coupled else environment.mistakes(config)
     initial = None
     if not config.run.resume:
-        try:
+        with collecting(mistakes):
             initial = read_initial(config, resolved.spaces)
-        except ConfigError as error:
-            mistakes += error.mistakes
+        with collecting(mistakes):
+            find_rows(config, resolved.spaces)
     if mistakes:
         raise ConfigError(mistakes)
     warnings = [*resolved.warnings, *filter(None, [core_warning(config)])]
@@ -379,10 +380,13 @@ def _with_accelerator(config: Config, accelerator: str) -> Config:
 
 
 def _with_origin(config: Config, opened: RunDir) -> Config:
-    """Return the configuration with the checkpoint that `algo.init_from` has led to, such as that of `@last`."""
-    if opened.initial is None:
-        return config
-    return config.model_copy(update={"algo": config.algo.model_copy(update={"init_from": opened.initial.origin})})
+    """Return the configuration with what `algo.init_from` and `buffer.init_from` have led to, such as for `@last`."""
+    update: dict[str, Any] = {}
+    if opened.initial is not None:
+        update["algo"] = config.algo.model_copy(update={"init_from": opened.initial.origin})
+    if opened.rows is not None:
+        update["buffer"] = config.buffer.model_copy(update={"init_from": opened.rows.origin})
+    return config.model_copy(update=update)
 
 
 def _with_resume(config: Config, opened: RunDir) -> Config:

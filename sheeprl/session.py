@@ -37,7 +37,8 @@ from sheeprl.utils.text import counted
 
 if TYPE_CHECKING:
     from sheeprl.checkpoint.initial import InitialNetworks
-    from sheeprl.checkpoint.resume import Start
+    from sheeprl.checkpoint.initial_rows import InitialRows
+    from sheeprl.checkpoint.start import Start
     from sheeprl.checkpoint.writer import CheckpointWriter
     from sheeprl.driver.replay import ReplayClient
     from sheeprl.driver.trainers import LearnerGroup
@@ -189,6 +190,8 @@ async def _prepare(
     run = _make_run(config, workers, opened, reporter, store, _make_callbacks(config, opened, control))
     if start is not None:
         await _load(workers.replay, run.trainers, start)
+    if opened.rows is not None:
+        await _begin_with(workers.replay, opened.rows)
     if opened.initial is not None:
         await _initialize(run.trainers, opened.initial, opened.run_dir if config.log.record else None)
     write_config(config, opened.run_dir)
@@ -283,6 +286,16 @@ async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> N
         raise RunFailedError(
             f"{start.checkpoint} can't be loaded: {one_line(error)}; undo changes of the run's config.yaml, or move "
             "the checkpoint away to resume from the one before"
+        ) from error
+
+
+async def _begin_with(replay: ReplayClient, rows: InitialRows) -> None:
+    """Fill the replay with the saved rows of another run."""
+    try:
+        await replay.begin(rows.folder)
+    except Exception as error:
+        raise RunFailedError(
+            f"buffer.init_from={rows.origin}: {rows.folder} can't be loaded: {one_line(error)}"
         ) from error
 
 

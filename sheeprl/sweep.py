@@ -112,10 +112,11 @@ def plan(tree: Tree, varied: Mapping[str, Sequence[str]], folder: Path) -> list[
         own.setdefault("run", {}).update(dir=str(target))
         if get_value(own, "run.mode") not in (None, "coupled"):
             mistakes.append("run.mode=decoupled: a run of a sweep has one process; leave it out")
-        if str(origin := get_value(own, "algo.init_from")).startswith("@"):
-            mistakes.append(
-                f"algo.init_from={origin}: the newest run changes during a sweep; use the folder of the run"
-            )
+        mistakes += [
+            f"{key}={origin}: the newest run changes during a sweep; use the folder of the run"
+            for key in ("algo.init_from", "buffer.init_from")
+            if str(origin := get_value(own, key)).startswith("@")
+        ]
         own["run"]["mode"] = "coupled"
         own.setdefault("trainer", {}).setdefault("threads", 1)
         mistakes += locate(inspect(own)[1], own)

@@ -43,7 +43,7 @@ class Row:
         peers: published scores with their sources.
         requires: extra to install.
         minutes: minutes of one seed on two cores.
-        init_from: row whose run with the same seed gives the first weights.
+        init_from: row whose run with the same seed gives the first weights and, off-policy, the first rows.
     """
 
     name: str

@@ -123,6 +123,10 @@ class ReplayInterface(ABC):
         """Load the shard's rows from a saved replay."""
 
     @abstractmethod
+    def begin(self, folder: str) -> BufferStatus:
+        """Add the rows of a replay that another run has saved."""
+
+    @abstractmethod
     def restore(self, folder: str | None) -> BufferStatus:
         """Restore the rows of a lost shard from its files or from a checkpoint."""
 

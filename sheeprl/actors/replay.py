@@ -145,6 +145,12 @@ class Replay(ReplayInterface):
             reshard.load(self.buffer, folder, self.shard, self.shards)
         return self.status()
 
+    def begin(self, folder: str) -> BufferStatus:
+        """Add the rows of a replay that another run has saved, unless this shard has rows."""
+        if not self.buffer.added:
+            reshard.begin(self.buffer, folder, self.shard, self.shards)
+        return self.status()
+
     def restore(self, folder: str | None) -> BufferStatus:
         """Replace a lost shard: use the rows in its files, or else those of a checkpoint.
 

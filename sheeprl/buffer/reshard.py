@@ -1,4 +1,4 @@
-"""Load a replay that was saved with another number of shards, or with shards of another capacity.
+"""Load a replay that was saved with another number of shards, or with shards of another capacity, or by another run.
 
 A shard stores the streams of all players whose number modulo the number of shards equals the shard's number. To load
 another layout, a shard selects the rows of its players from all saved shards. It adds them again in the order of their
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,12 +89,10 @@ def load(buffer: ReplayBuffer, folder: Path | str, shard: int, shards: int) -> N
         DamagedSaveError: a file is missing or altered.
         RefusedFragmentError: the capacity is less than the number of a player's environments.
     """
-    before = layout_of(folder)
     pieces: list[Piece] = []
     newest: dict[int, int] = {}
     evicted, counts = 0, Counter[str]()
-    for number in range(before.shards):
-        saved = _read(buffer, place_of(folder, number), before.capacity)
+    for number, saved in enumerate(_shards_of(buffer, folder)):
         groups = list(_groups_of(saved))
         for group, slots in groups:
             if group.key[0] % shards == shard:
@@ -113,6 +111,44 @@ def load(buffer: ReplayBuffer, folder: Path | str, shard: int, shards: int) -> N
     buffer.storage.streams.newest |= newest
     buffer.storage.count_evicted(evicted)
     buffer.adopt(Counts(**counts))
+
+
+def begin(buffer: ReplayBuffer, folder: Path | str, shard: int, shards: int) -> None:
+    """Fill an empty buffer with rows that another run has saved, as streams that no player continues.
+
+    Incarnations of the other run become negative numbers. The rows have the priority of new ones, and
+    `online_fraction` doesn't draw them.
+
+    Args:
+        buffer: buffer of the shard.
+        folder: folder of the saved replay, or the URL of its checkpoint's manifest.
+        shard: number of the shard.
+        shards: number of shards.
+
+    Raises:
+        DamagedSaveError: a file is missing or altered.
+        RefusedFragmentError: the capacity is less than the number of a player's environments.
+    """
+    pieces: list[Piece] = []
+    for saved in _shards_of(buffer, folder):
+        newest = saved.storage.streams.newest
+        for group, slots in _groups_of(saved):
+            player, incarnation = group.key
+            if player % shards == shard:
+                key = player, incarnation - newest[player] - 1
+                cut = _cut(saved, group, slots, buffer.storage.capacity)
+                pieces += [replace(piece, key=key, priority=None) for piece in cut]
+    del saved  # the pieces have copies
+    for piece in sorted(pieces, key=lambda piece: -piece.age):
+        _add(buffer, piece)
+    buffer.adopt(Counts())
+
+
+def _shards_of(like: ReplayBuffer, folder: Path | str) -> Iterator[ReplayBuffer]:
+    """Yield every shard of a saved replay, in memory; see `_read`."""
+    layout = layout_of(folder)
+    for number in range(layout.shards):
+        yield _read(like, place_of(folder, number), layout.capacity)
 
 
 def _read(like: ReplayBuffer, place: Place, capacity: int) -> ReplayBuffer:

@@ -8,6 +8,7 @@ STATE = "state.json"
 AGENT = "agent.pt"
 WEIGHTS = "agent.safetensors"  # instead of agent.pt in a checkpoint of `sheeprl push`, without optimizers
 CONFIG = "config.yaml"
+INITIAL_ROWS = "initial_buffer"  # the rows of another run that a run begins with, as hard links
 INITIAL = "initial.pt"  # the first state of a recorded run that begins with networks of another one
 LOCK = ".lock"
 URL_FILE = ".storage"  # the URL of the run at checkpoint.storage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -11,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sheeprl.algos.args import OffPolicy
 from sheeprl.callbacks.records import EPISODES
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import AGENT, CONFIG, STATE, URL_FILE, WEIGHTS, step_of
+from sheeprl.checkpoint.files import CONFIG, URL_FILE, WEIGHTS, step_of
 from sheeprl.checkpoint.initial import InitialNetworks, read_initial
+from sheeprl.checkpoint.initial_rows import InitialRows, find_rows, keep_rows, kept_rows
 from sheeprl.checkpoint.run_dir import (
     base_folder,
     checkpoints,
@@ -27,12 +26,12 @@ from sheeprl.checkpoint.run_dir import (
     unfinished_start,
 )
 from sheeprl.checkpoint.runs import is_stored
+from sheeprl.checkpoint.start import Start, read_start
 from sheeprl.checkpoint.storage import RunStorage, Saved, restore_metrics, run_storage
 from sheeprl.config.loading import apply_overrides, get_value, inspect
 from sheeprl.config.schema import Config, structural_keys
 from sheeprl.config.suggestions import shown
 from sheeprl.config.yaml_io import parse_yaml
-from sheeprl.driver.players import PlayerState
 from sheeprl.metrics.counters import Counters
 from sheeprl.metrics.env_changes import EnvChanges
 from sheeprl.metrics.time_breakdown import StartupTimer
@@ -55,6 +54,7 @@ class RunDir:
         storage: where checkpoints are, None for the run folder.
         spaces: spaces of the agent; None on ranks that write no files.
         initial: networks that a new run begins with; None for random ones.
+        rows: rows of another run that the replay begins with; None without them.
     """
 
     run_dir: Path
@@ -64,6 +64,7 @@ class RunDir:
     storage: RunStorage | None = None
     spaces: Spaces | None = None
     initial: InitialNetworks | None = None
+    rows: InitialRows | None = None
 
 
 def open_run_dir(
@@ -80,12 +81,12 @@ def open_run_dir(
 
     Raises:
         ConfigError: the folder contains another run or an incompatible checkpoint, the storage can't be read, or
-            `algo.init_from` can't be loaded.
+            `algo.init_from` or `buffer.init_from` can't be loaded.
     """
     resume = config.run.resume
     if resume is True and config.run.dir is None:
         raise ConfigError(["run.resume=true: set run.dir to the folder of the run to resume"])
-    start = initial = None
+    start = initial = rows = None
     if resume:
         folder = named_folder(config)
         storage = run_storage(config, folder)
@@ -98,10 +99,13 @@ def open_run_dir(
         elif resume == "auto":
             unfinished_start(folder, log)
     if start is None:
-        initial = read_initial(config, spaces)
+        initial, found = read_initial(config, spaces), find_rows(config, spaces)
         folder = make_run_dir(config)
         storage = run_storage(config, folder)
-    return RunDir(folder.resolve(), start, shards, startup, storage, spaces, initial)
+        rows = keep_rows(found, folder.resolve()) if found else None
+    elif start.buffer is None:
+        rows = kept_rows(config, folder.resolve())
+    return RunDir(folder.resolve(), start, shards, startup, storage, spaces, initial, rows)
 
 
 def claim_storage(config: Config, opened: RunDir) -> None:
@@ -178,72 +182,6 @@ def clear_other_layout(config: Config, opened: RunDir) -> None:
             ]
         )
     shutil.rmtree(folder)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Checkpoint that a run resumes from.
-
-    Args:
-        checkpoint: its folder.
-        algorithm: the name of the algorithm.
-        shards: number of shards of its replay.
-        stats: the run's statistics, as `RunStats.state_dict` returns them.
-        metrics_size: size of `metrics.jsonl` at the checkpoint, in bytes.
-        incarnations: incarnations of the players with a saved state, by player.
-        replay: URL of its replay at `checkpoint.storage`; None if the rows are in its folder.
-    """
-
-    checkpoint: Path
-    algorithm: str
-    shards: int
-    stats: dict[str, Any]
-    metrics_size: int
-    incarnations: dict[int, int]
-    replay: str | None = None
-
-    @property
-    def buffer(self) -> str | None:
-        """Return the folder or URL of the saved replay, None if the checkpoint has none."""
-        if self.replay is not None:
-            return self.replay
-        folder = self.checkpoint / "buffer"
-        return str(folder) if folder.is_dir() else None
-
-    def agent(self) -> bytes:
-        """Return the snapshot of the learner."""
-        return (self.checkpoint / AGENT).read_bytes()
-
-    def players(self, config: Config) -> dict[int, PlayerState]:
-        """Return the saved states of the players that the run still has, by player.
-
-        A player's state belongs to the rows it collected. Off-policy, players start new episodes if no replay is
-        restored.
-        """
-        if isinstance(config.algo.data(), OffPolicy) and self.buffer is None:
-            return {}
-        return {
-            number: PlayerState(incarnation, (self.checkpoint / f"player_{number}.pt").read_bytes())
-            for number, incarnation in self.incarnations.items()
-            if number < (config.players.num or 1)
-        }
-
-
-def read_start(checkpoint: Path) -> Start:
-    """Read the state file of a checkpoint.
-
-    Raises:
-        DamagedCheckpointError: the file is missing or damaged.
-    """
-    path = checkpoint / STATE
-    try:
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        Counters(**state["books"]["counters"])
-        incarnations = {int(number): int(life) for number, life in state["players"].items()}
-        shards, size = int(state["shards"]), int(state["metrics_size"])
-        return Start(checkpoint, state["algorithm"], shards, state["books"], size, incarnations, state.get("replay"))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise manifest.DamagedCheckpointError(path, f"is damaged: {one_line(error)}") from error
 
 
 def newest_start(

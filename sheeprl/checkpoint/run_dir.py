@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sheeprl.checkpoint import manifest
-from sheeprl.checkpoint.files import CONFIG, INITIAL, LOCK, MARKER, URL_FILE
+from sheeprl.checkpoint.files import CONFIG, INITIAL, INITIAL_ROWS, LOCK, MARKER, URL_FILE
 from sheeprl.config.schema import Config
 from sheeprl.config.yaml_io import parse_yaml
 from sheeprl.metrics.watchdog import CRASH
@@ -212,6 +212,7 @@ def _is_of_run(name: str) -> bool:
         "profile",
         "dream.log",
         INITIAL,
+        INITIAL_ROWS,
     )
 
 

@@ -523,6 +523,7 @@ _row(
     old="algo/learning_starts",
     other="start_steps start_timesteps random_steps init_random_frames update_after learning_start",
 )
+_row("buffer.init_from", "the run of the exploration", old="buffer.load_from_exploration")
 _row("algo.pretrain_steps", old="algo.per_rank_pretrain_steps", other="pretrain")
 _row(
     "algo.tau",

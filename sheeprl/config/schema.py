@@ -172,6 +172,12 @@ class BufferConfig(Section):
     """Replay buffer."""
 
     size: Count | None = Field(None, description="capacity in rows; default: one rollout on-policy, 1000000 off-policy")
+    init_from: str | None = Field(
+        None,
+        description="begin with the stored rows of this run (folder, @last, beginning of its name), checkpoint or URL "
+        "at checkpoint.storage",
+        json_schema_extra=needs("off-policy"),
+    )
     shards: Count = Field(1, description="replay shards, one actor each; off-policy and decoupled only")
     checkpoint: bool = Field(True, description="save the replay in checkpoints", json_schema_extra=needs("off-policy"))
     memmap: bool = Field(False, description="store the replay in memory-mapped files; it may exceed the memory")

@@ -27,6 +27,7 @@ from sheeprl.version import __version__
 
 PRIVATE = {
     "algo": ("init_from",),
+    "buffer": ("init_from",),
     "run": ("dir", "resume", "callbacks"),
     "checkpoint": ("storage",),
     "ray": ("address", "runtime_env"),

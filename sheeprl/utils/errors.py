@@ -148,3 +148,12 @@ class ConfigError(Exception):
     def __str__(self) -> str:
         """Return all mistakes, one per line."""
         return "\n".join(self.mistakes)
+
+
+@contextmanager
+def collecting(mistakes: list[str]) -> Iterator[None]:
+    """Append the mistakes of a ConfigError within the block to a list instead of raising it."""
+    try:
+        yield
+    except ConfigError as error:
+        mistakes += error.mistakes

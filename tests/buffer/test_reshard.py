@@ -224,3 +224,62 @@ def test_damaged_shard_raises(tmp_path):
         make(1, 500)[0].load(str(tmp_path / "saved"))
     with pytest.raises(DamagedSaveError, match="contains no shard"):
         make(1, 500)[0].load(str(tmp_path / "missing"))
+
+
+@settings(max_examples=80, deadline=None)
+@given(steps, st.integers(1, 3), st.integers(1, 3), st.booleans(), st.booleans())
+def test_a_run_begins_with_the_rows_of_another_one(played, before, after, prioritized, was_prioritized):
+    """All rows are there, no player continues their streams, and nothing else of the other run is there."""
+    source = Source()
+    replays = make(before, 1000, prioritized=PRIORITIZED if was_prioritized else None)
+    for player, rows, what in played:
+        fragment = source.play(player, rows, envs=1 + player % 2, skip=what == "skip", restart=what == "restart")
+        replays[player % before].add(fragment)
+    old = content(replays)
+    with tempfile.TemporaryDirectory() as folder:
+        for replay in replays:
+            replay.save(str(Path(folder) / "saved"))
+        begun = make(after, 4000, prioritized=PRIORITIZED if prioritized else None)
+        for replay in begun:
+            replay.begin(str(Path(folder) / "saved"))
+    new = content(begun)
+    assert {name: found[:2] for name, found in new.items()} == {name: found[:2] for name, found in old.items()}
+    assert not prioritized or all(leaf > 0 for _, flag, leaf in new.values() if flag)
+    assert sum(replay.status().added for replay in begun) == len(old) and not any(counts_of(begun).values())
+    other = Source()
+    for player in range(5):
+        fragment = other.play(player, 3, 3)
+        fragment.rows["obs"][..., 3] += 10**6
+        begun[player % after].add(fragment)
+    assert sum(map(len, (replay.buffer for replay in begun))) == len(old) + 5 * 9
+    assert {name: found[:2] for name, found in content(begun).items() if name in old} == {
+        name: found[:2] for name, found in old.items()
+    }
+
+
+def test_a_shard_with_rows_begins_once(tmp_path):
+    """A shard that has recovered its rows keeps them."""
+    source, (replay,) = Source(), make(1, 500)
+    replay.add(source.play(0, 5, 2))
+    replay.save(str(tmp_path / "saved"))
+    assert replay.begin(str(tmp_path / "saved")).size == 10
+
+
+def test_the_newest_rows_of_another_run_fill_a_smaller_buffer(tmp_path):
+    """Sequences are parts of one run, and the newest samples are those of this run."""
+    source, (one,) = Source(), make(1, 1000, Sequences(20))
+    for _ in range(30):
+        one.add(source.play(0, 7, 2))
+    one.save(str(tmp_path / "saved"))
+    buffer = ReplayBuffer(200, Sequences(20), online_fraction=1.0)
+    replay = Replay(buffer, 4)
+    replay.begin(str(tmp_path / "saved"))
+    assert len(buffer) == 200 and min(name[3] for name in content([replay])) >= 210 - 100 - PIECE_ROWS
+    other = Source()
+    for _ in range(4):
+        fragment = other.play(0, 7, 2)
+        fragment.rows["obs"][..., 3] += 10**6
+        replay.add(fragment)
+    _, rows = replay.sample_part(30, 0.0)
+    assert (np.diff(rows["obs"][0][..., 3], axis=0) == 1).all()
+    assert (rows["obs"][0][0, :2, 3] >= 10**6).all()  # each new sequence once, then any

@@ -366,6 +366,22 @@ def test_a_new_shard_restores_the_rows_of_the_checkpoint(tmp_path):
     assert (after == obs + 1).all()  # no sequence spans the lost rows
 
 
+def test_a_new_shard_without_a_checkpoint_begins_with_the_rows_of_the_other_run(tmp_path):
+    """Rows that the run began with aren't lost with a shard."""
+    make_saved(tmp_path)
+    shards, made = make_mortal(2, lambda number, error: None)
+    asyncio.run(shards.begin(str(tmp_path / "saved")))
+    before = [status.size for status in shards.statuses]
+    assert before == [30, 30] and shards.added == 60
+    add(shards, fragment(0, 0, 5), fragment(1, 0, 5))
+    reports = []
+    shards.on_back = lambda number, lost, error: reports.append((number, lost, error))
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 1, 5), fragment(1, 1, 5)) == [None, None]
+    assert made == [(0, 1)] and reports == [(0, 5, None)]
+    assert [status.size for status in shards.statuses] == [35, 40]
+
+
 def test_pending_samples_come_from_the_restored_shard(tmp_path):
     """Pending samples of a lost shard come from the restored one."""
     shards, made, reports = make_saved(tmp_path, count=1)

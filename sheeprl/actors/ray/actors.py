@@ -99,6 +99,10 @@ class ReplayActor(ReplayInterface):
         """Call `Replay.load`."""
         return self.replay.load(folder)
 
+    def begin(self, folder: str) -> BufferStatus:
+        """Call `Replay.begin`."""
+        return self.replay.begin(folder)
+
     def restore(self, folder: str | None) -> BufferStatus:
         """Call `Replay.restore`."""
         return self.replay.restore(folder)
