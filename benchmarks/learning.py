@@ -120,7 +120,7 @@ class Job:
     def settings(self) -> Json:
         """Return the settings that decide whether an earlier result still counts."""
         settings = {"mode": self.mode, "episodes": self.row.episodes, **self.row.tree(self.overrides)}
-        return settings if self.first is None else settings | {"init_from": self.first.settings}
+        return settings if self.first is None else settings | {"begins_with": self.first.settings}
 
     @property
     def first(self) -> Job | None:

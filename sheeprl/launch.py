@@ -20,6 +20,7 @@ from sheeprl.checkpoint.files import MARKER
 from sheeprl.checkpoint.initial import read_initial
 from sheeprl.checkpoint.initial_rows import find_rows
 from sheeprl.checkpoint.resume import (
+    ORIGINS,
     RunDir,
     claim_storage,
     clear_other_layout,
@@ -34,9 +35,11 @@ from sheeprl.checkpoint.run_dir import (
     is_locked_still,
     lock_run_dir,
     named_folder,
+    read_config,
     replay_folder,
     video_folder,
 )
+from sheeprl.config.loading import get_value
 from sheeprl.config.schema import Config
 from sheeprl.driver.control import Control
 from sheeprl.driver.workers import Workers
@@ -121,16 +124,18 @@ def check_tree(tree: Mapping[str, Any]) -> tuple[Config, list[str]]:
     load_callbacks(config)
     mistakes = [*folder_mistakes(config), *length_mistakes(config)]
     mistakes += [] if config.is_coupled else environment.mistakes(config)
-    initial = None
+    initial = rows = None
     if not config.run.resume:
         with collecting(mistakes):
             initial = read_initial(config, resolved.spaces)
         with collecting(mistakes):
-            find_rows(config, resolved.spaces)
+            rows = find_rows(config, resolved.spaces)
     if mistakes:
         raise ConfigError(mistakes)
     warnings = [*resolved.warnings, *filter(None, [core_warning(config)])]
     warnings += [initial.summary] if initial is not None and initial.is_partial else []
+    if rows is not None and rows.other_env:
+        warnings.append(f"buffer.init_from={rows.origin}: its rows are of another environment: {rows.other_env}")
     return config, warnings
 
 
@@ -380,13 +385,21 @@ def _with_accelerator(config: Config, accelerator: str) -> Config:
 
 
 def _with_origin(config: Config, opened: RunDir) -> Config:
-    """Return the configuration with what `algo.init_from` and `buffer.init_from` have led to, such as for `@last`."""
-    update: dict[str, Any] = {}
-    if opened.initial is not None:
-        update["algo"] = config.algo.model_copy(update={"init_from": opened.initial.origin})
-    if opened.rows is not None:
-        update["buffer"] = config.buffer.model_copy(update={"init_from": opened.rows.origin})
-    return config.model_copy(update=update)
+    """Return the configuration with what `algo.init_from` and `buffer.init_from` have led to, such as for `@last`.
+
+    A resumed run has what they led to at its start.
+    """
+    if opened.start is not None:
+        before = read_config(opened.start.checkpoint)
+        origins = {key: get_value(before, key) for key in ORIGINS}
+    else:
+        found = {"algo.init_from": opened.initial, "buffer.init_from": opened.rows}
+        origins = {key: initial.origin for key, initial in found.items() if initial is not None}
+    for key, origin in origins.items():
+        section = key.partition(".")[0]
+        changed = getattr(config, section).model_copy(update={"init_from": origin})
+        config = config.model_copy(update={section: changed})
+    return config
 
 
 def _with_resume(config: Config, opened: RunDir) -> Config:

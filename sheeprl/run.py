@@ -333,7 +333,9 @@ class Run:
     @property
     def lost_rows(self) -> int:
         """Return the rows lost from the replay; rows of a rollout are no loss once they are trained on."""
-        return max(0, self.counters.rows - self.replay.added) if self.data.is_off_policy else 0
+        if not self.data.is_off_policy:
+            return 0
+        return max(0, self.counters.rows + self.replay.counts["initial_rows"] - self.replay.added)
 
     def log_metrics(self) -> None:
         """Write the metrics of the window since the last line."""

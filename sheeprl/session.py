@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sheeprl.callbacks.base import Callback, Callbacks
 from sheeprl.checkpoint.files import INITIAL
+from sheeprl.checkpoint.initial_rows import keep_rows
 from sheeprl.checkpoint.resume import RunDir
 from sheeprl.checkpoint.run_dir import (
     checkpoints,
@@ -191,7 +192,7 @@ async def _prepare(
     if start is not None:
         await _load(workers.replay, run.trainers, start)
     if opened.rows is not None:
-        await _begin_with(workers.replay, opened.rows)
+        await _begin_with(workers.replay, opened.rows, opened.run_dir, reporter)
     if opened.initial is not None:
         await _initialize(run.trainers, opened.initial, opened.run_dir if config.log.record else None)
     write_config(config, opened.run_dir)
@@ -289,14 +290,16 @@ async def _load(replay: ReplayClient, trainers: LearnerGroup, start: Start) -> N
         ) from error
 
 
-async def _begin_with(replay: ReplayClient, rows: InitialRows) -> None:
-    """Fill the replay with the saved rows of another run."""
+async def _begin_with(replay: ReplayClient, rows: InitialRows, run_dir: Path, reporter: Reporter) -> None:
+    """Fill the replay with the saved rows of another run, whose files are kept in the folder of this one."""
     try:
-        await replay.begin(rows.folder)
+        rows = keep_rows(rows, run_dir)
+        await replay.add_initial(rows.folder)
     except Exception as error:
-        raise RunFailedError(
-            f"buffer.init_from={rows.origin}: {rows.folder} can't be loaded: {one_line(error)}"
-        ) from error
+        reason = f"{rows.folder} can't be loaded: {one_line(error)}; every shard's node needs it"
+        raise RunFailedError(f"buffer.init_from={rows.origin}: {reason}") from error
+    other = f"; they are of another environment: {rows.other_env}" if rows.other_env else ""
+    reporter.message(f"the replay begins with {counted(replay.size, 'row')} of {rows.origin}{other}", "info")
 
 
 async def _initialize(trainers: LearnerGroup, initial: InitialNetworks, record_dir: Path | None) -> None:

@@ -294,7 +294,7 @@ def test_a_row_may_begin_with_the_weights_of_another_one(tmp_path):
     assert seed["policy_steps"] < 300 and config["run"]["total_steps"] == 300
     (before,) = learning.run_job(first, [3])["per_seed"]
     assert before["policy_steps"] >= 300
-    assert job.settings["init_from"] == first.settings
+    assert job.settings["begins_with"] == first.settings
 
 
 def test_the_verdict_of_a_row():

@@ -123,12 +123,12 @@ class ReplayInterface(ABC):
         """Load the shard's rows from a saved replay."""
 
     @abstractmethod
-    def begin(self, folder: str) -> BufferStatus:
-        """Add the rows of a replay that another run has saved."""
+    def add_initial(self, folder: str) -> BufferStatus:
+        """Add the rows that another run has saved, unless the shard has rows of players."""
 
     @abstractmethod
-    def restore(self, folder: str | None) -> BufferStatus:
-        """Restore the rows of a lost shard from its files or from a checkpoint."""
+    def restore(self, folder: str | None, initial: str | None = None) -> BufferStatus:
+        """Restore the rows of a lost shard from its files, from a checkpoint or from another run."""
 
 
 class LearnerInterface(ABC):

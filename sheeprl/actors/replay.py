@@ -145,19 +145,23 @@ class Replay(ReplayInterface):
             reshard.load(self.buffer, folder, self.shard, self.shards)
         return self.status()
 
-    def begin(self, folder: str) -> BufferStatus:
-        """Add the rows of a replay that another run has saved, unless this shard has rows."""
-        if not self.buffer.added:
-            reshard.begin(self.buffer, folder, self.shard, self.shards)
+    def add_initial(self, folder: str) -> BufferStatus:
+        """Add this shard's part of the rows that another run has saved, unless it has rows of players.
+
+        Without those, files of a lost process may hold a part of the initial rows only.
+        """
+        if all(incarnation < 0 for incarnation in self.buffer.storage.streams.newest.values()):
+            reshard.add_initial(self.buffer, folder, self.shard, self.shards)
         return self.status()
 
-    def restore(self, folder: str | None) -> BufferStatus:
-        """Replace a lost shard: use the rows in its files, or else those of a checkpoint.
+    def restore(self, folder: str | None, initial: str | None = None) -> BufferStatus:
+        """Replace a lost shard: use the rows in its files, or else those of a checkpoint, or else the initial ones.
 
         The generator of the sampler isn't restored, so samples differ from those drawn after the checkpoint.
 
         Args:
             folder: folder of the newest checkpoint; None if there is none.
+            initial: folder of the rows of another run that the run began with; None if there are none.
 
         Raises:
             DamagedSaveError: a file of the checkpoint is damaged. The shard is unusable then.
@@ -166,6 +170,8 @@ class Replay(ReplayInterface):
             generator = self.buffer.rng.bit_generator.state
             self.load(folder)
             self.buffer.rng.bit_generator.state = generator
+        elif folder is None and initial is not None:
+            self.add_initial(initial)
         return self.status()
 
 

@@ -38,7 +38,7 @@ NonFinite = Literal["refuse", "keep"]
 
 @dataclass
 class Counts:
-    """Counts of exceptional events.
+    """Counts of exceptional events and rows.
 
     Args:
         repeated: ignored fragments that were added before or belong to a replaced incarnation.
@@ -47,6 +47,7 @@ class Counts:
         non_finite: stored fragments with rewards or observations that are not finite.
         late_writes: rows evicted before a write back to them.
         late_priorities: rows evicted before an update of their priority.
+        initial_rows: rows of another run that the buffer began with.
     """
 
     repeated: int = 0
@@ -55,6 +56,7 @@ class Counts:
     non_finite: int = 0
     late_writes: int = 0
     late_priorities: int = 0
+    initial_rows: int = 0
 
 
 class ReplayBuffer:

@@ -3,7 +3,7 @@
 A shard stores the streams of all players whose number modulo the number of shards equals the shard's number. To load
 another layout, a shard selects the rows of its players from all saved shards. It adds them again in the order of their
 age, to streams that the players continue. If the oldest rows of a stream were being overwritten, up to one row per
-environment is dropped.
+environment is dropped. Rows of another run are divided evenly among the shards, and no player continues their streams.
 """
 
 from __future__ import annotations
@@ -113,11 +113,11 @@ def load(buffer: ReplayBuffer, folder: Path | str, shard: int, shards: int) -> N
     buffer.adopt(Counts(**counts))
 
 
-def begin(buffer: ReplayBuffer, folder: Path | str, shard: int, shards: int) -> None:
-    """Fill an empty buffer with rows that another run has saved, as streams that no player continues.
+def add_initial(buffer: ReplayBuffer, folder: Path | str, shard: int, shards: int) -> None:
+    """Replace the rows of a buffer by rows that another run has saved, as streams that no player continues.
 
-    Incarnations of the other run become negative numbers. The rows have the priority of new ones, and
-    `online_fraction` doesn't draw them.
+    Every shard gets the same part of each stream, and together they get the newest rows. Incarnations of the other run
+    become negative numbers. The rows have the priority of new ones, and `online_fraction` doesn't draw them.
 
     Args:
         buffer: buffer of the shard.
@@ -129,19 +129,23 @@ def begin(buffer: ReplayBuffer, folder: Path | str, shard: int, shards: int) -> 
         DamagedSaveError: a file is missing or altered.
         RefusedFragmentError: the capacity is less than the number of a player's environments.
     """
+    capacity = buffer.storage.capacity
+    most = capacity * shards // layout_of(folder).shards  # rows of a saved shard
     pieces: list[Piece] = []
     for saved in _shards_of(buffer, folder):
-        newest = saved.storage.streams.newest
+        storage = saved.storage
         for group, slots in _groups_of(saved):
+            new = slots[storage.total - storage.numbers(slots[:, 0]) <= most]
             player, incarnation = group.key
-            if player % shards == shard:
-                key = player, incarnation - newest[player] - 1
-                cut = _cut(saved, group, slots, buffer.storage.capacity)
-                pieces += [replace(piece, key=key, priority=None) for piece in cut]
-    del saved  # the pieces have copies
+            # The number of a player of this shard, so that a later load finds the streams.
+            key = player * shards + shard, incarnation - storage.streams.newest[player] - 1
+            own = np.array_split(new, shards)[shard]
+            pieces += [replace(piece, key=key, priority=None) for piece in _cut(saved, group, own, capacity)]
+    del saved, storage  # the pieces have copies
+    buffer.storage.clear()
     for piece in sorted(pieces, key=lambda piece: -piece.age):
         _add(buffer, piece)
-    buffer.adopt(Counts())
+    buffer.adopt(Counts(initial_rows=buffer.added))
 
 
 def _shards_of(like: ReplayBuffer, folder: Path | str) -> Iterator[ReplayBuffer]:

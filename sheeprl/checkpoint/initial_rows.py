@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from contextlib import suppress
@@ -9,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.best import named_checkpoint
 from sheeprl.checkpoint.files import INITIAL_ROWS
+from sheeprl.checkpoint.run_dir import read_config
 from sheeprl.checkpoint.runs import is_stored
+from sheeprl.checkpoint.spaces_file import SPACES
 from sheeprl.checkpoint.start import read_start
 from sheeprl.config.schema import Config
+from sheeprl.config.suggestions import shown
 from sheeprl.utils.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
@@ -31,10 +34,12 @@ class InitialRows:
     Args:
         origin: path or URL of the other run's checkpoint.
         folder: folder or URL of the saved replay.
+        other_env: `env.id` and `env.kwargs` of the other run in one line, if they differ from those of this run.
     """
 
     origin: str
     folder: str
+    other_env: str = ""
 
 
 def find_rows(config: Config, spaces: Spaces) -> InitialRows | None:
@@ -47,13 +52,13 @@ def find_rows(config: Config, spaces: Spaces) -> InitialRows | None:
     if given is None or not config.algo.data().is_off_policy:
         return None
     try:
-        _, checkpoint = named_checkpoint(given)
-        manifest.verify(checkpoint)
+        run_dir, checkpoint = named_checkpoint(given)
         found = read_start(checkpoint).buffer
+        origin = given if is_stored(given) else str(checkpoint)
         if found is None:
-            reason = "an off-policy run with buffer.checkpoint=true saves rows"
-            raise ConfigError([f"{checkpoint} has no rows; {reason}"])
+            raise ConfigError([f"{origin} has no rows; an off-policy run with buffer.checkpoint=true saves rows"])
         differences = _differences(_saved_kinds(found), _kinds_of(config, spaces))
+        differences = differences or _other_actions(run_dir, spaces)
     except ConfigError as error:
         mistakes = [f"buffer.init_from={given}: {text.removeprefix(f'{given}: ')}" for text in error.mistakes]
         raise ConfigError(mistakes) from error
@@ -61,18 +66,25 @@ def find_rows(config: Config, spaces: Spaces) -> InitialRows | None:
         raise ConfigError([f"buffer.init_from={given}: {one_line(error)}"]) from error
     if differences:
         raise ConfigError([f"buffer.init_from={given}: its rows differ from those of this run: {differences}"])
-    return InitialRows(given if is_stored(given) else str(checkpoint), found)
+    return InitialRows(origin, found, _other_env(config, checkpoint))
 
 
 def keep_rows(rows: InitialRows, run_dir: Path) -> InitialRows:
     """Link the files of the saved replay into the folder of a run, which then doesn't need the other run.
 
     Rows at a URL stay there.
+
+    Raises:
+        OSError: a file can't be linked or copied. The new folder is removed.
     """
-    if is_stored(rows.folder):
-        return rows
     kept = run_dir / INITIAL_ROWS
-    shutil.copytree(rows.folder, kept, copy_function=_link)
+    if is_stored(rows.folder) or rows.folder == str(kept):
+        return rows
+    try:
+        shutil.copytree(rows.folder, kept, copy_function=_link)
+    except OSError:
+        shutil.rmtree(kept, ignore_errors=True)
+        raise
     return replace(rows, folder=str(kept))
 
 
@@ -116,6 +128,26 @@ def _kinds_of(config: Config, spaces: Spaces) -> Kinds:
     with torch.random.fork_rng(devices=()):
         rows = newest_frames(dummy_rows(config, build_algorithm(config.algo, spaces)), spaces.frame_stack)
     return {key: (values.shape[2:], values.dtype) for key, values in rows.items()}
+
+
+def _other_actions(run_dir: Path, spaces: Spaces) -> str:
+    """Return the action spaces in one line, if that of another run is known and differs; else an empty text."""
+    from sheeprl.envs.space_json import to_json
+
+    path = run_dir / SPACES
+    if spaces.env_action is None or not path.is_file():
+        return ""
+    saved, expected = json.loads(path.read_text(encoding="utf-8"))["action"], to_json(spaces.env_action)
+    return "" if saved == expected else f"the action space is {json.dumps(saved)}, not {json.dumps(expected)}"
+
+
+def _other_env(config: Config, checkpoint: Path) -> str:
+    """Return `env.id` and `env.kwargs` of a checkpoint in one line, if they differ from those of a run."""
+    theirs, ours = read_config(checkpoint)["env"], config.to_tree()["env"]
+    keys = ("id", "kwargs")
+    if all(theirs.get(key) == ours[key] for key in keys):
+        return ""
+    return ", ".join(f"env.{key}={shown(theirs.get(key))}" for key in keys)
 
 
 def _differences(saved: Kinds, expected: Kinds) -> str:

@@ -14,7 +14,7 @@ from sheeprl.callbacks.records import EPISODES
 from sheeprl.checkpoint import manifest
 from sheeprl.checkpoint.files import CONFIG, URL_FILE, WEIGHTS, step_of
 from sheeprl.checkpoint.initial import InitialNetworks, read_initial
-from sheeprl.checkpoint.initial_rows import InitialRows, find_rows, keep_rows, kept_rows
+from sheeprl.checkpoint.initial_rows import InitialRows, find_rows, kept_rows
 from sheeprl.checkpoint.run_dir import (
     base_folder,
     checkpoints,
@@ -99,10 +99,9 @@ def open_run_dir(
         elif resume == "auto":
             unfinished_start(folder, log)
     if start is None:
-        initial, found = read_initial(config, spaces), find_rows(config, spaces)
+        initial, rows = read_initial(config, spaces), find_rows(config, spaces)
         folder = make_run_dir(config)
         storage = run_storage(config, folder)
-        rows = keep_rows(found, folder.resolve()) if found else None
     elif start.buffer is None:
         rows = kept_rows(config, folder.resolve())
     return RunDir(folder.resolve(), start, shards, startup, storage, spaces, initial, rows)
@@ -146,7 +145,7 @@ def _check_unchanged(start: Start, config: Config) -> None:
         ConfigError: a setting differs.
     """
     before, now = parse_yaml((start.checkpoint / CONFIG).read_text(encoding="utf-8"), CONFIG), config.to_tree()
-    fixed = {*FIXED, *structural_keys(type(config))} - {"run.dir", "run.resume", "algo.init_from"}
+    fixed = {*FIXED, *structural_keys(type(config))} - {"run.dir", "run.resume", *ORIGINS}
     changed = sorted(key for key in fixed if repr(get_value(before, key)) != repr(get_value(now, key)))
     if changed:
         raise ConfigError([_differs(key, get_value(now, key), get_value(before, key)) for key in changed])
@@ -307,8 +306,10 @@ def read_env_values(checkpoint: Path) -> dict[str, Any]:
 
 
 # Settings that a resumed run can't change, besides the structural arguments of the algorithm.
+ORIGINS = ("algo.init_from", "buffer.init_from")
+"""Settings that name another run, where a new run begins."""
 FIXED = (
-    *("algo.name", "algo.init_from", "env.id", "env.kwargs", "env.wrappers"),
+    *("algo.name", "algo.init_from", "buffer.init_from", "env.id", "env.kwargs", "env.wrappers"),
     *("run.seed", "run.dir", "run.resume"),
 )
 

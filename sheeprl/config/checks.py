@@ -490,12 +490,13 @@ def _sequence_mistakes(config: Config, sequence: int, data: OnPolicy) -> Iterato
 def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
     """Yield a mistake for each size that is incompatible with the replay."""
     size, total = config.buffer.size or DEFAULT_REPLAY, config.run.total_steps
+    has_rows = config.buffer.init_from is not None  # a short run trains on those
     if data.batch_size > size:
         yield (
             f"algo.batch_size={data.batch_size}: larger than buffer.size={size}; use at most {size}, or raise "
             "buffer.size"
         )
-    elif data.batch_size > total:
+    elif data.batch_size > total and not has_rows:
         yield (
             f"algo.batch_size={data.batch_size}: larger than run.total_steps={total}; use at most {total}, or raise "
             "run.total_steps"
@@ -511,7 +512,7 @@ def _replay_mistakes(config: Config, data: OffPolicy) -> Iterator[str]:
         )
     rows = 1 if data.sampler is None else data.sampler.least_rows
     envs, all_envs = config.env.num_envs * math.ceil(players / shards), config.env.num_envs * players
-    if rows > 1 and total < rows * all_envs:
+    if rows > 1 and total < rows * all_envs and not has_rows:
         yield (
             f"run.total_steps={total}: {total // all_envs} rows of each of {all_envs} environments, but a sequence "
             f"needs {rows}; use at least {rows * all_envs}"

@@ -82,9 +82,9 @@ def _adding(fragment: Ref[Fragment], batch: int, place: int) -> Request:
     return lambda handle: handle.call(ReplayInterface.add, later(fragment), batch, place)
 
 
-def _beginning(folder: str) -> Request:
-    """Return the request that fills a shard with the rows of another run, saved in `folder`."""
-    return lambda handle: handle.call(ReplayInterface.begin, folder)
+def _restoring(folder: str | None, initial: str | None) -> Request:
+    """Return the request that restores a shard from the checkpoint in `folder`, or else with the initial rows."""
+    return lambda handle: handle.call(ReplayInterface.restore, folder, initial)
 
 
 def _give_up(shard: int, error: LostError) -> NoReturn:
@@ -128,7 +128,7 @@ class ReplayClient:
         self.on_back: Callable[[int, int, Exception | None], None] = lambda shard, lost, error: None
         """Called with the number of rows that a successor didn't restore, and the error if the save is unreadable."""
         self._restoring: dict[int, asyncio.Task[None]] = {}
-        self._began_with: str | None = None  # folder of the rows of another run
+        self._initial: str | None = None  # folder of the rows of another run
 
     # ---------------------------------------------------------------------------------------- contents
 
@@ -204,10 +204,10 @@ class ReplayClient:
         """Load all shards from `folder`."""
         await self._request_all(self._all_shards(), lambda handle: handle.call(ReplayInterface.load, folder))
 
-    async def begin(self, folder: str) -> None:
+    async def add_initial(self, folder: str) -> None:
         """Fill all shards with the rows of another run, saved in `folder`."""
-        self._began_with = folder
-        await self._request_all(self._all_shards(), _beginning(folder))
+        self._initial = folder
+        await self._request_all(self._all_shards(), lambda handle: handle.call(ReplayInterface.add_initial, folder))
 
     async def _request_all(self, shards: Sequence[tuple[int, Handle]], request: Request) -> None:
         """Send a request to several shards at once, then wait for all of them."""
@@ -373,7 +373,8 @@ class ReplayClient:
         self.statuses[shard] = BufferStatus(counts=before.counts, added=before.added)
         self.on_loss(shard, error)
         folder = self.newest_save()
-        pending = self._send(shard, self.handles[shard], self._refilling(folder))  # before any other call
+        # before any other call
+        pending = self._send(shard, self.handles[shard], _restoring(folder, self._initial))
         self._restoring[shard] = asyncio.ensure_future(self._restore(pending, folder, before))
 
     def _start_successor(self, shard: int) -> None:
@@ -385,7 +386,7 @@ class ReplayClient:
 
     async def _restore(self, pending: PendingCall, folder: str | None, before: BufferStatus) -> None:
         """Wait until a successor has restored its rows; replace it if the restore fails."""
-        shard, failure = pending.shard, None
+        shard, failure, initial = pending.shard, None, self._initial
         while True:
             try:
                 await self._answer(pending)
@@ -393,22 +394,16 @@ class ReplayClient:
             except LostError:
                 return  # its successor runs a separate restore
             except Exception as error:
-                if folder is None:
+                if folder is None and initial is None:
                     raise RunFailedError(f"the buffer failed: {one_line(error)}") from error
                 newest = self.newest_save()
                 # If the folder changed, a newer save has replaced it, and the error is not of that save.
-                failure, folder = (error, None) if newest == folder else (None, newest)
+                failure, folder, initial = (error, None, None) if newest == folder else (None, newest, initial)
                 self._start_successor(shard)
-                pending = self._send(shard, self.handles[shard], self._refilling(folder))
+                pending = self._send(shard, self.handles[shard], _restoring(folder, initial))
         restored = self.statuses[shard]
         self.lost_counts += Counter(before.counts) - Counter(restored.counts)
         self.on_back(shard, max(0, before.added - restored.added), failure)
-
-    def _refilling(self, folder: str | None) -> Request:
-        """Return the request that restores a shard from the checkpoint in `folder`, or without one as at the start."""
-        if folder is None and self._began_with is not None:
-            return _beginning(self._began_with)
-        return lambda handle: handle.call(ReplayInterface.restore, folder)
 
     async def _restored(self, shard: int) -> None:
         """Wait until the shard's current incarnation has restored its rows."""

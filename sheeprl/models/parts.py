@@ -18,7 +18,7 @@ def part_length(x: Tensor) -> int:
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x: Tensor, length: int | None = None) -> Tensor:
-    """Return `function(x)` of a function of single rows, computed for one part of the first axis after the other.
+    """Return `function(x)` of a function of single rows, computed part by part along the first axis.
 
     Args:
         function: function from `[T, *]` to `[T, *]`.

@@ -1,4 +1,4 @@
-"""Rows of all ranks inside of a loss, for statistics that are no means, such as percentiles."""
+"""Rows of all ranks inside of a loss, for statistics of the whole batch that a loss uses, such as percentiles."""
 
 from __future__ import annotations
 

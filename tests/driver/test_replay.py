@@ -1,6 +1,7 @@
 """Compare a replay of several shards with one of a single shard, in one process, and test lost shards."""
 
 import asyncio
+import shutil
 import tempfile
 
 import numpy as np
@@ -370,7 +371,7 @@ def test_a_new_shard_without_a_checkpoint_begins_with_the_rows_of_the_other_run(
     """Rows that the run began with aren't lost with a shard."""
     make_saved(tmp_path)
     shards, made = make_mortal(2, lambda number, error: None)
-    asyncio.run(shards.begin(str(tmp_path / "saved")))
+    asyncio.run(shards.add_initial(str(tmp_path / "saved")))
     before = [status.size for status in shards.statuses]
     assert before == [30, 30] and shards.added == 60
     add(shards, fragment(0, 0, 5), fragment(1, 0, 5))
@@ -380,6 +381,20 @@ def test_a_new_shard_without_a_checkpoint_begins_with_the_rows_of_the_other_run(
     assert add(shards, fragment(0, 1, 5), fragment(1, 1, 5)) == [None, None]
     assert made == [(0, 1)] and reports == [(0, 5, None)]
     assert [status.size for status in shards.statuses] == [35, 40]
+
+
+def test_a_new_shard_is_empty_if_the_rows_of_the_other_run_are_gone(tmp_path):
+    """Lost initial rows are reported and don't end the run."""
+    make_saved(tmp_path)
+    shards, made = make_mortal(1, lambda number, error: None)
+    asyncio.run(shards.add_initial(str(tmp_path / "saved")))
+    shutil.rmtree(tmp_path / "saved")
+    reports = []
+    shards.on_back = lambda number, lost, error: reports.append((number, lost, str(error)))
+    shards.handles[0].alive = False
+    assert add(shards, fragment(0, 0, 5)) == [None]
+    assert made == [(0, 1), (0, 2)] and shards.size == 5
+    assert [(number, lost) for number, lost, _ in reports] == [(0, 60)] and "contains no shard" in reports[0][2]
 
 
 def test_pending_samples_come_from_the_restored_shard(tmp_path):

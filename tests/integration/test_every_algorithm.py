@@ -75,7 +75,7 @@ def test_two_ranks_learn_what_one_learns(tmp_path, session, algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", every_algorithm(("sac", "ppo_recurrent"), quick=()))  # test_cache.py: PPO, SAC
+@pytest.mark.parametrize("algorithm", every_algorithm(("sac", "ppo_recurrent"), quick=()))  # test_cache.py: PPO
 def test_compiled_and_eager_runs_agree(tmp_path, algorithm):
     """A compiled run learns the same as an eager one."""
     # Few steps: a rounding error that changes a sampled latent or the sign of a tiny gradient grows from there.

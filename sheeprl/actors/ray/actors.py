@@ -99,13 +99,13 @@ class ReplayActor(ReplayInterface):
         """Call `Replay.load`."""
         return self.replay.load(folder)
 
-    def begin(self, folder: str) -> BufferStatus:
-        """Call `Replay.begin`."""
-        return self.replay.begin(folder)
+    def add_initial(self, folder: str) -> BufferStatus:
+        """Call `Replay.add_initial`."""
+        return self.replay.add_initial(folder)
 
-    def restore(self, folder: str | None) -> BufferStatus:
+    def restore(self, folder: str | None, initial: str | None = None) -> BufferStatus:
         """Call `Replay.restore`."""
-        return self.replay.restore(folder)
+        return self.replay.restore(folder, initial)
 
 
 class TrainerActor(LearnerInterface):
