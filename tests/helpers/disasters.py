@@ -322,7 +322,7 @@ class Shard:
         vars(self.rows).update(vars(saved))  # in place, because the object is the file on the disk
         return self.status()
 
-    def restore(self, folder: str | None) -> BufferStatus:
+    def restore(self, folder: str | None, initial: str | None = None) -> BufferStatus:
         """Load saved rows if the shard has none."""
         if folder is not None and not self.rows.size:
             self.load(folder)

@@ -771,7 +771,7 @@ class FakeShard:
         """Return the status."""
         return self.status()
 
-    def restore(self, folder: str | None) -> BufferStatus:
+    def restore(self, folder: str | None, initial: str | None = None) -> BufferStatus:
         """Return the status."""
         return self.status()
 
