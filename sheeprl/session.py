@@ -299,7 +299,8 @@ async def _begin_with(replay: ReplayClient, rows: InitialRows, run_dir: Path, re
         reason = f"{rows.folder} can't be loaded: {one_line(error)}; every shard's node needs it"
         raise RunFailedError(f"buffer.init_from={rows.origin}: {reason}") from error
     other = f"; they are of another environment: {rows.other_env}" if rows.other_env else ""
-    reporter.message(f"the replay begins with {counted(replay.size, 'row')} of {rows.origin}{other}", "info")
+    level = "warning" if other else "info"
+    reporter.message(f"the replay begins with {counted(replay.size, 'row')} of {rows.origin}{other}", level)
 
 
 async def _initialize(trainers: LearnerGroup, initial: InitialNetworks, record_dir: Path | None) -> None:

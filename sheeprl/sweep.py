@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sheeprl.checkpoint.resume import ORIGINS
 from sheeprl.checkpoint.run_dir import base_folder
 from sheeprl.checkpoint.runs import FoundRun
 from sheeprl.config.bases import locate
@@ -114,7 +115,7 @@ def plan(tree: Tree, varied: Mapping[str, Sequence[str]], folder: Path) -> list[
             mistakes.append("run.mode=decoupled: a run of a sweep has one process; leave it out")
         mistakes += [
             f"{key}={origin}: the newest run changes during a sweep; use the folder of the run"
-            for key in ("algo.init_from", "buffer.init_from")
+            for key in ORIGINS
             if str(origin := get_value(own, key)).startswith("@")
         ]
         own["run"]["mode"] = "coupled"

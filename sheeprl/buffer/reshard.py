@@ -116,7 +116,7 @@ def load(buffer: ReplayBuffer, folder: Path | str, shard: int, shards: int) -> N
 def add_initial(buffer: ReplayBuffer, folder: Path | str, shard: int, shards: int) -> None:
     """Replace the rows of a buffer by rows that another run has saved, as streams that no player continues.
 
-    Every shard gets the same part of each stream, and together they get the newest rows. Incarnations of the other run
+    Each shard gets an equal part of each stream, and together they get the newest rows. Incarnations of the other run
     become negative numbers. The rows have the priority of new ones, and `online_fraction` doesn't draw them.
 
     Args:

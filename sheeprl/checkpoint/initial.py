@@ -68,7 +68,7 @@ def read_initial(config: Config, spaces: Spaces) -> InitialNetworks | None:
         origin, folder = _checkpoint(given)
         found = read_agent(folder)
     except ConfigError as error:
-        raise ConfigError([f"algo.init_from={given}: {_without(given, text)}" for text in error.mistakes]) from error
+        raise with_setting("algo.init_from", given, error) from error
     expected = _agent_of(config, spaces)
     fitting = {
         name: found[name] for name, part in expected.items() if name in found and found[name].shape == part.shape
@@ -93,12 +93,17 @@ def _checkpoint(given: str) -> tuple[str, Path]:
         manifest.verify(folder)
     except (manifest.DamagedCheckpointError, OSError, ValueError) as error:
         raise ConfigError([one_line(error)]) from error
-    return given if is_stored(given) else str(folder), folder
+    return origin_of(given, folder), folder
 
 
-def _without(given: str, text: str) -> str:
-    """Return a mistake without the given name at its beginning."""
-    return text.removeprefix(f"{given}: ")
+def origin_of(given: str, checkpoint: Path) -> str:
+    """Return the URL that a setting gives, or the path of the checkpoint that it led to."""
+    return given if is_stored(given) else str(checkpoint)
+
+
+def with_setting(key: str, given: str, error: ConfigError) -> ConfigError:
+    """Return an error whose mistakes begin with the setting, instead of the given name alone."""
+    return ConfigError([f"{key}={given}: {text.removeprefix(f'{given}: ')}" for text in error.mistakes])
 
 
 def _agent_of(config: Config, spaces: Spaces) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sheeprl.checkpoint.best import named_checkpoint
 from sheeprl.checkpoint.files import INITIAL_ROWS
+from sheeprl.checkpoint.initial import origin_of, with_setting
 from sheeprl.checkpoint.run_dir import read_config
 from sheeprl.checkpoint.runs import is_stored
 from sheeprl.checkpoint.spaces_file import SPACES
@@ -54,14 +55,13 @@ def find_rows(config: Config, spaces: Spaces) -> InitialRows | None:
     try:
         run_dir, checkpoint = named_checkpoint(given)
         found = read_start(checkpoint).buffer
-        origin = given if is_stored(given) else str(checkpoint)
+        origin = origin_of(given, checkpoint)
         if found is None:
             raise ConfigError([f"{origin} has no rows; an off-policy run with buffer.checkpoint=true saves rows"])
         differences = _differences(_saved_kinds(found), _kinds_of(config, spaces))
         differences = differences or _other_actions(run_dir, spaces)
     except ConfigError as error:
-        mistakes = [f"buffer.init_from={given}: {text.removeprefix(f'{given}: ')}" for text in error.mistakes]
-        raise ConfigError(mistakes) from error
+        raise with_setting("buffer.init_from", given, error) from error
     except (OSError, ValueError) as error:  # such as a damaged checkpoint
         raise ConfigError([f"buffer.init_from={given}: {one_line(error)}"]) from error
     if differences:
