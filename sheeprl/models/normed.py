@@ -106,7 +106,7 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[blocks, N, inputs]` to `[blocks, N, outputs]`."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        return torch.bmm(x, self.weight).add_(self.bias)
 
 
 @torch.no_grad()

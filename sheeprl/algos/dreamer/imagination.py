@@ -79,19 +79,18 @@ def imagine(
         action_noise: noise of the actions `[N, K, H + 1, *]`.
     """
     batch = deter.shape[:2]
-    deter, stoch = (each.flatten(0, 1).contiguous() for each in (deter, stoch))
+    state = torch.cat([deter, stoch], -1).flatten(0, 1)
     action_noise, state_noise = _by_step(action_noise), _by_step(state_noise)
-    states, actions = [(deter, stoch)], []
+    states, actions = [state], []
     step = ImaginedStep(rssm, actor, rssm.cell.step_weights())
-    examples = (deter, stoch, action_noise[0], state_noise[0])
-    compiled = None if torch.is_grad_enabled() else _compiled(rssm, actor, *examples)
+    compiled = None if torch.is_grad_enabled() else _compiled(rssm, actor, state, action_noise[0], state_noise[0])
     for number, drawn in enumerate(state_noise):
-        action, deter, stoch = (compiled or step)(deter, stoch, action_noise[number], drawn)
-        states.append((deter, stoch))
+        action, state = (compiled or step)(state, action_noise[number], drawn)
+        states.append(state)
         actions.append(action)
-    actions.append(step.act(deter, stoch, action_noise[-1]))
-    joined = torch.cat([torch.stack(parts) for parts in zip(*states, strict=True)], -1)
-    return Imagined(*(each.view(len(each), *batch, *each.shape[2:]) for each in (joined, torch.stack(actions))))
+    actions.append(step.act(state, action_noise[-1]))
+    joined, chosen = torch.stack(states), torch.stack(actions)
+    return Imagined(*(each.view(len(each), *batch, *each.shape[2:]) for each in (joined, chosen)))
 
 
 def _by_step(noise: Tensor) -> Tensor:
@@ -113,18 +112,17 @@ class ImaginedStep(nn.Module):
         super().__init__()
         self.rssm, self.actor, self.weights = rssm, actor, weights
 
-    def act(self, deter: Tensor, stoch: Tensor, noise: Tensor) -> Tensor:
-        """Return the actions in states, sampled by noise, without gradients into the states that the actor sees."""
-        state = torch.cat([deter, stoch], -1).detach()
-        action: Tensor = self.actor.head.sample(self.actor(state), noise)
+    def act(self, state: Tensor, noise: Tensor) -> Tensor:
+        """Return the actions in states `[N, deter + stoch]`, sampled by noise, without gradients into the states."""
+        action: Tensor = self.actor.head.sample(self.actor(state.detach()), noise)
         return action
 
-    def forward(
-        self, deter: Tensor, stoch: Tensor, action_noise: Tensor, state_noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the actions in states, and the deterministic and stochastic states after them."""
-        action = self.act(deter, stoch, action_noise)
-        return action, *self.rssm.imagine(deter, stoch, self.actor.head.vector(action), state_noise, self.weights)
+    def forward(self, state: Tensor, action_noise: Tensor, state_noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the actions in states, and the states after them."""
+        action = self.act(state, action_noise)
+        deter, stoch = state.split([self.rssm.cell.size, self.rssm.latents.size], -1)
+        following = self.rssm.imagine(deter, stoch, self.actor.head.vector(action), state_noise, self.weights)
+        return action, torch.cat(following, -1)
 
 
 @dataclass(frozen=True)
