@@ -8,10 +8,12 @@ import urllib.request
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 
 from sheeprl.cli.status import cluster_runs
 from sheeprl.metrics.ray_metrics import METRICS
-from tests.helpers.runs import ray_session, run
+from tests.helpers.clusters import free_port, is_open, wait_for
+from tests.helpers.runs import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = ["trainer.compile=false", "eval.episodes=1", "log.every=500", "checkpoint.every=1000"]
@@ -20,9 +22,19 @@ PATIENCE = 240  # seconds
 
 @pytest.fixture(scope="module", autouse=True)
 def session():
-    """Yield a Ray session."""
-    with ray_session(cpus=4):
+    """Connect to a cluster whose metrics agent runs: a process that waits 30 seconds for it exports nothing."""
+    port = free_port()
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 4, "metrics_export_port": port, "object_store_memory": 2**30},
+    )
+    try:
+        wait_for(lambda: is_open(port), "the metrics agent")
+        ray.init(cluster.address, log_to_driver=False)
         yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def runs():
