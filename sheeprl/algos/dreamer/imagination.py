@@ -120,7 +120,7 @@ class ImaginedStep(nn.Module):
     def forward(self, state: Tensor, action_noise: Tensor, state_noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the actions in states, and the states after them."""
         action = self.act(state, action_noise)
-        deter, stoch = state.split([self.rssm.cell.size, self.rssm.latents.size], -1)
+        deter, stoch = torch.split(state, [self.rssm.cell.size, self.rssm.latents.size], -1)
         following = self.rssm.imagine(deter, stoch, self.actor.head.vector(action), state_noise, self.weights)
         return action, torch.cat(following, -1)
 
