@@ -21,6 +21,21 @@ QUIET = ["eval.episodes=0", "log.level=error", "trainer.threads=1"]
 ATTEMPTS = 4  # starts of a local Ray
 
 
+def patiently(start):
+    """Return `start()`, which starts a local Ray; call it again if Ray gave up after 30 seconds on a busy machine."""
+    import ray  # slow, and not needed by every test
+
+    for attempt in range(ATTEMPTS):
+        try:
+            started = start()
+            break
+        except Exception as error:  # Ray has no class for it
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or attempt == ATTEMPTS - 1:
+                raise
+    return started
+
+
 @contextmanager
 def ray_session(cpus, **options):
     """Start a local Ray within the block.
@@ -31,14 +46,7 @@ def ray_session(cpus, **options):
 
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     options |= {"num_cpus": cpus, "include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
-    for attempt in range(ATTEMPTS):
-        try:
-            ray.init("local", **options)
-            break
-        except Exception as error:  # Ray has no class for it; it gives up after 30 seconds
-            ray.shutdown()
-            if "timed out during startup" not in str(error) or attempt == ATTEMPTS - 1:
-                raise
+    patiently(lambda: ray.init("local", **options))
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from sheeprl.config.checks import check
 from sheeprl.config.loading import load_config
 from sheeprl.utils.process import run_in_loop
 from tests.helpers.buckets import new_bucket, s3_server
-from tests.helpers.runs import QUIET, SMALL_SAC, lines
+from tests.helpers.runs import QUIET, SMALL_SAC, lines, patiently
 
 RUN = ["trainer.compile=false", "trainer.accelerator=cpu", "log.every=1", *QUIET, "log.level=info"]
 PATIENCE = 280  # seconds, for a busy machine
@@ -32,7 +32,7 @@ PATIENCE = 280  # seconds, for a busy machine
 @pytest.fixture
 def head():
     """Yield a cluster with a head that has no room for actors with CPUs."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0}))
     yield cluster
     ray.shutdown()
     cluster.shutdown()
@@ -111,7 +111,7 @@ def away(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}/packages:{os.environ.get('PYTHONPATH', '')}")
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make mount namespaces")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 2}))
     start = f"ray start --address={cluster.address} --num-cpus=2 --labels=where=away --block"
     hide = " && ".join(f"mount -t tmpfs tmpfs {tmp_path}/{name}" for name in ("runs", "packages"))
     script = f"{hide} && exec {start}"

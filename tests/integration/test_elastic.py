@@ -13,7 +13,7 @@ from benchmarks.cases import seats
 from sheeprl.actors.ray.fleet import Fleet
 from sheeprl.debug.replayer import replay_run
 from sheeprl.run import Run
-from tests.helpers.runs import largest_difference, lines, ray_session, run, saved
+from tests.helpers.runs import largest_difference, lines, patiently, ray_session, run, saved
 
 SIZES = {
     "sac": ["run.total_steps=1000", "env.id=Pendulum-v1"],
@@ -45,7 +45,7 @@ def test_the_number_of_hosts_does_not_matter(tmp_path, algorithm):
 @pytest.mark.parametrize("algorithm", ["sac", pytest.param("ppo", marks=pytest.mark.every)])
 def test_nodes_that_come_and_go_do_not_matter(tmp_path, monkeypatch, algorithm):
     """A run that gets a node for a second host, and loses it to a drain, is bit-identical to a coupled run."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 2}))
     fleets, seen, start, publish = [], [], Fleet.start, Run.publish
 
     async def publish_and_change(self):

@@ -13,7 +13,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from tests.helpers.runs import QUIET, SMALL_SAC, lines
+from tests.helpers.runs import QUIET, SMALL_SAC, lines, patiently
 
 RUN = ["run.mode=decoupled", "run.max_staleness=1", "players.num=2", "log.every=1", "checkpoint.every=200"]
 RUN += ["checkpoint.snapshot_every=100", "ray.wait_timeout=100", "ray.max_failures=20", "algo.replay_ratio=0.5"]
@@ -29,7 +29,9 @@ PATIENCE = 250  # seconds, for a busy machine
 @pytest.fixture(scope="module")
 def head():
     """Yield a cluster with a head that has no room for actors with CPUs."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": SEES_SOON})
+    cluster = patiently(
+        lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": SEES_SOON})
+    )
     yield cluster
     ray.shutdown()
     cluster.shutdown()

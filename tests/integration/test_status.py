@@ -1,5 +1,6 @@
 """Test `sheeprl status` and the exported metrics with real runs, in one Ray session."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from ray.cluster_utils import Cluster
 
 from sheeprl.cli.status import cluster_runs
 from sheeprl.metrics.ray_metrics import METRICS
-from tests.helpers.clusters import free_port, is_open, wait_for
-from tests.helpers.runs import run
+from tests.helpers.clusters import is_open, wait_for
+from tests.helpers.runs import patiently, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = ["trainer.compile=false", "eval.episodes=1", "log.every=500", "checkpoint.every=1000"]
@@ -23,14 +24,10 @@ PATIENCE = 240  # seconds
 @pytest.fixture(scope="module", autouse=True)
 def session():
     """Connect to a cluster whose metrics agent runs: a process that waits 30 seconds for it exports nothing."""
-    port = free_port()
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 4, "metrics_export_port": port, "object_store_memory": 2**30},
-    )
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 4}))
     try:
-        wait_for(lambda: is_open(port), "the metrics agent")
-        ray.init(cluster.address, log_to_driver=False)
+        wait_for(lambda: is_open(cluster.head_node.metrics_export_port), "the metrics agent")
+        ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False)
         yield
     finally:
         ray.shutdown()
