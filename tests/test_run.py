@@ -43,7 +43,8 @@ FAILURES = (DiedError, FailedError, RefusedFragmentError)  # those of the schedu
 
 def gradient_steps_due(data: OffPolicy, policy_steps: int) -> int:
     """Return the gradient steps that are due after `policy_steps`."""
-    return floor(Fraction(str(data.replay_ratio)) * max(0, policy_steps - data.learning_starts))
+    steps = policy_steps - data.learning_starts
+    return data.pretrain_steps + floor(Fraction(str(data.replay_ratio)) * steps) if steps > 0 else 0
 
 
 def gradient_steps_of_rollout(schedule: Schedule, data: OnPolicy) -> int:
@@ -689,3 +690,12 @@ def test_a_timeout_does_not_cancel_the_call() -> None:
 async def _value(ref: SimulatedRef) -> object:
     """Return the result of a reference."""
     return await ref
+
+
+def test_pretraining_is_reported_when_it_begins() -> None:
+    """The run reports once how many gradient steps it takes before it needs more data."""
+    said = "training begins with 12 gradient steps (algo.pretrain_steps); the time left is known after them"
+    for steps, expected in ((12, [said]), (0, [])):
+        leg = simulate(Schedule(replace(SAC, pretrain_steps=steps), total_steps=20))
+        check(leg)
+        assert [text for _, text in leg.world.reporter.messages if "pretrain" in text] == expected

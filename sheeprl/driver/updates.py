@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from sheeprl.actors.handle import AllRanks, DataLostError, Handle, LostError, Ref
+from sheeprl.algos.args import OffPolicy
 from sheeprl.buffer.storage import Rows
 from sheeprl.config.schema import Config
 from sheeprl.driver.clock import Clock
@@ -68,6 +69,7 @@ class UpdateScheduler:
         self.last_update_end: float | None = None  # on the learner's clock; None at the start of a round
         self.has_batch = False  # the first samples of the round have arrived
         self.reported_waiting = False
+        self.reported_pretraining = False
 
     async def run_due_updates(self, rows: int = 0) -> bool:
         """Take the gradient steps that are due after a round of `rows` rows, or with 0 those of an interrupted round.
@@ -84,6 +86,7 @@ class UpdateScheduler:
             lost = self.trainers.handle
             try:
                 due = data.due_gradient_steps(self.counters.policy_steps, self.counters.gradient_steps, rows)
+                self._say_pretraining(due)
                 missed = await self.take(self.chunks(due))
             except LostError as error:
                 await self.rebuild(lost, error)
@@ -134,6 +137,22 @@ class UpdateScheduler:
         while requested:
             missed |= not await self.updated(requested.popleft())
         return missed
+
+    def _say_pretraining(self, due: int) -> None:
+        """Report the gradient steps with which training begins, when they are due and can be taken."""
+        steps = self.data.pretrain_steps if isinstance(self.data, OffPolicy) else 0
+        if (
+            steps
+            and due
+            and not self.counters.gradient_steps
+            and self.replay.is_ready
+            and not self.reported_pretraining
+        ):
+            self.reported_pretraining = True
+            self.reporter.message(
+                f"training begins with {counted(steps, 'gradient step')} (algo.pretrain_steps); the time left is known "
+                "after them"
+            )
 
     def _say_compiling(self) -> None:
         """Report that training waits for the compiler."""
