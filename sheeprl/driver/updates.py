@@ -69,7 +69,6 @@ class UpdateScheduler:
         self.last_update_end: float | None = None  # on the learner's clock; None at the start of a round
         self.has_batch = False  # the first samples of the round have arrived
         self.reported_waiting = False
-        self.reported_pretraining = False
 
     async def run_due_updates(self, rows: int = 0) -> bool:
         """Take the gradient steps that are due after a round of `rows` rows, or with 0 those of an interrupted round.
@@ -141,14 +140,7 @@ class UpdateScheduler:
     def _say_pretraining(self, due: int) -> None:
         """Report the gradient steps with which training begins, when they are due and can be taken."""
         steps = self.data.pretrain_steps if isinstance(self.data, OffPolicy) else 0
-        if (
-            steps
-            and due
-            and not self.counters.gradient_steps
-            and self.replay.is_ready
-            and not self.reported_pretraining
-        ):
-            self.reported_pretraining = True
+        if steps and due and not self.counters.gradient_steps and self.replay.is_ready:
             self.reporter.message(
                 f"training begins with {counted(steps, 'gradient step')} (algo.pretrain_steps); the time left is known "
                 "after them"
